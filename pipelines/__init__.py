@@ -1,0 +1,1 @@
+"""Stages of the DeepGCN pipeline: plain functions over files, and the network they share."""

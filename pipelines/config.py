@@ -1,0 +1,305 @@
+"""Every option's name, default and check, in frozen dataclasses (standard library only).
+
+The command line translates flags to these; a stage takes one of them and nothing else; a run saves
+its own as `config.json`. A default lives here and nowhere else, except that the published depths
+have defaults of their own (`ModelConfig.published`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError, did_you_mean
+
+ARCHS = ("plaingcn", "resgcn", "densegcn", "dgcnn")
+CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
+LAYOUTS = ("paper", "torch")
+KNNS = ("dynamic", "fixed")
+DEVICES = ("auto", "cpu", "cuda")
+RECIPES = ("paper",)
+PROTOCOLS = ("room", "block-s1")
+REPORTS = ("md", "json", "csv")
+AREAS = (1, 2, 3, 4, 5, 6)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network of the DeepGCN family.
+
+    `conv` is one of CONVS or the class name of a `torch_geometric.nn` convolution.
+    `width` is C, the channels of a layer; for `densegcn` the growth rate.
+    `epsilon` is the probability of stochastic dilation per layer and training step.
+    `layout` chooses between the two releases (order in the MLP, batch-norm epsilon, the channels
+    that span the first graph, the order of dense concatenation, the initialisation).
+    """
+
+    arch: str = "resgcn"
+    depth: int = 28
+    conv: str = "edge"
+    width: int = 64
+    k: int = 16
+    dilation: bool = True
+    epsilon: float = 0.2
+    knn: str = "dynamic"
+    layout: str = "paper"
+    dropout: float = 0.3
+    fusion_channels: int = 1024
+    in_channels: int = 9
+    num_classes: int = 13
+
+    def __post_init__(self) -> None:
+        check_choice("architecture", self.arch, ARCHS, flag="--arch")
+        check_choice("layout", self.layout, LAYOUTS, flag="--layout")
+        check_choice("k-NN graph", self.knn, KNNS, flag="--knn")
+        minimum = 1 if self.arch == "dgcnn" else 2
+        check_at_least("--depth", self.depth, minimum)
+        for name in ("width", "k", "fusion_channels", "in_channels", "num_classes"):
+            check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        for name in ("epsilon", "dropout"):
+            check_fraction(f"--{name}", getattr(self, name))
+
+    @classmethod
+    def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
+        """Return the network that the paper calls `arch` at `depth`, with `changes` applied.
+
+        DenseGCN has growth rate 32 and k 8, depth 56 has k 8, PlainGCN has neither dilation nor
+        stochastic dilation, DGCNN has three dynamic EdgeConv blocks with k 20.
+        Changes that are None are left out.
+        """
+        check_choice("architecture", arch, ARCHS, flag="--arch")
+        values: dict[str, Any] = {"arch": arch, **_PUBLISHED[arch]}
+        if depth is not None:
+            values["depth"] = depth
+            if depth == 56 and arch in ("plaingcn", "resgcn"):
+                values["k"] = 8
+        values.update({name: value for name, value in changes.items() if value is not None})
+        return cls(**values)
+
+    def dilations(self) -> tuple[int, ...]:
+        """Return the dilation d of each layer: 1, 1, 2, 3, … or 1 throughout."""
+        if not self.dilation or self.arch == "dgcnn" or self.knn == "fixed":
+            return (1,) * self.depth
+        return tuple(max(layer, 1) for layer in range(self.depth))
+
+    def check_points(self, num_points: int) -> None:
+        """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""
+        widest = self.k * max(self.dilations())
+        if widest > num_points:
+            raise ConfigError(
+                f"k·d: layer {self.depth - 1} takes its neighbours from the {widest} nearest points "
+                f"(k {self.k} × dilation {max(self.dilations())}), a block has only {num_points}.\n"
+                f"Use a smaller -k (at most {num_points // max(self.dilations())}), "
+                f"a smaller --depth, more --num-points, or --no-dilation."
+            )
+
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "plaingcn": {"dilation": False, "epsilon": 0.0},
+    "resgcn": {},
+    "densegcn": {"width": 32, "k": 8},
+    "dgcnn": {
+        "depth": 3,
+        "k": 20,
+        "dilation": False,
+        "epsilon": 0.0,
+        "dropout": 0.5,
+    },
+}
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """A synthetic building in the raw S3DIS layout."""
+
+    out: Path
+    areas: int = 6
+    rooms: int = 3
+    seed: int = 0
+    density: float = 3000.0  # points per square metre of surface that the scanner sees well
+
+    def __post_init__(self) -> None:
+        check_at_least("--areas", self.areas, 1)
+        check_at_least("--rooms", self.rooms, 1)
+        if self.areas > 6:
+            raise ConfigError(f"--areas: found {self.areas}, S3DIS has areas 1 to 6.")
+        if not self.density > 0:
+            raise ConfigError(f"--density: found {self.density}, expected more than 0 points/m².")
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Raw S3DIS rooms to the HDF5 store. `raw` None: look for the raw data in the folder."""
+
+    raw: Path | None = None
+    data: Path = Path("data")
+    test_area: int = 5
+    workers: int = 0  # 0: one per core
+    export: str | None = None
+    allow_incomplete: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_area(self.test_area)
+        check_at_least("--workers", self.workers, 0)
+        if self.export is not None:
+            check_choice("export format", self.export, ("pointnet-h5",), flag="--export")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. `test_area` None: the fold that `prepare` recorded."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: Path = Path("data")
+    runs: Path = Path("runs")
+    name: str | None = None  # None: made from the network, the area and the time
+    test_area: int | None = None
+    recipe: str = "paper"
+    epochs: int = 100
+    max_steps: int | None = None
+    batch_size: int = 16
+    num_points: int = 4096
+    lr: float = 1e-3
+    val_fraction: float = 0.1  # of the training areas' rooms, for choosing `best`
+    workers: int = 0
+    seed: int = 0
+    device: str = "auto"
+    threads: int | None = None  # CPU threads; None: PyTorch's own choice
+
+    def __post_init__(self) -> None:
+        if self.test_area is not None:
+            check_area(self.test_area)
+        check_choice("recipe", self.recipe, RECIPES, flag="--recipe")
+        check_choice("device", self.device, DEVICES, flag="--device")
+        for name in ("epochs", "batch_size", "num_points"):
+            check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        if self.max_steps is not None:
+            check_at_least("--max-steps", self.max_steps, 1)
+        if self.threads is not None:
+            check_at_least("--threads", self.threads, 1)
+        check_at_least("--workers", self.workers, 0)
+        if not self.lr > 0:
+            raise ConfigError(f"--lr: found {self.lr}, expected a number above 0.")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(f"--val-fraction: found {self.val_fraction}, expected 0 < x < 1.")
+        self.model.check_points(self.num_points)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Scores of finished runs on their held-out areas. No runs: the latest finished one."""
+
+    run_dirs: tuple[Path, ...] = ()
+    data: Path | None = None  # None: the store that the run was trained on
+    runs: Path = Path("runs")
+    protocols: tuple[str, ...] = ("room",)
+    reports: tuple[str, ...] = ("md",)
+    checkpoint: str = "best"
+    pictures: bool = True
+    batch_size: int = 8
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for protocol in self.protocols:
+            check_choice("protocol", protocol, PROTOCOLS, flag="--protocol")
+        for report in self.reports:
+            check_choice("report", report, REPORTS, flag="--report")
+        check_choice("checkpoint", self.checkpoint, ("best", "last"), flag="--checkpoint")
+        check_choice("device", self.device, DEVICES, flag="--device")
+        check_at_least("--batch-size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Labels for scans. Neither run nor weights: the latest finished run."""
+
+    scans: tuple[Path, ...] = ()
+    run: Path | None = None
+    weights: Path | None = None
+    runs: Path = Path("runs")
+    out: Path | None = None  # a file for one scan, a folder for several; None: beside the scan
+    no_color_ok: bool = False
+    drop_nan: bool = False
+    num_points: int | None = None  # None: as in training
+    batch_size: int = 8
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.run is not None and self.weights is not None:
+            raise ConfigError("--run and --weights: found both, expected one of them.")
+        if self.num_points is not None:
+            check_at_least("--num-points", self.num_points, 1)
+        check_at_least("--batch-size", self.batch_size, 1)
+        check_choice("device", self.device, DEVICES, flag="--device")
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a configuration as JSON-ready values; `from_plain` turns them back."""
+
+    def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        return value
+
+    return plain(config)
+
+
+def from_plain(cls: type, values: dict[str, Any]) -> Any:
+    """Build the configuration `cls` from what `to_plain` gave.
+
+    Raises:
+        ConfigError: a value's name is not a field of `cls`, or a check fails.
+    """
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"{cls.__name__}: found the unknown setting {unknown[0]!r}."
+            + did_you_mean(unknown[0], hints)
+        )
+    return cls(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+        return from_plain(hint, value)
+    if value is not None and Path in (hint, *typing.get_args(hint)):
+        return tuple(Path(v) for v in value) if isinstance(value, list) else Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def check_choice(what: str, value: str, choices: tuple[str, ...], *, flag: str) -> None:
+    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(
+            f"{flag}: found the unknown {what} {value!r}.{did_you_mean(value, choices)}\n"
+            f"Expected one of: {', '.join(choices)}."
+        )
+
+
+def check_at_least(flag: str, value: int, minimum: int) -> None:
+    """Raise ConfigError if `value` is below `minimum`."""
+    if value < minimum:
+        raise ConfigError(f"{flag}: found {value}, expected at least {minimum}.")
+
+
+def check_fraction(flag: str, value: float) -> None:
+    """Raise ConfigError unless 0 ≤ value ≤ 1."""
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{flag}: found {value}, expected a number from 0 to 1.")
+
+
+def check_area(area: int) -> None:
+    """Raise ConfigError unless `area` is an S3DIS area."""
+    if area not in AREAS:
+        raise ConfigError(f"--area: found {area}, expected an S3DIS area from 1 to 6.")

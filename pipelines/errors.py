@@ -1,0 +1,43 @@
+"""The error tree: everything a person can cause and mend.
+
+    DeepGCNError
+    ├── ConfigError    an option or configuration value that cannot work
+    ├── DatasetError   raw data, prepared data or a scan that is missing or broken
+    ├── RunError       a run directory that is missing, unfinished or does not fit
+    └── WeightsError   a weights file that is broken or of another network
+
+A message has one to three lines: where, what was found, what was expected, and what to do
+(the exact command where there is one). The command line shows it without a traceback; any other
+exception is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeepGCNError(Exception):
+    """A problem that the user can mend; its text is shown as it is."""
+
+
+class ConfigError(DeepGCNError):
+    """An option or a configuration value that cannot work."""
+
+
+class DatasetError(DeepGCNError):
+    """Raw data, prepared data or a scan that is missing, broken or of another version."""
+
+
+class RunError(DeepGCNError):
+    """A run directory that is missing, unfinished or does not fit what was asked."""
+
+
+class WeightsError(DeepGCNError):
+    """A weights file that is broken, unsafe or of another network."""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest choice, or an empty string."""
+    close = difflib.get_close_matches(word.lower(), list(choices), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""

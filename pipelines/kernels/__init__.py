@@ -1,0 +1,102 @@
+"""The graph operations behind every layer, with one implementation per kind of hardware.
+
+    knn             the neighbours of chosen ranks, from feature distances
+    gather          the rows of every point's neighbours (materialises all edges)
+    neighbor_max    the largest value among the neighbours, per channel
+    neighbor_sum    the sum over the neighbours, per channel
+    edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
+
+`eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
+everything that has no faster one. `cpu` compiles the same functions with Numba. The dispatch below
+looks at the device and dtype alone; `use("eager")` overrides it.
+
+Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
+`index[b, i]` are the neighbours j of point i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import ModuleType
+
+from torch import Tensor
+
+from . import eager
+
+_forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
+
+
+@contextmanager
+def use(name: str | None) -> Iterator[None]:
+    """Use the implementation `name` ("eager" or "cpu") within a `with` block; None: choose."""
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def implementation(x: Tensor) -> ModuleType:
+    """Return the module that runs operations on tensors like `x`."""
+    name = _forced.get()
+    if name is None:
+        name = "cpu" if x.device.type == "cpu" else "eager"
+    if name == "cpu":
+        from . import cpu
+
+        return cpu
+    return eager
+
+
+def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Return the points at the given `ranks` of the distance order, for every point.
+
+    Args:
+        x: features (B, N, C). No gradient flows through a selection.
+        ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself.
+
+    Returns:
+        (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
+        of the given ranks as a set; their order within a row is free but deterministic.
+
+    Reference:
+        Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
+    """
+    return implementation(x).knn(x.detach(), tuple(ranks))
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Return the neighbours' rows (B, N, k, C) of x (B, N, C)."""
+    return eager.gather(x, index)
+
+
+def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
+    """Return max_j x_j (B, N, C) over the neighbours j; a tie sends its gradient to one of them."""
+    return implementation(x).neighbor_max(x, index)
+
+
+def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
+    """Return Σ_j x_j (B, N, C) over the neighbours j."""
+    return implementation(x).neighbor_sum(x, index)
+
+
+def edge_reduce(
+    u: Tensor, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce the edge values e_ij = u_i + v_j (or relu of it) without storing them.
+
+    Args:
+        u: (B, N, C), the part of an edge value that belongs to its target i.
+        v: (B, N, C), the part that belongs to its source j.
+        index: (B, N, k) int32.
+        sign: (C,); where it is negative the smallest edge value is wanted, else the largest.
+        relu: apply relu to each edge value first.
+        moments: also return the sums for batch statistics.
+
+    Returns:
+        The extreme (B, N, C) over the neighbours; Σ e and Σ e² (C,) float64 over all B·N·k edges,
+        or None, None without `moments`. All three are differentiable in u and v.
+    """
+    return implementation(u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)

@@ -1,0 +1,62 @@
+"""The graph operations in plain PyTorch: the definition that faster ones must reproduce."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# A tile of distance rows stays below this many numbers, so that no N × N matrix is ever in memory.
+TILE_NUMBERS = 1 << 24
+
+
+def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    """Sort each row of distances completely; see `pipelines.kernels.knn`.
+
+    |x_i|² is the same for a whole row, so |x_j|² − 2 x_i·x_j ranks like the distance. The features
+    are centred first: distances don't change and float32 loses less to cancellation.
+    """
+    batch, points, _ = x.shape
+    x = x - x.mean(dim=1, keepdim=True)
+    wanted = torch.tensor(ranks, device=x.device)
+    rows = max(1, TILE_NUMBERS // (batch * points))
+    squares = (x * x).sum(-1).unsqueeze(1)  # (B, 1, N)
+    tiles = []
+    for start in range(0, points, rows):
+        tile = x[:, start : start + rows]
+        distance = squares - 2 * tile @ x.transpose(1, 2)  # (B, rows, N)
+        order = distance.sort(dim=-1, stable=True).indices
+        tiles.append(order[..., wanted].to(torch.int32))
+    return torch.cat(tiles, dim=1)
+
+
+def gather(x: Tensor, index: Tensor) -> Tensor:
+    """Return (B, N, k, C): row `index[b, i, n]` of `x[b]`."""
+    batch, points, channels = x.shape
+    first = torch.arange(batch, device=x.device).view(batch, 1, 1) * points
+    flat = (index.long() + first).view(-1)
+    return x.reshape(-1, channels).index_select(0, flat).view(*index.shape, channels)
+
+
+def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
+    """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
+    return gather(x, index).max(dim=2).values
+
+
+def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
+    """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
+    return gather(x, index).sum(dim=2)
+
+
+def edge_reduce(
+    u: Tensor, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`."""
+    edges = u.unsqueeze(2) + gather(v, index)  # (B, N, k, C)
+    if relu:
+        edges = F.relu(edges)
+    extreme = torch.where(sign < 0, edges.min(dim=2).values, edges.max(dim=2).values)
+    if not moments:
+        return extreme, None, None
+    exact = edges.double()
+    return extreme, exact.sum(dim=(0, 1, 2)), exact.square().sum(dim=(0, 1, 2))

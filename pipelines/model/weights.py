@@ -1,0 +1,245 @@
+"""Weights in files: our own safetensors, and the names of the published PyTorch release."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config import ModelConfig, from_plain, to_plain
+from ..errors import ConfigError, WeightsError
+from ..files import atomic_write
+from .deepgcn import DeepGCN
+
+FORMAT = "deepgcn-weights"
+VERSION = "1"
+
+
+def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write the model's weights and configuration as safetensors, whole or not at all.
+
+    Args:
+        path: the file, normally *.safetensors.
+        model: on any device, of any floating dtype.
+        metadata: more to record, such as `num_points` or the run's name.
+    """
+    from safetensors.torch import save_file
+
+    config = json.dumps(to_plain(model.config))
+    facts = {**(metadata or {}), "format": FORMAT, "version": VERSION, "config": config}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    }
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata=facts)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return what a weights file says of itself, without reading its tensors.
+
+    Raises:
+        WeightsError: the file is missing, broken or not written by this toolkit.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsError(f"{path}: found no file, expected weights (*.safetensors).")
+    try:
+        with safe_open(path, framework="pt") as opened:
+            facts = dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+        raise WeightsError(
+            f"{path}: found format {facts.get('format')!r} version {facts.get('version')!r}, "
+            f"expected {FORMAT!r} version {VERSION!r}."
+        )
+    return facts
+
+
+def load_weights(path: Path) -> DeepGCN:
+    """Return the network of a weights file, on the CPU and in evaluation mode.
+
+    Raises:
+        WeightsError: the file is missing, broken, or its tensors are not those of its network.
+    """
+    from safetensors.torch import load_file
+
+    facts = read_metadata(path)
+    try:
+        config = from_plain(ModelConfig, json.loads(facts["config"]))
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
+    tensors = load_file(path)
+    model = DeepGCN(config).to(_dtype(tensors))
+    load_state(model, tensors, source=str(path))
+    return model.eval()
+
+
+def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    """Return the tensors' floating dtype; float32 if there is none."""
+    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+
+
+def load_state(model: DeepGCN, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy tensors into the model, or say which names and shapes differ.
+
+    Raises:
+        WeightsError: a name or a shape differs.
+    """
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    differing = [
+        f"{name}: found {found.get(name, 'none')}, expected {wanted.get(name, 'none')}"
+        for name in sorted({*wanted, *found})
+        if wanted.get(name) != found.get(name)
+    ]
+    if differing:
+        shown = "; ".join(differing[:4]) + ("; …" if len(differing) > 4 else "")
+        raise WeightsError(
+            f"{source}: {len(differing)} tensors do not fit {describe(model.config)}.\n{shown}"
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def describe(config: ModelConfig) -> str:
+    """Return a network's name for people: 'resgcn-28 (edge, C 64, k 16)'."""
+    return f"{config.arch}-{config.depth} ({config.conv}, C {config.width}, k {config.k})"
+
+
+def from_reference(
+    state_dict: Mapping[str, Tensor],
+    *,
+    k: int,
+    conv: str = "edge",
+    layout: str = "torch",
+    epsilon: float = 0.2,
+    dropout: float = 0.3,
+    arch: str | None = None,
+) -> DeepGCN:
+    """Build the network that holds weights under the published PyTorch names.
+
+    Depth, width, class count and a dense backbone follow from names and shapes. A plain and a
+    residual backbone have the same names and shapes: residual is assumed unless `arch` is given.
+
+    Args:
+        state_dict: tensors under the names of the release, with or without `module.` in front;
+            linear maps as 1 × 1 convolutions (out, in, 1, 1) or matrices (out, in).
+        k: neighbours per point, which no tensor tells.
+        conv: the vertex layer: edge, mr, sage, sage-n, gin or gin-0.
+        layout: "torch" for the PyTorch release, "paper" for the order of the TensorFlow one.
+        epsilon: probability of stochastic dilation while training.
+        dropout: dropout rate before the classifier.
+        arch: "plaingcn", "resgcn" or "densegcn" to say instead of inferring.
+
+    Returns:
+        The network in evaluation mode, in the weights' dtype.
+
+    Raises:
+        WeightsError: a name is unknown or a shape does not fit.
+    """
+    plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    config = infer_config(plain, conv=conv, arch=arch)
+    published = ModelConfig.published(config["arch"])
+    model = DeepGCN(
+        ModelConfig(
+            **config,
+            k=k,
+            conv=conv,
+            layout=layout,
+            epsilon=epsilon if published.dilation else 0.0,
+            dropout=dropout,
+            dilation=published.dilation,
+        )
+    ).to(_dtype(plain))
+    tensors = {}
+    for name, value in plain.items():
+        own = own_name(name, conv=conv)
+        tensors[own] = value.flatten(1) if own.endswith("linear.weight") else value
+    tensors = {
+        name: value.flatten(1) if name == "classifier.weight" else value
+        for name, value in tensors.items()
+    }
+    load_state(model, tensors, source="reference weights")
+    return model.eval()
+
+
+def infer_config(
+    state: Mapping[str, Tensor], *, conv: str, arch: str | None = None
+) -> dict[str, int | str]:
+    """Return arch, depth, width and channel counts from published names and shapes.
+
+    Raises:
+        WeightsError: a tensor that every published network has is missing.
+    """
+    parts = {"sage": "nn2", "sage-n": "nn2"}.get(conv, "nn")
+    sides = 1 if conv in ("gin", "gin-0") else 2  # an MLP over [x_i, …] takes twice the channels
+    head = _tensor(state, f"head.gconv.{parts}.0.weight")
+    last = _tensor(state, "prediction.3.0.weight")
+    fusion = _tensor(state, "fusion_block.0.weight")
+    numbers = [int(m[1]) for name in state if (m := re.match(r"backbone\.(\d+)\.", name))]
+    depth, width = max(numbers, default=-1) + 2, head.shape[0]
+    inputs = 0
+    if depth > 2:
+        inputs = _tensor(state, f"backbone.{depth - 2}.body.gconv.{parts}.0.weight").shape[1]
+    dense = inputs == sides * width * (depth - 1) or fusion.shape[1] == width * _triangle(depth)
+    return {
+        "arch": arch or ("densegcn" if dense else "resgcn"),
+        "depth": depth,
+        "width": width,
+        "in_channels": head.shape[1] // sides,
+        "num_classes": last.shape[0],
+        "fusion_channels": fusion.shape[0],
+    }
+
+
+def _triangle(number: int) -> int:
+    return number * (number + 1) // 2
+
+
+def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in state:
+        shown = ", ".join(list(state)[:3])
+        raise WeightsError(
+            f"reference weights: found no tensor {name!r} among {len(state)} ({shown}, …).\n"
+            "Expected the names of the PyTorch release: head.*, backbone.*, fusion_block.*, prediction.*."
+        )
+    return state[name]
+
+
+_PATTERNS = (
+    (r"head\.gconv\.(.+)", "layers.0.{0}"),
+    (r"backbone\.(\d+)\.body\.gconv\.(.+)", "layers.{0}.{1}"),
+    (r"fusion_block\.(\d)\.(.+)", "fusion.{0}.{1}"),
+    (r"prediction\.([01])\.(\d)\.(.+)", "prediction.{0}.{1}.{2}"),
+    (r"prediction\.3\.0\.(.+)", "classifier.{0}"),
+)
+
+
+def own_name(name: str, *, conv: str) -> str:
+    """Return our name of a tensor that the PyTorch release calls `name`.
+
+    Raises:
+        WeightsError: the release has no such name.
+    """
+    for pattern, form in _PATTERNS:
+        found = re.fullmatch(pattern, name)
+        if not found:
+            continue
+        groups = list(found.groups())
+        if name.startswith("backbone"):
+            groups[0] = str(int(groups[0]) + 1)
+        own = form.format(*groups)
+        own = re.sub(r"\bnn1\b", "neighbor_mlp", own)
+        own = re.sub(r"\bnn2?\b", "mlp.0" if conv == "edge" else "mlp", own)
+        # Within a unit, 0 is the convolution, 1 or 2 the norm: whichever the activation is not.
+        return re.sub(
+            r"\.([012])\.(weight|bias|running_\w+|num_batches_tracked)$",
+            lambda m: f".{'linear' if m[1] == '0' else 'norm'}.{m[2]}",
+            own,
+        )
+    raise WeightsError(f"reference weights: found the unknown tensor {name!r}.")

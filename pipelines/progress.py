@@ -1,0 +1,36 @@
+"""How a stage speaks while it works, without knowing who listens.
+
+A stage takes `progress: Progress = SILENT`, opens a task around each piece of work that can last
+more than two seconds, and says what the person should know. The command line passes a subclass
+that draws bars on stderr; tests and library users pass nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Task:
+    """One piece of work with a known or unknown length."""
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:
+        """Count `amount` more units as done; `fields` are figures to show beside the bar."""
+
+
+class Progress:
+    """The listener that hears nothing; subclasses show what they hear."""
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        """Open a task of `total` units (None: unknown) for the length of a `with` block."""
+        yield Task()
+
+    def say(self, message: str) -> None:
+        """Pass on a fact that is worth a line."""
+
+    def warn(self, message: str) -> None:
+        """Pass on something that may be wrong but does not stop the work."""
+
+
+SILENT = Progress()
