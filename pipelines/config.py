@@ -57,7 +57,8 @@ class ModelConfig:
         check_choice("k-NN graph", self.knn, KNNS, flag="--knn")
         minimum = 1 if self.arch == "dgcnn" else 2
         check_at_least("--depth", self.depth, minimum)
-        for name in ("width", "k", "fusion_channels", "in_channels", "num_classes"):
+        check_at_least("-k", self.k, 1)
+        for name in ("width", "fusion_channels", "in_channels", "num_classes"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         for name in ("epsilon", "dropout"):
             check_fraction(f"--{name}", getattr(self, name))
@@ -90,7 +91,7 @@ class ModelConfig:
         widest = self.k * max(self.dilations())
         if widest > num_points:
             raise ConfigError(
-                f"k·d: layer {self.depth - 1} takes its neighbours from the {widest} nearest points "
+                f"k·d: layer {self.depth - 1} takes neighbours from the {widest} nearest points "
                 f"(k {self.k} × dilation {max(self.dilations())}), a block has only {num_points}.\n"
                 f"Use a smaller -k (at most {num_points // max(self.dilations())}), "
                 f"a smaller --depth, more --num-points, or --no-dilation."

@@ -7,6 +7,7 @@ Every layer maps x (B, N, C) and index (B, N, k) int32, the neighbours within th
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any
 
 import torch
@@ -36,11 +37,11 @@ class EdgeConv(nn.Module):
     def __init__(self, in_channels: int, channels: tuple[int, ...], style: Style) -> None:
         super().__init__()
         widths = (2 * in_channels, *channels)
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.mlp = nn.ModuleList([Unit(before, after, style) for before, after in pairs])
+        self.mlp = nn.ModuleList([Unit(*pair, style) for pair in itertools.pairwise(widths)])
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         first = self.mlp[0]
+        assert isinstance(first, Unit)
         u, v = split_edge_map(first.linear, x)
         if len(self.mlp) > 1:
             edges = first.finish(u.unsqueeze(2) + kernels.gather(v, index))  # (B, N, k, C')
@@ -105,7 +106,7 @@ class SAGEConv(nn.Module):
 
 
 def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
-    """Apply the unit's norm and activation to x (B, N, C) with the statistics of all edges' sources."""
+    """Apply norm and activation to x (B, N, C) with the statistics of all edges' sources."""
     x = x if unit.style.norm_first else unit.activate(x)
     if unit.norm.training:
         degree = in_degree(index).unsqueeze(-1)  # (B, N, 1)
@@ -148,7 +149,7 @@ class GINConv(nn.Module):
 
 
 class PyGConv(nn.Module):
-    """Any convolution of `torch_geometric.nn` that maps (x, edge_index), with norm and activation."""
+    """Any `torch_geometric.nn` convolution of (x, edge_index), with norm and activation."""
 
     def __init__(self, name: str, in_channels: int, out_channels: int, style: Style) -> None:
         super().__init__()
@@ -185,7 +186,8 @@ def build_pyg(name: str, in_channels: int, out_channels: int) -> nn.Module:
     names = [entry for entry in dir(pyg) if entry.endswith("Conv")]
     if name not in names:
         raise ConfigError(
-            f"--conv: found the unknown convolution {name!r}.{did_you_mean(name, [*CONVS, *names])}\n"
+            f"--conv: found the unknown convolution {name!r}."
+            f"{did_you_mean(name, [*CONVS, *names])}\n"
             f"Expected one of {', '.join(CONVS)} or a class of torch_geometric.nn such as GATConv."
         )
     try:

@@ -35,6 +35,8 @@ class DeepGCN(nn.Module):
         torch.Size([2, 64, 13])
     """
 
+    _columns: Tensor | None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -42,9 +44,8 @@ class DeepGCN(nn.Module):
         self.layers = nn.ModuleList(build_layers(config, style))
         outputs = layer_outputs(config)
         self.fusion = Unit(sum(outputs), config.fusion_channels, style)
-        self.prediction = nn.ModuleList(
-            [Unit(config.fusion_channels + sum(outputs), 512, style), Unit(512, 256, style)]
-        )
+        first = Unit(config.fusion_channels + sum(outputs), 512, style)
+        self.prediction = nn.ModuleList([first, Unit(512, 256, style)])
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(256, config.num_classes, bias=style.bias)
         self.register_buffer("_columns", dense_columns(config), persistent=False)
@@ -55,9 +56,10 @@ class DeepGCN(nn.Module):
         points = self.backbone(features)  # (B, N, D), D the distinct channels of all layers
         fused = self.fusion.finish(self._fold(self.fusion.linear, points))
         block = fused.max(dim=1).values  # (B, fusion_channels)
-        x = self.prediction[0].finish(self._predict_from(block, points))
-        x = self.dropout(self.prediction[1](x))
-        return self.classifier(x)
+        first, second = self.prediction
+        assert isinstance(first, Unit)
+        x = first.finish(self._predict_from(first.linear, block, points))
+        return self.classifier(self.dropout(second(x)))
 
     def backbone(self, features: Tensor) -> Tensor:
         """Return the outputs of all layers, (B, N, D); each layer's channels occur once."""
@@ -105,12 +107,12 @@ class DeepGCN(nn.Module):
             weight = folded.index_add(1, self._columns, weight)
         return F.linear(points, weight, linear.bias)
 
-    def _predict_from(self, block: Tensor, points: Tensor) -> Tensor:
+    def _predict_from(self, linear: nn.Linear, block: Tensor, points: Tensor) -> Tensor:
         """Apply the first prediction map to [block vector ; layers' outputs] of every point.
 
         The block vector is the same for all points of a block: one product per block.
         """
-        linear, width = self.prediction[0].linear, self.config.fusion_channels
+        width = self.config.fusion_channels
         shared = F.linear(block, linear.weight[:, :width])  # (B, 512)
         return self._fold(linear, points, first_column=width) + shared.unsqueeze(1)
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -170,7 +171,7 @@ def from_reference(
 
 def infer_config(
     state: Mapping[str, Tensor], *, conv: str, arch: str | None = None
-) -> dict[str, int | str]:
+) -> dict[str, Any]:
     """Return arch, depth, width and channel counts from published names and shapes.
 
     Raises:
@@ -206,7 +207,7 @@ def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
         shown = ", ".join(list(state)[:3])
         raise WeightsError(
             f"reference weights: found no tensor {name!r} among {len(state)} ({shown}, …).\n"
-            "Expected the names of the PyTorch release: head.*, backbone.*, fusion_block.*, prediction.*."
+            "Expected the PyTorch release's names: head.*, backbone.*, fusion_block.*, …"
         )
     return state[name]
 

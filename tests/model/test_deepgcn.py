@@ -1,0 +1,174 @@
+"""Properties of the whole network that do not follow from its code."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError
+from pipelines.model.deepgcn import DeepGCN, dense_columns
+
+SMALL = ModelConfig(depth=4, width=8, k=4, dropout=0.0, fusion_channels=16)
+
+
+def build(config: ModelConfig = SMALL, **changes: object) -> DeepGCN:
+    torch.manual_seed(1)
+    return DeepGCN(dataclasses.replace(config, **changes)).double()
+
+
+def features(points: int = 40, batch: int = 2) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(batch, points, 9, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("layout", ["paper", "torch"])
+@pytest.mark.parametrize("arch", ["plaingcn", "resgcn", "densegcn", "dgcnn"])
+def test_permuting_points_permutes_logits(arch: str, layout: str) -> None:
+    model = build(arch=arch, layout=layout, depth=3).eval()
+    x = features()
+    order = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(model(x)[:, order], model(x[:, order]))
+
+
+def test_blocks_of_a_batch_do_not_see_each_other_in_evaluation() -> None:
+    model = build().eval()
+    x = features(batch=3)
+    torch.testing.assert_close(model(x)[2:], model(x[2:]))
+
+
+def test_zeroed_convolutions_make_the_residual_backbone_an_identity() -> None:
+    model = build(layout="paper").eval()
+    with torch.no_grad():
+        for layer in list(model.layers)[1:]:
+            layer.mlp[0].norm.weight.zero_()
+            layer.mlp[0].norm.bias.zero_()
+        outputs = model.backbone(features()).chunk(4, dim=-1)
+    for output in outputs[1:]:
+        assert torch.equal(output, outputs[0])
+    assert outputs[0].abs().max() > 0
+
+
+def test_zeroed_convolutions_make_the_plain_backbone_zero() -> None:
+    model = build(arch="plaingcn", layout="paper").eval()
+    with torch.no_grad():
+        model.layers[1].mlp[0].norm.weight.zero_()
+        model.layers[1].mlp[0].norm.bias.zero_()
+        outputs = model.backbone(features()).chunk(4, dim=-1)
+    assert outputs[1].abs().max() == 0
+
+
+@pytest.mark.parametrize("layout", ["paper", "torch"])
+def test_dense_fusion_equals_the_explicit_concatenation(layout: str) -> None:
+    model = build(arch="densegcn", layout=layout).eval()
+    x = features()
+    pieces = model.backbone(x).chunk(4, dim=-1)
+    outputs = []
+    for number in range(4):
+        upto = list(pieces[: number + 1])
+        outputs += upto[::-1] if layout == "paper" else upto
+    whole = torch.cat(outputs, dim=-1)
+    fused = model.fusion(whole).max(dim=1, keepdim=True).values.expand(-1, x.shape[1], -1)
+    first, second = model.prediction
+    expected = model.classifier(second(first(torch.cat([fused, whole], dim=-1))))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_dense_columns_of_three_layers_by_hand() -> None:
+    config = ModelConfig(arch="densegcn", depth=3, width=1, layout="paper")
+    assert dense_columns(config).tolist() == [0, 1, 0, 2, 1, 0]
+    config = dataclasses.replace(config, layout="torch")
+    assert dense_columns(config).tolist() == [0, 0, 1, 0, 1, 2]
+
+
+def test_dilations_start_with_one_twice() -> None:
+    assert ModelConfig(depth=6).dilations() == (1, 1, 2, 3, 4, 5)
+    assert ModelConfig(depth=6, dilation=False).dilations() == (1,) * 6
+    assert ModelConfig.published("plaingcn", 6).dilations() == (1,) * 6
+
+
+def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    search = kernels.knn
+
+    def spy(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+        seen.append(x)
+        return search(x, ranks)
+
+    monkeypatch.setattr(kernels, "knn", spy)
+    x = features()
+    for layout, channels in (("paper", slice(6, 9)), ("torch", slice(0, 3))):
+        seen.clear()
+        build(layout=layout).eval()(x)
+        assert torch.equal(seen[0], x[..., channels])
+        assert len(seen) == 4
+    seen.clear()
+    build(knn="fixed").eval()(x)
+    assert len(seen) == 1
+
+
+def test_stochastic_dilation_only_in_training_and_about_epsilon_of_the_time() -> None:
+    model = build(epsilon=0.2)
+    regular = tuple(range(0, 12, 3))
+    model.eval()
+    assert all(model._ranks(3) == regular for _ in range(50))
+    model.train()
+    torch.manual_seed(0)
+    drawn = [model._ranks(3) for _ in range(2000)]
+    changed = sum(ranks != regular for ranks in drawn) / len(drawn)
+    assert 0.17 < changed < 0.23
+    assert all(len(set(ranks)) == 4 and max(ranks) < 12 for ranks in drawn)
+    used = {rank for ranks in drawn for rank in ranks}
+    assert used == set(range(12))
+
+
+def test_epsilon_zero_is_deterministic_in_training() -> None:
+    model = build(epsilon=0.0).train()
+    assert torch.equal(model(features()), model(features()))
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model = build(epsilon=0.0, dropout=0.5)
+    model.train()
+    assert not torch.equal(model(features()), model(features()))
+    model.eval()
+    assert torch.equal(model(features()), model(features()))
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    for conv in ("edge", "mr", "sage", "sage-n", "gin"):
+        model = build(conv=conv).train()
+        model(features()).square().sum().backward()
+        missing = [name for name, p in model.named_parameters() if p.grad is None]
+        assert not missing, conv
+
+
+def test_widest_neighbourhood_may_be_the_whole_block_but_no_more() -> None:
+    model = build().eval()
+    assert model(features(points=12)).shape == (2, 12, 13)
+    with pytest.raises(ConfigError, match=r"takes neighbours from the 12 nearest points.*11"):
+        model(features(points=11))
+
+
+def test_wrong_shape_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"found features of shape \(2, 40, 6\)"):
+        build()(features()[..., :6])
+
+
+def test_dgcnn_is_edgeconv_only() -> None:
+    with pytest.raises(ConfigError, match="DGCNN is EdgeConv only"):
+        build(arch="dgcnn", conv="mr")
+
+
+@pytest.mark.parametrize("layout", ["paper", "torch"])
+def test_initial_weights_follow_the_layout(layout: str) -> None:
+    model = build(layout=layout, width=64, depth=3)
+    linear = model.layers[2].mlp[0].linear
+    fan_in, fan_out = 128, 64
+    expected = (2 / (fan_in + fan_out)) ** 0.5 if layout == "paper" else (2 / fan_in) ** 0.5
+    assert linear.weight.std().item() == pytest.approx(expected, rel=0.05)
+    assert linear.bias.abs().max() == 0

@@ -1,0 +1,107 @@
+"""Configurations: round trips, checks and their messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.config import (
+    ARCHS,
+    EvalConfig,
+    ModelConfig,
+    PredictConfig,
+    PrepareConfig,
+    SynthConfig,
+    TrainConfig,
+    from_plain,
+    to_plain,
+)
+from pipelines.errors import ConfigError
+
+CONFIGS = [
+    ModelConfig(depth=5, conv="GATConv"),
+    TrainConfig(model=ModelConfig(depth=5), test_area=3, name="a", max_steps=7, data=Path("x/y")),
+    EvalConfig(run_dirs=(Path("a"), Path("b")), protocols=("room", "block-s1"), data=Path("d")),
+    PredictConfig(scans=(Path("s.ply"),), run=Path("runs/r")),
+    PrepareConfig(raw=Path("raw.zip"), export="pointnet-h5"),
+    SynthConfig(out=Path("o")),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_round_trip_through_json(config: object) -> None:
+    again = from_plain(type(config), json.loads(json.dumps(to_plain(config))))
+    assert again == config
+
+
+def test_unknown_setting_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"'detph'\. Did you mean 'depth'"):
+        from_plain(ModelConfig, {"detph": 3})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"arch": "rsgcn"}, "Did you mean 'resgcn'"),
+        ({"layout": "tf"}, "Expected one of: paper, torch"),
+        ({"depth": 1}, "--depth: found 1, expected at least 2"),
+        ({"k": 0}, "-k: found 0"),
+        ({"epsilon": 1.5}, "--epsilon: found 1.5, expected a number from 0 to 1"),
+    ],
+)
+def test_impossible_network_is_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**values)
+
+
+def test_k_times_d_above_the_points_says_what_would_fit() -> None:
+    with pytest.raises(
+        ConfigError, match=r"432 nearest points \(k 16 × dilation 27\).*only 400"
+    ) as e:
+        TrainConfig(num_points=400)
+    assert "-k (at most 14)" in str(e.value)
+    TrainConfig(num_points=432)
+
+
+def test_published_leaves_out_what_is_none() -> None:
+    config = ModelConfig.published("densegcn", 28, k=None, width=16)
+    assert (config.k, config.width, config.depth) == (8, 16, 28)
+
+
+@given(
+    arch=st.sampled_from(ARCHS),
+    depth=st.integers(2, 1200),
+    k=st.integers(1, 40),
+    dilation=st.booleans(),
+)
+def test_check_points_is_exact(arch: str, depth: int, k: int, dilation: bool) -> None:
+    config = ModelConfig(arch=arch, depth=depth, k=k, dilation=dilation)
+    assert len(config.dilations()) == depth
+    widest = k * max(config.dilations())
+    config.check_points(widest)
+    with pytest.raises(ConfigError):
+        config.check_points(widest - 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(test_area=7), "--area: found 7"),
+        (lambda: TrainConfig(lr=0), "--lr: found 0"),
+        (lambda: TrainConfig(val_fraction=1), "--val-fraction"),
+        (lambda: TrainConfig(batch_size=0), "--batch-size"),
+        (lambda: TrainConfig(recipe="papr"), "Did you mean 'paper'"),
+        (lambda: EvalConfig(protocols=("rooms",)), "Did you mean 'room'"),
+        (lambda: EvalConfig(reports=("pdf",)), "Expected one of: md"),
+        (lambda: PredictConfig(run=Path("a"), weights=Path("b")), "found both"),
+        (lambda: PrepareConfig(export="h5"), "--export"),
+        (lambda: SynthConfig(out=Path("o"), areas=7), "--areas: found 7"),
+    ],
+)
+def test_impossible_option_is_refused(make: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
