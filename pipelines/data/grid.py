@@ -1,0 +1,60 @@
+"""The 0.5 m cells that a room's points are sorted by.
+
+A block of 1 m on a 0.5 m lattice is 2 × 2 cells, so the points of a block are two contiguous slices
+of the sorted arrays, one for each column of cells.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+CELL = 0.5  # m
+TOLERANCE = 1e-4  # m; an extent that exceeds a block position by less does not open another one
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells of 0.5 m, x-major.
+
+    Attributes:
+        nx: cells along x.
+        ny: cells along y.
+        offsets: (nx·ny + 1,) int64; cell (ix, iy) holds the sorted points
+            offsets[ix·ny + iy] … offsets[ix·ny + iy + 1].
+    """
+
+    nx: int
+    ny: int
+    offsets: np.ndarray
+
+
+def positions(extent: float, stride: float) -> int:
+    """Return the number of block positions along an axis of `extent` metres.
+
+    Reference:
+        The PointNet protocol: ceil((extent − 1) / stride) + 1, and at least 1. Measured
+        coordinates carry rounding, so an excess below TOLERANCE does not count.
+    """
+    return max(1, math.ceil((extent - 1.0 - TOLERANCE) / stride) + 1)
+
+
+def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
+    """Sort points by cell.
+
+    Args:
+        pos: (N, 3) float, metres, relative to their minimum corner; N ≥ 1.
+
+    Returns:
+        The order (N,) int64, stable within a cell, and the grid. There is one cell more along an
+        axis than positions of stride 0.5; points beyond the last cell belong to it.
+    """
+    nx, ny = (positions(float(extent), CELL) + 1 for extent in pos[:, :2].max(axis=0))
+    cell_x = np.minimum((pos[:, 0] / CELL).astype(np.int64), nx - 1)
+    cell_y = np.minimum((pos[:, 1] / CELL).astype(np.int64), ny - 1)
+    cell = cell_x * ny + cell_y
+    order = np.argsort(cell, kind="stable").astype(np.int64, copy=False)
+    counts = np.bincount(cell, minlength=nx * ny)
+    return order, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -1,0 +1,293 @@
+"""The prepared data: one HDF5 file per area and a manifest, read and written here alone.
+
+    data/manifest.json   what is there: classes, fold, rooms with counts and checksums, repairs
+    data/area_<k>.h5     /rooms/<room>/{pos float32 (N, 3), color uint8 (N, 3), label uint8 (N,),
+                         offsets int64 (nx·ny + 1,)}, attributes origin float64 (3,), nx, ny
+
+`pos` is relative to the room's minimum corner `origin`, so float32 keeps a micrometre. Points are
+sorted by 0.5 m cells (`grid.Grid`); the order within a cell is that of the raw files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import DatasetError
+from ..files import atomic_json, atomic_write
+from .grid import Grid, grid_sort
+
+SCHEMA = "deepgcn-store"
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class RoomInfo:
+    """What the manifest says of a room.
+
+    Attributes:
+        area: its area, 1 to 6.
+        name: its name within the area, such as office_1.
+        points: N.
+        extent: size along x, y, z, metres.
+        checksum: sha256 over its arrays.
+        counts: points per class, in the store's order.
+    """
+
+    area: int
+    name: str
+    points: int
+    extent: tuple[float, float, float]
+    checksum: str
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Room:
+    """The points of a room, sorted by cell.
+
+    Attributes:
+        area: its area.
+        name: its name.
+        origin: (3,) float64, its minimum corner in the raw frame, metres.
+        pos: (N, 3) float32, metres from `origin`.
+        color: (N, 3) uint8.
+        label: (N,) uint8, indices into the store's classes.
+        grid: the cells.
+        extent: (3,) float32, the maximum of `pos`.
+    """
+
+    area: int
+    name: str
+    origin: np.ndarray
+    pos: np.ndarray
+    color: np.ndarray
+    label: np.ndarray
+    grid: Grid
+    extent: np.ndarray
+
+    def checksum(self) -> str:
+        """Return the sha256 over origin, points and cells."""
+        digest = hashlib.sha256()
+        for values in (self.origin, self.pos, self.color, self.label, self.grid.offsets):
+            digest.update(np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()
+
+    def info(self, num_classes: int) -> RoomInfo:
+        """Return the manifest's entry for this room."""
+        counts = np.bincount(self.label, minlength=num_classes)
+        x, y, z = (round(float(value), 6) for value in self.extent)
+        checksum, sizes = self.checksum(), tuple(int(count) for count in counts)
+        return RoomInfo(self.area, self.name, len(self.pos), (x, y, z), checksum, sizes)
+
+
+def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: np.ndarray) -> Room:
+    """Sort raw points into a room.
+
+    Args:
+        area: the area.
+        name: the room's name.
+        pos: (N, 3) float64, metres, in the raw frame; N ≥ 1.
+        color: (N, 3) uint8.
+        label: (N,) uint8.
+    """
+    origin = pos.min(axis=0).astype(np.float64)
+    local = (pos - origin).astype(np.float32)
+    order, grid = grid_sort(local)
+    local = local[order]
+    return Room(area, name, origin, local, color[order], label[order], grid, local.max(axis=0))
+
+
+def write_rooms(path: Path, rooms: Iterable[Room]) -> None:
+    """Write rooms to an HDF5 file, whole or not at all; one room at a time is in memory."""
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+        file.attrs["schema"], file.attrs["version"] = SCHEMA, SCHEMA_VERSION
+        for room in rooms:
+            group = file.create_group(f"rooms/{room.name}")
+            group.attrs["area"], group.attrs["origin"] = room.area, room.origin
+            group.attrs["nx"], group.attrs["ny"] = room.grid.nx, room.grid.ny
+            for name in ("pos", "color", "label"):
+                group.create_dataset(name, data=getattr(room, name))
+            group.create_dataset("offsets", data=room.grid.offsets)
+
+
+def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]:
+    """Yield the rooms of an HDF5 file, one at a time; all of them if `names` is None.
+
+    Raises:
+        DatasetError: the file is missing, truncated or of another schema version.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            _check_schema(path, file.attrs)
+            for name in list(file["rooms"]) if names is None else names:
+                yield _read_room(file["rooms"][name], name)
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DatasetError(
+            f"{path}: found a damaged or truncated file ({reason}).\n"
+            f"Delete it and prepare again: deepgcn prepare --data {path.parent}"
+        ) from error
+
+
+def _read_room(group: Any, name: str) -> Room:
+    pos = group["pos"][()]
+    attrs = group.attrs
+    grid = Grid(int(attrs["nx"]), int(attrs["ny"]), group["offsets"][()])
+    extent = pos.max(axis=0) if len(pos) else np.zeros(3, np.float32)
+    values = (attrs["origin"], pos, group["color"][()], group["label"][()])
+    return Room(int(attrs["area"]), name, *values, grid, extent)
+
+
+def _check_schema(path: Path, facts: Any) -> None:
+    schema, version = facts.get("schema"), facts.get("version")
+    if schema != SCHEMA or version != SCHEMA_VERSION:
+        raise DatasetError(
+            f"{path}: found schema {schema!r} version {version!r}, "
+            f"expected {SCHEMA!r} version {SCHEMA_VERSION}.\n"
+            f"Prepare the data again with this version: deepgcn prepare --data {path.parent}"
+        )
+
+
+def area_file(data: Path, area: int) -> Path:
+    """Return the HDF5 file of an area."""
+    return data / f"area_{area}.h5"
+
+
+def fingerprint(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Return the sha256 over the rooms' areas, names and checksums, whatever their order."""
+    lines = sorted(f"{room['area']} {room['name']} {room['checksum']}\n" for room in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def write_manifest(
+    data: Path,
+    rooms: Iterable[Mapping[str, Any]],
+    *,
+    classes: tuple[str, ...],
+    class_colors: tuple[tuple[int, int, int], ...],
+    test_area: int,
+    **facts: Any,
+) -> None:
+    """Write the manifest, which makes the store complete.
+
+    Args:
+        data: the store's folder.
+        rooms: one record a room: the fields of RoomInfo and whatever else is to be kept.
+        classes: names in the order of the labels.
+        class_colors: one RGB colour per class.
+        test_area: the fold that `train` and `eval` take unless told.
+        facts: more to record.
+    """
+    entries = sorted(rooms, key=lambda room: (room["area"], room["name"]))
+    atomic_json(
+        data / MANIFEST,
+        {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "classes": list(classes),
+            "class_colors": [list(color) for color in class_colors],
+            "test_area": test_area,
+            "fingerprint": fingerprint(entries),
+            **facts,
+            "rooms": [dict(room) for room in entries],
+        },
+    )
+
+
+class Store:
+    """A prepared data set, opened for reading.
+
+    Attributes:
+        path: the folder.
+        manifest: all that `prepare` recorded.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+        self._rooms = [
+            RoomInfo(
+                room["area"],
+                room["name"],
+                room["points"],
+                tuple(room["extent"]),
+                room["checksum"],
+                tuple(room["counts"]),
+            )
+            for room in manifest["rooms"]
+        ]
+
+    @classmethod
+    def open(cls, data: Path) -> Store:
+        """Open the store in folder `data`.
+
+        Raises:
+            DatasetError: there is none, it is unfinished, damaged or of another version.
+        """
+        path = data / MANIFEST
+        if not path.is_file():
+            raise DatasetError(
+                f"{data}: found no prepared data (no {MANIFEST}).\n"
+                f"Prepare it first: deepgcn prepare --data {data}"
+            )
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            _check_schema(path, manifest)
+            store = cls(data, manifest)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(
+                f"{path}: found a damaged manifest ({error}).\n"
+                f"Prepare again: deepgcn prepare --data {data}"
+            ) from error
+        for area in store.areas:
+            if not area_file(data, area).is_file():
+                raise DatasetError(
+                    f"{area_file(data, area)}: found no file, but {MANIFEST} lists its rooms.\n"
+                    f"Prepare again: deepgcn prepare --data {data}"
+                )
+        return store
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the labels."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def class_colors(self) -> tuple[tuple[int, ...], ...]:
+        """One RGB colour per class."""
+        return tuple(tuple(color) for color in self.manifest["class_colors"])
+
+    @property
+    def test_area(self) -> int:
+        """The held-out area that `prepare` recorded."""
+        return int(self.manifest["test_area"])
+
+    @property
+    def fingerprint(self) -> str:
+        """The sha256 over all rooms' checksums."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def areas(self) -> tuple[int, ...]:
+        """The areas that have rooms."""
+        return tuple(sorted({room.area for room in self._rooms}))
+
+    def rooms(self, area: int | None = None) -> list[RoomInfo]:
+        """Return the rooms of one area, or all of them, by area and name."""
+        return [room for room in self._rooms if area is None or room.area == area]
+
+    def read(self, info: RoomInfo) -> Room:
+        """Read the points of one room.
+
+        Raises:
+            DatasetError: the area's file is missing, truncated or of another version.
+        """
+        return next(iter(read_rooms(area_file(self.path, info.area), [info.name])))

@@ -1,0 +1,194 @@
+"""The geometry of a synthetic room: flat patches in objects, each patch with a material.
+
+Everything is made of parallelograms and flat discs: a box is six of them, a cylinder a ring of
+them and two discs. Coordinates are metres in the room's frame: x and y from the room's corner,
+z from the floor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Vector = Sequence[float]
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Material:
+    """How a surface looks: a pattern between two colours (0–1), and how it answers a laser.
+
+    `scale` is the pattern's size in metres, `relief` the amplitude of the bumps in metres,
+    `dropout` the share of rays that get no echo (glass).
+    """
+
+    texture: str
+    first: Rgb
+    second: Rgb
+    scale: float
+    relief: float = 0.0
+    dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A local frame in the room: its origin and its turn about the vertical, in radians."""
+
+    x: float = 0.0
+    y: float = 0.0
+    z: float = 0.0
+    yaw: float = 0.0
+
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Frame:
+        """Return the frame that lies at (x, y, z) of this one, turned by `yaw` against it."""
+        px, py, pz = self.point((x, y, z))
+        return Frame(px, py, pz, self.yaw + yaw)
+
+    def point(self, local: Vector) -> tuple[float, float, float]:
+        """Return the room coordinates of a local point."""
+        dx, dy, dz = self.vector(local)
+        return self.x + dx, self.y + dy, self.z + dz
+
+    def vector(self, local: Vector) -> tuple[float, float, float]:
+        """Return a local direction as a direction of the room."""
+        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
+        return cos * local[0] - sin * local[1], sin * local[0] + cos * local[1], local[2]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The patches of a scene as arrays: the points `origin + a·u + b·v` for a, b in [0, 1]."""
+
+    origin: np.ndarray  # (P, 3) float64
+    u: np.ndarray  # (P, 3)
+    v: np.ndarray  # (P, 3)
+    disc: np.ndarray  # (P,) bool: only the ellipse inside the parallelogram
+    solid: np.ndarray  # (P,) bool: seen only from the side that u × v points to
+    material: np.ndarray  # (P,) int64, index into Scene.materials
+    object: np.ndarray  # (P,) int64, index into Scene.objects
+
+    @property
+    def normal(self) -> np.ndarray:
+        """The unit normals, (P, 3)."""
+        normal = np.cross(self.u, self.v)
+        return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+class Scene:
+    """A room under construction: objects with their class, patches and materials."""
+
+    def __init__(self) -> None:
+        self.objects: list[str] = []
+        self.materials: list[Material] = []
+        self._corners: list[tuple[Vector, Vector, Vector]] = []
+        self._flags: list[tuple[bool, bool, int, int]] = []
+
+    def add(self, class_name: str, frame: Frame) -> Part:
+        """Start an object of a class; its parts are added in the coordinates of `frame`."""
+        self.objects.append(class_name)
+        return Part(self, len(self.objects) - 1, frame)
+
+    def patch(
+        self,
+        corner: tuple[Vector, Vector, Vector],
+        material: Material,
+        owner: int,
+        *,
+        disc: bool = False,
+        solid: bool = False,
+    ) -> None:
+        """Add one patch (origin, u, v) in room coordinates."""
+        if not self.materials or self.materials[-1] is not material:
+            self.materials.append(material)
+        self._corners.append(corner)
+        self._flags.append((disc, solid, len(self.materials) - 1, owner))
+
+    def patches(self) -> Patches:
+        """Return all patches as arrays."""
+        corners = np.array(self._corners, dtype=np.float64).reshape(-1, 3, 3)
+        flags = np.array(self._flags, dtype=np.int64).reshape(-1, 4)
+        return Patches(
+            origin=corners[:, 0],
+            u=corners[:, 1],
+            v=corners[:, 2],
+            disc=flags[:, 0].astype(bool),
+            solid=flags[:, 1].astype(bool),
+            material=flags[:, 2],
+            object=flags[:, 3],
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object of a scene, and the shapes that can be added to it."""
+
+    scene: Scene
+    index: int
+    frame: Frame
+
+    def sheet(self, origin: Vector, u: Vector, v: Vector, material: Material) -> None:
+        """Add a thin parallelogram that is seen from both sides."""
+        self._patch(origin, u, v, material, solid=False)
+
+    def box(self, low: Vector, high: Vector, material: Material) -> None:
+        """Add the box between two opposite corners, along the axes of the frame."""
+        x, y, z = (b - a for a, b in zip(low, high, strict=True))
+        self.slab(low, (x, 0, 0), (0, y, 0), (0, 0, z), material)
+
+    def slab(self, origin: Vector, u: Vector, v: Vector, w: Vector, material: Material) -> None:
+        """Add the solid spanned by u, v, w (right-handed) at `origin`."""
+        for start, first, second in (
+            (origin, v, u),
+            (_add(origin, w), u, v),
+            (origin, u, w),
+            (_add(origin, v), w, u),
+            (origin, w, v),
+            (_add(origin, u), v, w),
+        ):
+            self._patch(start, first, second, material, solid=True)
+
+    def cylinder(
+        self, center: Vector, radius: float, height: float, material: Material, facets: int = 8
+    ) -> None:
+        """Add an upright cylinder: `center` is the middle of its base."""
+        turn = np.linspace(0.0, 2 * math.pi, facets + 1)
+        ring = [(radius * math.cos(a), radius * math.sin(a), 0.0) for a in turn]
+        for start, end in itertools.pairwise(ring):
+            edge = (end[0] - start[0], end[1] - start[1], 0.0)
+            self._patch(_add(center, start), edge, (0, 0, height), material, solid=True)
+        self.disc(_add(center, (0, 0, height)), radius, material)
+        self.disc(center, radius, material)
+
+    def disc(self, center: Vector, radius: float, material: Material) -> None:
+        """Add a thin horizontal disc."""
+        corner = _add(center, (-radius, -radius, 0))
+        self._patch(corner, (2 * radius, 0, 0), (0, 2 * radius, 0), material, disc=True)
+
+    def leaf(self, center: Vector, u: Vector, v: Vector, material: Material) -> None:
+        """Add a thin ellipse with the half axes u and v."""
+        corner = [c - a - b for c, a, b in zip(center, u, v, strict=True)]
+        double = [[2 * value for value in axis] for axis in (u, v)]
+        self._patch(corner, double[0], double[1], material, disc=True)
+
+    def _patch(
+        self,
+        origin: Vector,
+        u: Vector,
+        v: Vector,
+        material: Material,
+        *,
+        disc: bool = False,
+        solid: bool = False,
+    ) -> None:
+        turn = self.frame.vector
+        corner = (self.frame.point(origin), turn(u), turn(v))
+        self.scene.patch(corner, material, self.index, disc=disc, solid=solid)
+
+
+def _add(a: Vector, b: Vector) -> tuple[float, float, float]:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]

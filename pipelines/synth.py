@@ -1,0 +1,141 @@
+"""The synth stage: a synthetic building as files in the raw S3DIS layout.
+
+Writes `OUT/Area_k/<room>/<room>.txt`, `OUT/Area_k/<room>/Annotations/<class>_<n>.txt` and
+`OUT/synthetic.json`, which marks the folder as made here and so as safe to replace.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .config import SynthConfig
+from .data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
+from .errors import ConfigError
+from .files import atomic_json
+from .progress import SILENT, Progress
+
+MARKER = "synthetic.json"
+UNFINISHED = ".unfinished"  # rooms that are being written
+
+
+@dataclass(frozen=True)
+class SynthResult:
+    """What was written: where, how many rooms and points, and the points of each class."""
+
+    out: Path
+    rooms: int
+    points: int
+    points_per_class: dict[str, int]
+
+
+def demo_building(out: Path, seed: int = 0) -> SynthConfig:
+    """Return the building of the demo: three areas of two rooms, thinly scanned."""
+    return SynthConfig(out=out, areas=3, rooms=2, seed=seed, density=1000.0)
+
+
+def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
+    """Write a synthetic building; one that is already there is replaced.
+
+    A room appears whole or not at all. The same configuration gives the same bytes.
+
+    Raises:
+        ConfigError: `config.out` holds something other than a synthetic building.
+    """
+    plans = plan_building(config.areas, config.rooms, config.seed)
+    _clear(config.out, plans)
+    config.out.mkdir(parents=True, exist_ok=True)
+    rooms = [f"Area_{plan.area}/{plan.name}" for plan in plans]
+    settings = {"seed": config.seed, "density": config.density}
+    atomic_json(config.out / MARKER, {"generator": GENERATOR, **settings, "rooms": rooms})
+    counts: dict[str, int] = {}
+    try:
+        with progress.task("Building rooms", total=len(plans), unit="rooms") as task:
+            for plan in plans:
+                for name, points in _write_room(config.out, plan, config.density).items():
+                    counts[name] = counts.get(name, 0) + points
+                task.advance()
+    finally:
+        shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
+    return SynthResult(config.out, len(plans), sum(counts.values()), counts)
+
+
+def _clear(out: Path, plans: list[RoomPlan]) -> None:
+    """Remove the rooms of an earlier synthetic building, and nothing else."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"{out}: found a file, expected a folder.\nGive another folder as OUT.")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    for room in _earlier_rooms(out):
+        if (out / room).is_dir():  # an interrupted synth has not written all of them
+            shutil.rmtree(out / room)
+    for area in sorted(out.glob("Area_*")):
+        if area.is_dir() and not any(area.iterdir()):
+            area.rmdir()
+    for plan in plans:
+        if _folder(out, plan).exists():
+            raise _not_ours(out, f"{_folder(out, plan).relative_to(out)}, not made by synth")
+
+
+def _earlier_rooms(out: Path) -> list[str]:
+    """Return the rooms, as Area_k/name, that the marker in `out` says synth has written."""
+    try:
+        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        rooms = [str(room) for room in marker["rooms"]]
+    except FileNotFoundError:
+        raise _not_ours(out, f"{len(list(out.iterdir()))} entries, without {MARKER}") from None
+    except (ValueError, KeyError, TypeError):
+        raise _not_ours(out, f"a {MARKER} that cannot be read") from None
+    return [room for room in rooms if _is_room(room)]
+
+
+def _is_room(room: str) -> bool:
+    """Whether a marker's entry is Area_k/name, so that nothing outside OUT is ever removed."""
+    parts = Path(room).parts
+    return len(parts) == 2 and parts[0].startswith("Area_") and ".." not in parts
+
+
+def _not_ours(out: Path, found: str) -> ConfigError:
+    return ConfigError(
+        f"{out}: found {found}; expected an empty folder or an earlier synthetic building.\n"
+        f"Nothing was overwritten. Give another folder: deepgcn synth {out}-synthetic"
+    )
+
+
+def _folder(out: Path, plan: RoomPlan) -> Path:
+    return out / f"Area_{plan.area}" / plan.name
+
+
+def _write_room(out: Path, plan: RoomPlan, density: float) -> dict[str, int]:
+    """Write one room beside its place, move it there, and return the points of each class."""
+    objects = scan_room(plan, density)
+    sizes = [len(item.pos) for item in objects]
+    text, lines = format_points(
+        np.concatenate([item.pos for item in objects]),
+        np.concatenate([item.color for item in objects]),
+    )
+    part = out / UNFINISHED / plan.name
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "Annotations").mkdir(parents=True)
+    ends = np.cumsum([0, *sizes])
+    counts: dict[str, int] = {}
+    for item, start, stop in zip(objects, ends, ends[1:], strict=False):
+        (part / "Annotations" / f"{item.name}.txt").write_bytes(text[lines[start] : lines[stop]])
+        name = item.name.rpartition("_")[0]
+        counts[name] = counts.get(name, 0) + int(stop - start)
+    _write_durably(part / f"{plan.name}.txt", text)
+    _folder(out, plan).parent.mkdir(exist_ok=True)
+    os.replace(part, _folder(out, plan))
+    return counts
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,106 @@
+"""Blocks of an epoch: all of them, drawn anew, and the same whoever draws them and when."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from pipelines.data.sampler import BlockSampler
+from pipelines.data.store import Store
+from tests.tiny_store import write_tiny_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("store"))
+
+
+def sampler(store: Store, *, seed: int = 0, stride: float = 0.5, points: int = 64) -> BlockSampler:
+    return BlockSampler(store, store.rooms(1), points, seed, stride=stride)
+
+
+def test_an_epoch_holds_every_block_once(store: Store) -> None:
+    blocks = sampler(store)
+    # A room of 2.1 m × 1.6 m: ceil(1.1 / 0.5) + 1 = 4 by ceil(0.6 / 0.5) + 1 = 3 positions.
+    assert len(blocks) <= 4 * 3 * 3
+    for size in (1, 4, 7, 100):
+        batches = blocks.batches(3, size)
+        assert sorted(np.concatenate(batches)) == list(range(len(blocks)))
+        assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+        rest = blocks.batches(3, size, start=2)
+        assert [list(batch) for batch in rest] == [list(batch) for batch in batches[2:]]
+    assert [list(b) for b in blocks.in_order(100)] == [list(range(len(blocks)))]
+
+
+def test_epochs_differ_in_order_and_points(store: Store) -> None:
+    blocks = sampler(store)
+    assert list(blocks.order(0)) != list(blocks.order(1))
+    first, again, second = (blocks.sample(epoch, 5)[0] for epoch in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
+    other = sampler(store, seed=1)
+    assert list(other.order(0)) != list(blocks.order(0))
+    assert not np.array_equal(other.sample(0, 5)[0], first)
+
+
+def test_who_draws_and_when_does_not_matter(store: Store) -> None:
+    expected = [sampler(store).sample(2, block) for block in range(len(sampler(store)))]
+    blocks = sampler(store)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda b: blocks.sample(2, b), reversed(range(len(blocks)))))
+    for (features, label), (other, its_label) in zip(expected, reversed(found), strict=True):
+        assert np.array_equal(features, other)
+        assert np.array_equal(label, its_label)
+
+
+@pytest.mark.parametrize("points", [64, 5000])
+def test_features_and_labels_belong_together(store: Store, points: int) -> None:
+    blocks = sampler(store, points=points)
+    floor, ceiling = store.classes.index("floor"), store.classes.index("ceiling")
+    for block in range(len(blocks)):
+        features, label = blocks.sample(0, block)
+        assert features.shape == (points, 9)
+        assert features.dtype == np.float32
+        assert label.shape == (points,)
+        assert np.abs(features[:, :2]).max() <= 0.5 + 1e-3  # metres from the block's middle
+        assert features[label == floor, 2].max(initial=0) < 0.05  # metres
+        assert features[label == ceiling, 2].min(initial=9) > 2.4
+        # Colours of floor and ceiling are more than 3 standard deviations apart on average.
+        assert features[label == floor, 5].mean() < 0.3 < features[label == ceiling, 5].mean()
+
+
+def test_disjoint_blocks_hold_every_point_that_is_not_alone(store: Store) -> None:
+    blocks = sampler(store, stride=1.0, points=5000)
+    seen = sum(len(np.unique(blocks.sample(0, b)[0], axis=0)) for b in range(len(blocks)))
+    expected = 0
+    for info in store.rooms(1):
+        square_metre = np.floor(store.read(info).pos[:, :2]).astype(int) @ [10, 1]
+        sizes = np.bincount(square_metre)
+        expected += sizes[sizes >= 100].sum()
+    assert seen == expected
+
+
+def test_room_of(store: Store) -> None:
+    blocks = sampler(store)
+    rooms = [blocks.room_of(block) for block in range(len(blocks))]
+    assert set(rooms) == set(store.rooms(1))
+    assert rooms == sorted(rooms, key=store.rooms(1).index)
+
+
+def test_a_batch_stacks_its_blocks(store: Store) -> None:
+    blocks = sampler(store)
+    batch = blocks.batch(1, np.array([4, 0]))
+    assert batch.blocks == (4, 0)
+    assert batch.features.shape == (2, 64, 9)
+    assert np.array_equal(batch.features[1], blocks.sample(1, 0)[0])
+    assert np.array_equal(batch.label[0], blocks.sample(1, 4)[1])
+
+
+def test_a_small_cache_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = sampler(store).batch(0, range(10))
+    monkeypatch.setattr("pipelines.data.sampler.memory", lambda: 1)
+    found = sampler(store).batch(0, range(10))
+    assert np.array_equal(found.features, expected.features)
+    assert np.array_equal(found.label, expected.label)
