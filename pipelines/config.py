@@ -125,6 +125,7 @@ class SynthConfig:
     def __post_init__(self) -> None:
         check_at_least("--areas", self.areas, 1)
         check_at_least("--rooms", self.rooms, 1)
+        check_at_least("--seed", self.seed, 0)
         if self.areas > 6:
             raise ConfigError(f"--areas: found {self.areas}, S3DIS has areas 1 to 6.")
         if not self.density > 0:

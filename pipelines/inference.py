@@ -209,4 +209,6 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
         )
     if not np.isfinite(pos).all():
         bad = int((~np.isfinite(pos).all(axis=1)).sum())
-        raise DatasetError(f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos.")
+        raise DatasetError(
+            f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos."
+        )

@@ -129,9 +129,8 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
     entries = [path for path in sorted(here.iterdir()) if path.resolve() not in skipped]
     found = _folder_datasets(here, depth=0)
     for path in entries:
-        if path.is_dir() and not _AREA.fullmatch(path.name) and not path.name.startswith("."):
-            found += _datasets(path)
-        elif path.suffix.lower() == ".zip":
+        folder = path.is_dir() and not _AREA.fullmatch(path.name) and not _ignored(path.name)
+        if folder or path.suffix.lower() == ".zip":
             found += _datasets(path)
     return _only(found, here.resolve())
 
@@ -192,7 +191,7 @@ def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
         return _group(root, names, lambda name: (root / name).read_text("latin-1"))
     if depth == 0:
         return []
-    below = [child for child in children if not child.name.startswith(".")]
+    below = [child for child in children if not _ignored(child.name)]
     return [found for child in below for found in _folder_datasets(child, depth=depth - 1)]
 
 

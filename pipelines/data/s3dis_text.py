@@ -178,7 +178,7 @@ def careful_line(raw: bytes, file: str, line: int, repairs: list[Repair]) -> lis
     values = _six_numbers(mended)
     if values is None:
         raise DatasetError(
-            f"{file}:{line}: found {shown!r}, expected six numbers 'x y z r g b', colours 0 to 255.\n"
+            f"{file}:{line}: found {shown!r}, expected six numbers x y z r g b, colours 0–255.\n"
             "It cannot be repaired with certainty: correct the line in a copy of the raw data."
         )
     if mended != raw:

@@ -1,0 +1,1 @@
+"""The command line: flags become a configuration, a stage does the work, the result is shown."""

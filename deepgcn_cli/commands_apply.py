@@ -1,0 +1,134 @@
+"""`deepgcn eval` and `deepgcn predict`: trained networks on rooms and scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.config import PROTOCOLS, REPORTS, EvalConfig, PredictConfig
+
+from .options import Device, InferenceBatch, Json, Quiet, Runs, Seed, examples, given, option
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command(
+        "eval",
+        epilog=examples(
+            "deepgcn eval --report md",
+            "deepgcn eval runs/mine --protocol all --report md --report csv",
+        ),
+    )(evaluate)
+    app.command(
+        epilog=examples(
+            "deepgcn predict scan.ply",
+            "deepgcn predict scan.ply --run runs/mine --out labelled.ply",
+        )
+    )(predict)
+
+
+def evaluate(
+    run_dirs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Run folders; none: the latest finished run."),
+    ] = None,
+    protocols: Annotated[
+        list[str] | None,
+        option(
+            f"What is scored: {', '.join(PROTOCOLS)} or all; repeatable.",
+            "--protocol",
+            default=", ".join(EvalConfig.protocols),
+            metavar="NAME",
+        ),
+    ] = None,
+    reports: Annotated[
+        list[str] | None,
+        option(
+            f"Report to write: {', '.join(REPORTS)}; repeatable.",
+            "--report",
+            default=", ".join(EvalConfig.reports),
+            metavar="FORMAT",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, option("best or last.", default=EvalConfig.checkpoint, metavar="NAME")
+    ] = None,
+    pictures: Annotated[
+        bool | None,
+        option("Draw rooms: scan, ground truth, prediction.", "--pictures/--no-pictures"),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option("Folder of the prepared data. [default: the run's]", metavar="DIR"),
+    ] = None,
+    runs: Runs = None,
+    batch_size: InferenceBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class."""
+    flags = locals()
+    if protocols and "all" in protocols:
+        flags["protocols"] = PROTOCOLS
+    config = EvalConfig(**given(EvalConfig, flags))
+
+    from pipelines.evaluate import evaluate as stage
+
+    from .progress import open_progress
+    from .scores import print_scores
+
+    progress = open_progress(quiet=quiet)
+    result = stage(config, progress=progress)
+    print_scores(result, as_json=as_json)
+
+
+def predict(
+    scans: Annotated[
+        list[Path], typer.Argument(metavar="SCAN...", help="PLY files, with colours.")
+    ],
+    run: Annotated[
+        Path | None,
+        option("Run folder. [default: the latest finished run]", metavar="RUN"),
+    ] = None,
+    weights: Annotated[
+        Path | None, option("Weights file, instead of a run.", metavar="FILE")
+    ] = None,
+    runs: Runs = None,
+    out: Annotated[
+        Path | None,
+        option(
+            "File for one scan, folder for several. [default: beside the scan]", metavar="PATH"
+        ),
+    ] = None,
+    no_color_ok: Annotated[
+        bool | None,
+        option("Take scans without colour, as grey.", "--no-color-ok"),
+    ] = None,
+    drop_nan: Annotated[
+        bool | None, option("Leave out points without coordinates.", "--drop-nan")
+    ] = None,
+    num_points: Annotated[
+        int | None, option("Points drawn at a time. [default: as in training]", metavar="N")
+    ] = None,
+    batch_size: InferenceBatch = None,
+    seed: Seed = None,
+    device: Device = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label every point of scans: class, colour and confidence, in the scan's own order."""
+    flags = locals()
+    config = PredictConfig(**given(PredictConfig, flags))
+
+    from pipelines.predict import predict as stage
+
+    from .progress import open_progress
+    from .scores import print_predictions
+
+    progress = open_progress(quiet=quiet)
+    result = stage(config, progress=progress)
+    print_predictions(result, as_json=as_json)

@@ -1,0 +1,239 @@
+"""`deepgcn train`: prepared data → a run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
+from pipelines.errors import RunError
+
+from .options import Data, Device, Json, Quiet, Runs, Seed, examples, given, option
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(
+        epilog=examples(
+            "deepgcn train --arch densegcn --depth 28",
+            "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
+            "deepgcn train --resume",
+        )
+    )(train)
+
+
+def train(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="With --resume: the run's name or folder."),
+    ] = None,
+    arch: Annotated[
+        str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
+    ] = None,
+    depth: Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")] = None,
+    preset: Annotated[
+        str | None,
+        option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
+    ] = None,
+    conv: Annotated[
+        str | None,
+        option(
+            f"Vertex layer: {', '.join(CONVS)}, or a class of torch_geometric.nn.",
+            default=ModelConfig.conv,
+            metavar="NAME",
+        ),
+    ] = None,
+    width: Annotated[
+        int | None,
+        option(
+            "Channels of a layer; of densegcn the growth rate, 32 as published.",
+            default=ModelConfig.width,
+            metavar="C",
+        ),
+    ] = None,
+    k: Annotated[
+        int | None,
+        option(
+            "Neighbours; as published 8 for densegcn, 20 for dgcnn.",
+            "-k",
+            default=ModelConfig.k,
+            metavar="K",
+        ),
+    ] = None,
+    dilation: Annotated[
+        bool | None,
+        option("Take every d-th of the k·d nearest.", "--dilation/--no-dilation", default="on"),
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        option("Probability of stochastic dilation.", default=ModelConfig.epsilon, metavar="P"),
+    ] = None,
+    knn: Annotated[
+        str | None,
+        option(f"Graph: {' or '.join(KNNS)}.", default=ModelConfig.knn, metavar="NAME"),
+    ] = None,
+    layout: Annotated[
+        str | None,
+        option(f"Release: {' or '.join(LAYOUTS)}.", default=ModelConfig.layout, metavar="NAME"),
+    ] = None,
+    dropout: Annotated[
+        float | None,
+        option("Rate before the last layer.", default=ModelConfig.dropout, metavar="P"),
+    ] = None,
+    test_area: Annotated[
+        int | None,
+        option("Area to leave out. [default: as prepared]", "--area", metavar="N"),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        option(f"{', '.join(RECIPES)}.", default=TrainConfig.recipe, metavar="NAME"),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        option("Passes over the training blocks.", default=TrainConfig.epochs, metavar="N"),
+    ] = None,
+    max_steps: Annotated[
+        int | None, option("Stop after so many steps at the latest.", metavar="N")
+    ] = None,
+    batch_size: Annotated[
+        int | None, option("Blocks a step.", default=TrainConfig.batch_size, metavar="N")
+    ] = None,
+    num_points: Annotated[
+        int | None,
+        option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
+    ] = None,
+    lr: Annotated[
+        float | None, option("First learning rate.", default=TrainConfig.lr, metavar="X")
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        option(
+            "Share of the training rooms that chooses the best checkpoint.",
+            default=TrainConfig.val_fraction,
+            metavar="P",
+        ),
+    ] = None,
+    seed: Seed = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("Threads that prepare batches.", default=TrainConfig.workers, metavar="N"),
+    ] = None,
+    data: Data = None,
+    runs: Runs = None,
+    name: Annotated[
+        str | None,
+        option("Name of the run. [default: network, area and time]", metavar="NAME"),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with RUN, or with the latest unfinished run.", metavar="[RUN]"
+        ),
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network on every prepared area but one.
+
+    Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
+    own settings: only --epochs, --max-steps, --device, --workers and --threads may change.
+    """
+    flags = locals()
+    _check_usage(resume=resume, run=run, name=name)
+    folder = _run_to_resume(runs or TrainConfig.runs, run) if resume else None
+    config = _resumed(folder, flags) if folder else _fresh(flags)
+
+    from pipelines.train import train as stage
+
+    from .display import print_json, print_text
+    from .interruption import interruptible
+    from .progress import open_progress
+
+    progress = open_progress(quiet=quiet)
+    known = _run_folders(config.runs) if folder is None else set()
+    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - known)):
+        result = stage(config, resume=folder, progress=progress)
+    if as_json:
+        return print_json(result)
+    print_text(
+        f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, "
+        f"best validation mIoU {100 * result.best_miou:.2f} %"
+    )
+    progress.say("Next: deepgcn eval --report md")
+
+
+def _check_usage(*, resume: bool, run: str | None, name: str | None) -> None:
+    if run is not None and not resume:
+        raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
+    if resume and name is not None:
+        raise typer.BadParameter("found --name with --resume; a run keeps its name.")
+
+
+def _fresh(flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of a new run."""
+    changes = given(TrainConfig, flags)
+    return TrainConfig(model=chosen_model(flags), **changes)
+
+
+def chosen_model(flags: Mapping[str, Any]) -> ModelConfig:
+    """Return the preset's network or the published one of the given depth, changed by flags."""
+    changes = given(ModelConfig, flags)
+    if flags["preset"] is not None:
+        from pipelines.model.presets import preset
+
+        return dataclasses.replace(preset(flags["preset"]).config, **changes)
+    arch, depth = changes.pop("arch", ModelConfig.arch), changes.pop("depth", None)
+    return ModelConfig.published(arch, depth, **changes)
+
+
+def _resumed(folder: Path, flags: Mapping[str, Any]) -> TrainConfig:
+    """Return the run's own configuration, changed by flags; the stage says which may change."""
+    from pipelines.results.runs import open_run
+
+    config = open_run(folder).config
+    model = dataclasses.replace(config.model, **given(ModelConfig, flags))
+    if flags["preset"] is not None:
+        model = chosen_model(flags)
+    changes = {**given(TrainConfig, flags), "runs": folder.parent}
+    return dataclasses.replace(config, model=model, **changes)
+
+
+def _run_to_resume(runs: Path, run: str | None) -> Path:
+    """Return the folder of the run that `--resume [RUN]` means.
+
+    Raises:
+        RunError: no run is unfinished.
+    """
+    from pipelines.results.runs import find_runs
+
+    if run is not None:
+        return Path(run) if Path(run).is_dir() or "/" in run else runs / run
+    unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]
+    if not unfinished:
+        raise RunError(
+            f"{runs}: found no unfinished run to go on with.\n"
+            "Name one (deepgcn runs list), or start a new one: deepgcn train"
+        )
+    return unfinished[-1].path
+
+
+def _run_folders(runs: Path) -> set[Path]:
+    from pipelines.results.runs import find_runs
+
+    return {run.path for run in find_runs(runs)}
+
+
+def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
+    """Return how to go on with the resumed run `folder`, or with the run that was begun."""
+    from pipelines.results.runs import resume_command
+
+    folder = folder or next(iter(begun), None)
+    return f"resume with: {resume_command(folder)}" if folder else "no run had begun"

@@ -1,0 +1,71 @@
+"""Results on stdout: tables for people (drawn on a terminal, plain in a pipe) and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.config import to_plain
+
+
+def print_json(value: Any) -> None:
+    """Print a result (dataclass, dictionary, list) as indented JSON."""
+    print_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False, default=str))
+
+
+def print_text(text: str) -> None:
+    """Print text as it is."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """Print a table of texts; a column of numbers is aligned to the right."""
+    right = [is_numeric(row[number] for row in rows) for number in range(len(columns))]
+    if sys.stdout.isatty():
+        draw_table(columns, rows, right, title)
+    else:
+        print_text(plain_table(columns, rows, right))
+
+
+def draw_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], title: str
+) -> None:
+    """Draw a table on the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    for column, align in zip(columns, right, strict=True):
+        table.add_column(Text(column), justify="right" if align else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(highlight=False).print(table)
+
+
+def plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]
+) -> str:
+    """Return a table as text: columns two spaces apart, nothing drawn."""
+    lines = [list(columns), *(list(row) for row in rows)]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if align else cell.ljust(width)
+            for cell, width, align in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def is_numeric(cells: Any) -> bool:
+    """Whether all cells begin with a digit or stand for no number."""
+    return all(not cell or cell[0] in "-–0123456789" for cell in cells)
+
+
+def percent(fraction: float | None) -> str:
+    """Return a score from 0 to 1 in percent, "–" for none."""
+    return "–" if fraction is None else f"{100 * fraction:.2f}"

@@ -1,0 +1,68 @@
+"""The options that several commands share, and how flags become a configuration.
+
+Every option is None unless it was given, so that its default has one home: the field of the
+configuration that it is named after. The help shows that default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.config import DEVICES, EvalConfig, TrainConfig
+
+
+def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
+    """Return a typer option that is None unless given.
+
+    Args:
+        help: what it does.
+        names: how it is typed; none: as the parameter is called.
+        default: the configuration's default, shown in the help.
+        metavar: what its value is called in the help.
+    """
+    shown = help if default is None else f"{help} [default: {default}]"
+    return typer.Option(*names, help=shown, show_default=False, metavar=metavar)
+
+
+def given(config: type, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given and are fields of the dataclass `config`."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if name in names and value is not None and value != []
+    }
+
+
+def examples(*commands: str) -> str:
+    """Return the end of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
+
+
+Data = Annotated[
+    Path | None,
+    option("Folder of the prepared data.", default=TrainConfig.data, metavar="DIR"),
+]
+Runs = Annotated[
+    Path | None, option("Folder of the runs.", default=TrainConfig.runs, metavar="DIR")
+]
+Seed = Annotated[
+    int | None, option("Seed of all randomness.", default=TrainConfig.seed, metavar="N")
+]
+Device = Annotated[
+    str | None,
+    option(f"{', '.join(DEVICES)}.", default=TrainConfig.device, metavar="NAME"),
+]
+InferenceBatch = Annotated[
+    int | None,
+    option("Blocks computed at a time.", default=EvalConfig.batch_size, metavar="N"),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
+]

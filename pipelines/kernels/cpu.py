@@ -1,0 +1,8 @@
+"""The graph operations compiled for the CPU with Numba; see `pipelines.kernels`."""
+
+from __future__ import annotations
+
+from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
+from .cpu_knn import knn
+
+__all__ = ["edge_reduce", "knn", "neighbor_max", "neighbor_sum"]

@@ -1,0 +1,126 @@
+# ruff: noqa: ARG001, ARG005 - Numba dictates the arguments of intrinsics and their generators
+"""Compiled loops on PyTorch's own threads.
+
+PyTorch's OpenMP threads stay awake for some milliseconds after each operation, in a busy loop, to
+begin the next one at once. A second pool has to share the cores with those loops (measured: two
+threads on two cores were then no faster than one), and threads that need Python's lock get in each
+other's way. So `fork` calls `GOMP_parallel` of the OpenMP library that PyTorch itself has loaded,
+straight from compiled code: PyTorch's team runs our loops. Where the library has no such entry
+(macOS, Windows), plain threads do the same work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_names = itertools.count()
+
+
+def count() -> int:
+    """Return the number of threads that share the work: PyTorch's."""
+    return torch.get_num_threads()
+
+
+def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None:
+    """Call `entry(shared, tasks, counter, team, threads)`, which must be one `fork`, and wait."""
+    counter = np.zeros(1, np.int64)
+    workers = max(1, min(count(), tasks))
+    team = _team() if workers > 1 else 0
+    if workers == 1 or team:
+        entry(shared, tasks, counter, team, workers)
+        return
+    pool = _pool(os.getpid(), workers)  # a forked process has none of its parent's threads
+    for share in [pool.submit(entry, shared, tasks, counter, 0, 1) for _ in range(workers)]:
+        share.result()
+
+
+@lru_cache(maxsize=1)
+def _team() -> int:
+    """Return the address of `GOMP_parallel` in PyTorch's OpenMP library, 0 if it has none."""
+    library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
+    if sys.platform != "linux" or not library.exists():
+        return 0
+    function = getattr(ctypes.CDLL(str(library)), "GOMP_parallel", None)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0 if function is not None else 0
+
+
+@lru_cache(maxsize=4)
+def _pool(_process: int, size: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(size, thread_name_prefix="deepgcn-kernels")
+
+
+@intrinsic
+def fork(
+    typing: Any, kernel: Any, shared: Any, tasks: Any, counter: Any, team: Any, threads: Any
+) -> Any:
+    """Call the compiled function `kernel(*shared, task)` for each task in 0 … tasks − 1.
+
+    Every thread of the team takes the next number from `counter` (one int64, zero at first) until
+    none is left. The tasks must write to different places and not raise. With `team` 0 the calling
+    thread takes them all, or as many as others with the same counter leave to it.
+    """
+    task = types.int64
+    typing.resolve_function_type(kernel, (*shared.types, task), {})  # compiles it
+    compiled = kernel.dispatcher.overloads[(*shared.types, task)]
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, values, number, array, address, size = args
+        next_task = context.make_array(signature.args[3])(context, builder, array).data
+        state = cgutils.pack_struct(builder, [values, number, next_task])
+        place = cgutils.alloca_once_value(builder, state)
+        body = _body(context, builder.module, compiled, state.type, len(shared.types))
+        context.add_linking_libs([compiled.library])
+        data = builder.bitcast(place, _BYTES)
+        with builder.if_else(cgutils.is_null(builder, address)) as (alone, together):
+            with alone:
+                builder.call(body, [data])
+            with together:
+                forking = ir.FunctionType(ir.VoidType(), [body.type, _BYTES, _INT, _INT])
+                function = builder.inttoptr(address, forking.as_pointer())
+                builder.call(function, [body, data, builder.trunc(size, _INT), _INT(0)])
+        return context.get_dummy_value()
+
+    return types.void(kernel, shared, types.int64, counter, types.int64, types.int64), generate
+
+
+_BYTES = ir.IntType(8).as_pointer()
+_INT = ir.IntType(32)
+
+
+def _body(context: Any, module: Any, compiled: Any, state: Any, length: int) -> Any:
+    """Build `void body(void *state)`: take tasks and call the kernel until none is left."""
+    kind = ir.FunctionType(ir.VoidType(), [_BYTES])
+    name = f"{compiled.fndesc.mangled_name}.team{next(_names)}"
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    held = builder.load(builder.bitcast(function.args[0], state.as_pointer()))
+    shared, number, next_task = (builder.extract_value(held, n) for n in range(3))
+    loop, work, done = (function.append_basic_block(name) for name in ("loop", "work", "done"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    task = builder.atomic_rmw("add", next_task, ir.Constant(number.type, 1), "monotonic")
+    builder.cbranch(builder.icmp_signed("<", task, number), work, done)
+    builder.position_at_end(work)
+    values = [builder.extract_value(shared, n) for n in range(length)]
+    context.call_internal_no_propagate(
+        builder, compiled.fndesc, compiled.signature, [*values, task]
+    )
+    builder.branch(loop)
+    builder.position_at_end(done)
+    builder.ret_void()
+    return function

@@ -1,0 +1,57 @@
+"""How a process's work on a run begins and ends, as its directory tells it."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ..config import TrainConfig
+from ..errors import RunError
+from ..files import atomic_json
+from .runs import ENVIRONMENT, Run, resume_command, save_config
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
+    """Note that another process goes on with the run, with what `config` and `environment` say.
+
+    The first process's environment stays; the later ones' follow under "resumed".
+    """
+    first = run.environment
+    resumed = [*first.get("resumed", []), dict(environment)]
+    atomic_json(run.path / ENVIRONMENT, {**first, "resumed": resumed})
+    save_config(run, config)
+    run.update_status(state="running", error=None)
+
+
+@contextmanager
+def record_outcome(run: Run) -> Iterator[None]:
+    """Note in the run's status how the work in a `with` block ended, unless it just ended.
+
+    Raises:
+        RunError: the disk is full; says what is left.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.update_status(state="interrupted")
+        raise
+    except Exception as error:
+        with suppress(OSError):  # the disk may be full; what happened is raised below
+            run.update_status(state="failed", error=str(error))
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise RunError(
+                f"{run.path}: cannot write: {error.strerror}. {last_checkpoint(run)}\n"
+                f"Make room, then go on with it: {resume_command(run.path)}"
+            ) from error
+        raise
+
+
+def last_checkpoint(run: Run) -> str:
+    """Return a sentence about the checkpoint that the run would go on from."""
+    if not run.training_state.is_file():
+        return "There is no checkpoint yet."
+    return f"The last checkpoint, {run.training_state}, is whole (step {run.status['step']})."

@@ -1,0 +1,247 @@
+"""The run directory: what a training leaves behind, and how the other stages find it.
+
+    runs/<name>/
+        config.json           the resolved TrainConfig
+        environment.json      versions, machine, commit, the store's fingerprint
+        status.json           state (running, finished, interrupted, failed), step, best_miou, …
+        metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
+        checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
+        eval/<protocol>/scores.json
+        tensorboard/          events
+
+Everything is replaced atomically or only appended to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..config import TrainConfig, from_plain, to_plain
+from ..errors import ConfigError, RunError, did_you_mean
+from ..files import atomic_json
+from .journal import read_journal
+from .lock import is_locked
+
+CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
+METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory; every property reads the file that it names, as it is now."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> TrainConfig:
+        """The resolved configuration that the run was started with.
+
+        Raises:
+            RunError: config.json is damaged.
+        """
+        values = _read_json(self.path / CONFIG)
+        try:
+            return from_plain(TrainConfig, values)
+        except (ConfigError, TypeError, AttributeError) as error:
+            where = self.path / CONFIG
+            raise RunError(f"{where}: found a damaged configuration: {error}") from error
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How far the run is, as it last said itself; see `state` for whether it is still alive."""
+        return _read_json(self.path / STATUS)
+
+    @property
+    def state(self) -> str:
+        """The run's state: running, finished, interrupted or failed.
+
+        A run that says it is running while no process holds its lock was killed: interrupted.
+        """
+        state = str(self.status.get("state", "interrupted"))
+        return "interrupted" if state == "running" and not is_locked(self.path) else state
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was made with."""
+        return _read_json(self.path / ENVIRONMENT)
+
+    @property
+    def training_state(self) -> Path:
+        """Where the whole training state is kept; not there before the first checkpoint."""
+        return self.path / CHECKPOINTS / "last.pt"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the records of metrics.jsonl; a last line that was cut short is left out."""
+        return read_journal(self.path / METRICS)
+
+    def weights(self, checkpoint: str = "best") -> Path:
+        """Return the path of the "best" or the "last" weights.
+
+        Raises:
+            RunError: the run has not saved any yet.
+        """
+        path = self.checkpoint_path(checkpoint)
+        if not path.is_file():
+            raise RunError(
+                f"{self.path}: found no {checkpoint} weights "
+                f"({path.relative_to(self.path)}); the run is {self.state}.\n"
+                f"Go on with it: {resume_command(self.path)}"
+            )
+        return path
+
+    def checkpoint_path(self, checkpoint: str) -> Path:
+        """Return where the weights of `checkpoint` are, whether or not there are any."""
+        return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
+
+    def scores(self, protocol: str) -> dict[str, Any] | None:
+        """Return the scores under `protocol`, or None before an evaluation."""
+        path = self.path / "eval" / protocol / "scores.json"
+        return _read_json(path) if path.is_file() else None
+
+    def update_status(self, **fields: Any) -> None:
+        """Change fields of status.json; the others stay."""
+        before = self.status if (self.path / STATUS).is_file() else {}
+        atomic_json(self.path / STATUS, {**before, **fields, "updated": _now()})
+
+
+def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
+    """Make the directory of a new run and write its configuration, environment and status.
+
+    Args:
+        config: resolved; a name of None is replaced by one from the network, the area and the time.
+        environment: what `describe_environment` gave, and the store's facts.
+
+    Raises:
+        ConfigError: the name is not a plain directory name.
+        RunError: a run of this name is there already.
+    """
+    path = _make_directory(config)
+    run = Run(path)
+    run.update_status(state="running", created=_now(), step=0, epoch=0, best_miou=None)
+    atomic_json(path / ENVIRONMENT, dict(environment))
+    save_config(run, config)  # last: a directory with a configuration is a run
+    return run
+
+
+def save_config(run: Run, config: TrainConfig) -> None:
+    """Write the run's configuration, under the run's own name."""
+    atomic_json(run.path / CONFIG, to_plain(replace(config, name=run.name)))
+
+
+def open_run(path: Path) -> Run:
+    """Return the run in the directory `path`.
+
+    Raises:
+        RunError: there is no such directory, or it holds no run.
+    """
+    if not path.is_dir():
+        names = [run.name for run in find_runs(path.parent)]
+        raise RunError(
+            f"{path}: found no run there.{did_you_mean(path.name, names)}\n"
+            "List the runs with: deepgcn runs list"
+        )
+    if not (path / CONFIG).is_file():
+        inside = find_runs(path)
+        hint = f"Did you mean {inside[-1].path}?" if inside else "Start one: deepgcn train"
+        raise RunError(
+            f"{path}: found no {CONFIG}, expected a run directory "
+            f"(runs/<name>) made by deepgcn train.\n{hint}"
+        )
+    return Run(path)
+
+
+def find_runs(runs_dir: Path) -> list[Run]:
+    """Return the runs in a folder, oldest first; none if there is no such folder."""
+    if not runs_dir.is_dir():
+        return []
+    found = [Run(path) for path in runs_dir.iterdir() if (path / CONFIG).is_file()]
+    return sorted(found, key=lambda run: (_time(run, "created"), run.name))
+
+
+def latest_finished(runs_dir: Path) -> Run:
+    """Return the run that was finished last.
+
+    Raises:
+        RunError: none is finished; says what to do.
+    """
+    runs = find_runs(runs_dir)
+    if not runs:
+        raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
+    finished = [run for run in runs if run.state == "finished"]
+    if not finished:
+        last = runs[-1]
+        raise RunError(
+            f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
+            f"the last, {last.name}, is {last.state}.\n"
+            f"Go on with it: {resume_command(last.path)}"
+        )
+    return max(finished, key=lambda run: _time(run, "updated"))
+
+
+def resume_command(path: Path) -> str:
+    """Return the command that goes on with the run in `path`."""
+    return f"deepgcn train --resume {path}"
+
+
+def _make_directory(config: TrainConfig) -> Path:
+    if config.name is not None:
+        return _make_named(config.runs, config.name)
+    model = config.model
+    name = f"{model.arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        path = config.runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1  # started within the same second
+        else:
+            return path
+
+
+def _make_named(runs_dir: Path, name: str) -> Path:
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
+    path = runs_dir / name
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path}: found something there already, nothing was changed.\n"
+            f"Give another --name, or go on with it: {resume_command(path)}"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: found no such file, expected it in a run directory.") from None
+    except ValueError as error:
+        raise RunError(f"{path}: found a damaged file, expected JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")
+    return values
+
+
+def _time(run: Run, field: str) -> str:
+    """Return a time of status.json; for a run whose status is lost, that of its configuration."""
+    try:
+        return str(run.status[field])
+    except (RunError, KeyError):
+        stamp = (run.path / CONFIG).stat().st_mtime
+        return datetime.fromtimestamp(stamp, timezone.utc).isoformat()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()

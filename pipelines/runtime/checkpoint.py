@@ -1,0 +1,109 @@
+"""The state of a training, and its checkpoint: tensors and plain values, whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+
+from ..errors import RunError
+from ..files import atomic_write
+from ..model.deepgcn import DeepGCN
+from .seeding import restore_rng_state, rng_state
+
+VERSION = 1
+
+
+@dataclass
+class Counters:
+    """How far a training is and what it has added up; a checkpoint holds all of it.
+
+    Attributes:
+        epoch: epochs finished, validation included.
+        batch: batches trained on in the epoch that follows.
+        step: optimizer steps in all.
+        samples: blocks trained on in all.
+        loss_sum: Σ loss × blocks over this epoch's batches.
+        loss_blocks: the blocks in that sum.
+        validated: the step after which the network was last validated.
+        best_miou: the best validation mIoU, 0–1.
+        best_epoch: the epoch that reached it, from 1.
+        seconds: time spent on training, validation and saving, over all processes of the run.
+        records: lines of metrics.jsonl that belong to the steps so far.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    samples: int = 0
+    loss_sum: float = 0.0
+    loss_blocks: int = 0
+    validated: int = 0
+    best_miou: float | None = None
+    best_epoch: int | None = None
+    seconds: float = 0.0
+    records: int = 0
+
+    def count_step(self, loss: float, blocks: int) -> None:
+        """Count one optimizer step."""
+        self.batch += 1
+        self.step += 1
+        self.samples += blocks
+        self.loss_sum += loss * blocks
+        self.loss_blocks += blocks
+
+    def next_epoch(self) -> None:
+        """Count the epoch as finished."""
+        self.epoch += 1
+        self.batch = self.loss_blocks = 0
+        self.loss_sum = 0.0
+
+
+def save_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer, counters: Counters) -> None:
+    """Write the whole training state, random state included."""
+    state = {
+        "version": VERSION,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": rng_state(),
+        "counters": dataclasses.asdict(counters),
+    }
+    # Through memory: torch.save reports a full disk as an unspecific RuntimeError, a file does not.
+    content = io.BytesIO()
+    torch.save(state, content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
+
+
+def load_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer) -> Counters:
+    """Put model, optimizer and random generators into the saved state; return the counters.
+
+    Raises:
+        RunError: the file is damaged or of another version or network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["version"] != VERSION:
+            raise RunError(f"{path}: found version {state['version']}, expected {VERSION}.")
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        restore_rng_state(state["rng"])
+        return Counters(**state["counters"])
+    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(
+            f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"
+        ) from error
+
+
+def first_not_finite(model: DeepGCN) -> str | None:
+    """Return the name of a weight or running statistic that is not finite, or None."""
+    for name, value in model.state_dict().items():
+        if not torch.isfinite(value).all():
+            return name
+    return None

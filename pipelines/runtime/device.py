@@ -1,0 +1,60 @@
+"""Which device a stage computes on, how many CPU threads it uses, and what to call them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..errors import ConfigError
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that `name` stands for: "auto", "cpu" or "cuda".
+
+    Raises:
+        ConfigError: "cuda" was asked for and PyTorch sees no GPU.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--device: found no GPU that PyTorch {torch.__version__} can use, expected one.\n"
+            "Use --device cpu, or install a PyTorch build with CUDA."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device's name for people: "cpu, 8 threads" or "cuda, NVIDIA H100"."""
+    if device.type == "cuda":
+        return f"cuda, {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
+
+
+def processor_name() -> str:
+    """Return the CPU's model name; the architecture where the system does not tell it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch and the CPU kernels use `count` threads within a `with` block; None: no change.
+
+    The number belongs to the process, so it is put back at the end.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,59 @@
+"""Ctrl-C and SIGTERM as a question that a loop can ask between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """Whether somebody has asked this process to stop.
+
+    Attributes:
+        requested: the name of the signal that came, or None.
+        notify: called when the first signal comes, unless None. It runs between two bytecodes of
+            the main thread, so set it only while that thread does nothing `notify` would disturb.
+    """
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self.notify: Callable[[], None] | None = None
+
+    def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """Note the first signal; end at once on the second.
+
+        Raises:
+            KeyboardInterrupt: this is not the first signal.
+        """
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = signal.Signals(number).name
+        if self.notify is not None:
+            self.notify()
+
+
+@contextmanager
+def watch_for_interruption() -> Iterator[Interruption]:
+    """Turn SIGINT and SIGTERM into an `Interruption` within a `with` block.
+
+    Only the main thread may set handlers; elsewhere the block runs with those that are there.
+
+    Raises:
+        KeyboardInterrupt: a signal came and the block ended as if it had not.
+    """
+    interruption = Interruption()
+    if threading.current_thread() is not threading.main_thread():
+        yield interruption
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, interruption.handle) for number in numbers}
+    try:
+        yield interruption
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if interruption.requested is not None:
+        raise KeyboardInterrupt

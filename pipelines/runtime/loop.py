@@ -1,0 +1,177 @@
+"""One pass over batches: training steps, and predictions for validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ..config import TrainConfig
+from ..data.sampler import Batch
+from ..errors import RunError
+from ..model.deepgcn import DeepGCN
+from .schedule import Rates, Schedule, apply_rates
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step did.
+
+    Attributes:
+        loss: mean cross-entropy over the batch's points, before the step.
+        lr: the learning rate of the step.
+        batch: what it was made of.
+        seconds: from asking for the batch to the end of the step.
+        wait: of these, the seconds spent waiting for the batch.
+    """
+
+    loss: float
+    lr: float
+    batch: Batch
+    seconds: float
+    wait: float
+
+
+@dataclass
+class Pace:
+    """How fast steps were, added up; the first step, which warms up, counts only if alone."""
+
+    steps: int = 0
+    blocks: int = 0
+    seconds: float = 0.0
+    wait: float = 0.0
+
+    def add(self, step: Step) -> None:
+        """Count a step."""
+        if self.steps == 1:
+            self.blocks, self.seconds, self.wait = 0, 0.0, 0.0
+        self.steps += 1
+        self.blocks += len(step.batch.blocks)
+        self.seconds += step.seconds
+        self.wait += step.wait
+
+    @property
+    def blocks_per_second(self) -> float:
+        """Blocks trained on per second of steps; 0 before the first."""
+        return self.blocks / self.seconds if self.seconds else 0.0
+
+    @property
+    def data_wait(self) -> float:
+        """The fraction of the steps' time spent waiting for batches; 0 before the first."""
+        return self.wait / self.seconds if self.seconds else 0.0
+
+
+def train_steps(
+    model: DeepGCN,
+    optimizer: Optimizer,
+    batches: Iterable[Batch],
+    schedule: Schedule,
+    *,
+    samples: int,
+    epoch: int,
+) -> Iterator[Step]:
+    """Train on the batches, one optimizer step each, and yield what each step did.
+
+    A loss that is not finite changes no weights; it is yielded like any other, for the caller to
+    decide.
+
+    Args:
+        model: on the device to train on; put into training mode.
+        optimizer: of the model's parameters.
+        batches: in the order to train on.
+        schedule: gives the rates of each step.
+        samples: blocks trained on before the first of these batches.
+        epoch: the epoch that they belong to, from 0.
+    """
+    model.train()
+    remaining = iter(batches)
+    while True:
+        asked = time.perf_counter()
+        batch = next(remaining, None)
+        if batch is None:
+            return
+        wait = time.perf_counter() - asked
+        rates = schedule(samples, epoch)
+        loss = train_step(model, optimizer, batch, rates)
+        samples += len(batch.blocks)
+        yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
+
+
+def train_step(model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates) -> float:
+    """Take one step and return the loss before it; leave the weights if the loss is not finite."""
+    apply_rates(rates, model, optimizer)
+    features, label = to_device(batch, model)
+    optimizer.zero_grad(set_to_none=True)
+    logits = model(features)  # (B, N, classes)
+    loss = F.cross_entropy(logits.flatten(0, 1), label.flatten())
+    value = loss.item()
+    if math.isfinite(value):
+        loss.backward()
+        optimizer.step()
+    return value
+
+
+def predict_batches(
+    model: DeepGCN, batches: Iterable[Batch]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield label and predicted class of every point of each batch, both (B·N,) uint8."""
+    model.eval()
+    for batch in batches:
+        with torch.inference_mode():
+            features, _ = to_device(batch, model)
+            predicted = model(features).argmax(dim=-1)
+        yield batch.label.reshape(-1), predicted.flatten().to(torch.uint8).cpu().numpy()
+
+
+def to_device(batch: Batch, model: DeepGCN) -> tuple[Tensor, Tensor]:
+    """Return features (B, N, 9) float32 and label (B, N) int64 on the model's device."""
+    device = next(model.parameters()).device
+    features = torch.from_numpy(batch.features).to(device)
+    return features, torch.from_numpy(batch.label).to(device).long()
+
+
+@contextmanager
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names what to change.
+
+    Raises:
+        RunError: the GPU's or the computer's memory did not suffice.
+    """
+    try:
+        yield
+    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
+        raise _out_of_memory(config) from error
+    except RuntimeError as error:
+        if "DefaultCPUAllocator" not in str(error):
+            raise
+        raise _out_of_memory(config) from error
+
+
+def _out_of_memory(config: TrainConfig) -> RunError:
+    model = config.model
+    return RunError(
+        f"out of memory with batches of {config.batch_size} blocks of {config.num_points} points "
+        f"({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
+        f"Start a new run with one or more of {', '.join(smaller_options(config))}."
+    )
+
+
+def smaller_options(config: TrainConfig) -> list[str]:
+    """Return options that need less memory than `config`'s, the mildest first."""
+    model, points = config.model, config.num_points // 2
+    found = []
+    if config.batch_size > 1:
+        found.append(f"--batch-size {config.batch_size // 2}")
+    if model.k > 1:
+        found.append(f"-k {model.k // 2}")
+    if model.k * max(model.dilations()) <= points:
+        found.append(f"--num-points {points}")
+    return [*found, f"--width {max(1, model.width // 2)}"]

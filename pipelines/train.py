@@ -1,0 +1,185 @@
+"""The train stage: a store becomes a run directory with trained weights.
+
+Here a training is wired; `pipelines.training` is its course, and the parts are in `pipelines.data`
+(split, sampler), `pipelines.runtime` (steps, recipe, checkpoints, devices) and `pipelines.results`
+(the run directory).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+from .data.blocks import MIN_POINTS
+from .data.sampler import BlockSampler
+from .data.split import split_rooms
+from .data.store import RoomInfo, Store
+from .errors import ConfigError, DatasetError
+from .progress import SILENT, Progress
+from .results.lock import lock_run
+from .results.outcome import record_outcome, reopen
+from .results.resume import check_same
+from .results.runs import create_run, open_run
+from .runtime.device import cpu_threads, pick_device
+from .runtime.environment import describe_environment
+from .runtime.facts import describe_training
+from .runtime.interruption import watch_for_interruption
+from .runtime.loop import explain_out_of_memory
+from .training import Training
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training.
+
+    Attributes:
+        run: the run directory.
+        steps: optimizer steps in all.
+        epochs: whole epochs in all.
+        best_miou: the best validation mIoU, 0–1; `checkpoints/best.safetensors` reached it.
+        seconds: time spent, over all processes of the run.
+        blocks_per_second: of this process's training steps; 0 if it took none.
+        data_wait: the fraction of those steps' time spent waiting for data.
+    """
+
+    run: Path
+    steps: int
+    epochs: int
+    best_miou: float
+    seconds: float
+    blocks_per_second: float
+    data_wait: float
+
+
+def train(
+    config: TrainConfig, *, resume: Path | None = None, progress: Progress = SILENT
+) -> TrainResult:
+    """Train a network on the rooms outside the test area.
+
+    Validation rooms among them choose the best checkpoint; the test area is never looked at. A run
+    that was stopped by a signal, by `max_steps` or by kill -9 goes on from its last checkpoint; on
+    the CPU, with as many threads, its steps are bit for bit those of a run that never stopped.
+
+    Args:
+        config: what to train; a `test_area` of None is the store's.
+        resume: the directory of a run to go on with. `config` has to be the run's own
+            (`Run.config`), except for epochs, max_steps, device, workers and threads.
+        progress: who listens.
+
+    Raises:
+        ConfigError: the configuration does not fit the data or the machine.
+        DatasetError: the store is missing, broken or too small.
+        RunError: the run cannot be made or gone on with, another process has it, the loss is not
+            finite, or memory or disk space ran out.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
+            go on.
+    """
+    device = pick_device(config.device)
+    store = Store.open(config.data)
+    config = resolve(config, store)
+    if resume is not None:
+        check_same(open_run(resume), config, store.fingerprint)
+    with ExitStack() as stack:
+        stack.enter_context(cpu_threads(config.threads))
+        samplers = open_samplers(config, store, progress)
+        environment = {**describe_environment(device), **describe_store(config, store)}
+        run = open_run(resume) if resume else create_run(config, environment=environment)
+        stack.enter_context(lock_run(run.path))
+        interruption = stack.enter_context(watch_for_interruption())
+        stack.enter_context(record_outcome(run))
+        stack.enter_context(explain_out_of_memory(config))
+        training = Training(config, run, samplers, store.classes, device, interruption, progress)
+        if training.finished:
+            run.update_status(state="finished")
+            progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
+            return result_of(training)
+        if resume is not None:
+            reopen(run, config, environment)
+        facts = describe_training(config, training.model, *samplers, device)
+        progress.say(f"{run.path}: {facts}")
+        training.run_to_end()
+        return result_of(training)
+
+
+def resolve(config: TrainConfig, store: Store) -> TrainConfig:
+    """Return `config` with the store's test area filled in.
+
+    Raises:
+        ConfigError: the store does not have the test area, or has other classes.
+    """
+    area = store.test_area if config.test_area is None else config.test_area
+    if area not in store.areas:
+        raise ConfigError(
+            f"--area: found {area}, expected an area that {config.data} holds: "
+            f"{', '.join(map(str, store.areas))}."
+        )
+    if config.model.num_classes != len(store.classes):
+        raise ConfigError(
+            f"num_classes: found {config.model.num_classes}, "
+            f"expected {len(store.classes)}, the classes of {config.data}."
+        )
+    return dataclasses.replace(config, test_area=area)
+
+
+def open_samplers(
+    config: TrainConfig, store: Store, progress: Progress = SILENT
+) -> tuple[BlockSampler, BlockSampler]:
+    """Return the samplers of the training blocks and of the disjoint validation blocks.
+
+    Raises:
+        DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
+    """
+    assert config.test_area is not None
+    train_rooms, val_rooms = split_rooms(
+        store.rooms(),
+        test_area=config.test_area,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    return (
+        open_sampler(config, store, train_rooms, 0.5, progress),
+        open_sampler(config, store, val_rooms, 1.0, progress),
+    )
+
+
+def open_sampler(
+    config: TrainConfig, store: Store, rooms: list[RoomInfo], stride: float, progress: Progress
+) -> BlockSampler:
+    """Return the sampler of some rooms' blocks.
+
+    Raises:
+        DatasetError: the rooms are so sparse that they have no block.
+    """
+    points, seed, layout = config.num_points, config.seed, config.model.layout
+    sampler = BlockSampler(store, rooms, points, seed, stride, layout, progress=progress)
+    if not len(sampler):
+        names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
+        raise DatasetError(
+            f"{config.data}: found no block of at least {MIN_POINTS} points per square metre "
+            f"in {names}{', …' if len(rooms) > 3 else ''}."
+        )
+    return sampler
+
+
+def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
+    """Return what tells the data and the randomness of a run, as JSON-ready values."""
+    identity = {"path": str(config.data), "fingerprint": store.fingerprint}
+    return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}
+
+
+def result_of(training: Training) -> TrainResult:
+    """Return what a training has come to."""
+    counters, pace = training.counters, training.pace
+    return TrainResult(
+        run=training.run.path,
+        steps=counters.step,
+        epochs=counters.epoch,
+        best_miou=counters.best_miou or 0.0,
+        seconds=counters.seconds,
+        blocks_per_second=pace.blocks_per_second,
+        data_wait=pace.data_wait,
+    )

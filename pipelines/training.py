@@ -1,0 +1,300 @@
+"""The course of a training: steps, validation, checkpoints, in turn until the end.
+
+`Training.run_to_end` is the story. Where it stands is in `Counters`, which every checkpoint holds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .config import TrainConfig
+from .data.sampler import Batch, BlockSampler
+from .errors import RunError
+from .model.deepgcn import DeepGCN
+from .model.weights import save_weights
+from .progress import Progress
+from .results.journal import Journal
+from .results.metrics import Scores, confusion, scores
+from .results.outcome import last_checkpoint
+from .results.runs import METRICS, TENSORBOARD, Run, resume_command
+from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
+from .runtime.events import open_events, write_event
+from .runtime.interruption import Interruption
+from .runtime.loop import Pace, Step, predict_batches, train_steps
+from .runtime.prefetch import prefetch
+from .runtime.schedule import recipe_schedule
+from .runtime.seeding import seed_everything
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
+
+
+class Training:
+    """One process's work on a run: what it works with, and how far it is."""
+
+    journal: Journal
+    events: SummaryWriter
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        samplers: tuple[BlockSampler, BlockSampler],
+        classes: tuple[str, ...],
+        device: torch.device,
+        interruption: Interruption,
+        progress: Progress,
+    ) -> None:
+        self.config, self.run, self.classes = config, run, classes
+        self.sampler, self.val_sampler = samplers
+        self.interruption, self.progress = interruption, progress
+        seed_everything(config.seed)
+        self.model = DeepGCN(config.model).to(device)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
+        self.schedule = recipe_schedule(config.recipe, config.model.layout, config.lr)
+        self.counters = Counters()
+        if run.training_state.is_file():
+            self.counters = load_checkpoint(run.training_state, self.model, self.optimizer)
+        self.pace = Pace()
+        self.started = time.monotonic() - self.counters.seconds
+        self.saved = time.monotonic()
+
+    def run_to_end(self) -> None:
+        """Train and validate in turn until every step is done."""
+        with ExitStack() as stack:
+            metrics = self.run.path / METRICS
+            self.journal = stack.enter_context(
+                closing(Journal(metrics, keep=self.counters.records))
+            )
+            folder = self.run.path / TENSORBOARD
+            self.events = stack.enter_context(open_events(folder, step=self.counters.step + 1))
+            while not self.finished:
+                self.train_epoch()
+                self.validate()
+        self.run.update_status(state="finished")
+
+    @property
+    def data_threads(self) -> int:
+        """The threads that prepare batches."""
+        return max(1, self.config.workers)
+
+    @property
+    def epoch_batches(self) -> int:
+        """The batches of an epoch; the last one may be smaller."""
+        return math.ceil(len(self.sampler) / self.config.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """The step at which the run is done."""
+        steps = self.config.epochs * self.epoch_batches
+        return min(steps, self.config.max_steps or steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and their result is validated."""
+        step = self.counters.step
+        return step >= self.total_steps and step == self.counters.validated
+
+    @property
+    def position(self) -> str:
+        """How far the run is, for people."""
+        return f"step {self.counters.step:,} of {self.total_steps:,}"
+
+    def train_epoch(self) -> None:
+        """Take the steps that are left of this epoch, then save."""
+        config, counters = self.config, self.counters
+        left = max(0, self.total_steps - counters.step)
+        batches = self.sampler.batches(counters.epoch, config.batch_size, start=counters.batch)
+        title = f"Epoch {counters.epoch + 1}/{config.epochs}"
+        make = partial(self.sampler.batch, counters.epoch)
+        with (
+            self.progress.task(title, total=len(self.sampler), unit="blocks") as task,
+            closing(prefetch(make, batches[:left], threads=self.data_threads)) as prepared,
+        ):
+            task.advance(counters.loss_blocks)
+            pace = Pace()
+            for step in self.steps(prepared):
+                pace.add(step)
+                task.advance(len(step.batch.blocks), **shown(step, pace))
+                if time.monotonic() - self.saved > SAVE_SECONDS:
+                    self.save()
+                self.stop_if_asked()
+        self.save()
+
+    def steps(self, batches: Iterator[Batch]) -> Iterator[Step]:
+        """Take a step for each batch, check it and count it."""
+        counters = self.counters
+        taken = train_steps(
+            self.model,
+            self.optimizer,
+            batches,
+            self.schedule,
+            samples=counters.samples,
+            epoch=counters.epoch,
+        )
+        for step in taken:
+            self.interruption.notify = None
+            self.check_loss(step)
+            counters.count_step(step.loss, len(step.batch.blocks))
+            self.pace.add(step)
+            self.record(
+                event="step",
+                epoch=counters.epoch + 1,
+                loss=step.loss,
+                lr=step.lr,
+                blocks=len(step.batch.blocks),
+                seconds=step.seconds,
+                data_wait=step.wait,
+                blocks_per_second=len(step.batch.blocks) / step.seconds,
+            )
+            yield step
+            # Until the next step is done, a signal finds this thread in no talk with `progress`.
+            self.interruption.notify = self.say_stopping
+
+    def validate(self) -> None:
+        """Score the network on the validation rooms, keep it if it is the best, save."""
+        counters = self.counters
+        found = self.validation_scores()
+        epoch, whole = counters.epoch + 1, counters.batch == self.epoch_batches
+        self.record(
+            event="epoch",
+            epoch=epoch,
+            whole=whole,
+            loss=counters.loss_sum / max(1, counters.loss_blocks),
+            val_miou=found.miou,
+            val_oa=found.oa,
+            val_macc=found.macc,
+            val_iou=list(found.iou),
+        )
+        better = counters.best_miou is None or found.miou > counters.best_miou
+        if better:
+            counters.best_miou, counters.best_epoch = found.miou, epoch
+            self.save_model("best")
+        self.say_epoch(found, better=better)
+        counters.validated = counters.step
+        if whole:
+            counters.next_epoch()
+        self.save()
+
+    def validation_scores(self) -> Scores:
+        """Return the scores over the disjoint blocks of the validation rooms.
+
+        Each block's points are drawn once, the same in every epoch, so that epochs compare.
+        """
+        sampler, classes = self.val_sampler, len(self.classes)
+        matrix = np.zeros((classes, classes), dtype=np.int64)
+        batches = sampler.in_order(self.config.batch_size)
+        make = partial(sampler.batch, 0)
+        with (
+            self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
+            closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
+        ):
+            for label, predicted in predict_batches(self.model, prepared):
+                matrix += confusion(label, predicted, classes)
+                task.advance(len(label) // sampler.num_points)
+                self.stop_if_asked()
+        return scores(matrix, self.classes)
+
+    def record(self, **record: Any) -> None:
+        """Append a record to metrics.jsonl and to the TensorBoard events."""
+        record = {"event": record.pop("event"), "step": self.counters.step, **record}
+        self.journal.append(record)
+        write_event(self.events, record)
+
+    def save(self) -> None:
+        """Save the whole state and the weights as "last".
+
+        Raises:
+            RunError: a weight is not finite; the checkpoint that is there stays.
+        """
+        name = first_not_finite(self.model)
+        if name is not None:
+            raise self.not_finite(f"the weight {name} is not finite after step")
+        self.journal.sync()
+        self.counters.records = self.journal.records
+        self.counters.seconds = time.monotonic() - self.started
+        save_checkpoint(self.run.training_state, self.model, self.optimizer, self.counters)
+        self.save_model("last")
+        self.run.update_status(
+            step=self.counters.step,
+            epoch=self.counters.epoch,
+            best_miou=self.counters.best_miou,
+            best_epoch=self.counters.best_epoch,
+            steps_total=self.total_steps,
+            epochs_total=self.config.epochs,
+            seconds=self.counters.seconds,
+            blocks_per_second=self.pace.blocks_per_second,
+            data_wait=self.pace.data_wait,
+        )
+        self.saved = time.monotonic()
+
+    def save_model(self, checkpoint: str) -> None:
+        """Save the weights as "last" or "best"."""
+        facts = {
+            "run": self.run.name,
+            "checkpoint": checkpoint,
+            "step": str(self.counters.step),
+            "num_points": str(self.config.num_points),
+            "test_area": str(self.config.test_area),
+            "classes": " ".join(self.classes),
+        }
+        save_weights(self.run.checkpoint_path(checkpoint), self.model, metadata=facts)
+
+    def check_loss(self, step: Step) -> None:
+        """Raise RunError if the loss of a step is not finite."""
+        if math.isfinite(step.loss):
+            return
+        rooms = [self.sampler.room_of(block) for block in step.batch.blocks]
+        names = sorted({f"Area_{room.area}/{room.name}" for room in rooms})
+        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        raise self.not_finite(f"the loss is {step.loss} on blocks of {shown} after step")
+
+    def not_finite(self, what: str) -> RunError:
+        """Return the error for a number that is not finite."""
+        return RunError(
+            f"{self.run.path}: {what} {self.counters.step}.\n{last_checkpoint(self.run)}\n"
+            "Start a new run with a smaller --lr or another --seed."
+        )
+
+    def stop_if_asked(self) -> None:
+        """Save and raise KeyboardInterrupt if a signal has come."""
+        if self.interruption.requested is None:
+            return
+        self.save()
+        how = resume_command(self.run.path)
+        self.progress.say(f"Stopped at {self.position}; all is saved. Go on with: {how}")
+        raise KeyboardInterrupt
+
+    def say_stopping(self) -> None:
+        """Say that a signal was heard."""
+        self.progress.say("Stopping after this step; once more stops at once, without saving.")
+
+    def say_epoch(self, found: Scores, *, better: bool) -> None:
+        """Say how an epoch ended."""
+        counters = self.counters
+        best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
+        loss = counters.loss_sum / max(1, counters.loss_blocks)
+        self.progress.say(
+            f"Epoch {counters.epoch + 1}/{self.config.epochs}: loss {loss:.3f}, "
+            f"validation mIoU {100 * found.miou:.1f} % ({best})"
+        )
+
+
+def shown(step: Step, pace: Pace) -> dict[str, float | str]:
+    """Return the figures beside an epoch's bar."""
+    return {
+        "loss": f"{step.loss:.3f}",
+        "lr": f"{step.lr:.1e}",
+        "blocks/s": f"{pace.blocks_per_second:.1f}",
+        "data wait": f"{100 * pace.data_wait:.0f} %",
+    }

@@ -1,0 +1,125 @@
+"""Cells and blocks against boolean masks over all points."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.data.blocks import (
+    block_features,
+    block_points,
+    cover,
+    draw,
+    room_blocks,
+)
+from pipelines.data.grid import grid_sort, positions
+
+
+def room(x: float, y: float, count: int = 4000, seed: int = 0) -> np.ndarray:
+    """Make points in a box whose corners are points too, sorted by cell."""
+    rng = np.random.default_rng(seed)
+    pos = rng.random((count, 3)) * [x, y, 2.5]
+    pos[0], pos[1] = 0, [x, y, 2.5]
+    return pos.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("extent", "stride", "expected"),
+    [(0.4, 0.5, 1), (1.0, 0.5, 1), (1.2, 0.5, 2), (3.0, 0.5, 5), (3.3, 0.5, 6), (3.3, 1.0, 4)],
+)
+def test_positions_are_those_of_the_pointnet_protocol(
+    extent: float, stride: float, expected: int
+) -> None:
+    assert positions(extent, stride) == expected
+    if extent >= 1:
+        assert expected == math.ceil((extent - 1) / stride) + 1
+
+
+def test_rounding_of_coordinates_opens_no_row_of_blocks() -> None:
+    assert positions(np.float32(3.0) + np.float32(3e-7), 0.5) == positions(3.0, 0.5)
+
+
+@given(x=st.floats(0.1, 4.9), y=st.floats(0.1, 4.9), seed=st.integers(0, 5))
+def test_blocks_hold_what_a_mask_finds(x: float, y: float, seed: int) -> None:
+    raw = room(x, y, 300, seed)
+    order, grid = grid_sort(raw)
+    assert sorted(order) == list(range(len(raw)))
+    pos = raw[order]
+    blocks = room_blocks(grid, stride=0.5, min_points=1)
+    found = {block.corner: set(block_points(block).tolist()) for block in blocks}
+    rows, columns = positions(float(raw[:, 0].max()), 0.5), positions(float(raw[:, 1].max()), 0.5)
+    for ix in range(rows):
+        for iy in range(columns):
+            # The last block of an axis also takes what rounding left beyond its edge.
+            right = np.inf if ix == rows - 1 else ix * 0.5 + 1
+            top = np.inf if iy == columns - 1 else iy * 0.5 + 1
+            inside = (pos[:, 0] >= ix * 0.5) & (pos[:, 0] < right)
+            inside &= (pos[:, 1] >= iy * 0.5) & (pos[:, 1] < top)
+            assert found.get((ix * 0.5, iy * 0.5), set()) == set(np.flatnonzero(inside).tolist())
+
+
+@given(x=st.floats(0.1, 4.9), y=st.floats(0.1, 4.9))
+def test_disjoint_blocks_hold_every_point_once(x: float, y: float) -> None:
+    raw = room(x, y, 300)
+    _, grid = grid_sort(raw)
+    points = np.concatenate(
+        [block_points(block) for block in room_blocks(grid, stride=1.0, min_points=1)]
+    )
+    assert sorted(points) == list(range(len(raw)))
+
+
+def test_blocks_of_few_points_are_dropped() -> None:
+    _, grid = grid_sort(room(2.0, 2.0, 400))
+    assert len(room_blocks(grid, stride=1.0)) == 2 or len(room_blocks(grid, stride=1.0)) < 4
+    assert all(block.count >= 100 for block in room_blocks(grid, stride=0.5))
+    assert len(room_blocks(grid, stride=1.0, min_points=1)) == 4
+
+
+@given(count=st.integers(1, 300), num_points=st.integers(1, 300), seed=st.integers(0, 3))
+def test_draw_repeats_only_what_it_must(count: int, num_points: int, seed: int) -> None:
+    drawn = draw(count, num_points, np.random.default_rng(seed))
+    assert drawn.shape == (num_points,)
+    assert drawn.min() >= 0
+    assert drawn.max() < count
+    assert len(set(drawn.tolist())) == min(count, num_points)
+
+
+@given(count=st.integers(1, 500), num_points=st.integers(1, 200), seed=st.integers(0, 3))
+def test_cover_holds_every_point(count: int, num_points: int, seed: int) -> None:
+    draws = cover(count, num_points, np.random.default_rng(seed))
+    assert draws.shape == (math.ceil(count / num_points), num_points)
+    assert set(draws.ravel().tolist()) == set(range(count))
+    assert all(len(set(row.tolist())) == num_points for row in draws[:-1])
+
+
+def test_features_by_hand() -> None:
+    pos = np.array([[1.0, 2.5, 0.25], [1.5, 3.0, 2.0]], np.float32)
+    color = np.array([[255, 0, 51], [0, 255, 102]], np.uint8)
+    features = block_features(pos, color, (1.0, 2.0), np.array([4.0, 5.0, 2.0]))
+    expected = [
+        [-0.5, 0.0, 0.25, 1.0, 0.0, 0.2, 0.25, 0.5, 0.125],
+        [0.0, 0.5, 2.0, 0.0, 1.0, 0.4, 0.375, 0.6, 1.0],
+    ]
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+    assert features.dtype == np.float32
+    as_float = block_features(pos, color / 255, (1.0, 2.0), np.array([4.0, 5.0, 2.0]))
+    np.testing.assert_allclose(as_float, features, atol=1e-6)
+
+
+def test_torch_layout_is_pyg_s_normalize_scale() -> None:
+    import torch
+    from torch_geometric.data import Data
+    from torch_geometric.transforms import NormalizeScale
+
+    pos = room(1.0, 1.0, 200)
+    color = np.zeros((200, 3), np.uint8)
+    extent = np.array([3.0, 3.0, 3.0])
+    paper = block_features(pos, color, (0.0, 0.0), extent)
+    features = block_features(pos, color, (0.0, 0.0), extent, layout="torch")
+    expected = NormalizeScale()(Data(pos=torch.from_numpy(paper[:, :3].copy()))).pos.numpy()
+    np.testing.assert_allclose(features[:, :3], expected, atol=1e-6)
+    np.testing.assert_array_equal(features[:, 3:], paper[:, 3:])

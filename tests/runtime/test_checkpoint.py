@@ -1,0 +1,77 @@
+"""A checkpoint holds everything that the next steps depend on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.config import ModelConfig
+from pipelines.errors import RunError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.runtime.checkpoint import (
+    Counters,
+    first_not_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pipelines.runtime.seeding import seed_everything
+
+CONFIG = ModelConfig(depth=3, width=4, k=3, epsilon=0.5, fusion_channels=8, num_classes=4)
+
+
+def build(config: ModelConfig = CONFIG) -> tuple[DeepGCN, torch.optim.Adam]:
+    model = DeepGCN(config)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-2)
+
+
+def step(model: DeepGCN, optimizer: torch.optim.Adam) -> float:
+    model.train()
+    loss = model(torch.rand(2, 16, 9)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    seed_everything(0)
+    model, optimizer = build()
+    for _ in range(3):
+        step(model, optimizer)
+    counters = Counters(epoch=1, batch=2, step=3, samples=6, loss_sum=0.1 + 0.2, best_miou=1 / 3)
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, counters)
+    expected = [step(model, optimizer) for _ in range(4)]
+
+    seed_everything(99)
+    other, its_optimizer = build()
+    assert load_checkpoint(tmp_path / "last.pt", other, its_optimizer) == counters
+    assert [step(other, its_optimizer) for _ in range(4)] == expected
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_damaged_file_is_said(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    save_checkpoint(path, model, optimizer, Counters())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"last\.pt: found a damaged checkpoint"):
+        load_checkpoint(path, model, optimizer)
+
+
+def test_another_network_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    with pytest.raises(RunError, match="damaged checkpoint"):
+        load_checkpoint(tmp_path / "last.pt", *build(ModelConfig(depth=4, width=4, k=3)))
+
+
+def test_finds_a_weight_that_is_not_finite() -> None:
+    model, _ = build()
+    assert first_not_finite(model) is None
+    with torch.no_grad():
+        model.classifier.bias[1] = float("inf")
+    assert first_not_finite(model) == "classifier.bias"

@@ -1,0 +1,31 @@
+"""Devices by name, and threads that are given back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipelines.errors import ConfigError
+from pipelines.runtime.device import cpu_threads, describe_device, pick_device
+
+
+def test_auto_takes_a_gpu_where_there_is_one() -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert pick_device("auto").type == expected
+    assert pick_device("cpu").type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_missing_gpu_is_said() -> None:
+    with pytest.raises(ConfigError, match=r"--device: found no GPU.*\n.*--device cpu"):
+        pick_device("cuda")
+
+
+def test_threads_are_given_back() -> None:
+    before = torch.get_num_threads()
+    with cpu_threads(1):
+        assert torch.get_num_threads() == 1
+        assert describe_device(torch.device("cpu")) == "cpu, 1 thread"
+    assert torch.get_num_threads() == before
+    with cpu_threads(None):
+        assert torch.get_num_threads() == before

@@ -1,0 +1,330 @@
+"""Raw rooms to the store: defects, bad input, resuming, and the published form."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from pipelines.config import PrepareConfig
+from pipelines.data.s3dis import CLASSES
+from pipelines.data.store import Store
+from pipelines.errors import DatasetError
+from pipelines.prepare import PrepareResult, prepare
+from pipelines.progress import Progress
+
+from .raw_tree import (
+    ALIGNED,
+    NON_ALIGNED,
+    aligned_files,
+    box,
+    non_aligned_files,
+    write_tree,
+    write_zip,
+)
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    warn = say
+
+
+def run(raw: Path | None, data: Path, **options: Any) -> PrepareResult:
+    return prepare(PrepareConfig(raw=raw, data=data, **{"workers": 1, **options}))
+
+
+def checksums(data: Path) -> dict[str, str]:
+    return {f"{room.area}/{room.name}": room.checksum for room in Store.open(data).rooms()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_every_defect_of_the_aligned_release(tmp_path: Path, kind: str) -> None:
+    make = write_tree if kind == "folder" else write_zip
+    raw = make(tmp_path / ("raw" if kind == "folder" else "raw.zip"), aligned_files())
+    ears = Ears()
+    result = prepare(PrepareConfig(raw=raw, data=tmp_path / "data", workers=1), progress=ears)
+    assert result.areas == {2: 1, 3: 1, 5: 2, 6: 1}
+    assert [repair.split(" ")[0].removeprefix(f"{ALIGNED}/") for repair in result.repairs] == [
+        "Area_2/auditorium_1/auditorium_1.txt:74",
+        "Area_3/hallway_2/hallway_2.txt:92",
+        "Area_5/hallway_6/Annotations/ceiling_1.txt:180",
+    ]
+    assert result.unknown == {"lamp": 1}
+    assert any("5 rooms of the published 272" in line for line in ears.said)
+    manifest = Store.open(tmp_path / "data").manifest
+    assert [Path(name).name for name in manifest["skipped_files"]] == ["wall_3 (1).txt"]
+    assert [Path(name).name for name in manifest["renamed_files"]] == ["copy_Room_1.txt"]
+    counts = {room.name: room.counts for room in Store.open(tmp_path / "data").rooms()}
+    clutter = CLASSES.index("clutter")
+    assert counts["auditorium_1"][clutter] == 500
+    assert counts["hallway_2"][clutter] == 200
+    assert sum(counts["office_36"]) == 300
+    assert not manifest["rotated"]
+
+
+def test_points_are_those_of_numpy_s_reader(tmp_path: Path) -> None:
+    files = aligned_files()
+    run(write_tree(tmp_path / "raw", files), tmp_path / "data")
+    store = Store.open(tmp_path / "data")
+    room = store.read(store.rooms(3)[0])
+    names = ("chair_2", "chair_10", "stairs_1")
+    tables = [files[f"{ALIGNED}/Area_3/hallway_2/Annotations/{name}.txt"] for name in names]
+    rows = [np.loadtxt(io.BytesIO(table)) for table in tables]
+    labels = np.repeat([CLASSES.index("chair"), CLASSES.index("chair"), 12], 200)
+    expected = {
+        (*np.round(row, 3), label) for row, label in zip(np.concatenate(rows), labels, strict=True)
+    }
+    pos = np.round(room.pos.astype(np.float64) + room.origin, 3)
+    found = {(*p, *c, label) for p, c, label in zip(pos, room.color, room.label, strict=True)}
+    assert {tuple(map(float, row)) for row in found} == {tuple(map(float, row)) for row in expected}
+    assert room.pos.min() == 0
+    np.testing.assert_array_equal(room.extent, room.pos.max(axis=0))
+
+
+def test_every_defect_of_the_non_aligned_release(tmp_path: Path) -> None:
+    files = non_aligned_files()
+    result = run(write_zip(tmp_path / "raw.zip", files), tmp_path / "data")
+    assert [repair.split(" ")[0].removeprefix(f"{NON_ALIGNED}/") for repair in result.repairs] == [
+        "Area_1/WC_1/WC_1.txt:42",
+        "Area_5/office_19/Annotations/ceiling_1.txt:323",
+        "Area_6/hallway_2/hallway_2.txt:84",
+    ]
+    store = Store.open(tmp_path / "data")
+    assert store.manifest["rotated"]
+    room = store.read(store.rooms(1)[0])
+    raw = np.loadtxt(io.BytesIO(files[f"{NON_ALIGNED}/Area_1/WC_1/Annotations/door_1.txt"]))
+    # A quarter turn to the left takes x to y and y to −x.
+    turned = np.column_stack([-raw[:, 1], raw[:, 0], raw[:, 2]])
+    np.testing.assert_allclose(
+        np.sort(room.pos + room.origin, axis=0), np.sort(turned, axis=0), atol=1e-5
+    )
+
+
+def test_worker_count_and_source_do_not_matter(tmp_path: Path) -> None:
+    run(write_tree(tmp_path / "raw", aligned_files()), tmp_path / "one")
+    run(write_zip(tmp_path / "raw.zip", aligned_files()), tmp_path / "two", workers=2)
+    assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
+
+
+def test_a_room_that_cannot_be_repaired_fails_at_the_end(tmp_path: Path) -> None:
+    files = aligned_files()
+    bad = f"{ALIGNED}/Area_3/hallway_2/Annotations/chair_2.txt"
+    files[bad] = files[bad] + b"1 2 3 4 5\n"
+    raw = write_tree(tmp_path / "raw", files)
+    with pytest.raises(DatasetError, match=r"chair_2.txt:201: found '1 2 3 4 5', expected six"):
+        run(raw, tmp_path / "data")
+    with pytest.raises(DatasetError, match="found no prepared data"):
+        Store.open(tmp_path / "data")
+    result = run(raw, tmp_path / "data", allow_incomplete=True)
+    assert (result.rooms, result.reused, list(result.failed)) == (4, 4, ["Area_3/hallway_2"])
+    (raw / bad).write_bytes(files[bad][:-10])
+    result = run(raw, tmp_path / "data")
+    assert (result.rooms, result.reused, result.failed) == (5, 4, {})
+
+
+def test_nothing_to_do_is_quick_and_the_fold_can_change(tmp_path: Path) -> None:
+    raw = write_tree(tmp_path / "raw", aligned_files())
+    run(raw, tmp_path / "data")
+    before = (tmp_path / "data" / "area_5.h5").stat().st_mtime_ns
+    result = run(raw, tmp_path / "data", test_area=3)
+    assert (result.reused, result.test_area) == (5, 3)
+    assert (tmp_path / "data" / "area_5.h5").stat().st_mtime_ns == before
+
+
+def test_changed_and_removed_rooms_are_noticed(tmp_path: Path) -> None:
+    raw = write_tree(tmp_path / "raw", aligned_files())
+    run(raw, tmp_path / "data")
+    before = checksums(tmp_path / "data")
+    (raw / ALIGNED / "Area_5/office_36/Annotations/door_1.txt").write_bytes(box(50, 30))
+    shutil.rmtree(raw / ALIGNED / "Area_6")
+    result = run(raw, tmp_path / "data")
+    after = checksums(tmp_path / "data")
+    assert result.reused == 3
+    assert {name for name in before if after.get(name) != before[name]} == {
+        "5/office_36",
+        "6/copyRoom_1",
+    }
+    store = Store.open(tmp_path / "data")
+    assert all(store.read(info).checksum() == info.checksum for info in store.rooms())
+
+
+def test_killed_at_any_time_it_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    files = {
+        f"raw/Area_{area}/office_{n}/Annotations/wall_1.txt": box(4000, 10 * area + n)
+        for area in (1, 2)
+        for n in range(1, 9)
+    }
+    raw = write_tree(tmp_path, files) / "raw"
+    run(raw, tmp_path / "whole")
+    code = (
+        "from pathlib import Path; from pipelines.config import PrepareConfig;"
+        "from pipelines.prepare import prepare;"
+        f"prepare(PrepareConfig(raw=Path({str(raw)!r}), data=Path({str(tmp_path / 'cut')!r}),"
+        " workers=1))"
+    )
+    parts = tmp_path / "cut" / ".parts"
+    seen = set()
+    for wanted in (1, 5, 11):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        while process.poll() is None and len(list(parts.glob("*/*.json"))) < wanted:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        seen.add(len(list(parts.glob("*/*.json"))))
+    assert seen - {0, 16}, "no process was killed in between"
+    result = run(raw, tmp_path / "cut")
+    assert result.reused > 0
+    assert checksums(tmp_path / "cut") == checksums(tmp_path / "whole")
+    assert not parts.exists()
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
+    files = aligned_files()
+    bad = f"{ALIGNED}/Area_6/copyRoom_1/Annotations/table_1.txt"
+    raw = write_tree(tmp_path / "raw", {**files, bad: b"junk\n"})
+    with pytest.raises(DatasetError):
+        run(raw, tmp_path / "data")
+    part = next((tmp_path / "data/.parts/Area_5").glob("*.h5"))
+    part.write_bytes(part.read_bytes()[:2000])
+    (raw / bad).write_bytes(files[bad])
+    assert run(raw, tmp_path / "data").reused == 3
+    run(write_tree(tmp_path / "good", files), tmp_path / "expected")
+    assert checksums(tmp_path / "data") == checksums(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("level", ["", "Area_5", "Area_5/hallway_6"])
+def test_the_wrong_folder_level_leads_to_the_dataset(tmp_path: Path, level: str) -> None:
+    write_tree(tmp_path / "raw", aligned_files())
+    result = run(tmp_path / "raw" / (f"{ALIGNED}/{level}" if level else ""), tmp_path / "data")
+    assert result.rooms == 5
+
+
+def test_the_current_folder_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match="found no raw S3DIS"):
+        run(None, Path("data"))
+    write_zip(tmp_path / "s3dis.zip", aligned_files())
+    assert run(None, Path("data")).rooms == 5
+    write_tree(tmp_path / "other", non_aligned_files())
+    with pytest.raises(DatasetError, match=r"found 2 data sets .*other"):
+        run(None, Path("data"))
+
+
+def test_bad_sources(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="found nothing there"):
+        run(tmp_path / "no", tmp_path / "data")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(DatasetError, match="found no raw S3DIS"):
+        run(empty, tmp_path / "data")
+    text = tmp_path / "notes.txt"
+    text.write_text("no zip")
+    with pytest.raises(DatasetError, match="is no zip"):
+        run(text, tmp_path / "data")
+    whole = write_zip(tmp_path / "raw.zip", aligned_files())
+    whole.write_bytes(whole.read_bytes()[:-3000])
+    with pytest.raises(DatasetError, match="cut off"):
+        run(whole, tmp_path / "data")
+
+
+def test_a_damaged_zip_entry_stops_its_room_only(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "raw.zip", aligned_files())
+    content = bytearray(path.read_bytes())
+    place = content.find(b"Area_6/copyRoom_1/Annotations/table_1.txt") + 300
+    content[place : place + 40] = bytes(40)
+    path.write_bytes(content)
+    result = run(path, tmp_path / "data", allow_incomplete=True)
+    assert result.rooms == 4
+    assert "Area_6/copyRoom_1" in result.failed
+
+
+def test_unsafe_zip_paths_are_refused(tmp_path: Path) -> None:
+    files = {**aligned_files(), "../Area_1/x/Annotations/wall_1.txt": b"1 2 3 4 5 6\n"}
+    with pytest.raises(DatasetError, match="unsafe path"):
+        run(write_zip(tmp_path / "raw.zip", files), tmp_path / "data")
+
+
+def test_damaged_stores_are_refused(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run(write_tree(tmp_path / "raw", aligned_files()), data)
+    manifest = (data / "manifest.json").read_text()
+    (data / "manifest.json").write_text(manifest.replace('"version": 1', '"version": 99'))
+    with pytest.raises(DatasetError, match="found schema 'deepgcn-store' version 99, expected"):
+        Store.open(data)
+    (data / "manifest.json").write_text(manifest[:100])
+    with pytest.raises(DatasetError, match="damaged manifest"):
+        Store.open(data)
+    (data / "manifest.json").write_text(manifest)
+    area = data / "area_5.h5"
+    area.write_bytes(area.read_bytes()[:3000])
+    store = Store.open(data)
+    with pytest.raises(DatasetError, match="damaged or truncated"):
+        store.read(store.rooms(5)[0])
+    area.unlink()
+    with pytest.raises(DatasetError, match="found no file, but"):
+        Store.open(data)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.load.*:FutureWarning")
+def test_the_published_form_is_read_by_pyg(tmp_path: Path) -> None:
+    from torch_geometric.datasets import S3DIS
+
+    raw = write_tree(tmp_path / "raw", aligned_files())
+    result = run(raw, tmp_path / "data", export="pointnet-h5")
+    folder = tmp_path / "data/pointnet_h5/indoor3d_sem_seg_hdf5_data"
+    assert result.exported == folder
+    names = (folder / "room_filelist.txt").read_text().splitlines()
+    assert names[0] == "Area_2_auditorium_1"
+    with h5py.File(folder / "ply_data_all_0.h5") as file:
+        assert file["data"].shape == (len(names), 4096, 9)
+        assert file["label"].shape == (len(names), 4096)
+        assert (file["data"].dtype, file["label"].dtype) == (np.float32, np.uint8)
+        data, label = file["data"][()], file["label"][()]
+    # PyG wants the files in <root>/raw; it then neither downloads nor asks.
+    shutil.copytree(folder, tmp_path / "pyg" / "raw")
+    test = S3DIS(str(tmp_path / "pyg"), test_area=5, train=False)
+    expected = [n for n, name in enumerate(names) if name.startswith("Area_5")]
+    assert len(test) == len(expected) > 0
+    found = np.concatenate([test[0].pos.numpy(), test[0].x.numpy()], axis=1)
+    np.testing.assert_array_equal(found, data[expected[0]])
+    np.testing.assert_array_equal(test[0].y.numpy(), label[expected[0]])
+
+
+def test_the_published_form_is_the_same_each_time(tmp_path: Path) -> None:
+    raw = write_tree(tmp_path / "raw", aligned_files())
+    files = []
+    for name in ("a", "b"):
+        run(raw, tmp_path / name, export="pointnet-h5", seed=3)
+        path = tmp_path / name / "pointnet_h5/indoor3d_sem_seg_hdf5_data/ply_data_all_0.h5"
+        with h5py.File(path) as file:
+            files.append(file["data"][()])
+    np.testing.assert_array_equal(*files)
+
+
+def test_real_scans(tmp_path: Path, real_dir: Path) -> None:
+    result = run(real_dir / "scans_s3dis_layout.zip", tmp_path / "data", workers=2)
+    assert (result.rooms, result.points) == (15, 687_103)
+    assert result.areas == {1: 3, 2: 2, 3: 2, 4: 3, 5: 2, 6: 3}
+    manifest = json.loads((tmp_path / "data/manifest.json").read_text())
+    absent = [
+        c for n, c in enumerate(CLASSES) if not sum(r["counts"][n] for r in manifest["rooms"])
+    ]
+    assert absent == ["beam", "column", "bookcase", "board"]
