@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     run_dirs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Run folders; none: the latest finished run."),
+        typer.Argument(metavar="RUN", help="Run folders; none: the latest finished run."),
     ] = None,
     protocols: Annotated[
         list[str] | None,
@@ -88,7 +88,7 @@ def evaluate(
 
 def predict(
     scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN...", help="PLY files, with colours.")
+        list[Path], typer.Argument(metavar="SCAN", help="PLY files, with colours.")
     ],
     run: Annotated[
         Path | None,

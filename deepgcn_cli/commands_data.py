@@ -64,7 +64,7 @@ def prepare(
     raw: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[RAW]", help="S3DIS folder or zip; left out: found in the current folder."
+            metavar="RAW", help="S3DIS folder or zip; left out: found in the current folder."
         ),
     ] = None,
     test_area: Annotated[

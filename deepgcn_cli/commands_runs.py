@@ -29,3 +29,13 @@ def runs_group(context: typer.Context) -> None:
     """List runs and show one."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
+def list_runs(runs: Runs = None, as_json: Json = False) -> None:
+    """List all runs, oldest first, with their scores."""
+
+
+def show_run(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's name or folder.")],
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Show one run: its network, state, machine and scores."""

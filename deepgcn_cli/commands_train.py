@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def train(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="With --resume: the run's name or folder."),
+        typer.Argument(metavar="RUN", help="With --resume: the run's name or folder."),
     ] = None,
     arch: Annotated[
         str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
@@ -134,9 +134,7 @@ def train(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Go on with RUN, or with the latest unfinished run.", metavar="[RUN]"
-        ),
+        typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run."),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

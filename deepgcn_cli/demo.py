@@ -102,7 +102,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="Folder to work in.", show_default=True)
+        Path, typer.Argument(metavar="DIR", help="Folder to work in.", show_default=True)
     ] = FOLDER,
     seed: Annotated[
         int | None, option("Seed of everything.", default=Settings.seed, metavar="N")
@@ -174,3 +174,6 @@ def remove(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+STAGES = ()
+def show(tour): ...

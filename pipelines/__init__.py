@@ -1,1 +1,44 @@
-"""Stages of the DeepGCN pipeline: plain functions over files, and the network they share."""
+"""The DeepGCN pipeline, stage by stage: plain functions over files, and the network they share.
+
+Reading order: `config` (every option), `data` (raw rooms, the store, blocks), `model` (the network)
+with `kernels` (its graph operations), then the stages `prepare`, `train`, `evaluate`, `predict`,
+with `runtime` and `results` below them. `synth` makes a building to try it all on.
+
+    >>> import pipelines
+    >>> model = pipelines.load_model("runs/mine")
+    >>> labels, probabilities = pipelines.segment(model, pos, color)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .inference import segment
+    from .model.deepgcn import DeepGCN
+
+__all__ = ["load_model", "segment"]
+
+
+def load_model(run_or_weights: str | Path) -> DeepGCN:
+    """Return the best network of a run directory, or that of a weights file, on the CPU.
+
+    Raises:
+        RunError: the directory holds no run, or the run has no weights yet.
+        WeightsError: the file cannot be read as weights.
+    """
+    from .model.weights import load_weights
+    from .results.runs import open_run
+
+    path = Path(run_or_weights)
+    return load_weights(open_run(path).weights() if path.is_dir() else path)
+
+
+def __getattr__(name: str) -> Any:
+    """Import `segment` when it is first used, so that `import pipelines` needs no torch."""
+    if name == "segment":
+        from .inference import segment
+
+        return segment
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

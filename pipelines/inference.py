@@ -21,8 +21,6 @@ from .errors import DatasetError
 from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress, Task
 
-DEFAULT_POINTS = 4096
-
 
 @dataclass(frozen=True)
 class BlockLogits:
@@ -157,7 +155,7 @@ def segment(
     pos: np.ndarray,
     color: np.ndarray,
     *,
-    num_points: int = DEFAULT_POINTS,
+    num_points: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -168,7 +166,7 @@ def segment(
         model: a trained network; it is used in evaluation mode on the device that it is on.
         pos: (N, 3) float, metres, z up, in any frame.
         color: (N, 3), uint8 or float from 0 to 1.
-        num_points: points per draw, as in training.
+        num_points: points per draw; None: as the network was trained with.
         batch_size: draws per forward pass.
         seed: of the draws.
         progress: hears how far it is.
@@ -193,7 +191,7 @@ def segment(
             color,
             grid,
             local.max(axis=0),
-            num_points=num_points,
+            num_points=num_points or model.num_points,
             batch_size=batch_size,
             seed=seed,
             task=task,

@@ -41,6 +41,7 @@ from .files import atomic_json
 from .progress import SILENT, Progress
 
 PARTS = ".parts"
+WORKER_BYTES = 100_000_000  # of text, below which another process costs more than it saves
 READER = 1  # raised whenever the same raw room gives other points
 
 
@@ -210,7 +211,8 @@ def _read_all(
     config: PrepareConfig, dataset: RawDataset, todo: list[RawRoom]
 ) -> Iterator[tuple[RawRoom, dict[str, Any]]]:
     """Read rooms in worker processes, the largest first; yield each as it is finished."""
-    workers = min(config.workers or os.cpu_count() or 1, len(todo))
+    worth = -(-sum(raw.size for raw in todo) // WORKER_BYTES)
+    workers = min(config.workers or os.cpu_count() or 1, len(todo), worth)
     ordered = sorted(todo, key=lambda raw: -raw.size)
     if workers <= 1:
         for raw in ordered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import signal
@@ -18,10 +19,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.metrics import jaccard_score
 
 from pipelines import kernels
-from pipelines.config import ModelConfig, TrainConfig
-from pipelines.data.blocks import block_features, block_points, room_blocks
+from pipelines.config import ModelConfig, TrainConfig, to_plain
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.weights import load_weights, read_metadata
@@ -49,10 +50,21 @@ def _readable_kernels() -> Iterator[None]:
 
 @pytest.fixture
 def config(store: Store, tmp_path: Path) -> TrainConfig:
+    return tiny_config(store, tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that was never stopped."""
+    with kernels.use("eager"):
+        return run_as(tiny_config(store, tmp_path_factory.mktemp("runs")), "whole")
+
+
+def tiny_config(store: Store, runs: Path) -> TrainConfig:
     return TrainConfig(
         model=MODEL,
         data=store.path,
-        runs=tmp_path / "runs",
+        runs=runs,
         name="run",
         epochs=2,
         batch_size=4,
@@ -199,45 +211,40 @@ def test_the_test_area_is_never_looked_at(config: TrainConfig, store: Store) -> 
 
 
 def test_best_is_the_first_of_the_highest(config: TrainConfig) -> None:
-    run = run_as(config, "rough", epochs=6, lr=0.5)
+    run = run_as(config, "rough", epochs=5, lr=0.003)
     scores = [record["val_miou"] for record in run.metrics() if record["event"] == "epoch"]
-    assert any(later < earlier for earlier, later in pairwise(scores))
+    assert any(later < earlier for earlier, later in pairwise(scores))  # or this tests nothing
     best = int(np.argmax(scores)) + 1
     assert run.status["best_epoch"] == best
     assert run.status["best_miou"] == max(scores)
-    until_then = run_as(config, "until", epochs=best, lr=0.5)
+    until_then = run_as(config, "until", epochs=best, lr=0.003)
     weights = load_file(run.weights("best"))
     assert_same(weights, load_file(until_then.weights("last")))
     assert int(read_metadata(run.weights("best"))["step"]) == best * BATCHES
 
 
-def test_validation_scores_by_hand(config: TrainConfig, store: Store) -> None:
-    config = dataclasses.replace(config, epochs=1, num_points=5000)  # every point of a block
-    run = run_as(config, "one")
+def test_validation_scores_are_those_of_the_saved_weights(
+    config: TrainConfig, store: Store
+) -> None:
+    run = run_as(config, "one", epochs=1)
     _, validation = open_samplers(run.config, store)
     model = load_weights(run.weights("last"))
-    labels, predicted = [], []
-    for info in validation.rooms:
-        room = store.read(info)
-        for block in room_blocks(room.grid, stride=1.0):
-            points = block_points(block)
-            points = np.resize(points, 5000)  # repeated in turn, not drawn
-            x = block_features(room.pos[points], room.color[points], block.corner, room.extent)
-            with torch.no_grad():
-                predicted.append(model(torch.from_numpy(x)[None])[0].argmax(-1).numpy())
-            labels.append(room.label[points])
-    label, guess = np.concatenate(labels), np.concatenate(predicted)
-    ious = [
-        np.sum((label == c) & (guess == c)) / np.sum((label == c) | (guess == c))
-        for c in np.union1d(label, guess)
-    ]
-    # Other repetitions of points make other neighbours, so not to the last digit.
-    assert run.metrics()[-1]["val_miou"] == pytest.approx(np.mean(ious), abs=0.05)
+    label, guess = [], []
+    for block in range(len(validation)):
+        features, its_label = validation.sample(0, block)
+        with torch.no_grad():
+            guess.append(model(torch.from_numpy(features)[None])[0].argmax(-1).numpy())
+        label.append(its_label)
+    expected = jaccard_score(np.concatenate(label), np.concatenate(guess), average="macro")
+    assert run.metrics()[-1]["val_miou"] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("kernel", ["eager", "cpu"])
-@pytest.mark.parametrize("stop", [1, 5, BATCHES, BATCHES + 1])
+@pytest.mark.parametrize(
+    ("stop", "kernel"), [(1, "eager"), (5, "cpu"), (BATCHES, "eager"), (BATCHES + 1, "eager")]
+)
 def test_stopping_by_max_steps_changes_no_step(config: TrainConfig, stop: int, kernel: str) -> None:
+    # Two threads share the work of the compiled kernels: that must not show either.
+    config = dataclasses.replace(config, threads=1 if kernel == "eager" else 2)
     with kernels.use(kernel):
         whole = run_as(config, "whole")
         stopped = run_as(config, "stopped", max_steps=stop)
@@ -253,12 +260,18 @@ def test_stopping_by_max_steps_changes_no_step(config: TrainConfig, stop: int, k
         assert_same_run(stopped, whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [1, 7, BATCHES, BATCHES + 5])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        (1, signal.SIGTERM),
+        (7, signal.SIGINT),
+        (BATCHES, signal.SIGTERM),
+        (BATCHES + 5, signal.SIGINT),
+    ],
+)
 def test_a_signal_stops_after_the_step_and_loses_nothing(
-    config: TrainConfig, step: int, number: signal.Signals
+    config: TrainConfig, whole: Run, step: int, number: signal.Signals
 ) -> None:
-    whole = run_as(config, "whole")
     listener = AtStep(step, send(number))
     with pytest.raises(KeyboardInterrupt):
         run_as(config, "stopped", listener)
@@ -272,10 +285,9 @@ def test_a_signal_stops_after_the_step_and_loses_nothing(
     assert len(run.environment["resumed"]) == 1
 
 
-def test_stopped_again_and_again(config: TrainConfig) -> None:
-    whole = run_as(config, "whole", workers=3)
+def test_stopped_again_and_again(config: TrainConfig, whole: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_as(config, "run", AtStep(3, send(signal.SIGTERM)))
+        run_as(config, "run", AtStep(3, send(signal.SIGTERM)), workers=3)
     run = open_run(config.runs / "run")
     for step in (1, 6, 4):
         with pytest.raises(KeyboardInterrupt):
@@ -285,8 +297,7 @@ def test_stopped_again_and_again(config: TrainConfig) -> None:
     assert_same_run(run, whole)
 
 
-def test_a_second_signal_ends_at_once(config: TrainConfig) -> None:
-    whole = run_as(config, "whole")
+def test_a_second_signal_ends_at_once(config: TrainConfig, whole: Run) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_as(config, "run", AtStep(BATCHES + 3, send(signal.SIGINT, times=2)))
     run = open_run(config.runs / "run")
@@ -319,9 +330,10 @@ with kernels.use("eager"):
 """
 
 
-@pytest.mark.parametrize("kills", [[1], [9, 12, 30], [50]])
-def test_kill_while_saving_leaves_no_half_file(config: TrainConfig, kills: list[int]) -> None:
-    whole = run_as(config, "whole")
+@pytest.mark.parametrize("kills", [[1], [9, 50]])
+def test_kill_while_saving_leaves_no_half_file(
+    config: TrainConfig, whole: Run, kills: list[int]
+) -> None:
     with pytest.raises(KeyboardInterrupt):  # a run that has not got far
         run_as(config, "run", AtStep(2, send(signal.SIGTERM)))
     run = open_run(config.runs / "run")
@@ -336,8 +348,7 @@ def test_kill_while_saving_leaves_no_half_file(config: TrainConfig, kills: list[
     assert_same_run(run, whole)
 
 
-def test_kill_before_the_first_checkpoint(config: TrainConfig) -> None:
-    whole = run_as(config, "whole")
+def test_kill_before_the_first_checkpoint(config: TrainConfig, whole: Run) -> None:
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -349,11 +360,7 @@ def test_kill_before_the_first_checkpoint(config: TrainConfig) -> None:
         "with kernels.use('eager'):\n"
         "    train(from_plain(TrainConfig, json.loads(sys.argv[1])))\n"
     )
-    from json import dumps
-
-    from pipelines.config import to_plain
-
-    command = [sys.executable, "-c", script, dumps(to_plain(config))]
+    command = [sys.executable, "-c", script, json.dumps(to_plain(config))]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     run = open_run(config.runs / "run")
     assert not run.training_state.exists()
@@ -363,9 +370,8 @@ def test_kill_before_the_first_checkpoint(config: TrainConfig) -> None:
 
 
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
-    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+    config: TrainConfig, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_as(config, "whole")
     monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -394,7 +400,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
 ) -> None:
     monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
     with pytest.raises(RunError) as error:
-        train(dataclasses.replace(config, lr=1e38))
+        train(dataclasses.replace(config, lr=1e36))
     run = open_run(config.runs / "run")
     where, kept, advice = str(error.value).splitlines()
     assert "the loss is nan on blocks of Area_" in where
@@ -407,7 +413,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert all(torch.isfinite(value).all() for value in saved.values())
 
 
-def test_a_finished_run_says_so_and_longer_ones_go_on(config: TrainConfig) -> None:
+def test_a_finished_run_says_so_and_longer_ones_go_on(config: TrainConfig, whole: Run) -> None:
     run = run_as(config, "run", epochs=1)
     before = run.training_state.read_bytes()
     listener = AtStep()
@@ -416,7 +422,7 @@ def test_a_finished_run_says_so_and_longer_ones_go_on(config: TrainConfig) -> No
     assert (result.steps, result.best_miou) == (BATCHES, run.status["best_miou"])
     assert run.training_state.read_bytes() == before
     go_on(run, epochs=2)
-    assert_same_run(run, run_as(config, "whole"))
+    assert_same_run(run, whole)
     assert run.config.epochs == 2
 
 

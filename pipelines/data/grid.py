@@ -51,10 +51,12 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
         The order (N,) int64, stable within a cell, and the grid. There is one cell more along an
         axis than positions of stride 0.5; points beyond the last cell belong to it.
     """
-    nx, ny = (positions(float(extent), CELL) + 1 for extent in pos[:, :2].max(axis=0))
+    nx, ny = (positions(float(extent), CELL) + 1 for extent in (pos[:, 0].max(), pos[:, 1].max()))
     cell_x = np.minimum((pos[:, 0] / CELL).astype(np.int64), nx - 1)
     cell_y = np.minimum((pos[:, 1] / CELL).astype(np.int64), ny - 1)
     cell = cell_x * ny + cell_y
-    order = np.argsort(cell, kind="stable").astype(np.int64, copy=False)
+    # 16-bit keys are sorted by radix, several times faster than by comparison.
+    keys = cell.astype(np.uint16) if nx * ny < 1 << 16 else cell
+    order = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
     counts = np.bincount(cell, minlength=nx * ny)
     return order, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

@@ -81,8 +81,8 @@ def _read_files(
         if raw.whole:
             with open_file(raw.whole) as stream:
                 lines = check_lines(stream, raw.whole.name, repairs)
-    pos, color, label = (np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True))
-    return pos, color, label, lines
+    points = [np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
+    return points[0], points[1], points[2], lines
 
 
 def rotate(pos: np.ndarray, angle: float) -> np.ndarray:

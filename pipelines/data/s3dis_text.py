@@ -19,6 +19,7 @@ from ..errors import DatasetError
 
 CHUNK = 1 << 24  # bytes of text in memory at a time
 LONGEST_LINE = 4096  # bytes; a line of S3DIS has about 40
+SHORTEST_LINE = 12  # bytes: six digits, each with a space or the newline
 _CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])  # all below space but tab, newline, return
 _POWERS = 10.0 ** np.arange(23)
 
@@ -41,7 +42,7 @@ class Repair:
 
 
 @njit(cache=True, nogil=True)
-def _parse_lines(text, pos, color, row, start, powers):  # type: ignore[no-untyped-def]
+def _parse_lines(text, pos, color, row, start, powers):
     """Parse well-formed lines from byte `start` on into row `row` and the following.
 
     Returns (rows, start, lines): the next free row, the first byte not parsed (the end of `text`,
@@ -123,36 +124,39 @@ def parse_points(
     Raises:
         DatasetError: a line cannot be read or repaired with certainty.
     """
-    parts = [_parse_chunk(text, file, first, repairs) for first, text in _chunks(stream, file)]
+    parts, line = [], 1
+    for text in _chunks(stream, file):
+        pos, color, line = _parse_chunk(text, file, line, repairs)
+        parts.append((pos, color))
     if not parts:
         return np.empty((0, 3)), np.empty((0, 3), np.uint8)
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 
-def _chunks(stream: BinaryIO, file: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (number of its first line, text) in chunks that end with a line."""
-    line, rest = 1, b""
+def _chunks(stream: BinaryIO, file: str) -> Iterator[bytes]:
+    """Yield the text in chunks that end with a line."""
+    rest = b""
     while read := stream.read(CHUNK):
         text = rest + read
         end = text.rfind(b"\n") + 1
         if end == 0 and len(text) > LONGEST_LINE:
             raise DatasetError(
-                f"{file}:{line}: found a line of more than {LONGEST_LINE} bytes, "
+                f"{file}: found a line of more than {LONGEST_LINE} bytes, "
                 "expected text lines 'x y z r g b'."
             )
         rest = text[end:]
         if end:
-            yield line, text[:end]
-            line += text.count(b"\n", 0, end)
+            yield text[:end]
     if rest:
-        yield line, rest
+        yield rest
 
 
 def _parse_chunk(
     text: bytes, file: str, line: int, repairs: list[Repair]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Parse text that begins with line number `line`; return points and the next line's number."""
     data = np.frombuffer(text, np.uint8)
-    most = text.count(b"\n") + 1
+    most = len(text) // SHORTEST_LINE + 1
     pos, color = np.empty((most, 3)), np.empty((most, 3), np.uint8)
     row = start = 0
     while start < len(text):
@@ -164,7 +168,7 @@ def _parse_chunk(
             values = careful_line(text[start:end], file, line, repairs)
             pos[row], color[row] = values[:3], values[3:]
             row, line, start = row + 1, line + 1, end + 1
-    return pos[:row], color[:row]
+    return pos[:row].copy(), color[:row].copy(), line
 
 
 def careful_line(raw: bytes, file: str, line: int, repairs: list[Repair]) -> list[float]:
@@ -214,12 +218,23 @@ def check_lines(stream: BinaryIO, file: str, repairs: list[Repair]) -> int:
         DatasetError: such a line cannot be repaired with certainty.
     """
     count = 0
-    for first, text in _chunks(stream, file):
-        lines = text.count(b"\n")
+    for text in _chunks(stream, file):
+        lines, damaged = _look_through(np.frombuffer(text, np.uint8))
+        if damaged:
+            for number, raw in enumerate(text.split(b"\n"), start=count + 1):
+                if raw.translate(None, _CONTROL) != raw:
+                    careful_line(raw, file, number, repairs)
         count += lines + (not text.endswith(b"\n"))
-        if len(text.translate(None, _CONTROL)) == len(text):
-            continue
-        for number, raw in enumerate(text.split(b"\n"), start=first):
-            if raw.translate(None, _CONTROL) != raw:
-                careful_line(raw, file, number, repairs)
     return count
+
+
+@njit(cache=True, nogil=True)
+def _look_through(text):
+    """Return how many newlines and how many control bytes a text has."""
+    lines = 0
+    control = 0
+    for byte in text:
+        lines += byte == 10
+        control += byte < 32
+        control -= (byte == 9) | (byte == 10) | (byte == 13)
+    return lines, control

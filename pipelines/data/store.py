@@ -99,11 +99,16 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
         color: (N, 3) uint8.
         label: (N,) uint8.
     """
-    origin = pos.min(axis=0).astype(np.float64)
+    origin = np.array([axis.min() for axis in pos.T], np.float64)
     local = (pos - origin).astype(np.float32)
     order, grid = grid_sort(local)
     local = local[order]
-    return Room(area, name, origin, local, color[order], label[order], grid, local.max(axis=0))
+    return Room(area, name, origin, local, color[order], label[order], grid, _maximum(local))
+
+
+def _maximum(pos: np.ndarray) -> np.ndarray:
+    """Return pos.max(axis=0), (3,), which NumPy computes much faster column by column."""
+    return np.array([axis.max() if len(axis) else 0 for axis in pos.T], pos.dtype)
 
 
 def write_rooms(path: Path, rooms: Iterable[Room]) -> None:
@@ -142,9 +147,8 @@ def _read_room(group: Any, name: str) -> Room:
     pos = group["pos"][()]
     attrs = group.attrs
     grid = Grid(int(attrs["nx"]), int(attrs["ny"]), group["offsets"][()])
-    extent = pos.max(axis=0) if len(pos) else np.zeros(3, np.float32)
     values = (attrs["origin"], pos, group["color"][()], group["label"][()])
-    return Room(int(attrs["area"]), name, *values, grid, extent)
+    return Room(int(attrs["area"]), name, *values, grid, _maximum(pos))
 
 
 def _check_schema(path: Path, facts: Any) -> None:

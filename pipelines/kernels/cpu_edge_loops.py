@@ -33,7 +33,7 @@ CHANNELS = 16  # of a task that writes to neighbours: a cache line of float32
 
 
 @njit(nogil=True, error_model="numpy")
-def reduce(u, v, index, direction, extreme, winner, sums, sizes, flags, task):  # type: ignore[no-untyped-def]
+def reduce(u, v, index, direction, extreme, winner, sums, sizes, flags, task):
     """Find the extreme edge of the task's points, and add up all their edges and squares.
 
     A channel whose `direction` is −1 is turned over on the way in and out, so that the largest is
@@ -71,7 +71,7 @@ def reduce(u, v, index, direction, extreme, winner, sums, sizes, flags, task):  
 
 
 @njit(nogil=True, error_model="numpy")
-def spread(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):  # type: ignore[no-untyped-def]
+def spread(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):
     """Send the gradients of the extremes and of both sums back along the edges of one block.
 
     An edge value e receives g1 + g2·e and, where it won, g of its point; nothing if relu cut it.
@@ -99,7 +99,7 @@ def spread(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):  # type:
 
 
 @njit(nogil=True, error_model="numpy")
-def spread_winners(u, v, index, winner, g, du, dv, sizes, flags, task):  # type: ignore[no-untyped-def]
+def spread_winners(u, v, index, winner, g, du, dv, sizes, flags, task):
     """Send the gradients of the extremes back to the two ends of the edges that won."""
     points, channels, k = sizes
     has_u, relu, _ = flags
@@ -116,7 +116,7 @@ def spread_winners(u, v, index, winner, g, du, dv, sizes, flags, task):  # type:
 
 
 @njit(nogil=True, error_model="numpy")
-def gather_sum(x, index, total, sizes, task):  # type: ignore[no-untyped-def]
+def gather_sum(x, index, total, sizes, task):
     """Add up the neighbours of the task's points."""
     points, channels, k = sizes
     for i in range(task * POINTS, min((task + 1) * POINTS, len(x) // channels)):
@@ -129,7 +129,7 @@ def gather_sum(x, index, total, sizes, task):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def scatter_sum(g, index, total, sizes, task):  # type: ignore[no-untyped-def]
+def scatter_sum(g, index, total, sizes, task):
     """Add each row of g to the rows of its neighbours."""
     points, channels, k = sizes
     start, first, last = _rows_and_channels(sizes, task)
@@ -142,7 +142,7 @@ def scatter_sum(g, index, total, sizes, task):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def _rows_and_channels(sizes, task):  # type: ignore[no-untyped-def]
+def _rows_and_channels(sizes, task):
     """Return the first row of the task's block and its range of channels."""
     points, channels, _ = sizes
     parts = (channels + CHANNELS - 1) // CHANNELS
@@ -151,30 +151,30 @@ def _rows_and_channels(sizes, task):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def reduce_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def reduce_all(shared, tasks, counter, team, threads):
     """Do all tasks of `reduce` on a team of threads."""
     fork(reduce, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def spread_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def spread_all(shared, tasks, counter, team, threads):
     """Do all tasks of `spread` on a team of threads."""
     fork(spread, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def spread_winners_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def spread_winners_all(shared, tasks, counter, team, threads):
     """Do all tasks of `spread_winners` on a team of threads."""
     fork(spread_winners, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def gather_sum_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def gather_sum_all(shared, tasks, counter, team, threads):
     """Do all tasks of `gather_sum` on a team of threads."""
     fork(gather_sum, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def scatter_sum_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def scatter_sum_all(shared, tasks, counter, team, threads):
     """Do all tasks of `scatter_sum` on a team of threads."""
     fork(scatter_sum, shared, tasks, counter, team, threads)

@@ -52,8 +52,8 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a block is searched: the sample's size, the rank in it that sets a row's limit, the
-    length of a row's list of candidates, and how many panels of rows are searched at a time."""
+    """How a block is searched: the sample's size, the rank in it that sets a row's limit (0: none),
+    the length of a row's list of candidates, and how many panels of rows are searched at a time."""
 
     sample: int
     rank: int
@@ -62,26 +62,28 @@ class _Plan:
 
 
 def _plan(points: int, last: int) -> _Plan:
-    """Choose the limit's rank in the sample so that about 1 row in 5,000 is done again."""
-    sample = min(points, max(SAMPLE_LEAST, points // SAMPLE_STEP))
+    """Choose the limit's rank in the sample so that about 1 row in 1,000 is done again."""
+    panels = -(-points // PANEL)
+    sample = max(SAMPLE_LEAST, points // SAMPLE_STEP) // PANEL * PANEL
     mean = (last + 1) * sample / points
     rank = math.ceil(mean + 3 * math.sqrt(mean) + 1)
     length = points
-    if rank < sample:
-        length = min(points, int(rank * points / sample * (1 + 4 / math.sqrt(rank))) + 32)
-    panels = -(-points // PANEL)
+    if points < 2 * SAMPLE_LEAST or rank > 0.75 * sample:
+        rank = 0
+    else:
+        most = rank * points / sample * (1 + 4 / math.sqrt(rank))
+        length = min(points, int(most) + 2 * PANEL)
+    length += PANEL  # room for what a full vector writes past the end
     slab = max(1, CANDIDATE_BYTES // (length * 8 * PANEL))
-    return _Plan(sample, rank, length + PANEL, min(slab, panels))
+    return _Plan(sample, rank, length, min(slab, panels))
 
 
 def _block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarray) -> None:
     points = len(x)
     packed, squares = _pack(x, np.arange(points))
-    sample = (packed, squares)
-    if plan.sample < points:
-        sample = _pack(x, _sample(points, plan.sample))
+    sample = _pack(x, _sample(points, plan.sample)) if plan.rank else (packed, squares)
     limit, floor = np.empty_like(squares), np.empty_like(squares)
-    shared: Shared = (packed, points, *sample, plan.sample, plan.rank, limit, floor)
+    shared: Shared = (packed, points, *sample, plan.rank, limit, floor)
     team.run(tiles.limits_all, shared, _tasks(len(squares)))
     panels = len(squares) // PANEL
     for first in range(0, panels, plan.slab):

@@ -23,7 +23,7 @@ ALL_ONES = np.uint32(0xFFFFFFFF)
 
 
 @njit(nogil=True, error_model="numpy")
-def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, task):  # type: ignore[no-untyped-def]
+def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, task):
     """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32."""
     keys, columns = lists
     length = len(keys) // len(counts)
@@ -42,7 +42,7 @@ def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, ta
 
 
 @njit(nogil=True)
-def _bin(keys, start, count, floor, limit, scratch):  # type: ignore[no-untyped-def]
+def _bin(keys, start, count, floor, limit, scratch):
     """Give each candidate one of count / 4 equal bins of distance, and count them."""
     bins, sizes = scratch[0], scratch[1]
     number = count // BIN + 1
@@ -60,7 +60,7 @@ def _bin(keys, start, count, floor, limit, scratch):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True)
-def _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row):  # type: ignore[no-untyped-def]
+def _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row):
     """Sort the bins that hold a wanted rank, and write the columns of those ranks."""
     bins, sizes, open_, members = scratch
     _open_bins(sizes, open_, count // BIN + 1, wanted)
@@ -89,7 +89,7 @@ def _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row
 
 
 @njit(nogil=True)
-def _open_bins(sizes, open_, number, wanted):  # type: ignore[no-untyped-def]
+def _open_bins(sizes, open_, number, wanted):
     """Say where in the segment each bin with a wanted rank begins; -1 for the others."""
     end, begin, n = 0, 0, 0
     rank = wanted[0]
@@ -106,7 +106,7 @@ def _open_bins(sizes, open_, number, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _sort(keys, start, end, spare):  # type: ignore[no-untyped-def]
+def _sort(keys, start, end, spare):
     """Sort distinct keys; few of them by counting, for each, the smaller ones: no branches."""
     if end - start > SMALL:
         keys[start:end].sort()
@@ -122,7 +122,7 @@ def _sort(keys, start, end, spare):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _select_unlimited(packed, squares, row, wanted, out):  # type: ignore[no-untyped-def]
+def _select_unlimited(packed, squares, row, wanted, out):
     """Sort all points by their distance from one row; NaN comes last."""
     keys = np.empty(len(squares), np.float32)
     row_keys(packed, squares, row, keys)
@@ -137,7 +137,7 @@ def _select_unlimited(packed, squares, row, wanted, out):  # type: ignore[no-unt
 
 
 @njit(nogil=True)
-def _ordered(key, column):  # type: ignore[no-untyped-def]
+def _ordered(key, column):
     """Return an integer that orders like (key, column)."""
     bits = float_bits(key)
     bits ^= ALL_ONES if bits & SIGN else SIGN
@@ -145,6 +145,6 @@ def _ordered(key, column):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def select_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def select_all(shared, tasks, counter, team, threads):
     """Do all tasks of `select` on a team of threads."""
     fork(select, shared, tasks, counter, team, threads)

@@ -13,6 +13,7 @@ from numba import njit
 from .simd import (
     PLACES,
     add_places,
+    any_le,
     compress_places,
     fma,
     load,
@@ -42,7 +43,7 @@ LARGEST = np.finfo(np.float32).max
 
 
 @njit(nogil=True, error_model="numpy")
-def pack(x, chosen, packed, squares, task):  # type: ignore[no-untyped-def]
+def pack(x, chosen, packed, squares, task):
     """Write the rows `chosen` of x (N, C) in panels, and their squared lengths.
 
     The last panel is filled up with points at infinity.
@@ -59,7 +60,7 @@ def pack(x, chosen, packed, squares, task):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _products(rows, a, columns, b, channels):  # type: ignore[no-untyped-def]
+def _products(rows, a, columns, b, channels):
     """Return the 4 × 16 scalar products of rows[a …] with the panel columns[b …]."""
     p0 = splat(ZERO)
     q0, p1, q1, p2, q2, p3, q3 = p0, p0, p0, p0, p0, p0, p0
@@ -77,40 +78,47 @@ def _products(rows, a, columns, b, channels):  # type: ignore[no-untyped-def]
 
 
 @njit(forceinline=True)
-def _store_row(tile, start, p, q):  # type: ignore[no-untyped-def]
+def _store_row(tile, start, p, q):
     store(tile, start, p)
     store(tile, start + HALF, q)
 
 
 @njit(forceinline=True)
-def _store_keys(keys, start, left, right, p, q):  # type: ignore[no-untyped-def]
+def _store_keys(keys, start, left, right, p, q):
     minus_two = splat(MINUS_TWO)
     store(keys, start, fma(minus_two, p, left))
     store(keys, start + HALF, fma(minus_two, q, right))
 
 
 @njit(nogil=True, error_model="numpy")
-def limits(packed, points, sample, sample_squares, size, rank, limit, floor, task):  # type: ignore[no-untyped-def]
-    """Set each row's limit, and the distance where its bins begin, from `size` sampled points."""
-    width = len(sample_squares)
-    channels = len(sample) // width
-    keys, scratch = np.empty(4 * width, np.float32), np.empty(3 * HALF, np.float32)
-    share = np.float32(0.5)
+def limits(packed, points, sample, sample_squares, rank, limit, floor, task):
+    """Set each row's limit, and the distance where its bins begin, from the sampled points.
+
+    `rank` 0 means that every point is to be a candidate.
+    """
+    size = len(sample_squares)
+    channels = len(sample) // size
+    keys, scratch = np.empty(4 * size, np.float32), np.empty(3 * HALF, np.float32)
+    share = 0.5
     for row in range(task * ROWS, min((task + 1) * ROWS, len(limit)), 4):
-        if rank < size:
+        if rank:
             _sample_keys(packed, row, channels, sample, sample_squares, keys)
         for n in range(row, row + 4):
             if n >= points:
                 limit[n] = -INFINITY
-            elif rank >= size:
+            elif not rank:
                 limit[n], floor[n] = LARGEST, -INFINITY
             else:
-                part = keys[(n - row) * width :]
-                floor[n], limit[n], share = _bracket(part, width, rank, share, scratch)
+                part = keys[(n - row) * size :]
+                first, second, last = _ends(part, size, scratch)
+                limit[n] = _quantile(part, size, rank, first, last, share)
+                floor[n] = second
+                if first < limit[n] < last:
+                    share = (limit[n] - first) / (last - first)
 
 
 @njit(nogil=True, error_model="numpy")
-def _sample_keys(packed, row, channels, sample, squares, keys):  # type: ignore[no-untyped-def]
+def _sample_keys(packed, row, channels, sample, squares, keys):
     """Write the distances of four rows from the sampled points, one row after the other."""
     start = row // PANEL * channels * PANEL + row % PANEL
     width = len(squares)
@@ -124,51 +132,57 @@ def _sample_keys(packed, row, channels, sample, squares, keys):  # type: ignore[
 
 
 @njit(nogil=True)
-def _bracket(keys, size, rank, share, scratch):  # type: ignore[no-untyped-def]
-    """Return the second smallest of `size` keys, and a number with about `rank` keys up to it.
-
-    The search halves an interval; it begins at `share` of the way from the smallest to the largest
-    key and returns the share that it found, for the next row. Keys that fill up the last vector
-    are infinite.
-    """
+def _ends(keys, size, scratch):
+    """Return the smallest, second smallest and largest key; NaN and infinity are left out."""
     lowest, low, high = splat(INFINITY), splat(INFINITY), splat(-INFINITY)
     for n in range(0, size, HALF):
         key = load(keys, n)
         low = minimum(low, maximum(key, lowest))
         lowest = minimum(key, lowest)
-        high = maximum(minimum(key, splat(LARGEST)), high)
+        high = maximum(minimum(splat(LARGEST), key), high)
     store(scratch, 0, lowest)
     store(scratch, HALF, low)
     store(scratch, 2 * HALF, high)
     first, second, last = INFINITY, INFINITY, -INFINITY
     for n in range(2 * HALF):
-        key = scratch[n]
-        second = min(second, max(first, key))
-        first = min(first, key)
-        last = max(last, scratch[HALF + n])
-    below, above = first, last
-    middle = first + share * (last - first)
-    step = np.float32(0.125) * (middle - first)
+        second = min(second, max(first, scratch[n]))
+        first = min(first, scratch[n])
+    for n in range(2 * HALF, 3 * HALF):
+        last = max(last, scratch[n])
+    return first, second, last
+
+
+@njit(nogil=True)
+def _quantile(keys, size, rank, first, last, share):
+    """Return a number that at least `rank` keys, and few more, don't exceed, if there are as many.
+
+    The first guess is `share` of the way from the first to the last key: what the row before came
+    to. Steps away from it double until the number is bracketed; then the bracket is halved.
+    """
+    below, above = float(first), float(last)
+    guess = below + share * (above - below)
+    step = 0.125 * (guess - below)
     for _ in range(32):
-        count = _count(keys, size, middle)
+        count = _count(keys, size, np.float32(guess))
         if rank <= count <= rank + (rank >> 3):
-            above = middle
+            above = guess
             break
         if count < rank:
-            below = middle
-            step = max(step, -step) * 2
+            below = guess
+            step = abs(step)
         else:
-            above = middle
-            step = -max(step, -step) * 2
-        middle += step
-        if not below < middle < above:
-            middle = np.float32(0.5) * (below + above)
-            step *= np.float32(0.125)
-    return second, above, (above - first) / (last - first) if last > first else np.float32(0.5)
+            above = guess
+            step = -abs(step)
+        guess += step
+        step *= 2
+        if not below < guess < above:
+            guess = 0.5 * (below + above)
+            step *= 0.0625
+    return np.float32(above)
 
 
 @njit(forceinline=True)
-def _count(keys, size, bound):  # type: ignore[no-untyped-def]
+def _count(keys, size, bound):
     """Return how many of the keys are at most `bound`."""
     count = 0
     for n in range(0, size, HALF):
@@ -177,7 +191,7 @@ def _count(keys, size, bound):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, error_model="numpy")
-def pairs(packed, squares, limit, lists, counts, origin, table, task):  # type: ignore[no-untyped-def]
+def pairs(packed, squares, limit, lists, counts, origin, table, task):
     """Append candidates to the rows of panels a0 … a1 from panels b0 … b1 and, if `both`, back.
 
     `table[task]` is (a0, a1, b0, b1, both). `lists` is (keys, columns), the same number of each for
@@ -203,15 +217,14 @@ def pairs(packed, squares, limit, lists, counts, origin, table, task):  # type: 
                     _store_row(tile, at + 3 * PANEL, p3, q3)
                 _scan(tile, 0, a, b, squares, limit, lists, counts, origin)
                 if both and a != b:
-                    for place in range(0, TILE, HALF * PANEL):
-                        turned = TILE + place // PANEL
-                        transpose(tile, place, turned, PANEL)
-                        transpose(tile, place + HALF, turned + HALF * PANEL, PANEL)
+                    for r in range(0, PANEL, 4):
+                        for c in range(0, PANEL, 4):
+                            transpose(tile, r * PANEL + c, TILE + c * PANEL + r, PANEL)
                     _scan(tile, TILE, b, a, squares, limit, lists, counts, origin)
 
 
-@njit(nogil=True, error_model="numpy")
-def _scan(tile, at, a, b, squares, limit, lists, counts, origin):  # type: ignore[no-untyped-def]
+@njit(forceinline=True, error_model="numpy")
+def _scan(tile, at, a, b, squares, limit, lists, counts, origin):
     """Append to the lists of panel a the points of panel b within their limits.
 
     tile[at …] holds the 16 × 16 scalar products. A full list keeps overwriting its end and keeps
@@ -226,7 +239,7 @@ def _scan(tile, at, a, b, squares, limit, lists, counts, origin):  # type: ignor
         bound = load_splat(limit, a * PANEL + n)
         near = fma(minus_two, load(tile, at + n * PANEL), left)
         far = fma(minus_two, load(tile, at + n * PANEL + HALF), right)
-        rows |= np.int64((mask_le(near, bound) | mask_le(far, bound)) != 0) << n
+        rows |= any_le(near, far, bound) << n
     while rows:
         n = lowest_bit(rows)
         rows &= rows - 1
@@ -250,7 +263,7 @@ def _scan(tile, at, a, b, squares, limit, lists, counts, origin):  # type: ignor
 
 
 @njit(nogil=True)
-def row_keys(packed, squares, row, keys):  # type: ignore[no-untyped-def]
+def row_keys(packed, squares, row, keys):
     """Write the keys |x_j|² − 2 x_i·x_j of one row, with the bits that `pairs` sees."""
     channels = len(packed) // len(squares)
     start = row // PANEL * channels * PANEL + row % PANEL
@@ -265,18 +278,18 @@ def row_keys(packed, squares, row, keys):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def pack_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def pack_all(shared, tasks, counter, team, threads):
     """Do all tasks of `pack` on a team of threads."""
     fork(pack, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def limits_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def limits_all(shared, tasks, counter, team, threads):
     """Do all tasks of `limits` on a team of threads."""
     fork(limits, shared, tasks, counter, team, threads)
 
 
 @njit(cache=True, nogil=True)
-def pairs_all(shared, tasks, counter, team, threads):  # type: ignore[no-untyped-def]
+def pairs_all(shared, tasks, counter, team, threads):
     """Do all tasks of `pairs` on a team of threads."""
     fork(pairs, shared, tasks, counter, team, threads)

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
 from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import register_model
 
 LANES = 8
+intrinsic: Any = extending.intrinsic  # typed as what it wraps, not as what it returns
 
 
 class Vector(types.Type):
@@ -199,6 +201,19 @@ def mask_le(typing: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic
+def any_le(typing: Any, a: Any, b: Any, bound: Any) -> Any:
+    """Return 1 if any lane of a or of b is ≤ that of `bound`, else 0."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, b, bound = args
+        near = builder.or_(builder.fcmp_ordered("<=", a, bound), builder.fcmp_ordered("<=", b, bound))
+        bits = builder.bitcast(near, ir.IntType(LANES))
+        return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), ir.IntType(64))
+
+    return types.int64(a, b, bound), generate
+
+
+@intrinsic
 def popcount(typing: Any, mask: Any) -> Any:
     """Return the number of bits of a mask."""
 
@@ -260,20 +275,23 @@ def truncate(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def transpose(typing: Any, array: Any, source: Any, target: Any, row: Any) -> Any:
-    """Copy the 8 × 8 numbers at `source`, whose rows are `row` apart, to `target`, transposed."""
-    kind = Vector(array.dtype)
+    """Copy the 4 × 4 numbers at `source`, whose rows are `row` apart, to `target`, transposed.
+
+    Four lanes, not eight: shuffles across the halves of a register are slow on some processors.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, source, target, row = args
+        kind = ir.VectorType(context.get_value_type(signature.args[0].dtype), 4)
         vectors = []
-        for n in range(LANES):
+        for n in range(4):
             place = builder.add(source, builder.mul(row, row.type(n)))
             pointer = _pointer(context, builder, signature, (args[0], place))
-            vectors.append(_load(builder, pointer, context.get_value_type(kind)))
+            vectors.append(_load(builder, pointer, kind))
         for n, vector in enumerate(_transposed(builder, vectors)):
             place = builder.add(target, builder.mul(row, row.type(n)))
             pointer = _pointer(context, builder, signature, (args[0], place))
-            builder.store(vector, builder.bitcast(pointer, vector.type.as_pointer()), align=1)
+            builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=1)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp, types.intp), generate
@@ -348,21 +366,14 @@ def _splat(builder: Any, value: Any, kind: Any) -> Any:
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
-    """Transpose in three rounds, each of which interleaves pairs of rows."""
-    places = ir.VectorType(_INT32, LANES)
-    halves = [_interleaving(0), _interleaving(LANES // 2)]
-    for _ in range(3):
-        pairs = zip(rows[: LANES // 2], rows[LANES // 2 :], strict=True)
-        rows = [
-            builder.shuffle_vector(a, b, ir.Constant(places, half))
-            for a, b in pairs
-            for half in halves
-        ]
+    """Transpose four vectors of four in two rounds, each of which interleaves pairs of rows."""
+    places = ir.VectorType(_INT32, 4)
+    low, high = (ir.Constant(places, half) for half in ([0, 4, 1, 5], [2, 6, 3, 7]))
+    for _ in range(2):
+        first, second, third, fourth = rows
+        pairs = ((first, third), (second, fourth))
+        rows = [builder.shuffle_vector(a, b, half) for a, b in pairs for half in (low, high)]
     return rows
-
-
-def _interleaving(start: int) -> list[int]:
-    return [n for lane in range(start, start + LANES // 2) for n in (lane, lane + LANES)]
 
 
 def _places() -> np.ndarray:

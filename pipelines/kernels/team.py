@@ -1,4 +1,4 @@
-# ruff: noqa: ARG001, ARG005 - Numba dictates the arguments of intrinsics and their generators
+# ruff: noqa: ARG001 - Numba dictates the arguments of intrinsics and their generators
 """Compiled loops on PyTorch's own threads.
 
 PyTorch's OpenMP threads stay awake for some milliseconds after each operation, in a busy loop, to
@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from .simd import intrinsic
 
 _names = itertools.count()
 
@@ -73,9 +74,9 @@ def fork(
     none is left. The tasks must write to different places and not raise. With `team` 0 the calling
     thread takes them all, or as many as others with the same counter leave to it.
     """
-    task = types.int64
-    typing.resolve_function_type(kernel, (*shared.types, task), {})  # compiles it
-    compiled = kernel.dispatcher.overloads[(*shared.types, task)]
+    arguments = (*shared.types, types.int64)
+    typing.resolve_function_type(kernel, arguments, {})  # compiles it
+    compiled = kernel.dispatcher.overloads[arguments]
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, values, number, array, address, size = args

@@ -36,6 +36,7 @@ class DeepGCN(nn.Module):
     """
 
     _columns: Tensor | None
+    num_points: int = 4096  # per block in training; a run's weights carry their own
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

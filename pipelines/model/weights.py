@@ -78,6 +78,8 @@ def load_weights(path: Path) -> DeepGCN:
     tensors = load_file(path)
     model = DeepGCN(config).to(_dtype(tensors))
     load_state(model, tensors, source=str(path))
+    if facts.get("num_points", "").isdecimal():
+        model.num_points = int(facts["num_points"])
     return model.eval()
 
 

@@ -8,7 +8,8 @@ from ..config import TrainConfig, to_plain
 from ..errors import RunError
 from .runs import Run, resume_command
 
-# How long, how fast and where a run is computed may change from one start to the next.
+# How long, how fast and where a run is computed may change from one start to the next; no recipe
+# has rates that depend on the number of epochs.
 FREE = ("epochs", "max_steps", "device", "workers", "threads")
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")

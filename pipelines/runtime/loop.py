@@ -174,4 +174,6 @@ def smaller_options(config: TrainConfig) -> list[str]:
         found.append(f"-k {model.k // 2}")
     if model.k * max(model.dilations()) <= points:
         found.append(f"--num-points {points}")
-    return [*found, f"--width {max(1, model.width // 2)}"]
+    if model.width > 1:
+        found.append(f"--width {model.width // 2}")
+    return found or ["a smaller --depth"]

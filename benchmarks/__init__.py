@@ -1,0 +1,1 @@
+"""Benchmarks: scripts to run from the repository's root, not part of the package."""
