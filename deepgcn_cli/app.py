@@ -53,5 +53,12 @@ def deepgcn(
         typer.echo(context.get_help())
 
 
-for module in (demo, commands_data, commands_train, commands_apply, commands_runs, commands_machine):
+for module in (
+    demo,
+    commands_data,
+    commands_train,
+    commands_apply,
+    commands_runs,
+    commands_machine,
+):
     module.register(app)

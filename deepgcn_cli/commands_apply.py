@@ -87,9 +87,7 @@ def evaluate(
 
 
 def predict(
-    scans: Annotated[
-        list[Path], typer.Argument(metavar="SCAN", help="PLY files, with colours.")
-    ],
+    scans: Annotated[list[Path], typer.Argument(metavar="SCAN", help="PLY files, with colours.")],
     run: Annotated[
         Path | None,
         option("Run folder. [default: the latest finished run]", metavar="RUN"),
@@ -100,9 +98,7 @@ def predict(
     runs: Runs = None,
     out: Annotated[
         Path | None,
-        option(
-            "File for one scan, folder for several. [default: beside the scan]", metavar="PATH"
-        ),
+        option("File for one scan, folder for several. [default: beside the scan]", metavar="PATH"),
     ] = None,
     no_color_ok: Annotated[
         bool | None,

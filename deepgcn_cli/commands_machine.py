@@ -52,9 +52,7 @@ def preset_rows() -> list[dict[str, Any]]:
     for name, preset in PRESETS.items():
         parameters = count_parameters(DeepGCN(preset.config))
         facts = {"published": preset.published, "cited": preset.cited, "note": preset.note}
-        rows.append(
-            {"preset": name, "parameters": parameters, **to_plain(preset.config), **facts}
-        )
+        rows.append({"preset": name, "parameters": parameters, **to_plain(preset.config), **facts})
     return rows
 
 

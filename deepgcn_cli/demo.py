@@ -1,11 +1,11 @@
 """`deepgcn demo`: a synthetic building through every stage, in minutes.
 
-    demo/demo.json      the settings, which mark the folder as made here
-    demo/raw/           the building, as files in the raw S3DIS layout
-    demo/data/          the prepared data
-    demo/runs/demo/     the trained network, its scores and pictures
-    demo/scan.ply       a room of the test area, as a scan without labels
-    demo/labelled.ply   what `predict` made of it
+demo/demo.json      the settings, which mark the folder as made here
+demo/raw/           the building, as files in the raw S3DIS layout
+demo/data/          the prepared data
+demo/runs/demo/     the trained network, its scores and pictures
+demo/scan.ply       a room of the test area, as a scan without labels
+demo/labelled.ply   what `predict` made of it
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from pipelines.config import EvalConfig, ModelConfig, PredictConfig, PrepareConfig, TrainConfig
-from pipelines.errors import ConfigError, DatasetError, RunError
+from pipelines.errors import ConfigError
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
 
 from .options import Quiet, examples, option
 
-if TYPE_CHECKING:
-    from pipelines.evaluate import EvalResult
-
 FOLDER = Path("demo")
 SETTINGS = "demo.json"
-TEST_AREA = 3
+TEST_AREA = 4
 RUN = "demo"
 MADE = ("raw", "data", f"runs/{RUN}", "scan.ply", "labelled.ply", SETTINGS)
 
@@ -41,7 +38,7 @@ class Settings:
     """What a demo is made with; another one needs another folder or a fresh start."""
 
     seed: int = 0
-    steps: int = 250
+    steps: int = 500
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Demo:
             max_steps=self.settings.steps,
             batch_size=8,
             num_points=1024,
-            val_fraction=0.25,
+            val_fraction=0.1,
             seed=self.settings.seed,
             device="cpu",
         )
@@ -175,5 +172,118 @@ def remove(folder: Path) -> None:
         else:
             path.unlink(missing_ok=True)
 
-STAGES = ()
-def show(tour): ...
+
+def is_built(tour: Demo) -> bool:
+    """Whether every room of the building is there."""
+    from pipelines.synth import MARKER
+
+    try:
+        rooms = json.loads((tour.raw / MARKER).read_text("utf-8"))["rooms"]
+    except FileNotFoundError:
+        return False
+    return all((tour.raw / room).is_dir() for room in rooms)
+
+
+def build(tour: Demo) -> None:
+    """Write the synthetic building."""
+    from pipelines.synth import demo_building, synth
+
+    result = synth(demo_building(tour.raw, tour.settings.seed), progress=tour.progress)
+    tour.progress.say(f"{result.out}: {result.rooms} rooms, {result.points:,} points")
+
+
+def prepare_data(tour: Demo) -> None:
+    """Prepare the building; what is prepared already is kept."""
+    from pipelines.prepare import prepare
+
+    config = PrepareConfig(raw=tour.raw, data=tour.data, test_area=TEST_AREA)
+    result = prepare(config, progress=tour.progress)
+    tour.progress.say(f"{result.data}: {result.rooms} rooms, {result.points:,} points")
+
+
+def is_trained(tour: Demo) -> bool:
+    """Whether the training has ended."""
+    from pipelines.results.runs import CONFIG, Run
+
+    return (tour.run / CONFIG).is_file() and Run(tour.run).state == "finished"
+
+
+def train_network(tour: Demo) -> None:
+    """Train, or go on with a training that was stopped."""
+    from pipelines.results.runs import CONFIG
+    from pipelines.train import train
+
+    resume = tour.run if (tour.run / CONFIG).is_file() else None
+    train(tour.training, resume=resume, progress=tour.progress)
+
+
+def is_scored(tour: Demo) -> bool:
+    """Whether the network has been scored."""
+    from pipelines.results.runs import Run
+
+    return Run(tour.run).scores(PROTOCOL) is not None
+
+
+def score(tour: Demo) -> None:
+    """Score the network on the rooms that it has never seen."""
+    from pipelines.evaluate import evaluate
+
+    config = EvalConfig(run_dirs=(tour.run,), data=tour.data, device="cpu")
+    evaluate(config, progress=tour.progress)
+
+
+def is_labelled(tour: Demo) -> bool:
+    """Whether the scan has labels."""
+    return tour.labelled.is_file()
+
+
+def label(tour: Demo) -> None:
+    """Write a room of the test area as a scan without labels, and label it."""
+    from pipelines.data.ply import write_points
+    from pipelines.data.store import Store
+    from pipelines.predict import predict
+
+    store = Store.open(tour.data)
+    room = store.read(store.rooms(TEST_AREA)[0])
+    write_points(tour.scan, room.pos, room.color)
+    config = PredictConfig(scans=(tour.scan,), run=tour.run, out=tour.labelled, device="cpu")
+    predict(config, progress=tour.progress)
+
+
+def show(tour: Demo) -> None:
+    """Print the scores, where the pictures are, and how to go on with one's own data."""
+    from pipelines.results.runs import Run
+
+    from .display import percent, print_table, print_text
+
+    values = Run(tour.run).scores(PROTOCOL) or {}
+    bands = values["baseline"]
+    rows = [(name, percent(values[key]), percent(bands[key])) for name, key in MEANS]
+    per_class = zip(values["classes"], values["iou"], bands["iou"], strict=True)
+    rows += [(f"IoU {name}", percent(ours), percent(theirs)) for name, ours, theirs in per_class]
+    print_table(("in %", "network", "height alone"), rows)
+    print_text(f"\nA room of the test area: {picture(tour)}")
+    print_text(f"Its scan with labels:    {tour.labelled}")
+    print_text(f"\nWith your own scans:\n{NEXT.format(run=tour.run)}")
+
+
+def picture(tour: Demo) -> Path:
+    """Return the picture of the first room: scan, ground truth and prediction side by side."""
+    return min((tour.run / "eval" / PROTOCOL).glob("room_*.png"))
+
+
+PROTOCOL = EvalConfig.protocols[0]
+MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
+NEXT = """  deepgcn predict SCAN.ply --run {run}   (this network: for a try only)
+  deepgcn prepare S3DIS.zip --area 5
+  deepgcn train --arch resgcn --depth 28
+  deepgcn eval --report md
+  deepgcn predict SCAN.ply"""
+# Name, whether it is done, and what does it. `prepare` itself keeps what is done.
+STAGES: tuple[tuple[str, Callable[[Demo], bool], Callable[[Demo], None]], ...] = (
+    ("synth: a synthetic building", is_built, build),
+    ("prepare: its rooms as blocks", lambda _tour: False, prepare_data),
+    ("train: a small ResGCN", is_trained, train_network),
+    ("eval: scores on the area left out", is_scored, score),
+    ("predict: labels for a scan", is_labelled, label),
+)

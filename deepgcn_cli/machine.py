@@ -60,7 +60,9 @@ def memory() -> tuple[float | None, float | None]:
 
 def packages() -> tuple[list[str], list[str], list[str]]:
     """Return the required packages with versions, those missing, and optional ones missing."""
-    installed, missing, optional = [], [], []
+    installed: list[str] = []
+    missing: list[str] = []
+    optional: list[str] = []
     for requirement in metadata.requires("deepgcn") or []:
         name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
         try:

@@ -241,16 +241,18 @@ class PredictConfig:
         check_choice("device", self.device, DEVICES, flag="--device")
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """Return a configuration as JSON-ready values; `from_plain` turns them back."""
+def to_plain(config: Any) -> Any:
+    """Return a configuration or result as JSON-ready values; `from_plain` turns the first back."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
         if isinstance(value, Path):
             return str(value)
-        if isinstance(value, tuple):
+        if isinstance(value, (tuple, list)):
             return [plain(item) for item in value]
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
         return value
 
     return plain(config)

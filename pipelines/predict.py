@@ -29,6 +29,7 @@ from .runtime.device import pick_device
 FORMATS = (".ply",)
 UNLABELLED = 255  # class of a point without coordinates
 GREY = 128  # of a scan without colour
+LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,14 @@ def _check_finite(config: PredictConfig, scan: PlyScan, pos: np.ndarray) -> None
 
 def _check_extent(scan: PlyScan, pos: np.ndarray, progress: Progress) -> None:
     extent = [float(np.nanmax(axis)) for axis in pos.T]
+    shown = " × ".join(f"{size:.3g}" for size in extent)
+    if extent[0] * extent[1] > LARGEST_GROUND:
+        raise DatasetError(
+            f"{scan.path}: found an extent of {shown}, expected metres, at most "
+            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
+            "Convert its unit (millimetres?) or remove points that lie far off, and try again."
+        )
     if max(extent) < 0.5 or max(extent) > 1000:
-        shown = " × ".join(f"{size:.3g}" for size in extent)
         progress.warn(
             f"{scan.path}: its extent is {shown}; the network expects metres, with z up. "
             "The labels are likely to be wrong."

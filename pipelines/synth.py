@@ -35,8 +35,8 @@ class SynthResult:
 
 
 def demo_building(out: Path, seed: int = 0) -> SynthConfig:
-    """Return the building of the demo: three areas of two rooms, thinly scanned."""
-    return SynthConfig(out=out, areas=3, rooms=2, seed=seed, density=1000.0)
+    """Return the building of the demo: four areas of four rooms, thinly scanned."""
+    return SynthConfig(out=out, areas=4, rooms=4, seed=seed, density=1000.0)
 
 
 def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:

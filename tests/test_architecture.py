@@ -123,7 +123,7 @@ def imported_modules(node: ast.AST, package: str) -> Iterator[str]:
 
 def part(module: str) -> str:
     """The part of `pipelines` that a module belongs to."""
-    return (module.split(".") + ["pipelines"])[1] if "." in module else "pipelines"
+    return [*module.split("."), "pipelines"][1] if "." in module else "pipelines"
 
 
 def test_the_reader_of_imports_sees_what_is_there() -> None:

@@ -38,6 +38,7 @@ _SIZES = {
 }
 _POSITION = (("x", "y", "z"), ("px", "py", "pz"), ("posx", "posy", "posz"))
 _COLOR = (
+    ("scan_red", "scan_green", "scan_blue"),  # what `write_labelled` keeps of a scan's own colour
     ("red", "green", "blue"),
     ("r", "g", "b"),
     ("diffuse_red", "diffuse_green", "diffuse_blue"),

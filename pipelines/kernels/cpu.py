@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
-from .cpu_knn import knn
+from .cache import keyed_cache
+
+with keyed_cache():
+    from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
+    from .cpu_knn import knn
 
 __all__ = ["edge_reduce", "knn", "neighbor_max", "neighbor_sum"]

@@ -206,7 +206,9 @@ def any_le(typing: Any, a: Any, b: Any, bound: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, b, bound = args
-        near = builder.or_(builder.fcmp_ordered("<=", a, bound), builder.fcmp_ordered("<=", b, bound))
+        near = builder.or_(
+            builder.fcmp_ordered("<=", a, bound), builder.fcmp_ordered("<=", b, bound)
+        )
         bits = builder.bitcast(near, ir.IntType(LANES))
         return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), ir.IntType(64))
 

@@ -50,6 +50,7 @@ def permuted_rows(x: Tensor, seed: int) -> Tensor:
     return x[:, order]
 
 
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize(
     ("batch", "points", "channels", "ranks"),
     [
@@ -64,7 +65,6 @@ def permuted_rows(x: Tensor, seed: int) -> Tensor:
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_a_full_sort(
-    backend: str,
     batch: int,
     points: int,
     channels: int,
@@ -75,39 +75,45 @@ def test_equals_a_full_sort(
     assert_same_sets(kernels.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
-def test_all_ranks_are_a_permutation_of_the_points(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_all_ranks_are_a_permutation_of_the_points() -> None:
     x = whole_points(1, 70, 3, seed=5)
     index = kernels.knn(x, tuple(range(70)))
     assert torch.equal(index.sort(dim=-1).values, torch.arange(70).expand(1, 70, 70).int())
 
 
-def test_equal_points_are_ordered_by_index(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_equal_points_are_ordered_by_index() -> None:
     ranks = (0, 1, 5, 299)
     index = kernels.knn(torch.ones(2, 700, 4), ranks)
     assert torch.equal(index.sort(dim=-1).values, torch.tensor(ranks).expand(2, 700, 4).int())
 
 
-def test_repeated_points_are_ordered_by_index(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_repeated_points_are_ordered_by_index() -> None:
     few = whole_points(1, 100, 9, seed=1, span=50)
     x = few.repeat(1, 9, 1)
     ranks = tuple(range(0, 16 * 10, 10))
     assert_same_sets(kernels.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
-def test_drawn_ranks(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_drawn_ranks() -> None:
     x = whole_points(2, 800, 4, seed=2)
     ranks = tuple(sorted(np.random.default_rng(0).permutation(16 * 27)[:16].tolist()))
     assert_same_sets(kernels.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
-def test_a_shift_does_not_change_the_neighbors(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_a_shift_does_not_change_the_neighbors() -> None:
     x = whole_points(1, 300, 3, seed=3)
     moved = x + torch.tensor([1024.0, -2048.0, 512.0])
     ranks = tuple(range(0, 32, 2))
     assert_same_sets(kernels.knn(moved, ranks), sorted_neighbors(x, ranks))
 
 
-def test_nan_comes_last_and_stops_nothing(backend: str) -> None:
+@pytest.mark.usefixtures("backend")
+def test_nan_comes_last_and_stops_nothing() -> None:
     x = whole_points(1, 600, 3, seed=4)
     x = x - x.mean(dim=1, keepdim=True)
     distance = torch.cdist(x.double(), x.double())

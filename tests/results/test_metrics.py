@@ -1,0 +1,74 @@
+"""Scores against figures worked out by hand and against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn import metrics as sklearn_metrics
+
+from pipelines.results.metrics import confusion, scores
+
+
+def test_figures_worked_out_by_hand() -> None:
+    label = np.array([0, 0, 0, 0, 1, 1, 2], np.uint8)
+    predicted = np.array([0, 0, 0, 1, 1, 0, 3], np.uint8)
+    matrix = confusion(label, predicted, 5)
+    assert matrix.tolist() == [
+        [3, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
+    found = scores(matrix, ("a", "b", "c", "d", "e"))
+    # IoU: a 3 / (4 + 4 − 3), b 1 / (2 + 2 − 1), c 0 / 1, d 0 / 1 (predicted, never there), e absent.
+    assert found.iou == pytest.approx((3 / 5, 1 / 3, 0, 0, None))
+    assert found.accuracy == pytest.approx((3 / 4, 1 / 2, 0, 0, None))
+    assert found.oa == pytest.approx(4 / 7)
+    assert found.miou == pytest.approx((3 / 5 + 1 / 3) / 4)
+    assert found.macc == pytest.approx((3 / 4 + 1 / 2) / 4)
+    assert found.absent == ("e",)
+    assert found.points == 7
+
+
+def test_an_absent_class_changes_no_mean() -> None:
+    matrix = np.array([[8, 2], [1, 9]])
+    wider = np.zeros((3, 3), int)
+    wider[np.ix_([0, 2], [0, 2])] = matrix
+    small, large = scores(matrix, ("a", "c")), scores(wider, ("a", "b", "c"))
+    assert (small.oa, small.macc, small.miou) == (large.oa, large.macc, large.miou)
+    assert large.absent == ("b",)
+
+
+def test_nothing_scored_is_zero() -> None:
+    found = scores(np.zeros((2, 2), int), ("a", "b"))
+    assert (found.oa, found.macc, found.miou, found.points) == (0, 0, 0, 0)
+    assert found.absent == ("a", "b")
+
+
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=60),
+)
+def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    label, predicted = np.array(pairs).T
+    matrix = confusion(label, predicted, 6)
+    found = scores(matrix, tuple("abcdef"))
+    occur = np.union1d(label, predicted)
+    expected = sklearn_metrics.jaccard_score(
+        label, predicted, labels=occur, average=None, zero_division=0
+    )
+    assert [found.iou[n] for n in occur] == pytest.approx(expected.tolist())
+    assert found.miou == pytest.approx(expected.mean())
+    assert found.oa == pytest.approx(sklearn_metrics.accuracy_score(label, predicted))
+    recall = sklearn_metrics.recall_score(
+        label, predicted, labels=occur, average="macro", zero_division=0
+    )
+    assert found.macc == pytest.approx(recall)
+    assert (matrix == sklearn_metrics.confusion_matrix(label, predicted, labels=range(6))).all()
+
+
+def test_counts_of_large_rooms_do_not_overflow() -> None:
+    label = np.full(300_000, 12, np.uint8)
+    assert confusion(label, label, 13)[12, 12] == 300_000

@@ -1,0 +1,197 @@
+"""The evaluate stage on a small trained run: figures by another route, files, repetition, errors."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
+
+from pipelines import kernels, load_model, segment
+from pipelines.config import EvalConfig
+from pipelines.data.sampler import BlockSampler
+from pipelines.data.store import Store
+from pipelines.errors import DatasetError, RunError
+from pipelines.evaluate import EvalResult, evaluate
+from pipelines.inference import forward
+from pipelines.progress import Progress
+from pipelines.results.runs import Run
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    warn = say
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny_run(store.path, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("eager"):
+        yield
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    """A copy of the trained run, to write into."""
+    return Run(Path(shutil.copytree(trained.path, tmp_path / "runs" / "tiny")))
+
+
+def score(run: Run, **options: Any) -> EvalResult:
+    values = {"run_dirs": (run.path,), "pictures": False, "device": "cpu", **options}
+    return evaluate(EvalConfig(**values))
+
+
+def test_room_scores_by_another_route(run: Run, store: Store) -> None:
+    """`segment` labels each room on its own; scikit-learn makes the figures."""
+    (found,) = score(run).results
+    model = load_model(run.path)
+    label, predicted = [], []
+    for info in store.rooms(3):
+        room = store.read(info)
+        label.append(room.label)
+        predicted.append(segment(model, room.pos, room.color, num_points=128)[0])
+    truth, answer = np.concatenate(label), np.concatenate(predicted)
+    occur = np.union1d(truth, answer)
+    iou = jaccard_score(truth, answer, labels=occur, average=None, zero_division=0)
+    assert found.scores.points == sum(info.points for info in store.rooms(3))
+    assert found.scores.oa == pytest.approx(accuracy_score(truth, answer))
+    assert found.scores.miou == pytest.approx(iou.mean())
+    saved = run.scores("room")
+    assert saved is not None
+    expected = confusion_matrix(truth, answer, labels=range(13))
+    np.testing.assert_array_equal(np.array(saved["confusion"]), expected)
+    rooms = sum(np.array(matrix) for matrix in saved["rooms"].values())
+    np.testing.assert_array_equal(rooms, expected)
+
+
+def test_the_network_has_learned_more_than_heights(run: Run) -> None:
+    (found,) = score(run).results
+    wrong, wrong_by_height = 1 - found.scores.miou, 1 - found.baseline.miou
+    assert wrong < wrong_by_height / 2
+
+
+def test_block_scores_by_another_route(run: Run, store: Store) -> None:
+    (found,) = score(run, protocols=("block-s1",)).results
+    config, model = run.config, load_model(run.path)
+    truth, answer = [], []
+    for info in store.rooms(3):
+        sampler = BlockSampler(store, [info], config.num_points, 0, 1.0, "torch")
+        for blocks in sampler.in_order(1):
+            batch = sampler.batch(0, blocks)
+            truth.append(batch.label.ravel())
+            answer.append(forward(model, batch.features).argmax(axis=-1).ravel())
+    expected = confusion_matrix(np.concatenate(truth), np.concatenate(answer), labels=range(13))
+    saved = run.scores("block-s1")
+    assert saved is not None
+    np.testing.assert_array_equal(np.array(saved["confusion"]), expected)
+    assert found.blocks * config.num_points == found.scores.points == expected.sum()
+
+
+def test_the_same_again_gives_the_same_counts(run: Run) -> None:
+    matrices = []
+    for batch_size in (8, 3):
+        score(run, batch_size=batch_size)
+        saved = run.scores("room")
+        assert saved is not None
+        matrices.append(saved["confusion"])
+    assert matrices[0] == matrices[1]
+
+
+def test_everything_is_written(run: Run) -> None:
+    (found,) = score(run, reports=("md", "csv", "json"), pictures=True).results
+    folder = run.path / "eval" / "room"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [
+        *("confusion.csv", "confusion.png", "report.csv", "report.json", "report.md"),
+        *("room_office_1.png", "room_office_2.png", "scores.json"),
+    ]
+    assert sorted(path.name for path in found.files) == names
+    text = (folder / "report.md").read_text()
+    assert f"| {100 * found.scores.miou:.1f} |" in text
+    assert "height bands, no network" in text
+    assert "Absent classes, left out of the means: beam, column, window" in text
+    assert "This is not the whole of S3DIS: 7 rooms of 272" in text
+    rows = list(csv.reader((folder / "confusion.csv").read_text().splitlines()))
+    assert rows[0][1:] == list(run.environment["store"]["classes"])
+    assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == found.scores.points
+    assert json.loads((folder / "report.json").read_text()) == run.scores("room")
+
+
+def test_scores_say_how_they_were_made(run: Run, store: Store) -> None:
+    score(run, seed=3, checkpoint="last")
+    saved = run.scores("room")
+    assert saved is not None
+    assert (saved["seed"], saved["checkpoint"], saved["protocol"]) == (3, "last", "room")
+    assert saved["store"]["fingerprint"] == store.fingerprint
+    assert saved["environment"]["packages"]["torch"]
+    assert saved["training"]["store"]["fingerprint"] == store.fingerprint
+
+
+def test_the_latest_finished_run_is_taken_and_named(run: Run) -> None:
+    ears = Ears()
+    result = evaluate(EvalConfig(runs=run.path.parent, pictures=False), progress=ears)
+    assert result.results[0].run == run.path
+    assert f"{run.path}: the latest finished run" in ears.said
+
+
+def test_a_run_by_name(run: Run) -> None:
+    config = EvalConfig(run_dirs=(Path("tiny"),), runs=run.path.parent, pictures=False)
+    assert evaluate(config).results[0].run == run.path
+
+
+def test_an_unfinished_run_and_other_data_are_said(run: Run, tmp_path: Path) -> None:
+    run.update_status(state="interrupted")
+    other = write_tiny_store(tmp_path / "other", points=500)
+    ears = Ears()
+    config = EvalConfig(run_dirs=(run.path,), data=other.path, pictures=False)
+    evaluate(config, progress=ears)
+    assert any("the run is interrupted; its scores are not final" in said for said in ears.said)
+    assert any("trained on other data" in said for said in ears.said)
+
+
+def test_no_rooms_of_the_test_area(run: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(run.config, test_area=6)
+    (run.path / "config.json").write_text(json.dumps(_plain(config)))
+    with pytest.raises(DatasetError, match=r"no rooms of tiny's test area 6; its areas are 1, 2"):
+        score(run)
+
+
+def _plain(config: Any) -> Any:
+    from pipelines.config import to_plain
+
+    return to_plain(config)
+
+
+def test_no_run_and_no_weights(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"found no runs there\.\nTrain one first: deepgcn train"):
+        evaluate(EvalConfig(runs=tmp_path / "empty"))
+    with pytest.raises(RunError, match=r"tinny: found no run there\. Did you mean 'tiny'\?"):
+        evaluate(EvalConfig(run_dirs=(run.path.parent / "tinny",)))
+    run.checkpoint_path("best").unlink()
+    with pytest.raises(RunError, match="found no best weights"):
+        score(run)

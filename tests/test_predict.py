@@ -1,0 +1,232 @@
+"""The predict stage: every input point in input order, and what is said about bad scans."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from plyfile import PlyData
+
+from pipelines import kernels, load_model, segment
+from pipelines.config import PredictConfig
+from pipelines.data.ply import read_ply, write_labelled, write_points
+from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
+from pipelines.predict import PredictResult, predict
+from pipelines.progress import Progress
+from pipelines.results.runs import Run
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny_run(store.path, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("eager"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def points(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The first test room's points in an order of their own: pos, color, label."""
+    room = store.read(store.rooms(3)[0])
+    order = np.random.default_rng(0).permutation(len(room.pos))
+    pos = room.pos[order].astype(np.float64) + (4000.0, 300.0, 20.0)
+    return pos, room.color[order], room.label[order]
+
+
+@pytest.fixture
+def scan(points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path) -> Path:
+    path = tmp_path / "scan.ply"
+    write_points(path, points[0], points[1])
+    return path
+
+
+def label(scan: Path, run: Run, **options: Any) -> PredictResult:
+    return predict(PredictConfig(scans=(scan,), run=run.path, device="cpu", **options))
+
+
+def labelled(path: Path) -> Any:
+    return PlyData.read(str(path))["vertex"].data
+
+
+def test_every_point_in_input_order(
+    scan: Path, trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    pos, color, truth = points
+    (found,) = label(scan, trained).scans
+    assert found.out == scan.with_name("scan.labelled.ply")
+    vertex = labelled(found.out)
+    for axis, name in enumerate("xyz"):
+        np.testing.assert_array_equal(vertex[name], pos[:, axis])
+    for channel, name in enumerate(("red", "green", "blue")):
+        np.testing.assert_array_equal(vertex[f"scan_{name}"], color[:, channel])
+        np.testing.assert_array_equal(
+            vertex[name], np.array(CLASS_COLORS)[vertex["class"], channel]
+        )
+    expected, probabilities = segment(load_model(trained.path), pos, color, num_points=128)
+    agree = vertex["class"] == expected
+    assert agree.mean() > 0.999, "only float32 near-ties may differ"
+    np.testing.assert_allclose(
+        vertex["confidence"][agree], probabilities.max(axis=1)[agree], atol=1e-3
+    )
+    assert (vertex["class"] == truth).mean() > 0.8, "the tiny network knows the tiny building"
+    assert found.counts == {
+        name: int((vertex["class"] == n).sum()) for n, name in enumerate(CLASSES)
+    }
+    assert (found.points, found.unlabelled) == (len(pos), 0)
+
+
+def test_labels_already_there_change_nothing(scan: Path, trained: Run, tmp_path: Path) -> None:
+    (first,) = label(scan, trained).scans
+    (second,) = label(first.out, trained, out=tmp_path / "again.ply").scans
+    np.testing.assert_array_equal(labelled(second.out)["class"], labelled(first.out)["class"])
+
+
+def test_weights_alone_and_the_latest_run(scan: Path, trained: Run, tmp_path: Path) -> None:
+    weights = Path(shutil.copy(trained.weights(), tmp_path / "w.safetensors"))
+    byweights = predict(PredictConfig(scans=(scan,), weights=weights, out=tmp_path / "a.ply"))
+    byrun = predict(PredictConfig(scans=(scan,), runs=trained.path.parent, out=tmp_path / "b.ply"))
+    assert byweights.weights == weights
+    assert byrun.weights == trained.weights()
+    assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+def test_several_scans_go_to_a_folder(scan: Path, trained: Run, tmp_path: Path) -> None:
+    other = Path(shutil.copy(scan, tmp_path / "other.ply"))
+    out = tmp_path / "new" / "folder"
+    config = PredictConfig(scans=(scan, other), run=trained.path, out=out, device="cpu")
+    assert [found.out.name for found in predict(config).scans] == [
+        "scan.labelled.ply",
+        "other.labelled.ply",
+    ]
+    assert (out / "scan.labelled.ply").read_bytes() == (out / "other.labelled.ply").read_bytes()
+
+
+def test_points_without_coordinates_need_a_flag(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    pos, color = points[0].copy(), points[1]
+    pos[[5, 77], 1] = np.nan
+    scan = tmp_path / "scan.ply"
+    write_points(scan, pos, color)
+    with pytest.raises(DatasetError, match=r"found 2 of .* the first at index 5\.\n.*--drop-nan"):
+        label(scan, trained)
+    assert list(tmp_path.iterdir()) == [scan]
+    (found,) = label(scan, trained, drop_nan=True).scans
+    vertex = labelled(found.out)
+    assert found.unlabelled == 2
+    assert np.flatnonzero(vertex["class"] == 255).tolist() == [5, 77]
+    assert vertex["confidence"][[5, 77]].tolist() == [0, 0]
+
+
+def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run, tmp_path: Path) -> None:
+    header, _, body = scan.read_bytes().partition(b"end_header\n")
+    for name in (b"red", b"green", b"blue"):
+        header = header.replace(b" " + name, b" u" + name)
+    scan.write_bytes(header + b"end_header\n" + body)
+    with pytest.raises(DatasetError, match=r"found no colour among .*\n.*--no-color-ok"):
+        label(scan, trained)
+    (found,) = label(scan, trained, no_color_ok=True).scans
+    assert found.unlabelled == 0
+
+
+def test_no_point_at_all_can_be_placed(trained: Run, tmp_path: Path) -> None:
+    scan = tmp_path / "scan.ply"
+    write_points(scan, np.full((9, 3), np.nan), np.zeros((9, 3), np.uint8))
+    with pytest.raises(DatasetError, match="no point with finite coordinates"):
+        label(scan, trained, drop_nan=True)
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (0.01, True)])
+def test_a_strange_size_is_said(
+    scale: float,
+    warned: bool,
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+) -> None:
+    ears = Ears()
+    write_points(tmp_path / "scan.ply", points[0] * scale, points[1])
+    config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
+    predict(config, progress=ears)
+    assert any("expects metres" in said for said in ears.said) == warned
+
+
+def test_a_scan_in_millimetres_is_refused(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    write_points(tmp_path / "scan.ply", points[0] * 1e4, points[1])
+    with pytest.raises(DatasetError, match=r"expected metres, at most 4 km² of ground\.\n.*milli"):
+        label(tmp_path / "scan.ply", trained)
+
+
+def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> None:
+    before = scan.read_bytes()
+    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+        label(scan, trained, out=scan)
+    (tmp_path / "deep").mkdir()
+    twin = Path(shutil.copy(scan, tmp_path / "deep" / "scan.ply"))
+    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+        predict(PredictConfig(scans=(scan, twin), run=trained.path, out=tmp_path / "out"))
+    assert scan.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "found"),
+    [
+        ({"scans": ()}, ConfigError, "found no scan"),
+        ({"scans": (Path("a.plx"),)}, ConfigError, r"\.plx'\. Did you mean '\.ply'\?"),
+        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "found no runs there"),
+        ({"weights": Path("none.safetensors")}, WeightsError, "none.safetensors"),
+    ],
+)
+def test_what_is_missing_is_named(
+    options: dict[str, Any], error: type[Exception], found: str, scan: Path
+) -> None:
+    with pytest.raises(error, match=found):
+        predict(PredictConfig(**{"scans": (scan,), **options}))
+
+
+def test_a_scan_that_does_not_fit_in_a_chunk(
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Writing in chunks of any size gives the same file."""
+    write_points(tmp_path / "scan.ply", points[0], points[1])
+    scan = read_ply(tmp_path / "scan.ply")
+    label_, confidence = points[2], np.linspace(0, 1, len(scan)).astype(np.float32)
+    files = []
+    for size in (1 << 20, 100):
+        monkeypatch.setattr("pipelines.data.ply.CHUNK", size)
+        out = tmp_path / f"{size}.ply"
+        write_labelled(out, scan, label_, confidence, CLASSES, CLASS_COLORS)
+        files.append(out.read_bytes())
+    assert all(a == b for a, b in itertools.pairwise(files))
