@@ -1,4 +1,4 @@
-"""The evaluate stage on a small trained run: figures by another route, files, repetition, errors."""
+"""The evaluate stage on a small trained run: figures by another route, files, errors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from pipelines import kernels, load_model, segment
-from pipelines.config import EvalConfig
+from pipelines.config import EvalConfig, to_plain
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
@@ -174,17 +174,11 @@ def test_an_unfinished_run_and_other_data_are_said(run: Run, tmp_path: Path) -> 
     assert any("trained on other data" in said for said in ears.said)
 
 
-def test_no_rooms_of_the_test_area(run: Run, tmp_path: Path) -> None:
+def test_no_rooms_of_the_test_area(run: Run) -> None:
     config = dataclasses.replace(run.config, test_area=6)
-    (run.path / "config.json").write_text(json.dumps(_plain(config)))
+    (run.path / "config.json").write_text(json.dumps(to_plain(config)))
     with pytest.raises(DatasetError, match=r"no rooms of tiny's test area 6; its areas are 1, 2"):
         score(run)
-
-
-def _plain(config: Any) -> Any:
-    from pipelines.config import to_plain
-
-    return to_plain(config)
 
 
 def test_no_run_and_no_weights(run: Run, tmp_path: Path) -> None:

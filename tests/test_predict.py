@@ -46,7 +46,7 @@ def points(store: Store) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The first test room's points in an order of their own: pos, color, label."""
     room = store.read(store.rooms(3)[0])
     order = np.random.default_rng(0).permutation(len(room.pos))
-    pos = room.pos[order].astype(np.float64) + (4000.0, 300.0, 20.0)
+    pos = room.pos[order].astype(np.float64) + np.array([4000.0, 300.0, 20.0])
     return pos, room.color[order], room.label[order]
 
 
@@ -135,7 +135,7 @@ def test_points_without_coordinates_need_a_flag(
     assert vertex["confidence"][[5, 77]].tolist() == [0, 0]
 
 
-def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run, tmp_path: Path) -> None:
+def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run) -> None:
     header, _, body = scan.read_bytes().partition(b"end_header\n")
     for name in (b"red", b"green", b"blue"):
         header = header.replace(b" " + name, b" u" + name)
@@ -214,7 +214,6 @@ def test_what_is_missing_is_named(
 
 
 def test_a_scan_that_does_not_fit_in_a_chunk(
-    trained: Run,
     points: tuple[np.ndarray, np.ndarray, np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -11,9 +11,11 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numba
-import numba.core.config
+
+settings: Any = numba.config
 
 
 @contextmanager
@@ -23,7 +25,7 @@ def keyed_cache() -> Iterator[None]:
     NUMBA_CACHE_DIR is respected; without it the folder is beside the sources, and where that
     cannot be written to, Numba's own fallback for the user is taken.
     """
-    before = numba.core.config.CACHE_DIR
+    before = settings.CACHE_DIR
     folder = Path(__file__).parent
     chosen = Path(before) if before else folder / "__pycache__"
     chosen = chosen / f"compiled-{sources_digest(folder)}"
@@ -32,11 +34,11 @@ def keyed_cache() -> Iterator[None]:
     except OSError:
         yield
         return
-    numba.core.config.CACHE_DIR = str(chosen)
+    settings.CACHE_DIR = str(chosen)
     try:
         yield
     finally:
-        numba.core.config.CACHE_DIR = before
+        settings.CACHE_DIR = before
 
 
 def sources_digest(folder: Path) -> str:

@@ -23,7 +23,7 @@ def test_figures_worked_out_by_hand() -> None:
         [0, 0, 0, 0, 0],
     ]
     found = scores(matrix, ("a", "b", "c", "d", "e"))
-    # IoU: a 3 / (4 + 4 − 3), b 1 / (2 + 2 − 1), c 0 / 1, d 0 / 1 (predicted, never there), e absent.
+    # IoU: a 3 / (4 + 4 − 3), b 1 / (2 + 2 − 1), c 0 / 1, d 0 / 1 (only predicted), e absent.
     assert found.iou == pytest.approx((3 / 5, 1 / 3, 0, 0, None))
     assert found.accuracy == pytest.approx((3 / 4, 1 / 2, 0, 0, None))
     assert found.oa == pytest.approx(4 / 7)
