@@ -19,7 +19,14 @@ from typing import Annotated
 
 import typer
 
-from pipelines.config import EvalConfig, ModelConfig, PredictConfig, PrepareConfig, TrainConfig
+from pipelines.config import (
+    EvalConfig,
+    ModelConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+    check_at_least,
+)
 from pipelines.errors import ConfigError
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
@@ -39,6 +46,10 @@ class Settings:
 
     seed: int = 0
     steps: int = 500
+
+    def __post_init__(self) -> None:
+        check_at_least("--seed", self.seed, 0)
+        check_at_least("--steps", self.steps, 1)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import TrainConfig
+import torch
+
+from .config import ModelConfig, TrainConfig
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
 from .data.split import split_rooms
 from .data.store import RoomInfo, Store
 from .errors import ConfigError, DatasetError
+from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress
 from .results.lock import lock_run
 from .results.outcome import record_outcome, reopen
@@ -85,6 +88,7 @@ def train(
         check_same(open_run(resume), config, store.fingerprint)
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(config.threads))
+        check_network(config.model)
         samplers = open_samplers(config, store, progress)
         environment = {**describe_environment(device), **describe_store(config, store)}
         run = open_run(resume) if resume else create_run(config, environment=environment)
@@ -123,6 +127,16 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
             f"expected {len(store.classes)}, the classes of {config.data}."
         )
     return dataclasses.replace(config, test_area=area)
+
+
+def check_network(config: ModelConfig) -> None:
+    """Build the network once, without memory for it, before anything is read or written.
+
+    Raises:
+        ConfigError: the layer does not exist or does not fit.
+    """
+    with torch.device("meta"):
+        DeepGCN(config)
 
 
 def open_samplers(

@@ -1,0 +1,94 @@
+"""Tables and progress as text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepgcn_cli.display import percent, plain_table, print_json, print_table
+from deepgcn_cli.options import examples, given
+from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
+from pipelines.config import EvalConfig, PrepareConfig
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")], title="unused in a pipe")
+    assert capsys.readouterr().out == "name    mIoU\na       5.25\nlonger     –\n"
+
+
+def test_columns_of_words_are_aligned_to_the_left() -> None:
+    assert plain_table(("x", "y"), [("one", "1")], [False, True]) == "x    y\none  1"
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([{"path": Path("a/b"), "config": PrepareConfig(), "values": (1, None)}])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["path"] == "a/b"
+    assert found["config"]["test_area"] == 5
+    assert found["values"] == [1, None]
+
+
+def test_percent() -> None:
+    assert (percent(0.12345), percent(None)) == ("12.35", "–")
+
+
+def test_only_flags_that_were_given_reach_a_configuration() -> None:
+    flags = {"reports": ["md", "csv"], "seed": None, "device": "cpu", "other": 1, "run_dirs": []}
+    assert given(EvalConfig, flags) == {"reports": ("md", "csv"), "device": "cpu"}
+
+
+def test_examples() -> None:
+    assert examples("a", "b") == "\b\nExamples:\n  a\n  b"
+
+
+def test_a_meter_tells_speed_and_time_left() -> None:
+    clock = Clock()
+    meter = Meter(100, "rooms", clock)
+    meter.advance(10)  # warms up, and in a resumed task stands for what was done before
+    assert meter.describe() == "10/100 rooms"
+    clock.now = 2.0
+    meter.advance(10, loss="1.5")
+    assert meter.describe() == "20/100 rooms, 5.0 rooms/s, 0:16 left, loss 1.5"
+    clock.now = 100.0
+    meter.advance(80)
+    assert meter.describe().startswith("100/100 rooms, 0.8 rooms/s")
+    assert "left" not in meter.describe()
+
+
+def test_clock_time() -> None:
+    assert [clock_time(s) for s in (0, 68, 3723.4)] == ["0:00", "1:08", "1:02:03"]
+
+
+def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Lines()
+    with progress.task("Reading", total=2, unit="rooms") as task:
+        task.advance()
+        task.advance()
+    progress.say("done")
+    progress.warn("careful")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert lines[0] == "Reading …"
+    assert lines[1].startswith("Reading: 2/2 rooms in ")
+    assert lines[2:] == ["done", "Warning: careful"]
+
+
+def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Warnings()
+    with progress.task("Reading") as task:
+        task.advance()
+    progress.say("nothing")
+    progress.warn("careful")
+    assert capsys.readouterr().err == "Warning: careful\n"

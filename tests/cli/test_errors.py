@@ -1,0 +1,173 @@
+"""What a person sees after a mistake: where, what was found, what to do; never a traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from deepgcn_cli import __main__ as main
+from deepgcn_cli import commands_data
+from deepgcn_cli.__main__ import run
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.results.runs import create_run
+from tests.tiny_store import write_tiny_store
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> str:
+    """Return what stderr says; stdout has to be empty, and nothing may look like a bug."""
+    assert run(arguments.split()) == code
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    assert 1 <= len(shown.err.strip().splitlines()) <= 3, shown.err
+    return shown.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("prepare", "found no raw S3DIS, expected Area_<1-6>/<room>/Annotations"),
+        ("prepare nothing", "nothing: found nothing there"),
+        ("prepare --area 7", "--area: found 7, expected an S3DIS area from 1 to 6"),
+        ("prepare --export h5", "Expected one of: pointnet-h5"),
+        ("train", "data: found no prepared data (no manifest.json).\nPrepare it first: deepgcn"),
+        ("train --arch resgn", "unknown architecture 'resgn'. Did you mean 'resgcn'?"),
+        ("train --preset resgcn28", "Did you mean 'resgcn-28'?"),
+        ("train --num-points 256", "k·d: layer 27 takes neighbours from the 432 nearest points"),
+        ("train --resume", "runs: found no unfinished run to go on with"),
+        ("train --resume foo", "runs/foo: found no run there"),
+        ("eval", "runs: found no runs there.\nTrain one first: deepgcn train"),
+        ("eval --report pdf", "--report: found the unknown report 'pdf'"),
+        ("predict scan.ply", "runs: found no runs there"),
+        ("predict scan.plyy", "Did you mean '.ply'?"),
+        ("predict a.ply --run r --weights w", "--run and --weights: found both"),
+        ("runs show foo", "runs/foo: found no run there"),
+        ("synth out --areas 9", "--areas: found 9, S3DIS has areas 1 to 6"),
+        ("demo . --steps 0", "--steps: found 0, expected at least 1"),
+    ],
+)
+def test_mistakes(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in fails(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "No such command 'trian'. Did you mean 'train'?"),
+        ("train --epochs many", "--epochs"),
+        ("train foo", "to go on with a run, add --resume"),
+        ("train --resume --name mine", "a run keeps its name"),
+        ("predict", "Missing argument"),
+        ("doctor now", "unexpected extra argument"),
+    ],
+)
+def test_wrong_usage(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = fails(arguments, capsys, code=2)
+    assert message in shown
+    assert "--help" in shown
+
+
+def test_an_unknown_layer_is_named_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_store(tmp_path / "data")
+    assert "Did you mean" in fails_late("train --conv GATCon --num-points 512", capsys)
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def fails_late(arguments: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the error that comes after some progress."""
+    assert run(arguments.split()) == 1
+    error = capsys.readouterr().err.partition("Error: ")[2]
+    assert error
+    assert "Traceback" not in error
+    return error
+
+
+def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tiny_store(tmp_path / "data")
+    area = tmp_path / "data" / "area_1.h5"
+    area.write_bytes(area.read_bytes()[:5000])
+    shown = fails_late("train --depth 2 -k 4 --num-points 64", capsys)
+    assert "area_1.h5: found a damaged or truncated file" in shown
+    manifest = tmp_path / "data" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
+    assert "version 2, expected 'deepgcn-store' version 1" in fails("train", capsys)
+
+
+def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = TrainConfig(model=ModelConfig(depth=2), runs=tmp_path / "runs", name="mine")
+    create_run(config, environment={})
+    shown = fails("eval", capsys)
+    assert "found 1 run, none finished; the last, mine, is interrupted" in shown
+    assert "Go on with it: deepgcn train --resume runs/mine" in shown
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands_data, "given", _raising(OSError(number, "full", "out/room.txt")))
+    shown = fails("synth out", capsys)
+    assert shown.startswith("Error: out/room.txt: the disk is full.\n")
+
+
+def test_a_folder_that_may_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", "out")
+    monkeypatch.setattr(commands_data, "given", _raising(error))
+    assert fails("synth out", capsys) == "Error: out: Permission denied.\n"
+
+
+def test_a_bug_shows_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands_data, "given", _raising(RuntimeError("unforeseen")))
+    assert run(["synth", "out"]) == 1
+    shown = capsys.readouterr().err
+    assert "RuntimeError: unforeseen" in shown
+    assert "This is a bug in deepgcn. Please report it" in shown
+
+
+def test_ctrl_c_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.prepare.prepare", _raising(KeyboardInterrupt()))
+    assert run(["prepare", str(tmp_path)]) == 130
+    shown = capsys.readouterr().err
+    assert shown == "interrupted; the same command goes on where it stopped\n"
+
+
+def _raising(error: BaseException):
+    def raise_it(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    return raise_it
+
+
+def test_the_exit_code_reaches_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["deepgcn", "trian"])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 2
+
+
+def test_errors_as_json_are_errors_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["eval", "--json"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_no_runs_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["runs", "list"]) == 0
+    assert capsys.readouterr().out == "runs: no runs yet. Start one: deepgcn train\n"
+    assert run(["runs", "list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
