@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from .config import ModelConfig, TrainConfig
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
@@ -130,13 +128,12 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
 
 
 def check_network(config: ModelConfig) -> None:
-    """Build the network once, without memory for it, before anything is read or written.
+    """Build two layers of the network before anything is read or written.
 
     Raises:
-        ConfigError: the layer does not exist or does not fit.
+        ConfigError: the vertex layer does not exist or does not fit.
     """
-    with torch.device("meta"):
-        DeepGCN(config)
+    DeepGCN(dataclasses.replace(config, depth=min(config.depth, 2)))
 
 
 def open_samplers(

@@ -153,6 +153,6 @@ def test_a_broken_marker_and_a_file_in_the_way_are_refused(tmp_path):
 
 def test_the_demo_building_is_small_and_complete(tmp_path):
     result = synth(demo_building(tmp_path / "raw"))
-    assert result.rooms == 6
-    assert 100_000 < result.points < 400_000
+    assert result.rooms == 16
+    assert 400_000 < result.points < 900_000
     assert len(result.points_per_class) == 13

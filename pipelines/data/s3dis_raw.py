@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from ..errors import DatasetError
+from .zip_entries import open_entry
 
 LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
 _ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)/(?P<rest>.+\.txt)")
@@ -87,7 +88,7 @@ class RawDataset:
             yield lambda file: (self.source / file.name).open("rb")
             return
         with _open_zip(self.source) as archive:
-            yield lambda file: cast("BinaryIO", archive.open(file.name))
+            yield lambda file: open_entry(archive, file.name)
 
 
 OpenFile = Callable[[RawFile], BinaryIO]
