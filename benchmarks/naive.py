@@ -40,14 +40,14 @@ def dilated(x: Tensor, k: int, dilation: int, *, epsilon: float, training: bool)
             source = source[..., torch.randperm(k * dilation)[:k]]
         else:
             source = source[..., ::dilation]
-        target = torch.arange(x.shape[2]).view(1, -1, 1).expand_as(source)
+        target = torch.arange(x.shape[2], device=x.device).view(1, -1, 1).expand_as(source)
         return torch.stack([source, target])
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Return (B, C, N, k): the features x (B, C, N, 1) of the points `index` (B, N, k)."""
     batch, channels, points, _ = x.shape
-    first = torch.arange(batch).view(-1, 1, 1) * points
+    first = torch.arange(batch, device=x.device).view(-1, 1, 1) * points
     rows = x.squeeze(-1).transpose(1, 2).reshape(batch * points, channels)
     picked = rows[(index + first).reshape(-1)]
     return picked.view(*index.shape, channels).permute(0, 3, 1, 2).contiguous()

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from . import commands_apply, commands_data, commands_machine, commands_runs, commands_train, demo
+from . import (
+    commands_apply,
+    commands_bench,
+    commands_data,
+    commands_machine,
+    commands_runs,
+    commands_train,
+    demo,
+)
 from .options import examples
 
 app = typer.Typer(
@@ -53,12 +61,14 @@ def deepgcn(
         typer.echo(context.get_help())
 
 
-for module in (
+PARTS = (
     demo,
     commands_data,
     commands_train,
     commands_apply,
     commands_runs,
     commands_machine,
-):
-    module.register(app)
+    commands_bench,
+)
+for part in PARTS:
+    part.register(app)

@@ -23,6 +23,7 @@ DEVICES = ("auto", "cpu", "cuda")
 RECIPES = ("paper",)
 PROTOCOLS = ("room", "block-s1")
 REPORTS = ("md", "json", "csv")
+WORKS = ("forward", "step", "knn")
 AREAS = (1, 2, 3, 4, 5, 6)
 
 
@@ -238,6 +239,31 @@ class PredictConfig:
         if self.num_points is not None:
             check_at_least("--num-points", self.num_points, 1)
         check_at_least("--batch-size", self.batch_size, 1)
+        check_choice("device", self.device, DEVICES, flag="--device")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Times and memory of a network on this machine, against the released algorithm."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    works: tuple[str, ...] = WORKS
+    batch_size: int = 1
+    num_points: int = 4096
+    repeats: int = 5
+    naive: bool = True  # measure the released algorithm in the same run
+    scaling: bool = False  # a table over N and depth instead, without the comparison
+    device: str = "auto"
+    threads: int | None = None
+    out: Path = Path("bench.json")
+
+    def __post_init__(self) -> None:
+        for work in self.works:
+            check_choice("work", work, WORKS, flag="--work")
+        for name in ("batch_size", "num_points", "repeats"):
+            check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        if self.threads is not None:
+            check_at_least("--threads", self.threads, 1)
         check_choice("device", self.device, DEVICES, flag="--device")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = {"config", "errors", "progress", "files"}
-STAGES = {"synth", "prepare", "train", "evaluate", "predict"}
+STAGES = {"synth", "prepare", "train", "evaluate", "predict", "bench"}
 # What each part of `pipelines` may import of the others; everything may import BASE.
 ALLOWED = {
     **{name: set() for name in BASE},
@@ -32,6 +32,7 @@ ALLOWED = {
     "train": {"data", "model", "runtime", "results", "training"},
     "evaluate": {"data", "model", "runtime", "results", "inference"},
     "predict": {"data", "model", "runtime", "results", "inference"},
+    "bench": {"runtime"},
     "pipelines": {"model", "runtime", "results", "inference"},
 }
 ONLY_IN = {

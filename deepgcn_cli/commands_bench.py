@@ -1,0 +1,143 @@
+"""`deepgcn bench`: times and memory on this machine, against the released algorithm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.config import ARCHS, WORKS, BenchConfig, ModelConfig
+
+from .commands_train import chosen_model
+from .options import Device, Json, Quiet, examples, given, option
+
+if TYPE_CHECKING:
+    from pipelines.bench import BenchResult, Figures, Row
+
+COLUMNS = (
+    *("work", "layers", "points", "time", "range", "naive", "ratio"),
+    *("memory", "naive", "ratio", "GFLOP/s", "of GEMM"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command(
+        epilog=examples(
+            "deepgcn bench",
+            "deepgcn bench --arch densegcn --depth 28 --work step --threads 2",
+            "deepgcn bench --preset resgcn-56 --scaling --repeats 3",
+        )
+    )(bench)
+
+
+def bench(
+    arch: Annotated[
+        str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
+    ] = None,
+    depth: Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")] = None,
+    preset: Annotated[
+        str | None,
+        option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
+    ] = None,
+    conv: Annotated[
+        str | None, option("Vertex layer.", default=ModelConfig.conv, metavar="NAME")
+    ] = None,
+    width: Annotated[
+        int | None, option("Channels of a layer.", default=ModelConfig.width, metavar="C")
+    ] = None,
+    k: Annotated[int | None, option("Neighbours.", "-k", default=ModelConfig.k)] = None,
+    works: Annotated[
+        list[str] | None,
+        option(
+            f"What is measured: {', '.join(WORKS)}; repeatable.",
+            "--work",
+            default="all",
+            metavar="NAME",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None, option("Blocks at a time.", default=BenchConfig.batch_size, metavar="N")
+    ] = None,
+    num_points: Annotated[
+        int | None, option("Points of a block.", default=BenchConfig.num_points, metavar="N")
+    ] = None,
+    repeats: Annotated[
+        int | None,
+        option("Timed runs, after one that warms up.", default=BenchConfig.repeats, metavar="N"),
+    ] = None,
+    naive: Annotated[
+        bool | None,
+        option("Measure the released algorithm too.", "--naive/--no-naive", default="on"),
+    ] = None,
+    scaling: Annotated[
+        bool | None,
+        option("Measure N from 1,024 to 65,536 and depth 7 to 152 instead.", "--scaling"),
+    ] = None,
+    device: Device = None,
+    threads: Annotated[
+        int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")
+    ] = None,
+    out: Annotated[
+        Path | None, option("JSON file to write.", default=BenchConfig.out, metavar="FILE")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure forward pass, training step and k-NN, beside the released algorithm."""
+    flags = locals()
+    config = BenchConfig(model=chosen_model(flags), **given(BenchConfig, flags))
+
+    from pipelines.bench import bench as stage
+
+    from .display import print_json
+    from .progress import open_progress
+
+    progress = open_progress(quiet=quiet)
+    result = stage(config, progress=progress)
+    if as_json:
+        return print_json(result)
+    print_result(result)
+
+
+def print_result(result: BenchResult) -> None:
+    """Print the table, the machine and the file."""
+    from .display import print_table, print_text
+
+    print_table(COLUMNS, [_cells(row, result.gemm_speed) for row in result.rows])
+    found = result.environment
+    where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"
+    print_text(
+        f"medians; memory beyond the process's start; GEMM {result.gemm_speed / 1e9:,.0f} GFLOP/s"
+    )
+    print_text(f"{where}, torch {found['packages']['torch']}")
+    print_text(str(result.out))
+
+
+def _cells(row: Row, gemm_speed: float) -> tuple[str, ...]:
+    ours, naive = row.ours, row.naive
+    first = (row.work, f"{row.depth}", f"{row.num_points:,}")
+    if ours is None:
+        return (*first, *("–",) * 9)
+    speed = row.flop / ours.median if row.flop else None
+    return (
+        *first,
+        _seconds(ours.median),
+        f"{_seconds(min(ours.times))} – {_seconds(max(ours.times))}",
+        "–" if naive is None else _seconds(naive.median),
+        "–" if naive is None else f"{naive.median / ours.median:.1f}×",
+        _memory(ours),
+        "–" if naive is None else _memory(naive),
+        "–" if naive is None else f"{naive.memory / max(ours.memory, 1):.1f}×",
+        "–" if speed is None else f"{speed / 1e9:,.0f}",
+        "–" if speed is None else f"{100 * speed / gemm_speed:.0f} %",
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.1f} ms"
+
+
+def _memory(figures: Figures) -> str:
+    return f"{figures.memory / 2**20:,.0f} MiB"

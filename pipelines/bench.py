@@ -1,0 +1,215 @@
+"""The bench stage: how fast and how lean the network is here, against the released algorithm.
+
+Every figure is measured in a process of its own (`runtime.timing`), the naive network in the same
+run (`benchmarks/naive.py` of a checkout; without one only our own figures are taken).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import BenchConfig, ModelConfig, to_plain
+from .errors import ConfigError, RunError
+from .files import atomic_json
+from .progress import SILENT, Progress
+from .runtime.device import pick_device
+from .runtime.environment import describe_environment
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+OURS, NAIVE = "pipelines.runtime.timing", "benchmarks.case"
+POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
+DEPTHS = (7, 14, 28, 56, 112, 152)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The measured times of one case (seconds) and its peak memory beyond the start (bytes)."""
+
+    times: tuple[float, ...]
+    memory: int
+
+    @property
+    def median(self) -> float:
+        """The median time, seconds."""
+        return statistics.median(self.times)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case: what was measured, and how.
+
+    Attributes:
+        work: forward, step or knn.
+        depth: layers.
+        num_points: N.
+        ours: figures of this package; None if it failed, see `failed`.
+        naive: figures of the released algorithm; None if it was not measured.
+        flop: the arithmetic that a forward pass needs at least; None for other work.
+        failed: why there are no figures.
+    """
+
+    work: str
+    depth: int
+    num_points: int
+    ours: Figures | None
+    naive: Figures | None = None
+    flop: float | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """What was measured.
+
+    Attributes:
+        rows: a line per case.
+        gemm_speed: floating-point operations a second of a large matrix product, in the same run.
+        environment: hardware and versions.
+        out: the JSON file.
+    """
+
+    rows: tuple[Row, ...]
+    gemm_speed: float
+    environment: dict[str, Any]
+    out: Path
+
+
+def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
+    """Measure and write `config.out`.
+
+    Raises:
+        ConfigError: the network does not fit the number of points.
+        RunError: a measurement of the network itself fails.
+    """
+    config.model.check_points(config.num_points)
+    device = pick_device(config.device)
+    compare = config.naive and can_compare(config.model, progress)
+    cases = scaling_cases(config) if config.scaling else main_cases(config)
+    total = len(cases) * (2 if compare and not config.scaling else 1) + 1
+    rows = []
+    with progress.task("Measuring", total=total, unit="cases") as task:
+        gemm = {"work": "gemm", "device": device.type, "threads": config.threads}
+        speed = _measure(OURS, gemm)["speed"]
+        task.advance()
+        for work, model, points in cases:
+            case = _case(config, device.type, work, model, points)
+            row = Row(work, model.depth, points, None, flop=_flop(work, model, points, config))
+            try:
+                row = dataclasses.replace(row, ours=_figures(OURS, case))
+                task.advance()
+                if compare and not config.scaling:
+                    row = dataclasses.replace(row, naive=_figures(NAIVE, case))
+                    task.advance()
+            except RunError as error:
+                if not config.scaling:
+                    raise
+                row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
+                task.advance()
+            rows.append(row)
+    result = BenchResult(tuple(rows), speed, describe_environment(device), config.out)
+    atomic_json(config.out, {"config": to_plain(config), **to_plain(result)})
+    return result
+
+
+def can_compare(model: ModelConfig, progress: Progress) -> bool:
+    """Whether the naive network is at hand and knows this one; says so if not."""
+    if not (CHECKOUT / "benchmarks" / "naive.py").is_file():
+        progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
+        return False
+    if model.conv not in ("edge", "mr") or model.arch == "dgcnn" or model.knn != "dynamic":
+        progress.warn("the naive network has dynamic EdgeConv and MRConv only: no comparison.")
+        return False
+    return True
+
+
+def main_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
+    """Return the cases of one network at one size."""
+    return [(work, config.model, config.num_points) for work in config.works]
+
+
+def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
+    """Return the cases of the scaling table: N at the network's depth, depths at its N."""
+    cases = [(work, config.model, points) for points in POINTS for work in config.works]
+    for depth in DEPTHS:
+        model = dataclasses.replace(config.model, depth=depth)
+        try:
+            model.check_points(config.num_points)
+        except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3
+            model = dataclasses.replace(model, k=3)
+        cases += [(work, model, config.num_points) for work in config.works if work != "knn"]
+    return [case for case in cases if _fits(case[1], case[2])]
+
+
+def _fits(model: ModelConfig, points: int) -> bool:
+    return model.k * max(model.dilations()) <= points
+
+
+def forward_flop(model: ModelConfig, points: int) -> float:
+    """Return the floating-point operations that a forward pass of one block needs at least.
+
+    Counted are the N² scalar products of every graph (their symmetry could save half), the two
+    products of EdgeConv's split, fusion (over distinct channels) and prediction.
+    """
+    channels, total = model.in_channels, 0.0
+    for layer in range(model.depth):
+        space = 3 if layer == 0 else channels
+        total += 2 * points * points * space
+        total += 2 * points * 2 * channels * model.width
+        grows = model.arch == "densegcn" and layer > 0
+        channels = channels + model.width if grows else model.width
+    distinct = model.depth * model.width
+    total += 2 * points * distinct * (model.fusion_channels + 512)
+    total += 2 * points * (512 * 256 + 256 * model.num_classes)
+    return total
+
+
+def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float | None:
+    known = work == "forward" and model.conv == "edge" and model.knn == "dynamic"
+    return config.batch_size * forward_flop(model, points) if known else None
+
+
+def _case(
+    config: BenchConfig, device: str, work: str, model: ModelConfig, points: int
+) -> dict[str, Any]:
+    return {
+        "model": to_plain(model),
+        "work": work,
+        "batch_size": config.batch_size,
+        "num_points": points,
+        "device": device,
+        "threads": config.threads,
+        "repeats": config.repeats,
+    }
+
+
+def _figures(module: str, case: dict[str, Any]) -> Figures:
+    found = _measure(module, case)
+    return Figures(tuple(found["times"]), int(found["memory"]))
+
+
+def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
+    """Run one measurement in a process of its own and return what it found."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, json.dumps(case)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path[1:]])},
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        size = f"{case['model']['arch']}-{case['model']['depth']} {case['work']}"
+        raise RunError(
+            f"bench: {module} failed on {size}, N {case['num_points']}, "
+            f"B {case['batch_size']}.\n{last}"
+        )
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

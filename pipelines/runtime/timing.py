@@ -1,0 +1,162 @@
+"""One measurement in a process of its own: its times and its peak memory.
+
+    python -m pipelines.runtime.timing '{"work": "forward", …}'
+
+prints one line of JSON. A process per measurement keeps one case's memory, caches and threads out
+of the next one's figures. `benchmarks.case` does the same for the naive network.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .. import kernels
+from ..config import ModelConfig, from_plain
+from ..model.deepgcn import DeepGCN
+
+GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured, on which device, how often.
+
+    Attributes:
+        model: the network.
+        work: "forward" (evaluation), "step" (forward, backward and Adam) or "knn" (the middle
+            layer's search alone).
+        batch_size: B.
+        num_points: N.
+        device: cpu or cuda.
+        threads: CPU threads; None: PyTorch's own choice.
+        repeats: timed runs, after one that warms up.
+        implementation: of the kernels, or None for the device's own.
+    """
+
+    model: ModelConfig
+    work: str
+    batch_size: int
+    num_points: int
+    device: str
+    threads: int | None
+    repeats: int
+    implementation: str | None = None
+
+
+Network = Callable[[ModelConfig], nn.Module]
+Search = Callable[[Tensor, ModelConfig], Any]
+
+
+def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
+    """Return times (seconds), peak memory beyond what was there before (bytes), and its base."""
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    with kernels.use(case.implementation):
+        run = _work(case, network, search)
+        base = memory(case.device)
+        run()
+        times = [_time(run, case.device) for _ in range(case.repeats)]
+    return {"times": times, "memory": peak_memory(case.device) - base, "base": base}
+
+
+def _work(case: Case, network: Network, search: Search) -> Callable[[], Any]:
+    """Return the work as a function without arguments; its inputs are made beforehand."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (case.batch_size, case.num_points)
+    if case.work == "knn":
+        x = torch.randn(*shape, case.model.width, generator=generator).to(case.device)
+        return lambda: search(x, case.model)
+    features = torch.rand(*shape, case.model.in_channels, generator=generator).to(case.device)
+    model = network(case.model).to(case.device)
+    if case.work == "forward":
+        model.eval()
+        return torch.inference_mode()(lambda: model(features))
+    label = torch.randint(0, case.model.num_classes, shape, generator=generator).to(case.device)
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(features).flatten(0, 1), label.flatten()).backward()
+        optimizer.step()
+
+    return step
+
+
+def _time(run: Callable[[], Any], device: str) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def memory(device: str) -> int:
+    """Return the bytes in use now: of the process, or allocated on the GPU."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    return _status("VmRSS")
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes that were in use at once."""
+    return int(torch.cuda.max_memory_allocated()) if device == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """Return a size of this process; from its highest ever where the system tells no more."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith(field))
+    except (OSError, StopIteration):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(line.split()[1]) * 1024
+
+
+def gemm_speed(device: str, threads: int | None) -> float:
+    """Return the floating-point operations a second of a large float32 matrix product."""
+    if threads:
+        torch.set_num_threads(threads)
+    a = torch.rand(GEMM, GEMM, device=device)
+    times = [_time(lambda: a @ a, device) for _ in range(6)]
+    return 2 * GEMM**3 / min(times[1:])
+
+
+def own_network(config: ModelConfig) -> nn.Module:
+    """Return this package's network."""
+    return DeepGCN(config)
+
+
+def own_search(x: Tensor, config: ModelConfig) -> Tensor:
+    """Find the middle layer's neighbours with this package's k-NN."""
+    dilation = config.dilations()[config.depth // 2]
+    return kernels.knn(x, tuple(range(0, config.k * dilation, dilation)))
+
+
+def main(network: Network, search: Search) -> None:
+    """Measure the case that the first argument describes, and print the figures."""
+    values = json.loads(sys.argv[1])
+    if values.get("work") == "gemm":
+        found: dict[str, Any] = {"speed": gemm_speed(values["device"], values["threads"])}
+    else:
+        found = measure(from_plain(Case, values), network, search)
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main(own_network, own_search)
