@@ -205,7 +205,10 @@ def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        lines = [line for line in done.stderr.splitlines() if line[:1].strip()]  # not indented
+        last = next(
+            (line for line in reversed(lines) if "Error" in line), f"exit code {done.returncode}"
+        )
         size = f"{case['model']['arch']}-{case['model']['depth']} {case['work']}"
         raise RunError(
             f"bench: {module} failed on {size}, N {case['num_points']}, "

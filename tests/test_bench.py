@@ -1,0 +1,100 @@
+"""The bench stage: figures are taken, the floor is right, and the naive network is the same one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.naive import check
+from pipelines.bench import bench, forward_flop, scaling_cases
+from pipelines.config import BenchConfig, ModelConfig
+from pipelines.errors import ConfigError, RunError
+from pipelines.progress import Progress
+
+SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
+
+
+@pytest.mark.parametrize("arch", ["plaingcn", "resgcn", "densegcn"])
+@pytest.mark.parametrize("conv", ["edge", "mr"])
+def test_the_naive_network_is_the_same_function(arch: str, conv: str) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig.published(arch, 3, conv=conv, k=5, width=16, layout="torch")
+    assert check(config, points=64) < 1e-10
+
+
+def test_the_floor_of_the_reference_network() -> None:
+    assert forward_flop(ModelConfig(), 4096) == pytest.approx(85e9, rel=0.03)
+
+
+def test_the_floor_is_linear_in_depth_but_for_the_first_layer() -> None:
+    flop = [forward_flop(ModelConfig(depth=depth), 1024) for depth in (5, 6, 7)]
+    assert flop[2] - flop[1] == flop[1] - flop[0]
+
+
+@pytest.mark.slow
+def test_figures_of_every_work_beside_the_naive_network(tmp_path: Path) -> None:
+    out = tmp_path / "bench.json"
+    config = BenchConfig(
+        model=SMALL, num_points=128, batch_size=2, repeats=3, device="cpu", threads=1, out=out
+    )
+    result = bench(config)
+    assert [row.work for row in result.rows] == ["forward", "step", "knn"]
+    for row in result.rows:
+        assert row.ours is not None
+        assert row.naive is not None
+        for figures in (row.ours, row.naive):
+            assert len(figures.times) == 3
+            assert min(figures.times) > 0
+            assert min(figures.times) <= figures.median <= max(figures.times)
+    assert result.rows[0].flop == 2 * forward_flop(SMALL, 128)
+    assert 1e8 < result.gemm_speed < 1e15
+    saved = json.loads(out.read_text())
+    assert saved["rows"][1]["ours"]["times"] == list(result.rows[1].ours.times)
+    assert saved["config"]["model"]["depth"] == 2
+
+
+def test_a_failed_measurement_says_why() -> None:
+    config = BenchConfig(
+        model=ModelConfig(depth=2, conv="NoSuchConv"), works=("step",), device="cpu", num_points=64
+    )
+    with pytest.raises(RunError, match=r"failed on resgcn-2 step, N 64, B 1\.\n.*NoSuchConv"):
+        bench(config)
+
+
+def test_too_few_points() -> None:
+    with pytest.raises(ConfigError, match="k·d"):
+        bench(BenchConfig(num_points=256))
+
+
+def test_the_scaling_table_leaves_out_what_cannot_be() -> None:
+    cases = scaling_cases(BenchConfig(scaling=True))
+    assert max(points for _, _, points in cases) == 65_536
+    assert {model.depth for _, model, points in cases if points == 4096} >= {7, 28, 56, 112, 152}
+    for _, model, points in cases:
+        model.check_points(points)
+    assert {model.k for _, model, _ in cases if model.depth == 152} == {16}
+
+
+def test_no_comparison_is_said(tmp_path: Path) -> None:
+    class Ears(Progress):
+        said: tuple[str, ...] = ()
+
+        def warn(self, message: str) -> None:
+            self.said += (message,)
+
+    ears = Ears()
+    config = BenchConfig(
+        model=ModelConfig(depth=2, width=8, k=4, conv="gin"),
+        works=("knn",),
+        num_points=64,
+        repeats=1,
+        device="cpu",
+        threads=1,
+        out=tmp_path / "bench.json",
+    )
+    result = bench(config, progress=ears)
+    assert result.rows[0].naive is None
+    assert "EdgeConv and MRConv only" in ears.said[0]

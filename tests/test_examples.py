@@ -1,0 +1,66 @@
+"""The examples run as their first lines say, at a smaller size where one can be given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipelines.data.ply import write_points
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+def run(name: str, folder: Path, *arguments: str) -> str:
+    """Run an example in `folder` and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_opens_with_its_command_and_duration(path: Path) -> None:
+    opening = path.read_text(encoding="utf-8").split('"""')[1]
+    assert f"python examples/{path.name}" in opening
+    assert "Takes " in opening
+    assert "2 CPU cores" in opening
+
+
+def test_segment_arrays(tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "data")
+    trained = train_tiny_run(store.path, tmp_path / "runs", max_steps=3)
+    room = store.read(store.rooms(3)[0])
+    write_points(tmp_path / "scan.ply", room.pos, room.color)
+    shown = run("segment_arrays.py", tmp_path, str(trained.path), "scan.ply")
+    counts = [int(line.split()[1].replace(",", "")) for line in shown.splitlines()]
+    assert sum(counts) == len(room.pos)
+
+
+@pytest.mark.slow
+def test_own_layer(tmp_path: Path) -> None:
+    for line in run("own_layer.py", tmp_path).splitlines():
+        assert float(line.split()[-1]) < 0.5, line
+
+
+@pytest.mark.slow
+def test_plain_against_residual(tmp_path: Path) -> None:
+    lines = run("plain_against_residual.py", tmp_path, "1").splitlines()
+    assert [line.split()[:2] for line in lines] == [
+        ["plaingcn", "7"],
+        ["resgcn", "7"],
+        ["plaingcn", "28"],
+        ["resgcn", "28"],
+    ]
