@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.config import PROTOCOLS, REPORTS, EvalConfig, PredictConfig
+from pipelines.config import ABSENT, PALETTES, PROTOCOLS, REPORTS, EvalConfig, PredictConfig
 
 from .options import Device, InferenceBatch, Json, Quiet, Runs, Seed, examples, given, option
 
@@ -18,7 +18,9 @@ def register(app: typer.Typer) -> None:
         "eval",
         epilog=examples(
             "deepgcn eval --report md",
-            "deepgcn eval runs/mine --protocol all --report md --report csv",
+            "deepgcn eval runs/mine --protocol all --report html --report tex",
+            "deepgcn eval --votes 4 --view",
+            "deepgcn eval --six-fold --train-missing",
         ),
     )(evaluate)
     app.command(
@@ -55,9 +57,42 @@ def evaluate(
     checkpoint: Annotated[
         str | None, option("best or last.", default=EvalConfig.checkpoint, metavar="NAME")
     ] = None,
+    absent: Annotated[
+        str | None,
+        option(
+            f"What a class that never occurs counts as in the means: {', '.join(ABSENT)}.",
+            default=EvalConfig.absent,
+            metavar="NAME",
+        ),
+    ] = None,
+    votes: Annotated[
+        int | None,
+        option(
+            "Passes over each room, turned, mirrored and scaled, whose logits are summed.",
+            default=EvalConfig.votes,
+            metavar="N",
+        ),
+    ] = None,
+    six_fold: Annotated[
+        bool, typer.Option("--six-fold", help="Score one run per area, pooled and averaged.")
+    ] = False,
+    train_missing: Annotated[
+        bool, typer.Option("--train-missing", help="With --six-fold: train areas without a run.")
+    ] = False,
     pictures: Annotated[
         bool | None,
-        option("Draw rooms: scan, ground truth, prediction.", "--pictures/--no-pictures"),
+        option("Draw rooms, errors, confusion, curves.", "--pictures/--no-pictures", default="on"),
+    ] = None,
+    palette: Annotated[
+        str | None,
+        option(
+            f"Colours of the classes: {', '.join(PALETTES)} (for colour-blind readers).",
+            default=EvalConfig.palette,
+            metavar="NAME",
+        ),
+    ] = None,
+    view: Annotated[
+        bool | None, option("Also write rooms as HTML pages to look at in 3-D.", "--view")
     ] = None,
     data: Annotated[
         Path | None,
@@ -74,16 +109,25 @@ def evaluate(
     flags = locals()
     if protocols and "all" in protocols:
         flags["protocols"] = PROTOCOLS
+    if train_missing and not six_fold:
+        raise typer.BadParameter("found --train-missing without --six-fold.")
     config = EvalConfig(**given(EvalConfig, flags))
 
-    from pipelines.evaluate import evaluate as stage
-
+    from .interruption import interruptible
     from .progress import open_progress
-    from .scores import print_scores
+    from .scores import print_folds, print_scores
 
     progress = open_progress(quiet=quiet)
-    result = stage(config, progress=progress)
-    print_scores(result, as_json=as_json)
+    with interruptible("the same command starts the scoring again"):
+        if six_fold:
+            from pipelines.sixfold import six_fold as stage
+
+            folds = stage(config, train_missing=train_missing, progress=progress)
+            return print_folds(folds, as_json=as_json)
+
+        from pipelines.evaluate import evaluate as one_stage
+
+        print_scores(one_stage(config, progress=progress), as_json=as_json)
 
 
 def predict(

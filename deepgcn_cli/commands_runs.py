@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.config import TrainConfig
+from pipelines.config import EvalConfig, TrainConfig
+from pipelines.errors import RunError
 
-from .options import Json, Runs, examples
+from .options import Json, Runs, examples, option
 
 if TYPE_CHECKING:
+    from pipelines.results.comparison import Difference
     from pipelines.results.runs import Run
 
 SHOWN_SCORES = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
@@ -21,20 +23,29 @@ SHOWN_SCORES = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
 def register(app: typer.Typer) -> None:
     """Add the group to the app."""
     group = typer.Typer(
-        help="List runs and show one.",
+        help="List runs, show one, compare several.",
         rich_markup_mode=None,
-        epilog=examples("deepgcn runs list", "deepgcn runs show runs/mine"),
+        epilog=examples(
+            "deepgcn runs list", "deepgcn runs show runs/mine", "deepgcn runs compare mine other"
+        ),
     )
     group.callback(invoke_without_command=True)(runs_group)
     group.command("list", epilog=examples("deepgcn runs list", "deepgcn runs list --json"))(
         list_runs
     )
     group.command("show", epilog=examples("deepgcn runs show runs/mine"))(show_run)
+    group.command(
+        "compare",
+        epilog=examples(
+            "deepgcn runs compare mine other", "deepgcn runs compare a b c --protocol block-s1"
+        ),
+    )(compare_runs)
+    group.command("sync", epilog=examples("deepgcn runs sync"))(sync_runs)
     app.add_typer(group, name="runs")
 
 
 def runs_group(context: typer.Context) -> None:
-    """List runs and show one."""
+    """List runs, show one, compare several."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -88,12 +99,10 @@ def show_run(
 ) -> None:
     """Show one run: its network, state, machine and scores."""
     from pipelines.config import PROTOCOLS, to_plain
-    from pipelines.results.runs import open_run
 
     from .display import print_json, print_table
 
-    inside = (runs or TrainConfig.runs) / run
-    found = open_run(inside if inside.is_dir() or not run.is_dir() else run)
+    found = _opened(run, runs)
     scores = {name: found.scores(name) for name in PROTOCOLS}
     facts = {
         "run": str(found.path),
@@ -142,3 +151,99 @@ def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield f"protocol {protocol}", ", ".join(shown)
         for name, iou in zip(values["classes"], values["iou"], strict=True):
             yield f"  IoU {name}", percent(iou)
+
+
+def compare_runs(
+    names: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Two or more runs; the first is the base.")
+    ],
+    protocol: Annotated[
+        str | None,
+        option("Protocol to compare under.", default=EvalConfig.protocols[0], metavar="NAME"),
+    ] = None,
+    runs: Runs = None,
+    as_json: Json = False,
+) -> None:
+    """Compare runs: settings, scores per class, and an interval on the mIoU's difference."""
+    if len(names) < 2:
+        raise typer.BadParameter("found one run, expected two or more to compare.")
+
+    from pipelines.config import to_plain
+    from pipelines.results.comparison import compare_scores, different_settings
+
+    from .display import print_json
+
+    protocol = protocol or EvalConfig.protocols[0]
+    found = [_opened(name, runs) for name in names]
+    values = [_scores_under(run, protocol) for run in found]
+    settings = different_settings([to_plain(run.config) for run in found])
+    differences = compare_scores([run.name for run in found], values)
+    if as_json:
+        scores = {run.name: each for run, each in zip(found, values, strict=True)}
+        facts = {"protocol": protocol, "settings": settings, "differences": differences}
+        means = {name: {key: each[key] for _, key in SHOWN_SCORES} for name, each in scores.items()}
+        return print_json({**facts, "scores": means})
+    _print_comparison([run.name for run in found], values, settings, differences)
+
+
+def _opened(name: Path, runs: Path | None) -> Run:
+    from pipelines.results.runs import open_run
+
+    inside = (runs or TrainConfig.runs) / name
+    return open_run(inside if inside.is_dir() or not name.is_dir() else name)
+
+
+def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
+    values = run.scores(protocol)
+    if values is None:
+        raise RunError(
+            f"{run.path}: found no scores under protocol {protocol}.\n"
+            f"Score it first: deepgcn eval {run.path} --protocol {protocol}"
+        )
+    return values
+
+
+def _print_comparison(
+    names: list[str],
+    values: list[dict[str, Any]],
+    settings: dict[str, list[Any]],
+    differences: list[Difference],
+) -> None:
+    from .display import percent, print_table, print_text
+
+    if settings:
+        rows = [(name, *map(str, each)) for name, each in settings.items()]
+        print_table(("setting", *names), rows)
+        print_text("")
+    changes = [f"− {names[0]}: {each.name}" for each in differences]
+    rows = []
+    for title, key in SHOWN_SCORES:
+        deltas = (_signed(each[key] - values[0][key]) for each in values[1:])
+        rows.append((title, *(percent(each[key]) for each in values), *deltas))
+    for number, name in enumerate(values[0]["classes"]):
+        shown = (percent(each["iou"][number]) for each in values)
+        rows.append((f"IoU {name}", *shown, *(_signed(each.iou[number]) for each in differences)))
+    print_table(("in %", *names, *changes), rows)
+    for each in differences:
+        print_text(
+            f"{each.name} − {names[0]}: mIoU {_signed(each.miou)} points, 95 % of bootstrap draws "
+            f"over the {len(values[0]['rooms'])} rooms within {_signed(each.low)} … "
+            f"{_signed(each.high)}"
+        )
+
+
+def _signed(difference: float | None) -> str:
+    return "–" if difference is None else f"{100 * difference:+.2f}"
+
+
+def sync_runs(runs: Runs = None, as_json: Json = False) -> None:
+    """Make the index, results.db, anew from the run directories."""
+    from pipelines.results.index import FILE, sync
+
+    from .display import print_json, print_text
+
+    folder = runs or TrainConfig.runs
+    found = sync(folder)
+    if as_json:
+        return print_json({"runs": len(found), "index": folder / FILE})
+    print_text(f"{folder / FILE}: {len(found)} run{'' if len(found) == 1 else 's'}")

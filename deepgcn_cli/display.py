@@ -63,7 +63,7 @@ def plain_table(
 
 def is_numeric(cells: Any) -> bool:
     """Whether all cells begin with a digit or stand for no number."""
-    return all(not cell or cell[0] in "-–0123456789" for cell in cells)
+    return all(not cell or cell[0] in "+-–0123456789" for cell in cells)
 
 
 def percent(fraction: float | None) -> str:

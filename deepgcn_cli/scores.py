@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .display import print_json, print_table, print_text
+from .display import percent, print_json, print_table, print_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from pipelines.evaluate import EvalResult, RunScores
     from pipelines.predict import PredictResult, ScanResult
+    from pipelines.results.report import Report
+    from pipelines.sixfold import SixFoldResult
 
 
 def print_scores(result: EvalResult, *, as_json: bool) -> None:
@@ -18,19 +23,47 @@ def print_scores(result: EvalResult, *, as_json: bool) -> None:
     for number, found in enumerate(result.results):
         if number:
             print_text("")
-        print_result(found)
+        print_report(found.report, found.files)
+    if len(result.results) > 1:
+        print_text("")
+        print_side_by_side(result.results)
 
 
-def print_result(found: RunScores) -> None:
-    """Print one run's table: classes down, runs across, so that it fits on a terminal."""
-    print_text(found.report.title)
-    columns, lines = found.report.table()
+def print_report(report: Report, files: Sequence[Path]) -> None:
+    """Print a report's table, classes down and rows across, so that it fits on a terminal."""
+    print_text(report.title)
+    columns, lines = report.table()
     names = ["", *(line[0] for line in lines)]
     rows = [[columns[n], *(line[n] for line in lines)] for n in range(1, len(columns))]
     print_table(names, rows)
-    print_text("\n".join(found.report.notes))
-    for file in found.files:
+    print_text("\n".join(report.notes))
+    for file in files:
         print_text(f"  {file}")
+
+
+def print_side_by_side(results: Sequence[RunScores]) -> None:
+    """Print a line for each run and protocol."""
+    columns = ("run", "protocol", "points scored", "OA", "mAcc", "mIoU")
+    rows = [
+        (
+            found.run.name,
+            found.protocol,
+            f"{found.scores.points:,}",
+            *(percent(v) for v in (found.scores.oa, found.scores.macc, found.scores.miou)),
+        )
+        for found in results
+    ]
+    print_table(columns, rows)
+
+
+def print_folds(results: Sequence[SixFoldResult], *, as_json: bool) -> None:
+    """Print the pooled and mean scores of all areas."""
+    if as_json:
+        return print_json([{**found.report.values, "files": found.files} for found in results])
+    for number, found in enumerate(results):
+        if number:
+            print_text("")
+        print_report(found.report, found.files)
 
 
 def _record(found: RunScores) -> dict[str, object]:

@@ -21,8 +21,10 @@ LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
 RECIPES = ("paper",)
-PROTOCOLS = ("room", "block-s1")
-REPORTS = ("md", "json", "csv")
+PROTOCOLS = ("room", "block-s1", "block-s05")
+REPORTS = ("md", "json", "csv", "html", "tex")
+ABSENT = ("exclude", "zero", "one", "minus-one")
+PALETTES = ("s3dis", "safe")
 WORKS = ("forward", "step", "knn")
 AREAS = (1, 2, 3, 4, 5, 6)
 
@@ -202,7 +204,11 @@ class EvalConfig:
     protocols: tuple[str, ...] = ("room",)
     reports: tuple[str, ...] = ("md",)
     checkpoint: str = "best"
+    absent: str = "exclude"  # what a class that never occurs counts as in the means
+    votes: int = 1  # passes over each room under protocol `room`, turned, mirrored and scaled
     pictures: bool = True
+    palette: str = "s3dis"  # "safe": colours that stay apart for colour-blind readers
+    view: bool = False  # also write rooms as pages to look at in 3-D
     batch_size: int = 8
     seed: int = 0
     device: str = "auto"
@@ -213,6 +219,9 @@ class EvalConfig:
         for report in self.reports:
             check_choice("report", report, REPORTS, flag="--report")
         check_choice("checkpoint", self.checkpoint, ("best", "last"), flag="--checkpoint")
+        check_choice("convention", self.absent, ABSENT, flag="--absent")
+        check_choice("palette", self.palette, PALETTES, flag="--palette")
+        check_at_least("--votes", self.votes, 1)
         check_choice("device", self.device, DEVICES, flag="--device")
         check_at_least("--batch-size", self.batch_size, 1)
 

@@ -1,22 +1,14 @@
 """The evaluate stage: runs → scores on the area that they never saw.
 
-Protocols (M are confusion counts, summed over all rooms of the test area):
-
-`room`      Every point of every room once. Disjoint 1 m blocks; a block's points are dealt out
-            into draws of `num_points`, so each point is drawn at least once; the logits of a point
-            that is drawn again are summed; M counts the largest logit of every point.
-`block-s1`  The published block protocol of the TensorFlow release: blocks of stride 1 m, those
-            under 100 points dropped, one draw of `num_points` each (with repetition where there
-            are fewer); M counts every drawn point.
-
-Both are deterministic: the same weights, store and seed give the same counts.
+Under each protocol (see `scoring`) the confusion counts M are summed over all rooms of the test
+area, and every figure follows from M (`results.metrics`). Deterministic: the same weights, store
+and seed give the same counts.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +17,29 @@ import torch
 
 from .config import EvalConfig, TrainConfig
 from .data.s3dis import PUBLISHED_ROOMS
-from .data.sampler import BlockSampler
-from .data.store import Room, RoomInfo, Store
+from .data.store import Room, Store
 from .errors import DatasetError, RunError
-from .files import atomic_json, atomic_text
-from .inference import block_logits
-from .model.deepgcn import DeepGCN
 from .model.presets import PRESETS, published_as
 from .model.weights import describe, load_weights
 from .progress import SILENT, Progress
 from .results.baseline import learn_height_bands, score_height_bands
-from .results.metrics import Scores, confusion, scores
-from .results.plots import confusion_picture, room_picture
-from .results.report import DAGGER, Report, Row
+from .results.failures import (
+    TITLES,
+    UNITS,
+    Failures,
+    confused_pairs,
+    find_failures,
+    no_failures,
+)
+from .results.metrics import Scores, scores
+from .results.plots import room_picture
+from .results.report import DAGGER, Report, Row, Table, percent
 from .results.runs import Run, latest_finished, open_run
+from .results.scorefiles import write_protocols, write_scores
+from .results.viewer import SAFE_COLORS, write_viewer
 from .runtime.device import pick_device
 from .runtime.environment import describe_environment
-from .runtime.loop import predict_batches
+from .scoring import RoomAnswer, Subject, answer_rooms, count_blocks
 
 PICTURES = 4  # rooms drawn at most
 
@@ -81,24 +79,37 @@ class EvalResult:
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is being evaluated: a run's network on its test rooms."""
+class _Evaluation:
+    """What is being evaluated, and how."""
 
     run: Run
     config: TrainConfig
-    model: DeepGCN
-    store: Store
-    rooms: list[RoomInfo]
+    subject: Subject
     options: EvalConfig
 
 
 @dataclass(frozen=True)
-class _Counted:
-    """One room's confusion counts, and the prediction for each point where there is one."""
+class _Counts:
+    """What a protocol came to.
 
-    room: str
-    matrix: np.ndarray
+    Attributes:
+        rooms: confusion counts (C, C) by room.
+        first: counts of the first vote, summed; None without votes.
+        failures: where points are wrong; None but under protocol `room`.
+        blocks: draws that the network saw.
+        seconds: what they took, reading and drawing included, pictures not.
+    """
+
+    rooms: dict[str, np.ndarray]
+    first: np.ndarray | None
+    failures: Failures | None
     blocks: int
+    seconds: float
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The counts of all rooms."""
+        return np.sum(list(self.rooms.values()), axis=0)
 
 
 def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
@@ -110,23 +121,30 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     """
     device = pick_device(config.device)
     results = []
-    for run in _runs(config, progress):
-        subject = _open(config, run, device, progress)
-        baseline = _baseline(subject, progress)
-        for protocol in config.protocols:
-            results.append(_score(subject, protocol, baseline, progress))
+    for run in chosen_runs(config, progress):
+        evaluation = _open(config, run, device, progress)
+        baseline = _baseline(evaluation, progress)
+        found = [_score(evaluation, name, baseline, progress) for name in config.protocols]
+        if len(found) > 1:
+            write_protocols(run.path, [(each.protocol, each.scores) for each in found])
+        results += found
     return EvalResult(tuple(results))
 
 
-def _runs(config: EvalConfig, progress: Progress) -> list[Run]:
+def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
+    """Return the runs that the configuration names, by folder or name; none: the latest finished.
+
+    Raises:
+        RunError: there is no such run.
+    """
     if not config.run_dirs:
         run = latest_finished(config.runs)
         progress.say(f"{run.path}: the latest finished run")
         return [run]
-    found = [path if path.is_dir() else config.runs / path for path in config.run_dirs]
+    inside = [path if path.is_dir() else config.runs / path for path in config.run_dirs]
     runs = [
         open_run(folder if folder.is_dir() else path)
-        for folder, path in zip(found, config.run_dirs, strict=True)
+        for folder, path in zip(inside, config.run_dirs, strict=True)
     ]
     for run in runs:
         if run.state != "finished":
@@ -134,7 +152,7 @@ def _runs(config: EvalConfig, progress: Progress) -> list[Run]:
     return runs
 
 
-def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> _Subject:
+def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> _Evaluation:
     trained = run.config
     if trained.test_area is None:
         raise RunError(f"{run.path}: found no test area in its configuration, expected one.")
@@ -153,14 +171,23 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         )
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
-    model = load_weights(run.weights(config.checkpoint)).to(device)
-    return _Subject(run, trained, model, store, rooms, config)
+    subject = Subject(
+        model=load_weights(run.weights(config.checkpoint)).to(device),
+        store=store,
+        rooms=tuple(rooms),
+        num_points=trained.num_points,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        votes=config.votes,
+    )
+    return _Evaluation(run, trained, subject, config)
 
 
-def _baseline(subject: _Subject, progress: Progress) -> Scores:
-    """Return the scores of height bands, learned on all areas but the test area."""
-    store, classes = subject.store, len(subject.store.classes)
-    training = [info for info in store.rooms() if info.area != subject.config.test_area]
+def _baseline(evaluation: _Evaluation, progress: Progress) -> np.ndarray:
+    """Return the counts of height bands, learned on all areas but the test area."""
+    store = evaluation.subject.store
+    classes = len(store.classes)
+    training = [info for info in store.rooms() if info.area != evaluation.config.test_area]
     with progress.task("Height bands", total=len(training), unit="rooms") as task:
 
         def read() -> Iterator[Room]:
@@ -169,162 +196,214 @@ def _baseline(subject: _Subject, progress: Progress) -> Scores:
                 task.advance()
 
         best = learn_height_bands(read(), classes)
-    matrix = sum(score_height_bands(best, store.read(info), classes) for info in subject.rooms)
-    return scores(np.asarray(matrix), store.classes)
+    rooms = evaluation.subject.rooms
+    return np.sum([score_height_bands(best, store.read(info), classes) for info in rooms], axis=0)
 
 
-def _score(subject: _Subject, protocol: str, baseline: Scores, progress: Progress) -> RunScores:
-    start = time.monotonic()
-    count = _count_rooms if protocol == "room" else _count_blocks
-    folder = subject.run.path / "eval" / protocol
-    counted = list(count(subject, folder, progress))
-    seconds = time.monotonic() - start
-    matrix = np.sum([room.matrix for room in counted], axis=0)
-    found = scores(matrix, subject.store.classes)
-    values = _values(subject, protocol, counted, matrix, found, baseline, seconds)
-    report = _report(subject, protocol, found, baseline, values)
-    files = _write(subject, folder, report, values, matrix)
+def _score(
+    evaluation: _Evaluation, protocol: str, bands: np.ndarray, progress: Progress
+) -> RunScores:
+    classes, absent = evaluation.subject.store.classes, evaluation.options.absent
+    folder = evaluation.run.path / "eval" / protocol
+    if protocol == "room":
+        counts = _count_rooms(evaluation, folder, progress)
+    else:
+        counts = _count_blocks(evaluation, protocol, progress)
+    found = scores(counts.matrix, classes, absent_as=absent)
+    baseline = scores(bands, classes, absent_as=absent)
+    values = _values(evaluation, protocol, counts, found, baseline)
+    report = _report(evaluation, protocol, counts, found, baseline, values)
+    options = evaluation.options
+    files = write_scores(
+        folder,
+        report,
+        counts.matrix,
+        reports=options.reports,
+        pictures=options.pictures,
+        failures=counts.failures,
+        history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
+    )
     return RunScores(
-        run=subject.run.path,
-        area=subject.config.test_area or 0,
+        run=evaluation.run.path,
+        area=evaluation.config.test_area or 0,
         protocol=protocol,
         scores=found,
         baseline=baseline,
         report=report,
         files=files,
-        blocks=sum(room.blocks for room in counted),
-        seconds=seconds,
+        blocks=counts.blocks,
+        seconds=counts.seconds,
     )
 
 
-# --- protocols ---------------------------------------------------------------------------------
-
-
-def _count_rooms(subject: _Subject, folder: Path, progress: Progress) -> Iterator[_Counted]:
+def _count_rooms(evaluation: _Evaluation, folder: Path, progress: Progress) -> _Counts:
     """Score every point of each room; draw the first rooms."""
-    total = sum(info.points for info in subject.rooms)
-    classes = subject.store.classes
-    with progress.task("Scoring rooms", total=total, unit="points") as task:
-        for number, info in enumerate(subject.rooms):
-            room = subject.store.read(info)
-            predicted = np.zeros(len(room.pos), np.uint8)
-            blocks = 0
-            for block in block_logits(
-                subject.model,
-                room.pos,
-                room.color,
-                room.grid,
-                room.extent,
-                num_points=subject.config.num_points,
-                batch_size=subject.options.batch_size,
-                seed=subject.options.seed,
-                task=task,
-            ):
-                predicted[block.points] = block.logits.argmax(axis=1)
-                blocks += -(-len(block.points) // subject.config.num_points)
-            if subject.options.pictures and number < PICTURES:
-                _draw(subject, folder, room, predicted)
-            yield _Counted(room.name, confusion(room.label, predicted, len(classes)), blocks)
+    subject, options = evaluation.subject, evaluation.options
+    classes = len(subject.store.classes)
+    rooms: dict[str, np.ndarray] = {}
+    first = np.zeros((classes, classes), np.int64)
+    failures, blocks, seconds = no_failures(), 0, 0.0
+    for number, answer in enumerate(answer_rooms(subject, progress)):
+        room = answer.room
+        rooms[room.name] = answer.matrix(classes)
+        first += replace(answer, predicted=answer.first).matrix(classes)
+        failures += find_failures(room.pos, room.label, answer.predicted)
+        blocks, seconds = blocks + answer.blocks, seconds + answer.seconds
+        if options.pictures and number < PICTURES:
+            _draw(evaluation, folder, answer)
+        if options.view and number < PICTURES:
+            _write_view(evaluation, folder, answer)
+    votes = first if subject.votes > 1 else None
+    return _Counts(rooms, votes, failures, blocks, seconds)
 
 
-def _draw(subject: _Subject, folder: Path, room: Room, predicted: np.ndarray) -> None:
+def _count_blocks(evaluation: _Evaluation, protocol: str, progress: Progress) -> _Counts:
+    found = list(count_blocks(evaluation.subject, protocol, progress))
+    rooms = {counted.room.name: counted.matrix for counted in found}
+    blocks, seconds = sum(c.blocks for c in found), sum(c.seconds for c in found)
+    return _Counts(rooms, None, None, blocks, seconds)
+
+
+def _colors(evaluation: _Evaluation) -> tuple[tuple[int, ...], ...]:
+    store = evaluation.subject.store
+    if evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS):
+        return SAFE_COLORS[: len(store.classes)]
+    return tuple(tuple(color) for color in store.class_colors)
+
+
+def _draw(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> None:
+    room = answer.room
     room_picture(
         folder / f"room_{room.name}.png",
         room.pos,
         room.color,
         room.label,
-        predicted,
-        classes=subject.store.classes,
-        class_colors=subject.store.class_colors,
+        answer.predicted,
+        classes=evaluation.subject.store.classes,
+        class_colors=_colors(evaluation),
         title=f"Area {room.area}, {room.name} (without ceiling)",
     )
 
 
-def _count_blocks(subject: _Subject, _folder: Path, progress: Progress) -> Iterator[_Counted]:
-    """Score one draw of each block."""
-    config, options, classes = subject.config, subject.options, len(subject.store.classes)
-    with progress.task("Scoring blocks", total=len(subject.rooms), unit="rooms") as task:
-        for info in subject.rooms:
-            sampler = BlockSampler(
-                subject.store, [info], config.num_points, options.seed, 1.0, config.model.layout
-            )
-            matrix = np.zeros((classes, classes), np.int64)
-            batches = (sampler.batch(0, b) for b in sampler.in_order(options.batch_size))
-            for label, predicted in predict_batches(subject.model, batches):
-                matrix += confusion(label, predicted, classes)
-            task.advance()
-            yield _Counted(info.name, matrix, len(sampler))
+def _write_view(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> None:
+    room, run = answer.room, evaluation.run
+    write_viewer(
+        folder / f"view_{room.name}.html",
+        room.pos,
+        room.color,
+        classes=evaluation.subject.store.classes,
+        class_colors=_colors(evaluation),
+        title=f"Area {room.area}, {room.name}",
+        facts={"run": run.name, "network": describe(evaluation.config.model)},
+        label=room.label,
+        predicted=answer.predicted,
+        confidence=answer.confidence,
+    )
 
 
-# --- what is written ---------------------------------------------------------------------------
+# --- what the scores say -----------------------------------------------------------------------
 
 
 def _values(
-    subject: _Subject,
+    evaluation: _Evaluation,
     protocol: str,
-    counted: list[_Counted],
-    matrix: np.ndarray,
+    counts: _Counts,
     found: Scores,
     baseline: Scores,
-    seconds: float,
 ) -> dict[str, Any]:
     """Return everything that scores.json records."""
+    subject, options = evaluation.subject, evaluation.options
     device = next(subject.model.parameters()).device
-    return {
-        "run": subject.run.name,
+    values = {
+        "run": evaluation.run.name,
         "protocol": protocol,
-        "test_area": subject.config.test_area,
-        "checkpoint": subject.options.checkpoint,
-        "seed": subject.options.seed,
-        "num_points": subject.config.num_points,
+        "test_area": evaluation.config.test_area,
+        "checkpoint": options.checkpoint,
+        "seed": options.seed,
+        "votes": options.votes if protocol == "room" else 1,
+        "num_points": subject.num_points,
         "classes": list(subject.store.classes),
         **asdict(found),
         "baseline": asdict(baseline),
-        "confusion": matrix.tolist(),
-        "rooms": {room.room: room.matrix.tolist() for room in counted},
-        "blocks": sum(room.blocks for room in counted),
-        "seconds": seconds,
+        "confusion": counts.matrix.tolist(),
+        "rooms": {name: matrix.tolist() for name, matrix in counts.rooms.items()},
+        "blocks": counts.blocks,
+        "seconds": counts.seconds,
         "store": {"path": str(subject.store.path), "fingerprint": subject.store.fingerprint},
         "store_rooms": len(subject.store.rooms()),
-        "training": subject.run.environment,
+        "training": evaluation.run.environment,
         "environment": describe_environment(device),
     }
+    if counts.first is not None:
+        once = scores(counts.first, subject.store.classes, absent_as=options.absent)
+        values["first_vote"] = asdict(once)
+    if counts.failures is not None:
+        values["failures"] = counts.failures.plain()
+    return values
 
 
 def _report(
-    subject: _Subject, protocol: str, found: Scores, baseline: Scores, values: dict[str, Any]
+    evaluation: _Evaluation,
+    protocol: str,
+    counts: _Counts,
+    found: Scores,
+    baseline: Scores,
+    values: dict[str, Any],
 ) -> Report:
-    model = subject.config.model
-    rows = [Row.of(f"{subject.run.name}: {describe(model)}", found)]
-    rows.append(Row.of("height bands, no network", baseline))
+    model, subject, run = evaluation.config.model, evaluation.subject, evaluation.run
+    rows = [Row.of(f"{run.name}: {describe(model)}", found)]
     notes = _notes(subject, found)
+    if "first_vote" in values:
+        once = values["first_vote"]
+        rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
+        gain = 100 * (found.miou - once["miou"])
+        notes.append(
+            f"{subject.votes} votes changed mIoU by {gain:+.2f} points for {subject.votes} times "
+            "the work."
+        )
+    rows.append(Row.of("height bands, no network", baseline))
     preset = PRESETS.get(published_as(model) or "")
-    if preset and preset.published and subject.config.test_area == 5:
+    if preset and preset.published and evaluation.config.test_area == 5:
         mark = "" if preset.cited else f" {DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
             notes.append(f"{DAGGER} recalled from the paper, not read again.")
-    environment = values["environment"]
-    facts = {
-        "protocol": f"{protocol}, seed {subject.options.seed}, {found.points:,} points scored",
-        "test area": f"{subject.config.test_area}, {len(subject.rooms)} rooms",
-        "run": f"{subject.run.name}, checkpoint {subject.options.checkpoint}, "
-        f"seed {subject.config.seed}, recipe {subject.config.recipe} ({model.layout} layout)",
-        "data": f"{subject.store.path}, fingerprint {subject.store.fingerprint[:12]}",
+    facts = _facts(evaluation, protocol, found, values)
+    title = f"{run.name} on Area {evaluation.config.test_area}, protocol {protocol}"
+    tables = _failure_tables(subject, counts)
+    return Report(title, subject.store.classes, tuple(rows), facts, tuple(notes), values, tables)
+
+
+def _facts(
+    evaluation: _Evaluation, protocol: str, found: Scores, values: dict[str, Any]
+) -> dict[str, str]:
+    """Return what the scores were made with."""
+    config, options, subject = evaluation.config, evaluation.options, evaluation.subject
+    votes = f", {subject.votes} votes" if values["votes"] > 1 else ""
+    environment, store = values["environment"], subject.store
+    return {
+        "protocol": f"{protocol}{votes}, seed {options.seed}, {found.points:,} points scored",
+        "test area": f"{config.test_area}, {len(subject.rooms)} rooms",
+        "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
+        f"seed {config.seed}, recipe {config.recipe} ({config.model.layout} layout)",
+        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         "hardware": environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads",
         "software": f"torch {environment['packages']['torch']}, commit {environment['commit']}",
         "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
     }
-    title = f"{subject.run.name} on Area {subject.config.test_area}, protocol {protocol}"
-    return Report(title, subject.store.classes, tuple(rows), facts, tuple(notes), values)
 
 
-def _notes(subject: _Subject, found: Scores) -> list[str]:
+def _notes(subject: Subject, found: Scores) -> list[str]:
     notes = ["Scores in percent; IoU per class."]
-    if found.absent:
+    if found.absent and found.absent_as == "exclude":
         notes.append(
             f"Absent classes, left out of the means: {', '.join(found.absent)}. "
             "Means over other classes do not compare."
+        )
+    elif found.absent:
+        notes.append(
+            f"Absent classes ({', '.join(found.absent)}) count as {found.absent_as} in the means, "
+            "to compare with code that does so; the default leaves them out."
         )
     rooms, published = len(subject.store.rooms()), sum(PUBLISHED_ROOMS.values())
     if rooms < published:
@@ -335,21 +414,18 @@ def _notes(subject: _Subject, found: Scores) -> list[str]:
     return notes
 
 
-def _write(
-    subject: _Subject, folder: Path, report: Report, values: dict[str, Any], matrix: np.ndarray
-) -> tuple[Path, ...]:
-    classes = subject.store.classes
-    texts = {"md": report.as_markdown, "csv": report.as_csv, "json": report.as_json}
-    files = [folder / "scores.json"]
-    atomic_json(files[0], values)
-    for kind in dict.fromkeys(subject.options.reports):
-        files.append(folder / f"report.{kind}")
-        atomic_text(files[-1], texts[kind]())
-    files.append(folder / "confusion.csv")
-    lines = [",".join([name, *map(str, row)]) for name, row in zip(classes, matrix, strict=True)]
-    atomic_text(files[-1], "\n".join([",".join(["", *classes]), *lines]) + "\n")
-    if subject.options.pictures:
-        files.append(folder / "confusion.png")
-        confusion_picture(files[-1], matrix, classes, report.title)
-        files += sorted(folder.glob("room_*.png"))
-    return tuple(files)
+def _failure_tables(subject: Subject, counts: _Counts) -> tuple[Table, ...]:
+    """Return where the network fails: the pairs confused most, and errors by attribute."""
+    if counts.failures is None:
+        return ()
+    pairs = confused_pairs(counts.matrix, subject.store.classes)
+    lines = ((a, b, f"{count:,}", percent(share)) for a, b, count, share in pairs)
+    tables = [
+        Table("Most confused", ("ground truth", "taken for", "points", "% of it"), tuple(lines))
+    ]
+    for name, title in TITLES.items():
+        rows = counts.failures.rows(name)
+        shown = ((label, f"{points:,}", percent(share)) for label, points, share in rows)
+        columns = (UNITS[name], "points", "% wrong")
+        tables.append(Table(f"Errors by {title}", columns, tuple(shown)))
+    return tuple(tables)

@@ -30,9 +30,12 @@ ALLOWED = {
     "synth": {"data"},
     "prepare": {"data"},
     "train": {"data", "model", "runtime", "results", "training"},
-    "evaluate": {"data", "model", "runtime", "results", "inference"},
+    "scoring": {"data", "model", "runtime", "results", "inference"},
+    "evaluate": {"data", "model", "runtime", "results", "scoring"},
+    "sixfold": {"data", "model", "results", "train", "evaluate"},
     "predict": {"data", "model", "runtime", "results", "inference"},
     "bench": {"runtime"},
+    "weights_exchange": {"data", "model", "results", "inference"},
     "pipelines": {"model", "runtime", "results", "inference"},
 }
 ONLY_IN = {

@@ -95,18 +95,21 @@ def test_the_network_has_learned_more_than_heights(run: Run) -> None:
     assert wrong < wrong_by_height / 2
 
 
-def test_block_scores_by_another_route(run: Run, store: Store) -> None:
-    (found,) = score(run, protocols=("block-s1",)).results
+@pytest.mark.parametrize(("protocol", "stride"), [("block-s1", 1.0), ("block-s05", 0.5)])
+def test_block_scores_by_another_route(
+    run: Run, store: Store, protocol: str, stride: float
+) -> None:
+    (found,) = score(run, protocols=(protocol,)).results
     config, model = run.config, load_model(run.path)
     truth, answer = [], []
     for info in store.rooms(3):
-        sampler = BlockSampler(store, [info], config.num_points, 0, 1.0, "torch")
+        sampler = BlockSampler(store, [info], config.num_points, 0, stride, "torch")
         for blocks in sampler.in_order(1):
             batch = sampler.batch(0, blocks)
             truth.append(batch.label.ravel())
             answer.append(forward(model, batch.features).argmax(axis=-1).ravel())
     expected = confusion_matrix(np.concatenate(truth), np.concatenate(answer), labels=range(13))
-    saved = run.scores("block-s1")
+    saved = run.scores(protocol)
     assert saved is not None
     np.testing.assert_array_equal(np.array(saved["confusion"]), expected)
     assert found.blocks * config.num_points == found.scores.points == expected.sum()
@@ -123,23 +126,78 @@ def test_the_same_again_gives_the_same_counts(run: Run) -> None:
 
 
 def test_everything_is_written(run: Run) -> None:
-    (found,) = score(run, reports=("md", "csv", "json"), pictures=True).results
+    formats = ("md", "csv", "json", "html", "tex")
+    (found,) = score(run, reports=formats, pictures=True, view=True).results
     folder = run.path / "eval" / "room"
     names = sorted(path.name for path in folder.iterdir())
-    assert names == [
-        *("confusion.csv", "confusion.png", "report.csv", "report.json", "report.md"),
-        *("room_office_1.png", "room_office_2.png", "scores.json"),
-    ]
+    assert names == sorted(
+        [
+            *("scores.json", "confusion.csv", *(f"report.{kind}" for kind in formats)),
+            *("confusion.png", "iou.png", "failures.png", "training.png"),
+            *(f"{kind}_office_{n}.{end}" for kind, end in KINDS for n in (1, 2)),
+        ]
+    )
     assert sorted(path.name for path in found.files) == names
-    text = (folder / "report.md").read_text()
-    assert f"| {100 * found.scores.miou:.1f} |" in text
-    assert "height bands, no network" in text
-    assert "Absent classes, left out of the means: beam, column, window" in text
-    assert "This is not the whole of S3DIS: 7 rooms of 272" in text
     rows = list(csv.reader((folder / "confusion.csv").read_text().splitlines()))
     assert rows[0][1:] == list(run.environment["store"]["classes"])
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == found.scores.points
     assert json.loads((folder / "report.json").read_text()) == run.scores("room")
+    assert "training" in (folder / "report.html").read_text().lower()
+
+
+KINDS = (("room", "png"), ("view", "html"))
+
+
+def test_the_markdown_report(run: Run) -> None:
+    (found,) = score(run).results
+    text = (run.path / "eval" / "room" / "report.md").read_text()
+    assert f"| {100 * found.scores.miou:.1f} |" in text
+    assert "height bands, no network" in text
+    assert "Absent classes, left out of the means: beam, column, window" in text
+    assert "This is not the whole of S3DIS: 7 rooms of 272" in text
+    assert "## Errors by distance to an object boundary" in text
+    assert "| ground truth | taken for | points | % of it |" in text
+
+
+def test_failures_add_up(run: Run) -> None:
+    (found,) = score(run).results
+    saved = run.scores("room")
+    assert saved is not None
+    wrong = round((1 - found.scores.oa) * found.scores.points)
+    for values in saved["failures"].values():
+        counts = np.array(values["counts"])
+        assert counts.sum(axis=0).tolist() == [found.scores.points, wrong]
+        assert len(counts) == len(values["edges"]) + 1
+
+
+def test_votes_are_told_beside_the_first_one(run: Run) -> None:
+    (once,) = score(run).results
+    (found,) = score(run, votes=2).results
+    saved = run.scores("room")
+    assert saved is not None
+    assert saved["votes"] == 2
+    assert saved["first_vote"]["miou"] == once.scores.miou
+    assert found.report.rows[1].name == "without votes"
+    assert found.report.rows[1].miou == once.scores.miou
+    assert any("2 votes changed mIoU by" in note for note in found.report.notes)
+    assert found.blocks > once.blocks
+
+
+def test_absent_classes_as_others_count_them(run: Run) -> None:
+    (found,) = score(run, absent="one").results
+    (plain,) = score(run).results
+    iou = [1.0 if value is None else value for value in plain.scores.iou]
+    assert found.scores.miou == pytest.approx(sum(iou) / 13)
+    assert any("count as one in the means" in note for note in found.report.notes)
+
+
+def test_several_protocols_stand_side_by_side(run: Run) -> None:
+    found = score(run, protocols=("room", "block-s1", "block-s05")).results
+    text = (run.path / "eval" / "protocols.md").read_text()
+    for each in found:
+        line = next(line for line in text.splitlines() if line.startswith(f"| {each.protocol} "))
+        assert f"| {each.scores.points:,} |" in line
+        assert line.endswith(f"| {100 * each.scores.miou:.1f} |")
 
 
 def test_scores_say_how_they_were_made(run: Run, store: Store) -> None:

@@ -6,6 +6,7 @@ With counts M (rows: ground truth) summed over everything scored, per class c
     OA = Σ TP / Σ M;  mIoU and mAcc are means over the classes that occur.
 A class occurs if the ground truth or the prediction has a point of it. An absent class is left out
 and named: published code counts it as −1, 0 or 1, which moves an area's mIoU by up to 15 points.
+ABSENT has those conventions, to compare with such code only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# What an absent class counts as in the means; None: it is left out. Of the DeepGCNs releases, the
+# TensorFlow one takes −1 and the PyTorch one 1.
+ABSENT: dict[str, float | None] = {"exclude": None, "zero": 0.0, "one": 1.0, "minus-one": -1.0}
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -22,12 +27,13 @@ class Scores:
 
     Attributes:
         oa: overall accuracy.
-        macc: mean accuracy over the classes that occur.
-        miou: mean IoU over the classes that occur.
+        macc: mean accuracy, over the classes that occur unless `absent_as` says otherwise.
+        miou: mean IoU, likewise.
         iou: per class; None for an absent one.
         accuracy: per class; None for an absent one.
         absent: the classes that neither ground truth nor prediction has.
         points: how many points were scored.
+        absent_as: what absent classes count as in the means, a key of ABSENT.
     """
 
     oa: float
@@ -37,6 +43,7 @@ class Scores:
     accuracy: tuple[float | None, ...]
     absent: tuple[str, ...]
     points: int
+    absent_as: str = "exclude"
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -55,10 +62,11 @@ def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.
     return counts.reshape(num_classes, num_classes)
 
 
-def scores(matrix: np.ndarray, classes: Sequence[str]) -> Scores:
+def scores(matrix: np.ndarray, classes: Sequence[str], *, absent_as: str = "exclude") -> Scores:
     """Return the scores of a confusion matrix (C, C) over `classes`.
 
-    A class that is predicted but has no ground truth has IoU and accuracy 0.
+    A class that is predicted but has no ground truth has IoU and accuracy 0. `absent_as` is a key
+    of ABSENT.
     """
     correct = np.diagonal(matrix)
     actual, guessed = matrix.sum(axis=1), matrix.sum(axis=0)
@@ -69,12 +77,21 @@ def scores(matrix: np.ndarray, classes: Sequence[str]) -> Scores:
     total = int(matrix.sum())
     return Scores(
         oa=float(correct.sum() / total) if total else 0.0,
-        macc=float(accuracy[occurs].mean()) if total else 0.0,
-        miou=float(iou[occurs].mean()) if total else 0.0,
+        macc=_mean(accuracy, occurs, absent_as),
+        miou=_mean(iou, occurs, absent_as),
         iou=tuple(float(x) if there else None for x, there in zip(iou, occurs, strict=True)),
         accuracy=tuple(
             float(x) if there else None for x, there in zip(accuracy, occurs, strict=True)
         ),
         absent=tuple(name for name, there in zip(classes, occurs, strict=True) if not there),
         points=total,
+        absent_as=absent_as,
     )
+
+
+def _mean(values: np.ndarray, occurs: np.ndarray, absent_as: str) -> float:
+    """Return the mean over the classes that occur, or over all with a value for the others."""
+    if not occurs.any():
+        return 0.0
+    value = ABSENT[absent_as]
+    return float(values[occurs].mean() if value is None else np.where(occurs, values, value).mean())

@@ -1,20 +1,22 @@
-"""Pictures for reports: rooms side by side, and the confusion matrix."""
+"""Pictures for reports: rooms side by side, confusion, IoU bars, training curves, failures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..files import atomic_write
+from .failures import EDGES, TITLES, UNITS, Failures
 from .render import render
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
+WRONG, RIGHT = (200, 30, 30), (205, 205, 205)
 
 
 def room_picture(
@@ -28,9 +30,9 @@ def room_picture(
     class_colors: Sequence[Sequence[int]],
     title: str,
 ) -> None:
-    """Draw a room three times: the scan, its ground truth, its prediction.
+    """Draw a room four times: the scan, its ground truth, its prediction, its errors.
 
-    Points whose ground truth is ceiling are left out of all three, so that one sees inside.
+    Points whose ground truth is ceiling are left out of all four, so that one sees inside.
 
     Args:
         path: PNG to write.
@@ -46,10 +48,14 @@ def room_picture(
     if "ceiling" in classes and (label != classes.index("ceiling")).any():
         inside = label != classes.index("ceiling")
     palette = np.asarray(class_colors, np.uint8)
+    wrong = (label != predicted)[inside]
     panels = {
         "scan": color[inside],
         "ground truth": palette[label[inside]],
         "prediction": palette[predicted[inside]],
+        f"errors ({100 * wrong.mean():.0f} % of these points)": np.where(
+            wrong[:, None], np.array(WRONG, np.uint8), np.array(RIGHT, np.uint8)
+        ),
     }
     pictures = {name: render(pos[inside], values) for name, values in panels.items()}
     shown = sorted({*label[inside].tolist(), *predicted[inside].tolist()})
@@ -108,6 +114,65 @@ def confusion_picture(path: Path, matrix: np.ndarray, classes: Sequence[str], ti
         tone = "white" if value > 0.6 else "black"
         text = f"{100 * value:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=tone, fontsize=9)
+    _save(figure, path)
+
+
+def iou_bars(
+    path: Path, rows: Sequence[tuple[str, Sequence[float | None]]], classes: Sequence[str]
+) -> None:
+    """Draw the IoU per class, a bar for each row; a row is (name, IoUs from 0 to 1 or None)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    places = np.arange(len(classes))
+    for number, (name, iou) in enumerate(rows):
+        heights = [100 * (value or 0) for value in iou]
+        shade = str(0.25 + 0.5 * number / max(1, len(rows) - 1)) if number else "#0072b2"
+        offset = (number - (len(rows) - 1) / 2) * width
+        axes.bar(places + offset, heights, width, label=name, color=shade)
+        for place, value in zip(places, iou, strict=True):
+            if value is None:
+                axes.text(place + offset, 1, "absent", rotation=90, ha="center", fontsize=7)
+    axes.set_xticks(places, classes, rotation=30, ha="right")
+    axes.set_ylabel("IoU, %")
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw loss and validation mIoU over epochs from the "epoch" records of metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    epochs = [record["epoch"] for record in history]
+    figure = Figure(figsize=(6, 3.4), dpi=DPI, layout="constrained")
+    left = figure.subplots()
+    left.plot(epochs, [record["loss"] for record in history], "-", color="#d55e00")
+    left.set_xlabel("epoch")
+    left.set_ylabel("training loss (solid)")
+    right = left.twinx()
+    right.plot(
+        epochs, [100 * record["val_miou"] for record in history], "--o", color="#0072b2", ms=3
+    )
+    right.set_ylabel("validation mIoU, % (dashed)")
+    _save(figure, path)
+
+
+def failure_plot(path: Path, failures: Failures) -> None:
+    """Draw the share of wrong points over each attribute."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), dpi=DPI, layout="constrained")
+    panels = figure.subplots(1, len(EDGES), sharey=True)
+    for axes, name in zip(panels, EDGES, strict=True):
+        rows = failures.rows(name)
+        axes.bar(range(len(rows)), [100 * (share or 0) for _, _, share in rows], color="#0072b2")
+        axes.set_xticks(range(len(rows)), [label for label, _, _ in rows], rotation=40, ha="right")
+        axes.set_title(f"by {TITLES[name]}", fontsize=10)
+        axes.set_xlabel(UNITS[name])
+    panels[0].set_ylabel("wrong points, %")
     _save(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Scores as text: Markdown for a paper or an issue, CSV, JSON."""
+"""Scores as text: Markdown and LaTeX for a paper or an issue, CSV, JSON."""
 
 from __future__ import annotations
 
@@ -31,6 +31,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A further table of a report: its title, column names and lines of texts."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """What a report says.
 
@@ -41,6 +50,7 @@ class Report:
         facts: what the scores were made with, in order.
         notes: sentences below the table.
         values: everything again, for JSON.
+        tables: further tables, in Markdown only.
     """
 
     title: str
@@ -49,11 +59,14 @@ class Report:
     facts: Mapping[str, str]
     notes: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    tables: tuple[Table, ...] = ()
 
     def as_markdown(self) -> str:
         """Return the report as Markdown."""
         parts = [f"# {self.title}", markdown_table(*self.table())]
         parts += list(self.notes)
+        for table in self.tables:
+            parts += [f"## {table.title}", markdown_table(table.columns, table.lines)]
         parts.append("\n".join(f"- {name}: {value}" for name, value in self.facts.items()))
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -67,6 +80,32 @@ class Report:
             values = (row.oa, row.macc, row.miou, *iou)
             writer.writerow([row.name, *("" if v is None else f"{v:.6f}" for v in values)])
         return text.getvalue()
+
+    def as_latex(self) -> str:
+        """Return the table as LaTeX, for the package booktabs; notes and facts as comments."""
+        columns, lines = self.table()
+        rows = [" & ".join(escape_latex(cell) for cell in line) + r" \\" for line in lines]
+        heads = [rf"\rotatebox{{90}}{{{escape_latex(name)}}}" for name in self.classes]
+        head = " & ".join([*columns[:4], *heads]) + r" \\"
+        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.facts.items())]
+        return "\n".join(
+            [
+                *(f"% {remark}" for remark in remarks),
+                r"% needs \usepackage{booktabs,graphicx}",
+                r"\begin{table*}",
+                r"\centering\small",
+                rf"\caption{{{escape_latex(self.title)}. IoU per class, in percent.}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *rows,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table*}",
+                "",
+            ]
+        )
 
     def as_json(self) -> str:
         """Return all values as JSON."""
@@ -84,6 +123,24 @@ class Report:
 def percent(value: float | None) -> str:
     """Return a score in percent with one decimal; – where there is none."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    DAGGER: r"$\dagger$",
+    "–": "--",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "ε": r"$\varepsilon$",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX shows as it is."""
+    return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
 def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

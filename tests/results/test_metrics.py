@@ -42,6 +42,19 @@ def test_an_absent_class_changes_no_mean() -> None:
     assert large.absent == ("b",)
 
 
+@pytest.mark.parametrize(("name", "value"), [("zero", 0), ("one", 1), ("minus-one", -1)])
+def test_conventions_for_absent_classes(name: str, value: float) -> None:
+    """By hand: IoU 1/2 and 1/2 for two classes, and `value` for the two that never occur."""
+    matrix = np.zeros((4, 4), int)
+    matrix[0, 0], matrix[0, 1], matrix[1, 1] = 1, 1, 1
+    found = scores(matrix, tuple("abcd"), absent_as=name)
+    assert found.miou == pytest.approx((1 / 2 + 1 / 2 + 2 * value) / 4)
+    assert found.macc == pytest.approx((1 / 2 + 1 + 2 * value) / 4)
+    assert found.iou == pytest.approx((1 / 2, 1 / 2, None, None))
+    assert (found.absent, found.absent_as) == (("c", "d"), name)
+    assert found.oa == scores(matrix, tuple("abcd")).oa
+
+
 def test_nothing_scored_is_zero() -> None:
     found = scores(np.zeros((2, 2), int), ("a", "b"))
     assert (found.oa, found.macc, found.miou, found.points) == (0, 0, 0, 0)

@@ -1,0 +1,105 @@
+"""The files of an evaluation: runs/<run>/eval/<protocol>/ …
+
+scores.json (everything), confusion.csv, report.<format>, and the pictures confusion.png, iou.png,
+failures.png, training.png, room_<name>.png.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..files import atomic_json, atomic_text
+from .failures import Failures
+from .html_report import write_html_report
+from .metrics import Scores
+from .plots import confusion_picture, failure_plot, iou_bars, training_curve
+from .report import Report, Row, markdown_table, percent
+
+
+def write_scores(
+    folder: Path,
+    report: Report,
+    matrix: np.ndarray,
+    *,
+    reports: Sequence[str],
+    pictures: bool,
+    failures: Failures | None,
+    history: Sequence[Mapping[str, Any]],
+) -> tuple[Path, ...]:
+    """Write an evaluation's files and return them, with the pictures of rooms that are there.
+
+    Args:
+        folder: runs/<run>/eval/<protocol>.
+        report: the table and all values.
+        matrix: (C, C) confusion counts.
+        reports: formats, some of REPORTS.
+        pictures: whether to draw.
+        failures: where points are wrong, if that is known.
+        history: the run's "epoch" records.
+    """
+    files = [folder / "scores.json", folder / "confusion.csv"]
+    atomic_json(files[0], report.values)
+    atomic_text(files[1], confusion_csv(matrix, report.classes))
+    if pictures:
+        files += _draw(folder, report, matrix, failures, history)
+    rooms = sorted(folder.glob("room_*.png"))
+    texts: dict[str, Callable[[], str]] = {
+        "md": report.as_markdown,
+        "csv": report.as_csv,
+        "json": report.as_json,
+        "tex": report.as_latex,
+    }
+    for kind in dict.fromkeys(reports):
+        files.append(folder / f"report.{kind}")
+        if kind == "html":
+            write_html_report(
+                files[-1], dict(report.values), report=report, pictures=rooms, history=list(history)
+            )
+        else:
+            atomic_text(files[-1], texts[kind]())
+    return (*files, *rooms, *sorted(folder.glob("view_*.html")))
+
+
+def _draw(
+    folder: Path,
+    report: Report,
+    matrix: np.ndarray,
+    failures: Failures | None,
+    history: Sequence[Mapping[str, Any]],
+) -> list[Path]:
+    files = [folder / "confusion.png", folder / "iou.png"]
+    confusion_picture(files[0], matrix, report.classes, report.title)
+    iou_bars(files[1], _bars(report.rows), report.classes)
+    if failures is not None:
+        files.append(folder / "failures.png")
+        failure_plot(files[-1], failures)
+    if len(history) > 1:
+        files.append(folder / "training.png")
+        training_curve(files[-1], history)
+    return files
+
+
+def _bars(rows: Sequence[Row]) -> list[tuple[str, Sequence[float | None]]]:
+    return [(row.name, row.iou) for row in rows if row.iou is not None]
+
+
+def confusion_csv(matrix: np.ndarray, classes: Sequence[str]) -> str:
+    """Return confusion counts as CSV: rows ground truth, columns prediction."""
+    lines = [",".join([name, *map(str, row)]) for name, row in zip(classes, matrix, strict=True)]
+    return "\n".join([",".join(["", *classes]), *lines]) + "\n"
+
+
+def write_protocols(run: Path, found: Sequence[tuple[str, Scores]]) -> Path:
+    """Write eval/protocols.md: the same run under several protocols, side by side."""
+    lines = [
+        [name, f"{s.points:,}", *(percent(value) for value in (s.oa, s.macc, s.miou))]
+        for name, s in found
+    ]
+    table = markdown_table(["protocol", "points scored", "OA", "mAcc", "mIoU"], lines)
+    path = run / "eval" / "protocols.md"
+    atomic_text(path, f"# {run.name} under each protocol\n\n{table}\n\nScores in percent.\n")
+    return path

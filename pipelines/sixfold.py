@@ -1,0 +1,264 @@
+"""The six-fold stage: one training per test area, scored together.
+
+Two figures are published under the name: the scores of the pooled counts, and the mean of the
+areas' scores. They are about a point of mIoU apart, so both are reported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import EvalConfig, TrainConfig, to_plain
+from .data.s3dis import CLASSES
+from .data.store import Store
+from .errors import ConfigError, RunError
+from .evaluate import chosen_runs, evaluate
+from .model.weights import describe
+from .progress import SILENT, Progress
+from .results.comparison import different_settings
+from .results.metrics import Scores, scores
+from .results.published import SIX_FOLD
+from .results.report import DAGGER, Report, Row
+from .results.runs import Run, find_runs
+from .results.scorefiles import write_scores
+from .train import train
+
+# Settings in which the runs of one six-fold evaluation may differ.
+FREE = ("name", "test_area", "data", "runs", "device", "threads", "workers")
+
+
+@dataclass(frozen=True)
+class SixFoldResult:
+    """The scores of all areas under one protocol.
+
+    Attributes:
+        protocol: what was scored.
+        areas: each area's scores.
+        pooled: the scores of the summed counts.
+        mean: OA, mAcc, mIoU and IoUs averaged over the areas that have the class.
+        report: the table.
+        files: what was written.
+    """
+
+    protocol: str
+    areas: dict[int, Scores]
+    pooled: Scores
+    mean: Row
+    report: Report
+    files: tuple[Path, ...]
+
+
+def six_fold(
+    config: EvalConfig, *, train_missing: bool = False, progress: Progress = SILENT
+) -> tuple[SixFoldResult, ...]:
+    """Score one run per area and pool them, under every protocol of `config`.
+
+    Without named runs, those that differ from the latest finished one in nothing but the area are
+    taken. What was scored before with the same settings is not scored again.
+
+    Raises:
+        ConfigError: the named runs have different settings, or two of them the same area.
+        RunError: areas are missing and `train_missing` is not given.
+    """
+    base, *_ = runs = find_folds(config, progress)
+    store = Store.open(config.data or base.config.data)
+    folds = {area_of(run): run for run in runs}
+    for area in store.areas:
+        if area not in folds or folds[area].state != "finished":
+            if not train_missing:
+                raise _missing(config, base, [a for a in store.areas if a not in folds] or [area])
+            folds[area] = _train(base, folds.get(area), area, progress)
+    return tuple(_pool(config, protocol, folds, progress) for protocol in config.protocols)
+
+
+def area_of(run: Run) -> int:
+    """Return the run's test area."""
+    area = run.config.test_area
+    assert area is not None, "a run's configuration is resolved"
+    return area
+
+
+def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
+    """Return at most one run per area, all with the same settings; the first sets the settings.
+
+    Raises:
+        ConfigError: the named runs do not fit together.
+    """
+    chosen = chosen_runs(config, progress)
+    base = chosen[0]
+    for run in chosen[1:]:
+        if differences := _differences(base.config, run.config):
+            name, (ours, theirs) = next(iter(differences.items()))
+            raise ConfigError(
+                f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
+                "A six-fold score is that of one network: name runs that differ in --area alone."
+            )
+    found = {area_of(base): base}
+    others = chosen[1:] if config.run_dirs[1:] else _alike(base, base.path.parent)
+    for run in others:
+        known = found.get(area_of(run))
+        if known and config.run_dirs[1:]:
+            raise ConfigError(f"{run.path}: found test area {area_of(run)} twice: {known.path}.")
+        if run.path != base.path and (known is None or known.path != base.path):
+            found[area_of(run)] = run
+    return list(found.values())
+
+
+def _differences(first: TrainConfig, other: TrainConfig) -> dict[str, list[Any]]:
+    return different_settings([to_plain(first), to_plain(other)], ignored=FREE)
+
+
+def _alike(base: Run, folder: Path) -> list[Run]:
+    """Return the runs beside `base` with its settings, finished ones last, then by age."""
+    found = []
+    for run in find_runs(folder):
+        try:
+            if not _differences(base.config, run.config):
+                found.append(run)
+        except RunError:  # a broken run is no fold
+            continue
+    return sorted(found, key=lambda run: run.state == "finished")
+
+
+def _missing(config: EvalConfig, base: Run, areas: Sequence[int]) -> RunError:
+    shown = ", ".join(map(str, areas))
+    named = "".join(f" {path}" for path in config.run_dirs)
+    return RunError(
+        f"{base.path.parent}: found no finished run with {base.name}'s settings for area {shown}.\n"
+        f"Train what is missing: deepgcn eval{named} --six-fold --train-missing"
+    )
+
+
+def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
+    """Train the network of `base` without `area`, or go on with that."""
+    if begun is not None:
+        progress.say(f"Area {area}: going on with {begun.path}")
+        return Run(train(begun.config, resume=begun.path, progress=progress).run)
+    progress.say(f"Area {area}: training")
+    config = dataclasses.replace(
+        base.config, test_area=area, runs=base.path.parent, name=f"{base.name}-fold{area}"
+    )
+    return Run(train(config, progress=progress).run)
+
+
+# --- pooling -----------------------------------------------------------------------------------
+
+
+def _pool(
+    config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
+) -> SixFoldResult:
+    values = {area: _scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
+    classes = tuple(next(iter(values.values()))["classes"])
+    matrix = np.sum([np.array(each["confusion"]) for each in values.values()], axis=0)
+    areas = {
+        area: scores(np.array(each["confusion"]), classes, absent_as=config.absent)
+        for area, each in values.items()
+    }
+    pooled = scores(matrix, classes, absent_as=config.absent)
+    mean = mean_over_areas(list(areas.values()))
+    base = next(iter(folds.values()))
+    report = _report(base, protocol, areas, pooled, mean, classes)
+    plain = {
+        "protocol": protocol,
+        "classes": list(classes),
+        "pooled": asdict(pooled),
+        "mean": asdict(mean),
+        "areas": {str(area): asdict(found) for area, found in areas.items()},
+        "runs": {str(area): run.name for area, run in sorted(folds.items())},
+        "confusion": matrix.tolist(),
+    }
+    report = dataclasses.replace(report, values=plain)
+    folder = base.path.parent / "six-fold" / base.name / protocol
+    files = write_scores(
+        folder,
+        report,
+        matrix,
+        reports=[kind for kind in config.reports if kind != "html"],
+        pictures=config.pictures,
+        failures=None,
+        history=(),
+    )
+    return SixFoldResult(protocol, areas, pooled, mean, report, files)
+
+
+def _scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
+    """Return a run's scores.json, made now unless one with the same settings is there."""
+    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
+    if protocol == "room":
+        wanted["votes"] = config.votes
+    known = run.scores(protocol)
+    weights = run.weights(config.checkpoint)
+    path = run.path / "eval" / protocol / "scores.json"
+    same = known and all(known.get(name) == value for name, value in wanted.items())
+    if known and same and path.stat().st_mtime > weights.stat().st_mtime:
+        progress.say(f"{run.path}: scored before")
+        return known
+    one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))
+    evaluate(one, progress=progress)
+    made = run.scores(protocol)
+    assert made is not None, "evaluate writes them"
+    return made
+
+
+def mean_over_areas(found: Sequence[Scores]) -> Row:
+    """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return Row(
+        name="mean of areas",
+        miou=float(np.mean([each.miou for each in found])),
+        oa=float(np.mean([each.oa for each in found])),
+        macc=float(np.mean([each.macc for each in found])),
+        iou=tuple(mean(values) for values in zip(*(each.iou for each in found), strict=True)),
+    )
+
+
+def _report(
+    base: Run,
+    protocol: str,
+    areas: dict[int, Scores],
+    pooled: Scores,
+    mean: Row,
+    classes: tuple[str, ...],
+) -> Report:
+    config = base.config
+    rows = [Row.of("pooled", pooled), mean]
+    rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
+    notes = ["Scores in percent. Pooled: all areas' counts summed; mean: of the areas' scores."]
+    if set(areas) != {1, 2, 3, 4, 5, 6}:
+        shown = ", ".join(map(str, areas))
+        notes.append(f"Not six folds: the data has areas {shown} only.")
+    if pooled.absent:
+        notes.append(f"Absent classes, left out of the means: {', '.join(pooled.absent)}.")
+    if classes == CLASSES:
+        rows += [
+            Row(
+                f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
+                row.miou / 100,
+                None if row.oa is None else row.oa / 100,
+                None,
+                None if row.iou is None else tuple(value / 100 for value in row.iou),
+            )
+            for row in SIX_FOLD
+        ]
+        notes.append(
+            f"{DAGGER} recalled from the paper, not read again. Published rows are of the whole "
+            "of S3DIS under the authors' protocols."
+        )
+    facts = {
+        "network": describe(config.model),
+        "protocol": protocol,
+        "recipe": f"{config.recipe} ({config.model.layout} layout), seed {config.seed}",
+        "runs": f"{base.name} and the runs with its settings, see scores.json",
+    }
+    title = f"{describe(config.model)}: {len(areas)} folds, protocol {protocol}"
+    return Report(title, classes, tuple(rows), facts, tuple(notes))

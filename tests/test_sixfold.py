@@ -1,0 +1,118 @@
+"""Six folds: pooled and mean figures by hand, resuming, and runs that do not belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines import kernels
+from pipelines.config import EvalConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, RunError
+from pipelines.progress import Progress
+from pipelines.results.metrics import scores
+from pipelines.results.runs import Run, find_runs
+from pipelines.sixfold import six_fold
+from pipelines.train import train
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("eager"):
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return write_tiny_store(tmp_path / "data", points=400)
+
+
+@pytest.fixture
+def base(store: Store, tmp_path: Path) -> Run:
+    """A run on area 3 of three, trained for two steps."""
+    return train_tiny_run(store.path, tmp_path / "runs", name="base", max_steps=2)
+
+
+def folds(base: Run, **options: object) -> EvalConfig:
+    return EvalConfig(runs=base.path.parent, pictures=False, device="cpu", **options)
+
+
+def test_missing_areas_are_named_with_the_command(base: Run) -> None:
+    with pytest.raises(RunError, match=r"for area 1, 2\.\n.*deepgcn eval --six-fold --train-miss"):
+        six_fold(folds(base))
+    assert len(find_runs(base.path.parent)) == 1
+
+
+def test_it_trains_what_is_missing_and_pools(base: Run) -> None:
+    (found,) = six_fold(folds(base), train_missing=True)
+    runs = find_runs(base.path.parent)
+    assert {run.name: run.config.test_area for run in runs} == {
+        "base": 3,
+        "base-fold1": 1,
+        "base-fold2": 2,
+    }
+    saved = [run.scores("room") for run in runs]
+    matrices = [np.array(values["confusion"]) for values in saved if values]
+    classes = tuple(saved[0]["classes"]) if saved[0] else ()
+    each = [scores(matrix, classes) for matrix in matrices]
+    assert found.pooled == scores(sum(matrices), classes)
+    assert found.mean.miou == pytest.approx(np.mean([s.miou for s in each]))
+    assert found.mean.oa == pytest.approx(np.mean([s.oa for s in each]))
+    floor = [s.iou[1] for s in each if s.iou[1] is not None]
+    assert found.mean.iou is not None
+    assert found.mean.iou[1] == pytest.approx(np.mean(floor))
+    names = [row.name for row in found.report.rows]
+    assert names[:5] == ["pooled", "mean of areas", "area 1", "area 2", "area 3"]
+    assert "ResGCN-28, published †" in names
+    assert any("Not six folds: the data has areas 1, 2, 3 only" in n for n in found.report.notes)
+    written = json.loads(next(p for p in found.files if p.name == "scores.json").read_text())
+    assert written["pooled"]["miou"] == found.pooled.miou
+    assert written["runs"] == {"1": "base-fold1", "2": "base-fold2", "3": "base"}
+
+
+def test_again_nothing_is_trained_or_scored_twice(base: Run) -> None:
+    (first,) = six_fold(folds(base), train_missing=True)
+    ears = Ears()
+    (second,) = six_fold(folds(base), progress=ears)
+    assert second.pooled == first.pooled
+    assert sum("scored before" in said for said in ears.said) == 3
+    ears = Ears()
+    six_fold(folds(base, seed=1), progress=ears)
+    assert not any("scored before" in said for said in ears.said), "another seed is another score"
+
+
+def test_a_fold_that_was_stopped_is_finished(base: Run) -> None:
+    config = dataclasses.replace(base.config, test_area=1, name="stopped")
+    begun = Run(train(config).run)
+    begun.update_status(state="interrupted")
+    (found,) = six_fold(folds(base), train_missing=True)
+    assert json.loads(found.files[0].read_text())["runs"]["1"] == "stopped"
+    assert begun.state == "finished"
+
+
+def test_runs_of_other_settings_are_refused(base: Run, store: Store) -> None:
+    other = train(dataclasses.replace(base.config, name="other", test_area=1, seed=7)).run
+    config = folds(base, run_dirs=(base.path, other))
+    with pytest.raises(ConfigError, match=r"other: found seed 7, expected 0 as in .*base"):
+        six_fold(config)
+    same = train(dataclasses.replace(base.config, name="same")).run
+    with pytest.raises(ConfigError, match="found test area 3 twice"):
+        six_fold(folds(base, run_dirs=(base.path, same)))
+    assert store.areas == (1, 2, 3)
