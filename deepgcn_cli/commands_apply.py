@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "deepgcn predict scan.ply",
-            "deepgcn predict scan.ply --run runs/mine --out labelled.ply",
+            "deepgcn predict scan.ply --run runs/mine --out labelled.ply --view",
         )
     )(predict)
 
@@ -150,6 +150,9 @@ def predict(
     ] = None,
     drop_nan: Annotated[
         bool | None, option("Leave out points without coordinates.", "--drop-nan")
+    ] = None,
+    view: Annotated[
+        bool | None, option("Also write an HTML page to look at it in 3-D, offline.", "--view")
     ] = None,
     num_points: Annotated[
         int | None, option("Points drawn at a time. [default: as in training]", metavar="N")

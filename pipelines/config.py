@@ -237,6 +237,7 @@ class PredictConfig:
     out: Path | None = None  # a file for one scan, a folder for several; None: beside the scan
     no_color_ok: bool = False
     drop_nan: bool = False
+    view: bool = False  # also write a page to look at in 3-D, beside the labelled scan
     num_points: int | None = None  # None: as in training
     batch_size: int = 8
     seed: int = 0

@@ -21,9 +21,10 @@ from .data.s3dis import CLASS_COLORS, CLASSES
 from .errors import ConfigError, DatasetError, did_you_mean
 from .inference import block_logits, softmax
 from .model.deepgcn import DeepGCN
-from .model.weights import load_weights, read_metadata
+from .model.weights import describe, load_weights, read_metadata
 from .progress import SILENT, Progress
 from .results.runs import latest_finished, open_run
+from .results.viewer import write_viewer
 from .runtime.device import pick_device
 
 FORMATS = (".ply",)
@@ -166,6 +167,18 @@ def _predict_one(
             label[order[block.points]] = probabilities.argmax(axis=1)
             confidence[order[block.points]] = probabilities.max(axis=1)
     _write(out, scan, label, confidence, classes)
+    if config.view:
+        write_viewer(
+            out.with_suffix(".html"),
+            pos,
+            color,
+            classes=classes,
+            class_colors=CLASS_COLORS,
+            title=path.name,
+            facts={"scan": str(path), "network": describe(model.config)},
+            predicted=label[order],
+            confidence=confidence[order],
+        )
     counts = np.bincount(label, minlength=256)
     return ScanResult(
         scan=path,

@@ -229,3 +229,11 @@ def test_a_scan_that_does_not_fit_in_a_chunk(
         write_labelled(out, scan, label_, confidence, CLASSES, CLASS_COLORS)
         files.append(out.read_bytes())
     assert all(a == b for a, b in itertools.pairwise(files))
+
+
+def test_a_page_to_look_at_the_result(scan: Path, trained: Run, tmp_path: Path) -> None:
+    (found,) = label(scan, trained, out=tmp_path / "out.ply", view=True).scans
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert "scan.ply" in page
+    assert found.out == tmp_path / "out.ply"
+    assert "http://" not in page.replace("http://www.w3.org", ""), "nothing is fetched"
