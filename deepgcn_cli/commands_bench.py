@@ -7,10 +7,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.config import ARCHS, WORKS, BenchConfig, ModelConfig
+from pipelines.config import WORKS, BenchConfig
 
 from .commands_train import chosen_model
-from .options import Device, Json, Quiet, examples, given, option
+from .options import (
+    Arch,
+    Conv,
+    Depth,
+    Device,
+    Json,
+    Neighbors,
+    Preset,
+    Quiet,
+    Threads,
+    Width,
+    examples,
+    given,
+    option,
+)
 
 if TYPE_CHECKING:
     from pipelines.bench import BenchResult, Figures, Row
@@ -33,21 +47,12 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    arch: Annotated[
-        str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
-    ] = None,
-    depth: Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")] = None,
-    preset: Annotated[
-        str | None,
-        option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
-    ] = None,
-    conv: Annotated[
-        str | None, option("Vertex layer.", default=ModelConfig.conv, metavar="NAME")
-    ] = None,
-    width: Annotated[
-        int | None, option("Channels of a layer.", default=ModelConfig.width, metavar="C")
-    ] = None,
-    k: Annotated[int | None, option("Neighbours.", "-k", default=ModelConfig.k)] = None,
+    arch: Arch = None,
+    depth: Depth = None,
+    preset: Preset = None,
+    conv: Conv = None,
+    width: Width = None,
+    k: Neighbors = None,
     works: Annotated[
         list[str] | None,
         option(
@@ -76,9 +81,7 @@ def bench(
         option("Measure N from 1,024 to 65,536 and depth 7 to 152 instead.", "--scaling"),
     ] = None,
     device: Device = None,
-    threads: Annotated[
-        int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")
-    ] = None,
+    threads: Threads = None,
     out: Annotated[
         Path | None, option("JSON file to write.", default=BenchConfig.out, metavar="FILE")
     ] = None,

@@ -9,10 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
+from pipelines.config import KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
 from pipelines.errors import RunError
 
-from .options import Data, Device, Json, Quiet, Runs, Seed, examples, given, option
+from .options import (
+    Arch,
+    Conv,
+    Data,
+    Depth,
+    Device,
+    Json,
+    Neighbors,
+    Preset,
+    Quiet,
+    Runs,
+    Seed,
+    Threads,
+    Width,
+    examples,
+    given,
+    option,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,39 +48,12 @@ def train(
         str | None,
         typer.Argument(metavar="RUN", help="With --resume: the run's name or folder."),
     ] = None,
-    arch: Annotated[
-        str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
-    ] = None,
-    depth: Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")] = None,
-    preset: Annotated[
-        str | None,
-        option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
-    ] = None,
-    conv: Annotated[
-        str | None,
-        option(
-            f"Vertex layer: {', '.join(CONVS)}, or a class of torch_geometric.nn.",
-            default=ModelConfig.conv,
-            metavar="NAME",
-        ),
-    ] = None,
-    width: Annotated[
-        int | None,
-        option(
-            "Channels of a layer; of densegcn the growth rate, 32 as published.",
-            default=ModelConfig.width,
-            metavar="C",
-        ),
-    ] = None,
-    k: Annotated[
-        int | None,
-        option(
-            "Neighbours; as published 8 for densegcn, 20 for dgcnn.",
-            "-k",
-            default=ModelConfig.k,
-            metavar="K",
-        ),
-    ] = None,
+    arch: Arch = None,
+    depth: Depth = None,
+    preset: Preset = None,
+    conv: Conv = None,
+    width: Width = None,
+    k: Neighbors = None,
     dilation: Annotated[
         bool | None,
         option("Take every d-th of the k·d nearest.", "--dilation/--no-dilation", default="on"),
@@ -119,9 +109,7 @@ def train(
     ] = None,
     seed: Seed = None,
     device: Device = None,
-    threads: Annotated[
-        int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")
-    ] = None,
+    threads: Threads = None,
     workers: Annotated[
         int | None,
         option("Threads that prepare batches.", default=TrainConfig.workers, metavar="N"),

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import DEVICES, EvalConfig, TrainConfig
+from pipelines.config import ARCHS, CONVS, DEVICES, EvalConfig, ModelConfig, TrainConfig
 
 
 def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
@@ -66,3 +66,39 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
 ]
+
+# The network, as train and bench take it; `commands_train.chosen_model` puts it together.
+Arch = Annotated[
+    str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
+]
+Depth = Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")]
+Preset = Annotated[
+    str | None,
+    option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
+]
+Conv = Annotated[
+    str | None,
+    option(
+        f"Vertex layer: {', '.join(CONVS)}, or a class of torch_geometric.nn.",
+        default=ModelConfig.conv,
+        metavar="NAME",
+    ),
+]
+Width = Annotated[
+    int | None,
+    option(
+        "Channels of a layer; of densegcn the growth rate, 32 as published.",
+        default=ModelConfig.width,
+        metavar="C",
+    ),
+]
+Neighbors = Annotated[
+    int | None,
+    option(
+        "Neighbours; as published 8 for densegcn, 20 for dgcnn.",
+        "-k",
+        default=ModelConfig.k,
+        metavar="K",
+    ),
+]
+Threads = Annotated[int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")]
