@@ -27,6 +27,7 @@ from .grid import Grid, grid_sort
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
+IGNORED = 255  # label of a point of no class: it is seen, but neither learned nor scored
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Room:
         origin: (3,) float64, its minimum corner in the raw frame, metres.
         pos: (N, 3) float32, metres from `origin`.
         color: (N, 3) uint8.
-        label: (N,) uint8, indices into the store's classes.
+        label: (N,) uint8, indices into the store's classes, or IGNORED.
         grid: the cells.
         extent: (3,) float32, the maximum of `pos`.
     """
@@ -83,7 +84,7 @@ class Room:
 
     def info(self, num_classes: int) -> RoomInfo:
         """Return the manifest's entry for this room."""
-        counts = np.bincount(self.label, minlength=num_classes)
+        counts = np.bincount(self.label, minlength=IGNORED + 1)[:num_classes]
         x, y, z = (round(float(value), 6) for value in self.extent)
         checksum, sizes = self.checksum(), tuple(int(count) for count in counts)
         return RoomInfo(self.area, self.name, len(self.pos), (x, y, z), checksum, sizes)

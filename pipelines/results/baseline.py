@@ -29,7 +29,8 @@ def learn_height_bands(rooms: Iterable[Room], num_classes: int) -> np.ndarray:
     """
     counts = np.zeros((BANDS, num_classes), np.int64)
     for room in rooms:
-        cells = height_bands(room) * num_classes + room.label
+        known = room.label < num_classes
+        cells = height_bands(room)[known] * num_classes + room.label[known]
         counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
     best = counts.argmax(axis=1)
     best[counts.sum(axis=1) == 0] = counts.sum(axis=0).argmax()

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..data.store import IGNORED
+
 NEIGHBORS = 8  # that decide whether a point lies on a boundary, and the density around it
 MOST_POINTS = 200_000  # of a room that are looked at, spread evenly
 
@@ -63,10 +65,11 @@ def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> 
 
     Args:
         pos: (N, 3) metres, from the room's minimum.
-        label: (N,) ground truth.
+        label: (N,) ground truth; points that are IGNORED are not counted.
         predicted: (N,) prediction.
     """
-    chosen = np.arange(0, len(pos), max(1, -(-len(pos) // MOST_POINTS)))
+    labelled = np.flatnonzero(label != IGNORED)
+    chosen = labelled[:: max(1, -(-len(labelled) // MOST_POINTS))]
     wrong = label[chosen] != predicted[chosen]
     distance, density = surroundings(pos, label, chosen)
     values = {"boundary": distance, "density": density, "height": pos[chosen, 2]}

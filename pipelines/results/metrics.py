@@ -50,13 +50,16 @@ def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.
     """Count pairs of ground truth and prediction.
 
     Args:
-        label: (n,) integers in 0 … num_classes − 1.
+        label: (n,) integers in 0 … num_classes − 1; points with another one are not counted.
         predicted: (n,) likewise.
         num_classes: C.
 
     Returns:
         (C, C) int64, rows ground truth, columns prediction.
     """
+    known = label < num_classes
+    if not known.all():
+        label, predicted = label[known], predicted[known]
     pairs = label.astype(np.int64) * num_classes + predicted.astype(np.int64)
     counts = np.bincount(pairs, minlength=num_classes * num_classes)
     return counts.reshape(num_classes, num_classes)

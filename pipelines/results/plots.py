@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DPI = 100
 WRONG, RIGHT = (200, 30, 30), (205, 205, 205)
+UNLABELLED = (128, 128, 128)
 
 
 def room_picture(
@@ -47,8 +48,9 @@ def room_picture(
     inside = np.ones(len(pos), bool)
     if "ceiling" in classes and (label != classes.index("ceiling")).any():
         inside = label != classes.index("ceiling")
-    palette = np.asarray(class_colors, np.uint8)
-    wrong = (label != predicted)[inside]
+    palette = np.full((256, 3), UNLABELLED, np.uint8)
+    palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
+    wrong = ((label != predicted) & (label < len(classes)))[inside]
     panels = {
         "scan": color[inside],
         "ground truth": palette[label[inside]],
@@ -58,7 +60,8 @@ def room_picture(
         ),
     }
     pictures = {name: render(pos[inside], values) for name, values in panels.items()}
-    shown = sorted({*label[inside].tolist(), *predicted[inside].tolist()})
+    there = {*label[inside].tolist(), *predicted[inside].tolist()}
+    shown = sorted(number for number in there if number < len(classes))
     figure = _side_by_side(pictures, title)
     _legend(figure, [classes[n] for n in shown], [class_colors[n] for n in shown])
     _save(figure, path)

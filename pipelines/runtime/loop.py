@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ..config import TrainConfig
 from ..data.sampler import Batch
+from ..data.store import IGNORED
 from ..errors import RunError
 from ..model.deepgcn import DeepGCN
 from .schedule import Rates, Schedule, apply_rates
@@ -111,12 +112,21 @@ def train_step(model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates)
     features, label = to_device(batch, model)
     optimizer.zero_grad(set_to_none=True)
     logits = model(features)  # (B, N, classes)
-    loss = F.cross_entropy(logits.flatten(0, 1), label.flatten())
+    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten())
     value = loss.item()
     if math.isfinite(value):
         loss.backward()
         optimizer.step()
     return value
+
+
+def labelled_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Return the mean cross-entropy over the points whose label is not IGNORED; 0 without any.
+
+    Shapes: logits (n, C), label (n,) int64.
+    """
+    total = F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
+    return total / (label != IGNORED).sum().clamp(min=1)
 
 
 def predict_batches(

@@ -39,3 +39,10 @@ def test_counts() -> None:
     best[0] = 1
     matrix = score_height_bands(best, room([0.0, 0.05, 1.0], [1, 0, 0]), 2)
     assert matrix.tolist() == [[1, 1], [0, 1]]
+
+
+def test_points_without_a_class_are_neither_learned_nor_scored() -> None:
+    odd = room([0.0, 0.01, 0.02, 1.0], [255, 255, 1, 0])
+    best = learn_height_bands([odd], 2)
+    assert best[0] == 1
+    assert score_height_bands(best, odd, 2).sum() == 2

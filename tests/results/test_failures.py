@@ -94,3 +94,10 @@ def test_pairs_are_ordered_by_points() -> None:
         ("c", "a", 1, 0.1),
     ]
     assert confused_pairs(matrix, "abc", most=1) == [("b", "a", 4, 0.4)]
+
+
+def test_points_without_a_class_are_not_counted() -> None:
+    pos, label = sheet(size=10)
+    label[:30] = 255
+    found = find_failures(pos, label, np.zeros_like(label))
+    assert found.counts["height"].sum(axis=0).tolist() == [70, 50]

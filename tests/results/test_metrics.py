@@ -82,6 +82,11 @@ def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     assert (matrix == sklearn_metrics.confusion_matrix(label, predicted, labels=range(6))).all()
 
 
+def test_points_without_a_class_are_not_counted() -> None:
+    label = np.array([0, 255, 1, 255], np.uint8)
+    assert confusion(label, np.array([0, 1, 0, 0], np.uint8), 2).tolist() == [[1, 0], [1, 0]]
+
+
 def test_counts_of_large_rooms_do_not_overflow() -> None:
     label = np.full(300_000, 12, np.uint8)
     assert confusion(label, label, 13)[12, 12] == 300_000

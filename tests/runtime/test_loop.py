@@ -18,6 +18,7 @@ from pipelines.runtime.loop import (
     Pace,
     Step,
     explain_out_of_memory,
+    labelled_cross_entropy,
     predict_batches,
     smaller_options,
     train_steps,
@@ -118,3 +119,24 @@ def test_options_that_cannot_shrink_are_not_offered() -> None:
     model = ModelConfig(depth=28, k=1, width=1)
     config = TrainConfig(model=model, batch_size=1, num_points=30)
     assert smaller_options(config) == ["a smaller --depth"]
+
+
+def test_points_without_a_class_are_not_learned() -> None:
+    logits = torch.randn(5, 13, dtype=torch.float64, requires_grad=True)
+    label = torch.tensor([3, 255, 0, 255, 12])
+    loss = labelled_cross_entropy(logits, label)
+    loss.backward()
+    known = [0, 2, 4]
+    expected = -torch.log_softmax(logits, dim=1)[known, label[known]].mean()
+    torch.testing.assert_close(loss, expected)
+    assert logits.grad is not None
+    assert logits.grad.abs().sum(dim=1).gt(0).tolist() == [True, False, True, False, True]
+
+
+def test_a_batch_without_labels_changes_nothing() -> None:
+    logits = torch.randn(2, 13, requires_grad=True)
+    loss = labelled_cross_entropy(logits, torch.tensor([255, 255]))
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
