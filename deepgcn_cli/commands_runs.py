@@ -130,7 +130,7 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
         yield "error", str(status["error"])
     yield "network", describe(config.model)
     yield "test area", _shown(config.test_area)
-    yield "recipe", f"{config.recipe}, batch {config.batch_size} × {config.num_points} points"
+    yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
     yield "seed", str(config.seed)
     yield "created", str(status.get("created", "–"))
     yield "steps", f"{_shown(status.get('step'))} ({_shown(status.get('epoch'))} epochs)"

@@ -31,6 +31,8 @@ from .options import (
     option,
 )
 
+PARTS = RECIPES["modern"]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
@@ -38,6 +40,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
+            "deepgcn train --recipe modern --without color-drop",
             "deepgcn train --resume",
         )
     )(train)
@@ -81,6 +84,17 @@ def train(
     recipe: Annotated[
         str | None,
         option(f"{', '.join(RECIPES)}.", default=TrainConfig.recipe, metavar="NAME"),
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        option(
+            f"Part of the recipe to leave out, repeatable; of modern: {', '.join(PARTS)}.",
+            metavar="PART",
+        ),
+    ] = None,
+    extra: Annotated[
+        list[str] | None,
+        option("Part of the modern recipe to add, repeatable.", "--with", metavar="PART"),
     ] = None,
     epochs: Annotated[
         int | None,

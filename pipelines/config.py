@@ -20,7 +20,14 @@ CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
-RECIPES = ("paper",)
+# What each recipe is made of. "paper" is the published one: Adam, no augmentation.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "modern": (
+        *("rotate", "flip", "scale", "jitter", "contrast", "color-drop"),  # of the blocks
+        *("smoothing", "adamw", "cosine", "clip"),  # of the optimisation
+    ),
+}
 PROTOCOLS = ("room", "block-s1", "block-s05")
 REPORTS = ("md", "json", "csv", "html", "tex")
 ABSENT = ("exclude", "zero", "one", "minus-one")
@@ -164,6 +171,8 @@ class TrainConfig:
     name: str | None = None  # None: made from the network, the area and the time
     test_area: int | None = None
     recipe: str = "paper"
+    without: tuple[str, ...] = ()  # parts of the recipe that are left out
+    extra: tuple[str, ...] = ()  # parts of another recipe that are added
     epochs: int = 100
     max_steps: int | None = None
     batch_size: int = 16
@@ -178,7 +187,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.test_area is not None:
             check_area(self.test_area)
-        check_choice("recipe", self.recipe, RECIPES, flag="--recipe")
+        check_choice("recipe", self.recipe, tuple(RECIPES), flag="--recipe")
+        for part in self.without:
+            if part not in RECIPES[self.recipe]:
+                raise ConfigError(
+                    f"--without: found {part!r}, which recipe {self.recipe} does not have.\n"
+                    f"Its parts: {', '.join(RECIPES[self.recipe]) or 'none'}."
+                )
+        for part in self.extra:
+            check_choice("part", part, RECIPES["modern"], flag="--with")
         check_choice("device", self.device, DEVICES, flag="--device")
         for name in ("epochs", "batch_size", "num_points"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
@@ -192,6 +209,19 @@ class TrainConfig:
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"--val-fraction: found {self.val_fraction}, expected 0 < x < 1.")
         self.model.check_points(self.num_points)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the recipe as it is used, in the order of RECIPES["modern"]."""
+        wanted = {*RECIPES[self.recipe], *self.extra} - {*self.without}
+        return tuple(part for part in RECIPES["modern"] if part in wanted)
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe for people: "modern", "modern without flip", "paper with cosine"."""
+        left_out = f" without {', '.join(self.without)}" if self.without else ""
+        added = f" with {', '.join(self.extra)}" if self.extra else ""
+        return f"{self.recipe}{left_out}{added}"
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ def _write_view(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> No
         room.pos,
         room.color,
         classes=evaluation.subject.store.classes,
-        class_colors=_colors(evaluation),
+        class_colors=evaluation.subject.store.class_colors,
         title=f"Area {room.area}, {room.name}",
         facts={"run": run.name, "network": describe(evaluation.config.model)},
         label=room.label,
@@ -385,7 +385,7 @@ def _facts(
         "protocol": f"{protocol}{votes}, seed {options.seed}, {found.points:,} points scored",
         "test area": f"{config.test_area}, {len(subject.rooms)} rooms",
         "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
-        f"seed {config.seed}, recipe {config.recipe} ({config.model.layout} layout)",
+        f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         "hardware": environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads",
         "software": f"torch {environment['packages']['torch']}, commit {environment['commit']}",

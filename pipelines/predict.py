@@ -142,7 +142,7 @@ def _predict_one(
 ) -> ScanResult:
     start = time.monotonic()
     scan = read_ply(path)
-    pos, color = _points(config, scan, progress)
+    pos, color, origin = _points(config, scan, progress)
     finite = ~np.isnan(pos[:, 0])
     label = np.full(len(scan), UNLABELLED, np.uint8)
     confidence = np.zeros(len(scan), np.float32)
@@ -170,7 +170,7 @@ def _predict_one(
     if config.view:
         write_viewer(
             out.with_suffix(".html"),
-            pos,
+            pos + origin,
             color,
             classes=classes,
             class_colors=CLASS_COLORS,
@@ -193,9 +193,10 @@ def _predict_one(
 
 def _points(
     config: PredictConfig, scan: PlyScan, progress: Progress
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return pos (N, 3) float32 from its minimum, NaN where unknown, and color (N, 3) uint8."""
-    pos, _ = positions(scan)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pos (N, 3) float32 from the minimum, NaN where unknown, color (N, 3) uint8, and the
+    minimum (3,) float64."""
+    pos, origin = positions(scan)
     _check_finite(config, scan, pos)
     _check_extent(scan, pos, progress)
     color = colors(scan)
@@ -212,7 +213,7 @@ def _points(
     if scan.dropped:
         shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())
         progress.say(f"{scan.path}: only points are labelled and written, not its {shown}")
-    return pos, color
+    return pos, color, origin
 
 
 def _check_finite(config: PredictConfig, scan: PlyScan, pos: np.ndarray) -> None:

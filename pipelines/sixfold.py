@@ -179,7 +179,7 @@ def _pool(
         folder,
         report,
         matrix,
-        reports=[kind for kind in config.reports if kind != "html"],
+        reports=config.reports,
         pictures=config.pictures,
         failures=None,
         history=(),
@@ -257,7 +257,7 @@ def _report(
     facts = {
         "network": describe(config.model),
         "protocol": protocol,
-        "recipe": f"{config.recipe} ({config.model.layout} layout), seed {config.seed}",
+        "recipe": f"{config.recipe_text} ({config.model.layout} layout), seed {config.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json",
     }
     title = f"{describe(config.model)}: {len(areas)} folds, protocol {protocol}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, TrainConfig
+from .data.augment import PARTS
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
 from .data.split import split_rooms
@@ -152,21 +153,29 @@ def open_samplers(
         seed=config.seed,
     )
     return (
-        open_sampler(config, store, train_rooms, 0.5, progress),
+        open_sampler(config, store, train_rooms, 0.5, progress, augment=config.parts),
         open_sampler(config, store, val_rooms, 1.0, progress),
     )
 
 
 def open_sampler(
-    config: TrainConfig, store: Store, rooms: list[RoomInfo], stride: float, progress: Progress
+    config: TrainConfig,
+    store: Store,
+    rooms: list[RoomInfo],
+    stride: float,
+    progress: Progress,
+    augment: tuple[str, ...] = (),
 ) -> BlockSampler:
-    """Return the sampler of some rooms' blocks.
+    """Return the sampler of some rooms' blocks, with those parts of the recipe that change blocks.
 
     Raises:
         DatasetError: the rooms are so sparse that they have no block.
     """
     points, seed, layout = config.num_points, config.seed, config.model.layout
-    sampler = BlockSampler(store, rooms, points, seed, stride, layout, progress=progress)
+    parts = [part for part in augment if part in PARTS]
+    sampler = BlockSampler(
+        store, rooms, points, seed, stride, layout, augment=parts, progress=progress
+    )
     if not len(sampler):
         names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
         raise DatasetError(

@@ -28,7 +28,7 @@ from .results.runs import METRICS, TENSORBOARD, Run, resume_command
 from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
 from .runtime.events import open_events, write_event
 from .runtime.interruption import Interruption
-from .runtime.loop import Pace, Step, predict_batches, train_steps
+from .runtime.loop import Pace, Step, build_optimizer, predict_batches, train_steps
 from .runtime.prefetch import prefetch
 from .runtime.schedule import recipe_schedule
 from .runtime.seeding import seed_everything
@@ -60,8 +60,9 @@ class Training:
         self.interruption, self.progress = interruption, progress
         seed_everything(config.seed)
         self.model = DeepGCN(config.model).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr)
-        self.schedule = recipe_schedule(config.recipe, config.model.layout, config.lr)
+        self.optimizer = build_optimizer(self.model, config.parts, config.lr)
+        total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
+        self.schedule = recipe_schedule(config.parts, config.model.layout, config.lr, total)
         self.counters = Counters()
         if run.training_state.is_file():
             self.counters = load_checkpoint(run.training_state, self.model, self.optimizer)
@@ -141,6 +142,7 @@ class Training:
             self.schedule,
             samples=counters.samples,
             epoch=counters.epoch,
+            parts=self.config.parts,
         )
         for step in taken:
             self.interruption.notify = None

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..progress import SILENT, Progress
-from .blocks import Block, block_features, block_points, draw, room_blocks
+from .augment import BlockPoints, augment
+from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
 from .store import Room, RoomInfo, Store
 
 BYTES_PER_POINT = 16  # pos, color, label
-ORDER, POINTS = 0, 1  # what a stream of random numbers is for
+ORDER, POINTS, AUGMENT = 0, 1, 2  # what a stream of random numbers is for
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class BlockSampler:
         seed: what all draws follow from.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
         layout: "paper" or "torch", see `block_features`.
+        augment: parts of `data.augment` that each draw goes through.
         progress: hears how the rooms are read, which is done once to find their blocks.
     """
 
@@ -59,9 +61,11 @@ class BlockSampler:
         stride: float = 0.5,
         layout: str = "paper",
         *,
+        augment: Sequence[str] = (),
         progress: Progress = SILENT,
     ) -> None:
         self.num_points, self.seed, self.layout = num_points, seed, layout
+        self.augment = tuple(augment)
         self.rooms = tuple(rooms)
         self._cache = RoomCache(store)
         self._blocks: list[tuple[RoomInfo, Block]] = []
@@ -99,9 +103,14 @@ class BlockSampler:
         room = self._cache.read(info)
         drawn = draw(place.count, self.num_points, self._rng(POINTS, epoch, block))
         points = block_points(place)[drawn]
-        features = block_features(
-            room.pos[points], room.color[points], place.corner, room.extent, layout=self.layout
-        )
+        pos, color = room.pos[points], room.color[points]
+        corner, extent = place.corner, room.extent
+        if self.augment:
+            middle = np.array(corner) + BLOCK_SIZE / 2
+            whole = BlockPoints(pos, color / np.float32(255), middle, extent)
+            moved = augment(whole, self.augment, self._rng(AUGMENT, epoch, block))
+            pos, color, corner, extent = moved.pos, moved.color, moved.corner, moved.extent
+        features = block_features(pos, color, corner, extent, layout=self.layout)
         return features, room.label[points]
 
     def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:

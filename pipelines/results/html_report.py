@@ -18,7 +18,7 @@ from ..errors import RunError
 from ..files import atomic_text
 from .html_charts import bar, curves
 from .metrics import scores
-from .report import Report, Row, percent
+from .report import Report, Row, Table, percent
 
 HERE = Path(__file__).parent / "assets"
 WORST = 20  # rooms listed at most
@@ -38,8 +38,8 @@ def write_html_report(
     Args:
         path: HTML file to write.
         values: what scores.json records; of it are used `classes`, `confusion` (C, C) with rows
-            ground truth, `iou`, `accuracy` and, if there, `rooms`: a matrix (C, C) for each name.
-        report: title, table, facts and notes.
+            ground truth and, if there, `rooms`: a matrix (C, C) for each name.
+        report: title, table, facts, notes and further tables.
         pictures: PNG files to embed, in order.
         history: the epoch records of the run's metrics.jsonl.
 
@@ -54,10 +54,11 @@ def write_html_report(
     }
     body = (
         ("Scores", _summary(report)),
-        ("Classes", _class_table(values, matrix)),
+        ("Classes", _class_table(matrix, classes)),
         ("Confusion", _confusion_table(matrix, classes)),
         ("Training", _training(history)),
         ("Worst rooms", _room_table(rooms, classes)),
+        ("Failures", _further_tables(report.tables)),
         ("Pictures", "".join(_figure(picture) for picture in pictures)),
         ("Facts", _facts(report.facts)),
     )
@@ -95,11 +96,11 @@ def _summary_row(row: Row) -> list[str]:
     return [_cell(row.name), *(_number(percent(v), v) for v in (row.oa, row.macc, row.miou))]
 
 
-def _class_table(values: Mapping[str, Any], matrix: np.ndarray) -> str:
+def _class_table(matrix: np.ndarray, classes: Sequence[str]) -> str:
     """Return IoU as bars, accuracy and points of each class."""
-    lines = []
+    lines, found = [], scores(matrix, classes)
     totals = zip(matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist(), strict=True)
-    scored = zip(values["classes"], values["iou"], values["accuracy"], totals, strict=True)
+    scored = zip(classes, found.iou, found.accuracy, totals, strict=True)
     for name, iou, accuracy, (actual, guessed) in scored:
         lines.append(
             [
@@ -198,6 +199,15 @@ def _worst_pair(matrix: np.ndarray, classes: Sequence[str]) -> str:
     return f"{classes[row]} as {classes[column]}: {100 * share:.1f} % of its points"
 
 
+def _further_tables(tables: Sequence[Table]) -> str:
+    """Return ready tables side by side; nothing if there are none."""
+    drawn = (
+        _table(table.columns, [list(map(_any_cell, line)) for line in table.lines], table.title)
+        for table in tables
+    )
+    return f'<div class="side">{"".join(drawn)}</div>' if tables else ""
+
+
 def _figure(picture: Path) -> str:
     try:
         data = picture.read_bytes()
@@ -245,6 +255,13 @@ def _with_heading(cells: Sequence[str]) -> list[str]:
 
 def _cell(text: str) -> str:
     return f"<td>{html.escape(text)}</td>"
+
+
+def _any_cell(text: str) -> str:
+    """Return the cell of a ready text, which sorts as a number if it is one."""
+    if re.fullmatch(r"-?[\d,]+(\.\d+)?", text):
+        return _number(text, float(text.replace(",", "")))
+    return _number(text, None) if text == "–" else _cell(text)
 
 
 def _number(shown: str, value: float | None) -> str:

@@ -8,9 +8,10 @@ from ..config import TrainConfig, to_plain
 from ..errors import RunError
 from .runs import Run, resume_command
 
-# How long, how fast and where a run is computed may change from one start to the next; no recipe
-# has rates that depend on the number of epochs.
-FREE = ("epochs", "max_steps", "device", "workers", "threads")
+# How fast and where a run is computed may change from one start to the next, and how long unless
+# the rates follow from the length.
+FREE = ("device", "workers", "threads")
+LENGTH = ("epochs", "max_steps")
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")
 
@@ -27,6 +28,8 @@ def check_same(run: Run, config: TrainConfig, fingerprint: str) -> None:
         RunError: a setting that shapes the result, or the data, is another one; says which.
     """
     changed = differences(to_plain(run.config), to_plain(config))
+    if "cosine" not in config.parts:
+        changed = [text for text in changed if text.split()[0] not in LENGTH]
     if changed:
         raise RunError(
             f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"

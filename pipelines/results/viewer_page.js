@@ -266,9 +266,9 @@ async function start() {
   buildLegend(view);
   listenToControls(view);
   listenToKeys(view);
+  fit(view);
   placeCamera(view, state.top);
   listenToPointer(view);
-  fit(view);
   change(view, {});
   new ResizeObserver(() => fit(view)).observe(byId("scene"));
   if (state.pick) {

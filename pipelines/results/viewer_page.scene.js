@@ -115,7 +115,7 @@ function buildScene(planes, state) {
 
 function placeCamera(view, top) {
   const [x, y, z] = view.extent.map((length) => length / 2);
-  const away = 1.25 * view.size;
+  const away = (1.25 * view.size) / Math.min(1, view.camera.aspect);
   const [turn, tilt] = top ? [0, Math.PI / 2 - 0.001] : [Math.PI / 6, Math.PI / 4.5];
   view.controls.target.set(x, y, z);
   view.camera.position.set(x + away * Math.cos(tilt) * Math.sin(turn),

@@ -31,7 +31,7 @@ def describe_training(
         f"test area {config.test_area}",
         f"{_count(len(train.rooms), 'training room')} ({_count(len(train), 'block')})",
         _count(len(validation.rooms), "validation room"),
-        f"recipe {config.recipe} ({config.model.layout} layout), seed {config.seed}",
+        f"recipe {config.recipe_text} ({config.model.layout} layout), seed {config.seed}",
         describe_device(device),
         describe_published(config.model),
     ]

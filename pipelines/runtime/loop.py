@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,10 @@ from ..data.store import IGNORED
 from ..errors import RunError
 from ..model.deepgcn import DeepGCN
 from .schedule import Rates, Schedule, apply_rates
+
+SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
+CLIP = 10.0  # largest norm of a gradient in the modern recipe
+WEIGHT_DECAY = 1e-2  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,13 @@ class Pace:
         return self.wait / self.seconds if self.seconds else 0.0
 
 
+def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
+    """Return the recipe's optimizer: Adam as published, or AdamW."""
+    if "adamw" in parts:
+        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
+    return torch.optim.Adam(model.parameters(), lr=lr)
+
+
 def train_steps(
     model: DeepGCN,
     optimizer: Optimizer,
@@ -78,6 +89,7 @@ def train_steps(
     *,
     samples: int,
     epoch: int,
+    parts: Sequence[str] = (),
 ) -> Iterator[Step]:
     """Train on the batches, one optimizer step each, and yield what each step did.
 
@@ -91,6 +103,7 @@ def train_steps(
         schedule: gives the rates of each step.
         samples: blocks trained on before the first of these batches.
         epoch: the epoch that they belong to, from 0.
+        parts: of the recipe; "smoothing" and "clip" matter here.
     """
     model.train()
     remaining = iter(batches)
@@ -101,31 +114,38 @@ def train_steps(
             return
         wait = time.perf_counter() - asked
         rates = schedule(samples, epoch)
-        loss = train_step(model, optimizer, batch, rates)
+        loss = train_step(model, optimizer, batch, rates, parts)
         samples += len(batch.blocks)
         yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
 
 
-def train_step(model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates) -> float:
+def train_step(
+    model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates, parts: Sequence[str] = ()
+) -> float:
     """Take one step and return the loss before it; leave the weights if the loss is not finite."""
     apply_rates(rates, model, optimizer)
     features, label = to_device(batch, model)
     optimizer.zero_grad(set_to_none=True)
     logits = model(features)  # (B, N, classes)
-    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten())
+    smoothing = SMOOTHING if "smoothing" in parts else 0.0
+    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten(), smoothing)
     value = loss.item()
     if math.isfinite(value):
         loss.backward()
+        if "clip" in parts:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
     return value
 
 
-def labelled_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def labelled_cross_entropy(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
     """Return the mean cross-entropy over the points whose label is not IGNORED; 0 without any.
 
     Shapes: logits (n, C), label (n,) int64.
     """
-    total = F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
+    total = F.cross_entropy(
+        logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
     return total / (label != IGNORED).sum().clamp(min=1)
 
 

@@ -6,7 +6,8 @@ run needs no more than its position.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -28,15 +29,35 @@ class Rates:
 
 
 Schedule = Callable[[int, int], Rates]  # (samples seen before this step, epoch from 0) → Rates
+WARM_UP = 0.02  # of all samples, over which the cosine schedule's rate rises
 
 
-def recipe_schedule(recipe: str, layout: str, lr: float) -> Schedule:
+def recipe_schedule(parts: Sequence[str], layout: str, lr: float, total: int) -> Schedule:
     """Return the schedule of a recipe that starts from the learning rate `lr`.
 
-    "paper" is the published recipe, which is another one for each of the two releases.
+    Without the part "cosine" it is the published recipe, which is another one for each of the two
+    releases. `total` is the number of samples of the whole training.
     """
-    assert recipe == "paper", recipe
+    if "cosine" in parts:
+        return cosine_schedule(lr, total)
     return paper_schedule(lr) if layout == "paper" else torch_schedule(lr)
+
+
+def cosine_schedule(lr: float, total: int) -> Schedule:
+    """Return a schedule that rises to `lr` and falls to 0 over `total` samples as a cosine does.
+
+    Reference:
+        Loshchilov & Hutter, SGDR, ICLR 2017, equation 5 (one period), after a linear warm-up.
+    """
+    warm = max(1, round(WARM_UP * total))
+
+    def rates(samples: int, epoch: int) -> Rates:  # noqa: ARG001
+        if samples < warm:
+            return Rates(lr * (samples + 1) / (warm + 1), PYTORCH_BN_MOMENTUM)
+        done = min(1.0, (samples - warm) / max(1, total - warm))
+        return Rates(lr * (1 + math.cos(math.pi * done)) / 2, PYTORCH_BN_MOMENTUM)
+
+    return rates
 
 
 def paper_schedule(lr: float) -> Schedule:

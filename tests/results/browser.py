@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+fcntl = pytest.importorskip("fcntl", reason="the browser is driven over POSIX pipes")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 OPTIONS = (
     "--headless",

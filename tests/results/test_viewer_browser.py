@@ -39,14 +39,15 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> str:
     rng = np.random.default_rng(0)
     kinds = {FLOOR: (4, 3, 0), CEILING: (4, 3, 0), CHAIR: (0.5, 0.5, 1)}
     corners = {FLOOR: (0, 0, 0), CEILING: (0, 0, 2), CHAIR: (3, 1.5, 0)}
-    label = np.repeat(list(kinds), 3000)
-    pos = np.concatenate([rng.random((3000, 3)) * kinds[c] + corners[c] for c in kinds])
+    counts = {FLOOR: 3000, CEILING: 30_000, CHAIR: 3000}  # a ceiling without gaps
+    label = np.repeat(list(counts), list(counts.values()))
+    pos = np.concatenate([rng.random((counts[c], 3)) * kinds[c] + corners[c] for c in kinds])
     predicted = np.where((label == CHAIR) & (pos[:, 2] < 0.5), TABLE, label)
     path = tmp_path_factory.mktemp("page") / "room.html"
     write_viewer(
         path,
         pos,
-        np.full((9000, 3), (12, 200, 34), np.uint8),
+        np.full((36_000, 3), (12, 200, 34), np.uint8),
         classes=CLASSES,
         class_colors=CLASS_COLORS,
         label=label,
@@ -84,6 +85,16 @@ def test_the_colours_of_a_state(page: Page, room: str, state: str, expected: set
     page.open(f"{room}#shade=off&{state}")
     page.settle()
     assert colors(page) == expected | {GROUND}
+
+
+def test_wrong_is_where_the_prediction_is_wrong(page: Page, room: str) -> None:
+    masks = {}
+    for mode, color in (("error", WRONG), ("prediction", CLASS_COLORS[TABLE])):
+        page.open(f"{room}#shade=off&color={mode}")
+        page.settle()
+        masks[mode] = (page.picture()[:, :SCENE] == color).all(axis=-1)
+    assert masks["error"].sum() > 500
+    np.testing.assert_array_equal(masks["error"], masks["prediction"])
 
 
 def test_every_control_changes_the_picture(page: Page, room: str) -> None:
@@ -142,6 +153,16 @@ def test_a_click_picks_the_point_under_it(page: Page, room: str) -> None:
     assert found["prediction"] == ("table" if at[2] < 0.5 else "chair")
     assert page.evaluate("!byId('ring').hidden")
     assert (page.picture()[:, :SCENE] != scene).any(), "a ring marks the point"
+
+
+def test_of_points_behind_one_another_the_nearest_is_picked(page: Page, room: str) -> None:
+    page.open(f"{room}#shade=off&view=top&color=label")
+    page.settle()
+    scene = page.picture()[:, :SCENE]
+    y, x = np.argwhere((scene == CLASS_COLORS[CHAIR]).all(axis=-1)).mean(axis=0) / scene.shape[:2]
+    for state, expected in (("hide=none", "ceiling"), ("hide=ceiling", "chair")):
+        page.open(f"{room}#view=top&{state}&pick={x},{y}")
+        assert f"truth{expected}" in page.evaluate("byId('picked').textContent")
 
 
 def test_the_mouse_turns_zooms_and_moves(page: Page, room: str) -> None:

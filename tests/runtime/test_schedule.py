@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -26,7 +28,7 @@ from pipelines.runtime.schedule import Rates, apply_rates, recipe_schedule
     ],
 )
 def test_paper_layout_follows_the_samples(samples: int, lr: float, momentum: float) -> None:
-    rates = recipe_schedule("paper", "paper", 1e-3)
+    rates = recipe_schedule((), "paper", 1e-3, 1)
     assert rates(samples, 0) == rates(samples, 77) == Rates(lr, momentum)
 
 
@@ -35,12 +37,12 @@ def test_paper_layout_follows_the_samples(samples: int, lr: float, momentum: flo
     [(0, 1e-3), (19, 1e-3), (20, 5e-4), (39, 5e-4), (40, 2.5e-4), (60, 1.25e-4), (99, 6.25e-5)],
 )
 def test_torch_layout_follows_the_epochs(epoch: int, lr: float) -> None:
-    rates = recipe_schedule("paper", "torch", 1e-3)
+    rates = recipe_schedule((), "torch", 1e-3, 1)
     assert rates(0, epoch) == rates(5_000_000, epoch) == Rates(lr, 0.1)
 
 
 def test_a_learning_rate_below_the_floor_is_kept() -> None:
-    assert recipe_schedule("paper", "paper", 1e-6)(3_000_000, 0).lr == 1e-6
+    assert recipe_schedule((), "paper", 1e-6, 1)(3_000_000, 0).lr == 1e-6
 
 
 def test_rates_reach_the_optimizer_and_every_batch_norm() -> None:
@@ -52,3 +54,17 @@ def test_rates_reach_the_optimizer_and_every_batch_norm() -> None:
     model[1](torch.tensor([[2.0, 4.0], [4.0, 8.0]]))
     assert model[1].running_mean.tolist() == [1.5, 3.0]  # 0.5 · 0 + 0.5 · (3, 6)
     assert model[2][0].momentum == 0.5
+
+
+def test_cosine_rises_to_the_rate_and_falls_to_nothing() -> None:
+    rates = recipe_schedule(("cosine",), "paper", 1e-2, 1000)
+    lr = [rates(samples, 0).lr for samples in range(1000)]
+    top = lr.index(max(lr))
+    assert top == 20, "two percent of the samples warm up"
+    assert max(lr) == pytest.approx(1e-2)
+    assert all(a < b for a, b in itertools.pairwise(lr[: top + 1]))
+    assert all(a > b for a, b in itertools.pairwise(lr[top:]))
+    assert lr[510] == pytest.approx(1e-2 / 2, rel=1e-3), "half way down after half of the rest"
+    assert rates(1000, 0).lr == pytest.approx(0, abs=1e-9)
+    assert rates(2000, 0).lr == pytest.approx(0, abs=1e-9)
+    assert {rates(samples, 0).bn_momentum for samples in (0, 500, 999)} == {0.1}
