@@ -13,6 +13,7 @@ from . import (
     commands_machine,
     commands_runs,
     commands_train,
+    commands_weights,
     demo,
 )
 from .options import examples
@@ -67,6 +68,7 @@ PARTS = (
     commands_train,
     commands_apply,
     commands_runs,
+    commands_weights,
     commands_machine,
     commands_bench,
 )

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "deepgcn predict scan.ply",
+            "deepgcn predict scan.pcd room.las 'more/*.csv' --out labelled --up y --scale 0.001",
             "deepgcn predict scan.ply --run runs/mine --out labelled.ply --view",
         )
     )(predict)
@@ -131,7 +132,12 @@ def evaluate(
 
 
 def predict(
-    scans: Annotated[list[Path], typer.Argument(metavar="SCAN", help="PLY files, with colours.")],
+    scans: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="SCAN", help="PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns."
+        ),
+    ],
     run: Annotated[
         Path | None,
         option("Run folder. [default: the latest finished run]", metavar="RUN"),
@@ -154,6 +160,25 @@ def predict(
     view: Annotated[
         bool | None, option("Also write an HTML page to look at it in 3-D, offline.", "--view")
     ] = None,
+    probabilities: Annotated[
+        bool | None, option("Also write the probability of every class.", "--probabilities")
+    ] = None,
+    up: Annotated[
+        str | None,
+        option("The scans' vertical axis: z, y or x.", default=PredictConfig.up, metavar="AXIS"),
+    ] = None,
+    scale: Annotated[
+        float | None,
+        option(
+            "Metres per unit of their coordinates; 0.001 for millimetres.",
+            default=PredictConfig.scale,
+            metavar="X",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        option("Columns of text files, as x,y,z,r,g,b,-. [default: detected]", metavar="NAMES"),
+    ] = None,
     num_points: Annotated[
         int | None, option("Points drawn at a time. [default: as in training]", metavar="N")
     ] = None,
@@ -169,9 +194,11 @@ def predict(
 
     from pipelines.predict import predict as stage
 
+    from .interruption import interruptible
     from .progress import open_progress
     from .scores import print_predictions
 
     progress = open_progress(quiet=quiet)
-    result = stage(config, progress=progress)
+    with interruptible("the same command goes on where it stopped, with large scans"):
+        result = stage(config, progress=progress)
     print_predictions(result, as_json=as_json)

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
         epilog=examples(
             "deepgcn prepare --area 5",
             "deepgcn prepare Stanford3dDataset_v1.2_Aligned_Version.zip --data data",
+            "deepgcn prepare --dataset rooms.yaml",
         )
     )(prepare)
 
@@ -72,9 +73,13 @@ def prepare(
         option(
             "Area that train leaves out and eval scores.",
             "--area",
-            default=PrepareConfig.test_area,
+            default="5",
             metavar="N",
         ),
+    ] = None,
+    dataset: Annotated[
+        Path | None,
+        option("YAML description of labelled data of your own, instead of RAW.", metavar="FILE"),
     ] = None,
     data: Annotated[
         Path | None, option("Folder to write.", default=PrepareConfig.data, metavar="DIR")

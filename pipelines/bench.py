@@ -90,7 +90,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         RunError: a measurement of the network itself fails.
     """
     config.model.check_points(config.num_points)
-    device = pick_device(config.device)
+    device = pick_device(config.device, progress)
     compare = config.naive and can_compare(config.model, progress)
     cases = scaling_cases(config) if config.scaling else main_cases(config)
     total = len(cases) * (2 if compare and not config.scaling else 1) + 1

@@ -144,19 +144,25 @@ class SynthConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Raw S3DIS rooms to the HDF5 store. `raw` None: look for the raw data in the folder."""
+    """Raw rooms to the HDF5 store. `raw` None: look for S3DIS in the current folder."""
 
     raw: Path | None = None
+    dataset: Path | None = None  # a YAML description of other data, instead of `raw`
     data: Path = Path("data")
-    test_area: int = 5
+    test_area: int | None = None  # None: 5, or what the description says
     workers: int = 0  # 0: one per core
     export: str | None = None
     allow_incomplete: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_area(self.test_area)
+        if self.test_area is not None:
+            check_area(self.test_area)
         check_at_least("--workers", self.workers, 0)
+        if self.raw is not None and self.dataset is not None:
+            raise ConfigError("RAW and --dataset: found both, expected one of them.")
+        if self.export is not None and self.dataset is not None:
+            raise ConfigError("--export: found it with --dataset, but the form is of S3DIS only.")
         if self.export is not None:
             check_choice("export format", self.export, ("pointnet-h5",), flag="--export")
 
@@ -268,6 +274,10 @@ class PredictConfig:
     no_color_ok: bool = False
     drop_nan: bool = False
     view: bool = False  # also write a page to look at in 3-D, beside the labelled scan
+    probabilities: bool = False  # also write every class's probability
+    up: str = "z"  # the scans' vertical axis
+    scale: float = 1.0  # metres per unit of their coordinates
+    columns: str | None = None  # of text files and plain arrays; None: detected
     num_points: int | None = None  # None: as in training
     batch_size: int = 8
     seed: int = 0

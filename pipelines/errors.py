@@ -40,5 +40,5 @@ class WeightsError(DeepGCNError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest choice, whatever its case, or nothing."""
     spelled = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(word.lower(), list(spelled), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word).lower(), list(spelled), n=1, cutoff=0.5)
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""

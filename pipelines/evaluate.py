@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from .config import EvalConfig, TrainConfig
-from .data.s3dis import PUBLISHED_ROOMS
 from .data.store import Room, Store
 from .errors import DatasetError, RunError
 from .model.presets import PRESETS, published_as
@@ -119,7 +118,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
         RunError: there is no finished run, or a run has no weights.
         DatasetError: the store is missing, has other classes or no rooms of the test area.
     """
-    device = pick_device(config.device)
+    device = pick_device(config.device, progress)
     results = []
     for run in chosen_runs(config, progress):
         evaluation = _open(config, run, device, progress)
@@ -363,7 +362,8 @@ def _report(
         )
     rows.append(Row.of("height bands, no network", baseline))
     preset = PRESETS.get(published_as(model) or "")
-    if preset and preset.published and evaluation.config.test_area == 5:
+    of_s3dis = subject.store.published_rooms and evaluation.config.test_area == 5
+    if preset and preset.published and of_s3dis:
         mark = "" if preset.cited else f" {DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
@@ -405,7 +405,7 @@ def _notes(subject: Subject, found: Scores) -> list[str]:
             f"Absent classes ({', '.join(found.absent)}) count as {found.absent_as} in the means, "
             "to compare with code that does so; the default leaves them out."
         )
-    rooms, published = len(subject.store.rooms()), sum(PUBLISHED_ROOMS.values())
+    rooms, published = len(subject.store.rooms()), subject.store.published_rooms
     if rooms < published:
         notes.append(
             f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "

@@ -40,9 +40,10 @@ def block_logits(
     num_points: int,
     batch_size: int,
     seed: int,
+    first: int = 0,
     task: Task | None = None,
 ) -> Iterator[BlockLogits]:
-    """Yield the summed logits of every block; together they hold each point once.
+    """Yield the summed logits of every block, in order; together they hold each point once.
 
     Args:
         model: in evaluation mode, on its device.
@@ -53,10 +54,11 @@ def block_logits(
         num_points: points per draw.
         batch_size: draws per forward pass.
         seed: of the draws.
+        first: the block to begin with; the ones before it are left out.
         task: is advanced by the points of each finished block.
     """
     model.config.check_points(num_points)
-    draws = _draws(model.config, pos, color, grid, extent, num_points, seed)
+    draws = _draws(model.config, pos, color, grid, extent, num_points, seed, first)
     batch: list[_Draw] = []
     for draw in draws:
         batch.append(draw)
@@ -92,8 +94,10 @@ def _draws(
     extent: np.ndarray,
     num_points: int,
     seed: int,
+    first: int,
 ) -> Iterator[_Draw]:
-    for number, block in enumerate(room_blocks(grid, stride=1.0, min_points=1)):
+    blocks = room_blocks(grid, stride=1.0, min_points=1)
+    for number, block in enumerate(blocks[first:], start=first):
         rng = np.random.default_rng([seed, number])
         points = block_points(block)
         draws = cover(block.count, num_points, rng)

@@ -1,25 +1,28 @@
 """The predict stage: scans in, labelled scans out.
 
-A scan's properties stay on disk (binary PLY is memory-mapped); in memory are its coordinates,
-colours, cell order, labels and confidences, about 45 bytes a point, and the blocks that the network
-is working on.
+A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
+about 45 bytes a point, and the blocks that the network is working on; the labels of a large scan
+are kept on disk as they are made (`labelling`), so that a stop loses little.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import shutil
 import time
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 
 from .config import PredictConfig
-from .data.grid import grid_sort
-from .data.ply import PlyScan, colors, positions, read_ply, write_labelled
-from .data.s3dis import CLASS_COLORS, CLASSES
-from .errors import ConfigError, DatasetError, did_you_mean
-from .inference import block_logits, softmax
+from .data.s3dis import CLASSES, parse_colors
+from .data.scan_table import Labels, Scan, ScanOptions
+from .data.scans import check_format, labelled_name, open_scan, write_labelled
+from .errors import ConfigError, DatasetError
+from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
 from .model.weights import describe, load_weights, read_metadata
 from .progress import SILENT, Progress
@@ -27,8 +30,6 @@ from .results.runs import latest_finished, open_run
 from .results.viewer import write_viewer
 from .runtime.device import pick_device
 
-FORMATS = (".ply",)
-UNLABELLED = 255  # class of a point without coordinates
 GREY = 128  # of a scan without colour
 LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
 
@@ -68,22 +69,41 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """Label every point of the scans.
 
     Raises:
-        ConfigError: the outputs collide with the scans or with each other.
+        ConfigError: a format is not known, or outputs collide with the scans or with each other.
         DatasetError: a scan cannot be read or lacks coordinates or colour.
         RunError: there is no finished run.
         WeightsError: the weights cannot be read.
     """
-    outs = output_paths(config)
+    scans = find_scans(config.scans)
+    outs = output_paths(config, scans)
     weights = find_weights(config, progress)
+    network = _open_network(config, weights, progress)
+    results = []
+    for scan, out in zip(scans, outs, strict=True):
+        results.append(_predict_one(config, network, scan, out, progress))
+    return PredictResult(weights, tuple(results))
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The model, the names and colours of its classes, and how it looks at scans."""
+
+    model: DeepGCN
+    classes: tuple[str, ...]
+    class_colors: tuple[tuple[int, ...], ...]
+    drawing: Drawing
+    digest: str
+
+
+def _open_network(config: PredictConfig, weights: Path, progress: Progress) -> _Network:
     facts = read_metadata(weights)
-    model = load_weights(weights).to(pick_device(config.device))
-    classes = tuple(facts.get("classes", " ".join(CLASSES)).split())
+    model = load_weights(weights).to(pick_device(config.device, progress))
     num_points = config.num_points or model.num_points
     model.config.check_points(num_points)
-    results = []
-    for scan, out in zip(config.scans, outs, strict=True):
-        results.append(_predict_one(config, model, classes, num_points, scan, out, progress))
-    return PredictResult(weights, tuple(results))
+    drawing = Drawing(num_points, config.batch_size, config.seed, config.probabilities)
+    classes = tuple(facts.get("classes", " ".join(CLASSES)).split())
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return _Network(model, classes, parse_colors(facts.get("class_colors", "")), drawing, digest)
 
 
 def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
@@ -98,23 +118,37 @@ def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
     return run.weights()
 
 
-def output_paths(config: PredictConfig) -> list[Path]:
+def find_scans(named: tuple[Path, ...]) -> list[Path]:
+    """Return the scans, patterns such as `scans/*.ply` written out.
+
+    Raises:
+        ConfigError: none is named, or a pattern fits no file.
+    """
+    if not named:
+        raise ConfigError("predict: found no scan, expected at least one: deepgcn predict SCAN.ply")
+    found: list[Path] = []
+    for path in named:
+        if path.exists() or not any(sign in str(path) for sign in "*?["):
+            found.append(path)
+            continue
+        matched = sorted(map(Path, glob(str(path), recursive=True)))
+        if not matched:
+            raise ConfigError(f"{path}: found no file like this, expected a scan.")
+        found += matched
+    return found
+
+
+def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     """Return where each scan's labels go.
 
     Raises:
-        ConfigError: no scan is named, a format is not known, or an output would overwrite a scan
-            or another output.
+        ConfigError: a format is not known or cannot hold labels, or an output would overwrite a
+            scan or another output.
     """
-    if not config.scans:
-        raise ConfigError("predict: found no scan, expected at least one: deepgcn predict SCAN.ply")
-    for scan in config.scans:
-        if scan.suffix.lower() not in FORMATS:
-            raise ConfigError(
-                f"{scan}: found the format {scan.suffix or 'without a suffix'!r}."
-                f"{did_you_mean(scan.suffix, FORMATS)}\nExpected one of: {', '.join(FORMATS)}."
-            )
-    outs = [_output_path(config, scan) for scan in config.scans]
-    taken = [path.resolve() for path in (*config.scans, *outs)]
+    outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
+    for scan, out in zip(scans, outs, strict=True):
+        check_format(scan, out)
+    taken = [path.resolve() for path in (*scans, *outs)]
     if len(set(taken)) < len(taken):
         raise ConfigError(
             f"--out {config.out}: found outputs that overwrite a scan or each other.\n"
@@ -123,90 +157,70 @@ def output_paths(config: PredictConfig) -> list[Path]:
     return outs
 
 
-def _output_path(config: PredictConfig, scan: Path) -> Path:
-    name = f"{scan.stem}.labelled.ply"
+def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
+    check_format(scan)
+    name = labelled_name(scan)
     if config.out is None:
-        return scan.with_name(name)
-    several = len(config.scans) > 1 or config.out.is_dir()
-    return config.out / name if several else config.out
+        return scan.resolve().parent / name if scan.is_dir() else scan.with_name(name)
+    return config.out / name if several or config.out.is_dir() else config.out
 
 
 def _predict_one(
-    config: PredictConfig,
-    model: DeepGCN,
-    classes: tuple[str, ...],
-    num_points: int,
-    path: Path,
-    out: Path,
-    progress: Progress,
+    config: PredictConfig, network: _Network, path: Path, out: Path, progress: Progress
 ) -> ScanResult:
     start = time.monotonic()
-    scan = read_ply(path)
+    scan = open_scan(path, ScanOptions(config.up, config.scale, config.columns))
+    for note in scan.notes:
+        progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)
-    finite = ~np.isnan(pos[:, 0])
-    label = np.full(len(scan), UNLABELLED, np.uint8)
-    confidence = np.zeros(len(scan), np.float32)
-    known = np.flatnonzero(finite)
-    order, grid = grid_sort(pos[known])
-    order = known[order]
-    pos, color = pos[order], color[order]
-    extent = np.array([axis.max() for axis in pos.T])
-    with progress.task(f"Labelling {path.name}", total=len(order), unit="points") as task:
-        for block in block_logits(
-            model,
+    total = int((~np.isnan(pos[:, 0])).sum())
+    with progress.task(f"Labelling {path.name}", total=total, unit="points") as task:
+        labelled = label_points(
+            network.model,
             pos,
             color,
-            grid,
-            extent,
-            num_points=num_points,
-            batch_size=config.batch_size,
-            seed=config.seed,
+            network.drawing,
+            part=part_folder(out),
+            made_from=_made_from(path, scan, network),
             task=task,
-        ):
-            probabilities = softmax(block.logits)
-            label[order[block.points]] = probabilities.argmax(axis=1)
-            confidence[order[block.points]] = probabilities.max(axis=1)
-    _write(out, scan, label, confidence, classes)
-    if config.view:
-        write_viewer(
-            out.with_suffix(".html"),
-            pos + origin,
-            color,
-            classes=classes,
-            class_colors=CLASS_COLORS,
-            title=path.name,
-            facts={"scan": str(path), "network": describe(model.config)},
-            predicted=label[order],
-            confidence=confidence[order],
         )
-    counts = np.bincount(label, minlength=256)
+    _write(out, scan, labelled, network)
+    if config.view:
+        _write_view(out, path, pos + origin, color, labelled, network)
+    shutil.rmtree(part_folder(out), ignore_errors=True)
+    counts = np.bincount(labelled.label, minlength=256)
     return ScanResult(
         scan=path,
         out=out,
         points=len(scan),
         unlabelled=int(counts[UNLABELLED]),
-        counts={name: int(counts[number]) for number, name in enumerate(classes)},
-        confidence=float(confidence[finite].mean()),
+        counts={name: int(counts[number]) for number, name in enumerate(network.classes)},
+        confidence=float(labelled.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
     )
 
 
+def _made_from(path: Path, scan: Scan, network: _Network) -> str:
+    """Return what tells these labels from those of another scan or network."""
+    stat = path.stat()
+    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {scan.options} {network.digest}"
+
+
 def _points(
-    config: PredictConfig, scan: PlyScan, progress: Progress
+    config: PredictConfig, scan: Scan, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pos (N, 3) float32 from the minimum, NaN where unknown, color (N, 3) uint8, and the
     minimum (3,) float64."""
-    pos, origin = positions(scan)
+    pos, origin = scan.positions()
     _check_finite(config, scan, pos)
     _check_extent(scan, pos, progress)
-    color = colors(scan)
+    color = scan.colors()
     if color is None:
         if not config.no_color_ok:
-            names = ", ".join(scan.vertex.dtype.names or ())
+            names = ", ".join(scan.rows.dtype.names or ())
             raise DatasetError(
-                f"{scan.path}: found no colour among the vertex properties {names}; "
-                "expected red, green, blue.\nTo label it all the same, as if it were grey, "
-                "add --no-color-ok (less accurate)."
+                f"{scan.path}: found no colour among {names[:200]}; expected red, green, blue.\n"
+                "To label it all the same, as if it were grey, add --no-color-ok (less accurate)."
             )
         progress.warn(f"{scan.path}: no colour; labelled as if it were grey, so less accurately.")
         color = np.full((len(scan), 3), GREY, np.uint8)
@@ -216,7 +230,7 @@ def _points(
     return pos, color, origin
 
 
-def _check_finite(config: PredictConfig, scan: PlyScan, pos: np.ndarray) -> None:
+def _check_finite(config: PredictConfig, scan: Scan, pos: np.ndarray) -> None:
     bad = np.flatnonzero(np.isnan(pos[:, 0]))
     if len(bad) == len(pos):
         raise DatasetError(f"{scan.path}: found no point with finite coordinates, expected some.")
@@ -228,34 +242,56 @@ def _check_finite(config: PredictConfig, scan: PlyScan, pos: np.ndarray) -> None
         )
 
 
-def _check_extent(scan: PlyScan, pos: np.ndarray, progress: Progress) -> None:
+def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
     extent = [float(np.nanmax(axis)) for axis in pos.T]
     shown = " × ".join(f"{size:.3g}" for size in extent)
     if extent[0] * extent[1] > LARGEST_GROUND:
         raise DatasetError(
             f"{scan.path}: found an extent of {shown}, expected metres, at most "
             f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
-            "Convert its unit (millimetres?) or remove points that lie far off, and try again."
+            "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
         )
     if max(extent) < 0.5 or max(extent) > 1000:
         progress.warn(
-            f"{scan.path}: its extent is {shown}; the network expects metres, with z up. "
-            "The labels are likely to be wrong."
+            f"{scan.path}: its extent is {shown}; the network expects metres, with z up. The "
+            "labels are likely to be wrong: see --scale and --up."
         )
 
 
-def _write(
-    out: Path,
-    scan: PlyScan,
-    label: np.ndarray,
-    confidence: np.ndarray,
-    classes: tuple[str, ...],
-) -> None:
+def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None:
+    labels = Labels(
+        labelled.label,
+        labelled.confidence,
+        network.classes,
+        network.class_colors,
+        labelled.probabilities,
+    )
     try:
-        write_labelled(out, scan, label, confidence, classes, CLASS_COLORS)
+        write_labelled(out, scan, labels)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         raise DatasetError(
             f"{out}: cannot be written ({error.strerror}).\nGive another place with --out."
         ) from error
+
+
+def _write_view(
+    out: Path,
+    path: Path,
+    pos: np.ndarray,
+    color: np.ndarray,
+    labelled: Labelled,
+    network: _Network,
+) -> None:
+    write_viewer(
+        out.with_suffix(".html"),
+        pos,
+        color,
+        classes=network.classes,
+        class_colors=network.class_colors,
+        title=path.name,
+        facts={"scan": str(path), "network": describe(network.model.config)},
+        predicted=labelled.label,
+        confidence=labelled.confidence,
+    )

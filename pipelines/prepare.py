@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from .config import PrepareConfig
+from .data.custom import CustomDataset, CustomRoom, read_custom_room, read_description
 from .data.pointnet_h5 import export_pointnet_h5
-from .data.rooms import read_raw_room
-from .data.s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
+from .data.rooms import RoomNotes, read_raw_room
 from .data.s3dis_raw import RawDataset, RawRoom, find_raw
 from .data.store import (
     MANIFEST,
@@ -40,8 +40,11 @@ from .errors import DatasetError
 from .files import atomic_json
 from .progress import SILENT, Progress
 
+Dataset = RawDataset | CustomDataset
+RoomFiles = RawRoom | CustomRoom
 PARTS = ".parts"
 WORKER_BYTES = 100_000_000  # of text, below which another process costs more than it saves
+TEST_AREA = 5  # of S3DIS, unless told; of other data without it, the last
 READER = 1  # raised whenever the same raw room gives other points
 
 
@@ -86,7 +89,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             `allow_incomplete`), or the disk is full.
     """
     start = time.monotonic()
-    dataset = find_raw(config.raw, ignore=[config.data])
+    dataset = open_dataset(config)
     try:
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
@@ -120,6 +123,18 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     )
 
 
+def open_dataset(config: PrepareConfig) -> Dataset:
+    """Return the described data set, or S3DIS as it is found.
+
+    Raises:
+        ConfigError: the description does not fit.
+        DatasetError: there is no raw data.
+    """
+    if config.dataset is not None:
+        return read_description(config.dataset)
+    return find_raw(config.raw, ignore=[config.data])
+
+
 def _refuse_failures(config: PrepareConfig, failed: dict[str, str]) -> None:
     if not failed or config.allow_incomplete:
         return
@@ -137,7 +152,7 @@ def _refuse_failures(config: PrepareConfig, failed: dict[str, str]) -> None:
 
 
 def _prepare_rooms(
-    config: PrepareConfig, dataset: RawDataset, progress: Progress
+    config: PrepareConfig, dataset: Dataset, progress: Progress
 ) -> tuple[dict[str, dict[str, Any]], int]:
     """Make sure that every room has a part or stands in the store; return their entries.
 
@@ -145,10 +160,10 @@ def _prepare_rooms(
     """
     earlier = _earlier_entries(config.data)
     entries: dict[str, dict[str, Any]] = {}
-    todo: list[RawRoom] = []
+    todo: list[RoomFiles] = []
     for raw in dataset.rooms:
         entry = _finished_part(config.data, raw) or earlier.get(_key(raw))
-        if entry is not None and entry["source"] == _stamp(raw):
+        if entry is not None and entry["source"] == _stamp(dataset, raw):
             entries[_key(raw)] = entry
         else:
             todo.append(raw)
@@ -165,9 +180,9 @@ def _prepare_rooms(
     return {_key(raw): entries[_key(raw)] for raw in dataset.rooms}, len(entries) - len(todo)
 
 
-def _say_rooms(dataset: RawDataset, todo: int, progress: Progress) -> None:
+def _say_rooms(dataset: Dataset, todo: int, progress: Progress) -> None:
     found = len(dataset.rooms)
-    published = sum(PUBLISHED_ROOMS.values())
+    published = dataset.published
     progress.say(
         f"{dataset.source / dataset.root}: {found} rooms"
         + (f" of the published {published}" if found < published else "")
@@ -176,12 +191,14 @@ def _say_rooms(dataset: RawDataset, todo: int, progress: Progress) -> None:
     )
 
 
-def _key(raw: RawRoom) -> str:
+def _key(raw: RoomFiles) -> str:
     return f"Area_{raw.area}/{raw.name}"
 
 
-def _stamp(raw: RawRoom) -> str:
-    return f"{READER}:{raw.fingerprint()}"
+def _stamp(dataset: Dataset, raw: RoomFiles) -> str:
+    """Return what changes whenever reading the room again would give other points."""
+    described = f":{dataset.digest}" if isinstance(dataset, CustomDataset) else ""
+    return f"{READER}:{raw.fingerprint()}{described}"
 
 
 def _earlier_entries(data: Path) -> dict[str, dict[str, Any]]:
@@ -192,11 +209,11 @@ def _earlier_entries(data: Path) -> dict[str, dict[str, Any]]:
     return {f"Area_{room['area']}/{room['name']}": room for room in store.manifest["rooms"]}
 
 
-def _part(data: Path, raw: RawRoom) -> Path:
+def _part(data: Path, raw: RoomFiles) -> Path:
     return data / PARTS / f"Area_{raw.area}" / f"{raw.name}.h5"
 
 
-def _finished_part(data: Path, raw: RawRoom) -> dict[str, Any] | None:
+def _finished_part(data: Path, raw: RoomFiles) -> dict[str, Any] | None:
     """Return the entry of a room that was finished before a stop; its points are checked."""
     path = _part(data, raw)
     try:
@@ -208,8 +225,8 @@ def _finished_part(data: Path, raw: RawRoom) -> dict[str, Any] | None:
 
 
 def _read_all(
-    config: PrepareConfig, dataset: RawDataset, todo: list[RawRoom]
-) -> Iterator[tuple[RawRoom, dict[str, Any]]]:
+    config: PrepareConfig, dataset: Dataset, todo: list[RoomFiles]
+) -> Iterator[tuple[RoomFiles, dict[str, Any]]]:
     """Read rooms in worker processes, the largest first; yield each as it is finished."""
     worth = -(-sum(raw.size for raw in todo) // WORKER_BYTES)
     workers = min(config.workers or os.cpu_count() or 1, len(todo), worth)
@@ -221,7 +238,7 @@ def _read_all(
     # Fresh interpreters rather than forks: a fork of a process with threads may hang.
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_signals)
     try:
-        waiting: dict[Future[dict[str, Any]], RawRoom] = {
+        waiting: dict[Future[dict[str, Any]], RoomFiles] = {
             pool.submit(_read_one, dataset, raw, _part(config.data, raw)): raw for raw in ordered
         }
         while waiting:
@@ -236,14 +253,26 @@ def _leave_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _read_one(dataset: RawDataset, raw: RawRoom, path: Path) -> dict[str, Any]:
+def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
+    if isinstance(dataset, CustomDataset):
+        assert isinstance(raw, CustomRoom)
+        return read_custom_room(dataset, raw)
+    assert isinstance(raw, RawRoom)
+    return read_raw_room(dataset, raw)
+
+
+def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> dict[str, Any]:
     """Read a room, write its part, and return its entry."""
     try:
-        room, notes = read_raw_room(dataset, raw)
+        room, notes = _read_room(dataset, raw)
     except DatasetError as error:
         return {"failed": str(error)}
     write_rooms(path, [room])
-    facts = {**asdict(room.info(len(CLASSES))), "source": _stamp(raw), **asdict(notes)}
+    facts = {
+        **asdict(room.info(len(dataset.classes))),
+        "source": _stamp(dataset, raw),
+        **asdict(notes),
+    }
     entry: dict[str, Any] = json.loads(json.dumps(facts))
     atomic_json(path.with_suffix(".json"), entry)
     return entry
@@ -254,7 +283,7 @@ def _read_one(dataset: RawDataset, raw: RawRoom, path: Path) -> dict[str, Any]:
 
 def _complete(
     config: PrepareConfig,
-    dataset: RawDataset,
+    dataset: Dataset,
     entries: dict[str, dict[str, Any]],
     progress: Progress,
 ) -> Store:
@@ -281,7 +310,7 @@ def _complete(
 
 def _write_all(
     config: PrepareConfig,
-    dataset: RawDataset,
+    dataset: Dataset,
     entries: dict[str, dict[str, Any]],
     good: list[dict[str, Any]],
     unknown: dict[str, int],
@@ -289,12 +318,12 @@ def _write_all(
     write_manifest(
         config.data,
         good,
-        classes=CLASSES,
-        class_colors=CLASS_COLORS,
-        test_area=config.test_area,
+        classes=dataset.classes,
+        class_colors=dataset.class_colors,
+        test_area=_test_area(config, dataset),
         source=str(dataset.source / dataset.root),
         rotated=dataset.rotated,
-        published_rooms=sum(PUBLISHED_ROOMS.values()),
+        published_rooms=dataset.published,
         repairs=[repair for entry in good for repair in entry["repairs"]],
         skipped_files=[name for entry in good for name in entry["skipped"]],
         renamed_files=[entry["renamed"] for entry in good if entry["renamed"]],
@@ -302,6 +331,14 @@ def _write_all(
         unlabelled_points=sum(entry["unlabelled"] for entry in good),
         failed={key: entry["failed"] for key, entry in entries.items() if "failed" in entry},
     )
+
+
+def _test_area(config: PrepareConfig, dataset: Dataset) -> int:
+    if config.test_area is not None:
+        return config.test_area
+    described = dataset.test_area if isinstance(dataset, CustomDataset) else None
+    areas = sorted({room.area for room in dataset.rooms})
+    return described or (TEST_AREA if TEST_AREA in areas else areas[-1])
 
 
 def _info(entry: dict[str, Any]) -> RoomInfo:

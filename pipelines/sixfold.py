@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from .config import EvalConfig, TrainConfig, to_plain
-from .data.s3dis import CLASSES
 from .data.store import Store
 from .errors import ConfigError, RunError
 from .evaluate import chosen_runs, evaluate
@@ -163,7 +162,9 @@ def _pool(
     pooled = scores(matrix, classes, absent_as=config.absent)
     mean = mean_over_areas(list(areas.values()))
     base = next(iter(folds.values()))
-    report = _report(base, protocol, areas, pooled, mean, classes)
+    store = Store.open(config.data or base.config.data)
+    of_s3dis = bool(store.published_rooms)
+    report = _report(base, protocol, areas, pooled, mean, classes, of_s3dis=of_s3dis)
     plain = {
         "protocol": protocol,
         "classes": list(classes),
@@ -229,6 +230,8 @@ def _report(
     pooled: Scores,
     mean: Row,
     classes: tuple[str, ...],
+    *,
+    of_s3dis: bool,
 ) -> Report:
     config = base.config
     rows = [Row.of("pooled", pooled), mean]
@@ -239,7 +242,7 @@ def _report(
         notes.append(f"Not six folds: the data has areas {shown} only.")
     if pooled.absent:
         notes.append(f"Absent classes, left out of the means: {', '.join(pooled.absent)}.")
-    if classes == CLASSES:
+    if of_s3dis:
         rows += [
             Row(
                 f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),

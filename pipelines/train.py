@@ -80,7 +80,7 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
             go on.
     """
-    device = pick_device(config.device)
+    device = pick_device(config.device, progress)
     store = Store.open(config.data)
     config = resolve(config, store)
     if resume is not None:
@@ -95,7 +95,7 @@ def train(
         interruption = stack.enter_context(watch_for_interruption())
         stack.enter_context(record_outcome(run))
         stack.enter_context(explain_out_of_memory(config))
-        training = Training(config, run, samplers, store.classes, device, interruption, progress)
+        training = Training(config, run, samplers, store, device, interruption, progress)
         if training.finished:
             run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
@@ -109,10 +109,10 @@ def train(
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
-    """Return `config` with the store's test area filled in.
+    """Return `config` with the store's test area and number of classes filled in.
 
     Raises:
-        ConfigError: the store does not have the test area, or has other classes.
+        ConfigError: the store does not have the test area.
     """
     area = store.test_area if config.test_area is None else config.test_area
     if area not in store.areas:
@@ -120,12 +120,8 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
             f"--area: found {area}, expected an area that {config.data} holds: "
             f"{', '.join(map(str, store.areas))}."
         )
-    if config.model.num_classes != len(store.classes):
-        raise ConfigError(
-            f"num_classes: found {config.model.num_classes}, "
-            f"expected {len(store.classes)}, the classes of {config.data}."
-        )
-    return dataclasses.replace(config, test_area=area)
+    model = dataclasses.replace(config.model, num_classes=len(store.classes))
+    return dataclasses.replace(config, model=model, test_area=area)
 
 
 def check_network(config: ModelConfig) -> None:

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 
 from .config import TrainConfig
+from .data.s3dis import color_text
 from .data.sampler import Batch, BlockSampler
+from .data.store import Store
 from .errors import RunError
 from .model.deepgcn import DeepGCN
 from .model.weights import save_weights
@@ -50,12 +52,13 @@ class Training:
         config: TrainConfig,
         run: Run,
         samplers: tuple[BlockSampler, BlockSampler],
-        classes: tuple[str, ...],
+        store: Store,
         device: torch.device,
         interruption: Interruption,
         progress: Progress,
     ) -> None:
-        self.config, self.run, self.classes = config, run, classes
+        self.config, self.run = config, run
+        self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
         self.interruption, self.progress = interruption, progress
         seed_everything(config.seed)
@@ -249,6 +252,7 @@ class Training:
             "num_points": str(self.config.num_points),
             "test_area": str(self.config.test_area),
             "classes": " ".join(self.classes),
+            "class_colors": color_text(self.class_colors),
         }
         save_weights(self.run.checkpoint_path(checkpoint), self.model, metadata=facts)
 

@@ -268,8 +268,10 @@ def write_labelled(
     rows = np.dtype(fields)
     palette = np.full((256, 3), 128, np.uint8)
     palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
+    comments = ["labelled by deepgcn; class 255 is a point without label"]
+    comments += [f"class {number} {name}" for number, name in enumerate(classes)]
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(len(scan), rows, classes).encode("ascii"))
+        file.write(header(len(scan), rows, comments))
         for part in chunks(len(scan)):
             table = np.empty(part.stop - part.start, rows)
             for name, new in kept.items():
@@ -291,14 +293,14 @@ def _kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
     return kept
 
 
-def _header(count: int, rows: np.dtype, classes: Sequence[str]) -> str:
+def header(count: int, rows: np.dtype, comments: Sequence[str] = ()) -> bytes:
+    """Return the header of a binary PLY of `count` vertices laid out like `rows`."""
     assert rows.names is not None
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines.append("comment labelled by deepgcn; class 255 is a point without label")
-    lines += [f"comment class {number} {name}" for number, name in enumerate(classes)]
+    lines += [f"comment {' '.join(comment.split())}" for comment in comments]
     lines.append(f"element vertex {count}")
     lines += [f"property {_TYPES[rows[name].str[1:]]} {name}" for name in rows.names]
-    return "\n".join([*lines, "end_header", ""])
+    return "\n".join([*lines, "end_header", ""]).encode("ascii", "replace")
 
 
 def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
@@ -308,7 +310,5 @@ def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
     rows = np.empty(len(pos), np.dtype(list(zip(names, kinds, strict=True))))
     for axis in range(3):
         rows["xyz"[axis]], rows[names[3 + axis]] = pos[:, axis], color[:, axis]
-    lines = [f"property {_TYPES[rows.dtype[name].str[1:]]} {name}" for name in names]
-    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(pos)}", *lines]
     with atomic_write(path) as temporary:
-        temporary.write_bytes("\n".join([*head, "end_header", ""]).encode() + rows.tobytes())
+        temporary.write_bytes(header(len(pos), rows.dtype) + rows.tobytes())

@@ -6,6 +6,8 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 CLASSES = (
     "ceiling",
     "floor",
@@ -38,6 +40,18 @@ CLASS_COLORS = (
 )
 PUBLISHED_ROOMS = {1: 44, 2: 40, 3: 23, 4: 49, 5: 68, 6: 48}
 _SPELLINGS = {"stairs": "clutter", "staris": "clutter"}
+
+
+def color_text(colors: Sequence[Sequence[int]]) -> str:
+    """Return class colours as a weights file keeps them: "0-255-0 0-0-255"."""
+    return " ".join("-".join(map(str, color)) for color in colors)
+
+
+def parse_colors(text: str) -> tuple[tuple[int, ...], ...]:
+    """Return what `color_text` was given; those of S3DIS for a file that has none."""
+    if not text:
+        return CLASS_COLORS
+    return tuple(tuple(int(part) for part in color.split("-")) for color in text.split())
 
 
 def canonical_class(name: str) -> str | None:

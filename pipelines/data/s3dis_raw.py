@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..errors import DatasetError
+from .s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from .zip_entries import open_entry
 
 LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
@@ -70,12 +71,18 @@ class RawDataset:
         root: the dataset's folder within it, for people.
         rooms: by area and natural order of names.
         rotated: whether rooms are turned by their alignment angles while reading.
+        classes: their names, in the order of the labels.
+        class_colors: one RGB colour per class.
+        published: rooms of the whole of S3DIS.
     """
 
     source: Path
     root: str
     rooms: tuple[RawRoom, ...]
     rotated: bool
+    classes: tuple[str, ...] = CLASSES
+    class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
+    published: int = sum(PUBLISHED_ROOMS.values())
 
     @contextmanager
     def reader(self) -> Iterator[OpenFile]:

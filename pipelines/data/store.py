@@ -276,6 +276,11 @@ class Store:
         return int(self.manifest["test_area"])
 
     @property
+    def published_rooms(self) -> int:
+        """How many rooms the whole data set has as published; 0 for data of one's own."""
+        return int(self.manifest.get("published_rooms", 0))
+
+    @property
     def fingerprint(self) -> str:
         """The sha256 over all rooms' checksums."""
         return str(self.manifest["fingerprint"])

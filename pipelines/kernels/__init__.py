@@ -7,8 +7,9 @@
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
 
 `eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
-everything that has no faster one. `cpu` compiles the same functions with Numba. The dispatch below
-looks at the device and dtype alone; `use("eager")` overrides it.
+everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with Triton
+(where it can't, `cuda.why_not` tells why, and `eager` does the work). The dispatch below looks at
+the device alone; `use("eager")` overrides it.
 
 Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
 `index[b, i]` are the neighbours j of point i.
@@ -23,14 +24,14 @@ from types import ModuleType
 
 from torch import Tensor
 
-from . import eager
+from . import cuda, eager
 
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
 
 @contextmanager
 def use(name: str | None) -> Iterator[None]:
-    """Use the implementation `name` ("eager" or "cpu") within a `with` block; None: choose."""
+    """Use the implementation "eager", "cpu" or "cuda" within a `with` block; None: choose."""
     token = _forced.set(name)
     try:
         yield
@@ -42,12 +43,12 @@ def implementation(x: Tensor) -> ModuleType:
     """Return the module that runs operations on tensors like `x`."""
     name = _forced.get()
     if name is None:
-        name = "cpu" if x.device.type == "cpu" else "eager"
+        name = x.device.type
     if name == "cpu":
         from . import cpu
 
         return cpu
-    return eager
+    return cuda if name == "cuda" else eager
 
 
 def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:

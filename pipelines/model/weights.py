@@ -36,7 +36,10 @@ def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | No
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
     with atomic_write(path) as temporary:
+        temporary.touch()  # safetensors makes files that nobody else may read
+        mode = temporary.stat().st_mode
         save_file(tensors, temporary, metadata=facts)
+        temporary.chmod(mode)
 
 
 def read_metadata(path: Path) -> dict[str, str]:

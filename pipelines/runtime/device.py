@@ -10,10 +10,14 @@ from pathlib import Path
 import torch
 
 from ..errors import ConfigError
+from ..kernels import cuda
+from ..progress import SILENT, Progress
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     """Return the device that `name` stands for: "auto", "cpu" or "cuda".
+
+    A GPU that the fast kernels don't know is said once, in one line.
 
     Raises:
         ConfigError: "cuda" was asked for and PyTorch sees no GPU.
@@ -25,7 +29,10 @@ def pick_device(name: str) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (reason := cuda.why_not(device)):
+        progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
+    return device
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,0 +1,511 @@
+"""Check and time the GPU kernels: correctness, speed, memory, precision, in one run.
+
+    python -m benchmarks.gpu --golden ../shared/golden --out results     (a GPU; 8 minutes)
+    TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu             (tiny sizes; 2 minutes)
+
+Prints what it finds as it goes, then one Markdown table; writes gpu.json and gpu.md to --out. A
+part that fails, or whose time is up, loses its own figures only. "naive" is `benchmarks.naive`, the
+published algorithm step by step; "eager" the plain PyTorch kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.case import naive_search
+from benchmarks.naive import NaiveDeepGCN
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.kernels import cuda, eager
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.model.weights import from_reference
+from pipelines.runtime.timing import Case, measure, own_network, own_search
+
+GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table; `naive` and `ratio` are empty where nothing is compared."""
+
+    part: str
+    case: str
+    ours: str
+    naive: str = ""
+    ratio: str = ""
+
+
+class Bench:
+    """The device, the sizes and the rows found so far."""
+
+    def __init__(self, device: str, golden: Path | None, repeats: int) -> None:
+        self.device = device
+        self.golden = golden
+        self.repeats = repeats
+        self.tiny = device == "cpu"
+        self.rows: list[Row] = []
+        self.deadline = float("inf")
+
+    def add(self, *row: str) -> None:
+        """Print a row and keep it."""
+        part, *rest = row
+        self.rows.append(Row(part, *rest))
+        print(" | ".join(row), flush=True)
+
+    def late(self) -> bool:
+        """Tell whether this part's time is up."""
+        return time.monotonic() > self.deadline
+
+    def random(self, *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+        """Return normally distributed numbers, the same every time."""
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(shape, generator=generator, dtype=dtype).to(self.device)
+
+    def seconds(self, run: Callable[[], Any]) -> float:
+        """Return the median time of a run, after one that warms up."""
+        times = []
+        for _ in range(self.repeats + 1):
+            self.wait()
+            start = time.perf_counter()
+            run()
+            self.wait()
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[1:])
+
+    def wait(self) -> None:
+        """Wait until the GPU has done all that it was given."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def ms(seconds: float) -> str:
+    """Show a time in milliseconds."""
+    return f"{seconds * 1e3:.3g} ms"
+
+
+def environment(bench: Bench) -> None:
+    """Tell the versions, the GPU and its speed."""
+    bench.add("environment", "torch", torch.__version__)
+    with contextlib.suppress(ImportError):
+        import triton
+
+        bench.add("environment", "triton", triton.__version__)
+    reason = cuda.why_not(torch.device(bench.device))
+    bench.add("environment", "Triton kernels", reason or "used")
+    chosen = kernels.implementation(torch.zeros(1, device=bench.device)).__name__
+    bench.add("environment", "chosen kernels", chosen.rpartition(".")[2])
+    if bench.device == "cuda":
+        bench.add("environment", "GPU", torch.cuda.get_device_name())
+    size = 256 if bench.tiny else 8192
+    a = bench.random(size, size)
+    for name, precision, dtype in (
+        ("float32", "highest", torch.float32),
+        ("TF32", "high", torch.float32),
+        ("bf16", "highest", torch.bfloat16),
+    ):
+        b = a.to(dtype)
+        with matmul_precision(precision):
+            speed = 2 * size**3 / bench.seconds(functools.partial(torch.matmul, b, b))
+        bench.add("environment", f"matrix product, {name}", f"{speed / 1e12:.3g} TFLOP/s")
+    copied = 2 * a.nbytes / bench.seconds(lambda: a.clone())
+    bench.add("environment", "copy", f"{copied / 1e12:.3g} TB/s")
+
+
+@contextlib.contextmanager
+def matmul_precision(name: str) -> Iterator[None]:
+    """Set PyTorch's float32 matrix precision within a `with` block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def shared_neighbors(found: Tensor, expected: Tensor) -> float:
+    """Return which share of the expected neighbours was found, as sets per point."""
+    both = torch.cat([found, expected], dim=-1).sort(dim=-1).values
+    return float((both[..., 1:] == both[..., :-1]).sum()) / expected.numel()
+
+
+def check_knn(bench: Bench) -> None:
+    """Compare neighbours with those of a full sort, where distances are exact and where not."""
+    points = 60 if bench.tiny else 4096
+    cases = {
+        "k 16": range(16),
+        "k 16, d 27": range(0, 432, 27),
+        "drawn": sorted(np.random.default_rng(0).permutation(432)[:16].tolist()),
+        "k·d = N": range(0, 4096, 256),
+        "all ranks up to 3,000": range(0, 3000, 100),
+    }
+    for name, wanted in cases.items():
+        ranks = tuple(rank for rank in wanted if rank < points)
+        half = (2 * bench.random(2, points // 2, 64)).round()
+        whole = torch.cat([half, -half], dim=1)
+        x = bench.random(2, points, 64)
+        exact = shared_neighbors(cuda.knn(whole, ranks), eager.knn(whole, ranks))
+        near = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
+        bench.add(
+            "k-NN check", f"{name}: exact distances, rounded ones", f"{exact:.6f}, {near:.6f}"
+        )
+    for points, channels in ((100, 3),) if bench.tiny else ((1000, 3), (9000, 3), (20000, 9)):
+        x = (50 * bench.random(1, points, channels)).round()
+        x = torch.cat([x, -x], dim=1)  # a mean of exactly zero
+        ranks = tuple(range(0, 80, 5))
+        same = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
+        bench.add("k-NN check", f"N {2 * points:,}, C {channels}, whole numbers", f"{same:.6f}")
+    x = torch.ones(2, points, 3, device=bench.device)
+    same = shared_neighbors(cuda.knn(x, (0, 3, 50)), eager.knn(x, (0, 3, 50)))
+    bench.add("k-NN check", f"N {points:,}, all points equal", f"{same:.6f}")
+
+
+def edge_case(bench: Bench, dtype: torch.dtype, shape: tuple[int, int, int], k: int) -> Any:
+    """Return u, v (B, N, C), index (B, N, k) and sign (C,)."""
+    batch, points, channels = shape
+    generator = torch.Generator().manual_seed(1)
+    index = torch.randint(0, points, (batch, points, k), generator=generator, dtype=torch.int32)
+    u, v = (bench.random(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
+    return u, v, index.to(bench.device), bench.random(channels, dtype=dtype)
+
+
+def edge_gradients(module: Any, arrays: Any, flags: dict[str, bool]) -> list[Tensor]:
+    """Return values and gradients of `edge_reduce`."""
+    u, v = (x.clone().requires_grad_() for x in arrays[:2])
+    values = [x for x in module.edge_reduce(u, v, *arrays[2:], **flags) if x is not None]
+    loss = values[0].double().sin().sum()
+    for x in values[1:]:
+        loss = loss + x.sum() / 8
+    loss.backward()
+    return [x.detach() for x in (*values, u.grad, v.grad)]
+
+
+def check_edges(bench: Bench) -> None:
+    """Compare edge operations and their gradients with eager, on the same device."""
+    shape = (2, 24, 6) if bench.tiny else (2, 1000, 70)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        for flags in ({"relu": a, "moments": b} for a in (False, True) for b in (False, True)):
+            arrays = edge_case(bench, dtype, shape, 9)
+            found = edge_gradients(cuda, arrays, flags)
+            again = edge_gradients(cuda, arrays, flags)
+            expected = edge_gradients(eager, arrays, flags)
+            worst = max(
+                float((a.double() - b.double()).abs().max() / b.double().abs().max())
+                for a, b in zip(found, expected, strict=True)
+            )
+            bits = all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+            name = (
+                f"{str(dtype)[6:]}, {' '.join(key for key, on in flags.items() if on) or 'plain'}"
+            )
+            bench.add("edge check", name, f"difference {worst:.1e}, same bits {bits}")
+    u, v, index, sign = edge_case(bench, torch.float64, (1, 6, 3), 4)
+    inputs = u.requires_grad_(), v.requires_grad_()
+
+    def reduced(a: Tensor, b: Tensor) -> Any:
+        return cuda.edge_reduce(a, b, index, sign, relu=True, moments=True)
+
+    ok = torch.autograd.gradcheck(reduced, inputs)
+    bench.add("edge check", "gradcheck", str(ok))
+
+
+def check_golden(bench: Bench) -> None:
+    """Compare networks with golden tensors, in float64 and float32."""
+    files = sorted(bench.golden.glob("*.npz")) if bench.golden else []
+    for path in files:
+        tensors = dict(np.load(path))
+        config = json.loads(str(tensors["config"]))
+        state = {k[6:]: torch.from_numpy(x) for k, x in tensors.items() if k.startswith("state/")}
+        for dtype in (torch.float64, torch.float32):
+            model = from_reference(
+                state,
+                k=config["k"],
+                conv=config["conv"],
+                layout="paper" if config["norm_order"] == "conv-norm-act" else "torch",
+                epsilon=config["epsilon"],
+                dropout=config["dropout"],
+                arch=GOLDEN_ARCHS[config["block"]],
+            ).to(bench.device, dtype)
+            x = torch.from_numpy(tensors["input"]).to(bench.device, dtype).transpose(1, 2)
+            worst = {}
+            for kind in ("eval", "train"):
+                with torch.no_grad(), kernels.use("cuda"):
+                    logits = model.train(kind == "train")(x).transpose(1, 2).cpu().double()
+                wanted = torch.from_numpy(tensors[f"{kind}_logits"])
+                worst[kind] = float((logits - wanted).abs().max() / wanted.abs().max())
+            text = ", ".join(f"{kind} {value:.1e}" for kind, value in worst.items())
+            bench.add("golden", f"{path.stem}, {str(dtype)[6:]}", text)
+
+
+def time_operations(bench: Bench) -> None:
+    """Time each operation of a ResGCN-28's layer by itself."""
+    batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
+    x = bench.random(batch, points, channels)
+    for dilation in (1, 7, 14, 27):
+        ranks = tuple(range(0, min(k * dilation, points), dilation))
+        ours = bench.seconds(functools.partial(cuda.knn, x, ranks))
+        slow = bench.seconds(functools.partial(eager.knn, x, ranks))
+        bench.add("operation", f"knn d {dilation} (second: eager)", ms(ours), ms(slow))
+    rows = min(256, points)
+    slab = bench.seconds(lambda: torch.bmm(x[:, :rows], x.transpose(1, 2))) * points / rows
+    bench.add("operation", "products of knn, cuBLAS float32", ms(slab))
+    arrays = edge_case(bench, torch.float32, (batch, points, channels), k)
+    for relu in (False, True):
+        flags = {"relu": relu, "moments": True}
+        for name, run in (
+            ("edge_reduce", lambda m, f: m.edge_reduce(*arrays, **f)),
+            ("edge_reduce and gradients", lambda m, f: edge_gradients(m, arrays, f)),
+        ):
+            both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, eager)]
+            bench.add("operation", f"{name}, relu {relu} (second: eager)", *map(ms, both))
+    if cuda.why_not(torch.device(bench.device)) is None:
+        from pipelines.kernels import cuda_edges
+
+        spent = bench.seconds(lambda: cuda_edges.reverse(arrays[2]))
+        bench.add("operation", "reverse adjacency", ms(spent))
+
+
+def tune(bench: Bench) -> None:
+    """Time other sizes of the kernels' constants than their own."""
+    from pipelines.kernels import cuda_edges, cuda_knn
+
+    batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
+    x = bench.random(batch, points, channels)
+    ranks = tuple(range(0, min(224, points), 14))
+    arrays = edge_case(bench, torch.float32, (batch, points, channels), k)
+    flags = {"relu": True, "moments": True}
+    trials: list[tuple[Any, str, tuple[int, ...], Callable[[], Any]]] = [
+        (cuda_knn, "SLAB", (1 << 22, 1 << 23, 1 << 24, 1 << 26), lambda: cuda_knn.knn(x, ranks)),
+        (cuda_knn, "PER_WARP", (256, 1024), lambda: cuda_knn.knn(x, ranks)),
+        (cuda_knn, "REGISTERS", (48, 96, 255), lambda: cuda_knn.knn(x, ranks)),
+        (cuda_knn, "SORT_PER_WARP", (128, 512), lambda: cuda_knn.knn(x, ranks)),
+    ] + [
+        (cuda_edges, name, sizes, lambda: edge_gradients(cuda, arrays, flags))
+        for name, sizes in (("WARPS", (2, 8)), ("NUMBERS", (512, 2048)), ("EDGES", (8, 32)))
+    ]
+    for module, name, sizes, run in trials:
+        before = getattr(module, name)
+        for size in (before, *sizes):
+            setattr(module, name, size)
+            own = " (as it is)" if size == before else ""
+            bench.add("tuning", f"{name} {size}{own}", ms(bench.seconds(run)))
+        setattr(module, name, before)
+
+
+def compare(bench: Bench, config: ModelConfig, work: str, batch: int, points: int) -> None:
+    """Time a network's work, and its peak memory, ours and naive."""
+    found: list[tuple[float, int]] = []
+    repeats = bench.repeats if batch * points < 1 << 17 and points < 1 << 14 else 2
+    for network, search in ((own_network, own_search), (NaiveDeepGCN, naive_search)):
+        case = Case(config, work, batch, points, bench.device, None, repeats)
+        try:
+            figures = measure(case, network, search)
+            found.append((statistics.median(figures["times"]), figures["memory"]))
+        except torch.OutOfMemoryError:
+            found.append((float("nan"), 0))
+        if bench.device == "cuda":
+            torch.cuda.empty_cache()
+    texts = [
+        f"{ms(spent)}, {batch / spent:.1f} blocks/s, {memory / 2**30:.2f} GiB"
+        if memory or spent == spent
+        else "out of memory"
+        for spent, memory in found
+    ]
+    name = f"{config.arch}-{config.depth} k {config.k} {work}, B {batch}, N {points:,}"
+    speed = found[1][0] / found[0][0]
+    space = found[1][1] / found[0][1] if found[0][1] else float("nan")
+    bench.add("network", name, *texts, f"{speed:.1f}× faster, {space:.1f}× less memory")
+
+
+def time_networks(bench: Bench) -> None:
+    """Time the published networks."""
+    if bench.tiny:
+        small = ModelConfig.published("resgcn", 3, width=8, k=4, fusion_channels=16)
+        for work in ("forward", "step", "knn"):
+            compare(bench, small, work, 1, 64)
+        return
+    res, dense = (ModelConfig.published(arch, 28) for arch in ("resgcn", "densegcn"))
+    for config, work, batch in (
+        (res, "step", 16),
+        (res, "forward", 16),
+        (res, "knn", 16),
+        (dense, "step", 16),
+        (dense, "step", 4),
+        (ModelConfig.published("resgcn", 152, k=3), "step", 16),
+        (ModelConfig.published("resgcn", 28, layout="torch"), "step", 16),
+        (ModelConfig.published("resgcn", 28, conv="mr"), "step", 16),
+    ):
+        if not bench.late():
+            compare(bench, config, work, batch, 4096)
+
+
+def time_scaling(bench: Bench) -> None:
+    """Time a forward pass and a search as blocks grow."""
+    config = ModelConfig.published("resgcn", 28)
+    sizes: tuple[int, ...] = (1024, 4096, 16384, 65536)
+    if bench.tiny:
+        config = ModelConfig.published("resgcn", 3, width=8, k=4, fusion_channels=16)
+        sizes = (32, 64)
+    for points in sizes:
+        for work in ("forward", "knn"):
+            if not bench.late():
+                compare(bench, config, work, 1, points)
+
+
+def profile(bench: Bench) -> None:
+    """Tell where a ResGCN-28's training step spends the GPU's time."""
+    config = ModelConfig.published("resgcn", 3 if bench.tiny else 28)
+    batch, points = (1, 64) if bench.tiny else (16, 4096)
+    model = DeepGCN(config).to(bench.device).train()
+    features = bench.random(batch, points, config.in_channels)
+
+    def step() -> None:
+        model(features).square().mean().backward()
+
+    step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if bench.device == "cuda":
+        activities = [torch.profiler.ProfilerActivity.CUDA]
+    bench.wait()
+    with torch.profiler.profile(activities=activities) as found:
+        step()
+        bench.wait()
+    events = found.key_averages()
+    spent = {
+        e.key: (e.self_device_time_total if bench.device == "cuda" else e.self_cpu_time_total)
+        for e in events
+    }
+    counts = {e.key: e.count for e in events}
+    for name in sorted(spent, key=lambda key: -spent[key])[:20]:
+        bench.add("profile", name[:90], f"{spent[name] / 1e3:.2f} ms in {counts[name]} calls")
+    bench.add("profile", "all", f"{sum(spent.values()) / 1e3:.2f} ms")
+
+
+@contextlib.contextmanager
+def recorded(answers: list[Tensor], replay: bool = False) -> Iterator[list[Tensor]]:
+    """Keep what every `kernels.knn` finds, or let it find `answers` instead."""
+    search = kernels.knn
+    kept: list[Tensor] = []
+
+    def knn(x: Tensor, ranks: Any) -> Tensor:
+        kept.append(search(x, ranks))
+        return answers[len(kept) - 1] if replay else kept[-1]
+
+    kernels.knn = knn
+    try:
+        yield kept
+    finally:
+        kernels.knn = search
+
+
+def precision(bench: Bench) -> None:
+    """Measure what TF32 and bf16 do to neighbours and logits of a ResGCN-28 (random weights)."""
+    config = ModelConfig.published("resgcn", 3 if bench.tiny else 28)
+    batch, points = (1, 100) if bench.tiny else (4, 4096)
+    torch.manual_seed(0)
+    model = DeepGCN(config).to(bench.device)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.momentum = 1.0  # one pass gives running statistics that fit
+    features = bench.random(batch, points, config.in_channels).sigmoid()
+    with torch.no_grad():
+        model.train()(features)
+        model.eval()
+        with recorded([]) as expected:
+            wanted = model(features)
+        for name, forced, matmul, half in (
+            ("float32 again", None, "highest", False),
+            ("float32, eager kernels", "eager", "highest", False),
+            ("TF32, k-NN in float32", None, "high", False),
+            ("TF32 everywhere", "eager", "high", False),
+            ("bf16 autocast, k-NN in float32", None, "highest", True),
+            ("bf16 autocast everywhere", "eager", "highest", True),
+        ):
+            for replay in (False, True):
+                cast = torch.autocast(bench.device, dtype=torch.bfloat16, enabled=half)
+                record = recorded(expected, replay)
+                with kernels.use(forced), matmul_precision(matmul), cast, record as found:
+                    logits = model(features).float()
+                pairs = zip(found, expected, strict=True)
+                shares = [shared_neighbors(a, b) for a, b in pairs]
+                off = float((logits - wanted).abs().mean() / wanted.std())
+                same = float((logits.argmax(-1) == wanted.argmax(-1)).float().mean())
+                bench.add(
+                    "precision",
+                    name + (", given the float32 graph" if replay else ""),
+                    f"equal neighbours {statistics.mean(shares):.4f} (layer 2 {shares[1]:.4f}, "
+                    f"last {shares[-1]:.4f}); logits off {off:.1e} σ; equal labels {same:.4f}",
+                )
+
+
+PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most wanted first
+    "environment": (environment, 20),
+    "knn": (check_knn, 40),
+    "edges": (check_edges, 40),
+    "golden": (check_golden, 30),
+    "networks": (time_networks, 150),
+    "operations": (time_operations, 40),
+    "profile": (profile, 30),
+    "precision": (precision, 60),
+    "scaling": (time_scaling, 90),
+    "tuning": (tune, 40),
+}
+
+
+def table(rows: list[Row]) -> str:
+    """Return the rows as a Markdown table."""
+    lines = ["| part | case | ours | naive | ratio |", "|---|---|---|---|---|"]
+    lines += ["| " + " | ".join(asdict(row).values()) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Run the parts one after another; return how many failed."""
+    parser = argparse.ArgumentParser(description="Check and time the GPU kernels.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--golden", type=Path, help="a folder of golden tensors")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".")))
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ",".join(PARTS))
+    parser.add_argument("--seconds", type=float, default=540, help="start no part after this")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    bench = Bench(options.device, options.golden, options.repeats)
+    options.out.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    failed = 0
+    for name in options.parts.split(","):
+        began = time.monotonic()
+        if began - start > options.seconds:
+            bench.add(name, "not run", "no time left")
+            continue
+        run, allowed = PARTS[name]
+        bench.deadline = min(began + allowed, start + options.seconds)
+        try:
+            run(bench)
+        except Exception as error:  # the other parts' figures are worth having
+            failed += 1
+            traceback.print_exc()
+            bench.add(name, "failed", f"{type(error).__name__}: {str(error).splitlines()[:1]}")
+        bench.add("time", name, f"{time.monotonic() - began:.1f} s")
+        (options.out / "gpu.json").write_text(json.dumps([asdict(r) for r in bench.rows], indent=1))
+        (options.out / "gpu.md").write_text(table(bench.rows))
+    print("\n" + table(bench.rows))
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""The graph operations on NVIDIA GPUs, written in Triton; see `pipelines.kernels`.
+
+Where Triton cannot run, `why_not` tells the reason and every function here is `eager`'s. With
+TRITON_INTERPRET=1 the same programs run on the CPU, slowly: so they are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from . import eager
+
+OLDEST = (7, 0)  # compute capability: what Triton supports, and int64 sorts need
+
+
+def why_not(device: torch.device) -> str | None:
+    """Return why Triton can't be used on `device`, in one line; None where it can."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    return _why_not(device, interpreted)
+
+
+@functools.cache
+def _why_not(device: torch.device, interpreted: bool) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (PyTorch's CUDA builds for Linux bring it)"
+    if interpreted:
+        return None
+    if device.type != "cuda":
+        return f"Triton needs an NVIDIA GPU, found the device {device.type}"
+    if torch.version.cuda is None:
+        return "Triton's programs are tested on NVIDIA GPUs only, found a PyTorch without CUDA"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        return (
+            f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}, found {found[0]}.{found[1]}"
+        )
+    return None
+
+
+def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    """Select the points of the given ranks; see `pipelines.kernels.knn`."""
+    if why_not(x.device):
+        return eager.knn(x, ranks)
+    from . import cuda_knn
+
+    return cuda_knn.knn(x, ranks)
+
+
+def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
+    """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
+    if why_not(x.device):
+        return eager.neighbor_max(x, index)
+    from . import cuda_edges
+
+    return cuda_edges.neighbor_max(x, index)
+
+
+def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
+    """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
+    if why_not(x.device):
+        return eager.neighbor_sum(x, index)
+    from . import cuda_edges
+
+    return cuda_edges.neighbor_sum(x, index)
+
+
+def edge_reduce(
+    u: Tensor, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`."""
+    if why_not(v.device):
+        return eager.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    from . import cuda_edges
+
+    return cuda_edges.edge_reduce(u, v, index, sign, relu=relu, moments=moments)

@@ -1,0 +1,228 @@
+"""EdgeConv and MRConv reductions in Triton: one pass over the edges each way, none stored.
+
+The forward pass keeps the place of the winning neighbour for each point and channel, the backward
+pass computes the edge values again. The gradient of a source point is added up by one program, over
+the edges that leave it, in the order of their targets: the result is always the same, to the bit.
+`cuda_edge_programs` has the Triton programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import cuda_edge_programs as programs
+from .cuda_knn import on
+
+NUMBERS = 1024  # of a program's array of points (or edges) and channels
+MOST_BLOCK = 64  # channels of a program
+EDGES = 16  # that a program adds up at a time
+WARPS = 4
+
+
+def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
+    """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
+    sign = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+    return edge_reduce(None, x, index, sign, relu=False, moments=False)[0]
+
+
+def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
+    """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
+    return _Sum.apply(x.contiguous(), index.contiguous())
+
+
+def edge_reduce(
+    u: Tensor | None, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`. No u means zeros.
+
+    An index outside 0 … N − 1 gives NaN: a check that raises would stop the GPU in every layer.
+    """
+    extreme, first, second = _Reduce.apply(
+        None if u is None else u.contiguous(),
+        v.contiguous(),
+        index.contiguous(),
+        torch.where(sign < 0, -1.0, 1.0).to(v.dtype),
+        bool(relu),
+        bool(moments),
+    )
+    return (extreme, first, second) if moments else (extreme, None, None)
+
+
+def reverse(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort edges by their sources: the compressed sparse rows of the transposed graph.
+
+    Args:
+        index: (B, N, k) int32.
+
+    Returns:
+        order (B·N·k,), the edges, numbered as in `index`, source by source; begin (B·N + 1,), where
+        each source's edges begin in `order`. Both int32, or int64 beyond 2³¹ edges.
+    """
+    batch, points, _ = index.shape
+    number = _number_type(index)
+    arrived, order = torch.sort(_sources(index), stable=True)
+    each = torch.arange(batch * points + 1, dtype=arrived.dtype, device=index.device)
+    begin = torch.searchsorted(arrived, each, out_int32=number == torch.int32)
+    return order.to(number), begin
+
+
+def _sources(index: Tensor) -> Tensor:
+    """Return each edge's source among the B·N points of the batch, (B·N·k,)."""
+    batch, points, _ = index.shape
+    number = _number_type(index)
+    first = torch.arange(0, batch * points, points, dtype=number, device=index.device)
+    return (index.to(number) + first.view(-1, 1, 1)).view(-1)
+
+
+def _number_type(index: Tensor) -> torch.dtype:
+    return torch.int32 if index.numel() < 1 << 31 else torch.int64
+
+
+class _Reduce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        u, v, index, sign, relu, moments = args
+        batch, points, channels = v.shape
+        k = index.shape[-1]
+        block, rows, grid = _shape(v)
+        extreme = torch.empty_like(v)
+        winner = torch.empty_like(v, dtype=torch.uint8 if k <= 256 else torch.int32)
+        kept = (grid[0], 2, channels) if moments else (0, 2, channels)
+        sums = torch.empty(kept, dtype=torch.float64, device=v.device)
+        ctx.flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
+        with on(v.device):
+            programs.reduce[grid](
+                *(v if u is None else u, v, index, sign, extreme, winner, sums),
+                *(batch * points, points, channels, k),
+                **ctx.flags,
+                ROWS=rows,
+                BLOCK=block,
+                FLOAT=_float(v),
+                num_warps=WARPS,
+                enable_fp_fusion=True,
+            )
+        first, second = sums.sum(dim=0)
+        if not moments:
+            ctx.mark_non_differentiable(first, second)
+        needed = (u, v) if relu or moments else (None, None)
+        ctx.save_for_backward(*needed, index, winner)
+        return extreme, first, second
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        u, v, index, winner = ctx.saved_tensors
+        g = grads[0].contiguous()
+        v = g if v is None else v
+        number = torch.float64 if v.dtype == torch.float64 else torch.float32
+        linear = g, g
+        if ctx.flags["MOMENTS"]:
+            linear = grads[1].to(number).contiguous(), (2 * grads[2]).to(number).contiguous()
+        arrays = winner, g, *linear
+        u = v if u is None else u
+        du = _to_targets(u, v, index, arrays, ctx.flags) if ctx.needs_input_grad[0] else None
+        dv = _to_sources(u, v, index, arrays, ctx.flags) if ctx.needs_input_grad[1] else None
+        return du, dv, None, None, None, None
+
+
+Arrays = tuple[Tensor, ...]  # winner, the extremes' gradient, the sums' two
+
+
+def _to_targets(
+    u: Tensor, v: Tensor, index: Tensor, arrays: Arrays, flags: dict[str, bool]
+) -> Tensor:
+    """Return the gradient of u (B, N, C)."""
+    g = arrays[1]
+    if not (flags["RELU"] or flags["MOMENTS"]):
+        return g
+    batch, points, channels = g.shape
+    block, rows, grid = _shape(g)
+    du = torch.empty_like(u)
+    with on(g.device):
+        programs.spread_to_targets[grid](
+            *(u, v, index, *arrays, du),
+            *(batch * points, points, channels, index.shape[-1]),
+            **flags,
+            ROWS=rows,
+            BLOCK=block,
+            FLOAT=_float(v),
+            num_warps=WARPS,
+            enable_fp_fusion=True,
+        )
+    return du
+
+
+def _to_sources(
+    u: Tensor, v: Tensor, index: Tensor, arrays: Arrays, flags: dict[str, bool]
+) -> Tensor:
+    """Return the gradient of v (B, N, C)."""
+    batch, points, channels = v.shape
+    block, _, _ = _shape(v)
+    order, begin = reverse(index)
+    dv = torch.empty_like(v)
+    with on(v.device):
+        programs.spread_to_sources[(batch * points, triton.cdiv(channels, block))](
+            *(u, v, order, begin, *arrays, dv, channels, index.shape[-1]),
+            **flags,
+            EDGES=EDGES,
+            BLOCK=block,
+            FLOAT=_float(v),
+            num_warps=WARPS // 2,
+            enable_fp_fusion=True,
+        )
+    return dv
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, index = args
+        ctx.save_for_backward(index)
+        edges = index.numel()
+        begin = torch.arange(
+            0, edges + 1, index.shape[-1], dtype=_number_type(index), device=x.device
+        )
+        return _sum_rows(x, _sources(index), begin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (index,) = ctx.saved_tensors
+        order, begin = reverse(index)
+        return _sum_rows(grads[0].contiguous(), order // index.shape[-1], begin), None
+
+
+def _sum_rows(x: Tensor, rows: Tensor, begin: Tensor) -> Tensor:
+    """Return, for each point, the sum of its list of rows of x (B, N, C)."""
+    batch, points, channels = x.shape
+    block, _, _ = _shape(x)
+    out = torch.empty_like(x)
+    with on(x.device):
+        programs.sum_rows[(batch * points, triton.cdiv(channels, block))](
+            *(x, rows, begin, out, batch * points, channels),
+            EDGES=EDGES,
+            BLOCK=block,
+            FLOAT=_float(x),
+            num_warps=WARPS // 2,
+            enable_fp_fusion=True,
+        )
+    return out
+
+
+def _shape(x: Tensor) -> tuple[int, int, tuple[int, int]]:
+    """Return a program's channels and points, and the grid that covers x (B, N, C)."""
+    batch, points, channels = x.shape
+    block = min(MOST_BLOCK, triton.next_power_of_2(channels))
+    rows = NUMBERS // block
+    return block, rows, (triton.cdiv(batch * points, rows), triton.cdiv(channels, block))
+
+
+def _float(x: Tensor) -> Any:
+    """Return the type that a program computes in: float64, else float32."""
+    return tl.float64 if x.dtype == torch.float64 else tl.float32

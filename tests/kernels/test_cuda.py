@@ -1,0 +1,57 @@
+"""The Triton kernels where there is no GPU: their tests in a process that interprets Triton.
+
+TRITON_INTERPRET has to be set before Triton is imported, and would change every later use of it, so
+`test_cuda_knn` and `test_cuda_edges` skip here without a GPU and run in a process of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.kernels import cuda, eager
+
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["test_cuda_knn", "test_cuda_edges"])
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_passes_in_the_interpreter(module: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", HERE / f"{module}.py"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert " skipped" not in done.stdout
+
+
+def test_without_a_gpu_the_reason_is_told_and_eager_does_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    reason = cuda.why_not(torch.device("cpu"))
+    assert reason is not None
+    assert "Triton" in reason
+    assert "\n" not in reason
+    x = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
+    index = cuda.knn(x, (0, 2, 5))
+    assert torch.equal(index, eager.knn(x, (0, 2, 5)))
+    assert torch.equal(cuda.neighbor_max(x, index), eager.neighbor_max(x, index))
+    assert torch.equal(cuda.neighbor_sum(x, index), eager.neighbor_sum(x, index))
+    arguments = {"relu": True, "moments": True}
+    found = cuda.edge_reduce(x, x, index, torch.ones(3), **arguments)
+    for mine, expected in zip(
+        found, eager.edge_reduce(x, x, index, torch.ones(3), **arguments), strict=True
+    ):
+        assert torch.equal(mine, expected)
