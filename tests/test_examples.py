@@ -64,3 +64,11 @@ def test_plain_against_residual(tmp_path: Path) -> None:
         ["plaingcn", "28"],
         ["resgcn", "28"],
     ]
+
+
+@pytest.mark.slow
+def test_own_dataset(tmp_path: Path) -> None:
+    *scores, last = run("own_dataset.py", tmp_path).splitlines()
+    for line in scores:
+        assert float(line.split()[-2]) > 70, line
+    assert (tmp_path / last.removeprefix("labels: ")).is_file()

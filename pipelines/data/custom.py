@@ -24,7 +24,7 @@ import colorsys
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def read_description(path: Path) -> CustomDataset:
     classes, colors = _classes(path, given.get("classes"))
     label, in_name = _label(path, given.get("label"))
     values = _values(path, given, classes, in_name is not None)
-    options = _options(path, given)
+    options = replace(_options(path, given), label=label or None)
     rooms = tuple(_rooms(path, given.get("areas"), by_folder=in_name is not None))
     areas = sorted({room.area for room in rooms})
     test_area = given.get("test_area")

@@ -21,6 +21,7 @@ _ROLES = {
     "g": ("g", "green", "gf", "scan_green", "scan_g"),
     "b": ("b", "blue", "bf", "scan_blue", "scan_b"),
 }
+LABEL = "label"  # the role of a column that was asked for besides
 _DELIMITERS = {" ": "space or tab", ",": "comma", ";": "semicolon", "|": "bar", "\t": "tab"}
 # What a line may be cut by, and its decimal sign, in the order of trial.
 _CUTS = ((";", "."), (";", ","), ("|", "."), (" ", "."), (" ", ","), (",", "."), ("\t", "."))
@@ -47,6 +48,7 @@ class Layout:
     counted: bool
     joint: str
     notes: tuple[str, ...]
+    label: tuple[str, ...] = ()
 
     @property
     def has_color(self) -> bool:
@@ -60,17 +62,20 @@ class Layout:
 
     def used_order(self) -> list[int]:
         """Return where x, y, z (and r, g, b) are among the columns that are read."""
-        wanted = "xyzrgb" if self.has_color else "xyz"
+        wanted = [*("xyzrgb" if self.has_color else "xyz"), *(LABEL for _ in self.label)]
         return [self.columns.used.index(self.roles.index(role)) for role in wanted]
 
 
-def find_layout(path: Path, lines: Sequence[bytes], columns: str | None = None) -> Layout:
+def find_layout(
+    path: Path, lines: Sequence[bytes], columns: str | None = None, label: str | None = None
+) -> Layout:
     """Detect how a text scan is written from its first lines.
 
     Args:
         path: the file.
         lines: its first lines, without line ends.
         columns: the names of the columns, if they are known.
+        label: a further column to read, see `ScanOptions`.
 
     Raises:
         ConfigError: `columns` does not fit.
@@ -94,13 +99,27 @@ def find_layout(path: Path, lines: Sequence[bytes], columns: str | None = None) 
     sample = [cut.split(line) for line in lines[first:] if is_data(line)][:SAMPLE]
     sample = [words for words in sample if len(words) == cut.count]
     roles, how = _roles(path, cut, names, sample, columns)
+    found: tuple[str, ...] = ()
+    if label is not None and (place := _place_of(label, names, roles)) is not None:
+        roles = tuple(LABEL if n == place else role for n, role in enumerate(roles))
+        found = (label,)
     used = tuple(n for n, role in enumerate(roles) if role != "-")
     cut = Columns(cut.count, used, ("f8",) * len(used), cut.delimiter, cut.decimal)
     joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     if cut.decimal == ",":
         note += ", with decimal commas"
-    return Layout(cut, roles, first, names_at, counted, joint, (note,))
+    return Layout(cut, roles, first, names_at, counted, joint, (note,), found)
+
+
+def _place_of(label: str, names: Sequence[str] | None, roles: Sequence[str]) -> int | None:
+    """Return which column (from 0) is meant, unless it is none or has another role."""
+    named = [*(names or ()), *(f"column_{n}" for n in range(1, len(roles) + 1))]
+    wanted = label.lower()
+    if wanted not in named:
+        return None
+    place = named.index(wanted) % len(roles)
+    return place if roles[place] == "-" else None
 
 
 def _first_data(path: Path, lines: Sequence[bytes]) -> tuple[int, bool]:

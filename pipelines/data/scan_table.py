@@ -43,11 +43,14 @@ class ScanOptions:
         scale: metres per unit of its coordinates.
         columns: names of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is a
             column without meaning here. None: they are detected.
+        label: a column of a text file that `Scan.rows` is to hold besides, of numbers, by its name
+            in the header or as "column_7" (from 1). Other formats hold all of theirs anyway.
     """
 
     up: str = "z"
     scale: float = 1.0
     columns: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.up not in AXES:

@@ -29,8 +29,8 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         ConfigError: `options.columns` does not fit the file.
         DatasetError: it is no text, holds no points, or a line that cannot be read.
     """
-    layout = find_layout(path, _first_lines(path), options.columns)
-    names = [*"xyz", *(COLOR_NAMES if layout.has_color else ())]
+    layout = find_layout(path, _first_lines(path), options.columns, options.label)
+    names = [*"xyz", *(COLOR_NAMES if layout.has_color else ()), *layout.label]
     kinds = [_TEXT[name in COLOR_NAMES] for name in names]
     kind = np.dtype(list(zip(names, kinds, strict=True)))
     with Spool(path, kind) as spool:

@@ -1,0 +1,214 @@
+"""Data of one's own: labels by property, column and file name, and descriptions that do not fit."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.config import PrepareConfig
+from pipelines.data.custom import read_custom_room, read_description, spread_colors
+from pipelines.data.store import IGNORED, Room, Store
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.prepare import prepare
+
+POS = np.array([[0.0, 0, 0], [1, 0, 0.5], [0, 1, 1], [1, 1, 2]]) + np.array([7, -3, 1])
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+RGB = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]])
+
+
+def write_csv(path: Path, label: list[Any], pos: np.ndarray = POS) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ["x,y,z,r,g,b,kind"]
+    lines += [
+        ",".join(map(str, [*p, *c, value])) for p, c, value in zip(pos, RGB, label, strict=True)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def describe(folder: Path, text: str) -> Path:
+    path = folder / "rooms.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+@pytest.fixture
+def described(tmp_path: Path) -> Path:
+    write_csv(tmp_path / "train" / "a.csv", [1, 2, 9, 1])
+    write_csv(tmp_path / "train" / "b.csv", [2, 2, 2, 2])
+    write_csv(tmp_path / "test" / "a.csv", [1, 1, 9, 2])
+    return describe(
+        tmp_path,
+        """
+        classes: {ground: [1, 2, 3], thing: [4, 5, 6]}
+        areas: {1: ["train/*.csv"], 2: ["test/*.csv"]}
+        label: kind
+        values: {1: ground, 2: thing}
+        ignore: [9]
+        test_area: 2
+        """,
+    )
+
+
+def by_place(room: Room) -> dict[tuple[float, ...], tuple[tuple[int, ...], int]]:
+    """Return color and label by the point's place in the raw frame."""
+    places = np.round(room.pos.astype(np.float64) + room.origin, 5)
+    return {
+        tuple(p.tolist()): (tuple(c.tolist()), int(n))
+        for p, c, n in zip(places, room.color, room.label, strict=True)
+    }
+
+
+def test_labels_of_a_column(described: Path) -> None:
+    dataset = read_description(described)
+    assert [(room.area, room.name) for room in dataset.rooms] == [
+        (1, "train_a"),
+        (1, "train_b"),
+        (2, "test_a"),
+    ]
+    room, notes = read_custom_room(dataset, dataset.rooms[0])
+    expected = [0, 1, IGNORED, 0]
+    assert by_place(room) == {
+        tuple(p.tolist()): (tuple(c.tolist()), n)
+        for p, c, n in zip(POS, RGB, expected, strict=True)
+    }
+    assert notes.unlabelled == 1
+
+
+def test_it_becomes_a_store(described: Path, tmp_path: Path) -> None:
+    result = prepare(PrepareConfig(dataset=described, data=tmp_path / "data", workers=1))
+    store = Store.open(tmp_path / "data")
+    assert store.classes == ("ground", "thing")
+    assert store.class_colors == ((1, 2, 3), (4, 5, 6))
+    assert (store.test_area, store.published_rooms) == (2, 0)
+    assert [info.counts for info in store.rooms()] == [(2, 1), (0, 4), (2, 1)]
+    assert result.reused == 0
+    assert prepare(PrepareConfig(dataset=described, data=tmp_path / "data")).reused == 3
+    described.write_text(
+        described.read_text().replace("1: ground, 2: thing", "1: thing, 2: ground")
+    )
+    assert prepare(PrepareConfig(dataset=described, data=tmp_path / "data")).reused == 0
+    assert Store.open(tmp_path / "data").rooms()[0].counts == (1, 2)
+
+
+def test_labels_of_file_names(tmp_path: Path) -> None:
+    folder = tmp_path / "Area_1" / "office_1" / "Annotations"
+    for number, name in enumerate(("floor_1", "floor_2", "stool_1", "junk_1")):
+        folder.mkdir(parents=True, exist_ok=True)
+        x, y, z = POS[number]
+        (folder / f"{name}.txt").write_text(f"{x} {y} {z} 1 2 3\n{x} {y} {z + 1} 4 5 6\n")
+    path = describe(
+        tmp_path,
+        """
+        classes: [floor, chair]
+        areas: {1: "Area_1/*/Annotations/*.txt"}
+        label: {file: "([a-z]+)_"}
+        values: {stool: chair}
+        ignore: [junk]
+        columns: x,y,z,r,g,b
+        """,
+    )
+    dataset = read_description(path)
+    (room,) = dataset.rooms
+    assert (room.name, len(room.files)) == ("Area_1_office_1", 4)
+    found, _ = read_custom_room(dataset, room)
+    assert sorted(found.label.tolist()) == [0, 0, 0, 0, 1, 1, IGNORED, IGNORED]
+
+
+def test_units_and_axes_are_those_described(described: Path) -> None:
+    described.write_text(described.read_text() + "up: y\nscale: 0.5\n")
+    dataset = read_description(described)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    np.testing.assert_allclose(room.extent, (1.0, 0.5, 0.5))  # z, x, y of the file, halved
+
+
+def test_colors_differ() -> None:
+    colors = spread_colors(20)
+    assert len(set(colors)) == 20
+
+
+BAD = {
+    "no YAML": ("{", "cannot be read as YAML"),
+    "a list": ("- 1", "found no keys"),
+    "an unknown key": ("clases: [a, b]", "Did you mean 'classes'?"),
+    "one class": ("classes: [a]\nareas: {1: x}\nlabel: a", "two or more names"),
+    "a class with a space": ("classes: [a b, c]", "found the class 'a b'"),
+    "a wrong colour": ("classes: {a: [1, 2], b: [1, 2, 3]}", "found the colour [1, 2] of a"),
+    "no label": ("classes: [a, b]", "found label nothing"),
+    "a pattern without a group": ('classes: [a, b]\nlabel: {file: "x"}', "with a group"),
+    "a broken pattern": ('classes: [a, b]\nlabel: {file: "("}', "found the pattern '('"),
+    "an unknown class": ("classes: [ab, cd]\nlabel: k\nvalues: {1: aab}", "Did you mean 'ab'?"),
+    "no areas": ("classes: [a, b]\nlabel: k", "found areas nothing"),
+    "area 7": ("classes: [a, b]\nlabel: k\nareas: {7: x}", "found the area 7"),
+    "no such files": ("classes: [a, b]\nlabel: k\nareas: {1: '*.none'}", "found no file like"),
+    "outside": ("classes: [a, b]\nlabel: k\nareas: {1: '../*'}", "expected one below"),
+    "a file twice": (
+        "classes: [a, b]\nlabel: k\nareas: {1: 'train/a.csv', 2: 'train/*.csv'}",
+        "in the areas 1 and 2",
+    ),
+    "an axis": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\nup: w", "--up: found 'w'"),
+    "a fold": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\ntest_area: 3", "test_area 3"),
+    "code": ("classes: !!python/object/apply:os.system [echo]", "cannot be read as YAML"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_descriptions_that_do_not_fit(described: Path, name: str) -> None:
+    text, found = BAD[name]
+    described.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_description(described)
+    message = str(caught.value)
+    assert message.startswith(str(described))
+    assert found in message
+    assert len(message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    ("label", "found"),
+    [
+        ("kindd", r"expected the label 'kindd'\.\nCorrect label in"),
+        ("kind", r"found the label 9 \(1 points\), expected one of: 1, 2"),
+    ],
+)
+def test_labels_that_are_not_described(described: Path, label: str, found: str) -> None:
+    text = described.read_text().replace("label: kind", f"label: {label}")
+    described.write_text(text.replace("ignore: [9]", ""))
+    dataset = read_description(described)
+    with pytest.raises(DatasetError, match=found):
+        read_custom_room(dataset, dataset.rooms[0])
+
+
+def test_no_description(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="found no file there"):
+        read_description(tmp_path / "none.yaml")
+
+
+@pytest.mark.slow
+def test_real_rooms_described_as_data_of_ones_own(real_dir: Path, tmp_path: Path) -> None:
+    """The example's description gives the same points as the reader of S3DIS, in other classes."""
+    archive = real_dir / "scans_s3dis_layout.zip"
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    shutil.copy(EXAMPLES / "object_files.yaml", folder)
+    prepare(PrepareConfig(dataset=folder / "object_files.yaml", data=tmp_path / "own"))
+    prepare(PrepareConfig(raw=archive, data=tmp_path / "s3dis"))
+    own, s3dis = Store.open(tmp_path / "own"), Store.open(tmp_path / "s3dis")
+    numbers = {name: n for n, name in enumerate(s3dis.classes)}
+    assert len(own.rooms()) == len(s3dis.rooms()) == 15
+    for mine, theirs in zip(own.rooms(), s3dis.rooms(), strict=True):
+        assert mine.name == f"Area_{theirs.area}_{theirs.name}"
+        assert mine.points == theirs.points
+        counts = dict(zip(own.classes, mine.counts, strict=True))
+        assert counts["floor"] == theirs.counts[numbers["floor"]]
+        seats = ("chair", "table", "sofa", "bookcase")
+        assert counts["furniture"] == sum(theirs.counts[numbers[name]] for name in seats)
+        assert mine.points - sum(mine.counts) == theirs.counts[numbers["clutter"]]
+    first, second = own.read(own.rooms()[0]), s3dis.read(s3dis.rooms()[0])
+    np.testing.assert_allclose(np.sort(first.pos, axis=0), np.sort(second.pos, axis=0), atol=1e-5)
