@@ -44,7 +44,18 @@ ONLY_IN = {
     "rich": ("deepgcn_cli/",),
     "h5py": ("pipelines/data/store.py", "pipelines/data/pointnet_h5.py"),
 }
-IN_FUNCTIONS = {"matplotlib", "plyfile", "PIL", "tensorboard", "torch.utils.tensorboard"}
+IN_FUNCTIONS = {
+    "matplotlib",
+    "plyfile",
+    "laspy",
+    "lazrs",
+    "pye57",
+    "yaml",
+    "scipy",
+    "PIL",
+    "tensorboard",
+    "torch.utils.tensorboard",
+}
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
     *(f"pipelines/{name}.py" for name in ("__init__", *sorted(BASE))),
@@ -56,7 +67,17 @@ TORCH_FREE = (
 )
 HEAVY = {
     *("torch", "torch_geometric", "numpy", "pandas", "h5py", "numba", "scipy", "sklearn"),
-    *("matplotlib", "plyfile", "safetensors", "tensorboard", "rich"),
+    *(
+        "laspy",
+        "lazrs",
+        "pye57",
+        "yaml",
+        "matplotlib",
+        "plyfile",
+        "safetensors",
+        "tensorboard",
+        "rich",
+    ),
 }
 
 

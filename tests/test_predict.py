@@ -14,8 +14,9 @@ from plyfile import PlyData
 
 from pipelines import kernels, load_model, segment
 from pipelines.config import PredictConfig
-from pipelines.data.ply import read_ply, write_labelled, write_points
+from pipelines.data.ply import write_points
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.predict import PredictResult, predict
@@ -220,15 +221,55 @@ def test_a_scan_that_does_not_fit_in_a_chunk(
 ) -> None:
     """Writing in chunks of any size gives the same file."""
     write_points(tmp_path / "scan.ply", points[0], points[1])
-    scan = read_ply(tmp_path / "scan.ply")
+    scan = open_scan(tmp_path / "scan.ply")
     label_, confidence = points[2], np.linspace(0, 1, len(scan)).astype(np.float32)
     files = []
     for size in (1 << 20, 100):
-        monkeypatch.setattr("pipelines.data.ply.CHUNK", size)
+        monkeypatch.setattr("pipelines.data.scan_table.CHUNK", size)
         out = tmp_path / f"{size}.ply"
-        write_labelled(out, scan, label_, confidence, CLASSES, CLASS_COLORS)
+        write_labelled(out, scan, Labels(label_, confidence, CLASSES, CLASS_COLORS))
         files.append(out.read_bytes())
     assert all(a == b for a, b in itertools.pairwise(files))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz", ".pcd", ".las"])
+def test_every_format_gets_the_same_labels(
+    scan: Path,
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    suffix: str,
+) -> None:
+    """The scan in millimetres with y up, in another format, is labelled as the PLY in metres."""
+    (expected,) = label(scan, trained).scans
+    pos = np.rint(points[0][:, [1, 2, 0]] * 1000)  # z up to y up: (x, y, z) becomes (y, z, x)
+    other = write_as(tmp_path / f"other{suffix}", pos, points[1])
+    options = {"up": "y", "scale": 0.001, "probabilities": True}
+    (found,) = label(other, trained, **options).scans
+    assert found.out == tmp_path / f"other.labelled{suffix}"
+    again = open_scan(found.out)
+    np.testing.assert_allclose(again.positions()[0] + again.positions()[1], pos, atol=1e-2)
+    agree = sum(min(found.counts[name], expected.counts[name]) for name in CLASSES)
+    assert agree > 0.98 * len(pos), "rounding to millimetres moves few labels"
+
+
+def write_as(path: Path, pos: np.ndarray, color: np.ndarray) -> Path:
+    if path.suffix == ".csv":
+        np.savetxt(path, np.hstack([pos, color]), fmt="%d", delimiter=",")
+    elif path.suffix == ".npz":
+        np.savez(path, pos=pos, color=color / 255)
+    elif path.suffix == ".las":
+        laspy = pytest.importorskip("laspy")
+        data = laspy.LasData(laspy.LasHeader(version="1.4", point_format=7))
+        data.x, data.y, data.z = pos.T
+        data.red, data.green, data.blue = color.T.astype(np.uint16) * 257
+        data.write(str(path))
+    else:
+        head = "FIELDS x y z r g b\nSIZE 4 4 4 1 1 1\nTYPE F F F U U U\n"
+        head += f"WIDTH {len(pos)}\nHEIGHT 1\nPOINTS {len(pos)}\nDATA ascii\n"
+        lines = (" ".join(map(str, row)) for row in np.hstack([pos, color]).astype(int).tolist())
+        path.write_text(head + "\n".join(lines))
+    return path
 
 
 def test_a_page_to_look_at_the_result(scan: Path, trained: Run, tmp_path: Path) -> None:

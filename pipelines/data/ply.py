@@ -1,7 +1,6 @@
-"""PLY scans: reading whatever carries coordinates and colour, writing labels beside it.
+"""PLY headers: an untrusted one is checked before anything is allocated, ours are written here.
 
-plyfile reads the data (binary files as a memory map); here the header, which is untrusted, is
-checked against the file's size first, and the vertex properties get their meaning.
+`scan_ply` reads and writes scans with them.
 
 Reference:
     Greg Turk, The PLY Polygon File Format, 1994.
@@ -9,8 +8,7 @@ Reference:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from ..errors import DatasetError
 from ..files import atomic_write
 
 LONGEST_HEADER = 1 << 16  # bytes
-CHUNK = 1 << 20  # points copied at a time
 _TYPES = {
     "i1": "char",
     "u1": "uchar",
@@ -36,76 +33,6 @@ _SIZES = {
     **dict.fromkeys(("int", "uint", "int32", "uint32", "float", "float32"), 4),
     **dict.fromkeys(("double", "float64"), 8),
 }
-_POSITION = (("x", "y", "z"), ("px", "py", "pz"), ("posx", "posy", "posz"))
-_COLOR = (
-    ("scan_red", "scan_green", "scan_blue"),  # what `write_labelled` keeps of a scan's own colour
-    ("red", "green", "blue"),
-    ("r", "g", "b"),
-    ("diffuse_red", "diffuse_green", "diffuse_blue"),
-    ("scalar_red", "scalar_green", "scalar_blue"),
-)
-
-
-@dataclass(frozen=True)
-class PlyScan:
-    """A scan as it stands in its file.
-
-    Attributes:
-        path: the file.
-        vertex: (N,) structured array of all vertex properties, in the file's order; a memory map
-            of a binary file.
-        position: the names of the three coordinate properties.
-        color: the names of the three colour properties, or None.
-        dropped: elements that are not vertices, with their counts; they are not kept.
-    """
-
-    path: Path
-    vertex: np.ndarray
-    position: tuple[str, ...]
-    color: tuple[str, ...] | None
-    dropped: dict[str, int]
-
-    def __len__(self) -> int:
-        return len(self.vertex)
-
-
-def read_ply(path: Path) -> PlyScan:
-    """Open a PLY file.
-
-    Raises:
-        DatasetError: the file is missing, no PLY, truncated, without points, or its vertices have
-            no coordinates or a list property.
-    """
-    from plyfile import PlyData, PlyParseError
-
-    if not path.is_file():
-        raise DatasetError(f"{path}: found no file there, expected a PLY scan.")
-    check_header(path)
-    try:
-        data = PlyData.read(str(path), mmap="r")
-    except (PlyParseError, ValueError, OSError, IndexError, UnicodeDecodeError) as error:
-        raise DatasetError(
-            f"{path}: found a damaged or truncated PLY ({str(error).splitlines()[0]}).\n"
-            "Export or copy the scan again."
-        ) from error
-    vertex = next(element for element in data.elements if element.name == "vertex").data
-    position = _find(vertex.dtype.names, _POSITION)
-    if position is None:
-        raise DatasetError(
-            f"{path}: found the vertex properties {', '.join(vertex.dtype.names)}; "
-            "expected coordinates x, y, z."
-        )
-    dropped = {element.name: element.count for element in data.elements if element.name != "vertex"}
-    return PlyScan(path, vertex, position, _find(vertex.dtype.names, _COLOR), dropped)
-
-
-def _find(names: Sequence[str], sets: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the first set of names that all occur, as they are spelled, whatever their case."""
-    spelled = {name.lower(): name for name in names}
-    for wanted in sets:
-        if all(name in spelled for name in wanted):
-            return tuple(spelled[name] for name in wanted)
-    return None
 
 
 def check_header(path: Path) -> None:
@@ -188,109 +115,6 @@ def _check_vertices(path: Path, elements: _Elements) -> None:
             f"{path}: found a list among the vertex properties, expected numbers only.\n"
             "Export the scan without it."
         )
-
-
-def chunks(count: int) -> Iterator[slice]:
-    """Yield slices of at most CHUNK points that cover `count`."""
-    for start in range(0, count, CHUNK):
-        yield slice(start, min(start + CHUNK, count))
-
-
-def positions(scan: PlyScan) -> tuple[np.ndarray, np.ndarray]:
-    """Return the coordinates relative to their minimum (N, 3) float32, and that minimum float64.
-
-    Points far from the origin keep their precision: the difference is taken in float64. A point
-    with a NaN or infinite coordinate is NaN in the result.
-    """
-    columns = [scan.vertex[name] for name in scan.position]
-    origin = np.array([_least(column) for column in columns])
-    local = np.empty((len(scan), 3), np.float32)
-    for part in chunks(len(scan)):
-        for axis, column in enumerate(columns):
-            local[part, axis] = column[part].astype(np.float64) - origin[axis]
-    local[~np.isfinite(local).all(axis=1)] = np.nan
-    return local, origin
-
-
-def _least(column: np.ndarray) -> float:
-    """Return the smallest finite number of a column; 0 if it has none."""
-    best = np.inf
-    for part in chunks(len(column)):
-        values = column[part].astype(np.float64)
-        best = min(best, float(np.min(values, initial=np.inf, where=np.isfinite(values))))
-    return best if np.isfinite(best) else 0.0
-
-
-def colors(scan: PlyScan) -> np.ndarray | None:
-    """Return the colours (N, 3) uint8, or None for a scan without.
-
-    The range follows from the type and the largest value: bytes are 0–255, floats up to 1 are
-    0–1, anything above 255 is 0–65535.
-    """
-    if scan.color is None:
-        return None
-    columns = [scan.vertex[name] for name in scan.color]
-    largest = max(float(np.nanmax(column)) for column in columns)
-    scale = color_scale(columns[0].dtype, largest)
-    found = np.empty((len(scan), 3), np.uint8)
-    for part in chunks(len(scan)):
-        for axis, column in enumerate(columns):
-            values = np.nan_to_num(column[part].astype(np.float64)) * scale
-            found[part, axis] = np.clip(np.rint(values), 0, 255)
-    return found
-
-
-def color_scale(kind: np.dtype, largest: float) -> float:
-    """Return the factor that takes a colour channel to 0–255."""
-    if kind.kind == "f" and largest <= 1:
-        return 255.0
-    return 255 / 65535 if largest > 255 else 1.0
-
-
-def write_labelled(
-    path: Path,
-    scan: PlyScan,
-    label: np.ndarray,
-    confidence: np.ndarray,
-    classes: Sequence[str],
-    class_colors: Sequence[Sequence[int]],
-) -> None:
-    """Write the scan's vertices, in their order, with their labels, as binary PLY.
-
-    Added are `class` (uchar, 255 for a point without label), `confidence` (float, 0 to 1) and the
-    class colour as `red`, `green`, `blue`. Every property of the scan is kept; one whose name is
-    taken gets `scan_` in front. Written in chunks, whole or not at all.
-    """
-    added = ("red", "green", "blue", "class", "confidence")
-    kept = _kept_names(scan.vertex.dtype.names or (), added)
-    fields = [(kept[name], scan.vertex.dtype[name].newbyteorder("<")) for name in kept]
-    fields += [(name, np.dtype("u1")) for name in added[:4]] + [("confidence", np.dtype("<f4"))]
-    rows = np.dtype(fields)
-    palette = np.full((256, 3), 128, np.uint8)
-    palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
-    comments = ["labelled by deepgcn; class 255 is a point without label"]
-    comments += [f"class {number} {name}" for number, name in enumerate(classes)]
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(header(len(scan), rows, comments))
-        for part in chunks(len(scan)):
-            table = np.empty(part.stop - part.start, rows)
-            for name, new in kept.items():
-                table[new] = scan.vertex[name][part]
-            table["class"], table["confidence"] = label[part], confidence[part]
-            for channel, name in enumerate(added[:3]):
-                table[name] = palette[label[part], channel]
-            file.write(table.tobytes())
-
-
-def _kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
-    """Return the name that each of the scan's properties has in the result."""
-    kept: dict[str, str] = {}
-    for name in names:
-        new = name
-        while new in added or new in kept.values() or (new != name and new in names):
-            new = f"scan_{new}"
-        kept[name] = new
-    return kept
 
 
 def header(count: int, rows: np.dtype, comments: Sequence[str] = ()) -> bytes:

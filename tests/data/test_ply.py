@@ -10,16 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
 
-from pipelines.data.ply import (
-    check_header,
-    color_scale,
-    colors,
-    positions,
-    read_ply,
-    write_labelled,
-    write_points,
-)
+from pipelines.data.ply import check_header, write_points
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.scan_table import color_scale
+from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.errors import DatasetError
 
 POS = np.array([[500_000.25, -3.5, 2.0], [500_001.125, -2.25, 1.5], [500_000.5, -3.0, 9.75]])
@@ -52,11 +46,11 @@ RGB = bytes_of([[1, 2, 3], [4, 5, 6], [255, 0, 128]])
 def test_every_encoding_keeps_precision_far_from_the_origin(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
-    scan = read_ply(write(tmp_path / "scan.ply", {**xyz(), **RGB}, **options))
-    local, origin = positions(scan)
+    scan = open_scan(write(tmp_path / "scan.ply", {**xyz(), **RGB}, **options))
+    local, origin = scan.positions()
     np.testing.assert_array_equal(local + origin, POS)
     assert local.dtype == np.float32
-    assert colors(scan).tolist() == [[1, 2, 3], [4, 5, 6], [255, 0, 128]]
+    assert scan.colors().tolist() == [[1, 2, 3], [4, 5, 6], [255, 0, 128]]
     assert scan.dropped == {"face": 1}
 
 
@@ -72,8 +66,8 @@ def test_every_encoding_keeps_precision_far_from_the_origin(
 )
 def test_color_ranges(tmp_path: Path, values: np.ndarray, expected: list[int]) -> None:
     fields = dict.fromkeys(("diffuse_red", "diffuse_green", "diffuse_blue"), values)
-    scan = read_ply(write(tmp_path / "scan.ply", {**xyz(), **fields}))
-    assert colors(scan)[:, 1].tolist() == expected
+    scan = open_scan(write(tmp_path / "scan.ply", {**xyz(), **fields}))
+    assert scan.colors()[:, 1].tolist() == expected
 
 
 def test_color_scale() -> None:
@@ -85,24 +79,24 @@ def test_color_scale() -> None:
 def test_points_without_coordinates_are_nan(tmp_path: Path) -> None:
     pos = POS.copy()
     pos[0, 1], pos[2, 2] = np.nan, np.inf
-    local, origin = positions(read_ply(write(tmp_path / "scan.ply", {**xyz(pos), **RGB})))
+    local, origin = open_scan(write(tmp_path / "scan.ply", {**xyz(pos), **RGB})).positions()
     assert np.isnan(local).all(axis=1).tolist() == [True, False, True]
     np.testing.assert_array_equal(local[1] + origin, POS[1])
 
 
 def test_a_scan_without_color(tmp_path: Path) -> None:
-    scan = read_ply(write(tmp_path / "scan.ply", xyz()))
+    scan = open_scan(write(tmp_path / "scan.ply", xyz()))
     assert scan.color is None
-    assert colors(scan) is None
+    assert scan.colors() is None
 
 
 def test_labels_come_after_what_the_scan_had(tmp_path: Path) -> None:
     extra = {"Intensity": np.array([0.5, 1.5, 2.5], np.float32), "class": np.arange(3, dtype="i2")}
-    scan = read_ply(write(tmp_path / "scan.ply", {**xyz(), **RGB, **extra}, byte_order=">"))
+    scan = open_scan(write(tmp_path / "scan.ply", {**xyz(), **RGB, **extra}, byte_order=">"))
     out = tmp_path / "out.ply"
     confidence = np.array([0.5, 1.0, 0.0], np.float32)
     label = np.array([0, 12, 255], np.uint8)
-    write_labelled(out, scan, label, confidence, CLASSES, CLASS_COLORS)
+    write_labelled(out, scan, Labels(label, confidence, CLASSES, CLASS_COLORS))
     vertex = PlyData.read(str(out))["vertex"].data
     for name, values in {**xyz(), "Intensity": extra["Intensity"]}.items():
         np.testing.assert_array_equal(vertex[name], values)
@@ -118,14 +112,15 @@ def test_labels_come_after_what_the_scan_had(tmp_path: Path) -> None:
 def test_labelling_a_labelled_scan_loses_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "scan.ply", {**xyz(), **RGB})
     for name in ("once.ply", "twice.ply"):
-        scan = read_ply(path)
+        scan = open_scan(path)
         path = tmp_path / name
         label = np.zeros(3, np.uint8)
-        write_labelled(path, scan, label, np.ones(3, np.float32), CLASSES, CLASS_COLORS)
-    scan = read_ply(path)
-    assert scan.vertex["scan_red"].tolist() == [1, 4, 255]
-    assert scan.vertex["scan_scan_red"].tolist() == [0, 0, 0], "the first labels' colour"
-    assert colors(scan)[:, 0].tolist() == [1, 4, 255], "the scanner's colours, not the classes'"
+        labels = Labels(label, np.ones(3, np.float32), CLASSES, CLASS_COLORS)
+        write_labelled(path, scan, labels)
+    scan = open_scan(path)
+    assert scan.rows["scan_red"].tolist() == [1, 4, 255]
+    assert scan.rows["scan_scan_red"].tolist() == [0, 0, 0], "the first labels' colour"
+    assert scan.colors()[:, 0].tolist() == [1, 4, 255], "the scanner's colours, not the classes'"
 
 
 @given(count=st.integers(1, 50), seed=st.integers(0, 99))
@@ -135,10 +130,10 @@ def test_points_round_trip(tmp_path_factory: pytest.TempPathFactory, count: int,
     color = rng.integers(0, 256, (count, 3)).astype(np.uint8)
     path = tmp_path_factory.mktemp("points") / "scan.ply"
     write_points(path, pos, color)
-    scan = read_ply(path)
-    local, origin = positions(scan)
+    scan = open_scan(path)
+    local, origin = scan.positions()
     np.testing.assert_allclose(local + origin, pos, atol=1e-7)
-    np.testing.assert_array_equal(colors(scan), color)
+    np.testing.assert_array_equal(scan.colors(), color)
 
 
 BAD = {
@@ -200,7 +195,7 @@ def test_bad_files_get_one_clear_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / "scan.ply"
     path.write_bytes(content)
     with pytest.raises(DatasetError) as caught:
-        read_ply(path)
+        open_scan(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert found in message
@@ -217,4 +212,4 @@ def test_a_file_cut_short_is_refused_before_reading(tmp_path: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="found no file there"):
-        read_ply(tmp_path / "nothing.ply")
+        open_scan(tmp_path / "nothing.ply")
