@@ -8,36 +8,30 @@ and seed give the same counts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from .config import EvalConfig, TrainConfig
+from .config import EvalConfig
 from .data.store import Room, Store
 from .errors import DatasetError, RunError
-from .model.presets import PRESETS, published_as
 from .model.weights import describe, load_weights
 from .progress import SILENT, Progress
 from .results.baseline import learn_height_bands, score_height_bands
 from .results.failures import (
-    TITLES,
-    UNITS,
-    Failures,
-    confused_pairs,
     find_failures,
     no_failures,
 )
 from .results.metrics import Scores, scores
 from .results.plots import room_picture
-from .results.report import DAGGER, Report, Row, Table, percent
+from .results.report import Report
 from .results.runs import Run, latest_finished, open_run
 from .results.scorefiles import write_protocols, write_scores
 from .results.viewer import SAFE_COLORS, write_viewer
 from .runtime.device import pick_device
-from .runtime.environment import describe_environment
+from .scorecard import Counts, Evaluation, build_report, record_scores
 from .scoring import RoomAnswer, Subject, answer_rooms, count_blocks
 
 PICTURES = 4  # rooms drawn at most
@@ -75,40 +69,6 @@ class EvalResult:
     """The scores of every run under every protocol asked for."""
 
     results: tuple[RunScores, ...]
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """What is being evaluated, and how."""
-
-    run: Run
-    config: TrainConfig
-    subject: Subject
-    options: EvalConfig
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """What a protocol came to.
-
-    Attributes:
-        rooms: confusion counts (C, C) by room.
-        first: counts of the first vote, summed; None without votes.
-        failures: where points are wrong; None but under protocol `room`.
-        blocks: draws that the network saw.
-        seconds: what they took, reading and drawing included, pictures not.
-    """
-
-    rooms: dict[str, np.ndarray]
-    first: np.ndarray | None
-    failures: Failures | None
-    blocks: int
-    seconds: float
-
-    @property
-    def matrix(self) -> np.ndarray:
-        """The counts of all rooms."""
-        return np.sum(list(self.rooms.values()), axis=0)
 
 
 def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
@@ -151,7 +111,7 @@ def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
     return runs
 
 
-def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> _Evaluation:
+def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> Evaluation:
     trained = run.config
     if trained.test_area is None:
         raise RunError(f"{run.path}: found no test area in its configuration, expected one.")
@@ -179,10 +139,10 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         seed=config.seed,
         votes=config.votes,
     )
-    return _Evaluation(run, trained, subject, config)
+    return Evaluation(run, trained, subject, config)
 
 
-def _baseline(evaluation: _Evaluation, progress: Progress) -> np.ndarray:
+def _baseline(evaluation: Evaluation, progress: Progress) -> np.ndarray:
     """Return the counts of height bands, learned on all areas but the test area."""
     store = evaluation.subject.store
     classes = len(store.classes)
@@ -200,7 +160,7 @@ def _baseline(evaluation: _Evaluation, progress: Progress) -> np.ndarray:
 
 
 def _score(
-    evaluation: _Evaluation, protocol: str, bands: np.ndarray, progress: Progress
+    evaluation: Evaluation, protocol: str, bands: np.ndarray, progress: Progress
 ) -> RunScores:
     classes, absent = evaluation.subject.store.classes, evaluation.options.absent
     folder = evaluation.run.path / "eval" / protocol
@@ -210,8 +170,8 @@ def _score(
         counts = _count_blocks(evaluation, protocol, progress)
     found = scores(counts.matrix, classes, absent_as=absent)
     baseline = scores(bands, classes, absent_as=absent)
-    values = _values(evaluation, protocol, counts, found, baseline)
-    report = _report(evaluation, protocol, counts, found, baseline, values)
+    values = record_scores(evaluation, protocol, counts, found, baseline)
+    report = build_report(evaluation, protocol, counts, found, baseline, values)
     options = evaluation.options
     files = write_scores(
         folder,
@@ -235,7 +195,7 @@ def _score(
     )
 
 
-def _count_rooms(evaluation: _Evaluation, folder: Path, progress: Progress) -> _Counts:
+def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Counts:
     """Score every point of each room; draw the first rooms."""
     subject, options = evaluation.subject, evaluation.options
     classes = len(subject.store.classes)
@@ -253,24 +213,24 @@ def _count_rooms(evaluation: _Evaluation, folder: Path, progress: Progress) -> _
         if options.view and number < PICTURES:
             _write_view(evaluation, folder, answer)
     votes = first if subject.votes > 1 else None
-    return _Counts(rooms, votes, failures, blocks, seconds)
+    return Counts(rooms, votes, failures, blocks, seconds)
 
 
-def _count_blocks(evaluation: _Evaluation, protocol: str, progress: Progress) -> _Counts:
+def _count_blocks(evaluation: Evaluation, protocol: str, progress: Progress) -> Counts:
     found = list(count_blocks(evaluation.subject, protocol, progress))
     rooms = {counted.room.name: counted.matrix for counted in found}
     blocks, seconds = sum(c.blocks for c in found), sum(c.seconds for c in found)
-    return _Counts(rooms, None, None, blocks, seconds)
+    return Counts(rooms, None, None, blocks, seconds)
 
 
-def _colors(evaluation: _Evaluation) -> tuple[tuple[int, ...], ...]:
+def _colors(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
     store = evaluation.subject.store
     if evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS):
         return SAFE_COLORS[: len(store.classes)]
     return tuple(tuple(color) for color in store.class_colors)
 
 
-def _draw(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> None:
+def _draw(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> None:
     room = answer.room
     room_picture(
         folder / f"room_{room.name}.png",
@@ -284,7 +244,7 @@ def _draw(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> None:
     )
 
 
-def _write_view(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> None:
+def _write_view(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> None:
     room, run = answer.room, evaluation.run
     write_viewer(
         folder / f"view_{room.name}.html",
@@ -298,134 +258,3 @@ def _write_view(evaluation: _Evaluation, folder: Path, answer: RoomAnswer) -> No
         predicted=answer.predicted,
         confidence=answer.confidence,
     )
-
-
-# --- what the scores say -----------------------------------------------------------------------
-
-
-def _values(
-    evaluation: _Evaluation,
-    protocol: str,
-    counts: _Counts,
-    found: Scores,
-    baseline: Scores,
-) -> dict[str, Any]:
-    """Return everything that scores.json records."""
-    subject, options = evaluation.subject, evaluation.options
-    device = next(subject.model.parameters()).device
-    values = {
-        "run": evaluation.run.name,
-        "protocol": protocol,
-        "test_area": evaluation.config.test_area,
-        "checkpoint": options.checkpoint,
-        "seed": options.seed,
-        "votes": options.votes if protocol == "room" else 1,
-        "num_points": subject.num_points,
-        "classes": list(subject.store.classes),
-        **asdict(found),
-        "baseline": asdict(baseline),
-        "confusion": counts.matrix.tolist(),
-        "rooms": {name: matrix.tolist() for name, matrix in counts.rooms.items()},
-        "blocks": counts.blocks,
-        "seconds": counts.seconds,
-        "store": {"path": str(subject.store.path), "fingerprint": subject.store.fingerprint},
-        "store_rooms": len(subject.store.rooms()),
-        "training": evaluation.run.environment,
-        "environment": describe_environment(device),
-    }
-    if counts.first is not None:
-        once = scores(counts.first, subject.store.classes, absent_as=options.absent)
-        values["first_vote"] = asdict(once)
-    if counts.failures is not None:
-        values["failures"] = counts.failures.plain()
-    return values
-
-
-def _report(
-    evaluation: _Evaluation,
-    protocol: str,
-    counts: _Counts,
-    found: Scores,
-    baseline: Scores,
-    values: dict[str, Any],
-) -> Report:
-    model, subject, run = evaluation.config.model, evaluation.subject, evaluation.run
-    rows = [Row.of(f"{run.name}: {describe(model)}", found)]
-    notes = _notes(subject, found)
-    if "first_vote" in values:
-        once = values["first_vote"]
-        rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
-        gain = 100 * (found.miou - once["miou"])
-        notes.append(
-            f"{subject.votes} votes changed mIoU by {gain:+.2f} points for {subject.votes} times "
-            "the work."
-        )
-    rows.append(Row.of("height bands, no network", baseline))
-    preset = PRESETS.get(published_as(model) or "")
-    of_s3dis = subject.store.published_rooms and evaluation.config.test_area == 5
-    if preset and preset.published and of_s3dis:
-        mark = "" if preset.cited else f" {DAGGER}"
-        rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
-        if mark:
-            notes.append(f"{DAGGER} recalled from the paper, not read again.")
-    facts = _facts(evaluation, protocol, found, values)
-    title = f"{run.name} on Area {evaluation.config.test_area}, protocol {protocol}"
-    tables = _failure_tables(subject, counts)
-    return Report(title, subject.store.classes, tuple(rows), facts, tuple(notes), values, tables)
-
-
-def _facts(
-    evaluation: _Evaluation, protocol: str, found: Scores, values: dict[str, Any]
-) -> dict[str, str]:
-    """Return what the scores were made with."""
-    config, options, subject = evaluation.config, evaluation.options, evaluation.subject
-    votes = f", {subject.votes} votes" if values["votes"] > 1 else ""
-    environment, store = values["environment"], subject.store
-    return {
-        "protocol": f"{protocol}{votes}, seed {options.seed}, {found.points:,} points scored",
-        "test area": f"{config.test_area}, {len(subject.rooms)} rooms",
-        "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
-        f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
-        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
-        "hardware": environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads",
-        "software": f"torch {environment['packages']['torch']}, commit {environment['commit']}",
-        "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
-    }
-
-
-def _notes(subject: Subject, found: Scores) -> list[str]:
-    notes = ["Scores in percent; IoU per class."]
-    if found.absent and found.absent_as == "exclude":
-        notes.append(
-            f"Absent classes, left out of the means: {', '.join(found.absent)}. "
-            "Means over other classes do not compare."
-        )
-    elif found.absent:
-        notes.append(
-            f"Absent classes ({', '.join(found.absent)}) count as {found.absent_as} in the means, "
-            "to compare with code that does so; the default leaves them out."
-        )
-    rooms, published = len(subject.store.rooms()), subject.store.published_rooms
-    if rooms < published:
-        notes.append(
-            f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
-            "stand beside it for orientation only."
-        )
-    return notes
-
-
-def _failure_tables(subject: Subject, counts: _Counts) -> tuple[Table, ...]:
-    """Return where the network fails: the pairs confused most, and errors by attribute."""
-    if counts.failures is None:
-        return ()
-    pairs = confused_pairs(counts.matrix, subject.store.classes)
-    lines = ((a, b, f"{count:,}", percent(share)) for a, b, count, share in pairs)
-    tables = [
-        Table("Most confused", ("ground truth", "taken for", "points", "% of it"), tuple(lines))
-    ]
-    for name, title in TITLES.items():
-        rows = counts.failures.rows(name)
-        shown = ((label, f"{points:,}", percent(share)) for label, points, share in rows)
-        columns = (UNITS[name], "points", "% wrong")
-        tables.append(Table(f"Errors by {title}", columns, tuple(shown)))
-    return tuple(tables)

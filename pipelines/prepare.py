@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from .config import PrepareConfig
-from .data.custom import CustomDataset, CustomRoom, read_custom_room, read_description
+from .data.custom import CustomDataset, CustomRoom, read_description
+from .data.custom_rooms import read_custom_room
 from .data.pointnet_h5 import export_pointnet_h5
 from .data.rooms import RoomNotes, read_raw_room
 from .data.s3dis_raw import RawDataset, RawRoom, find_raw

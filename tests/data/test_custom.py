@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pipelines.config import PrepareConfig
-from pipelines.data.custom import read_custom_room, read_description, spread_colors
+from pipelines.data.custom import read_description, spread_colors
+from pipelines.data.custom_rooms import read_custom_room
 from pipelines.data.store import IGNORED, Room, Store
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare
