@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from pipelines.data.store import Room, Store, area_file, make_room, write_manifest, write_rooms
 
 SIZE = (2.1, 1.6, 2.5)  # m
@@ -24,7 +24,14 @@ def write_tiny_store(data: Path, *, points: int = 800, test_area: int = 3) -> St
     for area in (1, 2, 3):
         write_rooms(area_file(data, area), [room for room in rooms if room.area == area])
     infos = [asdict(room.info(len(CLASSES))) for room in rooms]
-    write_manifest(data, infos, classes=CLASSES, class_colors=CLASS_COLORS, test_area=test_area)
+    write_manifest(
+        data,
+        infos,
+        classes=CLASSES,
+        class_colors=CLASS_COLORS,
+        test_area=test_area,
+        published_rooms=sum(PUBLISHED_ROOMS.values()),
+    )
     return Store.open(data)
 
 
