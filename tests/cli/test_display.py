@@ -35,7 +35,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_json([{"path": Path("a/b"), "config": PrepareConfig(), "values": (1, None)}])
     (found,) = json.loads(capsys.readouterr().out)
     assert found["path"] == "a/b"
-    assert found["config"]["test_area"] == 5
+    assert found["config"]["data"] == "data"
     assert found["values"] == [1, None]
 
 
