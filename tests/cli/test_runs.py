@@ -53,7 +53,7 @@ def test_compare_needs_scores_and_says_how_to_get_them(
 
 def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     scored = succeed(capsys, "eval", "first", "second", "--no-pictures", "--device", "cpu")
-    assert "first     room" in scored, "runs side by side"
+    assert "\nfirst   room  " in scored, "runs side by side"
     shown = succeed(capsys, "runs", "compare", "first", "second")
     assert "max_steps" in shown
     assert "− first: second" in shown
