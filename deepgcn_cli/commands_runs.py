@@ -187,10 +187,9 @@ def compare_runs(
 
 
 def _opened(name: Path, runs: Path | None) -> Run:
-    from pipelines.results.runs import open_run
+    from pipelines.results.runs import named_run
 
-    inside = (runs or TrainConfig.runs) / name
-    return open_run(inside if inside.is_dir() or not name.is_dir() else name)
+    return named_run(name, runs or TrainConfig.runs)
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .results.failures import (
 from .results.metrics import Scores, scores
 from .results.plots import room_picture
 from .results.report import Report
-from .results.runs import Run, latest_finished, open_run
+from .results.runs import Run, latest_finished, named_run
 from .results.scorefiles import write_protocols, write_scores
 from .results.viewer import SAFE_COLORS, write_viewer
 from .runtime.device import pick_device
@@ -100,11 +100,7 @@ def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
         run = latest_finished(config.runs)
         progress.say(f"{run.path}: the latest finished run")
         return [run]
-    inside = [path if path.is_dir() else config.runs / path for path in config.run_dirs]
-    runs = [
-        open_run(folder if folder.is_dir() else path)
-        for folder, path in zip(inside, config.run_dirs, strict=True)
-    ]
+    runs = [named_run(path, config.runs) for path in config.run_dirs]
     for run in runs:
         if run.state != "finished":
             progress.warn(f"{run.path}: the run is {run.state}; its scores are not final.")

@@ -26,7 +26,7 @@ from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
 from .model.weights import describe, load_weights, read_metadata
 from .progress import SILENT, Progress
-from .results.runs import latest_finished, open_run
+from .results.runs import latest_finished, named_run
 from .results.viewer import write_viewer
 from .runtime.device import pick_device
 
@@ -111,8 +111,7 @@ def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
     if config.weights is not None:
         return config.weights
     if config.run is not None:
-        found = config.run if config.run.is_dir() else config.runs / config.run
-        return open_run(found if found.is_dir() else config.run).weights()
+        return named_run(config.run, config.runs).weights()
     run = latest_finished(config.runs)
     progress.say(f"{run.path}: the latest finished run")
     return run.weights()

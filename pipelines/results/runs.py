@@ -160,6 +160,20 @@ def open_run(path: Path) -> Run:
     return Run(path)
 
 
+def named_run(named: Path, runs_dir: Path) -> Run:
+    """Return the run that a person means: a name in the folder of the runs, or a path.
+
+    Raises:
+        RunError: neither is a run.
+    """
+    for path in (runs_dir / named, named):
+        if (path / CONFIG).is_file():
+            return Run(path)
+    return open_run(
+        named if named.is_dir() else runs_dir / named if len(named.parts) == 1 else named
+    )
+
+
 def find_runs(runs_dir: Path) -> list[Run]:
     """Return the runs in a folder, oldest first; none if there is no such folder."""
     if not runs_dir.is_dir():

@@ -11,7 +11,14 @@ import pytest
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError, RunError
 from pipelines.results.lock import lock_run
-from pipelines.results.runs import Run, create_run, find_runs, latest_finished, open_run
+from pipelines.results.runs import (
+    Run,
+    create_run,
+    find_runs,
+    latest_finished,
+    named_run,
+    open_run,
+)
 
 
 def make(runs: Path, name: str | None = "first", **changes: object) -> Run:
@@ -148,3 +155,15 @@ def test_status_keeps_what_is_not_named(tmp_path: Path) -> None:
     assert run.status["step"] == 4
     assert run.status["best_miou"] == 0.5
     assert json.loads((run.path / "status.json").read_text()) == run.status
+
+
+def test_a_run_is_meant_by_name_or_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs", "mine")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()  # another folder of this name, which is no run
+    for named in (Path("mine"), Path("runs/mine"), run.path):
+        assert named_run(named, Path("runs")).path.resolve() == run.path.resolve()
+    with pytest.raises(RunError, match=r"^runs/mini: found no run there\. Did you mean 'mine'\?"):
+        named_run(Path("mini"), Path("runs"))
+    with pytest.raises(RunError, match=r"^runs/mini: found no run there"):
+        named_run(Path("runs/mini"), Path("runs"))
