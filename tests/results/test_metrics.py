@@ -80,6 +80,10 @@ def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     )
     assert found.macc == pytest.approx(recall)
     assert (matrix == sklearn_metrics.confusion_matrix(label, predicted, labels=range(6))).all()
+    for name, value in (("zero", 0), ("one", 1), ("minus-one", -1)):
+        every = np.full(6, float(value))
+        every[occur] = expected
+        assert scores(matrix, tuple("abcdef"), absent_as=name).miou == pytest.approx(every.mean())
 
 
 def test_points_without_a_class_are_not_counted() -> None:
