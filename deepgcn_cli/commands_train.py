@@ -212,10 +212,10 @@ def _run_to_resume(runs: Path, run: str | None) -> Path:
     Raises:
         RunError: no run is unfinished.
     """
-    from pipelines.results.runs import find_runs
+    from pipelines.results.runs import find_runs, named_run
 
     if run is not None:
-        return Path(run) if Path(run).is_dir() or "/" in run else runs / run
+        return named_run(Path(run), runs).path
     unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]
     if not unfinished:
         raise RunError(

@@ -201,7 +201,8 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     for number, answer in enumerate(answer_rooms(subject, progress)):
         room = answer.room
         rooms[room.name] = answer.matrix(classes)
-        first += replace(answer, predicted=answer.first).matrix(classes)
+        if subject.votes > 1:
+            first += replace(answer, predicted=answer.first).matrix(classes)
         failures += find_failures(room.pos, room.label, answer.predicted)
         blocks, seconds = blocks + answer.blocks, seconds + answer.seconds
         if options.pictures and number < PICTURES:

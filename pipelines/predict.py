@@ -1,8 +1,8 @@
 """The predict stage: scans in, labelled scans out.
 
 A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
-about 45 bytes a point, and the blocks that the network is working on; the labels of a large scan
-are kept on disk as they are made (`labelling`), so that a stop loses little.
+about 65 bytes a point at the peak, and the blocks that the network is working on; the labels of a
+large scan are kept on disk as they are made (`labelling`), so that a stop loses little.
 """
 
 from __future__ import annotations
