@@ -150,6 +150,10 @@ def predict(
         Path | None,
         option("File for one scan, folder for several. [default: beside the scan]", metavar="PATH"),
     ] = None,
+    format: Annotated[
+        str | None,
+        option("Format of the results: ply, las, csv, … [default: the scan's]", metavar="NAME"),
+    ] = None,
     no_color_ok: Annotated[
         bool | None,
         option("Take scans without colour, as grey.", "--no-color-ok"),

@@ -84,18 +84,27 @@ def print_predictions(result: PredictResult, *, as_json: bool) -> None:
     """Print what each scan was found to hold."""
     if as_json:
         return print_json(result)
-    for scan in result.scans:
+    for number, scan in enumerate(result.scans):
+        if number:
+            print_text("")
         print_scan(scan)
 
 
 def print_scan(scan: ScanResult) -> None:
-    """Print one labelled scan: where it is, and the share of each class."""
+    """Print one labelled scan: where it is, how large, and what each class has of it."""
     labelled = scan.points - scan.unlabelled
     unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""
+    extent = " × ".join(f"{size:.2f}" for size in scan.extent)
     print_text(
-        f"{scan.out}: {scan.points:,} points{unlabelled}, "
-        f"mean confidence {100 * scan.confidence:.1f} %, {scan.seconds:.1f} s"
+        f"{scan.out}: {scan.points:,} points{unlabelled}, {extent} m, "
+        f"mean confidence {100 * scan.confidence:.1f} %\n"
+        f"{scan.seconds:.1f} s, of which labelling {scan.label_seconds:.1f} s "
+        f"({labelled / scan.label_seconds:,.0f} points/s)"
     )
     found = sorted(scan.counts.items(), key=lambda item: -item[1])
-    shares = [f"{name} {100 * count / labelled:.1f} %" for name, count in found if count]
-    print_text(f"  {', '.join(shares)}")
+    rows = [
+        [name, f"{count:,}", f"{100 * count / labelled:.1f} %", f"{scan.areas[name]:.1f}"]
+        for name, count in found
+        if count
+    ]
+    print_table(["class", "points", "share", "area m²"], rows)

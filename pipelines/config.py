@@ -271,6 +271,7 @@ class PredictConfig:
     weights: Path | None = None
     runs: Path = Path("runs")
     out: Path | None = None  # a file for one scan, a folder for several; None: beside the scan
+    format: str | None = None  # of the results, where `out` names no file; None: the scan's own
     no_color_ok: bool = False
     drop_nan: bool = False
     view: bool = False  # also write a page to look at in 3-D, beside the labelled scan

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .data.grid import grid_sort
+from .data.area import surface_areas
+from .data.grid import Grid, grid_sort
 from .files import atomic_json
 from .inference import block_logits, softmax
 from .model.deepgcn import DeepGCN
@@ -53,11 +54,13 @@ class Labelled:
         label: (N,) uint8, UNLABELLED for a point without coordinates.
         confidence: (N,) float32, the largest probability; 0 without label.
         probabilities: (N, C) float32, or None.
+        areas: (C,) float64, the area of each class's surfaces in m², see `surface_areas`.
     """
 
     label: np.ndarray
     confidence: np.ndarray
     probabilities: np.ndarray | None = None
+    areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def flush(self) -> None:
         """Bring arrays that are files onto the disk."""
@@ -92,9 +95,7 @@ def label_points(
         made_from: tells this scan and these weights from others.
         task: is advanced by the points of each block; those of an earlier start come at once.
     """
-    known = np.flatnonzero(~np.isnan(pos[:, 0]))
-    order, grid = grid_sort(pos[known])
-    order = known[order]
+    order, grid = _sorted_by_cell(pos)
     keep = Keep.open(part, f"{made_from} {drawing}", len(pos), model.config.num_classes, drawing)
     pos, color = pos[order], color[order]
     task.advance(keep.points)
@@ -111,11 +112,21 @@ def label_points(
             first=keep.blocks,
             task=task,
         ):
-            keep.add(order[block.points], softmax(block.logits))
+            keep.add(order[block.points], pos[block.points], softmax(block.logits))
     except BaseException:
         keep.save()
         raise
     return keep.labelled
+
+
+def _sorted_by_cell(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
+    """Return the order of the points that have coordinates, (n,) int64, and their cells."""
+    unknown = np.isnan(pos[:, 0])
+    if not unknown.any():
+        return grid_sort(pos)
+    known = np.flatnonzero(~unknown)
+    order, grid = grid_sort(pos[known])
+    return known[order], grid
 
 
 class Keep:
@@ -141,13 +152,12 @@ class Keep:
         if drawing.probabilities:
             shapes["probabilities"] = (points, classes)
         if points < KEPT_FROM:
-            return cls(
-                _begin({name: np.empty(s, _kind(name)) for name, s in shapes.items()}),
-                None,
-                made_from,
-            )
+            fresh = {name: np.empty(shape, _kind(name)) for name, shape in shapes.items()}
+            return cls(_begin(fresh, classes), None, made_from)
         state = _read_state(folder)
-        again = state.get("made_from") == made_from and all(
+        areas = np.array(state.get("areas", []), np.float64)
+        again = state.get("made_from") == made_from and len(areas) == classes
+        again = again and all(
             (folder / name).is_file()
             and (folder / name).stat().st_size == np.prod(shape) * np.dtype(_kind(name)).itemsize
             for name, shape in shapes.items()
@@ -160,15 +170,22 @@ class Keep:
             for name, shape in shapes.items()
         }
         if not again:
-            return cls(_begin(arrays), folder, made_from)
-        keep = cls(_labelled(arrays), folder, made_from)
+            return cls(_begin(arrays, classes), folder, made_from)
+        keep = cls(_labelled(arrays, areas), folder, made_from)
         keep.blocks, keep.points = int(state["blocks"]), int(state["points"])
         return keep
 
-    def add(self, places: np.ndarray, probabilities: np.ndarray) -> None:
-        """Add one block: where its points are in the scan (n,), and their probabilities (n, C)."""
-        labelled = self.labelled
-        labelled.label[places] = probabilities.argmax(axis=1)
+    def add(self, places: np.ndarray, pos: np.ndarray, probabilities: np.ndarray) -> None:
+        """Add one block.
+
+        Args:
+            places: (n,) where its points are in the scan.
+            pos: (n, 3) their coordinates.
+            probabilities: (n, C) of each class.
+        """
+        labelled, label = self.labelled, probabilities.argmax(axis=1)
+        labelled.label[places] = label
+        labelled.areas[...] += surface_areas(pos, label, len(labelled.areas))
         labelled.confidence[places] = probabilities.max(axis=1)
         if labelled.probabilities is not None:
             labelled.probabilities[places] = probabilities
@@ -183,7 +200,12 @@ class Keep:
         if self.folder is None:
             return
         self.labelled.flush()
-        state = {"made_from": self.made_from, "blocks": self.blocks, "points": self.points}
+        state = {
+            "made_from": self.made_from,
+            "blocks": self.blocks,
+            "points": self.points,
+            "areas": self.labelled.areas.tolist(),
+        }
         atomic_json(self.folder / STATE, state)
 
 
@@ -191,16 +213,16 @@ def _kind(name: str) -> str:
     return "u1" if name == "label" else "f4"
 
 
-def _begin(arrays: dict[str, np.ndarray]) -> Labelled:
+def _begin(arrays: dict[str, np.ndarray], classes: int) -> Labelled:
     arrays["label"][...] = UNLABELLED
     for name in ("confidence", "probabilities"):
         if name in arrays:
             arrays[name][...] = 0
-    return _labelled(arrays)
+    return _labelled(arrays, np.zeros(classes))
 
 
-def _labelled(arrays: dict[str, np.ndarray]) -> Labelled:
-    return Labelled(arrays["label"], arrays["confidence"], arrays.get("probabilities"))
+def _labelled(arrays: dict[str, np.ndarray], areas: np.ndarray) -> Labelled:
+    return Labelled(arrays["label"], arrays["confidence"], arrays.get("probabilities"), areas)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The predict stage: scans in, labelled scans out.
 
 A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
-about 65 bytes a point at the peak, and the blocks that the network is working on; the labels of a
+about 45 bytes a point at the peak, and the blocks that the network is working on; the labels of a
 large scan are kept on disk as they are made (`labelling`), so that a stop loses little.
 """
 
@@ -44,8 +44,11 @@ class ScanResult:
         points: its points.
         unlabelled: points without coordinates, written with class 255.
         counts: points per class.
+        areas: m² of the surfaces of each class, an estimate (`data.area.surface_areas`).
+        extent: the scan's size along x, y and z in metres.
         confidence: mean confidence of the labelled points, 0 to 1.
         seconds: wall time.
+        label_seconds: of it, the time that labelling took; the rest was reading and writing.
     """
 
     scan: Path
@@ -53,8 +56,11 @@ class ScanResult:
     points: int
     unlabelled: int
     counts: dict[str, int]
+    areas: dict[str, float]
+    extent: tuple[float, ...]
     confidence: float
     seconds: float
+    label_seconds: float
 
 
 @dataclass(frozen=True)
@@ -150,15 +156,15 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     taken = [path.resolve() for path in (*scans, *outs)]
     if len(set(taken)) < len(taken):
         raise ConfigError(
-            f"--out {config.out}: found outputs that overwrite a scan or each other.\n"
-            "Give another file for one scan, or a folder for several of different names."
+            f"{config.out or 'predict'}: found outputs that overwrite a scan or each other.\n"
+            "Give another --out file for one scan, or a folder for several of different names."
         )
     return outs
 
 
 def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     check_format(scan)
-    name = labelled_name(scan)
+    name = labelled_name(scan, config.format)
     if config.out is None:
         return scan.resolve().parent / name if scan.is_dir() else scan.with_name(name)
     return config.out / name if several or config.out.is_dir() else config.out
@@ -173,6 +179,7 @@ def _predict_one(
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)
     total = int((~np.isnan(pos[:, 0])).sum())
+    begun = time.monotonic()
     with progress.task(f"Labelling {path.name}", total=total, unit="points") as task:
         labelled = label_points(
             network.model,
@@ -183,6 +190,7 @@ def _predict_one(
             made_from=_made_from(path, scan, network),
             task=task,
         )
+    label_seconds = time.monotonic() - begun
     _write(out, scan, labelled, network)
     if config.view:
         _write_view(out, path, pos + origin, color, labelled, network)
@@ -194,8 +202,11 @@ def _predict_one(
         points=len(scan),
         unlabelled=int(counts[UNLABELLED]),
         counts={name: int(counts[number]) for number, name in enumerate(network.classes)},
+        areas=dict(zip(network.classes, labelled.areas.tolist(), strict=True)),
+        extent=tuple(float(np.nanmax(axis)) for axis in pos.T),
         confidence=float(labelled.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
+        label_seconds=label_seconds,
     )
 
 

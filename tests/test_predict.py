@@ -278,3 +278,31 @@ def test_a_page_to_look_at_the_result(scan: Path, trained: Run, tmp_path: Path) 
     assert "scan.ply" in page
     assert found.out == tmp_path / "out.ply"
     assert "http://" not in page.replace("http://www.w3.org", ""), "nothing is fetched"
+
+
+def test_the_summary_follows_from_the_labelled_scan(
+    scan: Path, trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray]
+) -> None:
+    (found,) = label(scan, trained).scans
+    pos, of = points[0], labelled(found.out)["class"]
+    np.testing.assert_allclose(found.extent, np.ptp(pos, axis=0), rtol=1e-5)
+    assert found.counts == {name: int((of == c).sum()) for c, name in enumerate(CLASSES)}
+    for number, name in enumerate(CLASSES):
+        cells = np.unique(np.floor((pos[of == number] - pos.min(axis=0)) / 0.05), axis=0)
+        # A cell of 5 cm shows at most √3 times one of its faces.
+        assert found.areas[name] <= len(cells) * 0.05**2 * 3**0.5 + 1e-9
+        assert (found.areas[name] > 0) == (len(cells) > 0)
+    assert 0 < found.label_seconds < found.seconds
+
+
+def test_another_format_for_many_scans(trained: Run, scan: Path, tmp_path: Path) -> None:
+    vertex = labelled(label(scan, trained).scans[0].out)
+    text = tmp_path / "hall.xyz"
+    rows = np.c_[vertex["x"], vertex["y"], vertex["z"], np.full((len(vertex), 3), 9)]
+    np.savetxt(text, rows, "%g")
+    config = PredictConfig(scans=(text, scan), run=trained.path, format="ply", device="cpu")
+    found = predict(config).scans
+    assert [one.out.name for one in found] == ["hall.labelled.ply", "scan.labelled.ply"]
+    assert len(labelled(found[0].out)) == len(vertex)
+    with pytest.raises(ConfigError, match=r"scan\.labelled\.las: found the format '\.las'"):
+        predict(PredictConfig(scans=(scan,), run=trained.path, format="las"))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CELL = 0.5  # m
+CHUNK = 1 << 20  # points whose cells are worked out at a time, so that little memory is taken
 TOLERANCE = 1e-4  # m; an extent that exceeds a block position by less does not open another one
 
 
@@ -52,11 +53,15 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
         axis than positions of stride 0.5; points beyond the last cell belong to it.
     """
     nx, ny = (positions(float(extent), CELL) + 1 for extent in (pos[:, 0].max(), pos[:, 1].max()))
-    cell_x = np.minimum((pos[:, 0] / CELL).astype(np.int64), nx - 1)
-    cell_y = np.minimum((pos[:, 1] / CELL).astype(np.int64), ny - 1)
-    cell = cell_x * ny + cell_y
     # 16-bit keys are sorted by radix, several times faster than by comparison.
-    keys = cell.astype(np.uint16) if nx * ny < 1 << 16 else cell
-    order = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
-    counts = np.bincount(cell, minlength=nx * ny)
+    cells = np.empty(len(pos), np.uint16 if nx * ny <= 1 << 16 else np.int64)
+    counts = np.zeros(nx * ny, np.int64)
+    for start in range(0, len(pos), CHUNK):
+        part = slice(start, start + CHUNK)
+        cell_x = np.minimum((pos[part, 0] / CELL).astype(np.int64), nx - 1)
+        cell_y = np.minimum((pos[part, 1] / CELL).astype(np.int64), ny - 1)
+        cell = cell_x * ny + cell_y
+        cells[part] = cell
+        counts += np.bincount(cell, minlength=nx * ny)
+    order = np.argsort(cells, kind="stable").astype(np.int64, copy=False)
     return order, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))

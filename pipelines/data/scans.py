@@ -81,14 +81,19 @@ def check_format(path: Path, out: Path | None = None) -> None:
     results = _RESULTS.get(suffix, (".ply",))
     if out is not None and out.suffix.lower() not in results:
         raise ConfigError(
-            f"--out {out}: found the format {out.suffix or 'without a suffix'!r} for the labels of "
+            f"{out}: found the format {out.suffix or 'without a suffix'!r} for the labels of "
             f"{path.name}, expected one of: {', '.join(results)}."
         )
 
 
-def labelled_name(path: Path) -> str:
-    """Return the usual name of the result: `room.las` becomes `room.labelled.las`."""
+def labelled_name(path: Path, suffix: str | None = None) -> str:
+    """Return the name of the result: `room.las` becomes `room.labelled.las`.
+
+    `suffix` names another format than the usual one, with or without its dot.
+    """
     stem = path.resolve().name if path.is_dir() else path.stem
+    if suffix is not None:
+        return f"{stem}.labelled.{suffix.lower().lstrip('.')}"
     return f"{stem}.labelled{_RESULTS.get(_suffix(path), ('.ply',))[0]}"
 
 

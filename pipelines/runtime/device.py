@@ -12,11 +12,13 @@ import torch
 from ..errors import ConfigError
 from ..kernels import cuda
 from ..progress import SILENT, Progress
+from .allocation import keep_freed_memory
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     """Return the device that `name` stands for: "auto", "cpu" or "cuda".
 
+    Memory that CPU tensors leave stays with the process.
     A GPU that the fast kernels don't know is said once, in one line.
 
     Raises:
@@ -30,6 +32,8 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda" and (reason := cuda.why_not(device)):
         progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
     return device

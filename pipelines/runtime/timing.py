@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import ModelConfig, from_plain
 from ..model.deepgcn import DeepGCN
+from .allocation import keep_freed_memory
 
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
 
@@ -159,4 +160,5 @@ def main(network: Network, search: Search) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # as `pick_device` does for the stages
     main(own_network, own_search)

@@ -252,7 +252,7 @@ def test_names_of_results(tmp_path: Path) -> None:
 def test_unknown_formats_and_results() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean '\.las'\?"):
         check_format(Path("scan.lass"))
-    with pytest.raises(ConfigError, match=r"--out out\.las: .* expected one of: \.pcd, \.ply"):
+    with pytest.raises(ConfigError, match=r"out\.las: .* expected one of: \.pcd, \.ply"):
         check_format(Path("scan.pcd"), Path("out.las"))
     check_format(Path("scan.las"), Path("out.laz"))
 
