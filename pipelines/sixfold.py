@@ -7,7 +7,7 @@ areas' scores. They are about a point of mIoU apart, so both are reported.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from .results.metrics import Scores, scores
 from .results.published import SIX_FOLD
 from .results.report import DAGGER, Report, Row
 from .results.runs import Run, find_runs
-from .results.scorefiles import write_scores
+from .results.scorefiles import known_scores, write_scores
 from .train import train
 
 # Settings in which the runs of one six-fold evaluation may differ.
@@ -152,15 +152,10 @@ def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
 def _pool(
     config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
 ) -> SixFoldResult:
-    values = {area: _scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
+    values = {area: scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
     classes = tuple(next(iter(values.values()))["classes"])
     matrix = np.sum([np.array(each["confusion"]) for each in values.values()], axis=0)
-    areas = {
-        area: scores(np.array(each["confusion"]), classes, absent_as=config.absent)
-        for area, each in values.items()
-    }
-    pooled = scores(matrix, classes, absent_as=config.absent)
-    mean = mean_over_areas(list(areas.values()))
+    areas, pooled, mean = pool(values, absent_as=config.absent)
     base = next(iter(folds.values()))
     store = Store.open(config.data or base.config.data)
     of_s3dis = bool(store.published_rooms)
@@ -188,16 +183,27 @@ def _pool(
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 
-def _scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
+def pool(
+    values: Mapping[int, Mapping[str, Any]], *, absent_as: str = "exclude"
+) -> tuple[dict[int, Scores], Scores, Row]:
+    """Return each area's scores, those of the summed counts, and the mean of the areas'.
+
+    Args:
+        values: the scores.json of each area.
+        absent_as: what an absent class counts as in the means.
+    """
+    classes = tuple(next(iter(values.values()))["classes"])
+    counts = {area: np.array(each["confusion"]) for area, each in values.items()}
+    areas = {area: scores(each, classes, absent_as=absent_as) for area, each in counts.items()}
+    pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
+    return areas, pooled, mean_over_areas(list(areas.values()))
+
+
+def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
     """Return a run's scores.json, made now unless one with the same settings is there."""
-    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
-    if protocol == "room":
-        wanted["votes"] = config.votes
-    known = run.scores(protocol)
-    weights = run.weights(config.checkpoint)
-    path = run.path / "eval" / protocol / "scores.json"
-    same = known and all(known.get(name) == value for name, value in wanted.items())
-    if known and same and path.stat().st_mtime > weights.stat().st_mtime:
+    run.weights(config.checkpoint)  # raises if there are none
+    known = known_scores(run, config, protocol)
+    if known is not None:
         progress.say(f"{run.path}: scored before")
         return known
     one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))

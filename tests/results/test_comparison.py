@@ -56,7 +56,7 @@ def test_the_interval_of_two_rooms_is_what_all_draws_give() -> None:
     """Rooms (x, y) drawn twice: xx, xy, yx, yy; a quarter of the draws has only the worse one."""
     first = np.array([room(6, 4), room(6, 4)])
     other = np.array([room(9, 1), room(3, 7)])
-    low, high = bootstrap_interval(first, other, CLASSES)
+    low, high = bootstrap_interval(first, other)
     assert low == pytest.approx(3 / 17 - 6 / 14)
     assert high == pytest.approx(9 / 11 - 6 / 14)
 
