@@ -51,7 +51,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.ablate import AblateResult
+    from pipelines.ablation.summary import AblateResult
 
 OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
 
@@ -183,8 +183,8 @@ def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _show_status(flags: Mapping[str, Any]) -> None:
-    from pipelines.ablate import study_so_far
     from pipelines.ablation.study_file import latest_study
+    from pipelines.ablation.summary import study_so_far
 
     runs, grid = flags["runs"] or TrainConfig.runs, flags["grid"]
     name = flags["name"] or flags["preset"] or (grid.stem if grid else latest_study(runs))

@@ -11,46 +11,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 
 from .ablation.gather import STATES, Cell, fraction, gather, log_path, logged_error
 from .ablation.local import Ended, Job, Launcher, local_launcher
 from .ablation.matching import KnownRuns
 from .ablation.plan import make_plan
-from .ablation.study_file import FILE, Plan, load_plan, save_plan, seeded, study_folder
-from .ablation.tables import study_tables
+from .ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
+from .ablation.summary import AblateResult, summed_up
 from .config import AblateConfig, to_plain
 from .data.store import Store
 from .errors import RunError
 from .progress import SILENT, Progress, Task
 from .results.resume import differences
-from .results.study_files import write_study
-from .results.study_table import StudyTable
 from .runtime.interruption import Interruption, watch_for_interruption
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
-
-
-@dataclass(frozen=True)
-class AblateResult:
-    """What a study has come to.
-
-    Attributes:
-        study: its name.
-        tables: one a section.
-        files: what was written.
-        runs: of the study.
-        finished: how many of them are trained and scored.
-        failed: how many of them ended with an error.
-    """
-
-    study: str
-    tables: tuple[StudyTable, ...]
-    files: tuple[Path, ...]
-    runs: int
-    finished: int
-    failed: int
 
 
 def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult:
@@ -73,18 +48,7 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     if todo:
         with watch_for_interruption() as interruption:
             _run(plan, config, cells, todo, interruption, progress)
-    return _summed_up(plan, gather(plan), config.reports)
-
-
-def study_so_far(runs: Path, name: str, reports: tuple[str, ...] = ()) -> AblateResult:
-    """Return the table of a study as its runs are now; nothing is trained or scored.
-
-    Raises:
-        RunError: there is no such study.
-    """
-    plan = load_plan(study_folder(runs, name) / FILE)
-    cells = gather(plan)
-    return _summed_up(plan, cells, reports)
+    return summed_up(plan, gather(plan), config.reports)
 
 
 def _check_same_study(plan: Plan) -> None:
@@ -208,19 +172,3 @@ def _say_end(cell: Cell, end: Ended, progress: Progress) -> None:
     killed = f"killed by signal {-end.returncode}" if end.returncode < 0 else ""
     reason = logged_error(end.job.log) or end.reason or killed or f"exit code {end.returncode}"
     progress.warn(f"{cell.name} failed: {reason} (see {end.job.log})")
-
-
-# --- results -------------------------------------------------------------------------------------
-
-
-def _summed_up(plan: Plan, cells: Sequence[Cell], reports: Sequence[str]) -> AblateResult:
-    tables = study_tables(plan, cells)
-    files = write_study(plan.folder, tables, reports=reports)
-    return AblateResult(
-        study=plan.name,
-        tables=tables,
-        files=files,
-        runs=len(cells),
-        finished=sum(cell.state == "scored" for cell in cells),
-        failed=sum(cell.state in ("failed", "impossible") for cell in cells),
-    )

@@ -7,7 +7,7 @@ areas' scores. They are about a point of mIoU apart, so both are reported.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
 from .progress import SILENT, Progress
 from .results.comparison import different_settings
-from .results.metrics import Scores, scores
+from .results.folds import pool
+from .results.metrics import Scores
 from .results.published import SIX_FOLD
 from .results.report import DAGGER, Report, Row
 from .results.runs import Run, find_runs
@@ -183,22 +184,6 @@ def _pool(
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 
-def pool(
-    values: Mapping[int, Mapping[str, Any]], *, absent_as: str = "exclude"
-) -> tuple[dict[int, Scores], Scores, Row]:
-    """Return each area's scores, those of the summed counts, and the mean of the areas'.
-
-    Args:
-        values: the scores.json of each area.
-        absent_as: what an absent class counts as in the means.
-    """
-    classes = tuple(next(iter(values.values()))["classes"])
-    counts = {area: np.array(each["confusion"]) for area, each in values.items()}
-    areas = {area: scores(each, classes, absent_as=absent_as) for area, each in counts.items()}
-    pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
-    return areas, pooled, mean_over_areas(list(areas.values()))
-
-
 def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
     """Return a run's scores.json, made now unless one with the same settings is there."""
     run.weights(config.checkpoint)  # raises if there are none
@@ -211,22 +196,6 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
     made = run.scores(protocol)
     assert made is not None, "evaluate writes them"
     return made
-
-
-def mean_over_areas(found: Sequence[Scores]) -> Row:
-    """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
-
-    return Row(
-        name="mean of areas",
-        miou=float(np.mean([each.miou for each in found])),
-        oa=float(np.mean([each.oa for each in found])),
-        macc=float(np.mean([each.macc for each in found])),
-        iou=tuple(mean(values) for values in zip(*(each.iou for each in found), strict=True)),
-    )
 
 
 def _report(
