@@ -59,12 +59,16 @@ IN_FUNCTIONS = {
     "PIL",
     "tensorboard",
     "torch.utils.tensorboard",
+    "submitit",
 }
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
     *(f"pipelines/{name}.py" for name in ("__init__", *sorted(BASE))),
     "pipelines/data/",
     "pipelines/results/",
+    "pipelines/runtime/guard.py",
+    "pipelines/runtime/launch.py",
+    "pipelines/runtime/slurm",
     "pipelines/model/__init__.py",
     "pipelines/model/presets.py",
     "deepgcn_cli/",
@@ -80,6 +84,7 @@ HEAVY = {
         "plyfile",
         "safetensors",
         "tensorboard",
+        "submitit",
         "rich",
     ),
 }
