@@ -51,6 +51,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from pipelines.ablation.estimates import RowEstimate
     from pipelines.ablation.summary import AblateResult
 
 OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
@@ -61,7 +62,7 @@ def register(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
             "deepgcn ablate --preset smoke --seeds 2",
-            "deepgcn ablate --preset paper-table1 --seeds 3",
+            "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
             "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
             "deepgcn ablate --grid grid.yaml --workers 2",
             "deepgcn ablate --status",
@@ -125,6 +126,13 @@ def ablate(
             metavar="FORMAT",
         ),
     ] = None,
+    pictures: Annotated[
+        bool | None,
+        option("Draw mIoU over depth, width and k.", "--pictures/--no-pictures", default="on"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
+    ] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
     ] = False,
@@ -166,6 +174,9 @@ def ablate(
         return _show_status(flags)
     config = AblateConfig(**given(AblateConfig, flags), base=base_settings(flags))
 
+    if dry_run:
+        return _show_estimate(config, flags)
+
     from pipelines.ablate import ablate as stage
 
     from .interruption import interruptible
@@ -189,7 +200,51 @@ def _show_status(flags: Mapping[str, Any]) -> None:
     runs, grid = flags["runs"] or TrainConfig.runs, flags["grid"]
     name = flags["name"] or flags["preset"] or (grid.stem if grid else latest_study(runs))
     reports = tuple(flags["reports"] or ())
-    _print_result(study_so_far(runs, name, reports), as_json=flags["as_json"])
+    _print_result(
+        study_so_far(runs, name, reports, pictures=bool(flags["pictures"])),
+        as_json=flags["as_json"],
+    )
+
+
+def _show_estimate(config: AblateConfig, flags: Mapping[str, Any]) -> None:
+    from pipelines.ablate import dry_run
+    from pipelines.results.study_table import duration
+
+    from .display import print_json, print_table, print_text
+    from .progress import open_progress
+
+    found = dry_run(config, progress=open_progress(quiet=flags["quiet"]))
+    if flags["as_json"]:
+        return print_json(found)
+    columns = ("group", "row", "network", "runs", "parameters", "steps", "time", "memory")
+    print_table(columns, [_estimated(row) for row in found.rows])
+    for row in found.rows:
+        if row.row.error:
+            print_text(f"{row.row.name} cannot be trained: {row.row.error}")
+    for note in found.notes:
+        print_text(note)
+    runs = sum(row.runs for row in found.rows)
+    total = "–" if found.seconds is None else duration(found.seconds)
+    print_text(
+        f"{runs} runs to train, estimate {total} one after the other, scoring not counted. "
+        f"All times are estimates, from {found.source}."
+    )
+
+
+def _estimated(row: RowEstimate) -> tuple[str, ...]:
+    from pipelines.results.study_table import duration
+
+    planned = row.row
+    return (
+        planned.group,
+        planned.name,
+        planned.label,
+        str(row.runs),
+        "–" if planned.parameters is None else f"{planned.parameters / 1e6:.3f} M",
+        "–" if row.steps is None else f"{row.steps:,}",
+        "–" if row.seconds is None else duration(row.seconds),
+        "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+    )
 
 
 def _print_result(result: AblateResult, *, as_json: bool) -> None:

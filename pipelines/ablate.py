@@ -9,23 +9,28 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from typing import cast
 
+from .ablation.estimates import StudyEstimate, estimate
 from .ablation.gather import STATES, Cell, fraction, gather, log_path, logged_error
-from .ablation.local import Ended, Job, Launcher, local_launcher
 from .ablation.matching import KnownRuns
 from .ablation.plan import make_plan
 from .ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
 from .ablation.summary import AblateResult, summed_up
-from .config import AblateConfig, to_plain
+from .config import AblateConfig, TrainConfig, to_plain
 from .data.store import Store
 from .errors import RunError
 from .progress import SILENT, Progress, Task
 from .results.resume import differences
+from .results.study_table import duration
+from .runtime.device import gpu_names, pick_device
 from .runtime.interruption import Interruption, watch_for_interruption
+from .runtime.launch import Ended, Job, Launcher, local_launcher
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
+LEAST_SHARE = 0.05  # of a run that has to be done before the rest is estimated from it
 
 
 def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult:
@@ -48,7 +53,20 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     if todo:
         with watch_for_interruption() as interruption:
             _run(plan, config, cells, todo, interruption, progress)
-    return summed_up(plan, gather(plan), config.reports)
+    return summed_up(plan, gather(plan), config.reports, pictures=config.pictures)
+
+
+def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstimate:
+    """Return what a study will take; nothing is trained or written.
+
+    Raises:
+        ConfigError: the study does not exist or does not fit.
+        DatasetError: the store is missing or broken.
+    """
+    store = Store.open(config.data)
+    plan = make_plan(config, store)
+    device = pick_device(str(config.base.get("device", TrainConfig.device))).type
+    return estimate(plan, gather(plan), store, device, progress)
 
 
 def _check_same_study(plan: Plan) -> None:
@@ -88,10 +106,11 @@ class Bar:
         self.task, self.plan = task, plan
         self.done = {cell.name: 1.0 for cell in cells if cell.state == "scored"}
         self.running: dict[str, Cell] = {}
-        self.looked = 0.0
+        self.looked, self.began = 0.0, time.monotonic()
         for cell in cells:
             self.done.setdefault(cell.name, fraction(cell.run))
-        task.advance(sum(self.done.values()))
+        self.before = sum(self.done.values())
+        task.advance(self.before)
 
     def start(self, cell: Cell) -> None:
         """Note that a cell's process has begun."""
@@ -118,7 +137,18 @@ class Bar:
         gained = sum(share - self.done[name] for name, share in shares.items())
         self.done.update(shares)
         now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in self.running)
-        self.task.advance(gained, now=now or "–")
+        self.task.advance(gained, left=self.left(), now=now or "–")
+
+    def left(self) -> str:
+        """Return how long the rest will take if it goes on as since the beginning.
+
+        The figure of a bar's own is that of the last half minute, in which a run may have begun.
+        """
+        done = sum(self.done.values())
+        if done - self.before < LEAST_SHARE:
+            return "–"
+        passed = time.monotonic() - self.began
+        return duration(passed * (len(self.done) - done) / (done - self.before))
 
 
 def _run(
@@ -146,8 +176,9 @@ def _run(
             on_start=lambda job: bar.start(jobs[job.name][0]),
             tick=tick,
         )
-        with closing(endings) as ended:  # stops the jobs, which save
-            for end in ended:
+        # Closing stops the jobs, which save.
+        with closing(cast("Generator[Ended, None, None]", endings)):
+            for end in endings:
                 cell = jobs[end.job.name][0]
                 bar.end(cell)
                 _say_end(cell, end, progress)
@@ -162,7 +193,9 @@ def _job(plan: Plan, cell: Cell) -> Job:
 
 
 def _launcher(config: AblateConfig) -> Launcher:
-    return local_launcher(config.workers, threads=config.base.get("threads"))
+    """Return what runs the jobs: a GPU each, or a share of the cores where there are none."""
+    devices = () if config.base.get("device") == "cpu" else gpu_names()
+    return local_launcher(config.workers, devices, config.base.get("threads"))
 
 
 def _say_end(cell: Cell, end: Ended, progress: Progress) -> None:

@@ -288,6 +288,7 @@ class AblateConfig:
     votes: int = 1
     checkpoint: str = "best"
     reports: tuple[str, ...] = ("md",)
+    pictures: bool = True
 
     def __post_init__(self) -> None:
         if (self.preset is None) == (self.grid is None):

@@ -48,7 +48,7 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
         rows = _chosen(section, config.rows)
         if section.folds:
             rows = _in_store(rows, store, notes)
-        planned = [_planned(row, base, store) for row in rows]
+        planned = [_planned(row, base, store, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
         sections.append(PlannedSection(section.title, section.reference, section.folds, kept))
     return Plan(
@@ -135,7 +135,7 @@ def _chosen(section: Section, names: tuple[str, ...]) -> list[Row]:
     return rows
 
 
-def _planned(row: Row, base: TrainConfig, store: Store) -> PlannedRow:
+def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> PlannedRow:
     facts: dict[str, Any] = {"name": row.name, "group": row.group, "published": row.published}
     try:
         config = resolve(changed(base, row), store)
@@ -149,7 +149,7 @@ def _planned(row: Row, base: TrainConfig, store: Store) -> PlannedRow:
         **facts,
         label=_label(config, base),
         config=config,
-        full_size=_is_full_size(config, row.published, store),
+        full_size=_is_full_size(config, row.published, store, folds=folds),
         parameters=parameters_of(config.model),
         axes=axes,
     )
@@ -166,9 +166,10 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
     model, parts = config.model, [describe(config.model)]
     if model.knn != "dynamic":
         parts.append("fixed k-NN")
-    elif model.arch != "dgcnn":
-        dilated = f"dilated, ε {model.epsilon:g}" if model.dilation else "dilation 1"
-        parts.append(dilated)
+    elif not model.dilation:
+        parts.append("not dilated")
+    elif not model.epsilon:
+        parts.append("not stochastic")
     if config.recipe_text != "paper":
         parts.append(config.recipe_text)
     if config.test_area != base.test_area and base.test_area is not None:
@@ -176,8 +177,11 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
     return ", ".join(parts)
 
 
-def _is_full_size(config: TrainConfig, published: str | None, store: Store) -> bool:
-    """Whether a training is the published one: network, recipe, budget and data."""
+def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, folds: bool) -> bool:
+    """Whether a training is the published one: network, recipe, budget and data.
+
+    The figures are of area 5, those of `folds` of every area.
+    """
     if published is None:
         return False
     network = PRESETS[published].config
@@ -185,7 +189,7 @@ def _is_full_size(config: TrainConfig, published: str | None, store: Store) -> b
         dataclasses.replace(network, num_classes=config.model.num_classes) == config.model
         and not config.parts
         and all(getattr(config, name) == getattr(TrainConfig, name) for name in BUDGET)
-        and config.test_area == PUBLISHED_AREA
+        and (folds or config.test_area == PUBLISHED_AREA)
         and len(store.rooms()) == store.published_rooms
     )
 

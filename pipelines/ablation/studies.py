@@ -223,7 +223,9 @@ def _recipe_rows(recipe: str) -> Iterator[Row]:
 
 
 def _six_fold() -> Study:
-    rows = tuple(Row(f"area-{area}", "test area", {"test_area": area}) for area in AREAS)
+    rows = tuple(
+        Row(f"area-{area}", "test area", {"test_area": area}, published=REFERENCE) for area in AREAS
+    )
     section = Section("Six folds", rows, folds=True)
     return Study("six-fold", "Every area once the test area", (section,), fixed=("test_area",))
 

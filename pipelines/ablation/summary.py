@@ -34,7 +34,9 @@ class AblateResult:
     failed: int
 
 
-def study_so_far(runs: Path, name: str, reports: tuple[str, ...] = ()) -> AblateResult:
+def study_so_far(
+    runs: Path, name: str, reports: tuple[str, ...] = (), *, pictures: bool = False
+) -> AblateResult:
     """Return the table of a study as its runs are now; nothing is trained or scored.
 
     Raises:
@@ -42,13 +44,15 @@ def study_so_far(runs: Path, name: str, reports: tuple[str, ...] = ()) -> Ablate
     """
     plan = load_plan(study_folder(runs, name) / FILE)
     cells = gather(plan)
-    return summed_up(plan, cells, reports)
+    return summed_up(plan, cells, reports, pictures=pictures)
 
 
-def summed_up(plan: Plan, cells: Sequence[Cell], reports: Sequence[str]) -> AblateResult:
+def summed_up(
+    plan: Plan, cells: Sequence[Cell], reports: Sequence[str], *, pictures: bool
+) -> AblateResult:
     """Make the tables of a study as its cells are, and write them in the formats asked for."""
     tables = study_tables(plan, cells)
-    files = write_study(plan.folder, tables, reports=reports)
+    files = write_study(plan.folder, tables, reports=reports, pictures=pictures)
     return AblateResult(
         study=plan.name,
         tables=tables,

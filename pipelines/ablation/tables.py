@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..config import AREAS
 from ..model.presets import PRESETS
 from ..results.comparison import DRAWS, bootstrap_interval
+from ..results.folds import pool
+from ..results.published import SIX_FOLD
 from ..results.report import DAGGER
 from ..results.study_table import Delta, Line, Published, Sample, StudyTable
 from .gather import Cell, position
 from .study_file import Plan, PlannedRow, PlannedSection
+
+PUBLISHED_FOLDS = "ResGCN-28"  # of results.published.SIX_FOLD
+PUBLISHED_AREA = 5  # that the presets' figures are of
 
 
 def study_tables(plan: Plan, cells: Sequence[Cell]) -> tuple[StudyTable, ...]:
@@ -25,6 +32,8 @@ def study_tables(plan: Plan, cells: Sequence[Cell]) -> tuple[StudyTable, ...]:
 
 def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) -> StudyTable:
     lines = [_line(row, section, cells) for row in section.rows]
+    if section.folds:
+        lines += _fold_lines(section, cells)
     return StudyTable(
         study=plan.name,
         title=section.title,
@@ -50,7 +59,34 @@ def _line(row: PlannedRow, section: PlannedSection, cells: dict[str, list[Cell]]
         published=_published(row, section),
         remark=_remark(own),
         axes=row.axes,
+        network=dataclasses.asdict(row.config.model) if row.config else {},
     )
+
+
+def _fold_lines(section: PlannedSection, cells: dict[str, list[Cell]]) -> list[Line]:
+    """Return the lines of the folds together, over the seeds of which every fold is scored.
+
+    As `deepgcn eval --six-fold` does: the scores of the summed counts, and the areas' mean.
+    """
+    folds = [cells[row.name] for row in section.rows]
+    pooled, mean = [], []
+    for same_seed in zip(*folds, strict=True):
+        values = {cell.scores["test_area"]: cell.scores for cell in same_seed if cell.scores}
+        if len(values) == len(folds):
+            _, both, average = pool(values)
+            seed = same_seed[0].seed
+            pooled.append(Sample(seed, "", both.oa, both.macc, both.miou))
+            assert average.oa is not None
+            assert average.macc is not None
+            mean.append(Sample(seed, "", average.oa, average.macc, average.miou))
+    whole = len(section.rows) == len(AREAS) and all(row.full_size for row in section.rows)
+    paper = next(row for row in SIX_FOLD if row.name == PUBLISHED_FOLDS)
+    published = Published(paper.miou, None, paper.cited, comparable=whole)
+    label = f"{len(folds)} areas"
+    return [
+        Line("pooled", "all areas", label, tuple(pooled), published=published),
+        Line("mean", "all areas", label, tuple(mean)),
+    ]
 
 
 def _sample(cell: Cell) -> Sample:
@@ -97,7 +133,9 @@ def _subject(scores: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _published(row: PlannedRow, section: PlannedSection) -> Published | None:
-    if row.published is None:
+    if row.published is None or row.config is None:
+        return None
+    if row.config.test_area != PUBLISHED_AREA and section.folds:
         return None
     preset = PRESETS[row.published]
     if preset.published is None:
@@ -159,7 +197,7 @@ def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:
             f"of the {deltas[0].rooms} test rooms and the seeds."
         )
     published = [line.published for line in lines if line.published is not None]
-    if published and not all(each.comparable for each in published):
+    if any(each.delta is not None and not each.comparable for each in published):
         notes.append(
             "Published, full size: the paper's difference to its own reference row; network, "
             "recipe, budget or data here are other ones."

@@ -17,6 +17,7 @@ from typing import Any
 from .report import DAGGER, Table, escape_latex, markdown_table
 
 NONE = "–"
+TEXTS = 3  # leading columns of text
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,20 @@ class Published:
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table; `remark` says what is not finished or went wrong."""
+    """A row of the table.
+
+    Attributes:
+        name: plain.
+        group: what kind of change it is.
+        label: the network and what else the row changes, for people.
+        samples: its scored runs.
+        delta: against the reference row.
+        parameters: trainable values.
+        published: what the paper gives.
+        remark: what is not finished, or went wrong.
+        axes: where it stands in plots; `network` has the places.
+        network: the settings of its network.
+    """
 
     name: str
     group: str
@@ -76,6 +90,7 @@ class Line:
     published: Published | None = None
     remark: str = ""
     axes: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
 
     def mean(self, figure: str) -> float | None:
         """Return the mean of a figure over the seeds that have it."""
@@ -136,7 +151,8 @@ class StudyTable:
         """Return the table, its notes and facts as Markdown."""
         table = self.table()
         facts = "\n".join(f"- {name}: {value}" for name, value in self.facts.items())
-        parts = (f"## {self.title}", markdown_table(table.columns, table.lines), *self.notes, facts)
+        drawn = markdown_table(table.columns, table.lines, texts=TEXTS)
+        parts = (f"## {self.title}", drawn, *self.notes, facts)
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def as_latex(self) -> str:
@@ -151,7 +167,7 @@ class StudyTable:
                 r"\begin{table*}",
                 r"\centering\small",
                 rf"\caption{{{escape_latex(self.title)}.}}",
-                rf"\begin{{tabular}}{{lll{'r' * (len(table.columns) - 3)}}}",
+                rf"\begin{{tabular}}{{{'l' * TEXTS}{'r' * (len(table.columns) - TEXTS)}}}",
                 r"\toprule",
                 " & ".join(map(escape_latex, table.columns)) + r" \\",
                 r"\midrule",
