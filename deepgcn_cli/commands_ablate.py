@@ -167,7 +167,8 @@ def ablate(
 
     The network's and the training's options hold for every row where it has none of its own;
     rows that double or halve something do so from there. The same command goes on where it was
-    stopped, and takes finished runs as they are, whatever they are called.
+    stopped, and takes finished runs as they are, whatever they are called. Exit code 1: a run
+    failed; the others are in the table.
     """
     flags = locals()
     if status:
@@ -185,6 +186,8 @@ def ablate(
     with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
         result = stage(config, progress=open_progress(quiet=quiet))
     _print_result(result, as_json=as_json)
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
