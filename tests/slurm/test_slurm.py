@@ -242,7 +242,7 @@ def test_another_command_of_the_same_name(slurm_options: SlurmOptions, tmp_path:
 @pytest.mark.slow
 def test_a_training_that_is_requeued_goes_on(slurm_options: SlurmOptions, tmp_path: Path) -> None:
     write_tiny_store(tmp_path / "data")
-    code = TRAIN.format(data=tmp_path / "data", runs=tmp_path / "runs", steps=200)
+    code = TRAIN.format(data=tmp_path / "data", runs=tmp_path / "runs", steps=100)
     job = Job("train", (sys.executable, "-c", code), tmp_path / "train.log")
     launcher = slurm_launcher(slurm_options)
     metrics = tmp_path / "runs" / "run" / "metrics.jsonl"
@@ -262,4 +262,4 @@ def test_a_training_that_is_requeued_goes_on(slurm_options: SlurmOptions, tmp_pa
         for line in metrics.read_text().splitlines()
         if (record := json.loads(line))["event"] == "step"
     ]
-    assert [record["step"] for record in steps] == list(range(1, 201))
+    assert [record["step"] for record in steps] == list(range(1, 101))
