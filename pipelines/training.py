@@ -285,7 +285,7 @@ class Training:
 
     def say_stopping(self) -> None:
         """Say that a signal was heard."""
-        self.progress.say("Stopping after this step; once more stops at once, without saving.")
+        self.progress.say("Stopping after this step; Ctrl-C now stops at once, without saving.")
 
     def say_epoch(self, found: Scores, *, better: bool) -> None:
         """Say how an epoch ended."""
