@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint types check env clean
+.PHONY: demo test test-fast slurm-test lint types check env clean
 
 demo: env
 	$(BIN)/deepgcn demo
@@ -13,6 +13,10 @@ test: env
 
 test-fast: env
 	$(BIN)/python -m pytest -m "not slow"
+
+# Starts a SLURM of one node and gives it jobs; needs root, and apt-get where SLURM is not installed.
+slurm-test: env
+	tests/slurm/single_node.sh $(BIN)/python -m pytest -m slurm tests
 
 lint: env
 	$(BIN)/ruff check .

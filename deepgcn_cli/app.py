@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from . import (
+    commands_ablate,
     commands_apply,
     commands_bench,
     commands_data,
@@ -67,6 +68,7 @@ PARTS = (
     commands_data,
     commands_train,
     commands_apply,
+    commands_ablate,
     commands_runs,
     commands_weights,
     commands_machine,

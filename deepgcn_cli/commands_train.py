@@ -9,29 +9,42 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 
 from .options import (
     Arch,
+    BatchSize,
     Conv,
     Data,
     Depth,
     Device,
+    Dilation,
+    Dropout,
+    Epochs,
+    Epsilon,
     Json,
+    Knn,
+    Layout,
+    LearningRate,
+    MaxSteps,
     Neighbors,
+    NumPoints,
     Preset,
     Quiet,
+    Recipe,
     Runs,
     Seed,
+    TestArea,
     Threads,
+    ValFraction,
     Width,
+    With,
+    Without,
     examples,
     given,
     option,
 )
-
-PARTS = RECIPES["modern"]
 
 
 def register(app: typer.Typer) -> None:
@@ -57,70 +70,21 @@ def train(
     conv: Conv = None,
     width: Width = None,
     k: Neighbors = None,
-    dilation: Annotated[
-        bool | None,
-        option("Take every d-th of the k·d nearest.", "--dilation/--no-dilation", default="on"),
-    ] = None,
-    epsilon: Annotated[
-        float | None,
-        option("Probability of stochastic dilation.", default=ModelConfig.epsilon, metavar="P"),
-    ] = None,
-    knn: Annotated[
-        str | None,
-        option(f"Graph: {' or '.join(KNNS)}.", default=ModelConfig.knn, metavar="NAME"),
-    ] = None,
-    layout: Annotated[
-        str | None,
-        option(f"Release: {' or '.join(LAYOUTS)}.", default=ModelConfig.layout, metavar="NAME"),
-    ] = None,
-    dropout: Annotated[
-        float | None,
-        option("Rate before the last layer.", default=ModelConfig.dropout, metavar="P"),
-    ] = None,
-    test_area: Annotated[
-        int | None,
-        option("Area to leave out. [default: as prepared]", "--area", metavar="N"),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        option(f"{', '.join(RECIPES)}.", default=TrainConfig.recipe, metavar="NAME"),
-    ] = None,
-    without: Annotated[
-        list[str] | None,
-        option(
-            f"Part of the recipe to leave out, repeatable; of modern: {', '.join(PARTS)}.",
-            metavar="PART",
-        ),
-    ] = None,
-    extra: Annotated[
-        list[str] | None,
-        option("Part of the modern recipe to add, repeatable.", "--with", metavar="PART"),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        option("Passes over the training blocks.", default=TrainConfig.epochs, metavar="N"),
-    ] = None,
-    max_steps: Annotated[
-        int | None, option("Stop after so many steps at the latest.", metavar="N")
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Blocks a step.", default=TrainConfig.batch_size, metavar="N")
-    ] = None,
-    num_points: Annotated[
-        int | None,
-        option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
-    ] = None,
-    lr: Annotated[
-        float | None, option("First learning rate.", default=TrainConfig.lr, metavar="X")
-    ] = None,
-    val_fraction: Annotated[
-        float | None,
-        option(
-            "Share of the training rooms that chooses the best checkpoint.",
-            default=TrainConfig.val_fraction,
-            metavar="P",
-        ),
-    ] = None,
+    dilation: Dilation = None,
+    epsilon: Epsilon = None,
+    knn: Knn = None,
+    layout: Layout = None,
+    dropout: Dropout = None,
+    test_area: TestArea = None,
+    recipe: Recipe = None,
+    without: Without = None,
+    extra: With = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    num_points: NumPoints = None,
+    lr: LearningRate = None,
+    val_fraction: ValFraction = None,
     seed: Seed = None,
     device: Device = None,
     threads: Threads = None,

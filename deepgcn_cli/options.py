@@ -13,7 +13,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import ARCHS, CONVS, DEVICES, EvalConfig, ModelConfig, TrainConfig
+from pipelines.config import (
+    ARCHS,
+    CONVS,
+    DEVICES,
+    KNNS,
+    LAYOUTS,
+    RECIPES,
+    EvalConfig,
+    ModelConfig,
+    TrainConfig,
+)
+
+PARTS = RECIPES["modern"]
 
 
 def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
@@ -67,7 +79,7 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
 ]
 
-# The network, as train and bench take it; `commands_train.chosen_model` puts it together.
+# The network, as train, ablate and bench take it; `commands_train.chosen_model` puts it together.
 Arch = Annotated[
     str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
 ]
@@ -102,3 +114,67 @@ Neighbors = Annotated[
     ),
 ]
 Threads = Annotated[int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")]
+
+# The rest of a training, as train and ablate take it.
+Dilation = Annotated[
+    bool | None,
+    option("Take every d-th of the k·d nearest.", "--dilation/--no-dilation", default="on"),
+]
+Epsilon = Annotated[
+    float | None,
+    option("Probability of stochastic dilation.", default=ModelConfig.epsilon, metavar="P"),
+]
+Knn = Annotated[
+    str | None,
+    option(f"Graph: {' or '.join(KNNS)}.", default=ModelConfig.knn, metavar="NAME"),
+]
+Layout = Annotated[
+    str | None,
+    option(f"Release: {' or '.join(LAYOUTS)}.", default=ModelConfig.layout, metavar="NAME"),
+]
+Dropout = Annotated[
+    float | None,
+    option("Rate before the last layer.", default=ModelConfig.dropout, metavar="P"),
+]
+TestArea = Annotated[
+    int | None,
+    option("Area to leave out. [default: as prepared]", "--area", metavar="N"),
+]
+Recipe = Annotated[
+    str | None,
+    option(f"{', '.join(RECIPES)}.", default=TrainConfig.recipe, metavar="NAME"),
+]
+Without = Annotated[
+    list[str] | None,
+    option(
+        f"Part of the recipe to leave out, repeatable; of modern: {', '.join(PARTS)}.",
+        metavar="PART",
+    ),
+]
+With = Annotated[
+    list[str] | None,
+    option("Part of the modern recipe to add, repeatable.", "--with", metavar="PART"),
+]
+Epochs = Annotated[
+    int | None,
+    option("Passes over the training blocks.", default=TrainConfig.epochs, metavar="N"),
+]
+MaxSteps = Annotated[int | None, option("Stop after so many steps at the latest.", metavar="N")]
+BatchSize = Annotated[
+    int | None, option("Blocks a step.", default=TrainConfig.batch_size, metavar="N")
+]
+NumPoints = Annotated[
+    int | None,
+    option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
+]
+LearningRate = Annotated[
+    float | None, option("First learning rate.", default=TrainConfig.lr, metavar="X")
+]
+ValFraction = Annotated[
+    float | None,
+    option(
+        "Share of the training rooms that chooses the best checkpoint.",
+        default=TrainConfig.val_fraction,
+        metavar="P",
+    ),
+]

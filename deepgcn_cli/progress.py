@@ -5,6 +5,7 @@ All of it goes to stderr; stdout is for results.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections import deque
@@ -69,16 +70,18 @@ class Meter:
     def describe(self) -> str:
         """Return "120/400 blocks, 4.1 blocks/s, 1:08 left, loss 1.234"."""
         parts = [f"{self.amount} {self.unit}".strip()]
-        if self.speed and not any(name.endswith("/s") for name in self.fields):
+        own = "left" in self.fields  # the stage knows better
+        if self.speed and not own and not any(name.endswith("/s") for name in self.fields):
             parts.append(f"{self.speed:,.{1 if self.speed < 100 else 0}f} {self.unit}/s")
-        if self.speed and self.total is not None and self.done < self.total:
+        if self.speed and not own and self.total is not None and self.done < self.total:
             parts.append(f"{clock_time((self.total - self.done) / self.speed)} left")
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.fields.items())])
 
     @property
     def amount(self) -> str:
         """What is done, of what."""
-        return f"{self.done:,.0f}" + ("" if self.total is None else f"/{self.total:,.0f}")
+        whole = math.floor(self.done + 1e-6)
+        return f"{whole:,}" + ("" if self.total is None else f"/{self.total:,.0f}")
 
 
 class Warnings(Progress):

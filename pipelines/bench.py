@@ -19,6 +19,7 @@ from typing import Any
 from .config import BenchConfig, ModelConfig, to_plain
 from .errors import ConfigError, RunError
 from .files import atomic_json
+from .model.flop import forward_flop
 from .progress import SILENT, Progress
 from .runtime.device import pick_device
 from .runtime.environment import describe_environment
@@ -150,25 +151,6 @@ def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
 
 def _fits(model: ModelConfig, points: int) -> bool:
     return model.k * max(model.dilations()) <= points
-
-
-def forward_flop(model: ModelConfig, points: int) -> float:
-    """Return the floating-point operations that a forward pass of one block needs at least.
-
-    Counted are the N² scalar products of every graph (their symmetry could save half), the two
-    products of EdgeConv's split, fusion (over distinct channels) and prediction.
-    """
-    channels, total = model.in_channels, 0.0
-    for layer in range(model.depth):
-        space = 3 if layer == 0 else channels
-        total += 2 * points * points * space
-        total += 2 * points * 2 * channels * model.width
-        grows = model.arch == "densegcn" and layer > 0
-        channels = channels + model.width if grows else model.width
-    distinct = model.depth * model.width
-    total += 2 * points * distinct * (model.fusion_channels + 512)
-    total += 2 * points * (512 * 256 + 256 * model.num_classes)
-    return total
 
 
 def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ REPORTS = ("md", "json", "csv", "html", "tex")
 ABSENT = ("exclude", "zero", "one", "minus-one")
 PALETTES = ("s3dis", "safe")
 WORKS = ("forward", "step", "knn")
+STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
+LAUNCHERS = ("local",)
 AREAS = (1, 2, 3, 4, 5, 6)
 
 
@@ -260,6 +263,50 @@ class EvalConfig:
         check_at_least("--votes", self.votes, 1)
         check_choice("device", self.device, DEVICES, flag="--device")
         check_at_least("--batch-size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Trainings that differ in one thing each, scored alike, in one table.
+
+    `base` has the settings that every row takes where it has none of its own: fields of
+    TrainConfig and ModelConfig by name.
+    """
+
+    preset: str | None = None
+    grid: Path | None = None  # a YAML file with rows of one's own, instead of `preset`
+    name: str | None = None  # of the study; None: the preset's, or the file's
+    base: Mapping[str, Any] = field(default_factory=dict)
+    rows: tuple[str, ...] = ()  # none: all of them
+    seeds: int | None = None  # of each row: 0, 1, …; None: what the grid says, or 1
+    deepest: bool = False  # of preset depth: 1,001 layers too
+    data: Path = Path("data")
+    runs: Path = Path("runs")
+    workers: int = 1  # trainings at a time
+    launcher: str = "local"
+    protocol: str = "room"
+    votes: int = 1
+    checkpoint: str = "best"
+    reports: tuple[str, ...] = ("md",)
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.preset is None) == (self.grid is None):
+            found = "neither" if self.preset is None else "both"
+            raise ConfigError(f"--preset and --grid: found {found}, expected one of them.")
+        if self.preset is not None:
+            check_choice("study", self.preset, STUDIES, flag="--preset")
+        if self.deepest and self.preset != "depth":
+            raise ConfigError("--deepest: found it without --preset depth, which it belongs to.")
+        if self.seeds is not None:
+            check_at_least("--seeds", self.seeds, 1)
+        check_at_least("--workers", self.workers, 1)
+        check_choice("launcher", self.launcher, LAUNCHERS, flag="--launcher")
+        check_choice("protocol", self.protocol, PROTOCOLS, flag="--protocol")
+        check_at_least("--votes", self.votes, 1)
+        check_choice("checkpoint", self.checkpoint, ("best", "last"), flag="--checkpoint")
+        for report in self.reports:
+            check_choice("report", report, REPORTS, flag="--report")
 
 
 @dataclass(frozen=True)

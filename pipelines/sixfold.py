@@ -21,11 +21,12 @@ from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
 from .progress import SILENT, Progress
 from .results.comparison import different_settings
-from .results.metrics import Scores, scores
+from .results.folds import pool
+from .results.metrics import Scores
 from .results.published import SIX_FOLD
 from .results.report import DAGGER, Report, Row
 from .results.runs import Run, find_runs
-from .results.scorefiles import write_scores
+from .results.scorefiles import known_scores, write_scores
 from .train import train
 
 # Settings in which the runs of one six-fold evaluation may differ.
@@ -152,15 +153,10 @@ def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
 def _pool(
     config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
 ) -> SixFoldResult:
-    values = {area: _scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
+    values = {area: scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
     classes = tuple(next(iter(values.values()))["classes"])
     matrix = np.sum([np.array(each["confusion"]) for each in values.values()], axis=0)
-    areas = {
-        area: scores(np.array(each["confusion"]), classes, absent_as=config.absent)
-        for area, each in values.items()
-    }
-    pooled = scores(matrix, classes, absent_as=config.absent)
-    mean = mean_over_areas(list(areas.values()))
+    areas, pooled, mean = pool(values, absent_as=config.absent)
     base = next(iter(folds.values()))
     store = Store.open(config.data or base.config.data)
     of_s3dis = bool(store.published_rooms)
@@ -188,16 +184,11 @@ def _pool(
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 
-def _scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
+def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
     """Return a run's scores.json, made now unless one with the same settings is there."""
-    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
-    if protocol == "room":
-        wanted["votes"] = config.votes
-    known = run.scores(protocol)
-    weights = run.weights(config.checkpoint)
-    path = run.path / "eval" / protocol / "scores.json"
-    same = known and all(known.get(name) == value for name, value in wanted.items())
-    if known and same and path.stat().st_mtime > weights.stat().st_mtime:
+    run.weights(config.checkpoint)  # raises if there are none
+    known = known_scores(run, config, protocol)
+    if known is not None:
         progress.say(f"{run.path}: scored before")
         return known
     one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))
@@ -205,22 +196,6 @@ def _scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) 
     made = run.scores(protocol)
     assert made is not None, "evaluate writes them"
     return made
-
-
-def mean_over_areas(found: Sequence[Scores]) -> Row:
-    """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
-
-    return Row(
-        name="mean of areas",
-        miou=float(np.mean([each.miou for each in found])),
-        oa=float(np.mean([each.oa for each in found])),
-        macc=float(np.mean([each.macc for each in found])),
-        iou=tuple(mean(values) for values in zip(*(each.iou for each in found), strict=True)),
-    )
 
 
 def _report(

@@ -34,6 +34,7 @@ from .runtime.loop import Pace, Step, build_optimizer, predict_batches, train_st
 from .runtime.prefetch import prefetch
 from .runtime.schedule import recipe_schedule
 from .runtime.seeding import seed_everything
+from .runtime.timing import peak_memory
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -60,7 +61,7 @@ class Training:
         self.config, self.run = config, run
         self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
-        self.interruption, self.progress = interruption, progress
+        self.device, self.interruption, self.progress = device, interruption, progress
         seed_everything(config.seed)
         self.model = DeepGCN(config.model).to(device)
         self.optimizer = build_optimizer(self.model, config.parts, config.lr)
@@ -240,6 +241,7 @@ class Training:
             seconds=self.counters.seconds,
             blocks_per_second=self.pace.blocks_per_second,
             data_wait=self.pace.data_wait,
+            peak_memory=peak_memory(self.device.type),  # bytes, of this process
         )
         self.saved = time.monotonic()
 
@@ -283,7 +285,7 @@ class Training:
 
     def say_stopping(self) -> None:
         """Say that a signal was heard."""
-        self.progress.say("Stopping after this step; once more stops at once, without saving.")
+        self.progress.say("Stopping after this step; Ctrl-C now stops at once, without saving.")
 
     def say_epoch(self, found: Scores, *, better: bool) -> None:
         """Say how an epoch ended."""

@@ -34,9 +34,12 @@ ALLOWED = {
     "scorecard": {"data", "model", "runtime", "results", "scoring"},
     "evaluate": {"data", "model", "runtime", "results", "scoring", "scorecard"},
     "sixfold": {"data", "model", "results", "train", "evaluate"},
+    "ablation": {"data", "model", "runtime", "results", "train"},
+    "ablate_job": {"runtime", "results", "ablation", "train", "sixfold"},
+    "ablate": {"data", "runtime", "results", "ablation"},
     "labelling": {"data", "model", "inference"},
     "predict": {"data", "model", "runtime", "results", "labelling"},
-    "bench": {"runtime"},
+    "bench": {"model", "runtime"},
     "weights_exchange": {"data", "model", "results", "inference"},
     "pipelines": {"model", "runtime", "results", "inference"},
 }
@@ -56,12 +59,16 @@ IN_FUNCTIONS = {
     "PIL",
     "tensorboard",
     "torch.utils.tensorboard",
+    "submitit",
 }
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
     *(f"pipelines/{name}.py" for name in ("__init__", *sorted(BASE))),
     "pipelines/data/",
     "pipelines/results/",
+    "pipelines/runtime/guard.py",
+    "pipelines/runtime/launch.py",
+    "pipelines/runtime/slurm",
     "pipelines/model/__init__.py",
     "pipelines/model/presets.py",
     "deepgcn_cli/",
@@ -77,6 +84,7 @@ HEAVY = {
         "plyfile",
         "safetensors",
         "tensorboard",
+        "submitit",
         "rich",
     ),
 }

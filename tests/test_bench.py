@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from benchmarks.naive import check
-from pipelines.bench import bench, forward_flop, scaling_cases
+from pipelines.bench import bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.errors import ConfigError, RunError
+from pipelines.model.flop import forward_flop
 from pipelines.progress import Progress
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)

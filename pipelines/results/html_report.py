@@ -62,12 +62,40 @@ def write_html_report(
         ("Pictures", "".join(_figure(picture) for picture in pictures)),
         ("Facts", _facts(report.facts)),
     )
-    sections = "".join(_section(name, content) for name, content in body if content)
+    _write_page(path, report.title, body)
+
+
+def write_html_tables(
+    path: Path,
+    title: str,
+    tables: Sequence[tuple[Table, Sequence[str], Mapping[str, str]]],
+    pictures: Sequence[Path] = (),
+) -> None:
+    """Write tables that sort, each with its notes and facts, and pictures as one page.
+
+    Raises:
+        RunError: a picture is missing or no PNG file.
+    """
+    body = [
+        (
+            table.title,
+            _table(table.columns, [list(map(_any_cell, line)) for line in table.lines], table.title)
+            + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+            + _facts(facts),
+        )
+        for table, notes, facts in tables
+    ]
+    drawn = "".join(_figure(picture) for picture in pictures)
+    _write_page(path, title, [*body, ("Pictures", drawn)])
+
+
+def _write_page(path: Path, title: str, body: Iterable[tuple[str, str]]) -> None:
+    """Fill the page's frame with sections: (name, content); one without content is left out."""
     parts = {
-        "title": html.escape(report.title),
+        "title": html.escape(title),
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": (HERE / "report.js").read_text(encoding="utf-8"),
-        "sections": sections,
+        "sections": "".join(_section(name, content) for name, content in body if content),
     }
     page = (HERE / "report.html").read_text(encoding="utf-8")
     atomic_text(path, re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], page))
@@ -77,8 +105,8 @@ def write_html_report(
 
 
 def _section(name: str, content: str) -> str:
-    key = name.lower().replace(" ", "-")
-    heading = f'<h2 id="{key}">{name}</h2>'
+    key = html.escape(name.lower().replace(" ", "-"))
+    heading = f'<h2 id="{key}">{html.escape(name)}</h2>'
     return f'<section aria-labelledby="{key}">{heading}{content}</section>'
 
 
@@ -258,7 +286,10 @@ def _cell(text: str) -> str:
 
 
 def _any_cell(text: str) -> str:
-    """Return the cell of a ready text, which sorts as a number if it is one."""
+    """Return the cell of a ready text, which sorts by the number that it is or begins with."""
+    begins = re.match(r"([+-]?\d+(\.\d+)?)( ±| \[| †| [A-Z]+$)", text)
+    if begins:
+        return _number(html.escape(text), float(begins[1]))
     if re.fullmatch(r"-?[\d,]+(\.\d+)?", text):
         return _number(text, float(text.replace(",", "")))
     return _number(text, None) if text == "–" else _cell(text)

@@ -98,3 +98,14 @@ def _mean(values: np.ndarray, occurs: np.ndarray, absent_as: str) -> float:
         return 0.0
     value = ABSENT[absent_as]
     return float(values[occurs].mean() if value is None else np.where(occurs, values, value).mean())
+
+
+def mean_iou(matrices: np.ndarray) -> np.ndarray:
+    """Return the mIoU of each of many confusion matrices (…, C, C), over the classes that occur.
+
+    The same figure as `scores(…).miou`, for thousands at once; (…) float64, 0 without counts.
+    """
+    correct = np.diagonal(matrices, axis1=-2, axis2=-1)
+    union = matrices.sum(axis=-1) + matrices.sum(axis=-2) - correct
+    iou = np.divide(correct, union, out=np.zeros(union.shape), where=union > 0)
+    return iou.sum(axis=-1) / np.maximum((union > 0).sum(axis=-1), 1)

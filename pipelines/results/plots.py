@@ -64,7 +64,7 @@ def room_picture(
     shown = sorted(number for number in there if number < len(classes))
     figure = _side_by_side(pictures, title)
     _legend(figure, [classes[n] for n in shown], [class_colors[n] for n in shown])
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _side_by_side(pictures: dict[str, np.ndarray], title: str) -> Figure:
@@ -117,7 +117,7 @@ def confusion_picture(path: Path, matrix: np.ndarray, classes: Sequence[str], ti
         tone = "white" if value > 0.6 else "black"
         text = f"{100 * value:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=tone, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def iou_bars(
@@ -142,7 +142,7 @@ def iou_bars(
     axes.set_ylabel("IoU, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
@@ -160,7 +160,7 @@ def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
         epochs, [100 * record["val_miou"] for record in history], "--o", color="#0072b2", ms=3
     )
     right.set_ylabel("validation mIoU, % (dashed)")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def failure_plot(path: Path, failures: Failures) -> None:
@@ -176,10 +176,10 @@ def failure_plot(path: Path, failures: Failures) -> None:
         axes.set_title(f"by {TITLES[name]}", fontsize=10)
         axes.set_xlabel(UNITS[name])
     panels[0].set_ylabel("wrong points, %")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, without the date and program in it."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})

@@ -135,6 +135,8 @@ _LATEX = {
     "±": r"$\pm$",
     "×": r"$\times$",
     "ε": r"$\varepsilon$",
+    "Δ": r"$\Delta$",
+    "−": "$-$",
 }
 
 
@@ -143,9 +145,11 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(sign, sign) for sign in text)
 
 
-def markdown_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with its first column to the left and numbers to the right."""
-    rule = ["---", *["---:"] * (len(columns) - 1)]
+def markdown_table(
+    columns: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int = 1
+) -> str:
+    """Return a Markdown table with its first `texts` columns to the left, numbers to the right."""
+    rule = [*["---"] * texts, *["---:"] * (len(columns) - texts)]
     rows = [columns, rule, *lines]
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from ..config import TrainConfig, to_plain
@@ -44,12 +45,30 @@ def check_same(run: Run, config: TrainConfig, fingerprint: str) -> None:
         )
 
 
+def identity(config: TrainConfig, fingerprint: str) -> str:
+    """Return a text that two trainings share if and only if they give the same result.
+
+    It has what `check_same` compares, and the length: a run of half the steps is another one.
+
+    Args:
+        config: resolved.
+        fingerprint: of the store.
+    """
+    values = {name: value for name, value in to_plain(config).items() if shapes_result(name)}
+    return json.dumps([values, fingerprint], sort_keys=True)
+
+
+def shapes_result(setting: str) -> bool:
+    """Whether a setting of TrainConfig can change what a training comes to."""
+    return setting not in (*FREE, *PLACES)
+
+
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Return "model.k was 16, now 8" for each setting that shapes the result and differs."""
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
-        if not prefix and name in (*FREE, *PLACES):
+        if not prefix and not shapes_result(name):
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, prefix=f"{name}.")

@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ..config import EvalConfig
+from ..errors import RunError
 from ..files import atomic_json, atomic_text
 from .failures import Failures
 from .html_report import write_html_report
 from .metrics import Scores
 from .plots import confusion_picture, failure_plot, iou_bars, training_curve
 from .report import Report, Row, markdown_table, percent
+from .runs import Run
 
 
 def write_scores(
@@ -62,6 +65,25 @@ def write_scores(
         else:
             atomic_text(files[-1], texts[kind]())
     return (*files, *rooms, *sorted(folder.glob("view_*.html")))
+
+
+def known_scores(run: Run, config: EvalConfig, protocol: str) -> dict[str, Any] | None:
+    """Return a run's scores.json if it was made of its weights as `config` would make it now.
+
+    Else None: it was never scored, or with other settings, or other weights than it has now.
+    """
+    path = run.path / "eval" / protocol / "scores.json"
+    weights = run.checkpoint_path(config.checkpoint)
+    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
+    if protocol == "room":
+        wanted["votes"] = config.votes
+    try:
+        known = run.scores(protocol)
+        whole = known is not None and path.stat().st_mtime > weights.stat().st_mtime
+    except (RunError, FileNotFoundError):
+        return None
+    same = known and all(known.get(name) == value for name, value in wanted.items())
+    return known if whole and same else None
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +38,13 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     if device.type == "cuda" and (reason := cuda.why_not(device)):
         progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
     return device
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return the GPUs that PyTorch sees, as CUDA_VISIBLE_DEVICES names them; none on a CPU."""
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return tuple(named[:count]) if named else tuple(map(str, range(count)))
 
 
 def describe_device(device: torch.device) -> str:

@@ -23,14 +23,20 @@ class Interruption:
         self.notify: Callable[[], None] | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Note the first signal; end at once on the second.
+        """Note the first signal; end at once on a Ctrl-C that follows.
+
+        SIGTERM after SIGTERM is the same request: SLURM sends it to every process of a job, and so
+        does a launcher that hears it. Who sends it in earnest sends SIGKILL next.
 
         Raises:
             KeyboardInterrupt: this is not the first signal.
         """
+        name = signal.Signals(number).name
+        if self.requested == name == "SIGTERM":
+            return
         if self.requested is not None:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
+        self.requested = name
         if self.notify is not None:
             self.notify()
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from pipelines.results.metrics import confusion, scores
+from pipelines.results.metrics import confusion, mean_iou, scores
 
 
 def test_figures_worked_out_by_hand() -> None:
@@ -94,3 +94,13 @@ def test_points_without_a_class_are_not_counted() -> None:
 def test_counts_of_large_rooms_do_not_overflow() -> None:
     label = np.full(300_000, 12, np.uint8)
     assert confusion(label, label, 13)[12, 12] == 300_000
+
+
+def test_many_matrices_at_once_have_the_scores_of_each() -> None:
+    rng = np.random.default_rng(0)
+    matrices = rng.integers(0, 3, (2, 40, 5, 5)) * rng.integers(0, 2, (2, 40, 5, 1))
+    matrices[0, 0] = 0
+    found = mean_iou(matrices.astype(float))
+    assert found.shape == (2, 40)
+    for place in np.ndindex(2, 40):
+        assert found[place] == pytest.approx(scores(matrices[place], "abcde").miou)

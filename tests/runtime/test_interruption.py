@@ -44,6 +44,21 @@ def test_the_second_signal_ends_at_once() -> None:
     assert steps == ["goes on"]
 
 
+def test_sigterm_again_is_the_same_request() -> None:
+    steps: list[str | None] = []
+
+    def work() -> None:
+        with watch_for_interruption() as asked:
+            asked.notify = lambda: steps.append("notified")
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            steps.append(asked.requested)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert steps == ["notified", "SIGTERM"]
+
+
 def test_a_signal_that_nobody_heeded_is_passed_on() -> None:
     with pytest.raises(KeyboardInterrupt), watch_for_interruption():
         os.kill(os.getpid(), signal.SIGINT)

@@ -1,0 +1,280 @@
+"""`deepgcn ablate`: many trainings that differ in one thing each → one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.config import (
+    PROTOCOLS,
+    REPORTS,
+    STUDIES,
+    AblateConfig,
+    ModelConfig,
+    TrainConfig,
+)
+
+from .options import (
+    Arch,
+    BatchSize,
+    Conv,
+    Data,
+    Depth,
+    Device,
+    Dilation,
+    Dropout,
+    Epochs,
+    Epsilon,
+    Json,
+    Knn,
+    Layout,
+    LearningRate,
+    MaxSteps,
+    Neighbors,
+    NumPoints,
+    Quiet,
+    Recipe,
+    Runs,
+    TestArea,
+    Threads,
+    ValFraction,
+    Width,
+    With,
+    Without,
+    examples,
+    given,
+    option,
+)
+
+if TYPE_CHECKING:
+    from pipelines.ablation.estimates import RowEstimate
+    from pipelines.ablation.summary import AblateResult
+
+OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command(
+        epilog=examples(
+            "deepgcn ablate --preset smoke --seeds 2",
+            "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
+            "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
+            "deepgcn ablate --grid grid.yaml --workers 2",
+            "deepgcn ablate --status",
+        )
+    )(ablate)
+    app.command(
+        "ablate-job",
+        hidden=True,
+        epilog=examples("deepgcn ablate-job runs/studies/smoke/study.json dense 0"),
+    )(ablate_job)
+
+
+def ablate(
+    preset: Annotated[
+        str | None, option(f"Study: {', '.join(STUDIES)}.", "--preset", metavar="NAME")
+    ] = None,
+    grid: Annotated[
+        Path | None, option("YAML file with rows of your own, instead.", metavar="FILE")
+    ] = None,
+    name: Annotated[
+        str | None, option("Name of the study. [default: the preset's]", metavar="NAME")
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        option(
+            "Only this row, repeatable; the reference is always there.", "--rows", metavar="ROW"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, option("Trainings of each row: seeds 0, 1, … [default: 1]", metavar="N")
+    ] = None,
+    deepest: Annotated[
+        bool | None, option("With --preset depth: 1,001 layers too.", "--deepest")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("Trainings at a time.", default=AblateConfig.workers, metavar="N"),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        option(
+            f"What is scored: {', '.join(PROTOCOLS)}.",
+            default=AblateConfig.protocol,
+            metavar="NAME",
+        ),
+    ] = None,
+    votes: Annotated[
+        int | None,
+        option("Passes over each room.", default=AblateConfig.votes, metavar="N"),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        option("What is scored: best or last.", default=AblateConfig.checkpoint, metavar="NAME"),
+    ] = None,
+    reports: Annotated[
+        list[str] | None,
+        option(
+            f"Table to write: {', '.join(REPORTS)}; repeatable.",
+            "--report",
+            default=", ".join(AblateConfig.reports),
+            metavar="FORMAT",
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool | None,
+        option("Draw mIoU over depth, width and k.", "--pictures/--no-pictures", default="on"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
+    ] = False,
+    arch: Arch = None,
+    depth: Depth = None,
+    conv: Conv = None,
+    width: Width = None,
+    k: Neighbors = None,
+    dilation: Dilation = None,
+    epsilon: Epsilon = None,
+    knn: Knn = None,
+    layout: Layout = None,
+    dropout: Dropout = None,
+    test_area: TestArea = None,
+    recipe: Recipe = None,
+    without: Without = None,
+    extra: With = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    num_points: NumPoints = None,
+    lr: LearningRate = None,
+    val_fraction: ValFraction = None,
+    device: Device = None,
+    threads: Threads = None,
+    data: Data = None,
+    runs: Runs = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train variations of a network, score them alike and put them into one table.
+
+    The network's and the training's options hold for every row where it has none of its own;
+    rows that double or halve something do so from there. The same command goes on where it was
+    stopped, and takes finished runs as they are, whatever they are called. Exit code 1: a run
+    failed; the others are in the table.
+    """
+    flags = locals()
+    if status:
+        return _show_status(flags)
+    config = AblateConfig(**given(AblateConfig, flags), base=base_settings(flags))
+
+    if dry_run:
+        return _show_estimate(config, flags)
+
+    from pipelines.ablate import ablate as stage
+
+    from .interruption import interruptible
+    from .progress import open_progress
+
+    with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
+        result = stage(config, progress=open_progress(quiet=quiet))
+    _print_result(result, as_json=as_json)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of every row among the flags."""
+    found = {**given(ModelConfig, flags), **given(TrainConfig, flags)}
+    return {name: value for name, value in found.items() if name not in OWN}
+
+
+def _show_status(flags: Mapping[str, Any]) -> None:
+    from pipelines.ablation.study_file import latest_study
+    from pipelines.ablation.summary import study_so_far
+
+    runs, grid = flags["runs"] or TrainConfig.runs, flags["grid"]
+    name = flags["name"] or flags["preset"] or (grid.stem if grid else latest_study(runs))
+    reports = tuple(flags["reports"] or ())
+    _print_result(
+        study_so_far(runs, name, reports, pictures=bool(flags["pictures"])),
+        as_json=flags["as_json"],
+    )
+
+
+def _show_estimate(config: AblateConfig, flags: Mapping[str, Any]) -> None:
+    from pipelines.ablate import dry_run
+    from pipelines.results.study_table import duration
+
+    from .display import print_json, print_table, print_text
+    from .progress import open_progress
+
+    found = dry_run(config, progress=open_progress(quiet=flags["quiet"]))
+    if flags["as_json"]:
+        return print_json(found)
+    columns = ("group", "row", "network", "runs", "parameters", "steps", "time", "memory")
+    print_table(columns, [_estimated(row) for row in found.rows])
+    for row in found.rows:
+        if row.row.error:
+            print_text(f"{row.row.name} cannot be trained: {row.row.error}")
+    for note in found.notes:
+        print_text(note)
+    runs = sum(row.runs for row in found.rows)
+    total = "–" if found.seconds is None else duration(found.seconds)
+    print_text(
+        f"{runs} runs to train, estimate {total} one after the other, scoring not counted. "
+        f"All times are estimates, from {found.source}."
+    )
+
+
+def _estimated(row: RowEstimate) -> tuple[str, ...]:
+    from pipelines.results.study_table import duration
+
+    planned = row.row
+    return (
+        planned.group,
+        planned.name,
+        planned.label,
+        str(row.runs),
+        "–" if planned.parameters is None else f"{planned.parameters / 1e6:.3f} M",
+        "–" if row.steps is None else f"{row.steps:,}",
+        "–" if row.seconds is None else duration(row.seconds),
+        "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+    )
+
+
+def _print_result(result: AblateResult, *, as_json: bool) -> None:
+    from pipelines.results.study_files import tables_markdown
+    from pipelines.results.study_table import tables_values
+
+    from .display import print_json, print_text
+
+    if as_json:
+        counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}
+        return print_json({**counts, "files": result.files, "tables": tables_values(result.tables)})
+    print_text(tables_markdown(result.tables))
+    print_text(f"{result.finished} of {result.runs} runs scored, {result.failed} failed")
+    for file in result.files:
+        print_text(f"  {file}")
+
+
+def ablate_job(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="The row's name.")],
+    seed: Annotated[int, typer.Argument(metavar="SEED", help="One of the study's seeds.")],
+    quiet: Quiet = False,
+) -> None:
+    """Train and score one row and seed of a study; what deepgcn ablate runs."""
+    from pipelines.ablate_job import ablate_job as stage
+
+    from .display import print_text
+    from .progress import open_progress
+
+    print_text(str(stage(study, row, seed, progress=open_progress(quiet=quiet))))

@@ -1,0 +1,367 @@
+"""Studies on the tiny building: which runs belong to them, what they come to, stopping anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines import kernels
+from pipelines.ablate import ablate, dry_run
+from pipelines.ablate_job import ablate_job
+from pipelines.ablation.gather import Cell, gather
+from pipelines.ablation.plan import make_plan
+from pipelines.ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
+from pipelines.ablation.summary import study_so_far
+from pipelines.config import AblateConfig, EvalConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, RunError
+from pipelines.results.comparison import bootstrap_interval
+from pipelines.results.lock import lock_run
+from pipelines.results.runs import find_runs, open_run
+from pipelines.results.study_table import Line
+from pipelines.sixfold import six_fold
+from pipelines.train import train
+from tests.tiny_store import write_tiny_store
+
+BASE = (
+    "{depth: 3, width: 8, k: 4, fusion-channels: 32, layout: torch, batch-size: 4, "
+    "num-points: 64, lr: 0.01, device: cpu, threads: 1, max-steps: %d}"
+)
+ROWS = "{reference: {}, plain: {arch: plaingcn}, small: {width: 4}}"
+GRID = "base: %s\nrows: %s\nreference: reference\nseeds: 2\n"
+TIMES = ("seconds", "peak_memory")
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("eager"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data", points=300)
+
+
+def grid_file(folder: Path, steps: int = 6, rows: str = ROWS) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(GRID % (BASE % steps, rows), encoding="utf-8")
+    return path
+
+
+def config(store: Store, folder: Path, **changes: Any) -> AblateConfig:
+    values = {"grid": folder / "grid.yaml", "data": store.path, "runs": folder / "runs"}
+    return AblateConfig(**{**values, **changes})
+
+
+def planned(store: Store, folder: Path, **changes: Any) -> Plan:
+    plan = make_plan(config(store, folder, **changes), store)
+    save_plan(plan)
+    return plan
+
+
+def cells(plan: Plan) -> dict[str, Cell]:
+    return {cell.name: cell for cell in gather(plan)}
+
+
+@pytest.fixture(scope="module")
+def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a study of three rows and two seeds, trained and scored in this process."""
+    folder = tmp_path_factory.mktemp("done")
+    grid_file(folder)
+    plan = planned(store, folder)
+    with kernels.use("eager"):
+        for row in plan.rows:
+            for seed in plan.seeds:
+                ablate_job(plan.folder / FILE, row.name, seed)
+    return folder
+
+
+# --- what a study comes to ---------------------------------------------------------------------
+
+
+def test_every_row_is_compared_with_the_reference_seed_by_seed(done: Path) -> None:
+    result = study_so_far(done / "runs", "grid")
+    assert (result.runs, result.finished, result.failed) == (6, 6, 0)
+    (table,) = result.tables
+    assert [line.name for line in table.lines] == ["reference", "plain", "small"]
+    reference, plain, _ = table.lines
+    assert reference.delta is None
+    assert [sample.run for sample in plain.samples] == ["grid-plain-s0", "grid-plain-s1"]
+    runs = {n: open_run(done / "runs" / n) for n in (s.run for s in samples_of(table.lines))}
+    scores = {name: run.scores("room") for name, run in runs.items()}
+    ours = [scores[f"grid-plain-s{seed}"] for seed in (0, 1)]
+    theirs = [scores[f"grid-reference-s{seed}"] for seed in (0, 1)]
+    assert plain.delta is not None
+    gains = [b["miou"] - a["miou"] for a, b in zip(theirs, ours, strict=True)]
+    assert plain.delta.miou == pytest.approx(np.mean(gains))
+    assert (plain.delta.rooms, plain.delta.seeds) == (2, 2)
+    rooms = [
+        [[each["rooms"][n] for n in sorted(each["rooms"])] for each in s] for s in (theirs, ours)
+    ]
+    interval = bootstrap_interval(np.array(rooms[0]), np.array(rooms[1]))
+    assert (plain.delta.low, plain.delta.high) == interval
+    assert plain.deviation("miou") == pytest.approx(np.std([s["miou"] for s in ours], ddof=1))
+    assert plain.most("peak_memory") > 1e8, "bytes: PyTorch alone has more"
+
+
+def samples_of(lines: tuple[Line, ...]) -> list[Any]:
+    return [sample for line in lines for sample in line.samples]
+
+
+def test_a_second_time_nothing_is_run(store: Store, done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "runs").rglob("scores.json")}
+    assert len(before) == 6
+    result = ablate(config(store, done, pictures=False))
+    assert result.finished == 6
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert [file.name for file in result.files] == ["table.md"]
+    assert "| named | plain |" in result.files[0].read_text()
+
+
+def test_runs_are_found_by_their_settings_whatever_their_names(
+    store: Store, done: Path, tmp_path: Path
+) -> None:
+    """Another study with a row of the same settings takes the runs that are there."""
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    (tmp_path / "runs" / "grid-plain-s0").rename(tmp_path / "runs" / "by-hand")
+    grid_file(tmp_path, rows="{other: {arch: plaingcn}, reference: {}, new: {k: 3}}")
+    found = cells(planned(store, tmp_path, name="second"))
+    assert {name: cell.run and cell.run.name for name, cell in found.items()} == {
+        "other-s0": "by-hand",
+        "other-s1": "grid-plain-s1",
+        "reference-s0": "grid-reference-s0",
+        "reference-s1": "grid-reference-s1",
+        "new-s0": None,
+        "new-s1": None,
+    }
+    assert [cell.state for cell in found.values()] == ["scored"] * 4 + ["waiting"] * 2
+
+
+@pytest.mark.parametrize("changes", ["max-steps: 5", "lr: 0.02", "epochs: 9", "without: []"])
+def test_what_shapes_the_result_is_another_run(
+    store: Store, done: Path, tmp_path: Path, changes: str
+) -> None:
+    same = changes == "without: []"  # what it is already
+    grid_file(tmp_path, rows=f"{{reference: {{{changes}}}}}")
+    found = cells(planned(store, tmp_path, runs=done / "runs", name=f"n{abs(hash(changes))}"))
+    assert [cell.state for cell in found.values()] == (["scored"] if same else ["waiting"]) * 2
+
+
+def test_other_data_is_another_run(done: Path, tmp_path: Path) -> None:
+    other = write_tiny_store(tmp_path / "data", points=200)
+    grid_file(tmp_path)
+    found = cells(planned(other, tmp_path, runs=done / "runs", name="other-data"))
+    assert {cell.state for cell in found.values()} == {"waiting"}
+
+
+def test_another_evaluation_scores_the_same_runs_again(store: Store, done: Path) -> None:
+    found = cells(planned(store, done, name="votes", votes=2))
+    assert {cell.state for cell in found.values()} == {"trained"}
+    found = cells(planned(store, done, name="blocks", protocol="block-s1"))
+    assert {cell.state for cell in found.values()} == {"trained"}
+
+
+def test_a_name_that_is_taken_gets_a_number(store: Store, tmp_path: Path) -> None:
+    grid_file(tmp_path, steps=2, rows="{reference: {}}")
+    taken = tmp_path / "runs" / "grid-reference-s0"
+    taken.mkdir(parents=True)
+    plan = planned(store, tmp_path)
+    made = ablate_job(plan.folder / FILE, "reference", 0)
+    assert made.name == "grid-reference-s0-2"
+    assert cells(plan)["reference-s0"].state == "scored"
+
+
+def test_a_study_with_other_settings_needs_another_name(store: Store, tmp_path: Path) -> None:
+    grid_file(tmp_path)
+    planned(store, tmp_path)
+    grid_file(tmp_path, steps=7)
+    with pytest.raises(RunError, match=r"reference's max_steps was 6, now 7\.\nGive .* --name"):
+        ablate(config(store, tmp_path))
+
+
+# --- how it goes on ------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> None:
+    grid_file(tmp_path)
+    plan = planned(store, tmp_path)
+    one = seeded(plan.row("plain"), 1)
+    short = dataclasses.replace(one, max_steps=3, name="begun")
+    train(short)  # stops after three steps, as a signal would have made it
+    run = open_run(tmp_path / "runs" / "begun")
+    values = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps({**values, "max_steps": 6}))
+    run.update_status(state="interrupted")
+    assert cells(plan)["plain-s1"].state == "interrupted"
+    assert "seed 1 interrupted at step 3" in remark(
+        study_so_far(tmp_path / "runs", "grid"), "plain"
+    )
+    assert ablate_job(plan.folder / FILE, "plain", 1) == run.path
+    assert run.status["step"] == 6
+    assert cells(plan)["plain-s1"].state == "scored"
+
+
+def remark(result: Any, row: str) -> str:
+    return next(line.remark for line in result.tables[0].lines if line.name == row)
+
+
+def test_a_run_that_another_process_trains_is_waited_for(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid_file(tmp_path, steps=2, rows="{reference: {}}")
+    plan = planned(store, tmp_path)
+    path = ablate_job(plan.folder / FILE, "reference", 0)
+    waited: list[float] = []
+    lock = lock_run(path)
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        lock.__exit__(None, None, None)  # the other process ends
+
+    lock.__enter__()
+    monkeypatch.setattr("pipelines.ablate_job.time.sleep", sleep)
+    assert ablate_job(plan.folder / FILE, "reference", 0) == path
+    assert len(waited) == 1
+
+
+def test_a_failed_run_is_shown_with_its_error(store: Store, tmp_path: Path) -> None:
+    grid_file(tmp_path, steps=2, rows="{reference: {}, wild: {lr: 1.0e+30}}")
+    plan = planned(store, tmp_path)
+    with pytest.raises(RunError, match="the loss is nan"):
+        ablate_job(plan.folder / FILE, "wild", 0)
+    result = study_so_far(tmp_path / "runs", "grid")
+    assert result.failed == 1
+    found = remark(result, "wild")
+    assert found.startswith("seed 0 failed: ")
+    assert "the loss is nan on blocks of" in found
+    assert found.endswith("; seed 1 waiting")
+
+
+def test_an_unknown_row_of_a_job(store: Store, tmp_path: Path) -> None:
+    grid_file(tmp_path)
+    plan = planned(store, tmp_path)
+    with pytest.raises(ConfigError, match=r"found no such row .* Did you mean 'plain'"):
+        ablate_job(plan.folder / FILE, "plane", 0)
+
+
+def test_six_folds_agree_with_eval(store: Store, tmp_path: Path) -> None:
+    base = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 32, "max_steps": 2, "batch_size": 4}
+    base |= {"num_points": 64, "device": "cpu", "threads": 1}
+    plan = planned(store, tmp_path, grid=None, preset="six-fold", base=base)
+    for row in plan.rows:
+        ablate_job(plan.folder / FILE, row.name, 0)
+    (table,) = study_so_far(tmp_path / "runs", "six-fold").tables
+    runs = tuple(Path(f"six-fold-area-{area}-s0") for area in (1, 2, 3))
+    (folds,) = six_fold(
+        EvalConfig(runs=tmp_path / "runs", run_dirs=runs, device="cpu", pictures=False)
+    )
+    lines = {line.name: line for line in table.lines}
+    assert list(lines) == ["area-1", "area-2", "area-3", "pooled", "mean"]
+    assert lines["pooled"].mean("miou") == folds.pooled.miou
+    assert lines["mean"].mean("miou") == folds.mean.miou
+    assert lines["area-2"].mean("oa") == folds.areas[2].oa
+
+
+def test_a_dry_run_counts_and_writes_nothing(store: Store, done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    grid_file(tmp_path, rows="{reference: {}, twice: {max-steps: 12}, wide: {width: 64}}")
+    found = dry_run(config(store, tmp_path))
+    assert not (tmp_path / "runs" / "studies" / "mine").exists()
+    rows = {row.row.name: row for row in found.rows}
+    assert [(n, row.runs, row.steps) for n, row in rows.items()] == [
+        ("reference", 0, 6),
+        ("twice", 2, 12),
+        ("wide", 2, 6),
+    ]
+    assert found.source == f"the pace of 6 runs of this machine in {tmp_path / 'runs'}"
+    assert rows["reference"].seconds == 0
+    assert rows["wide"].seconds > rows["twice"].seconds / 2, "more arithmetic a step"
+    assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
+
+
+# --- processes -----------------------------------------------------------------------------------
+
+
+def command(store: Store, folder: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "deepgcn_cli", "ablate", "--grid", str(folder / "grid.yaml")),
+        *("--data", str(store.path), "--runs", str(folder / "runs"), "--no-pictures", *more),
+    ]
+
+
+def table_of(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a study without what depends on the clock and the machine."""
+    from pipelines.results.study_table import tables_values
+
+    (values,) = tables_values(study_so_far(folder / "runs", "grid").tables)
+    for row in values["rows"]:
+        for record in (row, *row["samples"]):
+            for name in TIMES:
+                record.pop(name)
+    return values["rows"]
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_the_table_is_the_same(store: Store, tmp_path: Path) -> None:
+    """kill -9, Ctrl-C and SIGTERM of the command while runs are under way, then the same again."""
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    for folder in folders:
+        folder.mkdir()
+        grid_file(folder, steps=60, rows="{reference: {}, plain: {arch: plaingcn}}")
+    whole, broken = folders
+    subprocess.run(command(store, whole), check=True, capture_output=True)
+    signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
+    for number, sign in enumerate(signals):
+        process = subprocess.Popen(
+            command(store, broken, "--workers", "2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        wait_for_steps(broken / "runs", 30 * (number + 1))
+        os.kill(process.pid, sign)
+        process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 130)
+    states = {cell.state for cell in gather(load_plan(broken / "runs/studies/grid" / FILE))}
+    assert states != {"scored"}, "killed before the end"
+    subprocess.run(command(store, broken, "--workers", "2"), check=True, capture_output=True)
+    assert table_of(broken) == table_of(whole)
+    assert len(find_runs(broken / "runs")) == 4, "nothing was begun twice"
+
+
+def wait_for_steps(runs: Path, steps: int, seconds: float = 240.0) -> None:
+    """Wait until so many steps are in the journals of all runs together."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        journals = [run.path / "metrics.jsonl" for run in find_runs(runs)]
+        with contextlib.suppress(FileNotFoundError):
+            if sum(journal.read_bytes().count(b"\n") for journal in journals) >= steps:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"no {steps} steps within {seconds:.0f} s")
+
+
+@pytest.mark.slow
+def test_a_failing_row_does_not_stop_the_others(store: Store, tmp_path: Path) -> None:
+    rows = "{reference: {}, wild: {lr: 1.0e+30}, wide: {num-points: 2}, last: {k: 3}}"
+    grid_file(tmp_path, steps=4, rows=rows)
+    done = subprocess.run(command(store, tmp_path, "--seeds", "1"), capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    lines = {line.split("|")[2].strip(): line for line in done.stdout.splitlines() if "|" in line}
+    assert "failed: " in lines["wild"]
+    assert "the loss is nan on blocks of" in lines["wild"]
+    assert "not trained: k·d: layer 2 takes neighbours from" in lines["wide"]
+    assert "±" in lines["last"]
+    assert "2 of 4 runs scored, 2 failed" in done.stdout
+    assert "wild-s0 failed: " in done.stderr
