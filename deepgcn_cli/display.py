@@ -9,6 +9,8 @@ from typing import Any
 
 from pipelines.config import to_plain
 
+DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them
+
 
 def print_json(value: Any) -> None:
     """Print a result (dataclass, dictionary, list) as indented JSON."""
@@ -23,7 +25,7 @@ def print_text(text: str) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """Print a table of texts; a column of numbers is aligned to the right."""
     right = [is_numeric(row[number] for row in rows) for number in range(len(columns))]
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and len(rows) <= DRAWN:
         draw_table(columns, rows, right, title)
     else:
         print_text(plain_table(columns, rows, right))

@@ -24,6 +24,7 @@ from .results.failures import (
     find_failures,
     no_failures,
 )
+from .results.index import record
 from .results.metrics import Scores, scores
 from .results.plots import room_picture
 from .results.report import Report
@@ -178,6 +179,7 @@ def _score(
         failures=counts.failures,
         history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
     )
+    record(evaluation.run)
     return RunScores(
         run=evaluation.run.path,
         area=evaluation.config.test_area or 0,

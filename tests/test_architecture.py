@@ -50,6 +50,8 @@ IN_FUNCTIONS = {
     "plyfile",
     "laspy",
     "lazrs",
+    "pandas",
+    "pyarrow",
     "pye57",
     "yaml",
     "scipy",
@@ -71,6 +73,7 @@ HEAVY = {
     *(
         "laspy",
         "lazrs",
+        "pyarrow",
         "pye57",
         "yaml",
         "matplotlib",
