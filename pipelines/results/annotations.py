@@ -1,31 +1,31 @@
 """What people write on a run: tags and a note, in files of the run directory.
 
-    runs/<name>/annotations/
-        tags/<tag>    an empty file a tag
-        note.txt      free text
+    runs/<name>/
+        <tag>.tag    an empty file a tag
+        note.txt     free text
 
 A tag is a file of its own, so that any number of processes may add and remove tags at once without
-a lock: making a file loses nothing that others do.
+a lock: making a file loses nothing that others do. The files are in the run directory itself, so
+that each change changes the directory's time, by which the index notices it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from ..errors import ConfigError, RunError, did_you_mean
 from ..files import atomic_text
 
-FOLDER, TAGS, NOTE = "annotations", "tags", "note.txt"
+TAG, NOTE = ".tag", "note.txt"
 _TAG = re.compile(r"\w[\w.-]{0,63}")
 
 
 def read_tags(run: Path) -> tuple[str, ...]:
     """Return the tags of the run directory `run`, sorted."""
-    folder = run / FOLDER / TAGS
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(path.name for path in folder.iterdir() if _TAG.fullmatch(path.name)))
+    names = (name.removesuffix(TAG) for name in os.listdir(run) if name.endswith(TAG))
+    return tuple(sorted(name for name in names if _TAG.fullmatch(name)))
 
 
 def add_tag(run: Path, tag: str) -> None:
@@ -35,9 +35,7 @@ def add_tag(run: Path, tag: str) -> None:
         ConfigError: the tag is not one word.
     """
     check_tag(tag)
-    folder = run / FOLDER / TAGS
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / tag).touch()
+    (run / f"{tag}{TAG}").touch()
 
 
 def remove_tag(run: Path, tag: str) -> None:
@@ -49,7 +47,7 @@ def remove_tag(run: Path, tag: str) -> None:
     """
     check_tag(tag)
     try:
-        (run / FOLDER / TAGS / tag).unlink()
+        (run / f"{tag}{TAG}").unlink()
     except FileNotFoundError:
         known = read_tags(run)
         raise RunError(
@@ -69,7 +67,7 @@ def check_tag(tag: str) -> None:
 
 def read_note(run: Path) -> str:
     """Return the note on the run directory `run`; empty if there is none."""
-    path = run / FOLDER / NOTE
+    path = run / NOTE
     return path.read_text(encoding="utf-8", errors="replace").rstrip("\n") if path.is_file() else ""
 
 
@@ -79,7 +77,7 @@ def write_note(run: Path, text: str) -> None:
     Raises:
         ConfigError: the text is not Unicode.
     """
-    path = run / FOLDER / NOTE
+    path = run / NOTE
     if not _is_text(text):
         raise ConfigError(f"TEXT: found {text!r}, expected Unicode text.")
     if text.strip():

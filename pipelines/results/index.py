@@ -7,8 +7,9 @@ damaged or on a full disk, and on a network folder, where SQLite is fragile, not
 
 So whoever reads the index looks first whether it is still true (`refresh`): one scan of the folder
 compares the names and each directory's time of change with the column `stamp`, and only runs that
-differ are read again. Every file of a run that this program replaces, and `record` itself, changes
-that time. A file that was edited in place, by hand, does not: `sync` reads everything again. The
+differ are read again. A file that is replaced in the run directory changes that time, and so does
+`record`; scores, which are a level below, are written within `changing`. What was edited in place,
+by hand, is not noticed: `sync` reads everything again. The
 scan is not left out for finished runs, because it is cheap (docs/runs.md has the figures) and what
 was evaluated or tagged on another machine is then seen too.
 
@@ -20,8 +21,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,7 @@ SCORES = ("oa", "macc", "miou")
 RECORD_SECONDS = 5.0  # how long a training waits for other processes at most
 READ_SECONDS = 30.0  # how long a person does
 CHUNK = 200  # runs read within one transaction
+MARK = ".changing"  # in a run directory: its time does not tell whether it changed
 T = TypeVar("T")
 
 _OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
@@ -72,6 +74,24 @@ def record(run: Run, *, create: bool = False) -> bool:
     except (OSError, sqlite3.Error, RunError, UnicodeEncodeError):  # the docstring says why
         return False
     return True
+
+
+@contextmanager
+def changing(run: Run) -> Iterator[None]:
+    """Record a run at the end of a `with` block that changes files below its directory.
+
+    Such a change does not change the directory's own time. If the process is killed within the
+    block, the mark that it set stays, and the run is read at every look until the next block ends.
+    """
+    mark = run.path / MARK
+    with suppress(OSError):  # somebody else's directory
+        mark.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mark.unlink()
+        record(run)
 
 
 def query(
@@ -160,6 +180,8 @@ def describe(run: Run) -> dict[str, Any]:
     line: dict[str, Any] = dict.fromkeys(COLUMNS)
     line["name"] = run.name
     line["stamp"] = run.path.stat().st_mtime_ns  # before reading: a later change is noticed
+    if (run.path / MARK).exists():
+        line["stamp"] = None
     try:
         line["tags"], line["note"] = " ".join(read_tags(run.path)), read_note(run.path) or None
         _add_settings(line, run)

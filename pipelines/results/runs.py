@@ -7,7 +7,7 @@
         metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
         checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
         eval/<protocol>/scores.json
-        annotations/          tags and a note
+        <tag>.tag, note.txt   what people wrote on it
         tensorboard/          events
 
 Everything is replaced atomically or only appended to.

@@ -16,7 +16,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.progress import Progress
 from pipelines.results import index
 from pipelines.results.annotations import add_tag, write_note
-from pipelines.results.index import describe, query, record, sync
+from pipelines.results.index import changing, describe, query, record, sync
 from pipelines.results.lock import lock_run
 from pipelines.results.runs import Run, create_run
 from pipelines.results.schema import FILE
@@ -117,6 +117,23 @@ def test_only_sync_sees_what_was_edited_in_place(tmp_path: Path) -> None:
     assert query(tmp_path, columns=["depth"]) == [(7,)]
     assert sync(tmp_path) == 1
     assert query(tmp_path, columns=["depth"]) == [(9,)]
+
+
+def test_a_kill_while_scores_are_written_hides_nothing(tmp_path: Path) -> None:
+    run = make(tmp_path, "mine")
+    score(run, 0.1)
+    with changing(run):
+        assert query(tmp_path, columns=["miou"]) == [(0.1,)]
+        score(run, 0.2)
+        assert query(tmp_path, columns=["miou"]) == [(0.2,)], "seen within the block already"
+    assert rows(tmp_path, "room_miou, stamp") == [(0.2, run.path.stat().st_mtime_ns)]
+    (run.path / ".changing").touch()  # as a killed process leaves it
+    for miou in (0.3, 0.4):
+        score(run, miou)
+        assert query(tmp_path, columns=["miou"]) == [(miou,)]
+    with changing(run):
+        pass
+    assert not (run.path / ".changing").exists()
 
 
 def test_a_killed_run_is_interrupted_and_a_living_one_runs(tmp_path: Path) -> None:
