@@ -1,4 +1,4 @@
-"""`deepgcn runs`: what was trained, with which result."""
+"""`deepgcn runs`: what was trained, with which result; here the group, `show` and `compare`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from pipelines.config import EvalConfig, TrainConfig
 from pipelines.errors import RunError
 
+from . import commands_runs_edit, commands_runs_list
 from .options import Json, Runs, examples, option
 
 if TYPE_CHECKING:
@@ -30,9 +31,7 @@ def register(app: typer.Typer) -> None:
         ),
     )
     group.callback(invoke_without_command=True)(runs_group)
-    group.command("list", epilog=examples("deepgcn runs list", "deepgcn runs list --json"))(
-        list_runs
-    )
+    commands_runs_list.register(group)
     group.command("show", epilog=examples("deepgcn runs show runs/mine"))(show_run)
     group.command(
         "compare",
@@ -40,7 +39,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn runs compare mine other", "deepgcn runs compare a b c --protocol block-s1"
         ),
     )(compare_runs)
-    group.command("sync", epilog=examples("deepgcn runs sync"))(sync_runs)
+    commands_runs_edit.register(group)
     app.add_typer(group, name="runs")
 
 
@@ -48,44 +47,6 @@ def runs_group(context: typer.Context) -> None:
     """List runs, show one, compare several."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
-
-
-def list_runs(runs: Runs = None, as_json: Json = False) -> None:
-    """List all runs, oldest first, with their scores."""
-    from pipelines.results.index import sync
-
-    from .display import percent, print_json, print_table, print_text
-
-    folder = runs or TrainConfig.runs
-    found = sync(folder)
-    # pandas turns None into NaN in columns of numbers
-    records = found.astype(object).where(found.notna(), None).to_dict("records")
-    if as_json:
-        return print_json(records)
-    if not records:
-        return print_text(f"{folder}: no runs yet. Start one: deepgcn train")
-    columns = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU")
-    rows = [
-        (
-            record["name"],
-            record["state"],
-            _network(record),
-            *(_shown(record[name]) for name in ("test_area", "epoch", "step")),
-            *(percent(record[name]) for name in ("val_miou", "room_oa", "room_miou")),
-        )
-        for record in records
-    ]
-    print_table(columns, rows)
-    for record in records:
-        if record["error"]:
-            print_text(record["error"])
-    print_text("Scores in percent; OA and mIoU under protocol room.")
-
-
-def _network(record: dict[str, Any]) -> str:
-    if record["arch"] is None:
-        return "–"
-    return f"{record['arch']}-{record['depth']} {record['conv']} C{record['width']} k{record['k']}"
 
 
 def _shown(value: Any) -> str:
@@ -99,6 +60,7 @@ def show_run(
 ) -> None:
     """Show one run: its network, state, machine and scores."""
     from pipelines.config import PROTOCOLS, to_plain
+    from pipelines.results.annotations import read_note, read_tags
 
     from .display import print_json, print_table
 
@@ -109,6 +71,8 @@ def show_run(
         "status": {**found.status, "state": found.state},
         "config": to_plain(found.config),
         "environment": found.environment,
+        "tags": read_tags(found.path),
+        "note": read_note(found.path),
         "scores": {name: values for name, values in scores.items() if values},
     }
     if as_json:
@@ -119,6 +83,7 @@ def show_run(
 def _described(run: Run) -> Iterator[tuple[str, str]]:
     """Yield what a person wants to know of a run, by name."""
     from pipelines.model.weights import describe
+    from pipelines.results.annotations import read_note, read_tags
 
     from .display import percent
     from .progress import clock_time
@@ -128,6 +93,10 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
     yield "state", run.state
     if status.get("error"):
         yield "error", str(status["error"])
+    if tags := read_tags(run.path):
+        yield "tags", ", ".join(tags)
+    if note := read_note(run.path):
+        yield "note", " ".join(note.split())
     yield "network", describe(config.model)
     yield "test area", _shown(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
@@ -233,16 +202,3 @@ def _print_comparison(
 
 def _signed(difference: float | None) -> str:
     return "–" if difference is None else f"{100 * difference:+.2f}"
-
-
-def sync_runs(runs: Runs = None, as_json: Json = False) -> None:
-    """Make the index, results.db, anew from the run directories."""
-    from pipelines.results.index import FILE, sync
-
-    from .display import print_json, print_text
-
-    folder = runs or TrainConfig.runs
-    found = sync(folder)
-    if as_json:
-        return print_json({"runs": len(found), "index": folder / FILE})
-    print_text(f"{folder / FILE}: {len(found)} run{'' if len(found) == 1 else 's'}")

@@ -7,6 +7,7 @@ with `runtime` and `results` below them. `synth` makes a building to try it all 
     >>> import pipelines
     >>> model = pipelines.load_model("runs/mine")
     >>> labels, probabilities = pipelines.segment(model, pos, color)
+    >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and miou>0.4")
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .inference import segment
     from .model.deepgcn import DeepGCN
+    from .results.frame import runs_frame
 
-__all__ = ["load_model", "segment"]
+__all__ = ["load_model", "runs_frame", "segment"]
 
 
 def load_model(run_or_weights: str | Path) -> DeepGCN:
@@ -36,9 +38,13 @@ def load_model(run_or_weights: str | Path) -> DeepGCN:
 
 
 def __getattr__(name: str) -> Any:
-    """Import `segment` when it is first used, so that `import pipelines` needs no torch."""
+    """Import a function when it is first used, so that `import pipelines` needs no torch."""
     if name == "segment":
         from .inference import segment
 
         return segment
+    if name == "runs_frame":
+        from .results.frame import runs_frame
+
+        return runs_frame
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,7 @@ from .results.failures import (
     find_failures,
     no_failures,
 )
+from .results.index import changing
 from .results.metrics import Scores, scores
 from .results.plots import room_picture
 from .results.report import Report
@@ -169,15 +170,16 @@ def _score(
     values = record_scores(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, protocol, counts, found, baseline, values)
     options = evaluation.options
-    files = write_scores(
-        folder,
-        report,
-        counts.matrix,
-        reports=options.reports,
-        pictures=options.pictures,
-        failures=counts.failures,
-        history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
-    )
+    with changing(evaluation.run):
+        files = write_scores(
+            folder,
+            report,
+            counts.matrix,
+            reports=options.reports,
+            pictures=options.pictures,
+            failures=counts.failures,
+            history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
+        )
     return RunScores(
         run=evaluation.run.path,
         area=evaluation.config.test_area or 0,

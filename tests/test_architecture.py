@@ -53,6 +53,8 @@ IN_FUNCTIONS = {
     "plyfile",
     "laspy",
     "lazrs",
+    "pandas",
+    "pyarrow",
     "pye57",
     "yaml",
     "scipy",
@@ -78,6 +80,7 @@ HEAVY = {
     *(
         "laspy",
         "lazrs",
+        "pyarrow",
         "pye57",
         "yaml",
         "matplotlib",

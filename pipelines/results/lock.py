@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Locks between processes: one process at a time in a run directory, and locks on other files."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def is_locked(path: Path) -> bool:
             return not _acquire(file, shared=True)
     except PermissionError:
         return False  # somebody else's run; its status is all there is to go by
+
+
+@contextmanager
+def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
+    """Hold a lock on the file `path`, made if it is not there, within a `with` block.
+
+    Yields whether it is held; False after `seconds` in which others held it.
+    """
+    with path.open("a", encoding="utf-8") as file:
+        end = time.monotonic() + seconds
+        while not (held := _acquire(file, shared=shared)) and time.monotonic() < end:
+            time.sleep(0.01)
+        yield held
 
 
 def _acquire_soon(file: IO[str]) -> bool:

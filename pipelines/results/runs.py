@@ -7,6 +7,7 @@
         metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
         checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
         eval/<protocol>/scores.json
+        <tag>.tag, note.txt   what people wrote on it
         tensorboard/          events
 
 Everything is replaced atomically or only appended to.
@@ -29,6 +30,7 @@ from .lock import is_locked
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
+TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Run:
         """Change fields of status.json; the others stay."""
         before = self.status if (self.path / STATUS).is_file() else {}
         atomic_json(self.path / STATUS, {**before, **fields, "updated": _now()})
+        if (self.path / CONFIG).is_file():
+            _record(self)
 
 
 def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
@@ -136,6 +140,7 @@ def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
 def save_config(run: Run, config: TrainConfig) -> None:
     """Write the run's configuration, under the run's own name."""
     atomic_json(run.path / CONFIG, to_plain(replace(config, name=run.name)))
+    _record(run, create=True)
 
 
 def open_run(path: Path) -> Run:
@@ -178,7 +183,8 @@ def find_runs(runs_dir: Path) -> list[Run]:
     """Return the runs in a folder, oldest first; none if there is no such folder."""
     if not runs_dir.is_dir():
         return []
-    found = [Run(path) for path in runs_dir.iterdir() if (path / CONFIG).is_file()]
+    folders = (path for path in runs_dir.iterdir() if path.name != TRASH)
+    found = [Run(path) for path in folders if (path / CONFIG).is_file()]
     return sorted(found, key=lambda run: (_time(run, "created"), run.name))
 
 
@@ -207,6 +213,12 @@ def resume_command(path: Path) -> str:
     return f"deepgcn train --resume {path}"
 
 
+def _record(run: Run, *, create: bool = False) -> None:
+    from .index import record  # which reads runs
+
+    record(run, create=create)
+
+
 def _make_directory(config: TrainConfig) -> Path:
     if config.name is not None:
         return _make_named(config.runs, config.name)
@@ -224,7 +236,7 @@ def _make_directory(config: TrainConfig) -> Path:
 
 
 def _make_named(runs_dir: Path, name: str) -> Path:
-    if name in ("", ".", "..") or Path(name).name != name:
+    if name in ("", ".", "..", TRASH) or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     path = runs_dir / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

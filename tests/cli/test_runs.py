@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from deepgcn_cli.__main__ import run
-from pipelines import kernels
+from pipelines import kernels, load_model
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -64,6 +66,19 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     scores = facts["scores"]
     assert difference["miou"] == pytest.approx(scores["second"]["miou"] - scores["first"]["miou"])
     assert difference["low"] <= difference["miou"] <= difference["high"]
+
+
+def test_training_and_evaluation_record_themselves(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    succeed(capsys, "eval", "second", "--no-pictures", "--device", "cpu", "--protocol", "block-s1")
+    scores = json.loads((folder / "runs/second/eval/block-s1/scores.json").read_text())
+    model = load_model("runs/second")
+    learned = sum(parameter.numel() for parameter in model.parameters())
+    with closing(sqlite3.connect(folder / "runs" / "results.db")) as database:
+        columns = "state, step, parameters, block_s1_miou, blocks_per_second > 0"
+        query = f"SELECT {columns} FROM runs WHERE name = 'second'"
+        assert database.execute(query).fetchone() == ("finished", 40, learned, scores["miou"], 1)
 
 
 def test_sync_makes_the_index_anew(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
