@@ -8,6 +8,7 @@
         checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
         eval/<protocol>/scores.json
         tensorboard/          events
+        loggers.json, wandb/  which runs of other loggers belong to this one; W&B's own files
 
 Everything is replaced atomically or only appended to.
 """
