@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config import LOGGERS, ModelConfig, TrainConfig
 from pipelines.errors import RunError
 
 from .options import (
@@ -54,6 +54,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
             "deepgcn train --recipe modern --without color-drop",
+            "deepgcn train --logger mlflow --logger wandb",
             "deepgcn train --resume",
         )
     )(train)
@@ -92,6 +93,14 @@ def train(
         int | None,
         option("Threads that prepare batches.", default=TrainConfig.workers, metavar="N"),
     ] = None,
+    loggers: Annotated[
+        list[str] | None,
+        option(
+            f"Also log to {' or '.join(LOGGERS)}, repeatable; TensorBoard always.",
+            "--logger",
+            metavar="NAME",
+        ),
+    ] = None,
     data: Data = None,
     runs: Runs = None,
     name: Annotated[
@@ -108,7 +117,8 @@ def train(
     """Train a network on every prepared area but one.
 
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
-    own settings: only --epochs, --max-steps, --device, --workers and --threads may change.
+    own settings: only --epochs, --max-steps, --device, --workers, --threads and --logger may
+    change.
     """
     flags = locals()
     _check_usage(resume=resume, run=run, name=name)

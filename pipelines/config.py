@@ -21,6 +21,7 @@ CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
+LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
 # What each recipe is made of. "paper" is the published one: Adam, no augmentation.
 RECIPES: dict[str, tuple[str, ...]] = {
     "paper": (),
@@ -192,10 +193,13 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None  # CPU threads; None: PyTorch's own choice
+    loggers: tuple[str, ...] = ()  # of LOGGERS
 
     def __post_init__(self) -> None:
         if self.test_area is not None:
             check_area(self.test_area)
+        for logger in self.loggers:
+            check_choice("logger", logger, LOGGERS, flag="--logger")
         check_choice("recipe", self.recipe, tuple(RECIPES), flag="--recipe")
         for part in self.without:
             if part not in RECIPES[self.recipe]:

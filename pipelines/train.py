@@ -31,6 +31,7 @@ from .runtime.environment import describe_environment
 from .runtime.facts import describe_training
 from .runtime.interruption import watch_for_interruption
 from .runtime.loop import explain_out_of_memory
+from .runtime.trackers import check_loggers
 from .training import Training
 
 
@@ -69,17 +70,19 @@ def train(
     Args:
         config: what to train; a `test_area` of None is the store's.
         resume: the directory of a run to go on with. `config` has to be the run's own
-            (`Run.config`), except for epochs, max_steps, device, workers and threads.
+            (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers.
         progress: who listens.
 
     Raises:
-        ConfigError: the configuration does not fit the data or the machine.
+        ConfigError: the configuration does not fit the data or the machine, or the package of a
+            logger is missing.
         DatasetError: the store is missing, broken or too small.
         RunError: the run cannot be made or gone on with, another process has it, the loss is not
             finite, or memory or disk space ran out.
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
             go on.
     """
+    check_loggers(config.loggers)
     device = pick_device(config.device, progress)
     store = Store.open(config.data)
     config = resolve(config, store)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,16 +28,13 @@ from .results.metrics import Scores, confusion, scores
 from .results.outcome import last_checkpoint
 from .results.runs import METRICS, TENSORBOARD, Run, resume_command
 from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
-from .runtime.events import open_events, write_event
+from .runtime.events import Events, open_events
 from .runtime.interruption import Interruption
 from .runtime.loop import Pace, Step, build_optimizer, predict_batches, train_steps
 from .runtime.prefetch import prefetch
 from .runtime.schedule import recipe_schedule
 from .runtime.seeding import seed_everything
 from .runtime.timing import peak_memory
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 
@@ -46,7 +43,7 @@ class Training:
     """One process's work on a run: what it works with, and how far it is."""
 
     journal: Journal
-    events: SummaryWriter
+    events: Events
 
     def __init__(
         self,
@@ -81,8 +78,15 @@ class Training:
             self.journal = stack.enter_context(
                 closing(Journal(metrics, keep=self.counters.records))
             )
-            folder = self.run.path / TENSORBOARD
-            self.events = stack.enter_context(open_events(folder, step=self.counters.step + 1))
+            self.events = stack.enter_context(
+                open_events(
+                    self.config,
+                    self.run.path,
+                    self.run.path / TENSORBOARD,
+                    step=self.counters.step + 1,
+                    progress=self.progress,
+                )
+            )
             while not self.finished:
                 self.train_epoch()
                 self.validate()
@@ -212,10 +216,10 @@ class Training:
         return scores(matrix, self.classes)
 
     def record(self, **record: Any) -> None:
-        """Append a record to metrics.jsonl and to the TensorBoard events."""
+        """Append a record to metrics.jsonl and to every event log."""
         record = {"event": record.pop("event"), "step": self.counters.step, **record}
         self.journal.append(record)
-        write_event(self.events, record)
+        self.events.write(record)
 
     def save(self) -> None:
         """Save the whole state and the weights as "last".

@@ -62,6 +62,8 @@ IN_FUNCTIONS = {
     "tensorboard",
     "torch.utils.tensorboard",
     "submitit",
+    "mlflow",
+    "wandb",
 }
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
@@ -88,6 +90,8 @@ HEAVY = {
         "safetensors",
         "tensorboard",
         "submitit",
+        "mlflow",
+        "wandb",
         "rich",
     ),
 }

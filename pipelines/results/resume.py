@@ -9,9 +9,9 @@ from ..config import TrainConfig, to_plain
 from ..errors import RunError
 from .runs import Run, resume_command
 
-# How fast and where a run is computed may change from one start to the next, and how long unless
-# the rates follow from the length.
-FREE = ("device", "workers", "threads")
+# How fast and where a run is computed, and who is told, may change from one start to the next, and
+# how long unless the rates follow from the length.
+FREE = ("device", "workers", "threads", "loggers")
 LENGTH = ("epochs", "max_steps")
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")

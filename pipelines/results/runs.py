@@ -9,6 +9,7 @@
         eval/<protocol>/scores.json
         <tag>.tag, note.txt   what people wrote on it
         tensorboard/          events
+        loggers.json, wandb/  which runs of other loggers belong to this one; W&B's own files
 
 Everything is replaced atomically or only appended to.
 """
