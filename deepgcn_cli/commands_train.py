@@ -9,7 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
+from pipelines.config import (
+    ADAM_LR,
+    KNNS,
+    LAYOUTS,
+    PARTS,
+    RECIPES,
+    SGD_LR,
+    ModelConfig,
+    TrainConfig,
+)
 from pipelines.errors import RunError
 
 from .options import (
@@ -31,7 +40,7 @@ from .options import (
     option,
 )
 
-PARTS = RECIPES["modern"]
+OTHERS = [part for part in PARTS if part not in RECIPES["modern"]]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,6 +50,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
             "deepgcn train --recipe modern --without color-drop",
+            "deepgcn train --recipe modern --without adamw --with sgd",
             "deepgcn train --resume",
         )
     )(train)
@@ -88,13 +98,18 @@ def train(
     without: Annotated[
         list[str] | None,
         option(
-            f"Part of the recipe to leave out, repeatable; of modern: {', '.join(PARTS)}.",
+            "Part of the recipe to leave out, repeatable; of modern: "
+            f"{', '.join(RECIPES['modern'])}.",
             metavar="PART",
         ),
     ] = None,
     extra: Annotated[
         list[str] | None,
-        option("Part of the modern recipe to add, repeatable.", "--with", metavar="PART"),
+        option(
+            f"Part to add, repeatable: any of modern or {', '.join(OTHERS)}.",
+            "--with",
+            metavar="PART",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -111,7 +126,8 @@ def train(
         option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
     ] = None,
     lr: Annotated[
-        float | None, option("First learning rate.", default=TrainConfig.lr, metavar="X")
+        float | None,
+        option("First learning rate.", default=f"{ADAM_LR:g}, with sgd {SGD_LR:g}", metavar="X"),
     ] = None,
     val_fraction: Annotated[
         float | None,
