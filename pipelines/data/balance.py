@@ -63,14 +63,16 @@ def draw_blocks(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarr
     """Draw as many numbers as there are blocks, with repetition, (blocks,) int64 in random order.
 
     Block b comes ⌊B·p_b⌋ or ⌈B·p_b⌉ times, B·p_b on average: systematic sampling, which varies less
-    from epoch to epoch than independent draws. The n-th copy of block b has the number b + n·B.
+    from epoch to epoch than independent draws. Copies of block b have the numbers b, b + B, b + 2B.
 
     Reference:
-        Kitagawa, Monte Carlo filter and smoother, J. Comp. Graph. Stat. 1996, appendix.
+        Madow, On the theory of systematic sampling, Ann. Math. Stat. 1949, in random order.
     """
     blocks = len(probabilities)
+    # In the rooms' own order blocks alternate, and so would whole epochs: all walls twice, or once.
+    order = rng.permutation(blocks)
+    ends = np.cumsum(probabilities[order])
     places = (np.arange(blocks) + rng.random()) / blocks
-    ends = np.cumsum(probabilities)
     drawn = np.searchsorted(ends / ends[-1], places, side="right")
     copy = np.arange(blocks) - np.searchsorted(drawn, drawn)  # `drawn` is sorted
-    return rng.permutation(drawn + copy * blocks)
+    return rng.permutation(order[drawn] + copy * blocks)
