@@ -57,14 +57,23 @@ def preset_rows() -> list[dict[str, Any]]:
 
 
 def doctor(as_json: Json = False) -> None:
-    """Show what this machine offers: versions, processor, GPU, memory, disk, missing packages."""
+    """Show what this machine offers: versions, processor, GPU, memory, disk, missing parts."""
     from .display import print_json, print_table
     from .machine import describe_machine
 
     facts = describe_machine()
     if as_json:
         return print_json(facts)
-    print_table(("what", "found"), [(name, _shown(value)) for name, value in facts.items()])
+    parts = {f"extra {name}": _part(name, missing) for name, missing in facts.pop("extras").items()}
+    rows = [(name, _shown(value)) for name, value in {**facts, **parts}.items()]
+    print_table(("what", "found"), rows)
+
+
+def _part(extra: str, missing: list[str]) -> str:
+    """Return whether an optional part is there, or how to install it."""
+    if not missing:
+        return "installed"
+    return f"missing {', '.join(missing)}: pip install 'deepgcn[{extra}]'"
 
 
 def _shown(value: Any) -> str:

@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
             "deepgcn train --recipe modern --without color-drop",
             "deepgcn train --logger mlflow --logger wandb",
+            "deepgcn train --recipe modern --without adamw --with sgd",
             "deepgcn train --resume",
         )
     )(train)

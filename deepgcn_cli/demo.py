@@ -93,6 +93,7 @@ class Demo:
             data=self.data,
             runs=self.run.parent,
             name=RUN,
+            extra=("resample",),  # many epochs over few blocks
             epochs=1000,  # `steps` ends it
             max_steps=self.settings.steps,
             batch_size=8,

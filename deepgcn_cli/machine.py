@@ -17,18 +17,22 @@ def describe_machine() -> dict[str, Any]:
     """Return facts by name, ready for JSON; sizes in GiB as floats."""
     import torch
 
+    from pipelines.kernels import cuda
     from pipelines.runtime.device import processor_name
 
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-    installed, missing, optional = packages()
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpu = torch.cuda.get_device_properties(0) if count else None
+    installed, missing = packages()
     total, available = memory()
     return {
         "deepgcn": metadata.version("deepgcn"),
         "Python": sys.version.split()[0],
         "PyTorch": torch.__version__,
         "CUDA": torch.version.cuda,
+        "GPUs": count,
         "GPU": gpu.name if gpu else None,
         "GPU memory": gpu.total_memory / GIB if gpu else None,
+        "GPU kernels": (cuda.why_not(torch.device("cuda", 0)) or "Triton") if gpu else None,
         "processor": processor_name(),
         "cores": usable_cores(),
         "memory": total,
@@ -36,7 +40,7 @@ def describe_machine() -> dict[str, Any]:
         "free disk here": shutil.disk_usage(Path.cwd()).free / GIB,
         "packages": installed,
         "missing packages": missing,
-        "optional packages not installed": optional,
+        "extras": extras(),
     }
 
 
@@ -58,18 +62,49 @@ def memory() -> tuple[float | None, float | None]:
     return total, available
 
 
-def packages() -> tuple[list[str], list[str], list[str]]:
-    """Return the required packages with versions, those missing, and optional ones missing."""
-    installed: list[str] = []
+def packages() -> tuple[list[str], list[str]]:
+    """Return the required packages that are installed, with versions, and those that are not."""
+    missing = missing_packages("deepgcn", None)
+    required = [name for name, _ in requirements("deepgcn", None) if name not in missing]
+    return [f"{name} {metadata.version(name)}" for name in required], missing
+
+
+def extras() -> dict[str, list[str]]:
+    """Return the missing packages of each optional part of the toolkit, by the part's name."""
+    names = metadata.metadata("deepgcn").get_all("Provides-Extra") or []
+    return {name: missing_packages("deepgcn", name) for name in names}
+
+
+def missing_packages(package: str, extra: str | None) -> list[str]:
+    """Return what `package`, or one of its extras, requires and is not installed.
+
+    What an extra asks for with extras of its own, such as laspy[lazrs], counts as well.
+    """
     missing: list[str] = []
-    optional: list[str] = []
-    for requirement in metadata.requires("deepgcn") or []:
-        name = re.split(r"[\s<>=!~;\[]", requirement, maxsplit=1)[0]
+    for name, inner in requirements(package, extra):
         try:
-            found = f"{name} {metadata.version(name)}"
+            metadata.version(name)
         except metadata.PackageNotFoundError:
-            (optional if "extra ==" in requirement else missing).append(name)
-        else:
-            if "extra ==" not in requirement:
-                installed.append(found)
-    return installed, missing, optional
+            missing.append(name)
+            continue
+        for part in inner:
+            missing += missing_packages(name, part)
+    return list(dict.fromkeys(missing))
+
+
+def requirements(package: str, extra: str | None) -> list[tuple[str, list[str]]]:
+    """Return the packages that `package` itself, or one of its extras, requires.
+
+    Each comes with the extras that are asked of it: laspy[lazrs]>=2.5 → ("laspy", ["lazrs"]).
+    """
+    found = []
+    for line in metadata.requires(package) or []:
+        requirement, _, marker = line.partition(";")
+        wanted = re.search(r"extra\s*==\s*['\"]([\w.-]+)", marker)
+        if (wanted.group(1) if wanted else None) != extra:
+            continue
+        parts = re.match(r"\s*([\w.-]+)\s*(?:\[([^]]*)\])?", requirement)
+        assert parts is not None, requirement
+        inner = [part.strip() for part in (parts.group(2) or "").split(",") if part.strip()]
+        found.append((parts.group(1), inner))
+    return found

@@ -14,18 +14,22 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.config import (
+    ADAM_LR,
     ARCHS,
     CONVS,
     DEVICES,
     KNNS,
     LAYOUTS,
+    PARTS,
     RECIPES,
+    SGD_LR,
     EvalConfig,
     ModelConfig,
     TrainConfig,
 )
 
-PARTS = RECIPES["modern"]
+MODERN = RECIPES["modern"]
+OTHERS = tuple(part for part in PARTS if part not in MODERN)
 
 
 def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
@@ -147,13 +151,13 @@ Recipe = Annotated[
 Without = Annotated[
     list[str] | None,
     option(
-        f"Part of the recipe to leave out, repeatable; of modern: {', '.join(PARTS)}.",
+        f"Part of the recipe to leave out, repeatable; of modern: {', '.join(MODERN)}.",
         metavar="PART",
     ),
 ]
 With = Annotated[
     list[str] | None,
-    option("Part of the modern recipe to add, repeatable.", "--with", metavar="PART"),
+    option(f"Part to add, repeatable: any of modern or {', '.join(OTHERS)}.", "--with", metavar="PART"),
 ]
 Epochs = Annotated[
     int | None,
@@ -168,7 +172,7 @@ NumPoints = Annotated[
     option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
 ]
 LearningRate = Annotated[
-    float | None, option("First learning rate.", default=TrainConfig.lr, metavar="X")
+    float | None, option("First learning rate.", default=f"{ADAM_LR:g}, with sgd {SGD_LR:g}", metavar="X")
 ]
 ValFraction = Annotated[
     float | None,

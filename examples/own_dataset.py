@@ -52,6 +52,7 @@ def main() -> None:
         model=model,
         data=data,
         runs=runs,
+        extra=("resample",),  # new points of each block every epoch
         epochs=100,
         max_steps=250,
         batch_size=4,

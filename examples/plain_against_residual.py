@@ -40,6 +40,7 @@ def train_and_score(arch: str, depth: int, steps: int) -> float:
         data=FOLDER / "data",
         runs=FOLDER / "runs",
         name=f"{arch}-{depth}-{steps}",
+        extra=("resample",),  # new points of each block every epoch
         epochs=1000,  # `steps` ends it
         max_steps=steps,
         batch_size=8,

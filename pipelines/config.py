@@ -22,14 +22,19 @@ LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
-# What each recipe is made of. "paper" is the published one: Adam, no augmentation.
+# All that a recipe can be made of.
+PARTS = (
+    *("balance", "resample"),  # which blocks and points are drawn
+    *("rotate", "flip", "scale", "jitter", "contrast", "color-drop"),  # what is done to them
+    *("smoothing", "adamw", "sgd", "cosine", "clip", "ema"),  # the optimisation
+)
+# "paper" is the published one: Adam, each block's points drawn once, no augmentation.
 RECIPES: dict[str, tuple[str, ...]] = {
     "paper": (),
-    "modern": (
-        *("rotate", "flip", "scale", "jitter", "contrast", "color-drop"),  # of the blocks
-        *("smoothing", "adamw", "cosine", "clip"),  # of the optimisation
-    ),
+    "modern": tuple(part for part in PARTS if part != "sgd"),
 }
+ADAM_LR = 1e-3  # as published
+SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate for Adam
 PROTOCOLS = ("room", "block-s1", "block-s05")
 REPORTS = ("md", "json", "csv", "html", "tex")
 ABSENT = ("exclude", "zero", "one", "minus-one")
@@ -187,7 +192,7 @@ class TrainConfig:
     max_steps: int | None = None
     batch_size: int = 16
     num_points: int = 4096
-    lr: float = 1e-3
+    lr: float | None = None  # None: ADAM_LR, or SGD_LR with the part "sgd"
     val_fraction: float = 0.1  # of the training areas' rooms, for choosing `best`
     workers: int = 0
     seed: int = 0
@@ -208,7 +213,12 @@ class TrainConfig:
                     f"Its parts: {', '.join(RECIPES[self.recipe]) or 'none'}."
                 )
         for part in self.extra:
-            check_choice("part", part, RECIPES["modern"], flag="--with")
+            check_choice("part", part, PARTS, flag="--with")
+        if {"adamw", "sgd"} <= {*self.parts}:
+            raise ConfigError(
+                "--with: found adamw and sgd, expected one optimizer.\n"
+                "Leave one out, as with: --without adamw --with sgd"
+            )
         check_choice("device", self.device, DEVICES, flag="--device")
         for name in ("epochs", "batch_size", "num_points"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
@@ -217,7 +227,7 @@ class TrainConfig:
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_at_least("--workers", self.workers, 0)
-        if not self.lr > 0:
+        if self.lr is not None and not self.lr > 0:
             raise ConfigError(f"--lr: found {self.lr}, expected a number above 0.")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"--val-fraction: found {self.val_fraction}, expected 0 < x < 1.")
@@ -225,9 +235,14 @@ class TrainConfig:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the recipe as it is used, in the order of RECIPES["modern"]."""
+        """The parts of the recipe as it is used, in the order of PARTS."""
         wanted = {*RECIPES[self.recipe], *self.extra} - {*self.without}
-        return tuple(part for part in RECIPES["modern"] if part in wanted)
+        return tuple(part for part in PARTS if part in wanted)
+
+    @property
+    def first_lr(self) -> float:
+        """The learning rate that the schedule starts from."""
+        return self.lr or (SGD_LR if "sgd" in self.parts else ADAM_LR)
 
     @property
     def recipe_text(self) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+UNFINISHED = ".part"
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -18,13 +20,19 @@ def atomic_write(path: Path) -> Iterator[Path]:
     half of one. If the block fails, the temporary file is removed and the old one stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what killed processes were writing in `folder`; nobody may be writing there now."""
+    for temporary in folder.glob(f".*{UNFINISHED}"):
         temporary.unlink(missing_ok=True)
 
 

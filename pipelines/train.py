@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, TrainConfig
-from .data.augment import PARTS
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
 from .data.split import split_rooms
@@ -24,7 +23,7 @@ from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress
 from .results.lock import lock_run
 from .results.outcome import record_outcome, reopen
-from .results.resume import check_same
+from .results.resume import check_same, room_checksums
 from .results.runs import create_run, open_run
 from .runtime.device import cpu_threads, pick_device
 from .runtime.environment import describe_environment
@@ -87,13 +86,14 @@ def train(
     store = Store.open(config.data)
     config = resolve(config, store)
     if resume is not None:
-        check_same(open_run(resume), config, store.fingerprint)
+        check_same(open_run(resume), config, store)
     with ExitStack() as stack:
         stack.enter_context(cpu_threads(config.threads))
         check_network(config.model)
         samplers = open_samplers(config, store, progress)
         environment = {**describe_environment(device), **describe_store(config, store)}
-        run = open_run(resume) if resume else create_run(config, environment=environment)
+        begun = {**environment, "rooms": room_checksums(store)}
+        run = open_run(resume) if resume else create_run(config, environment=begun)
         stack.enter_context(lock_run(run.path))
         interruption = stack.enter_context(watch_for_interruption())
         stack.enter_context(record_outcome(run))
@@ -112,7 +112,7 @@ def train(
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
-    """Return `config` with the store's test area and number of classes filled in.
+    """Return `config` with the store's test area and classes and the learning rate filled in.
 
     Raises:
         ConfigError: the store does not have the test area.
@@ -124,7 +124,7 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
             f"{', '.join(map(str, store.areas))}."
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
-    return dataclasses.replace(config, model=model, test_area=area)
+    return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
 
 
 def check_network(config: ModelConfig) -> None:
@@ -152,7 +152,7 @@ def open_samplers(
         seed=config.seed,
     )
     return (
-        open_sampler(config, store, train_rooms, 0.5, progress, augment=config.parts),
+        open_sampler(config, store, train_rooms, 0.5, progress, parts=config.parts),
         open_sampler(config, store, val_rooms, 1.0, progress),
     )
 
@@ -163,17 +163,16 @@ def open_sampler(
     rooms: list[RoomInfo],
     stride: float,
     progress: Progress,
-    augment: tuple[str, ...] = (),
+    parts: tuple[str, ...] = (),
 ) -> BlockSampler:
-    """Return the sampler of some rooms' blocks, with those parts of the recipe that change blocks.
+    """Return the sampler of some rooms' blocks, with the parts of a recipe that matter to it.
 
     Raises:
         DatasetError: the rooms are so sparse that they have no block.
     """
     points, seed, layout = config.num_points, config.seed, config.model.layout
-    parts = [part for part in augment if part in PARTS]
     sampler = BlockSampler(
-        store, rooms, points, seed, stride, layout, augment=parts, progress=progress
+        store, rooms, points, seed, stride, layout, parts=parts, progress=progress
     )
     if not len(sampler):
         names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])

@@ -28,6 +28,8 @@ from .results.metrics import Scores, confusion, scores
 from .results.outcome import last_checkpoint
 from .results.runs import METRICS, TENSORBOARD, Run, resume_command
 from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
+from .runtime.device import gpu_memory
+from .runtime.ema import WeightAverage
 from .runtime.events import Events, open_events
 from .runtime.interruption import Interruption
 from .runtime.loop import Pace, Step, build_optimizer, predict_batches, train_steps
@@ -61,12 +63,15 @@ class Training:
         self.device, self.interruption, self.progress = device, interruption, progress
         seed_everything(config.seed)
         self.model = DeepGCN(config.model).to(device)
-        self.optimizer = build_optimizer(self.model, config.parts, config.lr)
+        self.optimizer = build_optimizer(self.model, config.parts, config.first_lr)
+        self.average = WeightAverage(self.model) if "ema" in config.parts else None
         total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
-        self.schedule = recipe_schedule(config.parts, config.model.layout, config.lr, total)
+        self.schedule = recipe_schedule(config.parts, config.model.layout, config.first_lr, total)
         self.counters = Counters()
         if run.training_state.is_file():
-            self.counters = load_checkpoint(run.training_state, self.model, self.optimizer)
+            self.counters = load_checkpoint(
+                run.training_state, self.model, self.optimizer, self.average
+            )
         self.pace = Pace()
         self.started = time.monotonic() - self.counters.seconds
         self.saved = time.monotonic()
@@ -91,6 +96,11 @@ class Training:
                 self.train_epoch()
                 self.validate()
         self.run.update_status(state="finished")
+
+    @property
+    def judged(self) -> DeepGCN:
+        """The network that is validated and saved as weights: the average, if there is one."""
+        return self.average.model if self.average else self.model
 
     @property
     def data_threads(self) -> int:
@@ -134,7 +144,7 @@ class Training:
             pace = Pace()
             for step in self.steps(prepared):
                 pace.add(step)
-                task.advance(len(step.batch.blocks), **shown(step, pace))
+                task.advance(len(step.batch.blocks), **shown(step, pace, self.device))
                 if time.monotonic() - self.saved > SAVE_SECONDS:
                     self.save()
                 self.stop_if_asked()
@@ -156,6 +166,8 @@ class Training:
             self.interruption.notify = None
             self.check_loss(step)
             counters.count_step(step.loss, len(step.batch.blocks))
+            if self.average is not None:
+                self.average.update(self.model, counters.step)
             self.pace.add(step)
             self.record(
                 event="step",
@@ -209,7 +221,7 @@ class Training:
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
             closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
         ):
-            for label, predicted in predict_batches(self.model, prepared):
+            for label, predicted in predict_batches(self.judged, prepared):
                 matrix += confusion(label, predicted, classes)
                 task.advance(len(label) // sampler.num_points)
                 self.stop_if_asked()
@@ -233,7 +245,9 @@ class Training:
         self.journal.sync()
         self.counters.records = self.journal.records
         self.counters.seconds = time.monotonic() - self.started
-        save_checkpoint(self.run.training_state, self.model, self.optimizer, self.counters)
+        save_checkpoint(
+            self.run.training_state, self.model, self.optimizer, self.counters, self.average
+        )
         self.save_model("last")
         self.run.update_status(
             step=self.counters.step,
@@ -255,21 +269,29 @@ class Training:
             "run": self.run.name,
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
+            "weights": "average" if self.average else "as trained",
             "num_points": str(self.config.num_points),
             "test_area": str(self.config.test_area),
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),
         }
-        save_weights(self.run.checkpoint_path(checkpoint), self.model, metadata=facts)
+        save_weights(self.run.checkpoint_path(checkpoint), self.judged, metadata=facts)
 
     def check_loss(self, step: Step) -> None:
         """Raise RunError if the loss of a step is not finite."""
         if math.isfinite(step.loss):
             return
-        rooms = [self.sampler.room_of(block) for block in step.batch.blocks]
+        raise self.not_finite(
+            f"the loss is {step.loss} on {self.batch_text(step.batch)} after step"
+        )
+
+    def batch_text(self, batch: Batch) -> str:
+        """Return which batch it is, for people."""
+        rooms = [self.sampler.room_of(block) for block in batch.blocks]
         names = sorted({f"Area_{room.area}/{room.name}" for room in rooms})
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        raise self.not_finite(f"the loss is {step.loss} on blocks of {shown} after step")
+        number, epoch = self.counters.batch + 1, self.counters.epoch + 1
+        return f"batch {number:,} of epoch {epoch} (blocks of {shown})"
 
     def not_finite(self, what: str) -> RunError:
         """Return the error for a number that is not finite."""
@@ -302,11 +324,13 @@ class Training:
         )
 
 
-def shown(step: Step, pace: Pace) -> dict[str, float | str]:
+def shown(step: Step, pace: Pace, device: torch.device) -> dict[str, float | str]:
     """Return the figures beside an epoch's bar."""
+    memory = gpu_memory(device)
     return {
         "loss": f"{step.loss:.3f}",
         "lr": f"{step.lr:.1e}",
         "blocks/s": f"{pace.blocks_per_second:.1f}",
         "data wait": f"{100 * pace.data_wait:.0f} %",
+        **({} if memory is None else {"GPU memory": f"{memory / 2**30:.1f} GiB"}),
     }

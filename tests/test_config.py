@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pipelines.config import (
     ARCHS,
+    PARTS,
     EvalConfig,
     ModelConfig,
     PredictConfig,
@@ -67,6 +68,24 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
     TrainConfig(num_points=432)
 
 
+def test_a_recipe_is_its_parts() -> None:
+    assert TrainConfig(recipe="paper").parts == ()
+    modern = TrainConfig(recipe="modern")
+    assert set(PARTS) - set(modern.parts) == {"sgd"}
+    assert modern.recipe_text == "modern"
+    changed = TrainConfig(recipe="modern", without=("ema", "adamw"), extra=("sgd",))
+    assert set(changed.parts) == {*modern.parts, "sgd"} - {"ema", "adamw"}
+    assert changed.recipe_text == "modern without ema, adamw with sgd"
+    ordered = TrainConfig(extra=("ema", "balance")).parts
+    assert ordered == ("balance", "ema")
+
+
+def test_the_first_learning_rate_suits_the_optimizer() -> None:
+    assert TrainConfig().first_lr == TrainConfig(recipe="modern").first_lr == 1e-3
+    assert TrainConfig(extra=("sgd",)).first_lr == 0.1
+    assert TrainConfig(extra=("sgd",), lr=0.02).first_lr == 0.02
+
+
 def test_published_leaves_out_what_is_none() -> None:
     config = ModelConfig.published("densegcn", 28, k=None, width=16)
     assert (config.k, config.width, config.depth) == (8, 16, 28)
@@ -95,6 +114,10 @@ def test_check_points_is_exact(arch: str, depth: int, k: int, dilation: bool) ->
         (lambda: TrainConfig(val_fraction=1), "--val-fraction"),
         (lambda: TrainConfig(batch_size=0), "--batch-size"),
         (lambda: TrainConfig(recipe="papr"), "Did you mean 'paper'"),
+        (lambda: TrainConfig(extra=("emma",)), "unknown part 'emma'. Did you mean 'ema'"),
+        (lambda: TrainConfig(without=("ema",)), "'ema', which recipe paper does not have"),
+        (lambda: TrainConfig(recipe="modern", extra=("sgd",)), "adamw and sgd, expected one"),
+        (lambda: TrainConfig(extra=("sgd", "adamw")), "--without adamw --with sgd"),
         (lambda: EvalConfig(protocols=("rooms",)), "Did you mean 'room'"),
         (lambda: EvalConfig(reports=("pdf",)), "Expected one of: md"),
         (lambda: PredictConfig(run=Path("a"), weights=Path("b")), "found both"),

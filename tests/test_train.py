@@ -23,13 +23,16 @@ from sklearn.metrics import jaccard_score
 
 from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig, to_plain
+from pipelines.data.sampler import Batch, BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.weights import load_weights, read_metadata
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.results.lock import lock_run
 from pipelines.results.runs import Run, latest_finished, open_run
+from pipelines.runtime.loop import Pace, Step
 from pipelines.train import TrainResult, open_samplers, train
+from pipelines.training import shown
 from tests.tiny_store import write_tiny_store
 
 MODEL = ModelConfig(depth=3, width=8, k=4, fusion_channels=32)
@@ -157,11 +160,24 @@ def assert_same_run(found: Run, expected: Run) -> None:
         assert found.status[name] == expected.status[name]
 
 
+def miou_of(run: Run, validation: BlockSampler) -> float:
+    """Return the mIoU of the last weights, computed apart from the stage."""
+    model = load_weights(run.weights("last"))
+    label, guess = [], []
+    for block in range(len(validation)):
+        features, its_label = validation.sample(0, block)
+        with torch.no_grad():
+            guess.append(model(torch.from_numpy(features)[None])[0].argmax(-1).numpy())
+        label.append(its_label)
+    return float(jaccard_score(np.concatenate(label), np.concatenate(guess), average="macro"))
+
+
 def test_a_run_leaves_what_it_promises(config: TrainConfig, store: Store) -> None:
     result = train(config)
     run = open_run(result.run)
     assert run == latest_finished(config.runs)
-    assert run.config == dataclasses.replace(config, test_area=3)  # the store's fold
+    resolved = dataclasses.replace(config, test_area=3, lr=1e-3)  # the store's fold, Adam's rate
+    assert run.config == resolved
     assert run.environment["store"]["fingerprint"] == store.fingerprint
     assert run.environment["packages"]["torch"] == torch.__version__
     assert run.environment["threads"] == 1
@@ -228,15 +244,7 @@ def test_validation_scores_are_those_of_the_saved_weights(
 ) -> None:
     run = run_as(config, "one", epochs=1)
     _, validation = open_samplers(run.config, store)
-    model = load_weights(run.weights("last"))
-    label, guess = [], []
-    for block in range(len(validation)):
-        features, its_label = validation.sample(0, block)
-        with torch.no_grad():
-            guess.append(model(torch.from_numpy(features)[None])[0].argmax(-1).numpy())
-        label.append(its_label)
-    expected = jaccard_score(np.concatenate(label), np.concatenate(guess), average="macro")
-    assert run.metrics()[-1]["val_miou"] == pytest.approx(expected, abs=1e-12)
+    assert run.metrics()[-1]["val_miou"] == pytest.approx(miou_of(run, validation), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +291,68 @@ def test_a_signal_stops_after_the_step_and_loses_nothing(
     go_on(run)
     assert_same_run(run, whole)
     assert len(run.environment["resumed"]) == 1
+
+
+@pytest.mark.parametrize("parts", [(), ("sgd",)])
+def test_every_part_of_the_modern_recipe_goes_on_as_it_was(
+    config: TrainConfig, parts: tuple[str, ...]
+) -> None:
+    without = ("adamw",) if parts else ()
+    config = dataclasses.replace(config, recipe="modern", without=without, extra=parts, workers=2)
+    whole = run_as(config, "whole")
+    for step in (5, BATCHES + 1):
+        with pytest.raises(KeyboardInterrupt):
+            run_as(config, f"at-{step}", AtStep(step, send(signal.SIGTERM)))
+        run = open_run(config.runs / f"at-{step}")
+        go_on(run)
+        assert_same_run(run, whole)
+
+
+def test_the_average_is_what_is_validated_and_saved(config: TrainConfig, store: Store) -> None:
+    config = dataclasses.replace(config, extra=("ema",))
+    run = run_as(config, "run", epochs=1)
+    state = training_state(run)
+    for checkpoint in ("last", "best"):
+        weights = load_file(run.weights(checkpoint))
+        assert_same(weights, {name: state["average"][name] for name in weights})
+        assert len(weights) == len(state["average"])
+    assert not torch.equal(
+        state["model"]["classifier.weight"], state["average"]["classifier.weight"]
+    )
+    assert read_metadata(run.weights("best"))["weights"] == "average"
+    _, validation = open_samplers(run.config, store)
+    assert run.metrics()[-1]["val_miou"] == pytest.approx(miou_of(run, validation), abs=1e-12)
+    # The steps are those of a run without it: the average looks on.
+    plain = run_as(config, "plain", epochs=1, extra=())
+    for part in ("model", "optimizer", "rng"):
+        assert_same(state[part], training_state(plain)[part])
+    assert training_state(plain)["average"] is None
+    assert read_metadata(plain.weights("best"))["weights"] == "as trained"
+
+
+def test_parts_of_the_sampling_reach_the_training_blocks_alone(
+    config: TrainConfig, store: Store
+) -> None:
+    def epochs(*extra: str) -> list[list[np.ndarray]]:
+        changed = dataclasses.replace(config, test_area=3, extra=extra)
+        return [[s.sample(e, 0)[0] for e in (0, 1)] for s in open_samplers(changed, store)]
+
+    for extra, differ in (((), False), (("resample",), True), (("jitter",), True)):
+        training, validation = epochs(*extra)
+        assert np.array_equal(*training) != differ
+        assert np.array_equal(*validation)
+    balanced, validation = open_samplers(
+        dataclasses.replace(config, test_area=3, extra=("balance",)), store
+    )
+    assert max(balanced.order(0)) >= len(balanced)
+    assert max(validation.order(0)) == len(validation) - 1
+
+
+def test_gpu_memory_is_shown_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5 * 2**29)  # noqa: ARG005
+    batch = Batch(np.zeros((1, 1, 9)), np.zeros((1, 1)), (0,))
+    figures = shown(Step(0.5, 1e-3, batch, 1.0, 0.0), Pace(), torch.device("cuda"))
+    assert figures["GPU memory"] == "2.5 GiB"
 
 
 def test_stopped_again_and_again(config: TrainConfig, whole: Run) -> None:
@@ -403,7 +473,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         train(dataclasses.replace(config, lr=1e36))
     run = open_run(config.runs / "run")
     where, kept, advice = str(error.value).splitlines()
-    assert "the loss is nan on blocks of Area_" in where
+    assert "the loss is nan on batch 2 of epoch 1 (blocks of Area_" in where
     assert where.endswith("after step 1.")
     assert kept == f"The last checkpoint, {run.training_state}, is whole (step 1)."
     assert "--lr" in advice
@@ -439,7 +509,7 @@ def test_other_settings_or_data_are_refused_and_change_nothing(
         with pytest.raises(RunError, match=said):
             go_on(run, **changes)
     other = write_tiny_store(tmp_path / "other", points=700)
-    with pytest.raises(RunError, match="other data"):
+    with pytest.raises(RunError, match=r"other data.*7 rooms changed: Area_1/office_1, "):
         go_on(run, data=other.path)
     assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
 
@@ -472,6 +542,7 @@ def test_progress_hears_facts_and_figures(config: TrainConfig) -> None:
     assert epochs == [("Epoch 1/2", 48), ("Epoch 2/2", 48)]
     assert sum(float(fields["amount"]) for fields in listener.fields) == 96
     assert set(listener.fields[0]) == {"amount", "loss", "lr", "blocks/s", "data wait"}
+    assert "lr 0.001, seed 0" in listener.said[0]
 
 
 def test_tensorboard_shows_the_metrics(config: TrainConfig) -> None:

@@ -1,7 +1,8 @@
 """Blocks drawn from the store: which ones, in which order, with which points.
 
 Every draw follows from (seed, epoch, block) alone. So any thread may make any batch at any time,
-and a resumed run needs to know no more than where in the epoch it was.
+and a resumed run needs to know no more than where in the epoch it was. A block that is drawn twice
+in an epoch has a number for each time (`balance.draw_blocks`), and so other points.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..progress import SILENT, Progress
+from .augment import PARTS as AUGMENTATIONS
 from .augment import BlockPoints, augment
+from .balance import block_counts, block_probabilities, draw_blocks
 from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
 from .store import Room, RoomInfo, Store
 
@@ -39,7 +42,7 @@ class Batch:
 
 
 class BlockSampler:
-    """The blocks of some rooms, with points drawn anew every epoch.
+    """The blocks of some rooms, with points drawn from them.
 
     Args:
         store: the prepared data.
@@ -48,7 +51,10 @@ class BlockSampler:
         seed: what all draws follow from.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
         layout: "paper" or "torch", see `block_features`.
-        augment: parts of `data.augment` that each draw goes through.
+        parts: of the recipe. "resample" draws a block's points anew every epoch; without it they
+            are drawn once, as for the published HDF5 files. "balance" draws blocks by their
+            classes (`data.balance`); without it every block comes once an epoch. Those of
+            `data.augment` change what was drawn.
         progress: hears how the rooms are read, which is done once to find their blocks.
     """
 
@@ -61,35 +67,47 @@ class BlockSampler:
         stride: float = 0.5,
         layout: str = "paper",
         *,
-        augment: Sequence[str] = (),
+        parts: Sequence[str] = (),
         progress: Progress = SILENT,
     ) -> None:
         self.num_points, self.seed, self.layout = num_points, seed, layout
-        self.augment = tuple(augment)
+        self.resample = "resample" in parts
+        self.augment = tuple(part for part in parts if part in AUGMENTATIONS)
         self.rooms = tuple(rooms)
         self._cache = RoomCache(store)
         self._blocks: list[tuple[RoomInfo, Block]] = []
+        self._probabilities: np.ndarray | None = None  # None: every block once
+        counts: list[np.ndarray] = []
         with progress.task("Reading rooms", total=len(self.rooms), unit="rooms") as task:
             for info in self.rooms:
-                grid = self._cache.read(info).grid
-                self._blocks += [(info, block) for block in room_blocks(grid, stride=stride)]
+                room = self._cache.read(info)
+                blocks = room_blocks(room.grid, stride=stride)
+                self._blocks += [(info, block) for block in blocks]
+                if "balance" in parts:
+                    classes = len(store.classes)
+                    counts += [block_counts(room.label, block, classes) for block in blocks]
                 task.advance()
+        if counts:
+            self._probabilities = block_probabilities(np.stack(counts))
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def room_of(self, block: int) -> RoomInfo:
         """Return the room that block number `block` lies in."""
-        return self._blocks[block][0]
+        return self._blocks[block % len(self)][0]
 
     def order(self, epoch: int) -> np.ndarray:
-        """Return the numbers of all blocks in the random order of an epoch, (blocks,) int64."""
-        return self._rng(ORDER, epoch).permutation(len(self))
+        """Return the numbers of an epoch's blocks in their random order, (blocks,) int64."""
+        rng = self._rng(ORDER, epoch)
+        if self._probabilities is not None:
+            return draw_blocks(self._probabilities, rng)
+        return rng.permutation(len(self))
 
     def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
         """Return the block numbers of an epoch's batches from batch `start` on.
 
-        The last batch may be smaller; no block is left out.
+        The last batch may be smaller.
         """
         return list(_slices(self.order(epoch), batch_size))[start:]
 
@@ -99,9 +117,10 @@ class BlockSampler:
 
     def sample(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, 9) float32 and label (N,) uint8 of a block as drawn in an epoch."""
-        info, place = self._blocks[block]
+        info, place = self._blocks[block % len(self)]
         room = self._cache.read(info)
-        drawn = draw(place.count, self.num_points, self._rng(POINTS, epoch, block))
+        key = (POINTS, epoch, block) if self.resample else (POINTS, 0, block % len(self))
+        drawn = draw(place.count, self.num_points, self._rng(*key))
         points = block_points(place)[drawn]
         pos, color = room.pos[points], room.color[points]
         corner, extent = place.corner, room.extent

@@ -88,10 +88,14 @@ def track(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int | Tensor) 
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     unbiased = var * (count / (count - 1))
-    momentum = 0.0 if norm.momentum is None else norm.momentum
+    norm.num_batches_tracked.add_(1)
+    momentum: float | Tensor
+    if norm.momentum is None:  # the mean over all batches so far
+        momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
+    else:
+        momentum = norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
     norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
-    norm.num_batches_tracked.add_(1)
 
 
 def normalize_moments(

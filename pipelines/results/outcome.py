@@ -9,8 +9,8 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..errors import RunError
-from ..files import atomic_json
-from .runs import ENVIRONMENT, Run, resume_command, save_config
+from ..files import atomic_json, remove_unfinished
+from .runs import CHECKPOINTS, ENVIRONMENT, Run, resume_command, save_config
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -18,8 +18,11 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
     """Note that another process goes on with the run, with what `config` and `environment` say.
 
-    The first process's environment stays; the later ones' follow under "resumed".
+    The first process's environment stays; the later ones' follow under "resumed". What a killed
+    process was writing is removed: the caller holds the run's lock, so nobody else writes there.
     """
+    for folder in (run.path, run.path / CHECKPOINTS):
+        remove_unfinished(folder)
     first = run.environment
     resumed = [*first.get("resumed", []), dict(environment)]
     atomic_json(run.path / ENVIRONMENT, {**first, "resumed": resumed})

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from ..config import TrainConfig, to_plain
+from ..data.store import Store
 from ..errors import RunError
 from .runs import Run, resume_command
 
@@ -17,13 +18,13 @@ LENGTH = ("epochs", "max_steps")
 PLACES = ("name", "runs", "data")
 
 
-def check_same(run: Run, config: TrainConfig, fingerprint: str) -> None:
+def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     """Check that going on with `run` under `config` continues the same training.
 
     Args:
         run: the run to go on with.
         config: resolved, as asked for now.
-        fingerprint: of the store to train on now.
+        store: to train on now.
 
     Raises:
         RunError: a setting that shapes the result, or the data, is another one; says which.
@@ -37,10 +38,11 @@ def check_same(run: Run, config: TrainConfig, fingerprint: str) -> None:
             f"Leave them out ({resume_command(run.path)}), or start a new run without --resume."
         )
     before = run.environment.get("store", {}).get("fingerprint")
-    if before != fingerprint:
+    if before != store.fingerprint:
         raise RunError(
             f"{run.path}: cannot go on with other data: the run began on {_short(before)}, "
-            f"{config.data} is {_short(fingerprint)}.\n"
+            f"{config.data} is {_short(store.fingerprint)}"
+            f"{room_differences(run.environment.get('rooms', {}), room_checksums(store))}.\n"
             "Give the store that it began on with --data, or start a new run without --resume."
         )
 
@@ -75,6 +77,28 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
         elif old != new:
             found.append(f"{prefix}{name} was {old}, now {new}")
     return found
+
+
+def room_checksums(store: Store) -> dict[str, str]:
+    """Return what each room's points are told by, "Area_1/office_1" → 12 hexadecimal digits."""
+    return {f"Area_{room.area}/{room.name}": _short(room.checksum) for room in store.rooms()}
+
+
+def room_differences(before: dict[str, str], now: dict[str, str]) -> str:
+    """Return " (2 rooms changed: Area_1/office_1, Area_1/office_2; 1 room new: …)", or nothing."""
+    changed = [name for name in before if name in now and now[name] != before[name]]
+    gone, new = [n for n in before if n not in now], [n for n in now if n not in before]
+    kinds = {"changed": changed, "gone": gone, "new": new} if before else {}
+    found = [f"{_rooms(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    return f" ({'; '.join(found)})" if found else ""
+
+
+def _rooms(names: list[str]) -> str:
+    return f"{len(names)} room{'s' if len(names) > 1 else ''}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _short(fingerprint: object) -> str:

@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from ..errors import RunError
 from ..files import atomic_write
 from ..model.deepgcn import DeepGCN
+from .ema import WeightAverage
 from .seeding import restore_rng_state, rng_state
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass
@@ -64,11 +65,18 @@ class Counters:
         self.loss_sum = 0.0
 
 
-def save_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer, counters: Counters) -> None:
-    """Write the whole training state, random state included."""
+def save_checkpoint(
+    path: Path,
+    model: DeepGCN,
+    optimizer: Optimizer,
+    counters: Counters,
+    average: WeightAverage | None = None,
+) -> None:
+    """Write the whole training state: weights, their average if there is one, random state."""
     state = {
         "version": VERSION,
         "model": model.state_dict(),
+        "average": average.model.state_dict() if average else None,
         "optimizer": optimizer.state_dict(),
         "rng": rng_state(),
         "counters": dataclasses.asdict(counters),
@@ -80,8 +88,13 @@ def save_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer, counters: 
         temporary.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer) -> Counters:
-    """Put model, optimizer and random generators into the saved state; return the counters.
+def load_checkpoint(
+    path: Path, model: DeepGCN, optimizer: Optimizer, average: WeightAverage | None = None
+) -> Counters:
+    """Put model, average, optimizer and random generators into the saved state.
+
+    Returns:
+        The counters.
 
     Raises:
         RunError: the file is damaged or of another version or network.
@@ -89,12 +102,24 @@ def load_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer) -> Counter
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION:
-            raise RunError(f"{path}: found version {state['version']}, expected {VERSION}.")
+            raise RunError(
+                f"{path}: found version {state['version']}, expected {VERSION}.\n"
+                "Start a new run: deepgcn train"
+            )
         model.load_state_dict(state["model"])
+        if average is not None:
+            average.model.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         restore_rng_state(state["rng"])
         return Counters(**state["counters"])
-    except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"

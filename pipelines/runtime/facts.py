@@ -31,7 +31,8 @@ def describe_training(
         f"test area {config.test_area}",
         f"{_count(len(train.rooms), 'training room')} ({_count(len(train), 'block')})",
         _count(len(validation.rooms), "validation room"),
-        f"recipe {config.recipe_text} ({config.model.layout} layout), seed {config.seed}",
+        f"recipe {config.recipe_text} ({config.model.layout} layout), "
+        f"lr {config.first_lr:g}, seed {config.seed}",
         describe_device(device),
         describe_published(config.model),
     ]

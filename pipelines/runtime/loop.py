@@ -24,6 +24,7 @@ from .schedule import Rates, Schedule, apply_rates
 SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
 CLIP = 10.0  # largest norm of a gradient in the modern recipe
 WEIGHT_DECAY = 1e-2  # of AdamW
+SGD_MOMENTUM, SGD_WEIGHT_DECAY = 0.9, 1e-4  # as DGCNN's PyTorch release has them
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,15 @@ class Pace:
 
 
 def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
-    """Return the recipe's optimizer: Adam as published, or AdamW."""
+    """Return the recipe's optimizer: Adam as published, AdamW, or SGD with Nesterov's momentum."""
+    if "sgd" in parts:
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=lr,
+            momentum=SGD_MOMENTUM,
+            weight_decay=SGD_WEIGHT_DECAY,
+            nesterov=True,
+        )
     if "adamw" in parts:
         return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
     return torch.optim.Adam(model.parameters(), lr=lr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -86,4 +87,26 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts["missing packages"] == []
     assert facts["cores"] >= 1
     assert any(name.startswith("torch ") for name in facts["packages"])
+    assert {"las", "e57", "onnx"} <= set(facts["extras"])
+    assert facts["extras"]["las"] == []  # the tests need it
     assert "processor" in succeed(capsys, "doctor")
+
+
+def test_doctor_says_how_to_install_what_is_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = metadata.version
+
+    def without(name: str) -> str:
+        if name in ("lazrs", "onnx"):
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(metadata, "version", without)
+    lines = succeed(capsys, "doctor").splitlines()
+    shown = {line.split("  ")[0]: line for line in lines if line.startswith("extra")}
+    # lazrs is no requirement of this package but of laspy[lazrs], which the extra asks for.
+    assert shown["extra las"].endswith("missing lazrs: pip install 'deepgcn[las]'")
+    assert shown["extra e57"].endswith("installed")
+    assert shown["extra onnx"].endswith("missing onnx: pip install 'deepgcn[onnx]'")
+    assert "lazrs, onnx" in shown["extra test"]

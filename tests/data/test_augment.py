@@ -36,7 +36,8 @@ def moved(name: str, seed: int = 1) -> tuple[BlockPoints, BlockPoints]:
 
 def test_the_recipe_names_parts_that_there_are() -> None:
     assert set(PARTS) <= set(RECIPES["modern"])
-    assert set(RECIPES["modern"]) - set(PARTS) == {"smoothing", "adamw", "cosine", "clip"}
+    others = {"balance", "resample", "smoothing", "adamw", "cosine", "clip", "ema"}
+    assert set(RECIPES["modern"]) - set(PARTS) == others
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,4 @@
-"""Blocks of an epoch: all of them, drawn anew, and the same whoever draws them and when."""
+"""Blocks of an epoch: which ones, with which points, the same whoever draws them and when."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return write_tiny_store(tmp_path_factory.mktemp("store"))
 
 
-def sampler(store: Store, *, seed: int = 0, stride: float = 0.5, points: int = 64) -> BlockSampler:
-    return BlockSampler(store, store.rooms(1), points, seed, stride=stride)
+def sampler(
+    store: Store,
+    *parts: str,
+    seed: int = 0,
+    stride: float = 0.5,
+    points: int = 64,
+) -> BlockSampler:
+    return BlockSampler(store, store.rooms(1), points, seed, stride=stride, parts=parts)
 
 
 def test_an_epoch_holds_every_block_once(store: Store) -> None:
@@ -35,14 +41,65 @@ def test_an_epoch_holds_every_block_once(store: Store) -> None:
 
 
 def test_epochs_differ_in_order_and_points(store: Store) -> None:
-    blocks = sampler(store)
+    blocks = sampler(store, "resample")
     assert list(blocks.order(0)) != list(blocks.order(1))
     first, again, second = (blocks.sample(epoch, 5)[0] for epoch in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(np.sort(first, axis=0), np.sort(second, axis=0))
-    other = sampler(store, seed=1)
+    other = sampler(store, "resample", seed=1)
     assert list(other.order(0)) != list(blocks.order(0))
     assert not np.array_equal(other.sample(0, 5)[0], first)
+
+
+def test_without_resampling_the_points_of_a_block_stay(store: Store) -> None:
+    drawn_once, anew = sampler(store), sampler(store, "resample")
+    assert list(drawn_once.order(0)) != list(drawn_once.order(1))
+    for block in (0, 7):
+        first, label = anew.sample(0, block)
+        for epoch in (0, 1, 9):
+            features, its_label = drawn_once.sample(epoch, block)
+            assert np.array_equal(features, first)
+            assert np.array_equal(its_label, label)
+    # What is done to the points is drawn anew all the same.
+    jittered = sampler(store, "jitter")
+    assert not np.array_equal(jittered.sample(0, 5)[0], jittered.sample(1, 5)[0])
+
+
+def test_balancing_evens_out_what_an_epoch_shows(store: Store) -> None:
+    plain, balanced = sampler(store), sampler(store, "balance", "resample")
+    assert len(balanced) == len(plain)
+    surfaces = [store.classes.index(name) for name in ("floor", "ceiling", "wall")]
+
+    def shown(blocks: BlockSampler) -> np.ndarray:
+        epochs = [blocks.order(epoch) for epoch in range(8)]
+        labels = [
+            blocks.sample(epoch, block)[1] for epoch, order in enumerate(epochs) for block in order
+        ]
+        return np.bincount(np.concatenate(labels), minlength=13)[surfaces] / np.size(labels)
+
+    before, after = shown(plain), shown(balanced)
+    wall = 2  # one wall of each room, so the rarest of the three
+    assert before.argmin() == after.argmin() == wall
+    assert after[wall] > 1.3 * before[wall]
+
+
+def test_a_block_drawn_twice_in_an_epoch_has_other_points(store: Store) -> None:
+    blocks = sampler(store, "balance", "resample", "jitter")
+    order = blocks.order(0)
+    assert len(order) == len(set(order)) == len(blocks)
+    number = max(order)
+    assert number >= len(blocks), "no block is drawn twice, so this tests nothing"
+    again = number % len(blocks)
+    assert again in order
+    assert blocks.room_of(number) == blocks.room_of(again)
+    (one, label), (other, its_label) = blocks.sample(0, number), blocks.sample(0, again)
+    assert not np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
+    # Without resampling both have the same points, moved by other noise.
+    kept = sampler(store, "balance", "jitter")
+    (one, label), (other, its_label) = kept.sample(0, number), kept.sample(3, again)
+    assert np.array_equal(label, its_label)
+    assert np.array_equal(one[:, 3:6], other[:, 3:6])
+    assert not np.array_equal(one[:, :3], other[:, :3])
 
 
 def test_who_draws_and_when_does_not_matter(store: Store) -> None:

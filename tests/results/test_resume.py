@@ -8,13 +8,25 @@ from pathlib import Path
 import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data.store import RoomInfo, Store
 from pipelines.errors import RunError
-from pipelines.results.resume import check_same
+from pipelines.results.resume import check_same, room_checksums
 from pipelines.results.runs import create_run
 
 
+def store_of(fingerprint: str, **checksums: str) -> Store:
+    """Return a store of rooms in area 1 that have no points."""
+    rooms = [
+        RoomInfo(1, name, 0, (1.0, 1.0, 1.0), checksum, ()) for name, checksum in checksums.items()
+    ]
+    manifest = {"fingerprint": fingerprint, "rooms": [dataclasses.asdict(room) for room in rooms]}
+    return Store(Path("data"), manifest)
+
+
 def start(tmp_path: Path) -> tuple[object, TrainConfig]:
-    config = TrainConfig(model=ModelConfig(depth=7), runs=tmp_path, name="run", test_area=5)
+    config = TrainConfig(
+        model=ModelConfig(depth=7), runs=tmp_path, name="run", test_area=5, lr=0.001
+    )
     return create_run(config, environment={"store": {"fingerprint": "aa"}}), config
 
 
@@ -31,7 +43,7 @@ def test_length_speed_and_places_may_change(tmp_path: Path) -> None:
         data=Path("elsewhere"),
         runs=Path("other"),
     )
-    check_same(run, changed, "aa")
+    check_same(run, changed, store_of("aa"))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +52,7 @@ def test_length_speed_and_places_may_change(tmp_path: Path) -> None:
         ({"batch_size": 8}, "batch_size was 16, now 8"),
         ({"num_points": 2048}, "num_points was 4096, now 2048"),
         ({"lr": 0.01}, "lr was 0.001, now 0.01"),
+        ({"extra": ("ema",)}, "extra was [], now ['ema']"),
         ({"seed": 3}, "seed was 0, now 3"),
         ({"test_area": 1}, "test_area was 5, now 1"),
         ({"model": ModelConfig(depth=7, k=8)}, "model.k was 16, now 8"),
@@ -55,7 +68,7 @@ def test_what_shapes_the_result_may_not(
 ) -> None:
     run, config = start(tmp_path)
     with pytest.raises(RunError) as error:
-        check_same(run, dataclasses.replace(config, **changes), "aa")
+        check_same(run, dataclasses.replace(config, **changes), store_of("aa"))
     assert f"cannot go on with other settings: {said}.\n" in str(error.value)
     assert f"deepgcn train --resume {tmp_path / 'run'}" in str(error.value)
 
@@ -63,4 +76,22 @@ def test_what_shapes_the_result_may_not(
 def test_nor_the_data(tmp_path: Path) -> None:
     run, config = start(tmp_path)
     with pytest.raises(RunError, match=r"other data: the run began on aa, data is bb\.\n.*--data"):
-        check_same(run, config, "bb")
+        check_same(run, config, store_of("bb"))
+
+
+def test_the_rooms_that_differ_are_named(tmp_path: Path) -> None:
+    config = TrainConfig(model=ModelConfig(depth=7), runs=tmp_path, name="run", test_area=5)
+    before = store_of("aa", office_1="1" * 64, office_2="2" * 64, office_3="3" * 64)
+    environment = {"store": {"fingerprint": "aa"}, "rooms": room_checksums(before)}
+    run = create_run(config, environment=environment)
+    check_same(run, config, before)
+    now = store_of("bb", office_1="1" * 64, office_2="f" * 64, lobby_1="4" * 64, lobby_2="5" * 64)
+    with pytest.raises(RunError) as error:
+        check_same(run, config, now)
+    assert (
+        "data is bb (1 room changed: Area_1/office_2; 1 room gone: Area_1/office_3; "
+        "2 rooms new: Area_1/lobby_1, Area_1/lobby_2).\n"
+    ) in str(error.value)
+    many = store_of("cc", **{f"hall_{number}": "6" * 64 for number in range(1, 6)})
+    with pytest.raises(RunError, match=r"5 rooms new: Area_1/hall_1, .*/hall_2, .*/hall_3, …\)"):
+        check_same(run, config, many)

@@ -16,6 +16,7 @@ from pipelines.runtime.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from pipelines.runtime.ema import WeightAverage
 from pipelines.runtime.seeding import seed_everything
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, epsilon=0.5, fusion_channels=8, num_classes=4)
@@ -75,3 +76,35 @@ def test_finds_a_weight_that_is_not_finite() -> None:
     with torch.no_grad():
         model.classifier.bias[1] = float("inf")
     assert first_not_finite(model) == "classifier.bias"
+
+
+def test_the_average_is_kept(tmp_path: Path) -> None:
+    seed_everything(0)
+    model, optimizer = build()
+    average = WeightAverage(model)
+    for number in (1, 2, 3):
+        step(model, optimizer)
+        average.update(model, number)
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters(step=3), average)
+    other, its_optimizer = build()
+    its_average = WeightAverage(other)
+    load_checkpoint(tmp_path / "last.pt", other, its_optimizer, its_average)
+    for name, value in average.model.state_dict().items():
+        assert torch.equal(its_average.model.state_dict()[name], value), name
+    assert not torch.equal(its_average.model.classifier.weight, other.classifier.weight)
+
+
+def test_a_checkpoint_without_the_average_that_is_wanted_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    with pytest.raises(RunError, match="damaged checkpoint"):
+        load_checkpoint(tmp_path / "last.pt", model, optimizer, WeightAverage(model))
+
+
+def test_another_version_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**state, "version": 1}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match=r"found version 1, expected 2\.\n.*deepgcn train"):
+        load_checkpoint(tmp_path / "last.pt", model, optimizer)

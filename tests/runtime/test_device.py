@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipelines.errors import ConfigError
-from pipelines.runtime.device import cpu_threads, describe_device, pick_device
+from pipelines.runtime.device import cpu_threads, describe_device, gpu_memory, pick_device
 
 
 def test_auto_takes_a_gpu_where_there_is_one() -> None:
@@ -29,3 +29,10 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
     with cpu_threads(None):
         assert torch.get_num_threads() == before
+
+
+def test_gpu_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {torch.device("cuda", 1): 3 * 2**30}
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.__getitem__)
+    assert gpu_memory(torch.device("cpu")) is None
+    assert gpu_memory(torch.device("cuda", 1)) == 3 * 2**30

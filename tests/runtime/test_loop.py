@@ -17,6 +17,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.loop import (
     Pace,
     Step,
+    build_optimizer,
     explain_out_of_memory,
     labelled_cross_entropy,
     predict_batches,
@@ -140,3 +141,27 @@ def test_a_batch_without_labels_changes_nothing() -> None:
     assert loss.item() == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_sgd_takes_nesterovs_steps() -> None:
+    model, _ = build()
+    optimizer = build_optimizer(model, ("sgd",), 0.1)
+    weight = model.classifier.weight
+    expected, velocity = weight.detach().double().clone(), torch.zeros(weight.shape).double()
+    for seed in range(3):
+        gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+        for parameter in model.parameters():
+            parameter.grad = None
+        weight.grad = gradient.clone()
+        optimizer.step()
+        # Sutskever et al., 2013, in the form where the gradient is taken at the weights.
+        decayed = gradient.double() + 1e-4 * expected
+        velocity = 0.9 * velocity + decayed
+        expected = expected - 0.1 * (decayed + 0.9 * velocity)
+    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_each_recipe_has_its_optimizer() -> None:
+    model, _ = build()
+    kinds = {parts: type(build_optimizer(model, parts, 1e-3)) for parts in ((), ("adamw",))}
+    assert kinds == {(): torch.optim.Adam, ("adamw",): torch.optim.AdamW}
