@@ -245,10 +245,10 @@ class Training:
         self.journal.sync()
         self.counters.records = self.journal.records
         self.counters.seconds = time.monotonic() - self.started
+        self.save_model("last")
         save_checkpoint(
             self.run.training_state, self.model, self.optimizer, self.counters, self.average
         )
-        self.save_model("last")
         self.run.update_status(
             step=self.counters.step,
             epoch=self.counters.epoch,

@@ -27,26 +27,33 @@ from pipelines.train import describe_store, resolve, train
 from tests.test_train import BATCHES, assert_same_run, tiny_config
 from tests.tiny_store import write_tiny_store
 
-# Forks a child for each line of JSON with the arguments of `deepgcn`; imports cost but once.
+# Forks a child for each line of JSON, the arguments of `deepgcn`; so imports take their time once.
+# Answers with the child's number and, when it has ended, with its exit code and what it said.
 COMMANDS = """
 import json, os, sys
-import pipelines.train, safetensors.torch, torch.utils.tensorboard
+import pipelines.train, safetensors.torch, torch._dynamo, torch.utils.tensorboard
 from deepgcn_cli.__main__ import run
 from pipelines import kernels, training
 
 for line in sys.stdin:
+    said, says = os.pipe()
     pid = os.fork()
     if not pid:
-        os.dup2(2, 1)  # stdout is for the answers below
+        os.dup2(says, 1)
+        os.dup2(says, 2)
+        training.SAVE_SECONDS = 0.05  # some steps are saved, some are lost
+        code = 70
         try:
-            training.SAVE_SECONDS = 0.05  # some steps are saved, some are lost
             with kernels.use("eager"):
                 code = run(json.loads(line))
         finally:
             sys.stderr.flush()
             os._exit(code)
+    os.close(says)
     print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with os.fdopen(said) as text:
+        print(json.dumps([code, text.read()]), flush=True)
 """
 
 
@@ -63,11 +70,10 @@ class Commands:
         self._process.stdin.flush()
         self.pid = int(self._answer())
 
-    def send(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)  # until `end`, it is there at least as a zombie
-
-    def end(self) -> int:
-        return int(self._answer())
+    def end(self) -> tuple[int, str]:
+        """Wait for the command; return its exit code and what it said."""
+        code, said = json.loads(self._answer())
+        return code, said
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -75,17 +81,11 @@ class Commands:
 
 
 @pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    with (tmp_path / "stderr").open("w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", COMMANDS],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-        with process:
-            yield Commands(process)
+def commands() -> Iterator[Commands]:
+    command = [sys.executable, "-c", COMMANDS]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        yield Commands(process)
 
 
 @pytest.fixture
@@ -146,7 +146,8 @@ def go_on_until(commands: Commands, run: Run, records: int, seconds: float) -> N
 def finish(commands: Commands, run: Run) -> None:
     """Go on with a run undisturbed."""
     commands.start("train", "--resume", str(run.path), "--quiet")
-    assert commands.end() == 0
+    code, said = commands.end()
+    assert code == 0, said
 
 
 def checkpoint_step(run: Run) -> int:
@@ -165,8 +166,8 @@ def test_kill_at_random_times_loses_only_steps_since_the_checkpoint(
     reached = [0]
     for _ in range(12):
         go_on_until(commands, run, rng.randint(1, 4), rng.uniform(0, 0.04))
-        commands.send(signal.SIGKILL)
-        assert commands.end() == -signal.SIGKILL
+        os.kill(commands.pid, signal.SIGKILL)
+        assert commands.end()[0] == -signal.SIGKILL
         assert run.state == "interrupted"
         read_all(run)
         reached.append(checkpoint_step(run))
@@ -183,8 +184,10 @@ def test_signals_at_random_times_lose_nothing(commands: Commands, config: TrainC
     run, whole = begin(config), whole_run(config)
     for number in (signal.SIGTERM, signal.SIGINT) * 3:
         go_on_until(commands, run, rng.randint(1, 5), rng.uniform(0, 0.04))
-        commands.send(number)
-        assert commands.end() == 130
+        os.kill(commands.pid, number)
+        code, said = commands.end()
+        assert code == 130, said
+        assert f"deepgcn train --resume {run.path}" in said
         assert run.status["state"] == "interrupted"
         steps = [record for record in run.metrics() if record["event"] == "step"]
         assert checkpoint_step(run) == len(steps) == run.status["step"]
@@ -195,7 +198,7 @@ def test_signals_at_random_times_lose_nothing(commands: Commands, config: TrainC
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
 def test_a_disk_that_fills_up_anywhere_keeps_the_last_checkpoint(
-    commands: Commands, config: TrainConfig, tmp_path: Path
+    commands: Commands, config: TrainConfig
 ) -> None:
     run, whole = begin(config), whole_run(config)
     size = whole.training_state.stat().st_size
@@ -205,10 +208,13 @@ def test_a_disk_that_fills_up_anywhere_keeps_the_last_checkpoint(
     for limit in (0, 100, 2000, weights - 1, size - 1):
         go_on_until(commands, run, 3, 0.0)
         resource.prlimit(commands.pid, resource.RLIMIT_FSIZE, (limit, limit))
-        assert commands.end() == 1, limit
-        said = (tmp_path / "stderr").read_text().splitlines()[-2:]
-        assert f"The last checkpoint, {run.training_state}, is whole" in said[0]
-        assert said[1].endswith(f"go on with it: deepgcn train --resume {run.path}")
+        code, said = commands.end()
+        assert code == 1, said
+        error, advice = said.splitlines()
+        assert error.startswith(f"Error: {run.path}: cannot write: File too large. ")
+        last = f"The last checkpoint, {run.training_state}, is whole (step {checkpoint_step(run)})."
+        assert error.endswith(last)
+        assert advice.endswith(f"go on with it: deepgcn train --resume {run.path}")
         read_all(run)
         assert not list(run.path.rglob("*.part"))
     finish(commands, run)

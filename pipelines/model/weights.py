@@ -28,18 +28,18 @@ def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | No
         model: on any device, of any floating dtype.
         metadata: more to record, such as `num_points` or the run's name.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     config = json.dumps(to_plain(model.config))
     facts = {**(metadata or {}), "format": FORMAT, "version": VERSION, "config": config}
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
+    # Through memory: save_file makes files that nobody else may read, and reports a full disk as
+    # a SafetensorError, a file as an OSError.
+    content = save(tensors, metadata=facts)
     with atomic_write(path) as temporary:
-        temporary.touch()  # safetensors makes files that nobody else may read
-        mode = temporary.stat().st_mode
-        save_file(tensors, temporary, metadata=facts)
-        temporary.chmod(mode)
+        temporary.write_bytes(content)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
