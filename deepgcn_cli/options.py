@@ -157,7 +157,9 @@ Without = Annotated[
 ]
 With = Annotated[
     list[str] | None,
-    option(f"Part to add, repeatable: any of modern or {', '.join(OTHERS)}.", "--with", metavar="PART"),
+    option(
+        f"Part to add, repeatable: any of modern or {', '.join(OTHERS)}.", "--with", metavar="PART"
+    ),
 ]
 Epochs = Annotated[
     int | None,
@@ -172,7 +174,8 @@ NumPoints = Annotated[
     option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
 ]
 LearningRate = Annotated[
-    float | None, option("First learning rate.", default=f"{ADAM_LR:g}, with sgd {SGD_LR:g}", metavar="X")
+    float | None,
+    option("First learning rate.", default=f"{ADAM_LR:g}, with sgd {SGD_LR:g}", metavar="X"),
 ]
 ValFraction = Annotated[
     float | None,

@@ -181,7 +181,8 @@ def _facts(plan: Plan, section: PlannedSection) -> dict[str, str]:
     if not section.folds:
         facts["test area"] = str(config.test_area)
     facts["budget"] = (
-        f"{length}, batch {config.batch_size} × {config.num_points} points, lr {config.first_lr:g}, "
+        f"{length}, batch {config.batch_size} × {config.num_points} points, "
+        f"lr {config.first_lr:g}, "
         f"{config.model.layout} layout"
     )
     facts["data"] = f"{config.data} ({plan.fingerprint[:12]})"
