@@ -321,7 +321,7 @@ def test_killed_again_and_again_the_table_is_the_same(store: Store, tmp_path: Pa
         folder.mkdir()
         grid_file(folder, steps=200, rows="{reference: {}, plain: {arch: plaingcn}}")
     whole, broken = folders
-    subprocess.run(command(store, whole), check=True, capture_output=True)
+    subprocess.run(command(store, whole, "--workers", "2"), check=True, capture_output=True)
     signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
     for sign in signals:
         before = journals(broken / "runs")
