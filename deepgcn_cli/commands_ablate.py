@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.config import (
+    LAUNCHERS,
     PROTOCOLS,
     REPORTS,
     STUDIES,
@@ -54,6 +55,11 @@ if TYPE_CHECKING:
     from pipelines.ablation.estimates import RowEstimate
     from pipelines.ablation.summary import AblateResult
 
+# Fields of SlurmOptions that --slurm sets; the rest of what it is given is for sbatch.
+SLURM = {
+    **{"partition": str, "minutes": int, "gpus": int, "cpus": int, "memory_gb": int},
+    **{"requeues": int, "setup": str},
+}
 OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
 
 
@@ -65,6 +71,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
             "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
             "deepgcn ablate --grid grid.yaml --workers 2",
+            "deepgcn ablate --preset recipe --launcher slurm --slurm partition=gpu --slurm gpus=1",
             "deepgcn ablate --status",
         )
     )(ablate)
@@ -99,7 +106,19 @@ def ablate(
     ] = None,
     workers: Annotated[
         int | None,
-        option("Trainings at a time.", default=AblateConfig.workers, metavar="N"),
+        option("Trainings at a time. [default: 1; with slurm what it allows]", metavar="N"),
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        option(f"{' or '.join(LAUNCHERS)}.", default=AblateConfig.launcher, metavar="NAME"),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        option(
+            f"Option of a SLURM job, repeatable: {', '.join(SLURM)}; any other is sbatch's.",
+            "--slurm",
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -173,6 +192,7 @@ def ablate(
     flags = locals()
     if status:
         return _show_status(flags)
+    flags["slurm"] = slurm_options(slurm or [])
     config = AblateConfig(**given(AblateConfig, flags), base=base_settings(flags))
 
     if dry_run:
@@ -194,6 +214,25 @@ def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of every row among the flags."""
     found = {**given(ModelConfig, flags), **given(TrainConfig, flags)}
     return {name: value for name, value in found.items() if name not in OWN}
+
+
+def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what `--slurm NAME=VALUE` says, as fields of SlurmOptions."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, is_set, value = text.partition("=")
+        field = name.replace("-", "_")
+        if not name or (field in SLURM and not is_set):
+            raise typer.BadParameter(f"--slurm: found {text!r}, expected NAME=VALUE.")
+        if field not in SLURM:
+            found.setdefault("extra", {})[name] = value
+        elif field == "setup":
+            found["setup"] = (*found.get("setup", ()), value)
+        elif SLURM[field] is int and not value.isdecimal():
+            raise typer.BadParameter(f"--slurm: found {text!r}, expected a whole number.")
+        else:
+            found[field] = SLURM[field](value)
+    return found
 
 
 def _show_status(flags: Mapping[str, Any]) -> None:

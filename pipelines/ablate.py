@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import cast
 
 from .ablation.estimates import StudyEstimate, estimate
@@ -28,6 +29,7 @@ from .results.study_table import duration
 from .runtime.device import gpu_names, pick_device
 from .runtime.interruption import Interruption, watch_for_interruption
 from .runtime.launch import Ended, Job, Launcher, local_launcher
+from .runtime.slurm import SlurmOptions, slurm_launcher
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
 LEAST_SHARE = 0.05  # of a run that has to be done before the rest is estimated from it
@@ -161,7 +163,7 @@ def _run(
 ) -> None:
     """Bring the cells in `todo` to their end, `config.workers` at a time."""
     jobs = {cell.name: (cell, _job(plan, cell)) for cell in todo}
-    launcher = _launcher(config)
+    launcher = _launcher(plan, config)
     total = sum(cell.row.config is not None for cell in cells)
     with progress.task("Ablation", total=total, unit="runs") as task:
         bar = Bar(task, plan, [cell for cell in cells if cell.row.config is not None])
@@ -189,13 +191,18 @@ def _job(plan: Plan, cell: Cell) -> Job:
         *(sys.executable, "-m", "deepgcn_cli", "ablate-job"),
         *(str(plan.folder / FILE), cell.row.name, str(cell.seed)),
     )
-    return Job(cell.name, command, log_path(plan, cell.name))
+    return Job(cell.name, command, log_path(plan, cell.name), cwd=Path.cwd())
 
 
-def _launcher(config: AblateConfig) -> Launcher:
-    """Return what runs the jobs: a GPU each, or a share of the cores where there are none."""
+def _launcher(plan: Plan, config: AblateConfig) -> Launcher:
+    """Return what runs the jobs: SLURM, or this machine with a GPU or a share of its cores each."""
+    if config.launcher == "slurm":
+        options = dict(config.slurm)
+        if config.workers is not None:
+            options["at_most"] = config.workers
+        return slurm_launcher(SlurmOptions(plan.folder / "slurm", **options))
     devices = () if config.base.get("device") == "cpu" else gpu_names()
-    return local_launcher(config.workers, devices, config.base.get("threads"))
+    return local_launcher(config.workers or 1, devices, config.base.get("threads"))
 
 
 def _say_end(cell: Cell, end: Ended, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from .config import TrainConfig
 from .errors import ConfigError
 from .progress import SILENT, Progress
 from .results.lock import is_locked
+from .results.resume import FREE
 from .results.runs import Run
 from .runtime.device import cpu_threads
 from .sixfold import scores_of
@@ -58,8 +59,10 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
         progress.say(f"{run.path}: trained before")
         return run
     progress.say(f"{run.path}: {run.state}; going on with it")
-    config = dataclasses.replace(config, name=run.name, runs=run.path.parent)
-    return Run(train(config, resume=run.path, progress=progress).run)
+    # The run's own settings, which are those of the row, with what the row says of the rest.
+    places = {name: getattr(config, name) for name in (*FREE, "data", "runs")}
+    own = dataclasses.replace(run.config, **places, name=run.name)
+    return Run(train(own, resume=run.path, progress=progress).run)
 
 
 def _match(config: TrainConfig, plan: Plan, progress: Progress) -> Run | None:

@@ -41,7 +41,7 @@ ABSENT = ("exclude", "zero", "one", "minus-one")
 PALETTES = ("s3dis", "safe")
 WORKS = ("forward", "step", "knn")
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
-LAUNCHERS = ("local",)
+LAUNCHERS = ("local", "slurm")
 AREAS = (1, 2, 3, 4, 5, 6)
 
 
@@ -301,8 +301,9 @@ class AblateConfig:
     deepest: bool = False  # of preset depth: 1,001 layers too
     data: Path = Path("data")
     runs: Path = Path("runs")
-    workers: int = 1  # trainings at a time
+    workers: int | None = None  # trainings at a time; None: 1, on a cluster what it allows
     launcher: str = "local"
+    slurm: Mapping[str, Any] = field(default_factory=dict)  # fields of SlurmOptions
     protocol: str = "room"
     votes: int = 1
     checkpoint: str = "best"
@@ -319,8 +320,13 @@ class AblateConfig:
             raise ConfigError("--deepest: found it without --preset depth, which it belongs to.")
         if self.seeds is not None:
             check_at_least("--seeds", self.seeds, 1)
-        check_at_least("--workers", self.workers, 1)
+        if self.workers is not None:
+            check_at_least("--workers", self.workers, 1)
         check_choice("launcher", self.launcher, LAUNCHERS, flag="--launcher")
+        if self.slurm and self.launcher != "slurm":
+            raise ConfigError(
+                f"--{next(iter(self.slurm)).replace('_', '-')}: found it without --launcher slurm."
+            )
         check_choice("protocol", self.protocol, PROTOCOLS, flag="--protocol")
         check_at_least("--votes", self.votes, 1)
         check_choice("checkpoint", self.checkpoint, ("best", "last"), flag="--checkpoint")
