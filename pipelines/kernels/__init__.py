@@ -39,6 +39,11 @@ def use(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced() -> str | None:
+    """Return the implementation that `use` asks for here; None: the device's own."""
+    return _forced.get()
+
+
 def implementation(x: Tensor) -> ModuleType:
     """Return the module that runs operations on tensors like `x`."""
     name = _forced.get()
