@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
             "deepgcn train --recipe modern --without color-drop",
+            "deepgcn train --depth 1001 -k 3 --batch-size 4",
             "deepgcn train --resume",
         )
     )(train)
@@ -105,6 +106,21 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None, option("Blocks a step.", default=TrainConfig.batch_size, metavar="N")
+    ] = None,
+    micro_batch: Annotated[
+        int | None,
+        option(
+            "Blocks computed at once, their gradients added up. [default: as many as fit]",
+            metavar="N",
+        ),
+    ] = None,
+    checkpoint_layers: Annotated[
+        int | None,
+        option(
+            "Layers computed again at once in the backward pass, for memory; 0: none. "
+            "[default: only where memory is short]",
+            metavar="N",
+        ),
     ] = None,
     num_points: Annotated[
         int | None,

@@ -182,6 +182,8 @@ class TrainConfig:
     epochs: int = 100
     max_steps: int | None = None
     batch_size: int = 16
+    micro_batch: int | None = None  # blocks at once; None: the most that memory allows
+    checkpoint_layers: int | None = None  # layers computed again at once; 0: none; None: if need be
     num_points: int = 4096
     lr: float = 1e-3
     val_fraction: float = 0.1  # of the training areas' rooms, for choosing `best`
@@ -207,6 +209,15 @@ class TrainConfig:
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         if self.max_steps is not None:
             check_at_least("--max-steps", self.max_steps, 1)
+        if self.checkpoint_layers is not None:
+            check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)
+        if self.micro_batch is not None:
+            check_at_least("--micro-batch", self.micro_batch, 1)
+            if self.micro_batch > self.batch_size:
+                raise ConfigError(
+                    f"--micro-batch: found {self.micro_batch}, expected at most the "
+                    f"{self.batch_size} blocks of a step (--batch-size)."
+                )
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_at_least("--workers", self.workers, 0)

@@ -26,11 +26,14 @@ from .results.lock import lock_run
 from .results.outcome import record_outcome, reopen
 from .results.resume import check_same
 from .results.runs import create_run, open_run
+from .runtime.accumulate import TRIALS
 from .runtime.device import cpu_threads, pick_device
 from .runtime.environment import describe_environment
 from .runtime.facts import describe_training
 from .runtime.interruption import watch_for_interruption
-from .runtime.loop import explain_out_of_memory
+from .runtime.loop import explain_out_of_memory, smaller_options
+from .runtime.memory import describe_memory, estimate_memory, fit_memory
+from .runtime.memory_limits import available_memory, return_large_blocks
 from .training import Training
 
 
@@ -89,6 +92,10 @@ def train(
         stack.enter_context(cpu_threads(config.threads))
         check_network(config.model)
         samplers = open_samplers(config, store, progress)
+        if device.type == "cpu":
+            return_large_blocks()
+        if resume is None:
+            config = fit(config, device.type, progress)
         environment = {**describe_environment(device), **describe_store(config, store)}
         run = open_run(resume) if resume else create_run(config, environment=environment)
         stack.enter_context(lock_run(run.path))
@@ -96,6 +103,8 @@ def train(
         stack.enter_context(record_outcome(run))
         stack.enter_context(explain_out_of_memory(config))
         training = Training(config, run, samplers, store, device, interruption, progress)
+        if resume is None:
+            training.accumulation.trials = TRIALS
         if training.finished:
             run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
@@ -122,6 +131,22 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     return dataclasses.replace(config, model=model, test_area=area)
+
+
+def fit(config: TrainConfig, device: str, progress: Progress) -> TrainConfig:
+    """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
+
+    A resumed run keeps what was decided at its start: another size would be another function.
+    """
+    with progress.task("Estimating memory"):
+        config = fit_memory(config, device)
+    needed = estimate_memory(config, device=device).total
+    if needed > available_memory(device):
+        progress.warn(
+            f"memory may run out: {describe_memory(config, device)}.\n"
+            f"To need less: {', '.join(smaller_options(config))}."
+        )
+    return config
 
 
 def check_network(config: ModelConfig) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ from .progress import Progress
 from .results.journal import Journal
 from .results.metrics import Scores, confusion, scores
 from .results.outcome import last_checkpoint
-from .results.runs import METRICS, TENSORBOARD, Run, resume_command
+from .results.runs import METRICS, TENSORBOARD, Run, resume_command, save_config
+from .runtime.accumulate import Accumulation
 from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
 from .runtime.events import open_events, write_event
 from .runtime.interruption import Interruption
@@ -63,6 +65,10 @@ class Training:
         self.interruption, self.progress = interruption, progress
         seed_everything(config.seed)
         self.model = DeepGCN(config.model).to(device)
+        self.model.checkpoint_layers = config.checkpoint_layers or 0
+        self.accumulation = Accumulation(
+            config.micro_batch or config.batch_size, on_smaller=self.note_smaller
+        )
         self.optimizer = build_optimizer(self.model, config.parts, config.lr)
         total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
         self.schedule = recipe_schedule(config.parts, config.model.layout, config.lr, total)
@@ -146,6 +152,7 @@ class Training:
             samples=counters.samples,
             epoch=counters.epoch,
             parts=self.config.parts,
+            accumulation=self.accumulation,
         )
         for step in taken:
             self.interruption.notify = None
@@ -204,7 +211,7 @@ class Training:
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
             closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
         ):
-            for label, predicted in predict_batches(self.model, prepared):
+            for label, predicted in predict_batches(self.model, prepared, self.accumulation.size):
                 matrix += confusion(label, predicted, classes)
                 task.advance(len(label) // sampler.num_points)
                 self.stop_if_asked()
@@ -270,6 +277,16 @@ class Training:
         return RunError(
             f"{self.run.path}: {what} {self.counters.step}.\n{last_checkpoint(self.run)}\n"
             "Start a new run with a smaller --lr or another --seed."
+        )
+
+    def note_smaller(self, size: int) -> None:
+        """Record and say that memory ran out and the step is taken in smaller micro-batches."""
+        self.config = dataclasses.replace(self.config, micro_batch=size)
+        save_config(self.run, self.config)
+        self.interruption.notify = None
+        self.progress.say(
+            f"Out of memory in step {self.counters.step + 1}: it is repeated, and the others are "
+            f"taken, with {size} block{'' if size == 1 else 's'} at once (--micro-batch {size})."
         )
 
     def stop_if_asked(self) -> None:

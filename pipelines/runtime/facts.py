@@ -10,6 +10,7 @@ from ..data.sampler import BlockSampler
 from ..model.presets import PRESETS, published_as
 from ..model.weights import describe
 from .device import describe_device
+from .memory import describe_memory
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -33,9 +34,21 @@ def describe_training(
         _count(len(validation.rooms), "validation room"),
         f"recipe {config.recipe_text} ({config.model.layout} layout), seed {config.seed}",
         describe_device(device),
+        *describe_steps(config),
+        describe_memory(config, device.type),
         describe_published(config.model),
     ]
     return "; ".join(fact for fact in facts if fact)
+
+
+def describe_steps(config: TrainConfig) -> list[str]:
+    """Return how a step is computed where that is not all at once."""
+    found = []
+    if config.micro_batch and config.micro_batch < config.batch_size:
+        found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
+    if config.checkpoint_layers:
+        found.append(f"{_count(config.checkpoint_layers, 'layer')} computed again at once")
+    return found
 
 
 def describe_dilation(config: ModelConfig) -> str:

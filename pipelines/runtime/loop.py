@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from ..config import TrainConfig
 from ..data.sampler import Batch
 from ..data.store import IGNORED
 from ..errors import RunError
+from ..model.checkpointing import segment_length
 from ..model.deepgcn import DeepGCN
+from .accumulate import Accumulation, is_out_of_memory
 from .schedule import Rates, Schedule, apply_rates
 
 SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
@@ -90,6 +93,7 @@ def train_steps(
     samples: int,
     epoch: int,
     parts: Sequence[str] = (),
+    accumulation: Accumulation | None = None,
 ) -> Iterator[Step]:
     """Train on the batches, one optimizer step each, and yield what each step did.
 
@@ -104,6 +108,7 @@ def train_steps(
         samples: blocks trained on before the first of these batches.
         epoch: the epoch that they belong to, from 0.
         parts: of the recipe; "smoothing" and "clip" matter here.
+        accumulation: how many blocks go through the network at once; None: the whole batch.
     """
     model.train()
     remaining = iter(batches)
@@ -114,24 +119,27 @@ def train_steps(
             return
         wait = time.perf_counter() - asked
         rates = schedule(samples, epoch)
-        loss = train_step(model, optimizer, batch, rates, parts)
+        loss = train_step(model, optimizer, batch, rates, parts, accumulation)
         samples += len(batch.blocks)
         yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
 
 
 def train_step(
-    model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates, parts: Sequence[str] = ()
+    model: DeepGCN,
+    optimizer: Optimizer,
+    batch: Batch,
+    rates: Rates,
+    parts: Sequence[str] = (),
+    accumulation: Accumulation | None = None,
 ) -> float:
     """Take one step and return the loss before it; leave the weights if the loss is not finite."""
     apply_rates(rates, model, optimizer)
     features, label = to_device(batch, model)
-    optimizer.zero_grad(set_to_none=True)
-    logits = model(features)  # (B, N, classes)
     smoothing = SMOOTHING if "smoothing" in parts else 0.0
-    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten(), smoothing)
-    value = loss.item()
+    loss = partial(labelled_cross_entropy, smoothing=smoothing)
+    accumulation = accumulation or Accumulation(len(features))
+    value = accumulation.backward(model, features, label, loss)
     if math.isfinite(value):
-        loss.backward()
         if "clip" in parts:
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -150,14 +158,18 @@ def labelled_cross_entropy(logits: Tensor, label: Tensor, smoothing: float = 0.0
 
 
 def predict_batches(
-    model: DeepGCN, batches: Iterable[Batch]
+    model: DeepGCN, batches: Iterable[Batch], blocks: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield label and predicted class of every point of each batch, both (B·N,) uint8."""
+    """Yield label and predicted class of every point of each batch, both (B·N,) uint8.
+
+    At most `blocks` go through the network at once; None: a batch.
+    """
     model.eval()
     for batch in batches:
         with torch.inference_mode():
             features, _ = to_device(batch, model)
-            predicted = model(features).argmax(dim=-1)
+            pieces = features.split(blocks or len(features))
+            predicted = torch.cat([model(piece).argmax(dim=-1) for piece in pieces])
         yield batch.label.reshape(-1), predicted.flatten().to(torch.uint8).cpu().numpy()
 
 
@@ -177,10 +189,8 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        raise _out_of_memory(config) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise _out_of_memory(config) from error
 
@@ -198,6 +208,11 @@ def smaller_options(config: TrainConfig) -> list[str]:
     """Return options that need less memory than `config`'s, the mildest first."""
     model, points = config.model, config.num_points // 2
     found = []
+    if not config.checkpoint_layers and model.depth > 2:
+        found.append(f"--checkpoint-layers {segment_length(model.depth)}")
+    micro = config.micro_batch or config.batch_size
+    if micro > 1:
+        found.append(f"--micro-batch {micro // 2}")
     if config.batch_size > 1:
         found.append(f"--batch-size {config.batch_size // 2}")
     if model.k > 1:
