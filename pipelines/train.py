@@ -33,7 +33,12 @@ from .runtime.facts import describe_training
 from .runtime.interruption import watch_for_interruption
 from .runtime.loop import explain_out_of_memory, smaller_options
 from .runtime.memory import describe_memory, estimate_memory, fit_memory
-from .runtime.memory_limits import available_memory, return_large_blocks
+from .runtime.memory_limits import (
+    CHECKPOINTED_ARRAY,
+    LARGE_ARRAY,
+    available_memory,
+    return_arrays,
+)
 from .training import Training
 
 
@@ -92,10 +97,9 @@ def train(
         stack.enter_context(cpu_threads(config.threads))
         check_network(config.model)
         samplers = open_samplers(config, store, progress)
-        if device.type == "cpu":
-            return_large_blocks()
         if resume is None:
             config = fit(config, device.type, progress)
+        return_arrays(CHECKPOINTED_ARRAY if config.checkpoint_layers else LARGE_ARRAY)
         environment = {**describe_environment(device), **describe_store(config, store)}
         run = open_run(resume) if resume else create_run(config, environment=environment)
         stack.enter_context(lock_run(run.path))

@@ -104,6 +104,7 @@ class DeepGCN(nn.Module):
             modules = [self.layers[number] for number in segment]
             share, *outputs = recomputed(part, modules, *pair, *inputs)
             sums = share if sums is None else sums.add_(share)
+            del share  # lest it be there beside the next one
             grows = self.config.arch == "densegcn" and segment[0] > 0
             inputs = (*inputs, *outputs) if grows else tuple(outputs)
         assert sums is not None

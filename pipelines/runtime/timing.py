@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import ModelConfig, from_plain
 from ..model.deepgcn import DeepGCN
-from .memory_limits import return_large_blocks
+from .memory_limits import LARGE_ARRAY, return_arrays
 
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
 
@@ -64,7 +64,7 @@ def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     if case.work == "step":
-        return_large_blocks()  # as training does
+        return_arrays(LARGE_ARRAY)  # as training does
     with kernels.use(case.implementation):
         run = _work(case, network, search)
         base = memory(case.device)
