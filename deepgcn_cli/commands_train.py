@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import KNNS, LAYOUTS, RECIPES, ModelConfig, TrainConfig
+from pipelines.config import KNNS, LAYOUTS, PRECISIONS, RECIPES, ModelConfig, TrainConfig
 from pipelines.errors import RunError
 
 from .options import (
@@ -41,6 +41,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
             "deepgcn train --recipe modern --without color-drop",
+            "deepgcn train --devices 4 --sync-bn --precision bf16",
             "deepgcn train --resume",
         )
     )(train)
@@ -123,6 +124,30 @@ def train(
     ] = None,
     seed: Seed = None,
     device: Device = None,
+    devices: Annotated[
+        int | None,
+        option(
+            "Processes that share each batch: GPUs, or parts of the CPU.",
+            default=TrainConfig.devices,
+            metavar="N",
+        ),
+    ] = None,
+    sync_bn: Annotated[
+        bool | None,
+        option(
+            "Batch norm over the whole batch, not over each process's share.",
+            "--sync-bn/--no-sync-bn",
+            default="off",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        option(
+            f"Of the dense products: {', '.join(PRECISIONS)}.",
+            default=TrainConfig.precision,
+            metavar="NAME",
+        ),
+    ] = None,
     threads: Threads = None,
     workers: Annotated[
         int | None,
@@ -144,10 +169,12 @@ def train(
     """Train a network on every prepared area but one.
 
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
-    own settings: only --epochs, --max-steps, --device, --workers and --threads may change.
+    own settings: only --epochs, --max-steps, --device, --workers and --threads may change, and
+    --devices with --sync-bn.
     """
     flags = locals()
     _check_usage(resume=resume, run=run, name=name)
+    _follow_another()
     folder = _run_to_resume(runs or TrainConfig.runs, run) if resume else None
     config = _resumed(folder, flags) if folder else _fresh(flags)
 
@@ -168,6 +195,20 @@ def train(
         f"best validation mIoU {100 * result.best_miou:.2f} %"
     )
     progress.say("Next: deepgcn eval --report md")
+
+
+def _follow_another() -> None:
+    """Leave the rest to rank 0 if torchrun or srun started this process as another one.
+
+    Raises:
+        typer.Exit: this was another one; its part of the training is done.
+    """
+    from pipelines.runtime.placement import find_place
+
+    if find_place().rank > 0:
+        from pipelines.follow import follow
+
+        raise typer.Exit(follow())
 
 
 def _check_usage(*, resume: bool, run: str | None, name: str | None) -> None:

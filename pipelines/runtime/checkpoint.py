@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..errors import RunError
 from ..files import atomic_write
 from ..model.deepgcn import DeepGCN
+from .precision import FULL, Precision
 from .seeding import restore_rng_state, rng_state
 
 VERSION = 1
@@ -64,12 +65,19 @@ class Counters:
         self.loss_sum = 0.0
 
 
-def save_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer, counters: Counters) -> None:
+def save_checkpoint(
+    path: Path,
+    model: DeepGCN,
+    optimizer: Optimizer,
+    counters: Counters,
+    precision: Precision = FULL,
+) -> None:
     """Write the whole training state, random state included."""
     state = {
         "version": VERSION,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "scaler": precision.scaler.state_dict(),  # empty unless gradients have 16 bits
         "rng": rng_state(),
         "counters": dataclasses.asdict(counters),
     }
@@ -80,8 +88,10 @@ def save_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer, counters: 
         temporary.write_bytes(content.getbuffer())
 
 
-def load_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer) -> Counters:
-    """Put model, optimizer and random generators into the saved state; return the counters.
+def load_checkpoint(
+    path: Path, model: DeepGCN, optimizer: Optimizer, precision: Precision = FULL
+) -> Counters:
+    """Put model, optimizer, precision and generators into the saved state; return the counters.
 
     Raises:
         RunError: the file is damaged or of another version or network.
@@ -92,6 +102,8 @@ def load_checkpoint(path: Path, model: DeepGCN, optimizer: Optimizer) -> Counter
             raise RunError(f"{path}: found version {state['version']}, expected {VERSION}.")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler := state.get("scaler"):
+            precision.scaler.load_state_dict(scaler)
         restore_rng_state(state["rng"])
         return Counters(**state["counters"])
     except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:

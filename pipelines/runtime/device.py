@@ -12,6 +12,7 @@ import torch
 from ..errors import ConfigError
 from ..kernels import cuda
 from ..progress import SILENT, Progress
+from .placement import Place
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
@@ -32,6 +33,28 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     device = torch.device(name)
     if device.type == "cuda" and (reason := cuda.why_not(device)):
         progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
+    return device
+
+
+def device_of(place: Place, device: torch.device) -> torch.device:
+    """Return the device of one of several processes: each has a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    if device.type != "cuda" or place.size == 1:
+        return device
+    count = torch.cuda.device_count()
+    # With one GPU in sight, a launcher shows each process its own.
+    number = place.local_rank if count > 1 else 0
+    if number >= count or (count == 1 and place.launcher == "--devices"):
+        raise ConfigError(
+            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
+            f"{place.local_size} processes.\n"
+            f"Use --devices {count}, or start the processes on more machines with torchrun."
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
     return device
 
 
