@@ -12,6 +12,7 @@ for its work.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -214,6 +215,7 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
     if processes.size == 1:
         yield
         return
+    hook = sys.excepthook  # PyTorch puts "[rank0]:" before every line of a traceback
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -228,6 +230,7 @@ def connected(processes: Processes, device: torch.device) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
+        sys.excepthook = hook
 
 
 def _absent(place: Place) -> ProcessLostError:
