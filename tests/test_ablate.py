@@ -245,7 +245,7 @@ def test_a_failed_run_is_shown_with_its_error(store: Store, tmp_path: Path) -> N
     assert result.failed == 1
     found = remark(result, "wild")
     assert found.startswith("seed 0 failed: ")
-    assert "the loss is nan on blocks of" in found
+    assert "the loss is nan on batch 2 of epoch 1 (blocks of" in found
     assert found.endswith("; seed 1 waiting")
 
 
@@ -370,7 +370,7 @@ def test_a_failing_row_does_not_stop_the_others(store: Store, tmp_path: Path) ->
     assert done.returncode == 1, done.stderr
     lines = {line.split("|")[2].strip(): line for line in done.stdout.splitlines() if "|" in line}
     assert "failed: " in lines["wild"]
-    assert "the loss is nan on blocks of" in lines["wild"]
+    assert "the loss is nan on batch 2 of epoch 1 (blocks of" in lines["wild"]
     assert "not trained: k·d: layer 2 takes neighbours from" in lines["wide"]
     assert "±" in lines["last"]
     assert "2 of 4 runs scored, 2 failed" in done.stdout

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
+from ..config import ADAM_LR, AblateConfig, EvalConfig, ModelConfig, TrainConfig
 from ..data.store import Store
 from ..errors import ConfigError, did_you_mean
 from ..model.deepgcn import DeepGCN
@@ -27,7 +27,7 @@ from .study_file import Plan, PlannedRow, PlannedSection
 MODEL = tuple(field.name for field in dataclasses.fields(ModelConfig))
 LEAST = {"depth": 2, "width": 1, "k": 1}
 PUBLISHED_AREA = 5
-BUDGET = ("epochs", "max_steps", "batch_size", "num_points", "lr")
+BUDGET = ("epochs", "max_steps", "batch_size", "num_points")
 
 
 def make_plan(config: AblateConfig, store: Store) -> Plan:
@@ -189,6 +189,7 @@ def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, f
         dataclasses.replace(network, num_classes=config.model.num_classes) == config.model
         and not config.parts
         and all(getattr(config, name) == getattr(TrainConfig, name) for name in BUDGET)
+        and config.first_lr == ADAM_LR
         and (folds or config.test_area == PUBLISHED_AREA)
         and len(store.rooms()) == store.published_rooms
     )

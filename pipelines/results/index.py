@@ -46,7 +46,7 @@ MARK = ".changing"  # in a run directory: its time does not tell whether it chan
 T = TypeVar("T")
 
 _OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
-_OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "lr", "epochs")
+_OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs")
 _OF_STATUS = ("created", "updated", "epoch", "step", "seconds", "best_epoch", "peak_memory")
 _UPSERT = (
     f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) "
@@ -200,7 +200,8 @@ def _add_settings(line: dict[str, Any], run: Run) -> None:
     environment = run.environment if (run.path / ENVIRONMENT).is_file() else {}
     line.update({name: getattr(config.model, name) for name in _OF_MODEL})
     line.update({name: getattr(config, name) for name in _OF_CONFIG})
-    line["max_steps"], line["data"] = config.max_steps, str(config.data)
+    line["lr"], line["max_steps"] = config.first_lr, config.max_steps
+    line["data"] = str(config.data)
     line["dilation"] = int(config.model.dilation)
     line["parts"] = " ".join(config.parts)
     line["preset"] = _preset(config.model)

@@ -57,4 +57,8 @@ def last_checkpoint(run: Run) -> str:
     """Return a sentence about the checkpoint that the run would go on from."""
     if not run.training_state.is_file():
         return "There is no checkpoint yet."
-    return f"The last checkpoint, {run.training_state}, is whole (step {run.status['step']})."
+    # Not the status's step: what could not be written may be the status after the checkpoint.
+    from ..runtime.checkpoint import saved_step  # imports PyTorch
+
+    step = saved_step(run.training_state)
+    return f"The last checkpoint, {run.training_state}, is whole (step {step})."

@@ -93,6 +93,7 @@ def _draw_panel(axes: Axes, axis: str, found: Series) -> None:
             label=kind,
         )
         for place, line in points:
+            _note_difference(axes, axis, place, line, points)
             dots = [100 * sample.miou for sample in line.samples]
             if len(dots) > 1:
                 axes.plot([place] * len(dots), dots, ".", color=color, alpha=0.45, ms=6)
@@ -105,3 +106,18 @@ def _draw_panel(axes: Axes, axis: str, found: Series) -> None:
     axes.set_axisbelow(True)
     if len(found) > 1:
         axes.legend(frameon=False, fontsize=8)
+
+
+def _note_difference(
+    axes: Axes, axis: str, place: float, line: Line, points: list[tuple[float, Line]]
+) -> None:
+    """Write beside a point what else it has that most of its curve has not: "k 8"."""
+    for name in AXES:
+        values = [other.network[name] for _, other in points]
+        usual = max(values, key=values.count)
+        if name != axis and line.network[name] != usual:
+            top = (place, 100 * (line.mean("miou") or 0.0))
+            text, beside = f"{name} {line.network[name]}", (0, 8)
+            axes.annotate(
+                text, top, beside, textcoords="offset points", ha="right", fontsize=8, color="0.3"
+            )

@@ -97,3 +97,11 @@ def test_too_many_runs_are_refused_before_they_are_made(tmp_path: Path) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--grid: found no file"):
         read_grid(tmp_path / "none.yaml")
+
+
+def test_the_example_has_the_runs_that_it_says() -> None:
+    found = read_grid(Path(__file__).resolve().parents[2] / "examples" / "grid.yaml")
+    (section,) = found.sections
+    assert (len(section.rows), found.seeds) == (7, 3)
+    assert section.reference == "depth-14-k-8-epsilon-0.2"
+    assert "depth-7-k-4-epsilon-0" not in [row.name for row in section.rows]

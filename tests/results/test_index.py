@@ -73,8 +73,9 @@ def test_a_line_says_what_the_files_say(tmp_path: Path) -> None:
     line = describe(run)
     expected = {
         **{"arch": "resgcn", "depth": 28, "conv": "mr", "preset": "resmrgcn-28", "dilation": 1},
-        **{"test_area": 2, "recipe": "modern", "data": "data", "lr": config.lr},
-        "parts": "rotate scale jitter contrast color-drop smoothing adamw clip",
+        **{"test_area": 2, "recipe": "modern", "data": "data", "lr": config.first_lr},
+        "parts": "balance resample rotate scale jitter contrast color-drop "
+        "smoothing adamw clip ema",
         **{"device": "cuda", "hardware": "a GPU", "peak_memory": 123, "blocks_per_second": 4.5},
         **{"best_epoch": 2, "seconds": 60.0, "tags": "area-2 paper", "note": "two\nlines"},
         **{"max_steps": 1e30, "error": None, "parameters": None},

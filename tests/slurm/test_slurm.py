@@ -202,12 +202,13 @@ def test_a_death_between_submitting_and_writing_down(
 def test_cancelled_jobs_are_told_and_submitted_anew(
     slurm_options: SlurmOptions, tmp_path: Path
 ) -> None:
-    launcher = slurm_launcher(slurm_options)
+    launcher = slurm_launcher(replace(slurm_options, at_most=1))
     job, other = saver("job", tmp_path), saver("other", tmp_path)
     asked: list[str] = []
 
     def tick() -> None:
-        if not asked and job.log.is_file():
+        if not asked and job.log.is_file() and log(job) == ["begins"]:
+            assert launcher.states() == {"job": "RUNNING", "other": "PENDING"}
             asked.extend(launcher.cancel(["job", "other", "never-heard-of"]))
 
     ends = list(launcher.run([job, other], tick=tick))
