@@ -19,6 +19,7 @@ from .options import (
     Data,
     Depth,
     Device,
+    Devices,
     Dilation,
     Dropout,
     Epochs,
@@ -30,11 +31,13 @@ from .options import (
     MaxSteps,
     Neighbors,
     NumPoints,
+    Precision,
     Preset,
     Quiet,
     Recipe,
     Runs,
     Seed,
+    SyncBatchNorm,
     TestArea,
     Threads,
     ValFraction,
@@ -56,6 +59,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --recipe modern --without color-drop",
             "deepgcn train --logger mlflow --logger wandb",
             "deepgcn train --recipe modern --without adamw --with sgd",
+            "deepgcn train --devices 4 --sync-bn --precision bf16",
             "deepgcn train --resume",
         )
     )(train)
@@ -89,6 +93,9 @@ def train(
     val_fraction: ValFraction = None,
     seed: Seed = None,
     device: Device = None,
+    devices: Devices = None,
+    sync_bn: SyncBatchNorm = None,
+    precision: Precision = None,
     threads: Threads = None,
     workers: Annotated[
         int | None,
@@ -119,10 +126,11 @@ def train(
 
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
     own settings: only --epochs, --max-steps, --device, --workers, --threads and --logger may
-    change.
+    change, and --devices with --sync-bn.
     """
     flags = locals()
     _check_usage(resume=resume, run=run, name=name)
+    _follow_another()
     folder = _run_to_resume(runs or TrainConfig.runs, run) if resume else None
     config = _resumed(folder, flags) if folder else _fresh(flags)
 
@@ -143,6 +151,20 @@ def train(
         f"best validation mIoU {100 * result.best_miou:.2f} %"
     )
     progress.say("Next: deepgcn eval --report md")
+
+
+def _follow_another() -> None:
+    """Leave the rest to rank 0 if torchrun or srun started this process as another one.
+
+    Raises:
+        typer.Exit: this was another one; its part of the training is done.
+    """
+    from pipelines.runtime.placement import find_place
+
+    if find_place().rank > 0:
+        from pipelines.follow import follow
+
+        raise typer.Exit(follow())
 
 
 def _check_usage(*, resume: bool, run: str | None, name: str | None) -> None:

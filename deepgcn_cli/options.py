@@ -21,6 +21,7 @@ from pipelines.config import (
     KNNS,
     LAYOUTS,
     PARTS,
+    PRECISIONS,
     RECIPES,
     SGD_LR,
     EvalConfig,
@@ -115,6 +116,30 @@ Neighbors = Annotated[
         "-k",
         default=ModelConfig.k,
         metavar="K",
+    ),
+]
+Devices = Annotated[
+    int | None,
+    option(
+        "Processes that share each batch: GPUs, or parts of the CPU.",
+        default=TrainConfig.devices,
+        metavar="N",
+    ),
+]
+SyncBatchNorm = Annotated[
+    bool | None,
+    option(
+        "Batch norm over the whole batch, not over each process's share.",
+        "--sync-bn/--no-sync-bn",
+        default="off",
+    ),
+]
+Precision = Annotated[
+    str | None,
+    option(
+        f"Of the dense products: {', '.join(PRECISIONS)}.",
+        default=TrainConfig.precision,
+        metavar="NAME",
     ),
 ]
 Threads = Annotated[int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")]

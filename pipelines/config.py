@@ -22,6 +22,7 @@ LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
+PRECISIONS = ("32", "bf16", "16")
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn
@@ -197,7 +198,10 @@ class TrainConfig:
     workers: int = 0
     seed: int = 0
     device: str = "auto"
-    threads: int | None = None  # CPU threads; None: PyTorch's own choice
+    threads: int | None = None  # CPU threads of a process; None: PyTorch's own choice, shared
+    devices: int = 1  # processes, each on a GPU of its own or on a share of the CPU's threads
+    sync_bn: bool = False  # batch norm over the whole batch, not over each process's share
+    precision: str = "32"  # of the dense products
     loggers: tuple[str, ...] = ()  # of LOGGERS
 
     def __post_init__(self) -> None:
@@ -220,8 +224,15 @@ class TrainConfig:
                 "Leave one out, as with: --without adamw --with sgd"
             )
         check_choice("device", self.device, DEVICES, flag="--device")
-        for name in ("epochs", "batch_size", "num_points"):
+        check_choice("precision", self.precision, PRECISIONS, flag="--precision")
+        for name in ("epochs", "batch_size", "num_points", "devices"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        if self.devices > self.batch_size:
+            raise ConfigError(
+                f"--devices: found {self.devices} with batches of {self.batch_size}, expected at "
+                "least one block for each.\n"
+                f"Use --batch-size {self.devices} or more, or fewer devices."
+            )
         if self.max_steps is not None:
             check_at_least("--max-steps", self.max_steps, 1)
         if self.threads is not None:

@@ -8,28 +8,36 @@ Here a training is wired; `pipelines.training` is its course, and the parts are 
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, TrainConfig
+import torch
+
+from . import kernels
+from .config import ModelConfig, TrainConfig, to_plain
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
 from .data.split import split_rooms
 from .data.store import RoomInfo, Store
-from .errors import ConfigError, DatasetError
+from .errors import ConfigError, DatasetError, RunError
 from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress
 from .results.lock import lock_run
-from .results.outcome import record_outcome, reopen
+from .results.outcome import last_checkpoint, record_outcome, reopen
 from .results.resume import check_same, room_checksums
-from .results.runs import create_run, open_run
-from .runtime.device import cpu_threads, pick_device
+from .results.runs import Run, create_run, open_run, resume_command
+from .runtime.device import cpu_threads, device_of, pick_device
 from .runtime.environment import describe_environment
 from .runtime.facts import describe_training
+from .runtime.followers import Followers, gather
 from .runtime.interruption import watch_for_interruption
 from .runtime.loop import explain_out_of_memory
+from .runtime.placement import Place, find_place
+from .runtime.precision import Precision
+from .runtime.processes import ALONE, Processes, ProcessLostError, connected
 from .runtime.trackers import check_loggers
 from .training import Training
 
@@ -66,10 +74,15 @@ def train(
     that was stopped by a signal, by `max_steps` or by kill -9 goes on from its last checkpoint; on
     the CPU, with as many threads, its steps are bit for bit those of a run that never stopped.
 
+    Several processes train together when `config.devices` asks for them, or when torchrun or srun
+    has started this one as rank 0 of several (the others call `pipelines.follow.follow`). Each
+    takes its share of every batch, so `batch_size` means the same on any number of them.
+
     Args:
         config: what to train; a `test_area` of None is the store's.
         resume: the directory of a run to go on with. `config` has to be the run's own
-            (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers.
+            (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers, and
+            devices where batch norm is synchronised.
         progress: who listens.
 
     Raises:
@@ -77,28 +90,40 @@ def train(
             logger is missing.
         DatasetError: the store is missing, broken or too small.
         RunError: the run cannot be made or gone on with, another process has it, the loss is not
-            finite, or memory or disk space ran out.
+            finite, a process of the training was lost, or memory or disk space ran out.
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
             go on.
     """
     check_loggers(config.loggers)
+    place = find_place()
+    config = settle_devices(config, place, resuming=resume is not None)
     device = pick_device(config.device, progress)
+    Precision(config.precision, device)
     store = Store.open(config.data)
     config = resolve(config, store)
     if resume is not None:
         check_same(open_run(resume), config, store)
     with ExitStack() as stack:
-        stack.enter_context(cpu_threads(config.threads))
+        threads = config.threads or share_of_threads(config, place)
+        stack.enter_context(cpu_threads(threads))
         check_network(config.model)
-        samplers = open_samplers(config, store, progress)
+        gathered = gather(place, config.devices, threads, progress)
+        processes, followers = stack.enter_context(gathered)
+        device = device_of(processes.place, device)
+        send_orders(processes, config, store)
+        samplers = open_samplers(config, store, progress, processes)
         environment = {**describe_environment(device), **describe_store(config, store)}
         begun = {**environment, "rooms": room_checksums(store)}
         run = open_run(resume) if resume else create_run(config, environment=begun)
         stack.enter_context(lock_run(run.path))
         interruption = stack.enter_context(watch_for_interruption())
         stack.enter_context(record_outcome(run))
+        stack.enter_context(explain_lost_process(run, followers))
         stack.enter_context(explain_out_of_memory(config))
-        training = Training(config, run, samplers, store, device, interruption, progress)
+        processes.tell("run", str(run.path))
+        stack.enter_context(connected(processes, device))
+        training = Training(config, run, samplers, store, device, interruption, progress, processes)
+        training.check_start()
         if training.finished:
             run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
@@ -109,6 +134,52 @@ def train(
         progress.say(f"{run.path}: {facts}")
         training.run_to_end()
         return result_of(training)
+
+
+def settle_devices(config: TrainConfig, place: Place, *, resuming: bool) -> TrainConfig:
+    """Return `config` with the number of processes that its launcher started.
+
+    Raises:
+        ConfigError: another number was asked for.
+    """
+    if place.size == 1:
+        return config
+    if config.devices not in (1, place.size) and not resuming:
+        raise ConfigError(
+            f"--devices: found {config.devices}, but {place.launcher} started {place.size} "
+            "processes.\nLeave --devices out: under a launcher it is their number."
+        )
+    return dataclasses.replace(config, devices=place.size)
+
+
+def share_of_threads(config: TrainConfig, place: Place) -> int:
+    """Return the CPU threads of each process: a launcher's processes have their own number."""
+    threads = torch.get_num_threads()
+    return threads if place.size > 1 else max(1, threads // config.devices)
+
+
+def send_orders(processes: Processes, config: TrainConfig, store: Store) -> None:
+    """Tell the other processes what they are to train, on which data, with which kernels."""
+    facts = {"config": to_plain(config), "fingerprint": store.fingerprint}
+    processes.tell("orders", {**facts, "kernels": kernels.forced()})
+
+
+@contextmanager
+def explain_lost_process(run: Run, followers: Followers | None) -> Iterator[None]:
+    """Turn the loss of another process into a RunError that says what is left.
+
+    Raises:
+        RunError: a process was lost.
+    """
+    try:
+        yield
+    except ProcessLostError as error:
+        # A connection breaks a moment before the system tells how its process ended.
+        how = followers.lost(within=2.0) if followers else None
+        raise RunError(
+            f"{run.path}: {how or error} {last_checkpoint(run)}\n"
+            f"Go on with it: {resume_command(run.path)}"
+        ) from error
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
@@ -137,7 +208,10 @@ def check_network(config: ModelConfig) -> None:
 
 
 def open_samplers(
-    config: TrainConfig, store: Store, progress: Progress = SILENT
+    config: TrainConfig,
+    store: Store,
+    progress: Progress = SILENT,
+    processes: Processes = ALONE,
 ) -> tuple[BlockSampler, BlockSampler]:
     """Return the samplers of the training blocks and of the disjoint validation blocks.
 
@@ -152,8 +226,8 @@ def open_samplers(
         seed=config.seed,
     )
     return (
-        open_sampler(config, store, train_rooms, 0.5, progress, parts=config.parts),
-        open_sampler(config, store, val_rooms, 1.0, progress),
+        open_sampler(config, store, train_rooms, 0.5, progress, processes, parts=config.parts),
+        open_sampler(config, store, val_rooms, 1.0, progress, processes),
     )
 
 
@@ -163,6 +237,7 @@ def open_sampler(
     rooms: list[RoomInfo],
     stride: float,
     progress: Progress,
+    processes: Processes = ALONE,
     parts: tuple[str, ...] = (),
 ) -> BlockSampler:
     """Return the sampler of some rooms' blocks, with the parts of a recipe that matter to it.
@@ -172,7 +247,10 @@ def open_sampler(
     """
     points, seed, layout = config.num_points, config.seed, config.model.layout
     sampler = BlockSampler(
-        store, rooms, points, seed, stride, layout, parts=parts, progress=progress
+        *(store, rooms, points, seed, stride, layout),
+        parts=parts,
+        sharing=processes.place.local_size,
+        progress=progress,
     )
     if not len(sampler):
         names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])

@@ -32,10 +32,12 @@ from .runtime.device import gpu_memory
 from .runtime.ema import WeightAverage
 from .runtime.events import Events, open_events
 from .runtime.interruption import Interruption
-from .runtime.loop import Pace, Step, build_optimizer, predict_batches, train_steps
+from .runtime.loop import Pace, Step, build_optimizer, pinned, predict_batches, train_steps
+from .runtime.precision import Precision
 from .runtime.prefetch import prefetch
+from .runtime.processes import ALONE, EverywhereError, Processes
 from .runtime.schedule import recipe_schedule
-from .runtime.seeding import seed_everything
+from .runtime.seeding import seed_everything, seed_step
 from .runtime.timing import peak_memory
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
@@ -56,12 +58,14 @@ class Training:
         device: torch.device,
         interruption: Interruption,
         progress: Progress,
+        processes: Processes = ALONE,
     ) -> None:
-        self.config, self.run = config, run
+        self.config, self.run, self.processes, self.device = config, run, processes, device
         self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress
         seed_everything(config.seed)
+        self.precision = Precision(config.precision, device)
         self.model = DeepGCN(config.model).to(device)
         self.optimizer = build_optimizer(self.model, config.parts, config.first_lr)
         self.average = WeightAverage(self.model) if "ema" in config.parts else None
@@ -70,32 +74,47 @@ class Training:
         self.counters = Counters()
         if run.training_state.is_file():
             self.counters = load_checkpoint(
-                run.training_state, self.model, self.optimizer, self.average
+                *(run.training_state, self.model, self.optimizer, self.average, self.precision)
             )
         self.pace = Pace()
         self.started = time.monotonic() - self.counters.seconds
         self.saved = time.monotonic()
 
+    def check_start(self) -> None:
+        """Check that all processes start from the same step and the same weights.
+
+        Raises:
+            EverywhereError: they don't; so they do not see the same run directory.
+        """
+        weights = sum(value.double().sum().item() for value in self.model.state_dict().values())
+        if not self.processes.all_same(weights + self.counters.step):
+            raise EverywhereError(
+                f"{self.run.path}: found another checkpoint on each machine.\n"
+                "Keep the runs in a folder that all machines see (--runs)."
+            )
+
     def run_to_end(self) -> None:
         """Train and validate in turn until every step is done."""
         with ExitStack() as stack:
-            metrics = self.run.path / METRICS
-            self.journal = stack.enter_context(
-                closing(Journal(metrics, keep=self.counters.records))
-            )
-            self.events = stack.enter_context(
-                open_events(
-                    self.config,
-                    self.run.path,
-                    self.run.path / TENSORBOARD,
-                    step=self.counters.step + 1,
-                    progress=self.progress,
+            if self.processes.main:
+                metrics = self.run.path / METRICS
+                self.journal = stack.enter_context(
+                    closing(Journal(metrics, keep=self.counters.records))
                 )
-            )
+                self.events = stack.enter_context(
+                    open_events(
+                        self.config,
+                        self.run.path,
+                        self.run.path / TENSORBOARD,
+                        step=self.counters.step + 1,
+                        progress=self.progress,
+                    )
+                )
             while not self.finished:
                 self.train_epoch()
                 self.validate()
-        self.run.update_status(state="finished")
+        if self.processes.main:
+            self.run.update_status(state="finished")
 
     @property
     def judged(self) -> DeepGCN:
@@ -135,7 +154,7 @@ class Training:
         left = max(0, self.total_steps - counters.step)
         batches = self.sampler.batches(counters.epoch, config.batch_size, start=counters.batch)
         title = f"Epoch {counters.epoch + 1}/{config.epochs}"
-        make = partial(self.sampler.batch, counters.epoch)
+        make = partial(self.batch, self.sampler, counters.epoch)
         with (
             self.progress.task(title, total=len(self.sampler), unit="blocks") as task,
             closing(prefetch(make, batches[:left], threads=self.data_threads)) as prepared,
@@ -150,17 +169,31 @@ class Training:
                 self.stop_if_asked()
         self.save()
 
+    def batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
+        """Return this process's share of a batch."""
+        made = self.processes.share(sampler, epoch, blocks)
+        return pinned(made) if self.device.type == "cuda" else made
+
+    def seeded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield each batch with the draws of its step seeded."""
+        for batch in batches:
+            seed_step(self.model, self.config.seed, self.counters.step, self.processes.rank)
+            yield batch
+
     def steps(self, batches: Iterator[Batch]) -> Iterator[Step]:
         """Take a step for each batch, check it and count it."""
         counters = self.counters
         taken = train_steps(
             self.model,
             self.optimizer,
-            batches,
+            self.seeded(batches),
             self.schedule,
             samples=counters.samples,
             epoch=counters.epoch,
             parts=self.config.parts,
+            precision=self.precision,
+            processes=self.processes,
+            sync_bn=self.config.sync_bn,
         )
         for step in taken:
             self.interruption.notify = None
@@ -216,19 +249,23 @@ class Training:
         sampler, classes = self.val_sampler, len(self.classes)
         matrix = np.zeros((classes, classes), dtype=np.int64)
         batches = sampler.in_order(self.config.batch_size)
-        make = partial(sampler.batch, 0)
+        make = partial(self.batch, sampler, 0)
         with (
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
             closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
         ):
-            for label, predicted in predict_batches(self.judged, prepared):
+            predictions = predict_batches(self.judged, prepared)
+            for blocks, (label, predicted) in zip(batches, predictions, strict=True):
                 matrix += confusion(label, predicted, classes)
-                task.advance(len(label) // sampler.num_points)
+                task.advance(len(blocks))
                 self.stop_if_asked()
+        matrix = self.processes.sum(torch.from_numpy(matrix)).numpy()
         return scores(matrix, self.classes)
 
     def record(self, **record: Any) -> None:
         """Append a record to metrics.jsonl and to every event log."""
+        if not self.processes.main:
+            return
         record = {"event": record.pop("event"), "step": self.counters.step, **record}
         self.journal.append(record)
         self.events.write(record)
@@ -242,12 +279,16 @@ class Training:
         name = first_not_finite(self.model)
         if name is not None:
             raise self.not_finite(f"the weight {name} is not finite after step")
+        self.saved = time.monotonic()
+        if not self.processes.main:
+            return  # the others have the same
         self.journal.sync()
         self.counters.records = self.journal.records
         self.counters.seconds = time.monotonic() - self.started
         self.save_model("last")
         save_checkpoint(
-            self.run.training_state, self.model, self.optimizer, self.counters, self.average
+            *(self.run.training_state, self.model, self.optimizer, self.counters),
+            *(self.average, self.precision),
         )
         self.run.update_status(
             step=self.counters.step,
@@ -261,10 +302,11 @@ class Training:
             data_wait=self.pace.data_wait,
             peak_memory=peak_memory(self.device.type),  # bytes, of this process
         )
-        self.saved = time.monotonic()
 
     def save_model(self, checkpoint: str) -> None:
         """Save the weights as "last" or "best"."""
+        if not self.processes.main:
+            return
         facts = {
             "run": self.run.name,
             "checkpoint": checkpoint,
@@ -295,14 +337,14 @@ class Training:
 
     def not_finite(self, what: str) -> RunError:
         """Return the error for a number that is not finite."""
-        return RunError(
+        return EverywhereError(
             f"{self.run.path}: {what} {self.counters.step}.\n{last_checkpoint(self.run)}\n"
             "Start a new run with a smaller --lr or another --seed."
         )
 
     def stop_if_asked(self) -> None:
-        """Save and raise KeyboardInterrupt if a signal has come."""
-        if self.interruption.requested is None:
+        """Save and raise KeyboardInterrupt if a signal has come to any of the processes."""
+        if not self.processes.any(self.interruption.requested is not None):
             return
         self.save()
         how = resume_command(self.run.path)

@@ -33,12 +33,15 @@ class Batch:
     Attributes:
         features: (B, N, 9) float32.
         label: (B, N) uint8.
-        blocks: (B,) the blocks' numbers within their sampler.
+        blocks: (B,) the blocks' numbers within their sampler. On several processes those of the
+            whole batch, while `features` and `label` are one process's share of it.
+        idle: whether the share is empty, and `features` a stand-in that must not count.
     """
 
     features: np.ndarray
     label: np.ndarray
     blocks: tuple[int, ...]
+    idle: bool = False
 
 
 class BlockSampler:
@@ -55,6 +58,7 @@ class BlockSampler:
             are drawn once, as for the published HDF5 files. "balance" draws blocks by their
             classes (`data.balance`); without it every block comes once an epoch. Those of
             `data.augment` change what was drawn.
+        sharing: processes on this machine that each keep rooms in its memory.
         progress: hears how the rooms are read, which is done once to find their blocks.
     """
 
@@ -68,13 +72,14 @@ class BlockSampler:
         layout: str = "paper",
         *,
         parts: Sequence[str] = (),
+        sharing: int = 1,
         progress: Progress = SILENT,
     ) -> None:
         self.num_points, self.seed, self.layout = num_points, seed, layout
         self.resample = "resample" in parts
         self.augment = tuple(part for part in parts if part in AUGMENTATIONS)
         self.rooms = tuple(rooms)
-        self._cache = RoomCache(store)
+        self._cache = RoomCache(store, sharing)
         self._blocks: list[tuple[RoomInfo, Block]] = []
         self._probabilities: np.ndarray | None = None  # None: every block once
         counts: list[np.ndarray] = []
@@ -145,11 +150,13 @@ class BlockSampler:
 class RoomCache:
     """The rooms read last, as many as fit into half of the memory; several threads may read.
 
+    Processes that are `sharing` a machine have that half together.
+
     All of S3DIS takes 11 GB. With less than twice that, rooms are read again and again.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store, self._limit = store, memory() // 2 // BYTES_PER_POINT
+    def __init__(self, store: Store, sharing: int = 1) -> None:
+        self._store, self._limit = store, memory() // 2 // sharing // BYTES_PER_POINT
         self._rooms: OrderedDict[RoomInfo, Room] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from . import cuda, eager
@@ -39,6 +40,11 @@ def use(name: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def forced() -> str | None:
+    """Return the implementation that `use` chose, None without."""
+    return _forced.get()
+
+
 def implementation(x: Tensor) -> ModuleType:
     """Return the module that runs operations on tensors like `x`."""
     name = _forced.get()
@@ -54,6 +60,8 @@ def implementation(x: Tensor) -> ModuleType:
 def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
     """Return the points at the given `ranks` of the distance order, for every point.
 
+    Distances are never of fewer bits than float32, whatever the type of x and autocast.
+
     Args:
         x: features (B, N, C). No gradient flows through a selection.
         ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself.
@@ -65,7 +73,10 @@ def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
     """
-    return implementation(x).knn(x.detach(), tuple(ranks))
+    x = x.detach()
+    x = x if x.dtype == torch.float64 else x.float()
+    with torch.autocast(x.device.type, enabled=False):
+        return implementation(x).knn(x, tuple(ranks))
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

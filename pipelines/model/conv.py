@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import CONVS
 from ..errors import ConfigError, did_you_mean
-from .unit import Style, Unit, normalize_moments
+from .unit import Norm, Style, Unit, linear, normalize_moments
 
 
 class EdgeConv(nn.Module):
@@ -61,10 +61,10 @@ class EdgeConv(nn.Module):
         return first.activate(y) if norm_first else y
 
 
-def split_edge_map(linear: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u and v (B, N, C') with linear([x_i ; x_j − x_i]) = u_i + v_j."""
-    own, relative = linear.weight.chunk(2, dim=1)
-    return F.linear(x, own - relative, linear.bias), F.linear(x, relative)
+def split_edge_map(edge_map: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return u and v (B, N, C') with edge_map([x_i ; x_j − x_i]) = u_i + v_j."""
+    own, relative = edge_map.weight.chunk(2, dim=1)
+    return linear(x, own - relative, edge_map.bias), linear(x, relative)
 
 
 class MRConv(nn.Module):
@@ -100,7 +100,8 @@ class SAGEConv(nn.Module):
         self.mlp = Unit(2 * in_channels, out_channels, style)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        message = finish_weighted(self.neighbor_mlp, self.neighbor_mlp.linear(x), index)
+        own = self.neighbor_mlp.linear
+        message = finish_weighted(self.neighbor_mlp, linear(x, own.weight, own.bias), index)
         y = self.mlp(torch.cat([x, kernels.neighbor_max(message, index)], dim=-1))
         return F.normalize(y, dim=-1) if self.l2 else y
 
@@ -149,17 +150,21 @@ class GINConv(nn.Module):
 
 
 class PyGConv(nn.Module):
-    """Any `torch_geometric.nn` convolution of (x, edge_index), with norm and activation."""
+    """Any `torch_geometric.nn` convolution of (x, edge_index), with norm and activation.
+
+    Autocast does not reach the convolution: many of PyG's cannot mix types of numbers.
+    """
 
     def __init__(self, name: str, in_channels: int, out_channels: int, style: Style) -> None:
         super().__init__()
         self.conv = build_pyg(name, in_channels, out_channels)
         self.style = style
-        self.norm = nn.BatchNorm1d(out_channels, eps=style.eps)
+        self.norm = Norm(out_channels, eps=style.eps)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         batch, points, channels = x.shape
-        y = self.conv(x.reshape(-1, channels), edge_index(index))
+        with torch.autocast(x.device.type, enabled=False):
+            y = self.conv(x.reshape(-1, channels), edge_index(index))
         if self.style.norm_first:
             return F.relu(self.norm(y)).view(batch, points, -1)
         return self.norm(F.relu(y)).view(batch, points, -1)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import kernels
 from ..config import ModelConfig
 from ..errors import ConfigError
 from .conv import EdgeConv, build_conv
-from .unit import Style, Unit
+from .unit import Norm, Reduce, Style, Unit, linear
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
@@ -37,6 +36,7 @@ class DeepGCN(nn.Module):
 
     _columns: Tensor | None
     num_points: int = 4096  # per block in training; a run's weights carry their own
+    draws: torch.Generator | None = None  # of stochastic dilation; None: PyTorch's own
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -60,7 +60,14 @@ class DeepGCN(nn.Module):
         first, second = self.prediction
         assert isinstance(first, Unit)
         x = first.finish(self._predict_from(first.linear, block, points))
-        return self.classifier(self.dropout(second(x)))
+        x = self.dropout(second(x))
+        return linear(x, self.classifier.weight, self.classifier.bias)
+
+    def synchronize(self, reduce: Reduce | None) -> None:
+        """Let every batch norm add up its statistics through `reduce`; None: no longer."""
+        for module in self.modules():
+            if isinstance(module, Norm):
+                module.reduce = reduce
 
     def backbone(self, features: Tensor) -> Tensor:
         """Return the outputs of all layers, (B, N, D); each layer's channels occur once."""
@@ -92,30 +99,31 @@ class DeepGCN(nn.Module):
         """
         k, dilation = self.config.k, self.config.dilations()[number]
         stochastic = self.training and dilation > 1 and self.config.epsilon > 0
-        if stochastic and torch.rand(1).item() < self.config.epsilon:
-            return tuple(sorted(torch.randperm(k * dilation)[:k].tolist()))
+        if stochastic and torch.rand(1, generator=self.draws).item() < self.config.epsilon:
+            drawn = torch.randperm(k * dilation, generator=self.draws)[:k]
+            return tuple(sorted(drawn.tolist()))
         return tuple(range(0, k * dilation, dilation))
 
-    def _fold(self, linear: nn.Linear, points: Tensor, first_column: int = 0) -> Tensor:
-        """Apply `linear`, from `first_column` on, to all layers' full outputs.
+    def _fold(self, whole: nn.Linear, points: Tensor, first_column: int = 0) -> Tensor:
+        """Apply `whole`, from `first_column` on, to all layers' full outputs.
 
         DenseGCN's outputs repeat their predecessors' channels: Σ_l W_l h_l over prefixes equals one
         product with the weight columns of equal channels summed.
         """
-        weight = linear.weight[:, first_column:]
+        weight = whole.weight[:, first_column:]
         if self._columns is not None:
             folded = weight.new_zeros(weight.shape[0], points.shape[-1])
             weight = folded.index_add(1, self._columns, weight)
-        return F.linear(points, weight, linear.bias)
+        return linear(points, weight, whole.bias)
 
-    def _predict_from(self, linear: nn.Linear, block: Tensor, points: Tensor) -> Tensor:
+    def _predict_from(self, whole: nn.Linear, block: Tensor, points: Tensor) -> Tensor:
         """Apply the first prediction map to [block vector ; layers' outputs] of every point.
 
         The block vector is the same for all points of a block: one product per block.
         """
         width = self.config.fusion_channels
-        shared = F.linear(block, linear.weight[:, :width])  # (B, 512)
-        return self._fold(linear, points, first_column=width) + shared.unsqueeze(1)
+        shared = linear(block, whole.weight[:, :width])  # (B, 512)
+        return self._fold(whole, points, first_column=width) + shared.unsqueeze(1)
 
     def _check(self, features: Tensor) -> None:
         if features.dim() != 3 or features.shape[-1] != self.config.in_channels:

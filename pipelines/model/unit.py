@@ -6,13 +6,19 @@ shape (…, C) throughout.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ..config import ModelConfig
+
+# Adds up sums (n,) float64 over the processes of a training; differentiable.
+Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,11 @@ class Unit(nn.Module):
         super().__init__()
         self.style = style
         self.linear = nn.Linear(in_channels, out_channels, bias=style.bias)
-        self.norm = nn.BatchNorm1d(out_channels, eps=style.eps)
+        self.norm = Norm(out_channels, eps=style.eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, N, in_channels) to (B, N, out_channels)."""
-        return self.finish(self.linear(x))
+        return self.finish(linear(x, self.linear.weight, self.linear.bias))
 
     def finish(self, x: Tensor) -> Tensor:
         """Apply norm and activation to what the linear map gave, (…, out_channels)."""
@@ -67,6 +73,49 @@ class Unit(nn.Module):
     def normalize(self, x: Tensor) -> Tensor:
         """Apply batch norm over all dimensions but the last."""
         return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b in the type of x: autocast shortens the numbers of the product alone."""
+    return F.linear(x, weight, bias).to(x.dtype)
+
+
+class Norm(nn.BatchNorm1d):
+    """PyTorch's batch norm over rows (n, C), whose statistics may span several processes.
+
+    Attributes:
+        reduce: adds up the statistics of all processes while training; None: this one's alone.
+    """
+
+    reduce: Reduce | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reduce is None or not self.training:
+            return super().forward(x)
+        first, second = _RowSums.apply(x)
+        return normalize_moments(self, x, first, second, len(x))
+
+
+class _RowSums(torch.autograd.Function):
+    """Σ x and Σ x² (C,) float64 over the rows of x (n, C), without a float64 copy of x."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        (x,) = args
+        ctx.save_for_backward(x)
+        total = x.sum(dim=0)
+        mean = total / len(x)
+        # Around the mean, since the variance would drown in the rounding of large squares.
+        centred = (x - mean).square().sum(dim=0).double()
+        first, mean = total.double(), mean.double()
+        return first, centred + 2 * mean * first - len(x) * mean.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        first, second = (grad.to(x.dtype) for grad in grads)
+        return torch.addcmul(first, x, 2 * second)
 
 
 def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +148,11 @@ def track(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int | Tensor) 
 
 
 def normalize_moments(
-    norm: nn.BatchNorm1d, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
+    norm: Norm, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
 ) -> Tensor:
     """Apply `norm` to x with the batch statistics of a larger set, known by its sums.
+
+    This is where all layers and kernels meet: `norm.reduce` joins the sums of several processes.
 
     Args:
         norm: the batch norm; in evaluation its running statistics are used, as always.
@@ -114,6 +165,11 @@ def normalize_moments(
         assert norm.running_mean is not None
         assert norm.running_var is not None
         return normalize_with(norm, x, norm.running_mean, norm.running_var)
-    mean, var = batch_moments(first, second, count)
-    track(norm, mean, var, count)
+    number: int | Tensor = count
+    if norm.reduce is not None:
+        sums = norm.reduce(torch.cat([first, second, first.new_tensor([count])]))
+        first, second = sums[:-1].chunk(2)
+        number = sums[-1].detach()
+    mean, var = batch_moments(first, second, number)
+    track(norm, mean, var, number)
     return normalize_with(norm, x, mean, var)

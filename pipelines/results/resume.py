@@ -14,6 +14,8 @@ from .runs import Run, resume_command
 # how long unless the rates follow from the length.
 FREE = ("device", "workers", "threads", "loggers")
 LENGTH = ("epochs", "max_steps")
+# Batch norm counts each process's share of a batch, unless it is synchronised.
+PROCESSES = ("devices",)
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")
 
@@ -30,8 +32,8 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
         RunError: a setting that shapes the result, or the data, is another one; says which.
     """
     changed = differences(to_plain(run.config), to_plain(config))
-    if "cosine" not in config.parts:
-        changed = [text for text in changed if text.split()[0] not in LENGTH]
+    free = {*(() if "cosine" in config.parts else LENGTH), *(PROCESSES if config.sync_bn else ())}
+    changed = [text for text in changed if text.split()[0] not in free]
     if changed:
         raise RunError(
             f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"

@@ -15,6 +15,7 @@ from ..errors import RunError
 from ..files import atomic_write
 from ..model.deepgcn import DeepGCN
 from .ema import WeightAverage
+from .precision import FULL, Precision
 from .seeding import restore_rng_state, rng_state
 
 VERSION = 2
@@ -71,6 +72,7 @@ def save_checkpoint(
     optimizer: Optimizer,
     counters: Counters,
     average: WeightAverage | None = None,
+    precision: Precision = FULL,
 ) -> None:
     """Write the whole training state: weights, their average if there is one, random state."""
     state = {
@@ -78,6 +80,7 @@ def save_checkpoint(
         "model": model.state_dict(),
         "average": average.model.state_dict() if average else None,
         "optimizer": optimizer.state_dict(),
+        "scaler": precision.scaler.state_dict(),  # empty unless gradients have 16 bits
         "rng": rng_state(),
         "counters": dataclasses.asdict(counters),
     }
@@ -89,9 +92,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, model: DeepGCN, optimizer: Optimizer, average: WeightAverage | None = None
+    path: Path,
+    model: DeepGCN,
+    optimizer: Optimizer,
+    average: WeightAverage | None = None,
+    precision: Precision = FULL,
 ) -> Counters:
-    """Put model, average, optimizer and random generators into the saved state.
+    """Put model, average, optimizer, precision and random generators into the saved state.
 
     Returns:
         The counters.
@@ -110,6 +117,8 @@ def load_checkpoint(
         if average is not None:
             average.model.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
+        if scaler := state.get("scaler"):
+            precision.scaler.load_state_dict(scaler)
         restore_rng_state(state["rng"])
         return Counters(**state["counters"])
     except (

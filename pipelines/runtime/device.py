@@ -14,6 +14,7 @@ from ..errors import ConfigError
 from ..kernels import cuda
 from ..progress import SILENT, Progress
 from .allocation import keep_freed_memory
+from .placement import Place
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
@@ -45,6 +46,28 @@ def gpu_names() -> tuple[str, ...]:
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return tuple(named[:count]) if named else tuple(map(str, range(count)))
+
+
+def device_of(place: Place, device: torch.device) -> torch.device:
+    """Return the device of one of several processes: each has a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    if device.type != "cuda" or place.size == 1:
+        return device
+    count = torch.cuda.device_count()
+    # With one GPU in sight, a launcher shows each process its own.
+    number = place.local_rank if count > 1 else 0
+    if number >= count or (count == 1 and place.launcher == "--devices"):
+        raise ConfigError(
+            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
+            f"{place.local_size} processes.\n"
+            f"Use --devices {count}, or start the processes on more machines with torchrun."
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
 
 
 def describe_device(device: torch.device) -> str:

@@ -33,10 +33,19 @@ def describe_training(
         _count(len(validation.rooms), "validation room"),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
-        describe_device(device),
+        describe_device(device) + describe_processes(config),
+        "" if config.precision == "32" else f"products in {config.precision}",
         describe_published(config.model),
     ]
     return "; ".join(fact for fact in facts if fact)
+
+
+def describe_processes(config: TrainConfig) -> str:
+    """Return " × 2 processes, synchronised batch norm" where there are several."""
+    if config.devices == 1:
+        return ""
+    norms = ", synchronised batch norm" if config.sync_bn else ""
+    return f" × {config.devices} processes{norms}"
 
 
 def describe_dilation(config: ModelConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from ..data.sampler import Batch
 from ..data.store import IGNORED
 from ..errors import RunError
 from ..model.deepgcn import DeepGCN
+from .precision import FULL, Precision
+from .processes import ALONE, Processes
 from .schedule import Rates, Schedule, apply_rates
 
 SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
@@ -99,6 +102,9 @@ def train_steps(
     samples: int,
     epoch: int,
     parts: Sequence[str] = (),
+    precision: Precision = FULL,
+    processes: Processes = ALONE,
+    sync_bn: bool = False,
 ) -> Iterator[Step]:
     """Train on the batches, one optimizer step each, and yield what each step did.
 
@@ -113,6 +119,9 @@ def train_steps(
         samples: blocks trained on before the first of these batches.
         epoch: the epoch that they belong to, from 0.
         parts: of the recipe; "smoothing" and "clip" matter here.
+        precision: of the dense products.
+        processes: who takes the same steps, each on its share of the batches.
+        sync_bn: whether batch norm counts the whole batch instead of each process's share.
     """
     model.train()
     remaining = iter(batches)
@@ -123,39 +132,60 @@ def train_steps(
             return
         wait = time.perf_counter() - asked
         rates = schedule(samples, epoch)
-        loss = train_step(model, optimizer, batch, rates, parts)
+        if sync_bn:
+            processes.synchronize(model, batch)
+        loss = train_step(model, optimizer, batch, rates, parts, precision, processes)
         samples += len(batch.blocks)
         yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
 
 
 def train_step(
-    model: DeepGCN, optimizer: Optimizer, batch: Batch, rates: Rates, parts: Sequence[str] = ()
+    model: DeepGCN,
+    optimizer: Optimizer,
+    batch: Batch,
+    rates: Rates,
+    parts: Sequence[str] = (),
+    precision: Precision = FULL,
+    processes: Processes = ALONE,
 ) -> float:
-    """Take one step and return the loss before it; leave the weights if the loss is not finite."""
+    """Take one step and return the loss before it; leave the weights if the loss is not finite.
+
+    The loss is the mean over the labelled points of the whole batch, whatever share of them each
+    process has.
+    """
     apply_rates(rates, model, optimizer)
     features, label = to_device(batch, model)
     optimizer.zero_grad(set_to_none=True)
-    logits = model(features)  # (B, N, classes)
+    with precision.products():
+        logits = model(features)  # (B, N, classes)
     smoothing = SMOOTHING if "smoothing" in parts else 0.0
-    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten(), smoothing)
-    value = loss.item()
+    labelled = processes.sum((label != IGNORED).sum())
+    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten(), smoothing, labelled)
+    value = processes.sum(loss).item()
     if math.isfinite(value):
-        loss.backward()
+        precision.backward(loss)
+        processes.exchange(model, batch)
         if "clip" in parts:
+            precision.unscale(optimizer)
             torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
+        precision.step(optimizer)
     return value
 
 
-def labelled_cross_entropy(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
+def labelled_cross_entropy(
+    logits: Tensor, label: Tensor, smoothing: float = 0.0, labelled: Tensor | None = None
+) -> Tensor:
     """Return the mean cross-entropy over the points whose label is not IGNORED; 0 without any.
 
-    Shapes: logits (n, C), label (n,) int64.
+    Shapes: logits (n, C), label (n,) int64. `labelled` is the number to divide by, where these are
+    only a share of the points.
     """
     total = F.cross_entropy(
         logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
-    return total / (label != IGNORED).sum().clamp(min=1)
+    if labelled is None:
+        labelled = (label != IGNORED).sum()
+    return total / labelled.clamp(min=1)
 
 
 def predict_batches(
@@ -173,8 +203,17 @@ def predict_batches(
 def to_device(batch: Batch, model: DeepGCN) -> tuple[Tensor, Tensor]:
     """Return features (B, N, 9) float32 and label (B, N) int64 on the model's device."""
     device = next(model.parameters()).device
-    features = torch.from_numpy(batch.features).to(device)
-    return features, torch.from_numpy(batch.label).to(device).long()
+    # From pinned memory (`pinned`) the copies overlap with what the GPU still has to do.
+    features = torch.from_numpy(batch.features).to(device, non_blocking=True)
+    return features, torch.from_numpy(batch.label).to(device, non_blocking=True).long()
+
+
+def pinned(batch: Batch) -> Batch:
+    """Return the batch in memory that a GPU can copy from by itself."""
+    features, label = (
+        torch.from_numpy(array).pin_memory().numpy() for array in (batch.features, batch.label)
+    )
+    return dataclasses.replace(batch, features=features, label=label)
 
 
 @contextmanager

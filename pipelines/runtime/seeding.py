@@ -1,20 +1,42 @@
 """The random state of a run: what seeds it, what a checkpoint has to hold of it.
 
-Only PyTorch's generators carry state from one step to the next (initial weights, dropout,
-stochastic dilation). The samplers of `pipelines.data.sampler` derive every draw from the seed, the
-epoch and the block, so nothing of theirs needs saving.
+Initial weights follow from the seed; what a training step draws (dropout, stochastic dilation)
+from the seed and the step; a block's points, in `pipelines.data.sampler`, from the seed, the epoch
+and the block. So any process may draw its part at any time, and a resumed run draws what it would
+have drawn. A checkpoint holds the state of PyTorch's generators for what draws beside these.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+
+from ..model.deepgcn import DeepGCN
+
+DROPOUT, DILATION = 0, 1  # what a stream of random numbers is for
 
 
 def seed_everything(seed: int) -> None:
     """Seed PyTorch's generators on all devices."""
     torch.manual_seed(seed)
+
+
+def seed_step(model: DeepGCN, seed: int, step: int, rank: int) -> None:
+    """Seed what one training step draws.
+
+    Dropout differs between the processes of a training, as their points do. Stochastic dilation is
+    one draw for the whole batch: the same in all of them, and in a single one.
+    """
+    torch.manual_seed(_mix(seed, step, DROPOUT, rank))
+    if model.draws is None:
+        model.draws = torch.Generator()
+    model.draws.manual_seed(_mix(seed, step, DILATION))
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def rng_state() -> dict[str, Any]:

@@ -1,0 +1,91 @@
+"""The other processes of a training: what rank 1 and above do.
+
+    python -m pipelines.follow
+
+is how `--devices` starts them; under torchrun and srun `deepgcn train` comes here by itself. They
+know nothing but where rank 0 is, which tells them what to train. They write no file, and speak
+only when something goes wrong that rank 0 cannot see.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from . import kernels
+from .config import TrainConfig, from_plain
+from .data.store import Store
+from .errors import DatasetError, DeepGCNError
+from .progress import SILENT
+from .results.runs import Run
+from .runtime.device import cpu_threads, device_of, pick_device
+from .runtime.followers import STOPPED, Leader
+from .runtime.interruption import watch_for_interruption
+from .runtime.loop import explain_out_of_memory
+from .runtime.placement import find_place
+from .runtime.processes import EverywhereError, ProcessLostError, connected, meet
+from .train import open_samplers
+from .training import Training
+
+
+def follow() -> int:
+    """Take part in the training that rank 0 directs; return the exit code of this process.
+
+    Raises:
+        DeepGCNError: something that this process alone has met, or rank 0 is lost.
+        KeyboardInterrupt: a signal came to one of the processes; rank 0 has saved the run.
+    """
+    place = find_place()
+    processes = meet(place)
+    orders = processes.hear("orders")
+    config: TrainConfig = from_plain(TrainConfig, orders["config"])
+    store = Store.open(config.data)
+    if store.fingerprint != orders["fingerprint"]:
+        raise DatasetError(
+            f"{config.data}: process {place.rank} found other data there than process 0.\n"
+            "Give a folder that all machines see with --data."
+        )
+    device = device_of(place, pick_device(config.device))
+    with ExitStack() as stack:
+        stack.enter_context(kernels.use(orders["kernels"]))
+        stack.enter_context(cpu_threads(config.threads))
+        samplers = open_samplers(config, store, processes=processes)
+        run = Run(Path(processes.hear("run")))
+        interruption = stack.enter_context(watch_for_interruption())
+        stack.enter_context(explain_out_of_memory(config))
+        stack.enter_context(connected(processes, device))
+        try:
+            training = Training(
+                config, run, samplers, store, device, interruption, SILENT, processes
+            )
+            training.check_start()
+            if not training.finished:
+                training.run_to_end()
+        except EverywhereError:
+            return 1  # rank 0 has met it too, and says it
+    return 0
+
+
+def main() -> int:
+    """Follow the process that started this one."""
+    leader = Leader()
+    try:
+        return follow()
+    except KeyboardInterrupt:
+        return STOPPED
+    except ProcessLostError as error:
+        # If rank 0 is there, it has lost the same process, and says so.
+        return _fail(error) if leader.fell_silent else 1
+    except DeepGCNError as error:
+        return _fail(error)
+
+
+def _fail(error: DeepGCNError) -> int:
+    sys.stderr.write(f"Error: process {os.environ['RANK']}: {error}\n")
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

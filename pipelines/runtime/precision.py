@@ -1,0 +1,66 @@
+"""The numbers that dense products are computed with: float32, or 16 bits under autocast.
+
+Only the products of `model.unit.linear` get shorter numbers; their results, the weights, batch
+norm, the graph kernels, the loss and the optimizer stay float32, and neighbours are found from
+float32 distances.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from ..errors import ConfigError
+
+TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+
+
+class Precision:
+    """How training steps compute on a device.
+
+    Args:
+        name: one of `config.PRECISIONS`.
+        device: where.
+
+    Raises:
+        ConfigError: the device does not compute with such numbers.
+    """
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        if name == "16" and device.type != "cuda":
+            raise ConfigError(
+                f"--precision 16: found the device {device.type}, expected a GPU: gradients of 16 "
+                "bits need its loss scaling.\nUse --precision bf16 or 32."
+            )
+        if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ConfigError(
+                f"--precision bf16: {torch.cuda.get_device_name(device)} cannot compute with it.\n"
+                "Use --precision 16 or 32."
+            )
+        self._device, self._type = device.type, TYPES.get(name)
+        # Scales the loss up, so that small gradients are not lost in 16 bits.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "16")
+
+    def products(self) -> AbstractContextManager[Any]:
+        """Return a context whose dense products are computed in this precision."""
+        return torch.autocast(self._device, dtype=self._type, enabled=self._type is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of a loss."""
+        self.scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        """Bring the optimizer's gradients to their true size."""
+        self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Take the optimizer's step, unless a gradient is not finite; then the scale shrinks."""
+        self.scaler.step(optimizer)
+        self.scaler.update()
+
+
+FULL = Precision("32", torch.device("cpu"))

@@ -1,0 +1,255 @@
+"""A training on two processes: started, stopped, killed and gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines import kernels
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, RunError
+from pipelines.model.weights import load_weights
+from pipelines.results.runs import Run, open_run
+from pipelines.train import train
+from tests.test_train import AtStep, assert_same_run, go_on, run_as
+from tests.tiny_store import write_tiny_store
+
+ROOT = Path(__file__).resolve().parents[1]
+MODEL = ModelConfig(depth=3, width=8, k=4, fusion_channels=32, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data")
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("eager"):  # the other process uses what this one does
+        yield
+
+
+@pytest.fixture
+def config(store: Store, tmp_path: Path) -> TrainConfig:
+    return two_processes(store, tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on two processes that was never stopped."""
+    with kernels.use("eager"):
+        return run_as(two_processes(store, tmp_path_factory.mktemp("runs")), "whole")
+
+
+def two_processes(store: Store, runs: Path) -> TrainConfig:
+    """A training with batches of 5, 5, 5, 5, … and 3 blocks: no share is half of one."""
+    return TrainConfig(
+        model=MODEL,
+        data=store.path,
+        runs=runs,
+        name="run",
+        epochs=2,
+        batch_size=5,
+        num_points=64,
+        device="cpu",
+        threads=1,
+        devices=2,
+        sync_bn=True,
+    )
+
+
+def children(process: int) -> list[int]:
+    """The processes that a process has started."""
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def followers(process: int) -> list[int]:
+    """The other processes of a training that a process has started; tests start helpers too."""
+    return [
+        child
+        for child in children(process)
+        if b"pipelines.follow" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+    ]
+
+
+def to_the_other(number: signal.Signals) -> Callable[[], None]:
+    def action() -> None:
+        (other,) = followers(os.getpid())
+        os.kill(other, number)
+
+    return action
+
+
+def losses(run: Run) -> list[float]:
+    return [record["loss"] for record in run.metrics() if record["event"] == "step"]
+
+
+def until(fact: Callable[[], object], seconds: float) -> None:
+    """Wait for a fact."""
+    end = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)
+
+
+def test_two_processes_learn_what_one_learns(config: TrainConfig) -> None:
+    """In float32, on fixed graphs: a dynamic one magnifies rounding, on any number of processes."""
+    config = dataclasses.replace(config, model=dataclasses.replace(MODEL, knn="fixed"))
+    one, two = run_as(config, "one", devices=1), run_as(config, "two")
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3)
+    epochs = [[r for r in run.metrics() if r["event"] == "epoch"] for run in (two, one)]
+    for found, expected in zip(*epochs, strict=True):
+        # Some of the few hundred points lie on the border of two classes.
+        assert found["val_iou"] == pytest.approx(expected["val_iou"], abs=0.02)
+    assert load_weights(two.weights("best")).config == config.model
+    # With synchronised norms their number may change on the way.
+    mixed = run_as(config, "mixed", devices=1, epochs=1)
+    go_on(mixed, devices=2, epochs=2)
+    assert losses(mixed) == pytest.approx(losses(one), rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_any_process_stops_all_after_the_step(
+    config: TrainConfig, whole: Run, number: signal.Signals
+) -> None:
+    listener = AtStep(3, to_the_other(number))
+    with pytest.raises(KeyboardInterrupt):
+        run_as(config, "run", listener)
+    assert not followers(os.getpid())
+    run = open_run(config.runs / "run")
+    # The signal may reach the other process while it computes the step after.
+    assert (run.state, run.status["step"] in (3, 4)) == ("interrupted", True)
+    assert len(losses(run)) == run.status["step"]
+    assert "all is saved" in listener.said[-1]
+    go_on(run)
+    assert_same_run(run, whole)
+
+
+def test_a_killed_process_ends_the_job_with_the_last_checkpoint_whole(
+    config: TrainConfig, whole: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
+    began: list[float] = []
+
+    def kill() -> None:
+        began.append(time.monotonic())
+        to_the_other(signal.SIGKILL)()
+
+    with pytest.raises(RunError) as error:
+        run_as(config, "run", AtStep(4, kill))
+    assert time.monotonic() - began[0] < 20
+    run = open_run(config.runs / "run")
+    step = run.status["step"]
+    assert str(error.value) == (
+        f"{run.path}: process 1 of 2 was killed (SIGKILL). "
+        f"The last checkpoint, {run.training_state}, is whole (step {step}).\n"
+        f"Go on with it: deepgcn train --resume {run.path}"
+    )
+    assert step >= 4
+    assert (run.state, run.status["error"]) == ("failed", str(error.value))
+    go_on(run)
+    assert_same_run(run, whole)
+
+
+def command_line(config: TrainConfig, *more: str) -> list[str]:
+    options = ["--depth", "3", "--width", "8", "-k", "4", "--dropout", "0", "--batch-size", "5"]
+    places = ["--data", str(config.data), "--runs", str(config.runs), "--name", "run"]
+    rest = ["--num-points", "64", "--device", "cpu", "--epochs", "2", "--sync-bn"]
+    return ["-m", "deepgcn_cli", "train", *options, *places, *rest, *more]
+
+
+def start(command: list[str], **environment: object) -> subprocess.Popen[str]:
+    variables = {"PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1, **environment}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, **{name: str(value) for name, value in variables.items()}},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def begun(config: TrainConfig) -> bool:
+    metrics = config.runs / "run" / "metrics.jsonl"
+    return metrics.is_file() and b"\n" in metrics.read_bytes()
+
+
+def test_a_killed_leader_ends_the_others(config: TrainConfig) -> None:
+    leader = start(command_line(config, "--devices", "2", "--epochs", "500"))
+    until(lambda: begun(config), 120)
+    (other,) = followers(leader.pid)
+    leader.kill()
+    until(lambda: not Path(f"/proc/{other}").exists(), 30)
+    _, said = leader.communicate()
+    assert said.splitlines()[-1] == (
+        "Error: process 1: another process of the 2 of this training ended or does not answer."
+    )
+
+
+@pytest.mark.slow
+def test_srun_starts_the_same_training(config: TrainConfig) -> None:
+    """With the variables that srun sets, on one machine that stands for two nodes."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    job = {
+        "SLURM_JOB_ID": port - 20_000 if 20_000 <= port < 40_000 else 1234,
+        "SLURM_STEP_NUM_TASKS": 2,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_LOCALID": 0,
+    }
+    tasks = [start(command_line(config), **job, SLURM_PROCID=rank) for rank in range(2)]
+    results = [task.communicate() for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert "20 steps" in results[0][0]
+    assert results[1] == ("", "")  # rank 0 alone speaks
+    run = open_run(config.runs / "run")
+    assert run.config.devices == 2
+    with kernels.use(None):  # as the command line does
+        assert_same_run(run_as(run.config, "launched"), run)
+
+
+@pytest.mark.slow
+def test_torchrun_ends_when_a_process_is_killed(config: TrainConfig) -> None:
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    job = start(
+        [*command, *command_line(config)[0:2], *command_line(config)[2:], "--epochs", "500"]
+    )
+    until(lambda: begun(config), 120)
+    os.kill(children(job.pid)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, said = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert time.monotonic() - began < 30
+    assert "another process of the 2 of this training ended or does not answer" in said
+    assert f"Go on with it: deepgcn train --resume {config.runs / 'run'}" in said
+
+
+def test_another_number_of_processes_is_another_training(config: TrainConfig) -> None:
+    run = run_as(config, "run", devices=1, sync_bn=False, epochs=1)
+    with pytest.raises(RunError, match="devices was 1, now 2"):
+        go_on(run, devices=2)
+
+
+def test_more_processes_than_blocks_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(ConfigError, match="--devices: found 6 with batches of 5"):
+        dataclasses.replace(config, devices=6)
+
+
+def test_a_run_that_cannot_begin_leaves_no_process(config: TrainConfig) -> None:
+    (config.runs / "run").mkdir(parents=True)
+    (config.runs / "run" / "something").touch()
+    with pytest.raises(RunError, match="found something there already"):
+        train(config)
+    assert not followers(os.getpid())
