@@ -15,6 +15,7 @@ from pipelines.errors import RunError
 from .options import (
     Arch,
     BatchSize,
+    CheckpointLayers,
     Conv,
     Data,
     Depth,
@@ -29,6 +30,7 @@ from .options import (
     Layout,
     LearningRate,
     MaxSteps,
+    MicroBatch,
     Neighbors,
     NumPoints,
     Precision,
@@ -60,6 +62,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --logger mlflow --logger wandb",
             "deepgcn train --recipe modern --without adamw --with sgd",
             "deepgcn train --devices 4 --sync-bn --precision bf16",
+            "deepgcn train --depth 1001 -k 3 --batch-size 4",
             "deepgcn train --resume",
         )
     )(train)
@@ -88,6 +91,8 @@ def train(
     epochs: Epochs = None,
     max_steps: MaxSteps = None,
     batch_size: BatchSize = None,
+    micro_batch: MicroBatch = None,
+    checkpoint_layers: CheckpointLayers = None,
     num_points: NumPoints = None,
     lr: LearningRate = None,
     val_fraction: ValFraction = None,

@@ -142,6 +142,21 @@ Precision = Annotated[
         metavar="NAME",
     ),
 ]
+MicroBatch = Annotated[
+    int | None,
+    option(
+        "Blocks computed at once, their gradients added up. [default: as many as fit]",
+        metavar="N",
+    ),
+]
+CheckpointLayers = Annotated[
+    int | None,
+    option(
+        "Layers computed again at once in the backward pass, for memory; 0: none. "
+        "[default: only where memory is short]",
+        metavar="N",
+    ),
+]
 Threads = Annotated[int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")]
 
 # The rest of a training, as train and ablate take it.

@@ -192,6 +192,8 @@ class TrainConfig:
     epochs: int = 100
     max_steps: int | None = None
     batch_size: int = 16
+    micro_batch: int | None = None  # blocks at once; None: all of them, or the most that fit
+    checkpoint_layers: int | None = None  # computed again at once; 0: none; None: if need be
     num_points: int = 4096
     lr: float | None = None  # None: ADAM_LR, or SGD_LR with the part "sgd"
     val_fraction: float = 0.1  # of the training areas' rooms, for choosing `best`
@@ -235,6 +237,21 @@ class TrainConfig:
             )
         if self.max_steps is not None:
             check_at_least("--max-steps", self.max_steps, 1)
+        if self.checkpoint_layers is not None:
+            check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)
+        if self.micro_batch is not None:
+            check_at_least("--micro-batch", self.micro_batch, 1)
+            if self.micro_batch > self.share:
+                raise ConfigError(
+                    f"--micro-batch: found {self.micro_batch}, expected at most the "
+                    f"{self.share} blocks of a step (--batch-size) that a process has."
+                )
+            if self.sync_bn and self.micro_batch < self.share:
+                raise ConfigError(
+                    f"--micro-batch: found {self.micro_batch} with --sync-bn, expected "
+                    f"{self.share}, all blocks of a process: batch norm over the whole batch needs "
+                    "them at once.\nLeave one of the two out."
+                )
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_at_least("--workers", self.workers, 0)
@@ -249,6 +266,11 @@ class TrainConfig:
         """The parts of the recipe as it is used, in the order of PARTS."""
         wanted = {*RECIPES[self.recipe], *self.extra} - {*self.without}
         return tuple(part for part in PARTS if part in wanted)
+
+    @property
+    def share(self) -> int:
+        """The blocks of a step that a process has, at most."""
+        return -(-self.batch_size // self.devices)
 
     @property
     def first_lr(self) -> float:

@@ -26,7 +26,7 @@ from .runtime.interruption import watch_for_interruption
 from .runtime.loop import explain_out_of_memory
 from .runtime.placement import find_place
 from .runtime.processes import EverywhereError, ProcessLostError, connected, meet
-from .train import open_samplers
+from .train import arrange_memory, open_samplers
 from .training import Training
 
 
@@ -51,6 +51,7 @@ def follow() -> int:
     with ExitStack() as stack:
         stack.enter_context(kernels.use(orders["kernels"]))
         stack.enter_context(cpu_threads(config.threads))
+        arrange_memory(config, device.type, processes)
         samplers = open_samplers(config, store, processes=processes)
         run = Run(Path(processes.hear("run")))
         interruption = stack.enter_context(watch_for_interruption())
@@ -61,6 +62,7 @@ def follow() -> int:
                 config, run, samplers, store, device, interruption, SILENT, processes
             )
             training.check_start()
+            training.accumulation.trials = orders["trials"]
             if not training.finished:
                 training.run_to_end()
         except EverywhereError:

@@ -29,12 +29,16 @@ from .results.lock import lock_run
 from .results.outcome import last_checkpoint, record_outcome, reopen
 from .results.resume import check_same, room_checksums
 from .results.runs import Run, create_run, open_run, resume_command
+from .runtime.accumulate import TRIALS
+from .runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
 from .runtime.device import cpu_threads, device_of, pick_device
 from .runtime.environment import describe_environment
 from .runtime.facts import describe_training
 from .runtime.followers import Followers, gather
 from .runtime.interruption import watch_for_interruption
-from .runtime.loop import explain_out_of_memory
+from .runtime.loop import explain_out_of_memory, smaller_options
+from .runtime.memory import describe_memory, estimate_memory, fit_memory
+from .runtime.memory_limits import available_memory
 from .runtime.placement import Place, find_place
 from .runtime.precision import Precision
 from .runtime.processes import ALONE, Processes, ProcessLostError, connected
@@ -110,7 +114,12 @@ def train(
         gathered = gather(place, config.devices, threads, progress)
         processes, followers = stack.enter_context(gathered)
         device = device_of(processes.place, device)
-        send_orders(processes, config, store)
+        trials = 0
+        if resume is None:
+            config = fit(config, device.type, processes, progress)
+            trials = 0 if config.sync_bn and processes.size > 1 else TRIALS
+        arrange_memory(config, device.type, processes)
+        send_orders(processes, config, store, trials=trials)
         samplers = open_samplers(config, store, progress, processes)
         environment = {**describe_environment(device), **describe_store(config, store)}
         begun = {**environment, "rooms": room_checksums(store)}
@@ -124,13 +133,15 @@ def train(
         stack.enter_context(connected(processes, device))
         training = Training(config, run, samplers, store, device, interruption, progress, processes)
         training.check_start()
+        training.accumulation.trials = trials
         if training.finished:
             run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
             return result_of(training)
         if resume is not None:
             reopen(run, config, environment)
-        facts = describe_training(config, training.model, *samplers, device)
+        sharing = sharing_memory(processes, device.type)
+        facts = describe_training(config, training.model, *samplers, device, sharing)
         progress.say(f"{run.path}: {facts}")
         training.run_to_end()
         return result_of(training)
@@ -158,9 +169,9 @@ def share_of_threads(config: TrainConfig, place: Place) -> int:
     return threads if place.size > 1 else max(1, threads // config.devices)
 
 
-def send_orders(processes: Processes, config: TrainConfig, store: Store) -> None:
+def send_orders(processes: Processes, config: TrainConfig, store: Store, *, trials: int) -> None:
     """Tell the other processes what they are to train, on which data, with which kernels."""
-    facts = {"config": to_plain(config), "fingerprint": store.fingerprint}
+    facts = {"config": to_plain(config), "fingerprint": store.fingerprint, "trials": trials}
     processes.tell("orders", {**facts, "kernels": kernels.forced()})
 
 
@@ -196,6 +207,40 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
+
+
+def sharing_memory(processes: Processes, device: str) -> int:
+    """Return how many processes have a device's memory together."""
+    return processes.place.local_size if device == "cpu" else 1
+
+
+def fit(config: TrainConfig, device: str, processes: Processes, progress: Progress) -> TrainConfig:
+    """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
+
+    A resumed run keeps what was decided at its start: another size would be another function.
+    """
+    sharing = sharing_memory(processes, device)
+    with progress.task("Estimating memory"):
+        config = fit_memory(config, device, sharing)
+    if sharing * estimate_memory(config, device=device).total > available_memory(device):
+        progress.warn(
+            f"memory may run out: {describe_memory(config, device, sharing)}.\n"
+            f"To need less: {', '.join(smaller_options(config))}."
+        )
+    return config
+
+
+def arrange_memory(config: TrainConfig, device: str, processes: Processes) -> None:
+    """Hand freed memory back where the training needs much of what there is.
+
+    Elsewhere it is kept, which is faster (`runtime.device.pick_device`).
+    """
+    if config.checkpoint_layers:
+        return_freed_memory(CHECKPOINTED_ARRAY)
+        return
+    needed = sharing_memory(processes, "cpu") * estimate_memory(config, device=device).total
+    if device == "cpu" and needed > available_memory(device) / 2:
+        return_freed_memory(LARGE_ARRAY)
 
 
 def check_network(config: ModelConfig) -> None:

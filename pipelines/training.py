@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ from .progress import Progress
 from .results.journal import Journal
 from .results.metrics import Scores, confusion, scores
 from .results.outcome import last_checkpoint
-from .results.runs import METRICS, TENSORBOARD, Run, resume_command
+from .results.runs import METRICS, TENSORBOARD, Run, resume_command, save_config
+from .runtime.accumulate import Accumulation
 from .runtime.checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
 from .runtime.device import gpu_memory
 from .runtime.ema import WeightAverage
@@ -67,6 +69,12 @@ class Training:
         seed_everything(config.seed)
         self.precision = Precision(config.precision, device)
         self.model = DeepGCN(config.model).to(device)
+        self.model.checkpoint_layers = config.checkpoint_layers or 0
+        self.accumulation = Accumulation(
+            config.micro_batch or config.share,
+            on_smaller=self.note_smaller,
+            anywhere=processes.any,
+        )
         self.optimizer = build_optimizer(self.model, config.parts, config.first_lr)
         self.average = WeightAverage(self.model) if "ema" in config.parts else None
         total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
@@ -191,6 +199,7 @@ class Training:
             samples=counters.samples,
             epoch=counters.epoch,
             parts=self.config.parts,
+            accumulation=self.accumulation,
             precision=self.precision,
             processes=self.processes,
             sync_bn=self.config.sync_bn,
@@ -254,7 +263,7 @@ class Training:
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
             closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
         ):
-            predictions = predict_batches(self.judged, prepared)
+            predictions = predict_batches(self.judged, prepared, self.accumulation.size)
             for blocks, (label, predicted) in zip(batches, predictions, strict=True):
                 matrix += confusion(label, predicted, classes)
                 task.advance(len(blocks))
@@ -340,6 +349,18 @@ class Training:
         return EverywhereError(
             f"{self.run.path}: {what} {self.counters.step}.\n{last_checkpoint(self.run)}\n"
             "Start a new run with a smaller --lr or another --seed."
+        )
+
+    def note_smaller(self, size: int) -> None:
+        """Record and say that memory ran out and the step is taken in smaller micro-batches."""
+        if not self.processes.main:
+            return
+        self.config = dataclasses.replace(self.config, micro_batch=size)
+        save_config(self.run, self.config)
+        self.interruption.notify = None
+        self.progress.say(
+            f"Out of memory in step {self.counters.step + 1}: it is repeated, and the others are "
+            f"taken, with {size} block{'' if size == 1 else 's'} at once (--micro-batch {size})."
         )
 
     def stop_if_asked(self) -> None:

@@ -25,8 +25,13 @@ class KnownRuns:
                 self.found.setdefault(key, []).append(run)
 
     def match(self, config: TrainConfig, fingerprint: str) -> Run | None:
-        """Return the run that trains `config` (resolved) on that data, the furthest of several."""
+        """Return the run that trains `config` (resolved) on that data, the furthest of several.
+
+        A micro-batch that nobody asked for is what the machine has decided.
+        """
         runs = self.found.get(identity(config, fingerprint), [])
+        if config.micro_batch is not None:
+            runs = [run for run in runs if run.config.micro_batch == config.micro_batch]
         return max(runs, key=_progress, default=None)
 
 

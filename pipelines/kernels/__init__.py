@@ -41,7 +41,7 @@ def use(name: str | None) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """Return the implementation that `use` chose, None without."""
+    """Return the implementation that `use` asks for here; None: the device's own."""
     return _forced.get()
 
 

@@ -6,17 +6,21 @@ Reference:
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from .. import kernels
 from ..config import ModelConfig
 from ..errors import ConfigError
+from .checkpointing import recomputed
 from .conv import EdgeConv, build_conv
 from .unit import Norm, Reduce, Style, Unit, linear
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
+WITHOUT_GRADIENT = 32  # layers whose outputs are side by side at once in a deeper network
 
 
 class DeepGCN(nn.Module):
@@ -37,6 +41,7 @@ class DeepGCN(nn.Module):
     _columns: Tensor | None
     num_points: int = 4096  # per block in training; a run's weights carry their own
     draws: torch.Generator | None = None  # of stochastic dilation; None: PyTorch's own
+    checkpoint_layers: int = 0  # layers of a segment of activation checkpointing; 0: none
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -54,12 +59,13 @@ class DeepGCN(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         self._check(features)
-        points = self.backbone(features)  # (B, N, D), D the distinct channels of all layers
-        fused = self.fusion.finish(self._fold(self.fusion.linear, points))
-        block = fused.max(dim=1).values  # (B, fusion_channels)
+        fused, own = self._sums(features)
+        block = self.fusion.finish(fused).max(dim=1).values  # (B, fusion_channels)
         first, second = self.prediction
         assert isinstance(first, Unit)
-        x = first.finish(self._predict_from(first.linear, block, points))
+        # The block vector is the same for all points of a block: one product per block.
+        shared = linear(block, first.linear.weight[:, : self.config.fusion_channels])  # (B, 512)
+        x = first.finish(own + shared.unsqueeze(1))
         x = self.dropout(second(x))
         return linear(x, self.classifier.weight, self.classifier.bias)
 
@@ -71,24 +77,107 @@ class DeepGCN(nn.Module):
 
     def backbone(self, features: Tensor) -> Tensor:
         """Return the outputs of all layers, (B, N, D); each layer's channels occur once."""
-        arch, layout = self.config.arch, self.config.layout
-        x = features
-        outputs: list[Tensor] = []
-        fixed = None
-        for number, layer in enumerate(self.layers):
-            if number == 0 or self.config.knn == "dynamic":
-                space = features[..., FIRST_GRAPH[layout]] if number == 0 else x
-                fixed = kernels.knn(space, self._ranks(number))
-            assert fixed is not None
-            y = layer(x, fixed)
-            outputs.append(y)
-            if number == 0 or arch in ("plaingcn", "dgcnn"):
-                x = y
-            elif arch == "resgcn":
-                x = outputs[-1] = y + x
-            else:
-                x = torch.cat([y, x] if layout == "paper" else [x, y], dim=-1)
+        graphs = Graphs(self, features, keep=False)
+        outputs, _ = self._run(range(len(self.layers)), graphs, features)
         return torch.cat(outputs, dim=-1)
+
+    def _sums(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what all layers give to the fusion and the first prediction map.
+
+        Σ_l W_l h_l + b, (B, N, fusion_channels) and (B, N, 512), from one product with the layers'
+        outputs side by side, or segment by segment.
+        """
+        length = self.checkpoint_layers
+        if not length and not torch.is_grad_enabled() and len(self.layers) > 2 * WITHOUT_GRADIENT:
+            length = WITHOUT_GRADIENT
+        if length:
+            return self._sums_by_segment(features, length)
+        points = self.backbone(features)  # (B, N, D)
+        fusion, prediction = self._head_weights()
+        fused = linear(points, fusion, self.fusion.linear.bias)
+        return fused, linear(points, prediction, self._first_prediction.bias)
+
+    def _sums_by_segment(self, features: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Return what `_sums` does; kept are segments' inputs, graphs, and no layer's output."""
+        layers = range(len(self.layers))
+        segments = [layers[start : start + length] for start in layers[::length]]
+        columns = [len(segment) * self.config.width for segment in segments]
+        weights = (weight.split(columns, dim=1) for weight in self._head_weights())
+        graphs = Graphs(self, features, keep=torch.is_grad_enabled())
+        inputs: tuple[Tensor, ...] = (features,)
+        sums = None
+        for segment, *pair in zip(segments, *weights, strict=True):
+            part = partial(self._segment, segment, graphs)
+            modules = [self.layers[number] for number in segment]
+            share, *outputs = recomputed(part, modules, *pair, *inputs)
+            sums = share if sums is None else sums.add_(share)
+            del share  # lest it be there beside the next one
+            grows = self.config.arch == "densegcn" and segment[0] > 0
+            inputs = (*inputs, *outputs) if grows else tuple(outputs)
+        assert sums is not None
+        fused, own = sums.split([self.config.fusion_channels, 512], dim=-1)
+        biases = self.fusion.linear.bias, self._first_prediction.bias
+        fused, own = (
+            part.contiguous() if bias is None else part + bias
+            for part, bias in zip((fused, own), biases, strict=True)
+        )
+        return fused, own
+
+    def _segment(
+        self, numbers: range, graphs: Graphs, fusion: Tensor, prediction: Tensor, *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return a segment's share of both sums (B, N, fusion_channels + 512), then its outputs.
+
+        Its outputs, as its inputs, are what the next segment needs: the last layer's output, or of
+        a dense backbone every layer's. One product comes last: the repetition can leave it out.
+        """
+        outputs, x = self._run(numbers, graphs, self._joined(inputs))
+        points = torch.cat(outputs, dim=-1)
+        following = outputs if self.config.arch == "densegcn" else [x]
+        return linear(points, torch.cat([fusion, prediction])), *following
+
+    def _run(self, numbers: range, graphs: Graphs, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the layers' outputs, each with its own channels only, and the next one's input."""
+        arch = self.config.arch
+        outputs: list[Tensor] = []
+        for number in numbers:
+            y = self.layers[number](x, graphs.of(number, x))
+            if arch == "resgcn" and number > 0:
+                y = y + x
+            x = self._joined((x, y)) if arch == "densegcn" and number > 0 else y
+            outputs.append(y)
+        return outputs, x
+
+    def _joined(self, pieces: tuple[Tensor, ...]) -> Tensor:
+        """Return a dense backbone's features, older pieces first: in the order of its layout."""
+        if len(pieces) == 1:
+            return pieces[0]
+        newest_first = self.config.layout == "paper"
+        return torch.cat(pieces[::-1] if newest_first else pieces, dim=-1)
+
+    def _head_weights(self) -> tuple[Tensor, Tensor]:
+        """Return the weights of the layers' outputs in fusion and first prediction map, (…, D).
+
+        DenseGCN's outputs repeat their predecessors' channels: Σ_l W_l h_l over prefixes equals one
+        product with the weight columns of equal channels summed.
+        """
+        own = self._first_prediction.weight[:, self.config.fusion_channels :]
+        weights = self.fusion.linear.weight, own
+        columns = self._columns
+        if columns is None:
+            return weights
+        distinct = len(self.layers) * self.config.width
+        fusion, prediction = (
+            weight.new_zeros(len(weight), distinct).index_add(1, columns, weight)
+            for weight in weights
+        )
+        return fusion, prediction
+
+    @property
+    def _first_prediction(self) -> nn.Linear:
+        first = self.prediction[0]
+        assert isinstance(first, Unit)
+        return first.linear
 
     def _ranks(self, number: int) -> tuple[int, ...]:
         """Return the ranks of the neighbours that layer `number` keeps this time.
@@ -104,27 +193,6 @@ class DeepGCN(nn.Module):
             return tuple(sorted(drawn.tolist()))
         return tuple(range(0, k * dilation, dilation))
 
-    def _fold(self, whole: nn.Linear, points: Tensor, first_column: int = 0) -> Tensor:
-        """Apply `whole`, from `first_column` on, to all layers' full outputs.
-
-        DenseGCN's outputs repeat their predecessors' channels: Σ_l W_l h_l over prefixes equals one
-        product with the weight columns of equal channels summed.
-        """
-        weight = whole.weight[:, first_column:]
-        if self._columns is not None:
-            folded = weight.new_zeros(weight.shape[0], points.shape[-1])
-            weight = folded.index_add(1, self._columns, weight)
-        return linear(points, weight, whole.bias)
-
-    def _predict_from(self, whole: nn.Linear, block: Tensor, points: Tensor) -> Tensor:
-        """Apply the first prediction map to [block vector ; layers' outputs] of every point.
-
-        The block vector is the same for all points of a block: one product per block.
-        """
-        width = self.config.fusion_channels
-        shared = linear(block, whole.weight[:, :width])  # (B, 512)
-        return self._fold(whole, points, first_column=width) + shared.unsqueeze(1)
-
     def _check(self, features: Tensor) -> None:
         if features.dim() != 3 or features.shape[-1] != self.config.in_channels:
             raise ConfigError(
@@ -132,6 +200,31 @@ class DeepGCN(nn.Module):
                 f"expected (B, N, {self.config.in_channels})."
             )
         self.config.check_points(features.shape[1])
+
+
+class Graphs:
+    """The k-NN graphs of one pass.
+
+    With `keep` each is made once, also where its layer is computed again: it is k numbers a point,
+    its search takes half the time of a layer, and stochastic dilation draws its ranks once.
+    """
+
+    def __init__(self, model: DeepGCN, features: Tensor, *, keep: bool) -> None:
+        self.features = features[..., FIRST_GRAPH[model.config.layout]]
+        self.fixed = model.config.knn == "fixed"
+        self.keep = keep or self.fixed
+        self.ranks = [model._ranks(number) for number in range(len(model.layers))]
+        self.kept: dict[int, Tensor] = {}
+
+    def of(self, number: int, x: Tensor) -> Tensor:
+        """Return the graph (B, N, k) of layer `number`, whose input is x."""
+        number = 0 if self.fixed else number
+        if number in self.kept:
+            return self.kept[number]
+        graph = kernels.knn(x if number else self.features, self.ranks[number])
+        if self.keep:
+            self.kept[number] = graph
+        return graph
 
 
 def build_layers(config: ModelConfig, style: Style) -> list[nn.Module]:

@@ -16,6 +16,8 @@ FREE = ("device", "workers", "threads", "loggers")
 LENGTH = ("epochs", "max_steps")
 # Batch norm counts each process's share of a batch, unless it is synchronised.
 PROCESSES = ("devices",)
+# How a step is made to fit the memory; where it was not asked for, the machine decides.
+MEMORY = ("micro_batch", "checkpoint_layers")
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")
 
@@ -52,13 +54,15 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
 def identity(config: TrainConfig, fingerprint: str) -> str:
     """Return a text that two trainings share if and only if they give the same result.
 
-    It has what `check_same` compares, and the length: a run of half the steps is another one.
+    It has what `check_same` compares, and the length: a run of half the steps is another one. Not
+    told apart is how a step was made to fit the memory.
 
     Args:
         config: resolved.
         fingerprint: of the store.
     """
-    values = {name: value for name, value in to_plain(config).items() if shapes_result(name)}
+    settings = to_plain(config).items()
+    values = {name: value for name, value in settings if shapes_result(name) and name not in MEMORY}
     return json.dumps([values, fingerprint], sort_keys=True)
 
 

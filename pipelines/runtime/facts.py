@@ -10,6 +10,7 @@ from ..data.sampler import BlockSampler
 from ..model.presets import PRESETS, published_as
 from ..model.weights import describe
 from .device import describe_device
+from .memory import describe_memory
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -23,8 +24,9 @@ def describe_training(
     train: BlockSampler,
     validation: BlockSampler,
     device: torch.device,
+    sharing: int = 1,
 ) -> str:
-    """Return the resolved facts of a training in one line."""
+    """Return the resolved facts of a training in one line; `sharing` as for `describe_memory`."""
     facts = [
         f"{describe(config.model)}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
@@ -35,6 +37,8 @@ def describe_training(
         f"lr {config.first_lr:g}, seed {config.seed}",
         describe_device(device) + describe_processes(config),
         "" if config.precision == "32" else f"products in {config.precision}",
+        *describe_steps(config),
+        describe_memory(config, device.type, sharing),
         describe_published(config.model),
     ]
     return "; ".join(fact for fact in facts if fact)
@@ -46,6 +50,16 @@ def describe_processes(config: TrainConfig) -> str:
         return ""
     norms = ", synchronised batch norm" if config.sync_bn else ""
     return f" × {config.devices} processes{norms}"
+
+
+def describe_steps(config: TrainConfig) -> list[str]:
+    """Return how a step is computed where that is not all at once."""
+    found = []
+    if config.micro_batch and config.micro_batch < config.share:
+        found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
+    if config.checkpoint_layers:
+        found.append(f"{_count(config.checkpoint_layers, 'layer')} computed again at once")
+    return found
 
 
 def describe_dilation(config: ModelConfig) -> str:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from ..config import TrainConfig
 from ..data.sampler import Batch
 from ..data.store import IGNORED
 from ..errors import RunError
+from ..model.checkpointing import segment_length
 from ..model.deepgcn import DeepGCN
+from .accumulate import Accumulation, is_out_of_memory
 from .precision import FULL, Precision
 from .processes import ALONE, Processes
 from .schedule import Rates, Schedule, apply_rates
@@ -102,6 +105,7 @@ def train_steps(
     samples: int,
     epoch: int,
     parts: Sequence[str] = (),
+    accumulation: Accumulation | None = None,
     precision: Precision = FULL,
     processes: Processes = ALONE,
     sync_bn: bool = False,
@@ -119,6 +123,7 @@ def train_steps(
         samples: blocks trained on before the first of these batches.
         epoch: the epoch that they belong to, from 0.
         parts: of the recipe; "smoothing" and "clip" matter here.
+        accumulation: how many blocks go through the network at once; None: the whole batch.
         precision: of the dense products.
         processes: who takes the same steps, each on its share of the batches.
         sync_bn: whether batch norm counts the whole batch instead of each process's share.
@@ -134,7 +139,7 @@ def train_steps(
         rates = schedule(samples, epoch)
         if sync_bn:
             processes.synchronize(model, batch)
-        loss = train_step(model, optimizer, batch, rates, parts, precision, processes)
+        loss = train_step(model, optimizer, batch, rates, parts, accumulation, precision, processes)
         samples += len(batch.blocks)
         yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
 
@@ -145,6 +150,7 @@ def train_step(
     batch: Batch,
     rates: Rates,
     parts: Sequence[str] = (),
+    accumulation: Accumulation | None = None,
     precision: Precision = FULL,
     processes: Processes = ALONE,
 ) -> float:
@@ -155,15 +161,13 @@ def train_step(
     """
     apply_rates(rates, model, optimizer)
     features, label = to_device(batch, model)
-    optimizer.zero_grad(set_to_none=True)
-    with precision.products():
-        logits = model(features)  # (B, N, classes)
     smoothing = SMOOTHING if "smoothing" in parts else 0.0
     labelled = processes.sum((label != IGNORED).sum())
-    loss = labelled_cross_entropy(logits.flatten(0, 1), label.flatten(), smoothing, labelled)
-    value = processes.sum(loss).item()
+    loss = partial(labelled_cross_entropy, smoothing=smoothing, labelled=labelled)
+    accumulation = accumulation or Accumulation(len(features))
+    share = accumulation.backward(model, features, label, loss, precision)
+    value = processes.sum(share).item()
     if math.isfinite(value):
-        precision.backward(loss)
         processes.exchange(model, batch)
         if "clip" in parts:
             precision.unscale(optimizer)
@@ -189,14 +193,18 @@ def labelled_cross_entropy(
 
 
 def predict_batches(
-    model: DeepGCN, batches: Iterable[Batch]
+    model: DeepGCN, batches: Iterable[Batch], blocks: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield label and predicted class of every point of each batch, both (B·N,) uint8."""
+    """Yield label and predicted class of every point of each batch, both (B·N,) uint8.
+
+    At most `blocks` go through the network at once; None: a batch.
+    """
     model.eval()
     for batch in batches:
         with torch.inference_mode():
             features, _ = to_device(batch, model)
-            predicted = model(features).argmax(dim=-1)
+            pieces = features.split(blocks or len(features))
+            predicted = torch.cat([model(piece).argmax(dim=-1) for piece in pieces])
         yield batch.label.reshape(-1), predicted.flatten().to(torch.uint8).cpu().numpy()
 
 
@@ -225,10 +233,8 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, torch.cuda.OutOfMemoryError) as error:
-        raise _out_of_memory(config) from error
-    except RuntimeError as error:
-        if "DefaultCPUAllocator" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise _out_of_memory(config) from error
 
@@ -246,6 +252,11 @@ def smaller_options(config: TrainConfig) -> list[str]:
     """Return options that need less memory than `config`'s, the mildest first."""
     model, points = config.model, config.num_points // 2
     found = []
+    if not config.checkpoint_layers and model.depth > 2:
+        found.append(f"--checkpoint-layers {segment_length(model.depth)}")
+    micro = config.micro_batch or config.share
+    if micro > 1 and not config.sync_bn:
+        found.append(f"--micro-batch {micro // 2}")
     if config.batch_size > 1:
         found.append(f"--batch-size {config.batch_size // 2}")
     if model.k > 1:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.model.unit import normalize_moments
+from pipelines.model.unit import Norm, normalize_moments
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -16,7 +16,7 @@ def test_statistics_from_sums_are_those_of_batch_norm(
 ) -> None:
     torch.manual_seed(0)
     expected = nn.BatchNorm1d(5, momentum=momentum, dtype=dtype)
-    found = nn.BatchNorm1d(5, momentum=momentum, dtype=dtype)
+    found = Norm(5, momentum=momentum, dtype=dtype)
     for count in (7, 20, 3):  # None weighs batches alike, whatever their size
         x = 3 + 2 * torch.randn(count, 5, dtype=dtype)
         sums = x.double().sum(0), x.double().square().sum(0)

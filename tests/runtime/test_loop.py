@@ -106,7 +106,8 @@ def test_out_of_memory_names_what_to_change() -> None:
     config = TrainConfig(model=ModelConfig(depth=28, k=16), batch_size=16)
     expected = (
         r"out of memory with batches of 16 blocks of 4096 points \(resgcn-28, C 64, k 16\)\.\n"
-        r".*--batch-size 8, -k 8, --num-points 2048, --width 32\."
+        r".*--checkpoint-layers 5, --micro-batch 8, --batch-size 8, -k 8, "
+        r"--num-points 2048, --width 32\."
     )
     with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
         torch.empty(2**58)  # more than any machine has
@@ -118,7 +119,7 @@ def test_out_of_memory_names_what_to_change() -> None:
 
 def test_options_that_cannot_shrink_are_not_offered() -> None:
     model = ModelConfig(depth=28, k=1, width=1)
-    config = TrainConfig(model=model, batch_size=1, num_points=30)
+    config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
     assert smaller_options(config) == ["a smaller --depth"]
 
 
