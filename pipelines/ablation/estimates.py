@@ -22,6 +22,7 @@ from ..errors import DeepGCNError
 from ..model.flop import forward_flop
 from ..progress import Progress
 from ..results.runs import Run, find_runs
+from ..runtime.memory import estimate_memory, fit_memory
 from ..train import open_samplers
 from .gather import Cell, fraction
 from .study_file import Plan, PlannedRow
@@ -75,7 +76,7 @@ def estimate(
     """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
     speed, source = machine_speed(plan, device, progress)
     steps = StepCounts(store, progress)
-    rows = [_row(row, cells, speed, steps) for row in plan.rows]
+    rows = [_row(row, cells, speed, steps, device) for row in plan.rows]
     times = [row.seconds for row in rows if row.row.config is not None]
     total = sum(time for time in times if time is not None)
     whole = total if all(time is not None for time in times) else None
@@ -87,6 +88,7 @@ def _row(
     cells: Sequence[Cell],
     speed: float | None,
     steps: Callable[[TrainConfig], int | None],
+    device: str,
 ) -> RowEstimate:
     left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
     if row.config is None:
@@ -96,7 +98,8 @@ def _row(
     if speed is not None and count is not None:
         one = count * row.config.batch_size * step_flop(row.config) / speed
         seconds = sum((1 - fraction(cell.run)) * one for cell in left)
-    return RowEstimate(row, len(left), count, seconds, None)
+    memory = estimate_memory(fit_memory(row.config, device), device=device).total
+    return RowEstimate(row, len(left), count, seconds, memory)
 
 
 def step_flop(config: TrainConfig) -> float:

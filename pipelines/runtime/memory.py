@@ -28,6 +28,7 @@ DEPTHS = (2, 3, 4)
 SHARE = 0.8  # of the available memory that a training may plan with: an estimate errs by ± 25 %
 CPU_WORKSPACE = 180 << 20  # compiled code and its compiler 130 MiB; k-NN's candidates 48 MiB
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of products, what is kept of it, room to spare
+HOLES = 0.35  # of the rest: freed pieces that fit nothing; 0.2 to 0.5 were measured
 EAGER_NUMBERS, EAGER_BYTES = 1 << 24, 20  # a tile of distances, with its sorted copy and order
 
 
@@ -41,6 +42,8 @@ class MemoryEstimate:
         optimizer: Adam's two moments.
         activations: what is kept for the backward pass, at its largest.
         workspace: what comes and goes: gradients of activations, k-NN, the optimizer's own.
+        holes: pieces between them that the C library keeps free, for speed; none where layers are
+            computed again, as freed memory is handed back then (`runtime.allocation`).
     """
 
     parameters: int
@@ -48,6 +51,7 @@ class MemoryEstimate:
     optimizer: int
     activations: int
     workspace: int
+    holes: int
 
     @property
     def total(self) -> int:
@@ -68,16 +72,16 @@ def estimate_memory(
     model, points = config.model, config.num_points
     total = (batch_size or config.micro_batch or config.share) * points
     weights = FLOAT * count_weights(model)
-    kept, passing = _activations(model, config.checkpoint_layers or 0, device)
+    kept_each, passing_each = _activations(model, config.checkpoint_layers or 0, device)
+    kept = int(total * kept_each)
+    passing = int(total * passing_each) + _workspace(device, total * points)
     head = FLOAT * head_width(model) * channels_of_all(model)
-    search = _workspace(device, total * points)
     # At the end of the backward pass, the head's gradient is in pieces and whole; then Adam
     # takes two arrays as large as the largest weight.
-    ending = 2 * head
-    needed = [int(total * kept), int(total * passing) + search]
-    if sum(needed) < ending:
-        needed[1] = ending - needed[0]
-    return MemoryEstimate(weights, weights, 2 * weights, *needed)
+    passing = max(passing, 2 * head - kept)
+    keeps = device == "cpu" and not config.checkpoint_layers
+    holes = int(HOLES * (4 * weights + kept + passing)) if keeps else 0
+    return MemoryEstimate(weights, weights, 2 * weights, kept, passing, holes)
 
 
 def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfig:
