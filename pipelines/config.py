@@ -22,7 +22,7 @@ LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
-PRECISIONS = ("32", "bf16", "16")
+PRECISIONS = ("32", "tf32", "bf16", "16")
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn

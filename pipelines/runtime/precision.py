@@ -1,4 +1,4 @@
-"""The numbers that dense products are computed with: float32, or 16 bits under autocast.
+"""The numbers that dense products are computed with: float32, TF32, or 16 bits under autocast.
 
 Only the products of `model.unit.linear` get shorter numbers; their results, the weights, batch
 norm, the graph kernels, the loss and the optimizer stay float32, and neighbours are found from
@@ -7,7 +7,8 @@ float32 distances.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
+        if name == "tf32" and device.type != "cuda":
+            raise ConfigError(
+                f"--precision tf32: found the device {device.type}, expected an NVIDIA GPU: TF32 "
+                "is how its tensor cores take float32.\nUse --precision bf16 or 32."
+            )
         if name == "16" and device.type != "cuda":
             raise ConfigError(
                 f"--precision 16: found the device {device.type}, expected a GPU: gradients of 16 "
@@ -41,17 +47,21 @@ class Precision:
                 f"--precision bf16: {torch.cuda.get_device_name(device)} cannot compute with it.\n"
                 "Use --precision 16 or 32."
             )
-        self._device, self._type = device.type, TYPES.get(name)
+        self._device, self._type, self._tf32 = device.type, TYPES.get(name), name == "tf32"
         # Scales the loss up, so that small gradients are not lost in 16 bits.
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "16")
 
     def products(self) -> AbstractContextManager[Any]:
         """Return a context whose dense products are computed in this precision."""
-        return torch.autocast(self._device, dtype=self._type, enabled=self._type is not None)
+        if self._type is None:
+            return _tensor_cores() if self._tf32 else nullcontext()
+        return torch.autocast(self._device, dtype=self._type)
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss."""
-        self.scaler.scale(loss).backward()
+        # Autocast's types are noted with the forward pass, the switch for TF32 is not.
+        with _tensor_cores() if self._tf32 else nullcontext():
+            self.scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Bring the optimizer's gradients to their true size."""
@@ -61,6 +71,17 @@ class Precision:
         """Take the optimizer's step, unless a gradient is not finite; then the scale shrinks."""
         self.scaler.step(optimizer)
         self.scaler.update()
+
+
+@contextmanager
+def _tensor_cores() -> Iterator[None]:
+    """Let a GPU multiply float32 matrices as TF32, 10 bits after the comma, in a `with` block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 FULL = Precision("32", torch.device("cpu"))

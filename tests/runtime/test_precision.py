@@ -131,6 +131,24 @@ def test_a_training_in_bf16_learns_and_goes_on(tmp_path: Path) -> None:
     assert losses[0] == pytest.approx(first, rel=0.05)
 
 
+def test_tf32_is_for_products_and_their_gradients_alone() -> None:
+    seen: list[str] = []
+    weight = torch.ones((), requires_grad=True)
+    weight.register_hook(lambda grad: seen.append(torch.get_float32_matmul_precision()))  # noqa: ARG005
+    precision = Precision("tf32", torch.device("cuda"))
+    with precision.products():
+        seen.append(torch.get_float32_matmul_precision())
+        loss = weight * 2
+    assert torch.get_float32_matmul_precision() == "highest"
+    precision.backward(loss)
+    assert seen == ["high", "high"]
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(
+        ConfigError, match=r"--precision tf32: found the device cpu, expected an NV"
+    ):
+        Precision("tf32", CPU)
+
+
 def test_16_needs_a_gpu() -> None:
     with pytest.raises(ConfigError, match=r"--precision 16: found the device cpu, expected a GPU"):
         Precision("16", CPU)
