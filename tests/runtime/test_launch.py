@@ -32,9 +32,10 @@ else:
 time.sleep(60)
 """
 PARENT = """
-import os, sys
+import os, signal, sys
 from pathlib import Path
 from pipelines.runtime.launch import Job, LocalLauncher, Share
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
 folder = Path(sys.argv[1])
 command = (sys.executable, "-c", os.environ["CODE"], str(folder / "heard"), str(folder / "child"))
 list(LocalLauncher([Share((), 1)], grace=5).run([Job("job", command, folder / "log")]))
