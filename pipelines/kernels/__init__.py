@@ -5,6 +5,7 @@
     neighbor_max    the largest value among the neighbours, per channel
     neighbor_sum    the sum over the neighbours, per channel
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
+    point_reduce    the extreme of x_i over the points of a block and the moments of all points
 
 `eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
 everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with Triton
@@ -112,3 +113,22 @@ def edge_reduce(
         or None, None without `moments`. All three are differentiable in u and v.
     """
     return implementation(u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+
+
+def point_reduce(
+    x: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce the values e_i = x_i (or relu of it) over the points of each block.
+
+    Args:
+        x: (B, N, C).
+        sign: (C,); where it is negative the smallest value is wanted, else the largest.
+        relu: apply relu to each value first.
+        moments: also return the sums for batch statistics.
+
+    Returns:
+        The extreme (B, C) over the points; Σ e and Σ e² (C,) float64 over all B·N points, or None,
+        None without `moments`. All three are differentiable in x; a tie sends the gradient of an
+        extreme to one of its points.
+    """
+    return implementation(x).point_reduce(x, sign, relu=relu, moments=moments)

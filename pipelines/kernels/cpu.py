@@ -7,5 +7,6 @@ from .cache import keyed_cache
 with keyed_cache():
     from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
     from .cpu_knn import knn
+    from .cpu_points import point_reduce
 
-__all__ = ["edge_reduce", "knn", "neighbor_max", "neighbor_sum"]
+__all__ = ["edge_reduce", "knn", "neighbor_max", "neighbor_sum", "point_reduce"]

@@ -83,7 +83,7 @@ class _Reduce(torch.autograd.Function):
         tasks = -(-batch * points // loops.POINTS)
         sums = torch.zeros(tasks, 2, channels if moments else 0, dtype=torch.float64)
         ctx.flags = flags = u is not None, relu, moments
-        arrays = _flat(v if u is None else u, v, index, direction, extreme, winner, sums)
+        arrays = flat(v if u is None else u, v, index, direction, extreme, winner, sums)
         team.run(loops.reduce_all, (*arrays, _sizes(v, index), flags), tasks)
         first, second = sums.sum(dim=0)
         if not moments:
@@ -100,14 +100,14 @@ class _Reduce(torch.autograd.Function):
         g = grads[0].contiguous()
         du, dv = torch.empty_like(g), torch.zeros_like(g)
         v = g if v is None else v
-        arrays = _flat(v if u is None else u, v, index, winner, g)
+        arrays = flat(v if u is None else u, v, index, winner, g)
         shared = _sizes(g, index), ctx.flags
         if moments:
-            linear = _flat(grads[1].to(g.dtype), 2 * grads[2].to(g.dtype))
-            shared = (*arrays, *linear, *_flat(du, dv), *shared)
+            linear = flat(grads[1].to(g.dtype), 2 * grads[2].to(g.dtype))
+            shared = (*arrays, *linear, *flat(du, dv), *shared)
             team.run(loops.spread_all, shared, _channel_tasks(g))
         else:
-            shared = (*arrays, *_flat(du, dv), *shared)
+            shared = (*arrays, *flat(du, dv), *shared)
             team.run(loops.spread_winners_all, shared, _channel_tasks(g))
         return du if has_u else None, dv, None, None, None, None
 
@@ -119,7 +119,7 @@ class _Sum(torch.autograd.Function):
         ctx.save_for_backward(index)
         total = torch.empty_like(x)
         tasks = -(-x.shape[0] * x.shape[1] // loops.POINTS)
-        team.run(loops.gather_sum_all, (*_flat(x, index, total), _sizes(x, index)), tasks)
+        team.run(loops.gather_sum_all, (*flat(x, index, total), _sizes(x, index)), tasks)
         return total
 
     @staticmethod
@@ -128,7 +128,7 @@ class _Sum(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         g = grads[0].contiguous()
         total = torch.zeros_like(g)
-        shared = (*_flat(g, index, total), _sizes(g, index))
+        shared = (*flat(g, index, total), _sizes(g, index))
         team.run(loops.scatter_sum_all, shared, _channel_tasks(g))
         return total, None
 
@@ -137,7 +137,8 @@ def _place_type(index: Tensor) -> torch.dtype:
     return torch.uint8 if index.shape[-1] <= 256 else torch.int32
 
 
-def _flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+def flat(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """Return contiguous tensors as flat arrays that share their memory."""
     return tuple(tensor.detach().view(-1).numpy() for tensor in tensors)
 
 

@@ -78,3 +78,15 @@ def edge_reduce(
     from . import cuda_edges
 
     return cuda_edges.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+
+
+def point_reduce(
+    x: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce x over the points of each block; see `pipelines.kernels.point_reduce`.
+
+    PyTorch's own operations do it, so it needs no Triton.
+    """
+    from . import cuda_points
+
+    return cuda_points.point_reduce(x, sign, relu=relu, moments=moments)

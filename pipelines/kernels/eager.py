@@ -60,3 +60,15 @@ def edge_reduce(
         return extreme, None, None
     exact = edges.double()
     return extreme, exact.sum(dim=(0, 1, 2)), exact.square().sum(dim=(0, 1, 2))
+
+
+def point_reduce(
+    x: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce x over the points of each block; see `pipelines.kernels.point_reduce`."""
+    x = F.relu(x) if relu else x
+    extreme = torch.where(sign < 0, x.min(dim=1).values, x.max(dim=1).values)
+    if not moments:
+        return extreme, None, None
+    exact = x.double()
+    return extreme, exact.sum(dim=(0, 1)), exact.square().sum(dim=(0, 1))

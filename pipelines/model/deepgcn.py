@@ -60,12 +60,12 @@ class DeepGCN(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         self._check(features)
         fused, own = self._sums(features)
-        block = self.fusion.finish(fused).max(dim=1).values  # (B, fusion_channels)
+        block = self.fusion.finish_max(fused)  # (B, fusion_channels)
         first, second = self.prediction
         assert isinstance(first, Unit)
         # The block vector is the same for all points of a block: one product per block.
         shared = linear(block, first.linear.weight[:, : self.config.fusion_channels])  # (B, 512)
-        x = first.finish(own + shared.unsqueeze(1))
+        x = first.finish(own.add_(shared.unsqueeze(1)))
         x = self.dropout(second(x))
         return linear(x, self.classifier.weight, self.classifier.bias)
 

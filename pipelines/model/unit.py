@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .. import kernels
 from ..config import ModelConfig
+from ..kernels.sums import row_sums
 
 # Adds up sums (n,) float64 over the processes of a training; differentiable.
 Reduce = Callable[[Tensor], Tensor]
@@ -61,18 +63,34 @@ class Unit(nn.Module):
         return self.finish(linear(x, self.linear.weight, self.linear.bias))
 
     def finish(self, x: Tensor) -> Tensor:
-        """Apply norm and activation to what the linear map gave, (…, out_channels)."""
+        """Apply norm and activation to what the linear map gave, (…, out_channels).
+
+        x may be overwritten.
+        """
         if self.style.norm_first:
-            return self.activate(self.normalize(x))
-        return self.normalize(self.activate(x))
+            # Activated before it is a view again: writing into a view would cost a copy.
+            return self.activate(self.norm(x.reshape(-1, x.shape[-1]))).view(x.shape)
+        x = self.activate(x)
+        return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+    def finish_max(self, x: Tensor) -> Tensor:
+        """Return max_i finish(x)_i (B, out_channels) over the points of x (B, N, out_channels).
+
+        What follows the linear map is monotone per channel, so it is applied to the largest or the
+        smallest value alone: nothing of x's size is stored.
+        """
+        extreme, total, squares = kernels.point_reduce(
+            x,
+            self.norm.weight.detach(),
+            relu=not self.style.norm_first,
+            moments=self.norm.training,
+        )
+        y = normalize_moments(self.norm, extreme, total, squares, len(x) * x.shape[1])
+        return self.activate(y) if self.style.norm_first else y
 
     def activate(self, x: Tensor) -> Tensor:
-        """Apply the activation."""
-        return F.leaky_relu(x, self.style.slope) if self.style.slope else F.relu(x)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Apply batch norm over all dimensions but the last."""
-        return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+        """Apply the activation, in place."""
+        return F.leaky_relu_(x, self.style.slope) if self.style.slope else F.relu_(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -103,12 +121,7 @@ class _RowSums(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
         (x,) = args
         ctx.save_for_backward(x)
-        total = x.sum(dim=0)
-        mean = total / len(x)
-        # Around the mean, since the variance would drown in the rounding of large squares.
-        centred = (x - mean).square().sum(dim=0).double()
-        first, mean = total.double(), mean.double()
-        return first, centred + 2 * mean * first - len(x) * mean.square()
+        return row_sums(x)
 
     @staticmethod
     @once_differentiable
@@ -127,7 +140,7 @@ def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[T
 def normalize_with(norm: nn.BatchNorm1d, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     """Normalise x (…, C) by given moments, as `norm` would if it had computed them itself."""
     scale = norm.weight * torch.rsqrt(var + norm.eps).to(x.dtype)
-    return x * scale + (norm.bias - mean.to(x.dtype) * scale)
+    return torch.addcmul(norm.bias - mean.to(x.dtype) * scale, x, scale)
 
 
 @torch.no_grad()
