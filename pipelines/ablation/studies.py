@@ -220,6 +220,10 @@ def _recipe_rows(recipe: str) -> Iterator[Row]:
     for part in RECIPES["modern"]:
         if part not in RECIPES[recipe]:
             yield Row(f"{recipe}-{part}", "with", {"recipe": recipe, "extra": (part,)})
+    # One optimizer at a time: SGD takes the place of the recipe's own.
+    instead = ("adamw",) if "adamw" in RECIPES[recipe] else ()
+    changes = {"recipe": recipe, "without": instead, "extra": ("sgd",)}
+    yield Row(f"{recipe}-sgd", "with", changes)
 
 
 def _six_fold() -> Study:
