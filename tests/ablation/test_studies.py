@@ -111,8 +111,17 @@ def test_every_part_is_removed_and_added_once() -> None:
     assert (modern.reference, paper.reference) == ("modern", "paper")
     left = [trained("recipe", row).parts for row in modern.rows]
     assert left[0] == parts
-    assert left[1:] == [tuple(p for p in parts if p != part) for part in parts]
-    assert [trained("recipe", row).parts for row in paper.rows] == [(), *((p,) for p in parts)]
+    assert left[1:-1] == [tuple(p for p in parts if p != part) for part in parts]
+    assert {*left[-1]} == {*parts, "sgd"} - {"adamw"}
+    added = [trained("recipe", row).parts for row in paper.rows]
+    assert added == [(), *((p,) for p in parts), ("sgd",)]
+
+
+def test_sgd_has_its_own_rate_in_both_recipes() -> None:
+    """A rate for Adam would make SGD look worse than it is."""
+    rates = {row.name: trained("recipe", row).first_lr for row in study("recipe").rows}
+    assert (rates["modern-sgd"], rates["paper-sgd"]) == (0.1, 0.1)
+    assert (rates["modern"], rates["paper"]) == (1e-3, 1e-3)
 
 
 def test_six_folds_are_the_six_areas() -> None:
