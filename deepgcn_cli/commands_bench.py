@@ -15,6 +15,7 @@ from .options import (
     Conv,
     Depth,
     Device,
+    FusionChannels,
     Json,
     Neighbors,
     Preset,
@@ -52,6 +53,7 @@ def bench(
     preset: Preset = None,
     conv: Conv = None,
     width: Width = None,
+    fusion_channels: FusionChannels = None,
     k: Neighbors = None,
     works: Annotated[
         list[str] | None,

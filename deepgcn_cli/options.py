@@ -109,6 +109,15 @@ Width = Annotated[
         metavar="C",
     ),
 ]
+FusionChannels = Annotated[
+    int | None,
+    option(
+        "Channels of the fusion, and of the vector for the whole block.",
+        "--fusion-channels",
+        default=ModelConfig.fusion_channels,
+        metavar="N",
+    ),
+]
 Neighbors = Annotated[
     int | None,
     option(
