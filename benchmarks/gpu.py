@@ -223,6 +223,24 @@ def check_edges(bench: Bench) -> None:
     bench.add("edge check", "gradcheck", str(ok))
 
 
+def check_points(bench: Bench) -> None:
+    """Compare the reduction over points and its gradient with eager, on the same device."""
+    shape = (2, 24, 6) if bench.tiny else (4, 4096, 1024)
+    x, sign = bench.random(*shape, dtype=torch.float64), bench.random(shape[-1])
+    for relu in (False, True):
+        results = []
+        for module in (cuda, eager):
+            own = x.clone().requires_grad_()
+            found = module.point_reduce(own, sign, relu=relu, moments=True)
+            (found[0].sin().sum() + (found[1] + found[2]).sum() / 8).backward()
+            assert own.grad is not None
+            results.append([each.detach() for each in (*found, own.grad)])
+        worst = max(
+            float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True)
+        )
+        bench.add("point check", f"float64, relu {relu}", f"difference {worst:.1e}")
+
+
 def check_golden(bench: Bench) -> None:
     """Compare networks with golden tensors, in float64 and float32."""
     files = sorted(bench.golden.glob("*.npz")) if bench.golden else []
@@ -456,6 +474,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "environment": (environment, 20),
     "knn": (check_knn, 40),
     "edges": (check_edges, 40),
+    "points": (check_points, 20),
     "golden": (check_golden, 30),
     "networks": (time_networks, 150),
     "operations": (time_operations, 40),
