@@ -34,7 +34,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--preset", "smoke", "--deepest"], "found it without --preset depth"),
         (["--preset", "smoke", "--seeds", "0"], "--seeds: found 0, expected at least 1"),
         (["--preset", "smoke", "--arch", "dgcnn"], "--arch: found dgcnn, but the rows of smoke"),
-        (["--preset", "smoke", "--slurm", "gpus=1"], "--gpus: found it without --launcher slurm"),
+        (
+            ["--preset", "smoke", "--slurm", "gpus=1"],
+            "--slurm: found gpus without --launcher slurm",
+        ),
         (["--preset", "smoke", "--name", "a/b"], "expected a name without slashes"),
         (["--preset", "smoke", "-k", "200"], "k·d: layer 3 takes neighbours from the 600 nearest"),
         (["--status"], "runs: found no study."),
