@@ -65,6 +65,18 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.usefixtures("folder")
+def test_how_a_step_is_computed_is_the_same_in_every_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--preset", "smoke", "--rows", "plain", "--dry-run", "--json", "--quiet"]
+    how = ["--precision", "bf16", "--micro-batch", "2", "--checkpoint-layers", "3"]
+    assert run(["ablate", *arguments, *how, "--device", "cpu", "--threads", "1"]) == 0
+    rows = [row["row"]["config"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    found = [(row["precision"], row["micro_batch"], row["checkpoint_layers"]) for row in rows]
+    assert found == [("bf16", 2, 3)] * 2
+
+
 def test_options_of_a_training_go_to_the_base() -> None:
     flags = {"width": 16, "k": None, "batch_size": 4, "data": Path("d"), "name": "n", "workers": 2}
     assert base_settings({**flags, "without": ["flip"]}) == {
