@@ -110,11 +110,12 @@ class ModelConfig:
         """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""
         widest = self.k * max(self.dilations())
         if widest > num_points:
+            most = num_points // max(self.dilations())
+            smaller = f"a smaller -k (at most {most}), " if most else ""
             raise ConfigError(
                 f"k·d: layer {self.depth - 1} takes neighbours from the {widest} nearest points "
                 f"(k {self.k} × dilation {max(self.dilations())}), a block has only {num_points}.\n"
-                f"Use a smaller -k (at most {num_points // max(self.dilations())}), "
-                f"a smaller --depth, more --num-points, or --no-dilation."
+                f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."
             )
 
 
@@ -358,7 +359,8 @@ class AblateConfig:
         check_choice("launcher", self.launcher, LAUNCHERS, flag="--launcher")
         if self.slurm and self.launcher != "slurm":
             raise ConfigError(
-                f"--{next(iter(self.slurm)).replace('_', '-')}: found it without --launcher slurm."
+                f"--slurm: found {', '.join(self.slurm)} without --launcher slurm.\n"
+                "Add --launcher slurm, or leave --slurm out."
             )
         check_choice("protocol", self.protocol, PROTOCOLS, flag="--protocol")
         check_at_least("--votes", self.votes, 1)

@@ -291,6 +291,15 @@ def test_a_dry_run_counts_and_writes_nothing(store: Store, done: Path, tmp_path:
     assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
 
 
+@pytest.mark.slow
+def test_times_are_not_taken_from_far_smaller_networks(
+    store: Store, done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    grid_file(tmp_path, rows="{reference: {width: 256, fusion-channels: 512}}")
+    assert dry_run(config(store, tmp_path)).source == "timed steps of the first row"
+
+
 # --- processes -----------------------------------------------------------------------------------
 
 

@@ -64,6 +64,8 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
         ConfigError, match=r"432 nearest points \(k 16 × dilation 27\).*only 400"
     ) as e:
         TrainConfig(num_points=400)
+    with pytest.raises(ConfigError, match=r"\nUse a smaller --depth"):
+        TrainConfig(model=ModelConfig(depth=500), num_points=400)  # no k would do
     assert "-k (at most 14)" in str(e.value)
     TrainConfig(num_points=432)
 

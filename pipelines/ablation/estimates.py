@@ -1,7 +1,8 @@
 """What a study will take, before anything is trained: parameters, time, memory. All estimates.
 
 The time of a step is its arithmetic over this machine's speed at such arithmetic. The speed comes
-from finished runs of this machine if there are any, else from a few timed steps of the first row.
+from finished runs of this machine that did about as much a block, if there are any, else from a few
+timed steps of the first row.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from .study_file import Plan, PlannedRow
 
 STEP = 3  # passes that a training step's arithmetic is worth: forward, and backward twice that
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
+SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs
 MEASURE_SECONDS = 60.0  # after which a timed step is given up
 
 
@@ -132,15 +134,21 @@ class StepCounts:
 
 def machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
     """Return floating-point operations a second in training, and where the figure is from."""
-    known = [speed for run in find_runs(plan.runs) if (speed := _speed_of(run, device))]
+    config = next((row.config for row in plan.rows if row.config is not None), None)
+    if config is None:
+        return None, "nothing: no row can be trained"
+    known = [speed for run in find_runs(plan.runs) if (speed := _speed_of(run, device, config))]
     if known:
         runs = f"{len(known)} run{'' if len(known) == 1 else 's'}"
         return statistics.median(known), f"the pace of {runs} of this machine in {plan.runs}"
-    return _timed(plan, device, progress)
+    return _timed(config, device, progress)
 
 
-def _speed_of(run: Run, device: str) -> float | None:
-    """Return a run's arithmetic a second; None if it was made elsewhere or is not finished."""
+def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
+    """Return a run's arithmetic a second.
+
+    None if it was made elsewhere, is not finished, or did far more or less a block than `like`.
+    """
     try:
         status, environment, config = run.status, run.environment, run.config
     except DeepGCNError:
@@ -149,14 +157,13 @@ def _speed_of(run: Run, device: str) -> float | None:
     pace = float(status.get("blocks_per_second") or 0)
     if not here or status.get("state") != "finished" or not pace:
         return None
-    return pace * step_flop(config)
+    work = step_flop(config)
+    similar = 1 / SIMILAR <= work / step_flop(like) <= SIMILAR
+    return pace * work if similar else None
 
 
-def _timed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
-    """Time steps of the first row that can be trained, most often the reference."""
-    config = next((row.config for row in plan.rows if row.config is not None), None)
-    if config is None:
-        return None, "nothing: no row can be trained"
+def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
+    """Time steps of a training, most often of the reference."""
     blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / step_flop(config))))
     case = {
         "model": to_plain(config.model),

@@ -31,7 +31,7 @@ KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds"
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # Fields that are no matter of a row, and those whose option has another name.
 NO_ROWS = ("model", "data", "runs", "name", "seed", "in_channels", "num_classes")
-RENAMED = {"test_area": "area", "extra": "with"}
+RENAMED = {"test_area": "area", "extra": "with", "loggers": "logger"}
 SETTINGS = {
     RENAMED.get(field.name, field.name.replace("_", "-")): field.name
     for config in (ModelConfig, TrainConfig)

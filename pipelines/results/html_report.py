@@ -22,6 +22,7 @@ from .report import Report, Row, Table, percent
 
 HERE = Path(__file__).parent / "assets"
 WORST = 20  # rooms listed at most
+UNITS = {"h": 3600, "min": 60, "s": 1}  # seconds; as `study_table.duration` writes them
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
@@ -292,7 +293,16 @@ def _any_cell(text: str) -> str:
         return _number(html.escape(text), float(begins[1]))
     if re.fullmatch(r"-?[\d,]+(\.\d+)?", text):
         return _number(text, float(text.replace(",", "")))
+    if (seconds := _seconds(text)) is not None:
+        return _number(text, seconds)
     return _number(text, None) if text == "–" else _cell(text)
+
+
+def _seconds(text: str) -> float | None:
+    """Return the seconds of a duration like "3 min 5 s"; None for any other text."""
+    if not re.fullmatch(r"(\d+ (h|min|s) ?)+", text):
+        return None
+    return float(sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+) (\w+)", text)))
 
 
 def _number(shown: str, value: float | None) -> str:

@@ -34,7 +34,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--preset", "smoke", "--deepest"], "found it without --preset depth"),
         (["--preset", "smoke", "--seeds", "0"], "--seeds: found 0, expected at least 1"),
         (["--preset", "smoke", "--arch", "dgcnn"], "--arch: found dgcnn, but the rows of smoke"),
-        (["--preset", "smoke", "--slurm", "gpus=1"], "--gpus: found it without --launcher slurm"),
+        (
+            ["--preset", "smoke", "--slurm", "gpus=1"],
+            "--slurm: found gpus without --launcher slurm",
+        ),
         (["--preset", "smoke", "--name", "a/b"], "expected a name without slashes"),
         (["--preset", "smoke", "-k", "200"], "k·d: layer 3 takes neighbours from the 600 nearest"),
         (["--status"], "runs: found no study."),
@@ -60,6 +63,18 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
     assert "6 runs to train, estimate " in shown
     assert "All times are estimates, from timed steps of the first row." in shown
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_how_a_step_is_computed_is_the_same_in_every_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--preset", "smoke", "--rows", "plain", "--dry-run", "--json", "--quiet"]
+    how = ["--precision", "bf16", "--micro-batch", "2", "--checkpoint-layers", "3"]
+    assert run(["ablate", *arguments, *how, "--device", "cpu", "--threads", "1"]) == 0
+    rows = [row["row"]["config"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    found = [(row["precision"], row["micro_batch"], row["checkpoint_layers"]) for row in rows]
+    assert found == [("bf16", 2, 3)] * 2
 
 
 def test_options_of_a_training_go_to_the_base() -> None:

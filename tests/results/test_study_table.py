@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from pipelines.results.html_report import write_html_tables
+from pipelines.results.report import Table
 from pipelines.results.study_files import write_study
 from pipelines.results.study_plot import series
 from pipelines.results.study_table import (
@@ -138,3 +141,12 @@ def test_every_file_is_written(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_times_on_a_page_sort_by_their_length(tmp_path: Path) -> None:
+    shown = [duration(seconds) for seconds in (9, 45, 185, 7800)]
+    table = Table("Times", ("row", "time"), tuple((f"r{n}", text) for n, text in enumerate(shown)))
+    write_html_tables(tmp_path / "t.html", "Times", [(table, (), {})])
+    page = (tmp_path / "t.html").read_text(encoding="utf-8")
+    found = re.findall(r'data-value="([^"]+)">([^<]+ (?:s|min))<', page)
+    assert found == [("9", "9 s"), ("45", "45 s"), ("185", "3 min 5 s"), ("7800", "2 h 10 min")]
