@@ -43,6 +43,7 @@ def register(app: typer.Typer) -> None:
             "deepgcn bench",
             "deepgcn bench --arch densegcn --depth 28 --work step --threads 2",
             "deepgcn bench --preset resgcn-56 --scaling --repeats 3",
+            "deepgcn bench --depth 1001 -k 3 --checkpoint-layers 32 --work step --no-naive",
         )
     )(bench)
 
@@ -81,6 +82,15 @@ def bench(
     scaling: Annotated[
         bool | None,
         option("Measure N from 1,024 to 65,536 and depth 7 to 152 instead.", "--scaling"),
+    ] = None,
+    checkpoint_layers: Annotated[
+        int | None,
+        option(
+            "Layers that a step's backward pass computes again at once, for memory; 0: none.",
+            "--checkpoint-layers",
+            default=BenchConfig.checkpoint_layers,
+            metavar="N",
+        ),
     ] = None,
     device: Device = None,
     threads: Threads = None,

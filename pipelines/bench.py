@@ -169,6 +169,7 @@ def _case(
         "device": device,
         "threads": config.threads,
         "repeats": config.repeats,
+        "checkpoint_layers": config.checkpoint_layers,
     }
 
 

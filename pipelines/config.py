@@ -410,6 +410,7 @@ class BenchConfig:
     num_points: int = 4096
     repeats: int = 5
     naive: bool = True  # measure the released algorithm in the same run
+    checkpoint_layers: int = 0  # of a step: computed again at once in the backward pass; 0: none
     scaling: bool = False  # a table over N and depth instead, without the comparison
     device: str = "auto"
     threads: int | None = None
@@ -420,6 +421,7 @@ class BenchConfig:
             check_choice("work", work, WORKS, flag="--work")
         for name in ("batch_size", "num_points", "repeats"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_choice("device", self.device, DEVICES, flag="--device")

@@ -57,6 +57,25 @@ def test_figures_of_every_work_beside_the_naive_network(tmp_path: Path) -> None:
     assert saved["config"]["model"]["depth"] == 2
 
 
+@pytest.mark.slow
+def test_layers_computed_again_take_less_memory(tmp_path: Path) -> None:
+    deep = ModelConfig(depth=32, width=32, k=4, fusion_channels=32)
+    memory = []
+    for length in (0, 6):
+        config = BenchConfig(
+            **{"model": deep, "works": ("step",), "num_points": 2048, "batch_size": 2},
+            **{"repeats": 1, "device": "cpu", "threads": 1, "naive": False},
+            checkpoint_layers=length,
+            out=tmp_path / "bench.json",
+        )
+        (row,) = bench(config).rows
+        assert row.ours is not None
+        memory.append(row.ours.memory)
+    # Without, each layer keeps at least its input and output, u and v: 32 numbers each.
+    layers = 32 * 4096 * 4 * 32 * 4
+    assert memory[0] - memory[1] > layers / 2
+
+
 def test_a_failed_measurement_says_why() -> None:
     config = BenchConfig(
         model=ModelConfig(depth=2, conv="NoSuchConv"), works=("step",), device="cpu", num_points=64

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import ModelConfig, from_plain
 from ..model.deepgcn import DeepGCN
-from .allocation import keep_freed_memory
+from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
 
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
 
@@ -42,6 +42,7 @@ class Case:
         threads: CPU threads; None: PyTorch's own choice.
         repeats: timed runs, after one that warms up.
         implementation: of the kernels, or None for the device's own.
+        checkpoint_layers: of a step, layers that its backward pass computes again at once; 0: none.
     """
 
     model: ModelConfig
@@ -52,6 +53,7 @@ class Case:
     threads: int | None
     repeats: int
     implementation: str | None = None
+    checkpoint_layers: int = 0
 
 
 Network = Callable[[ModelConfig], nn.Module]
@@ -84,6 +86,8 @@ def _work(case: Case, network: Network, search: Search) -> Callable[[], Any]:
         model.eval()
         return torch.inference_mode()(lambda: model(features))
     label = torch.randint(0, case.model.num_classes, shape, generator=generator).to(case.device)
+    if isinstance(model, DeepGCN):
+        model.checkpoint_layers = case.checkpoint_layers
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3)
 
     def step() -> None:
@@ -155,7 +159,10 @@ def main(network: Network, search: Search) -> None:
     if values.get("work") == "gemm":
         found: dict[str, Any] = {"speed": gemm_speed(values["device"], values["threads"])}
     else:
-        found = measure(from_plain(Case, values), network, search)
+        case: Case = from_plain(Case, values)
+        if case.checkpoint_layers:
+            return_freed_memory(CHECKPOINTED_ARRAY)  # as the train stage does
+        found = measure(case, network, search)
     sys.stdout.write(json.dumps(found) + "\n")
 
 
