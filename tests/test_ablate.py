@@ -114,6 +114,11 @@ def test_every_row_is_compared_with_the_reference_seed_by_seed(done: Path) -> No
     assert (plain.delta.low, plain.delta.high) == interval
     assert plain.deviation("miou") == pytest.approx(np.std([s["miou"] for s in ours], ddof=1))
     assert plain.most("peak_memory") > 1e8, "bytes: PyTorch alone has more"
+    lines = (runs["grid-plain-s1"].path / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line) for line in lines if '"event": "step"' in line]
+    tenth = steps[-max(1, len(steps) // 10) :]
+    found = np.mean([step["loss"] for step in tenth])
+    assert plain.samples[1].loss == pytest.approx(found)
 
 
 def samples_of(lines: tuple[Line, ...]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..results.comparison import DRAWS, bootstrap_interval
 from ..results.folds import pool
 from ..results.published import SIX_FOLD
 from ..results.report import DAGGER
+from ..results.runs import Run
 from ..results.study_table import Delta, Line, Published, Sample, StudyTable
 from .gather import Cell, position
 from .study_file import Plan, PlannedRow, PlannedSection
@@ -99,7 +101,15 @@ def _sample(cell: Cell) -> Sample:
         **{name: float(cell.scores[name]) for name in ("oa", "macc", "miou")},
         seconds=status.get("seconds"),
         peak_memory=status.get("peak_memory"),
+        loss=final_loss(cell.run),
     )
+
+
+def final_loss(run: Run) -> float | None:
+    """Return the mean loss of the last tenth of a run's training steps; None without any."""
+    losses = [record["loss"] for record in run.metrics() if record.get("event") == "step"]
+    last = losses[-max(1, len(losses) // 10) :]
+    return statistics.fmean(last) if last else None
 
 
 def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:

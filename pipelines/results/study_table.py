@@ -22,7 +22,11 @@ TEXTS = 3  # leading columns of text
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored run of a row: its seed, name and figures; memory in bytes."""
+    """One scored run of a row: its seed, name and figures; memory in bytes.
+
+    `loss` is the mean cross-entropy of the last tenth of its training steps: how far the training
+    came, whatever the test rooms make of it.
+    """
 
     seed: int
     run: str
@@ -31,6 +35,7 @@ class Sample:
     miou: float
     seconds: float | None = None
     peak_memory: int | None = None
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -235,6 +240,7 @@ def _record(table: StudyTable, line: Line) -> dict[str, Any]:
         "delta_miou": delta and delta.miou,
         "delta_low": delta and delta.low,
         "delta_high": delta and delta.high,
+        "loss": line.mean("loss"),
         "parameters": line.parameters,
         "seconds": line.mean("seconds"),
         "peak_memory": line.most("peak_memory"),
@@ -269,6 +275,13 @@ def _delta(line: Line) -> str:
     if line.delta.low is None or line.delta.high is None:
         return found
     return f"{found} [{100 * line.delta.low:+.2f}, {100 * line.delta.high:+.2f}]"
+
+
+def _loss(line: Line) -> str:
+    mean, deviation = line.mean("loss"), line.deviation("loss")
+    if mean is None:
+        return NONE
+    return f"{mean:.3f}" if deviation is None else f"{mean:.3f} ± {deviation:.3f}"
 
 
 def _parameters(line: Line) -> str:
@@ -323,6 +336,7 @@ COLUMNS: tuple[tuple[str, Callable[[Line], str], bool], ...] = (
     ("OA", _scored("oa"), True),
     ("mIoU", _scored("miou"), True),
     ("Δ mIoU", _delta, False),
+    ("training loss", _loss, False),
     ("seeds", lambda line: str(len(line.samples)), True),
     ("parameters", _parameters, False),
     ("time", _time, False),

@@ -27,7 +27,8 @@ from pipelines.results.study_table import (
 
 
 def sample(seed: int, miou: float, seconds: float | None = 60.0) -> Sample:
-    return Sample(seed, f"run-{seed}", 0.8, 0.6, miou, seconds, 2_000_000_000)
+    figures = 0.8, 0.6, miou, seconds, 2_000_000_000
+    return Sample(seed, f"run-{seed}", *figures, loss=1.5 - miou)
 
 
 LINES = (
@@ -68,6 +69,9 @@ def test_means_and_deviations_over_the_seeds() -> None:
     # mean 0.53; squares of ±0.03 summed over n − 1 = 2: a deviation of 0.03
     assert found["mIoU"] == "53.00 ± 3.00"
     assert found["seeds"] == "3"
+    assert found["training loss"] == "0.970 ± 0.030"  # 1.5 less the mIoU's values
+    assert cells(TABLE, "deep")["training loss"] == "0.950"
+    assert cells(TABLE, "none")["training loss"] == "–"
     assert found["parameters"] == "3.644 M"
     assert (found["time"], found["memory"]) == ("1 min 0 s", "2.00 GB")
     assert (found["published"], found["ours − published"]) == ("52.49", "+0.51")
@@ -81,7 +85,8 @@ def test_means_and_deviations_over_the_seeds() -> None:
 
 
 def test_columns_without_anything_are_left_out() -> None:
-    bare = StudyTable("mine", "t", None, (Line("a", "g", "n", (sample(0, 0.5, None),)),), 1)
+    only = Sample(0, "run-0", 0.8, 0.6, 0.5, None, 2_000_000_000)
+    bare = StudyTable("mine", "t", None, (Line("a", "g", "n", (only,)),), 1)
     assert bare.table().columns == ("group", "row", "network", "OA", "mIoU", "seeds", "memory")
 
 
