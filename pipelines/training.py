@@ -118,6 +118,8 @@ class Training:
                         progress=self.progress,
                     )
                 )
+                # Whoever looks at the run wants to know its length before the first checkpoint.
+                self.run.update_status(steps_total=self.total_steps)
             while not self.finished:
                 self.train_epoch()
                 self.validate()

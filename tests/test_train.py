@@ -172,6 +172,15 @@ def miou_of(run: Run, validation: BlockSampler) -> float:
     return float(jaccard_score(np.concatenate(label), np.concatenate(guess), average="macro"))
 
 
+def test_a_run_says_its_length_from_the_first_step_on(config: TrainConfig) -> None:
+    """So that a study's bar knows how far its runs are before their first checkpoint."""
+    found: list[dict[str, Any]] = []
+    runs = config.runs
+    look = AtStep(1, lambda: found.append(json.loads(next(runs.glob("*/status.json")).read_text())))
+    train(config, progress=look)
+    assert (found[0]["state"], found[0]["steps_total"]) == ("running", 2 * BATCHES)
+
+
 def test_a_run_leaves_what_it_promises(config: TrainConfig, store: Store) -> None:
     result = train(config)
     run = open_run(result.run)
