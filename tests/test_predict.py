@@ -19,7 +19,7 @@ from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
-from pipelines.predict import PredictResult, predict
+from pipelines.predict import PredictResult, find_scans, predict
 from pipelines.progress import Progress
 from pipelines.results.runs import Run
 from tests.tiny_run import train_tiny_run
@@ -189,11 +189,11 @@ def test_a_scan_in_millimetres_is_refused(
 
 def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> None:
     before = scan.read_bytes()
-    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+    with pytest.raises(ConfigError, match=f"result of {twin}, .* overwrite the result of {scan}"):
         label(scan, trained, out=scan)
     (tmp_path / "deep").mkdir()
     twin = Path(shutil.copy(scan, tmp_path / "deep" / "scan.ply"))
-    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+    with pytest.raises(ConfigError, match=r"it would overwrite the scan .*scan\.ply"):
         predict(PredictConfig(scans=(scan, twin), run=trained.path, out=tmp_path / "out"))
     assert scan.read_bytes() == before
 
@@ -210,6 +210,35 @@ def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> No
 def test_what_is_missing_is_named(
     options: dict[str, Any], error: type[Exception], found: str, scan: Path
 ) -> None:
+def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
+    for name in ("b.ply", "a.ply", "a.labelled.ply", "c.csv", "c.labelled.csv"):
+        (tmp_path / name).touch()
+
+    def names(*patterns: str) -> list[str]:
+        return [path.name for path in find_scans(tuple(tmp_path / text for text in patterns))]
+
+    assert names("*.ply", "c.csv") == ["a.ply", "b.ply", "c.csv"]
+    assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.ply", "c.csv"]
+    assert names("*.labelled.*") == ["a.labelled.ply", "c.labelled.csv"]
+    assert names("a.labelled.ply") == ["a.labelled.ply"]
+    with pytest.raises(ConfigError, match="found no file like this"):
+        names("*.pcd")
+
+
+def test_one_scan_into_a_folder(scan: Path, trained: Run, tmp_path: Path) -> None:
+    """A pattern that fits one file means the same folder as one that fits several."""
+    (found,) = label(scan, trained, out=tmp_path / "new").scans
+    assert found.out == tmp_path / "new" / "scan.labelled.ply"
+    assert len(labelled(found.out)) == found.points
+
+
+def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--format ply: found it with --out .*a\.las"):
+        label(scan, trained, out=tmp_path / "a.las", format="ply")
+    (found,) = label(scan, trained, out=tmp_path / "a.PLY", format="ply").scans
+    assert found.out == tmp_path / "a.PLY"
+
+
     with pytest.raises(error, match=found):
         predict(PredictConfig(**{"scans": (scan,), **options}))
 
