@@ -32,6 +32,8 @@ from .runtime.device import pick_device
 
 GREY = 128  # of a scan without colour
 LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
+# What no room or storey is, in metres: a room in centimetres or inches is higher and longer.
+SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -275,10 +277,10 @@ def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
             f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
             "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
         )
-    if max(extent) < 0.5 or max(extent) > 1000:
+    if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
         progress.warn(
-            f"{scan.path}: its extent is {shown}; the network expects metres, with z up. The "
-            "labels are likely to be wrong: see --scale and --up."
+            f"{scan.path}: its extent is {shown}; the network expects a room or storey in metres, "
+            "with z up. The labels are likely to be wrong: see --scale and --up."
         )
 
 

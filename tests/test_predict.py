@@ -164,19 +164,18 @@ class Ears(Progress):
         self.said.append(message)
 
 
-@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (0.01, True)])
-def test_a_strange_size_is_said(
-    scale: float,
-    warned: bool,
-    trained: Run,
-    points: tuple[np.ndarray, np.ndarray, np.ndarray],
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize(
+    ("unit", "warned"), [(1.0, False), (0.01, True), (100.0, True), (39.37, True)]
+)
+def test_a_strange_size_is_said(unit: float, warned: bool, trained: Run, tmp_path: Path) -> None:
+    """A room of 4 × 5 × 2.5 m as it is, a hundred times too small, in centimetres, in inches."""
     ears = Ears()
-    write_points(tmp_path / "scan.ply", points[0] * scale, points[1])
+    pos = np.random.default_rng(0).random((20, 3)) * np.array([4, 5, 2.5])
+    pos[:2] = [0, 0, 0], [4, 5, 2.5]
+    write_points(tmp_path / "scan.ply", pos * unit, np.full((20, 3), 9, np.uint8))
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     predict(config, progress=ears)
-    assert any("expects metres" in said for said in ears.said) == warned
+    assert any("a room or storey in metres" in said for said in ears.said) == warned
 
 
 def test_a_scan_in_millimetres_is_refused(
