@@ -141,10 +141,10 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
             found.append(path)
             continue
         matched = sorted(map(Path, glob(str(path), recursive=True)))
-        if not matched:
-            raise ConfigError(f"{path}: found no file like this, expected a scan.")
         if RESULT not in path.name:
             matched = [one for one in matched if not one.stem.endswith(RESULT)]
+        if not matched:
+            raise ConfigError(f"{path}: found no file like this, expected a scan.")
         found += matched
     return list({path.resolve(): path for path in found}.values())
 
@@ -243,12 +243,14 @@ def _points(
     color = scan.colors()
     if color is None:
         if not config.no_color_ok:
-            names = ", ".join(scan.rows.dtype.names or ())
             raise DatasetError(
-                f"{scan.path}: found no colour among {names[:200]}; expected red, green, blue.\n"
+                f"{scan.path}: found {scan.without_color()}; expected red, green, blue.\n"
                 "To label it all the same, as if it were grey, add --no-color-ok (less accurate)."
             )
-        progress.warn(f"{scan.path}: no colour; labelled as if it were grey, so less accurately.")
+        progress.warn(
+            f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "
+            "network was trained with --recipe modern."
+        )
         color = np.full((len(scan), 3), GREY, np.uint8)
     if scan.dropped:
         shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())

@@ -147,6 +147,19 @@ def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run) -> None:
     assert found.unlabelled == 0
 
 
+def test_colors_that_are_all_0_are_none(trained: Run, tmp_path: Path) -> None:
+    """What programs write that have no colour: the third is what MeshLab's XYZ looks like."""
+    pos = np.random.default_rng(0).random((50, 3))
+    write_points(tmp_path / "a.ply", pos, np.zeros((50, 3), np.uint8))
+    np.savez(tmp_path / "b.npz", pos=pos, color=np.zeros((50, 3)))
+    np.savetxt(tmp_path / "c.xyz", np.c_[pos, np.zeros((50, 3))], "%.6f")
+    for name in ("a.ply", "b.npz", "c.xyz"):
+        with pytest.raises(DatasetError, match=r"found only 0 in the colours.*\n.*--no-color-ok"):
+            label(tmp_path / name, trained)
+        (found,) = label(tmp_path / name, trained, no_color_ok=True).scans
+        assert found.unlabelled == 0
+
+
 def test_no_point_at_all_can_be_placed(trained: Run, tmp_path: Path) -> None:
     scan = tmp_path / "scan.ply"
     write_points(scan, np.full((9, 3), np.nan), np.zeros((9, 3), np.uint8))
@@ -188,27 +201,15 @@ def test_a_scan_in_millimetres_is_refused(
 
 def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> None:
     before = scan.read_bytes()
-    with pytest.raises(ConfigError, match=f"result of {twin}, .* overwrite the result of {scan}"):
+    with pytest.raises(ConfigError, match=r"it would overwrite the scan .*scan\.ply"):
         label(scan, trained, out=scan)
     (tmp_path / "deep").mkdir()
     twin = Path(shutil.copy(scan, tmp_path / "deep" / "scan.ply"))
-    with pytest.raises(ConfigError, match=r"it would overwrite the scan .*scan\.ply"):
+    with pytest.raises(ConfigError, match=f"result of {twin}, .* overwrite the result of {scan}"):
         predict(PredictConfig(scans=(scan, twin), run=trained.path, out=tmp_path / "out"))
     assert scan.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("options", "error", "found"),
-    [
-        ({"scans": ()}, ConfigError, "found no scan"),
-        ({"scans": (Path("a.plx"),)}, ConfigError, r"\.plx'\. Did you mean '\.ply'\?"),
-        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "found no runs there"),
-        ({"weights": Path("none.safetensors")}, WeightsError, "none.safetensors"),
-    ],
-)
-def test_what_is_missing_is_named(
-    options: dict[str, Any], error: type[Exception], found: str, scan: Path
-) -> None:
 def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
     for name in ("b.ply", "a.ply", "a.labelled.ply", "c.csv", "c.labelled.csv"):
         (tmp_path / name).touch()
@@ -238,6 +239,18 @@ def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
     assert found.out == tmp_path / "a.PLY"
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "found"),
+    [
+        ({"scans": ()}, ConfigError, "found no scan"),
+        ({"scans": (Path("a.plx"),)}, ConfigError, r"\.plx'\. Did you mean '\.ply'\?"),
+        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "found no runs there"),
+        ({"weights": Path("none.safetensors")}, WeightsError, "none.safetensors"),
+    ],
+)
+def test_what_is_missing_is_named(
+    options: dict[str, Any], error: type[Exception], found: str, scan: Path
+) -> None:
     with pytest.raises(error, match=found):
         predict(PredictConfig(**{"scans": (scan,), **options}))
 

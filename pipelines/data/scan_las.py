@@ -50,11 +50,9 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
             rows = spool.rows()
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
-    painted = has_color and any(rows[name].any() for name in COLOR_NAMES)
-    notes = () if painted or not has_color else ("all colours are 0: taken as without colour",)
-    color = COLOR_NAMES if painted else None
+    color = COLOR_NAMES if has_color else None
     names = tuple(name for name, _ in fields)
-    return Scan(path, rows, ("x", "y", "z"), color, names, notes, options=options)
+    return Scan(path, rows, ("x", "y", "z"), color, names, options=options)
 
 
 def check_header(path: Path) -> None:

@@ -121,6 +121,38 @@ def test_labels_of_file_names(tmp_path: Path) -> None:
     assert sorted(found.label.tolist()) == [0, 0, 0, 0, 1, 1, IGNORED, IGNORED]
 
 
+def test_colors_have_one_range_in_a_room(tmp_path: Path) -> None:
+    """A black object stays black, and one with colours up to 1 of 255 almost black."""
+    folder = tmp_path / "room"
+    folder.mkdir()
+    for name, color in (("floor_1", "200 100 50"), ("chair_1", "1 0 1"), ("chair_2", "0 0 0")):
+        (folder / f"{name}.txt").write_text(f"1 2 3 {color}\n4 5 {len(color)} {color}\n")
+    path = describe(
+        tmp_path,
+        """
+        classes: [floor, chair]
+        areas: {1: "room/*.txt"}
+        label: {file: "([a-z]+)_"}
+        columns: x,y,z,r,g,b
+        """,
+    )
+    dataset = read_description(path)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert sorted(room.color.tolist()) == [[0, 0, 0]] * 2 + [[1, 0, 1]] * 2 + [[200, 100, 50]] * 2
+
+
+def test_a_room_whose_colors_are_all_0_has_none(described: Path) -> None:
+    path = described.parent / "train" / "a.csv"
+    path.write_text("x,y,z,r,g,b,kind\n1,2,3,0,0,0,1\n4,5,6,0,0,0,2\n")
+    dataset = read_description(described)
+    with pytest.raises(DatasetError, match=r"found only 0 in the colours .*\n.*no_color_ok: true"):
+        read_custom_room(dataset, dataset.rooms[0])
+    described.write_text(described.read_text() + "no_color_ok: true\n")
+    dataset = read_description(described)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert room.color.tolist() == [[128, 128, 128]] * 2
+
+
 def test_units_and_axes_are_those_described(described: Path) -> None:
     described.write_text(described.read_text() + "up: y\nscale: 0.5\n")
     dataset = read_description(described)

@@ -95,7 +95,7 @@ def test_colors_that_are_all_black_are_none(tmp_path: Path) -> None:
     write(tmp_path / "in.las", "1.2", 2, painted=False)
     scan = open_scan(tmp_path / "in.las")
     assert scan.colors() is None
-    assert scan.notes == ("all colours are 0: taken as without colour",)
+    assert scan.without_color() == "only 0 in the colours red, green, blue"
 
 
 def test_labelling_twice_keeps_the_first_labels(tmp_path: Path) -> None:
