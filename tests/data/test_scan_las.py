@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.scans import open_scan, write_labelled
@@ -179,3 +181,54 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(__import__("sys").modules, "lazrs", None)
     with pytest.raises(DatasetError, match=r'pip install "deepgcn\[las\]"'):
         open_scan(tmp_path / "in.las")
+
+
+@given(
+    name=st.text(
+        st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":"),
+        min_size=1,
+        max_size=32,
+    ),  # laspy cannot write a colon
+    count=st.integers(1, 5),
+    far=st.sampled_from([0.0, 5e8, -4e8]),
+    form=st.sampled_from(FORMATS),
+    suffix=st.sampled_from([".las", ".laz"]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    count: int,
+    far: float,
+    form: tuple[str, int],
+    suffix: str,
+) -> None:
+    """One point, any offset, an extra dimension of any name."""
+    folder = tmp_path_factory.getbasetemp()
+    header = laspy.LasHeader(version=form[0], point_format=form[1])
+    header.scales, header.offsets = [0.001] * 3, [far, -far, 0]
+    assume(name not in header.point_format.dimension_names)
+    header.add_extra_dim(laspy.ExtraBytesParams(name, "f8"))
+    data = laspy.LasData(header)
+    rng = np.random.default_rng(count)
+    data.X, data.Y, data.Z = rng.integers(-(2**31), 2**31, (3, count))
+    data[name] = rng.random(count)
+    data.write(str(folder / f"trip{suffix}"))
+    scan = open_scan(folder / f"trip{suffix}")
+    labels = labels_for(count)
+    write_labelled(folder / f"trip.out{suffix}", scan, labels)
+    again = laspy.read(folder / f"trip.out{suffix}")
+    for axis in "XYZ":
+        np.testing.assert_array_equal(again[axis], data[axis])
+    new = f"scan_{name}" if name in (*labels.columns(), "scan_classification") else name
+    np.testing.assert_array_equal(again[new], data[name])
+    assert again["class"].tolist() == labels.label.tolist()
+    np.testing.assert_array_equal(open_scan(folder / f"trip.out{suffix}").rows, scan.rows)
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("form", [("1.2", 2), ("1.4", 7)])
+def test_no_points(tmp_path: Path, suffix: str, form: tuple[str, int]) -> None:
+    path = tmp_path / f"in{suffix}"
+    laspy.LasData(laspy.LasHeader(version=form[0], point_format=form[1])).write(str(path))
+    with pytest.raises(DatasetError, match=r"found 0 points, expected at least one\."):
+        open_scan(path)
