@@ -44,7 +44,8 @@ class ScanOptions:
         columns: names of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is a
             column without meaning here. None: they are detected.
         label: a column of a text file that `Scan.rows` is to hold besides, of numbers, by its name
-            in the header or as "column_7" (from 1). Other formats hold all of theirs anyway.
+            in the header or as "column_7" (from 1), or an array (N,) of an NPZ file. Other formats
+            hold all of theirs anyway.
     """
 
     up: str = "z"

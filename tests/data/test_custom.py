@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plyfile import PlyData, PlyElement
 
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_description, spread_colors
@@ -95,6 +96,53 @@ def test_it_becomes_a_store(described: Path, tmp_path: Path) -> None:
     )
     assert prepare(PrepareConfig(dataset=described, data=tmp_path / "data")).reused == 0
     assert Store.open(tmp_path / "data").rooms()[0].counts == (1, 2)
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz", ".npz", ".npy", ".ply", ".pcd"])
+def test_labels_of_every_format(tmp_path: Path, suffix: str) -> None:
+    """The classification of a LAS file, an array of an archive, a field or a property."""
+    write_labelled_room(tmp_path / f"a{suffix}", np.array([1, 2, 9, 1]))
+    path = describe(
+        tmp_path,
+        f"""
+        classes: [ground, thing]
+        areas: {{1: "a{suffix}"}}
+        label: classification
+        values: {{1: ground, 2: thing}}
+        ignore: [9]
+        """,
+    )
+    dataset = read_description(path)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert by_place(room) == {
+        tuple(p.tolist()): (tuple(c.tolist()), n)
+        for p, c, n in zip(POS, RGB, [0, 1, IGNORED, 0], strict=True)
+    }
+
+
+def write_labelled_room(path: Path, label: np.ndarray) -> None:
+    kind = [*((n, "f8") for n in "xyz"), *((n, "u1") for n in ("red", "green", "blue"))]
+    rows = np.zeros(len(label), [*kind, ("classification", "u1")])
+    rows["x"], rows["y"], rows["z"] = POS.T
+    rows["red"], rows["green"], rows["blue"] = RGB.T
+    rows["classification"] = label
+    if path.suffix == ".npy":
+        np.save(path, rows)
+    elif path.suffix == ".npz":
+        np.savez(path, pos=POS, color=RGB.astype(np.uint8), classification=label)
+    elif path.suffix == ".ply":
+        PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
+    elif path.suffix == ".pcd":
+        head = "FIELDS x y z r g b classification\nSIZE 8 8 8 1 1 1 1\nTYPE F F F U U U U\n"
+        head += f"WIDTH {len(rows)}\nHEIGHT 1\nDATA binary\n"
+        path.write_bytes(head.encode() + rows.tobytes())
+    else:
+        laspy = pytest.importorskip("laspy")
+        data = laspy.LasData(laspy.LasHeader(version="1.4", point_format=7))
+        data.x, data.y, data.z = POS.T
+        data.red, data.green, data.blue = RGB.T.astype(np.uint16) * 257
+        data.classification = label
+        data.write(str(path))
 
 
 def test_labels_of_file_names(tmp_path: Path) -> None:
