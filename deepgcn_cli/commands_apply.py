@@ -148,7 +148,7 @@ def predict(
     runs: Runs = None,
     out: Annotated[
         Path | None,
-        option("File for one scan, folder for several. [default: beside the scan]", metavar="PATH"),
+        option("Folder, or for one scan a file. [default: beside the scan]", metavar="PATH"),
     ] = None,
     format: Annotated[
         str | None,

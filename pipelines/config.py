@@ -377,7 +377,7 @@ class PredictConfig:
     run: Path | None = None
     weights: Path | None = None
     runs: Path = Path("runs")
-    out: Path | None = None  # a file for one scan, a folder for several; None: beside the scan
+    out: Path | None = None  # a folder, or for one scan a file; None: beside the scan
     format: str | None = None  # of the results, where `out` names no file; None: the scan's own
     no_color_ok: bool = False
     drop_nan: bool = False

@@ -20,7 +20,7 @@ import numpy as np
 from .config import PredictConfig
 from .data.s3dis import CLASSES, parse_colors
 from .data.scan_table import Labels, Scan, ScanOptions
-from .data.scans import check_format, labelled_name, open_scan, write_labelled
+from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 from .errors import ConfigError, DatasetError
 from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
@@ -32,6 +32,8 @@ from .runtime.device import pick_device
 
 GREY = 128  # of a scan without colour
 LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
+# What no room or storey is, in metres: a room in centimetres or inches is higher and longer.
+SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,9 @@ def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
 
 
 def find_scans(named: tuple[Path, ...]) -> list[Path]:
-    """Return the scans, patterns such as `scans/*.ply` written out.
+    """Return the scans, each once, patterns such as `scans/*.ply` written out.
+
+    Results that an earlier start left among the scans fit no pattern that does not name them.
 
     Raises:
         ConfigError: none is named, or a pattern fits no file.
@@ -137,10 +141,12 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
             found.append(path)
             continue
         matched = sorted(map(Path, glob(str(path), recursive=True)))
+        if RESULT not in path.name:
+            matched = [one for one in matched if not one.stem.endswith(RESULT)]
         if not matched:
             raise ConfigError(f"{path}: found no file like this, expected a scan.")
         found += matched
-    return found
+    return list({path.resolve(): path for path in found}.values())
 
 
 def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
@@ -153,12 +159,15 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
     for scan, out in zip(scans, outs, strict=True):
         check_format(scan, out)
-    taken = [path.resolve() for path in (*scans, *outs)]
-    if len(set(taken)) < len(taken):
-        raise ConfigError(
-            f"{config.out or 'predict'}: found outputs that overwrite a scan or each other.\n"
-            "Give another --out file for one scan, or a folder for several of different names."
-        )
+    taken = {path.resolve(): f"the scan {path}" for path in scans}
+    for scan, out in zip(scans, outs, strict=True):
+        if (place := out.resolve()) in taken:
+            raise ConfigError(
+                f"{out}: found it as the result of {scan}, but it would overwrite "
+                f"{taken[place]}.\n"
+                "Give another --out file for one scan, or a folder for several of different names."
+            )
+        taken[place] = f"the result of {scan}"
     return outs
 
 
@@ -167,7 +176,14 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     name = labelled_name(scan, config.format)
     if config.out is None:
         return scan.resolve().parent / name if scan.is_dir() else scan.with_name(name)
-    return config.out / name if several or config.out.is_dir() else config.out
+    if several or config.out.is_dir() or not config.out.suffix:
+        return config.out / name
+    if config.format is not None and Path(name).suffix != config.out.suffix.lower():
+        raise ConfigError(
+            f"--format {config.format}: found it with --out {config.out}, expected one format.\n"
+            "Leave out --format, or give a folder as --out."
+        )
+    return config.out
 
 
 def _predict_one(
@@ -227,12 +243,14 @@ def _points(
     color = scan.colors()
     if color is None:
         if not config.no_color_ok:
-            names = ", ".join(scan.rows.dtype.names or ())
             raise DatasetError(
-                f"{scan.path}: found no colour among {names[:200]}; expected red, green, blue.\n"
+                f"{scan.path}: found {scan.without_color()}; expected red, green, blue.\n"
                 "To label it all the same, as if it were grey, add --no-color-ok (less accurate)."
             )
-        progress.warn(f"{scan.path}: no colour; labelled as if it were grey, so less accurately.")
+        progress.warn(
+            f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "
+            "network was trained with --recipe modern."
+        )
         color = np.full((len(scan), 3), GREY, np.uint8)
     if scan.dropped:
         shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())
@@ -261,10 +279,10 @@ def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
             f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
             "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
         )
-    if max(extent) < 0.5 or max(extent) > 1000:
+    if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
         progress.warn(
-            f"{scan.path}: its extent is {shown}; the network expects metres, with z up. The "
-            "labels are likely to be wrong: see --scale and --up."
+            f"{scan.path}: its extent is {shown}; the network expects a room or storey in metres, "
+            "with z up. The labels are likely to be wrong: see --scale and --up."
         )
 
 

@@ -19,7 +19,7 @@ from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
-from pipelines.predict import PredictResult, predict
+from pipelines.predict import PredictResult, find_scans, predict
 from pipelines.progress import Progress
 from pipelines.results.runs import Run
 from tests.tiny_run import train_tiny_run
@@ -147,6 +147,19 @@ def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run) -> None:
     assert found.unlabelled == 0
 
 
+def test_colors_that_are_all_0_are_none(trained: Run, tmp_path: Path) -> None:
+    """What programs write that have no colour: the third is what MeshLab's XYZ looks like."""
+    pos = np.random.default_rng(0).random((50, 3))
+    write_points(tmp_path / "a.ply", pos, np.zeros((50, 3), np.uint8))
+    np.savez(tmp_path / "b.npz", pos=pos, color=np.zeros((50, 3)))
+    np.savetxt(tmp_path / "c.xyz", np.c_[pos, np.zeros((50, 3))], "%.6f")
+    for name in ("a.ply", "b.npz", "c.xyz"):
+        with pytest.raises(DatasetError, match=r"found only 0 in the colours.*\n.*--no-color-ok"):
+            label(tmp_path / name, trained)
+        (found,) = label(tmp_path / name, trained, no_color_ok=True).scans
+        assert found.unlabelled == 0
+
+
 def test_no_point_at_all_can_be_placed(trained: Run, tmp_path: Path) -> None:
     scan = tmp_path / "scan.ply"
     write_points(scan, np.full((9, 3), np.nan), np.zeros((9, 3), np.uint8))
@@ -164,19 +177,18 @@ class Ears(Progress):
         self.said.append(message)
 
 
-@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (0.01, True)])
-def test_a_strange_size_is_said(
-    scale: float,
-    warned: bool,
-    trained: Run,
-    points: tuple[np.ndarray, np.ndarray, np.ndarray],
-    tmp_path: Path,
-) -> None:
+@pytest.mark.parametrize(
+    ("unit", "warned"), [(1.0, False), (0.01, True), (100.0, True), (39.37, True)]
+)
+def test_a_strange_size_is_said(unit: float, warned: bool, trained: Run, tmp_path: Path) -> None:
+    """A room of 4 × 5 × 2.5 m as it is, a hundred times too small, in centimetres, in inches."""
     ears = Ears()
-    write_points(tmp_path / "scan.ply", points[0] * scale, points[1])
+    pos = np.random.default_rng(0).random((20, 3)) * np.array([4, 5, 2.5])
+    pos[:2] = [0, 0, 0], [4, 5, 2.5]
+    write_points(tmp_path / "scan.ply", pos * unit, np.full((20, 3), 9, np.uint8))
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     predict(config, progress=ears)
-    assert any("expects metres" in said for said in ears.said) == warned
+    assert any("a room or storey in metres" in said for said in ears.said) == warned
 
 
 def test_a_scan_in_millimetres_is_refused(
@@ -189,13 +201,42 @@ def test_a_scan_in_millimetres_is_refused(
 
 def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> None:
     before = scan.read_bytes()
-    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+    with pytest.raises(ConfigError, match=r"it would overwrite the scan .*scan\.ply"):
         label(scan, trained, out=scan)
     (tmp_path / "deep").mkdir()
     twin = Path(shutil.copy(scan, tmp_path / "deep" / "scan.ply"))
-    with pytest.raises(ConfigError, match="overwrite a scan or each other"):
+    with pytest.raises(ConfigError, match=f"result of {twin}, .* overwrite the result of {scan}"):
         predict(PredictConfig(scans=(scan, twin), run=trained.path, out=tmp_path / "out"))
     assert scan.read_bytes() == before
+
+
+def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
+    for name in ("b.ply", "a.ply", "a.labelled.ply", "c.csv", "c.labelled.csv"):
+        (tmp_path / name).touch()
+
+    def names(*patterns: str) -> list[str]:
+        return [path.name for path in find_scans(tuple(tmp_path / text for text in patterns))]
+
+    assert names("*.ply", "c.csv") == ["a.ply", "b.ply", "c.csv"]
+    assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.ply", "c.csv"]
+    assert names("*.labelled.*") == ["a.labelled.ply", "c.labelled.csv"]
+    assert names("a.labelled.ply") == ["a.labelled.ply"]
+    with pytest.raises(ConfigError, match="found no file like this"):
+        names("*.pcd")
+
+
+def test_one_scan_into_a_folder(scan: Path, trained: Run, tmp_path: Path) -> None:
+    """A pattern that fits one file means the same folder as one that fits several."""
+    (found,) = label(scan, trained, out=tmp_path / "new").scans
+    assert found.out == tmp_path / "new" / "scan.labelled.ply"
+    assert len(labelled(found.out)) == found.points
+
+
+def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--format ply: found it with --out .*a\.las"):
+        label(scan, trained, out=tmp_path / "a.las", format="ply")
+    (found,) = label(scan, trained, out=tmp_path / "a.PLY", format="ply").scans
+    assert found.out == tmp_path / "a.PLY"
 
 
 @pytest.mark.parametrize(

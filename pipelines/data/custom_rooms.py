@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DatasetError, DeepGCNError, did_you_mean
 from .custom import CustomDataset, CustomRoom
 from .rooms import RoomNotes
+from .scan_table import color_bytes, color_scale
 from .scans import open_scan
 from .store import IGNORED, Room, make_room
 
@@ -24,36 +25,50 @@ def read_custom_room(dataset: CustomDataset, room: CustomRoom) -> tuple[Room, Ro
             described.
     """
     parts = [_read_file(dataset, file) for file in room.files]
-    pos, color, label = (np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True))
+    pos, label = (np.concatenate([part[name] for part in parts]) for name in ("pos", "label"))
     if not len(pos):
         raise DatasetError(f"{room.files[0]}: found no point with coordinates in room {room.name}.")
-    made = make_room(room.area, room.name, pos, color, label)
+    made = make_room(room.area, room.name, pos, _colors(parts), label)
     return made, RoomNotes((), (), "", {}, int((label == IGNORED).sum()))
 
 
-def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pos (n, 3) float64 metres, color (n, 3) uint8 and label (n,) uint8."""
+def _read_file(dataset: CustomDataset, path: Path) -> dict[str, np.ndarray]:
+    """Return pos (n, 3) float64 metres, label (n,) uint8 and color (n, 3), as it is in the file."""
     try:
         scan = open_scan(path, dataset.options)
         local, origin = scan.positions()
-        color = scan.colors()
     except DatasetError:
         raise
     except DeepGCNError as error:
         raise DatasetError(str(error)) from error
-    if color is None:
+    # An object of its own file may be black; a whole room is so only without colour.
+    if scan.color is None or (dataset.in_name is None and scan.brightest() == 0):
         if not dataset.no_color_ok:
             raise DatasetError(
-                f"{path}: found no colour, expected red, green and blue.\n"
+                f"{path}: found {scan.without_color()}; expected red, green, blue.\n"
                 f"To take such scans as grey, write no_color_ok: true into {dataset.source}."
             )
         color = np.full((len(local), 3), GREY, np.uint8)
+    else:
+        color = np.stack([scan.rows[name] for name in scan.color], axis=1)
     if dataset.in_name is not None:
         label = np.full(len(local), _label_of_name(dataset, path), np.uint8)
     else:
         label = _labels_of_rows(dataset, path, scan.rows)
     known = ~np.isnan(local[:, 0])
-    return local[known] + origin, color[known], label[known]
+    return {"pos": local[known] + origin, "color": color[known], "label": label[known]}
+
+
+def _colors(parts: list[dict[str, np.ndarray]]) -> np.ndarray:
+    """Return a room's colours (n, 3) uint8.
+
+    Their range is that of all its files: those of a dark object alone may not tell it.
+    """
+    colors = [part["color"] for part in parts]
+    largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
+    return np.concatenate(
+        [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
+    )
 
 
 def _label_of_name(dataset: CustomDataset, path: Path) -> int:

@@ -38,23 +38,38 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
     """
     check_header(path)
     with _opened(path) as reader:
-        has_color = set(COLOR_NAMES) <= set(reader.header.point_format.dimension_names)
-        fields = [(name, "<f8") for name in "xyz"]
-        fields += [(name, "<u2") for name in COLOR_NAMES] if has_color else []
-        with Spool(path, np.dtype(fields)) as spool:
+        kind = _columns(reader.header.point_format)
+        names = kind.names or ()
+        with Spool(path, kind) as spool:
             for points in reader.chunk_iterator(CHUNK):
-                table = np.empty(len(points), np.dtype(fields))
-                for name, _ in fields:
+                table = np.empty(len(points), kind)
+                for name in names:
                     table[name] = points[name]
                 spool.append(table)
             rows = spool.rows()
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
-    painted = has_color and any(rows[name].any() for name in COLOR_NAMES)
-    notes = () if painted or not has_color else ("all colours are 0: taken as without colour",)
-    color = COLOR_NAMES if painted else None
-    names = tuple(name for name, _ in fields)
-    return Scan(path, rows, ("x", "y", "z"), color, names, notes, options=options)
+    color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
+    return Scan(path, rows, ("x", "y", "z"), color, names, options=options)
+
+
+def _columns(form: Any) -> np.dtype:
+    """Return the columns: coordinates, then all dimensions of the point format.
+
+    They have laspy's names, by which it gives scaled ones as their values. An extra dimension that
+    is called like a coordinate cannot be had so.
+    """
+    coordinates = {*"XYZ", *"xyz"}
+    kinds = [(item.name, _kind(item)) for item in form.dimensions if item.name not in coordinates]
+    return np.dtype([*((axis, np.dtype("f8")) for axis in "xyz"), *kinds])
+
+
+def _kind(dimension: Any) -> np.dtype:
+    """Return the type of a dimension's values; a few bits are a whole byte."""
+    base: np.dtype = np.dtype("u1") if dimension.dtype is None else dimension.dtype.base
+    base = np.dtype("f8") if dimension.is_scaled else base
+    count = dimension.num_elements
+    return base if count == 1 else np.dtype((base, (count,)))
 
 
 def check_header(path: Path) -> None:

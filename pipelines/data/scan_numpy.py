@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,48 +108,56 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) ->
     rows = _unpacked(path, archive, stored[position])
     scan = _scan_of(path, f"{path}: {position}", rows, options)
     color = next((name for name in COLORS if name in stored), None)
-    if color is None or scan.color is not None:
-        return scan
-    channels = _unpacked(path, archive, stored[color])
-    if len(channels) != len(rows) or len(channels.dtype.names or ()) not in (3, 4):
+    if color is not None and scan.color is None:
+        scan = _joined(scan, COLOR_NAMES, _unpacked(path, archive, stored[color]), color)
+        scan = replace(scan, color=COLOR_NAMES)
+    label = options.label
+    if label in stored and label not in (position, color, *scan.fields):
+        scan = _joined(scan, (label,), _unpacked(path, archive, stored[label], least=1), label)
+    return scan
+
+
+def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -> Scan:
+    """Return the scan with the first columns of another array besides, under new names.
+
+    Raises:
+        DatasetError: the array has another number of rows, or too few or many columns.
+    """
+    found = columns.dtype.names or ()
+    if len(columns) != len(scan) or len(found) not in (len(names), len(names) + 1):
         raise DatasetError(
-            f"{path}: found the array {color} of {len(channels):,} rows of "
-            f"{len(channels.dtype.names or ())} numbers; expected {len(rows):,} rows of 3."
+            f"{scan.path}: found the array {array} of {len(columns):,} rows of {len(found)} "
+            f"numbers; expected {len(scan):,} rows of {len(names)}."
         )
-    joined = _joined(path, scan, channels)
-    names = joined.dtype.names or ()
-    return Scan(path, joined, scan.position, COLOR_NAMES, names, scan.notes, options=options)
-
-
-def _joined(path: Path, scan: Scan, channels: np.ndarray) -> np.ndarray:
-    """Return the scan's rows with three more columns for its colour."""
-    fields = [(name, scan.rows.dtype[name]) for name in scan.fields if name not in COLOR_NAMES]
-    source = dict(zip(COLOR_NAMES, channels.dtype.names or (), strict=False))
-    kind = np.dtype([*fields, *((name, channels.dtype[source[name]]) for name in COLOR_NAMES)])
-    with Spool(path, kind) as spool:
+    fields = [(name, scan.rows.dtype[name]) for name in scan.fields if name not in names]
+    source = dict(zip(names, found, strict=False))
+    kind = np.dtype([*fields, *((name, columns.dtype[source[name]]) for name in names)])
+    with Spool(scan.path, kind) as spool:
         for part in chunks(len(scan)):
             table = np.empty(part.stop - part.start, kind)
             for name, _ in fields:
                 table[name] = scan.rows[name][part]
-            for name in COLOR_NAMES:
-                table[name] = channels[source[name]][part]
+            for name in names:
+                table[name] = columns[source[name]][part]
             spool.append(table)
-        return spool.rows()
+        return replace(scan, rows=spool.rows(), fields=tuple(kind.names or ()))
 
 
-def _unpacked(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """Return an array of the archive as rows, through a spool."""
+def _unpacked(
+    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, least: int = 3
+) -> np.ndarray:
+    """Return an array of the archive as rows of `least` or more numbers, through a spool."""
     where = f"{path}: {info.filename}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise NotImplementedError(f"{info.filename} is compressed as type {info.compress_type}")
     with archive.open(info) as stream:
         member = _header(where, stream)
         _check_size(where, member, info.file_size - member.start)
-        kind = _row_kind(where, member.kind, member.shape)
+        kind = _row_kind(where, member.kind, member.shape, least)
         if not member.fortran:
             return _streamed(path, where, stream, kind, member.shape[0])
         numbers = _streamed(path, where, stream, member.kind, member.size // member.kind.itemsize)
-    return _as_rows(path, numbers.reshape(member.shape, order="F"))
+    return _as_rows(path, numbers.reshape(member.shape, order="F"), least)
 
 
 def _streamed(path: Path, where: str, stream: IO[bytes], kind: np.dtype, count: int) -> np.ndarray:
@@ -209,24 +217,26 @@ def _mapped(
     return np.memmap(path, kind, mode="r", offset=start, shape=shape, order=order)
 
 
-def _row_kind(where: str, kind: np.dtype, shape: Sequence[int]) -> np.dtype:
+def _row_kind(where: str, kind: np.dtype, shape: Sequence[int], least: int = 3) -> np.dtype:
     """Return the structured type of a row.
 
     Raises:
-        DatasetError: the array is neither structured (N,) nor numbers (N, columns).
+        DatasetError: the array is neither structured (N,) nor numbers (N, `least` or more).
     """
     if kind.names is not None and len(shape) == 1:
         return kind
-    if kind.names is None and kind.kind in "biuf" and len(shape) == 2 and 3 <= shape[1] < 1000:
+    if least == 1 and len(shape) == 1:
+        shape = (*shape, 1)
+    if kind.names is None and kind.kind in "biuf" and len(shape) == 2 and least <= shape[1] < 1000:
         return np.dtype([(f"column_{number}", kind) for number in range(shape[1])])
     raise DatasetError(
-        f"{where}: found {kind.name} of shape {tuple(shape)}, expected numbers (N, 3 or more) or "
-        "a structured array (N,) with fields x, y, z."
+        f"{where}: found {kind.name} of shape {tuple(shape)}, "
+        f"expected numbers (N, {least} or more) or a structured array (N,) with fields x, y, z."
     )
 
 
-def _as_rows(path: Path, array: np.ndarray) -> np.ndarray:
-    kind = _row_kind(str(path), array.dtype, array.shape)
+def _as_rows(path: Path, array: np.ndarray, least: int = 3) -> np.ndarray:
+    kind = _row_kind(str(path), array.dtype, array.shape, least)
     if array.dtype.names is not None:
         return array
     if array.flags.c_contiguous:

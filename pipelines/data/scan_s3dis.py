@@ -29,7 +29,7 @@ def read_room(path: Path, options: ScanOptions) -> Scan:
     if not files:
         raise DatasetError(
             f"{path}: found a folder without {whole.name} and Annotations/*.txt, expected a room "
-            "of S3DIS.\nName the scans in it one by one."
+            f"of S3DIS.\nName the scans in it, or a pattern: '{path}/*.ply'"
         )
     repairs: list[Repair] = []
     with Spool(path, _ROWS) as spool:

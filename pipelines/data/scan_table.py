@@ -44,7 +44,8 @@ class ScanOptions:
         columns: names of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is a
             column without meaning here. None: they are detected.
         label: a column of a text file that `Scan.rows` is to hold besides, of numbers, by its name
-            in the header or as "column_7" (from 1). Other formats hold all of theirs anyway.
+            in the header or as "column_7" (from 1), or an array (N,) of an NPZ file. Other formats
+            hold all of theirs anyway.
     """
 
     up: str = "z"
@@ -134,18 +135,30 @@ class Scan:
     def colors(self) -> np.ndarray | None:
         """Return the colours (N, 3) uint8, or None for a scan without.
 
-        The range follows from the type and the largest value: see `color_scale`.
+        The range follows from the type and the largest value: see `color_scale`. Colours that are
+        all 0 are none: programs write them where they have no colour to write.
         """
         if self.color is None:
             return None
         columns = [self.rows[name] for name in self.color]
-        scale = color_scale(columns[0].dtype, max(_largest(column) for column in columns))
+        if (largest := self.brightest()) == 0:
+            return None
+        scale = color_scale(columns[0].dtype, largest)
         found = np.empty((len(self), 3), np.uint8)
         for part in chunks(len(self)):
             for channel, column in enumerate(columns):
-                values = np.nan_to_num(column[part].astype(np.float64)) * scale
-                found[part, channel] = np.clip(np.rint(values), 0, 255)
+                found[part, channel] = color_bytes(column[part], scale)
         return found
+
+    def brightest(self) -> float:
+        """Return the largest finite number among its colours; 0 for a scan without."""
+        return max((_largest(self.rows[name]) for name in self.color or ()), default=0.0)
+
+    def without_color(self) -> str:
+        """Return what a message says was found in a scan whose `colors()` are None."""
+        if self.color is not None:
+            return f"only 0 in the colours {', '.join(self.color)}"
+        return f"no colour among {', '.join(self.rows.dtype.names or ())[:200]}"
 
 
 @dataclass(frozen=True)
@@ -259,6 +272,12 @@ def color_scale(kind: np.dtype, largest: float) -> float:
     if kind.kind == "f" and largest <= 1:
         return 255.0
     return 255 / 65535 if largest > 255 else 1.0
+
+
+def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:
+    """Return colour channels of any shape times `color_scale`'s factor as uint8; NaN becomes 0."""
+    scaled = np.nan_to_num(values.astype(np.float64)) * scale
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
 def _least(column: np.ndarray) -> float:

@@ -58,6 +58,7 @@ _RESULTS = {
     ".npy": (".npz", ".ply"),
     ".npz": (".npz", ".ply"),
 }
+RESULT = ".labelled"  # stands before the suffix of a result's name
 _PLAIN = (*_TEXT, ".npy", ".npz")  # what `columns` is for
 
 
@@ -93,8 +94,8 @@ def labelled_name(path: Path, suffix: str | None = None) -> str:
     """
     stem = path.resolve().name if path.is_dir() else path.stem
     if suffix is not None:
-        return f"{stem}.labelled.{suffix.lower().lstrip('.')}"
-    return f"{stem}.labelled{_RESULTS.get(_suffix(path), ('.ply',))[0]}"
+        return f"{stem}{RESULT}.{suffix.lower().lstrip('.')}"
+    return f"{stem}{RESULT}{_RESULTS.get(_suffix(path), ('.ply',))[0]}"
 
 
 def open_scan(path: Path, options: ScanOptions | None = None) -> Scan:

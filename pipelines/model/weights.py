@@ -56,13 +56,21 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safe_open(path, framework="pt") as opened:
             facts = dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+        raise WeightsError(
+            f"{path}: cannot be read as safetensors: {error}.\n{_import_hint(path)}"
+        ) from error
     if facts.get("format") != FORMAT or facts.get("version") != VERSION:
         raise WeightsError(
             f"{path}: found format {facts.get('format')!r} version {facts.get('version')!r}, "
-            f"expected {FORMAT!r} version {VERSION!r}."
+            f"expected {FORMAT!r} version {VERSION!r}.\n{_import_hint(path)}"
         )
     return facts
+
+
+def _import_hint(path: Path) -> str:
+    """Return what to do with weights that may be another program's."""
+    out = f"{path.stem}.imported.safetensors"
+    return f"Weights of a published release: deepgcn weights import {path} --out {out}"
 
 
 def load_weights(path: Path) -> DeepGCN:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plyfile import PlyData, PlyElement
 
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_description, spread_colors
@@ -97,6 +98,53 @@ def test_it_becomes_a_store(described: Path, tmp_path: Path) -> None:
     assert Store.open(tmp_path / "data").rooms()[0].counts == (1, 2)
 
 
+@pytest.mark.parametrize("suffix", [".las", ".laz", ".npz", ".npy", ".ply", ".pcd"])
+def test_labels_of_every_format(tmp_path: Path, suffix: str) -> None:
+    """The classification of a LAS file, an array of an archive, a field or a property."""
+    write_labelled_room(tmp_path / f"a{suffix}", np.array([1, 2, 9, 1]))
+    path = describe(
+        tmp_path,
+        f"""
+        classes: [ground, thing]
+        areas: {{1: "a{suffix}"}}
+        label: classification
+        values: {{1: ground, 2: thing}}
+        ignore: [9]
+        """,
+    )
+    dataset = read_description(path)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert by_place(room) == {
+        tuple(p.tolist()): (tuple(c.tolist()), n)
+        for p, c, n in zip(POS, RGB, [0, 1, IGNORED, 0], strict=True)
+    }
+
+
+def write_labelled_room(path: Path, label: np.ndarray) -> None:
+    kind = [*((n, "f8") for n in "xyz"), *((n, "u1") for n in ("red", "green", "blue"))]
+    rows = np.zeros(len(label), [*kind, ("classification", "u1")])
+    rows["x"], rows["y"], rows["z"] = POS.T
+    rows["red"], rows["green"], rows["blue"] = RGB.T
+    rows["classification"] = label
+    if path.suffix == ".npy":
+        np.save(path, rows)
+    elif path.suffix == ".npz":
+        np.savez(path, pos=POS, color=RGB.astype(np.uint8), classification=label)
+    elif path.suffix == ".ply":
+        PlyData([PlyElement.describe(rows, "vertex")]).write(str(path))
+    elif path.suffix == ".pcd":
+        head = "FIELDS x y z r g b classification\nSIZE 8 8 8 1 1 1 1\nTYPE F F F U U U U\n"
+        head += f"WIDTH {len(rows)}\nHEIGHT 1\nDATA binary\n"
+        path.write_bytes(head.encode() + rows.tobytes())
+    else:
+        laspy = pytest.importorskip("laspy")
+        data = laspy.LasData(laspy.LasHeader(version="1.4", point_format=7))
+        data.x, data.y, data.z = POS.T
+        data.red, data.green, data.blue = RGB.T.astype(np.uint16) * 257
+        data.classification = label
+        data.write(str(path))
+
+
 def test_labels_of_file_names(tmp_path: Path) -> None:
     folder = tmp_path / "Area_1" / "office_1" / "Annotations"
     for number, name in enumerate(("floor_1", "floor_2", "stool_1", "junk_1")):
@@ -119,6 +167,38 @@ def test_labels_of_file_names(tmp_path: Path) -> None:
     assert (room.name, len(room.files)) == ("Area_1_office_1", 4)
     found, _ = read_custom_room(dataset, room)
     assert sorted(found.label.tolist()) == [0, 0, 0, 0, 1, 1, IGNORED, IGNORED]
+
+
+def test_colors_have_one_range_in_a_room(tmp_path: Path) -> None:
+    """A black object stays black, and one with colours up to 1 of 255 almost black."""
+    folder = tmp_path / "room"
+    folder.mkdir()
+    for name, color in (("floor_1", "200 100 50"), ("chair_1", "1 0 1"), ("chair_2", "0 0 0")):
+        (folder / f"{name}.txt").write_text(f"1 2 3 {color}\n4 5 {len(color)} {color}\n")
+    path = describe(
+        tmp_path,
+        """
+        classes: [floor, chair]
+        areas: {1: "room/*.txt"}
+        label: {file: "([a-z]+)_"}
+        columns: x,y,z,r,g,b
+        """,
+    )
+    dataset = read_description(path)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert sorted(room.color.tolist()) == [[0, 0, 0]] * 2 + [[1, 0, 1]] * 2 + [[200, 100, 50]] * 2
+
+
+def test_a_room_whose_colors_are_all_0_has_none(described: Path) -> None:
+    path = described.parent / "train" / "a.csv"
+    path.write_text("x,y,z,r,g,b,kind\n1,2,3,0,0,0,1\n4,5,6,0,0,0,2\n")
+    dataset = read_description(described)
+    with pytest.raises(DatasetError, match=r"found only 0 in the colours .*\n.*no_color_ok: true"):
+        read_custom_room(dataset, dataset.rooms[0])
+    described.write_text(described.read_text() + "no_color_ok: true\n")
+    dataset = read_description(described)
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert room.color.tolist() == [[128, 128, 128]] * 2
 
 
 def test_units_and_axes_are_those_described(described: Path) -> None:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from plyfile import PlyData
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.scans import open_scan, write_labelled
@@ -91,11 +94,34 @@ def test_places_and_colors(tmp_path: Path, version: str, point_format: int) -> N
         assert scan.colors() is None
 
 
+@pytest.mark.parametrize(("version", "point_format"), FORMATS)
+def test_everything_is_in_a_ply(tmp_path: Path, version: str, point_format: int) -> None:
+    before = write(tmp_path / "in.las", version, point_format)
+    write_labelled(tmp_path / "out.ply", open_scan(tmp_path / "in.las"), labels_for(COUNT))
+    vertex = PlyData.read(str(tmp_path / "out.ply"))["vertex"].data
+    renamed = {name: f"scan_{name}" for name in ("class", "red", "green", "blue")}
+    for name in before.point_format.dimension_names:
+        if name not in ("X", "Y", "Z"):
+            found = vertex[renamed.get(name, name)]
+            np.testing.assert_array_equal(found, np.asarray(before[name]))
+
+
+def test_dimensions_of_several_numbers(tmp_path: Path) -> None:
+    header = laspy.LasHeader(version="1.4", point_format=6)
+    header.add_extra_dim(laspy.ExtraBytesParams("normal", "3f4"))
+    data = laspy.LasData(header)
+    data.X = data.Y = data.Z = np.arange(2)
+    data["normal"] = [[1, 2, 3], [4, 5, 6]]
+    data.write(str(tmp_path / "in.las"))
+    rows = open_scan(tmp_path / "in.las").rows
+    assert rows["normal"].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
 def test_colors_that_are_all_black_are_none(tmp_path: Path) -> None:
     write(tmp_path / "in.las", "1.2", 2, painted=False)
     scan = open_scan(tmp_path / "in.las")
     assert scan.colors() is None
-    assert scan.notes == ("all colours are 0: taken as without colour",)
+    assert scan.without_color() == "only 0 in the colours red, green, blue"
 
 
 def test_labelling_twice_keeps_the_first_labels(tmp_path: Path) -> None:
@@ -179,3 +205,55 @@ def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(__import__("sys").modules, "lazrs", None)
     with pytest.raises(DatasetError, match=r'pip install "deepgcn\[las\]"'):
         open_scan(tmp_path / "in.las")
+
+
+@given(
+    name=st.text(
+        st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":"),
+        min_size=1,
+        max_size=32,
+    ),  # laspy cannot write a colon
+    count=st.integers(1, 5),
+    far=st.sampled_from([0.0, 5e8, -4e8]),
+    form=st.sampled_from(FORMATS),
+    suffix=st.sampled_from([".las", ".laz"]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    count: int,
+    far: float,
+    form: tuple[str, int],
+    suffix: str,
+) -> None:
+    """One point, any offset, an extra dimension of any name."""
+    folder = tmp_path_factory.getbasetemp()
+    header = laspy.LasHeader(version=form[0], point_format=form[1])
+    header.scales, header.offsets = [0.001] * 3, [far, -far, 0]
+    assume(name not in (*header.point_format.dimension_names, *"xyz"))  # laspy cannot write those
+    header.add_extra_dim(laspy.ExtraBytesParams(name, "f8"))
+    data = laspy.LasData(header)
+    rng = np.random.default_rng(count)
+    data.X, data.Y, data.Z = rng.integers(-(2**31), 2**31, (3, count))
+    data[name] = rng.random(count)
+    data.write(str(folder / f"trip{suffix}"))
+    scan = open_scan(folder / f"trip{suffix}")
+    labels = labels_for(count)
+    write_labelled(folder / f"trip.out{suffix}", scan, labels)
+    again = laspy.read(folder / f"trip.out{suffix}")
+    for axis in "XYZ":
+        np.testing.assert_array_equal(again[axis], data[axis])
+    new = f"scan_{name}" if name in (*labels.columns(), "scan_classification") else name
+    np.testing.assert_array_equal(again[new], data[name])
+    assert again["class"].tolist() == labels.label.tolist()
+    np.testing.assert_array_equal(placed(open_scan(folder / f"trip.out{suffix}")), placed(scan))
+    assert scan.rows[name].tolist() == data[name].tolist()
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("form", [("1.2", 2), ("1.4", 7)])
+def test_no_points(tmp_path: Path, suffix: str, form: tuple[str, int]) -> None:
+    path = tmp_path / f"in{suffix}"
+    laspy.LasData(laspy.LasHeader(version=form[0], point_format=form[1])).write(str(path))
+    with pytest.raises(DatasetError, match=r"found 0 points, expected at least one\."):
+        open_scan(path)
