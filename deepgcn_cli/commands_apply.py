@@ -192,7 +192,10 @@ def predict(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Label every point of scans: class, colour and confidence, in the scan's own order."""
+    """Label every point of scans: class, colour and confidence, in the scan's own order.
+
+    Exit code 1: a scan could not be labelled; with several, the others are.
+    """
     flags = locals()
     config = PredictConfig(**given(PredictConfig, flags))
 
@@ -206,3 +209,5 @@ def predict(
     with interruptible("the same command goes on where it stopped, with large scans"):
         result = stage(config, progress=progress)
     print_predictions(result, as_json=as_json)
+    if result.failed:
+        raise typer.Exit(1)

@@ -67,18 +67,28 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was labelled, with which weights."""
+    """What was labelled, with which weights.
+
+    Attributes:
+        weights: the weights file.
+        scans: the labelled scans.
+        failed: of several scans, those that could not be labelled, and why.
+    """
 
     weights: Path
     scans: tuple[ScanResult, ...]
+    failed: tuple[tuple[Path, str], ...] = ()
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:
     """Label every point of the scans.
 
+    Of several scans, one that cannot be read or lacks coordinates or colour is warned of, and the
+    others are labelled.
+
     Raises:
         ConfigError: a format is not known, or outputs collide with the scans or with each other.
-        DatasetError: a scan cannot be read or lacks coordinates or colour.
+        DatasetError: the only scan cannot be read or lacks coordinates or colour.
         RunError: there is no finished run.
         WeightsError: the weights cannot be read.
     """
@@ -86,10 +96,16 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     outs = output_paths(config, scans)
     weights = find_weights(config, progress)
     network = _open_network(config, weights, progress)
-    results = []
+    results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
-        results.append(_predict_one(config, network, scan, out, progress))
-    return PredictResult(weights, tuple(results))
+        try:
+            results.append(_predict_one(config, network, scan, out, progress))
+        except DatasetError as error:
+            if len(scans) == 1:
+                raise
+            progress.warn(f"{error}\nThe other scans are labelled all the same.")
+            failed.append((scan, str(error)))
+    return PredictResult(weights, tuple(results), tuple(failed))
 
 
 @dataclass(frozen=True)

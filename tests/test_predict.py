@@ -119,6 +119,23 @@ def test_several_scans_go_to_a_folder(scan: Path, trained: Run, tmp_path: Path) 
     assert (out / "scan.labelled.ply").read_bytes() == (out / "other.labelled.ply").read_bytes()
 
 
+def test_a_broken_scan_does_not_stop_the_others(scan: Path, trained: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.ply"
+    broken.write_bytes(scan.read_bytes()[:1000])
+    out = tmp_path / "labelled"
+    config = PredictConfig(scans=(broken, scan), run=trained.path, out=out, device="cpu")
+    ears = Ears()
+    result = predict(config, progress=ears)
+    assert [each.scan for each in result.scans] == [scan]
+    assert [path.name for path in out.iterdir()] == ["scan.labelled.ply"]
+    ((failed, reason),) = result.failed
+    assert failed == broken
+    assert str(broken) in reason
+    assert any(reason in text for text in ears.said)
+    with pytest.raises(DatasetError, match=r"broken\.ply"):
+        label(broken, trained)
+
+
 def test_points_without_coordinates_need_a_flag(
     trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
