@@ -36,6 +36,7 @@ from .runtime.environment import describe_environment
 from .runtime.facts import describe_training
 from .runtime.followers import Followers, gather
 from .runtime.interruption import watch_for_interruption
+from .runtime.launch import trainings_at_once
 from .runtime.loop import explain_out_of_memory, smaller_options
 from .runtime.memory import describe_memory, estimate_memory, fit_memory
 from .runtime.memory_limits import available_memory
@@ -210,8 +211,11 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
 
 
 def sharing_memory(processes: Processes, device: str) -> int:
-    """Return how many processes have a device's memory together."""
-    return processes.place.local_size if device == "cpu" else 1
+    """Return how many processes have a device's memory together.
+
+    Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
+    """
+    return trainings_at_once() * (processes.place.local_size if device == "cpu" else 1)
 
 
 def fit(config: TrainConfig, device: str, processes: Processes, progress: Progress) -> TrainConfig:

@@ -279,6 +279,15 @@ def test_six_folds_agree_with_eval(store: Store, tmp_path: Path) -> None:
     assert lines["area-2"].mean("oa") == folds.areas[2].oa
 
 
+def test_a_row_says_where_its_steps_were_split(done: Path, tmp_path: Path) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    file = tmp_path / "runs" / "grid-plain-s1" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "micro_batch": 1}))
+    (table,) = study_so_far(tmp_path / "runs", "grid").tables
+    remarks = {line.name: line.remark for line in table.lines}
+    assert remarks == {"reference": "", "plain": "seed 1 in micro-batches of 1", "small": ""}
+
+
 def test_a_dry_run_counts_and_writes_nothing(store: Store, done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "runs", tmp_path / "runs")
     grid_file(tmp_path, rows="{reference: {}, twice: {max-steps: 12}, wide: {width: 64}}")

@@ -165,6 +165,7 @@ def _remark(cells: Sequence[Cell]) -> str:
     parts = []
     for cell in cells:
         if cell.state == "scored":
+            parts += _split(cell)
             continue
         what = cell.state
         if cell.run is not None and cell.state in ("running", "interrupted"):
@@ -175,6 +176,16 @@ def _remark(cells: Sequence[Cell]) -> str:
     if len(parts) == len(cells) and len(states) == 1:
         return states.pop()
     return "; ".join(parts)
+
+
+def _split(cell: Cell) -> list[str]:
+    """Say where memory made a run take its steps in micro-batches: batch norm counts each alone."""
+    assert cell.run is not None
+    assert cell.row.config is not None
+    found = cell.run.config.micro_batch
+    if found == cell.row.config.micro_batch:
+        return []
+    return [f"seed {cell.seed} in micro-batches of {found}"]
 
 
 def _facts(plan: Plan, section: PlannedSection) -> dict[str, str]:

@@ -26,6 +26,7 @@ from . import guard
 
 GRACE = 60.0  # seconds that a training has, when asked to stop, to end its step and save
 TICK = 1.0  # seconds between two calls of `tick`
+SHARING = "DEEPGCN_SHARING"  # tells a job how many jobs have its device's memory together
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,17 @@ class Share:
         cores: the CPUs that it stays on; none: all.
         threads: for OMP_NUM_THREADS.
         device: for CUDA_VISIBLE_DEVICES; None: left as it is.
+        sharing: workers that have the memory of the device, or of the machine, together.
     """
 
     cores: tuple[int, ...]
     threads: int
     device: str | None = None
+    sharing: int = 1
 
     def environment(self) -> dict[str, str]:
         """Return the variables that keep a job to its share."""
-        variables = {"OMP_NUM_THREADS": str(self.threads)}
+        variables = {"OMP_NUM_THREADS": str(self.threads), SHARING: str(self.sharing)}
         if self.device is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self.device
         return variables
@@ -137,14 +140,22 @@ def cpu_shares(workers: int, devices: Sequence[str], threads: int | None) -> lis
     cores = available_cores()
     each = threads or max(1, len(cores) // workers)
     enough = each * workers <= len(cores)
+    given = [devices[worker % len(devices)] if devices else None for worker in range(workers)]
     return [
         Share(
             cores=tuple(cores[worker * each : (worker + 1) * each]) if enough else (),
             threads=each,
-            device=devices[worker % len(devices)] if devices else None,
+            device=device,
+            sharing=given.count(device),
         )
-        for worker in range(workers)
+        for worker, device in enumerate(given)
     ]
+
+
+def trainings_at_once() -> int:
+    """Return how many jobs, this one included, a launcher has put on this one's device."""
+    value = os.environ.get(SHARING, "")
+    return max(1, int(value)) if value.isdecimal() else 1
 
 
 def available_cores() -> list[int]:

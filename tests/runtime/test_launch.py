@@ -14,7 +14,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ConfigError
-from pipelines.runtime.launch import Ended, Job, LocalLauncher, available_cores, local_launcher
+from pipelines.runtime.launch import (
+    Ended,
+    Job,
+    LocalLauncher,
+    available_cores,
+    local_launcher,
+    trainings_at_once,
+)
 
 # Notes SIGTERM in the file `heard` and ends; its child notes it in the file `child`.
 FAMILY = """
@@ -91,6 +98,24 @@ def test_no_more_jobs_run_at_once_than_workers(tmp_path: Path) -> None:
         running += 1 if event == "+" else -1
         most = max(most, running)
     assert most == 2
+
+
+def test_jobs_know_how_many_share_their_memory(tmp_path: Path) -> None:
+    """So that trainings side by side do not each plan with all that is free."""
+    script = "echo $DEEPGCN_SHARING"
+    for name, workers, devices in (("cpu", 3, ()), ("gpus", 2, ("0", "1")), ("gpu", 2, ("0",))):
+        job = shell(name, script, tmp_path)
+        assert len(list(local_launcher(workers, devices).run([job]))) == 1
+    found = {name: (tmp_path / f"{name}.log").read_text() for name in ("cpu", "gpus", "gpu")}
+    assert found == {"cpu": "3\n", "gpus": "1\n", "gpu": "2\n"}
+
+
+@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3), ("0", 1), ("x", 1)])
+def test_what_is_no_number_shares_nothing(
+    value: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEEPGCN_SHARING", value)
+    assert trainings_at_once() == shared
 
 
 def test_a_hundred_quick_jobs(tmp_path: Path) -> None:
