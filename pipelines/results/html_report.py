@@ -22,6 +22,7 @@ from .report import Report, Row, Table, percent
 
 HERE = Path(__file__).parent / "assets"
 WORST = 20  # rooms listed at most
+SORTS = "A click on a column's name sorts the rows."
 UNITS = {"h": 3600, "min": 60, "s": 1}  # seconds; as `study_table.duration` writes them
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
@@ -80,20 +81,26 @@ def write_html_tables(
     body = [
         (
             table.title,
-            _table(table.columns, [list(map(_any_cell, line)) for line in table.lines], table.title)
+            _table(table.columns, [list(map(_any_cell, line)) for line in table.lines], SORTS)
             + "".join(f"<p>{html.escape(note)}</p>" for note in notes)
             + _facts(facts),
         )
         for table, notes, facts in tables
     ]
     drawn = "".join(_figure(picture) for picture in pictures)
-    _write_page(path, title, [*body, ("Pictures", drawn)])
+    _write_page(path, title, [*body, ("Pictures", drawn)], wide=True)
 
 
-def _write_page(path: Path, title: str, body: Iterable[tuple[str, str]]) -> None:
-    """Fill the page's frame with sections: (name, content); one without content is left out."""
+def _write_page(
+    path: Path, title: str, body: Iterable[tuple[str, str]], *, wide: bool = False
+) -> None:
+    """Fill the page's frame with sections: (name, content); one without content is left out.
+
+    A `wide` page takes the whole window, for tables of many columns.
+    """
     parts = {
         "title": html.escape(title),
+        "width": "wide" if wide else "",
         "style": (HERE / "report.css").read_text(encoding="utf-8"),
         "script": (HERE / "report.js").read_text(encoding="utf-8"),
         "sections": "".join(_section(name, content) for name, content in body if content),
