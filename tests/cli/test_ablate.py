@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,20 @@ def test_how_a_step_is_computed_is_the_same_in_every_row(
     rows = [row["row"]["config"] for row in json.loads(capsys.readouterr().out)["rows"]]
     found = [(row["precision"], row["micro_batch"], row["checkpoint_layers"]) for row in rows]
     assert found == [("bf16", 2, 3)] * 2
+
+
+@pytest.mark.slow
+def test_the_smoke_study_from_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ablate", "--preset", "smoke", "--device", "cpu", "--workers", "2", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    rows = [line.split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    names = ["reference", "no-dilation", "plain", "dense", "k-half", "depth-half", "width-half"]
+    assert [row[1] for row in rows] == names
+    assert all(re.fullmatch(r"\d+\.\d\d ± –", row[3]) for row in rows), "every row has an OA"
+    study = folder / "runs" / "studies" / "smoke"
+    assert (study / "table.md").is_file()
+    assert (study / "plot.png").is_file()
+    assert len(list((folder / "runs").glob("*/eval/room/scores.json"))) == len(names)
 
 
 def test_options_of_a_training_go_to_the_base() -> None:
