@@ -91,8 +91,8 @@ def test_room_scores_by_another_route(run: Run, store: Store) -> None:
 
 def test_the_network_has_learned_more_than_heights(run: Run) -> None:
     (found,) = score(run).results
-    # Points, not the mean over classes: one point of 4,800 in a class that is nowhere is a quarter of
-    # that mean, and the rounding of a training decides over such a point.
+    # Points, not the mean over classes: one point of 4,800 in a class that is nowhere takes a
+    # quarter of that mean, and the rounding of a training decides over such a point.
     wrong, wrong_by_height = 1 - found.scores.oa, 1 - found.baseline.oa
     assert wrong < wrong_by_height / 2
 
