@@ -26,9 +26,9 @@ FLOAT = 4  # bytes
 LEAST_POINTS = 64  # of the small networks
 DEPTHS = (2, 3, 4)
 SHARE = 0.8  # of the available memory that a training may plan with: an estimate errs by ± 25 %
-CPU_WORKSPACE = 160 << 20  # compiled code and its compiler 110 MiB; k-NN's candidates 48 MiB
+CPU_WORKSPACE = 100 << 20  # compiled code 52 MiB, k-NN's candidates 48; compiling it 100 more, once
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of products, what is kept of it, room to spare
-HOLES = 0.35  # of the rest: freed pieces that fit nothing; 0.2 to 0.5 were measured
+HOLES = 0.5  # of what comes and goes: freed pieces that fit nothing; 0.4 to 0.6 were measured
 EAGER_NUMBERS, EAGER_BYTES = 1 << 24, 20  # a tile of distances, with its sorted copy and order
 
 
@@ -80,7 +80,7 @@ def estimate_memory(
     # takes two arrays as large as the largest weight.
     passing = max(passing, 2 * head - kept)
     keeps = device == "cpu" and not config.checkpoint_layers
-    holes = int(HOLES * (4 * weights + kept + passing)) if keeps else 0
+    holes = int(HOLES * (kept + passing)) if keeps else 0
     return MemoryEstimate(weights, weights, 2 * weights, kept, passing, holes)
 
 
