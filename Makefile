@@ -2,17 +2,21 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-fast slurm-test lint types check env clean
 
 demo: env
 	$(BIN)/deepgcn demo
 
+# A test process per core; then those tests that measure time, with nothing beside them.
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 test-fast: env
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not slow"
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 # Starts a SLURM of one node and gives it jobs; needs root, and apt-get where SLURM is not installed.
 slurm-test: env

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# Test processes side by side have a core each; so have the processes that they start. It has to be
+# said before PyTorch is imported.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Compiled functions are slow the first time; the same examples in every run.
 settings.register_profile("tests", deadline=None, derandomize=True)

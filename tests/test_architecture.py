@@ -230,6 +230,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert not HEAVY & set(modules)
 
 
+@pytest.mark.alone
 def test_help_is_shown_within_half_a_second() -> None:
     def seconds() -> float:
         start = time.perf_counter()

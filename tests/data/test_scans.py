@@ -297,7 +297,7 @@ def test_damaged_files_end_in_a_clear_error(
     path.write_bytes(content)
     refused = str(path)
     tracemalloc.start()
-    start = time.monotonic()
+    start = time.process_time()
     try:
         scan = open_scan(path)
         scan.positions(), scan.colors()
@@ -307,7 +307,7 @@ def test_damaged_files_end_in_a_clear_error(
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert str(path) in refused
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 1
     assert peak < 250e6
 
 

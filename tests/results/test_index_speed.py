@@ -29,6 +29,7 @@ def write_runs(runs: Path, count: int) -> None:
             (folder / "eval" / "room" / "scores.json").write_text(json.dumps(scores))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_10_000_runs_are_listed_within_0_3_s(tmp_path: Path) -> None:
     write_runs(tmp_path, 10_000)

@@ -181,6 +181,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         local_launcher(1).run([Job("job", ("true",), tmp_path / "log", cwd=tmp_path / "no")])
 
 
+@pytest.mark.alone
 def test_a_tick_a_second(tmp_path: Path) -> None:
     ticks: list[float] = []
     list(
