@@ -9,14 +9,29 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .cpu_tiles import INFINITY, PANEL, ROWS, ZERO, row_keys
-from .simd import LANES, float_bits, fma, load, maximum, minimum, splat, store, truncate
+from .cpu_tiles import INFINITY, LARGEST, PANEL, ROWS, ZERO, row_keys
+from .simd import (
+    LANES,
+    choose_beyond,
+    count_before,
+    float_bits,
+    fma,
+    load,
+    lowest_bit,
+    mask_equal,
+    maximum,
+    minimum,
+    splat,
+    store,
+    truncate,
+)
 from .team import fork
 
 BIN = 2  # candidates in a bin, on average
+LANE_NUMBERS = np.arange(LANES, dtype=np.float32)
 LEAST_SPAN = np.float32(1e-30)
+ZERO_INT = np.int32(0)
 NEVER = 1 << 40
-SMALL = 48  # a segment of at most this length is sorted by insertion
 LOW_BITS = np.uint64(0xFFFFFFFF)
 SIGN = np.uint32(0x80000000)
 ALL_ONES = np.uint32(0xFFFFFFFF)
@@ -27,23 +42,32 @@ def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, ta
     """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32."""
     keys, columns = lists
     length = len(keys) // len(counts)
+    room = length + 2 * LANES  # a vector may begin at the last
     scratch = np.empty((4, length + PANEL), np.int32)
-    segment, spare = np.empty(length, np.uint64), np.empty(SMALL, np.uint64)
+    opened = np.empty(room, np.float32), np.empty(room, np.int32)
+    places, order = np.empty((3, len(wanted)), np.int64), np.empty(length, np.uint64)
     first = origin * PANEL
     last = min(first + len(counts), len(out))
     for row in range(first + task * ROWS, min(first + (task + 1) * ROWS, last)):
         count = counts[row - first]
         if wanted[-1] < count <= length - PANEL:
             start = (row - first) * length
-            _bin(keys, start, count, floor[row], limit[row], scratch)
-            _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row)
+            highest = limit[row]
+            if highest == LARGEST:  # all points are candidates
+                highest = keys[start : start + count].max()
+            # Points nearer than the sampled ones lie further apart; none is nearer than the row.
+            lowest = max(np.float32(2) * floor[row] - highest, -squares[row])
+            _bin(keys, start, count, lowest, highest, scratch)
+            _open_bins(scratch[1], scratch[2], count // BIN + 1, wanted, places)
+            _collect(keys, columns, start, count, scratch, opened)
+            _pick(opened, places, order, out[row])
         else:
             _select_unlimited(packed, squares, row, wanted, out)
 
 
 @njit(nogil=True)
 def _bin(keys, start, count, floor, limit, scratch):
-    """Give each candidate one of count / 4 equal bins of distance, and count them."""
+    """Give each candidate one of count / BIN equal bins of distance, and count them."""
     bins, sizes = scratch[0], scratch[1]
     number = count // BIN + 1
     span = limit - floor
@@ -60,10 +84,31 @@ def _bin(keys, start, count, floor, limit, scratch):
 
 
 @njit(nogil=True)
-def _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row):
-    """Sort the bins that hold a wanted rank, and write the columns of those ranks."""
-    bins, sizes, open_, members = scratch
-    _open_bins(sizes, open_, count // BIN + 1, wanted)
+def _open_bins(sizes, open_, number, wanted, places):
+    """Say where the points of each bin with a wanted rank will begin; -1 for the other bins.
+
+    `places` gets, for each wanted rank, where its bin begins, the bin's size, and the rank in it.
+    """
+    end, begin, n = 0, 0, 0
+    rank = wanted[0]
+    for slot in range(number):
+        size = sizes[slot]
+        end += size
+        open_[slot] = -1
+        if rank < end:
+            open_[slot] = begin
+            while rank < end:
+                places[0, n], places[1, n], places[2, n] = begin, size, rank + size - end
+                n += 1
+                rank = wanted[n] if n < len(wanted) else NEVER
+            begin += size
+
+
+@njit(nogil=True)
+def _collect(keys, columns, start, count, scratch, opened):
+    """Copy the candidates of the open bins, one bin after the other."""
+    bins, _, open_, members = scratch
+    distances, points = opened
     collected = 0
     for n in range(count):
         members[np.uint32(collected)] = n
@@ -73,52 +118,55 @@ def _pick(keys, columns, start, count, scratch, wanted, segment, spare, out, row
         slot = np.uint32(bins[place])
         target = open_[slot]
         open_[slot] = target + 1
-        segment[target] = _ordered(keys[start + place], columns[start + place])
-    end, before, slot = 0, 0, 0
-    size = 0
-    for n in range(len(wanted)):
-        rank = wanted[n]
-        while rank >= before + size:
-            before += size
-            size = sizes[slot]
-            slot += 1
-            if open_[slot - 1] >= 0:
-                _sort(segment, end, end + size, spare)
-                end += size
-        out[row, n] = np.int32(segment[end - size + rank - before] & LOW_BITS)
+        distances[target] = keys[start + place]
+        points[target] = columns[start + place]
 
 
 @njit(nogil=True)
-def _open_bins(sizes, open_, number, wanted):
-    """Say where in the segment each bin with a wanted rank begins; -1 for the others."""
-    end, begin, n = 0, 0, 0
-    rank = wanted[0]
-    for slot in range(number):
-        size = sizes[slot]
-        end += size
-        open_[slot] = -1
-        if rank < end:
-            open_[slot] = begin
-            begin += size
-            while rank < end:
-                n += 1
-                rank = wanted[n] if n < len(wanted) else NEVER
+def _pick(opened, places, order, out):
+    """Write the points of the wanted ranks; only a large bin is sorted, the others are counted."""
+    distances, points = opened
+    ordered = -1  # where the bin begins that `order` holds
+    for n in range(len(out)):
+        begin, size, rank = places[0, n], places[1, n], places[2, n]
+        if size <= LANES:
+            out[n] = points[begin + _of_rank(distances, points, begin, size, rank)]
+        elif size <= 2 * LANES:
+            out[n] = points[begin + _of_rank_in_two(distances, points, begin, size, rank)]
+        else:
+            if begin != ordered:
+                for m in range(size):
+                    order[m] = _ordered(distances[begin + m], points[begin + m])
+                order[:size].sort()
+                ordered = begin
+            out[n] = np.int32(order[rank] & LOW_BITS)
 
 
-@njit(nogil=True)
-def _sort(keys, start, end, spare):
-    """Sort distinct keys; few of them by counting, for each, the smaller ones: no branches."""
-    if end - start > SMALL:
-        keys[start:end].sort()
-        return
-    for n in range(start, end):
-        spare[n - start] = keys[n]
-    for n in range(end - start):
-        key = spare[n]
-        rank = start
-        for m in range(end - start):
-            rank += spare[m] < key
-        keys[rank] = key
+@njit(forceinline=True)
+def _of_rank(distances, points, begin, size, rank):
+    """Return which of a bin's at most 8 points has `rank` others before it, without a branch."""
+    near, columns = _inside(distances, points, begin, size)
+    return lowest_bit(mask_equal(count_before(near, columns, near, columns, splat(ZERO_INT)), rank))
+
+
+@njit(forceinline=True)
+def _of_rank_in_two(distances, points, begin, size, rank):
+    """Return the same of at most 16 points."""
+    near, columns = _inside(distances, points, begin, size)
+    far, others = _inside(distances, points, begin + LANES, size - LANES)
+    before = count_before(near, columns, near, columns, splat(ZERO_INT))
+    before = count_before(near, columns, far, others, before)
+    behind = count_before(far, others, near, columns, splat(ZERO_INT))
+    behind = count_before(far, others, far, others, behind)
+    return lowest_bit(mask_equal(before, rank) | mask_equal(behind, rank) << LANES)
+
+
+@njit(forceinline=True)
+def _inside(distances, points, begin, size):
+    """Return 8 distances from `begin` on, infinite beyond `size`, and their points."""
+    lanes, end = load(LANE_NUMBERS, 0), splat(np.float32(size))
+    near = choose_beyond(end, lanes, load(distances, begin), splat(INFINITY))
+    return near, load(points, begin)
 
 
 @njit(nogil=True)

@@ -164,7 +164,7 @@ def _quantile(keys, size, rank, first, last, share):
     step = 0.125 * (guess - below)
     for _ in range(32):
         count = _count(keys, size, np.float32(guess))
-        if rank <= count <= rank + (rank >> 3):
+        if rank <= count <= rank + (rank >> 4):
             above = guess
             break
         if count < rank:

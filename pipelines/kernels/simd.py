@@ -216,6 +216,41 @@ def any_le(typing: Any, a: Any, b: Any, bound: Any) -> Any:
 
 
 @intrinsic
+def mask_equal(typing: Any, vector: Any, number: Any) -> Any:
+    """Return, as eight bits, which lanes of an integer vector are `number`, lane 0 lowest."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        vector, number = args
+        wanted = _splat(builder, builder.trunc(number, _INT32), vector.type)
+        bits = builder.bitcast(builder.icmp_signed("==", vector, wanted), ir.IntType(LANES))
+        return builder.zext(bits, ir.IntType(64))
+
+    return types.int64(vector, types.int64), generate
+
+
+@intrinsic
+def count_before(typing: Any, a: Any, places: Any, b: Any, others: Any, total: Any) -> Any:
+    """Return `total` plus, for each lane of (a, places), the lanes of (b, others) that precede it.
+
+    One precedes another that is larger or that, being equal, has a higher place.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        a, places, b, others, total = args
+        for n in range(LANES):
+            lane = ir.Constant(ir.VectorType(_INT32, LANES), [n] * LANES)
+            value = builder.shuffle_vector(b, b, lane)
+            place = builder.shuffle_vector(others, others, lane)
+            equal = builder.fcmp_ordered("==", a, value)
+            later = builder.and_(equal, builder.icmp_signed(">", places, place))
+            precedes = builder.or_(builder.fcmp_ordered(">", a, value), later)
+            total = builder.sub(total, builder.sext(precedes, total.type))
+        return total
+
+    return _POSITIONS(a, places, b, others, total), generate
+
+
+@intrinsic
 def popcount(typing: Any, mask: Any) -> Any:
     """Return the number of bits of a mask."""
 

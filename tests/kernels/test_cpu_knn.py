@@ -57,6 +57,16 @@ def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) ->
         assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
+@pytest.mark.parametrize("copies", [1, 3, 7, 11, 30])
+@pytest.mark.parametrize("step", [1, 6, 27])
+def test_bins_of_any_size_give_the_wanted_ranks(copies: int, step: int) -> None:
+    """Bins of up to 8, up to 16 and more points are searched in different ways."""
+    x = whole_points(1, -(-1000 // copies), 3, seed=copies, span=40).repeat(1, copies, 1)[:, :1000]
+    x = x[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
+    ranks = tuple(range(0, 16 * step, step))
+    assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
+
+
 def test_every_pair_of_panels_meets_once() -> None:
     for first, last, panels in ((0, 256, 256), (0, 1, 1), (0, 7, 7), (40, 77, 131), (3, 50, 50)):
         met = np.zeros((panels, panels), np.int64)
