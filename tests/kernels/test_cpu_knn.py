@@ -61,8 +61,8 @@ def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("step", [1, 6, 27])
 def test_bins_of_any_size_give_the_wanted_ranks(copies: int, step: int) -> None:
     """Bins of up to 8, up to 16 and more points are searched in different ways."""
-    x = whole_points(1, -(-1000 // copies), 3, seed=copies, span=40).repeat(1, copies, 1)[:, :1000]
-    x = x[:, torch.randperm(1000, generator=torch.Generator().manual_seed(1))]
+    x = whole_points(1, 1000 // copies, 3, seed=copies, span=40).repeat(1, copies, 1)
+    x = x[:, torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(1))]
     ranks = tuple(range(0, 16 * step, step))
     assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
 
