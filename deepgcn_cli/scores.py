@@ -94,12 +94,13 @@ def print_scan(scan: ScanResult) -> None:
     """Print one labelled scan: where it is, how large, and what each class has of it."""
     labelled = scan.points - scan.unlabelled
     unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""
+    earlier = f"; {scan.earlier:,} points were labelled before" if scan.earlier else ""
     extent = " × ".join(f"{size:.2f}" for size in scan.extent)
     print_text(
         f"{scan.out}: {scan.points:,} points{unlabelled}, {extent} m, "
         f"mean confidence {100 * scan.confidence:.1f} %\n"
         f"{scan.seconds:.1f} s, of which labelling {scan.label_seconds:.1f} s "
-        f"({labelled / scan.label_seconds:,.0f} points/s)"
+        f"({(labelled - scan.earlier) / scan.label_seconds:,.0f} points/s){earlier}"
     )
     found = sorted(scan.counts.items(), key=lambda item: -item[1])
     rows = [

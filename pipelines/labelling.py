@@ -7,6 +7,7 @@ are done. The next start with the same scan, weights and settings goes on after 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -55,12 +56,14 @@ class Labelled:
         confidence: (N,) float32, the largest probability; 0 without label.
         probabilities: (N, C) float32, or None.
         areas: (C,) float64, the area of each class's surfaces in m², see `surface_areas`.
+        earlier: points whose labels an earlier start, which was interrupted, had left.
     """
 
     label: np.ndarray
     confidence: np.ndarray
     probabilities: np.ndarray | None = None
     areas: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    earlier: int = 0
 
     def flush(self) -> None:
         """Bring arrays that are files onto the disk."""
@@ -98,7 +101,8 @@ def label_points(
     order, grid = _sorted_by_cell(pos)
     keep = Keep.open(part, f"{made_from} {drawing}", len(pos), model.config.num_classes, drawing)
     pos, color = pos[order], color[order]
-    task.advance(keep.points)
+    earlier = keep.points
+    task.advance(earlier)
     try:
         for block in block_logits(
             model,
@@ -116,7 +120,7 @@ def label_points(
     except BaseException:
         keep.save()
         raise
-    return keep.labelled
+    return dataclasses.replace(keep.labelled, earlier=earlier)
 
 
 def _sorted_by_cell(pos: np.ndarray) -> tuple[np.ndarray, Grid]:

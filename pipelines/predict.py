@@ -51,6 +51,7 @@ class ScanResult:
         confidence: mean confidence of the labelled points, 0 to 1.
         seconds: wall time.
         label_seconds: of it, the time that labelling took; the rest was reading and writing.
+        earlier: points whose labels an earlier start, which was interrupted, had left.
     """
 
     scan: Path
@@ -63,6 +64,7 @@ class ScanResult:
     confidence: float
     seconds: float
     label_seconds: float
+    earlier: int = 0
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ def _predict_one(
         confidence=float(labelled.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
         label_seconds=label_seconds,
+        earlier=labelled.earlier,
     )
 
 

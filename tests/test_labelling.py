@@ -98,7 +98,9 @@ def test_a_stop_loses_nothing_that_was_done(model: DeepGCN, tmp_path: Path, at: 
         label(model, out, Stops(at))
     done = json.loads((part_folder(out) / "state.json").read_text())["points"]
     again = Stops()
-    assert same(label(model, out, again), whole)
+    labelled = label(model, out, again)
+    assert same(labelled, whole)
+    assert (whole.earlier, labelled.earlier) == (0, done)
     assert again.first == done, "what was done before comes at once"
     assert again.done == 1198
 
