@@ -156,6 +156,8 @@ class Training:
     @property
     def position(self) -> str:
         """How far the run is, for people."""
+        if self.counters.step > self.total_steps:
+            return f"step {self.counters.step:,}, beyond the {self.total_steps:,} asked for"
         return f"step {self.counters.step:,} of {self.total_steps:,}"
 
     def train_epoch(self) -> None:

@@ -503,6 +503,10 @@ def test_a_finished_run_says_so_and_longer_ones_go_on(config: TrainConfig, whole
     go_on(run, epochs=2)
     assert_same_run(run, whole)
     assert run.config.epochs == 2
+    listener = AtStep()
+    train(dataclasses.replace(run.config, epochs=1), resume=run.path, progress=listener)
+    beyond = "already finished, step 24, beyond the 12 asked for; nothing to do."
+    assert listener.said == [f"{run.path}: {beyond}"]
 
 
 def test_other_settings_or_data_are_refused_and_change_nothing(
