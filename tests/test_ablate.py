@@ -305,6 +305,7 @@ def test_a_dry_run_counts_and_writes_nothing(store: Store, done: Path, tmp_path:
     assert found.seconds == pytest.approx(sum(row.seconds for row in found.rows))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_times_are_not_taken_from_far_smaller_networks(
     store: Store, done: Path, tmp_path: Path

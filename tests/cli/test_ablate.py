@@ -54,6 +54,7 @@ def test_what_cannot_be_is_said_in_a_line(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.alone
 def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--dry-run", "--seeds", "3", "--rows", "dense", "--quiet"]
     assert run(["ablate", *arguments, "--device", "cpu", "--threads", "1"]) == 0
