@@ -24,8 +24,8 @@ from pipelines.data.store import Store
 from pipelines.results.runs import Run, create_run, open_run
 from pipelines.runtime.environment import describe_environment
 from pipelines.train import describe_store, resolve, train
-from tests.test_train import BATCHES, assert_same_run, tiny_config
 from tests.tiny_store import write_tiny_store
+from tests.tiny_training import BATCHES, assert_same_run, tiny_config
 
 # Forks a child for each line of JSON, the arguments of `deepgcn`; so imports take their time once.
 # Answers with the child's number and, when it has ended, with its exit code and what it said.

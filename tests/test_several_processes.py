@@ -21,8 +21,8 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.model.weights import load_weights
 from pipelines.results.runs import Run, open_run
 from pipelines.train import train
-from tests.test_train import AtStep, assert_same_run, go_on, run_as
 from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep, assert_same_run, go_on, run_as
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelConfig(depth=3, width=8, k=4, fusion_channels=32, dropout=0.0)

@@ -31,7 +31,7 @@ from .study_file import Plan, PlannedRow
 STEP = 3  # passes that a training step's arithmetic is worth: forward, and backward twice that
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
 SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs
-MEASURE_SECONDS = 120.0  # after which a timed step is given up
+MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a machine compiles
 
 
 @dataclass(frozen=True)

@@ -149,7 +149,7 @@ def _unpacked(
     """Return an array of the archive as rows of `least` or more numbers, through a spool."""
     where = f"{path}: {info.filename}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise NotImplementedError(f"{info.filename} is compressed as type {info.compress_type}")
+        raise zipfile.BadZipFile(f"{info.filename} is compressed as type {info.compress_type}")
     with archive.open(info) as stream:
         member = _header(where, stream)
         _check_size(where, member, info.file_size - member.start)

@@ -57,8 +57,8 @@ def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, ta
                 highest = keys[start : start + count].max()
             # Points nearer than the sampled ones lie further apart; none is nearer than the row.
             lowest = max(np.float32(2) * floor[row] - highest, -squares[row])
-            _bin(keys, start, count, lowest, highest, scratch)
-            _open_bins(scratch[1], scratch[2], count // BIN + 1, wanted, places)
+            number = _bin(keys, start, count, lowest, highest, scratch)
+            _open_bins(scratch[1], scratch[2], number, wanted, places)
             _collect(keys, columns, start, count, scratch, opened)
             _pick(opened, places, order, out[row])
         else:
@@ -67,7 +67,7 @@ def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, ta
 
 @njit(nogil=True)
 def _bin(keys, start, count, floor, limit, scratch):
-    """Give each candidate one of count / BIN equal bins of distance, and count them."""
+    """Give each candidate one of count / BIN equal bins, and count them; return how many bins."""
     bins, sizes = scratch[0], scratch[1]
     number = count // BIN + 1
     span = limit - floor
@@ -81,6 +81,7 @@ def _bin(keys, start, count, floor, limit, scratch):
     sizes[:number] = 0
     for n in range(count):
         sizes[np.uint32(bins[n])] += 1
+    return number
 
 
 @njit(nogil=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 from deepgcn_cli.display import percent, plain_table, print_json, print_table
 from deepgcn_cli.options import examples, given
 from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
+from deepgcn_cli.scores import print_scan
 from pipelines.config import EvalConfig, PrepareConfig
+from pipelines.predict import ScanResult
 
 
 class Clock:
@@ -29,6 +32,19 @@ def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_columns_of_words_are_aligned_to_the_left() -> None:
     assert plain_table(("x", "y"), [("one", "1")], [False, True]) == "x    y\none  1"
+
+
+def test_the_pace_of_a_resumed_prediction_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    scan = ScanResult(
+        **{"scan": Path("a.ply"), "out": Path("b.ply"), "points": 1000, "unlabelled": 100},
+        **{"counts": {"wall": 900}, "areas": {"wall": 2.0}, "extent": (1.0, 2.0, 3.0)},
+        **{"confidence": 0.5, "seconds": 9.0, "label_seconds": 2.0, "earlier": 500},
+    )
+    print_scan(scan)
+    said = capsys.readouterr().out
+    assert "labelling 2.0 s (200 points/s); 500 points were labelled before\n" in said
+    print_scan(dataclasses.replace(scan, earlier=0))
+    assert "labelling 2.0 s (450 points/s)\n" in capsys.readouterr().out
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ from pipelines.kernels import eager
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.precision import Precision
 from pipelines.train import train
-from tests.test_train import AtStep, run_as
 from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep, run_as
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(depth=4, width=16, k=5, fusion_channels=32, dropout=0.0, epsilon=0.0)
