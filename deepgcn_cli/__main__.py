@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from pipelines.errors import DeepGCNError
 
-from .interruption import Interrupted
+from .interruption import Interrupted, sigterm_as_ctrl_c
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the file system answers to a path that a person gave; anything else is a bug.
@@ -28,6 +28,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run `deepgcn` with `arguments` and return the exit code."""
+    with sigterm_as_ctrl_c():
+        return _run(arguments)
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = _run_app(arguments)
         sys.stdout.flush()

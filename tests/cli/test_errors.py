@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from deepgcn_cli import __main__ as main
 from deepgcn_cli import commands_data
 from deepgcn_cli.__main__ import run
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import RunError
 from pipelines.results.runs import create_run
+from pipelines.runtime.interruption import watch_for_interruption
 from tests.tiny_store import write_tiny_store
+
+TERM = signal.SIGTERM
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +150,39 @@ def test_ctrl_c_says_how_to_go_on(
     assert run(["prepare", str(tmp_path)]) == 130
     shown = capsys.readouterr().err
     assert shown == "interrupted; the same command goes on where it stopped\n"
+
+
+def test_sigterm_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipelines.prepare.prepare", lambda *_a, **_o: signal.raise_signal(TERM))
+    assert run(["prepare", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+    assert signal.getsignal(TERM) == signal.SIG_DFL
+
+
+def test_an_error_on_its_way_out_is_told_although_sigterm_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun sends SIGTERM to a process that has just found out that another one is gone."""
+
+    def lose(*_arguments: object, **_options: object) -> None:
+        with watch_for_interruption():
+            try:
+                raise RunError("another process ended.")
+            finally:
+                signal.raise_signal(TERM)
+
+    def stage(*_arguments: object, **_options: object) -> None:
+        try:
+            lose()
+        finally:
+            signal.raise_signal(TERM)
+
+    said = main._say
+    monkeypatch.setattr(main, "_say", lambda message: (signal.raise_signal(TERM), said(message)))
+    monkeypatch.setattr("pipelines.prepare.prepare", stage)
+    assert fails(f"prepare {tmp_path}", capsys) == "Error: another process ended.\n"
 
 
 def _raising(error: BaseException):
