@@ -38,14 +38,15 @@ ALL_ONES = np.uint32(0xFFFFFFFF)
 
 
 @njit(nogil=True, error_model="numpy")
-def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, task):
-    """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32."""
+def select(packed, squares, order, limit, floor, lists, counts, origin, wanted, out, task):
+    """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32.
+
+    `order` (N,) says which point is at each place of `packed`, and so which row of `out`.
+    """
     keys, columns = lists
     length = len(keys) // len(counts)
-    room = length + 2 * LANES  # a vector may begin at the last
-    scratch = np.empty((4, length + PANEL), np.int32)
-    opened = np.empty(room, np.float32), np.empty(room, np.int32)
-    places, order = np.empty((3, len(wanted)), np.int64), np.empty(length, np.uint64)
+    room = _room(length, len(wanted))
+    whole, room_for_whole = np.empty(0, np.float32), room  # made when a row needs them
     first = origin * PANEL
     last = min(first + len(counts), len(out))
     for row in range(first + task * ROWS, min(first + (task + 1) * ROWS, last)):
@@ -57,12 +58,37 @@ def select(packed, squares, limit, floor, lists, counts, origin, wanted, out, ta
                 highest = keys[start : start + count].max()
             # Points nearer than the sampled ones lie further apart; none is nearer than the row.
             lowest = max(np.float32(2) * floor[row] - highest, -squares[row])
-            number = _bin(keys, start, count, lowest, highest, scratch)
-            _open_bins(scratch[1], scratch[2], number, wanted, places)
-            _collect(keys, columns, start, count, scratch, opened)
-            _pick(opened, places, order, out[row])
+            ends = lowest, highest
+            _choose(keys, columns, start, count, ends, wanted, room, out[order[row]])
+            continue
+        if not len(whole):
+            whole = np.empty(len(squares) + PANEL, np.float32)
+            room_for_whole = _room(len(squares), len(wanted))
+        row_keys(packed, squares, row, whole)
+        if np.isfinite(whole[: len(order)].sum()):
+            ends = -squares[row], whole[: len(order)].max()
+            _choose(whole, order, 0, len(order), ends, wanted, room_for_whole, out[order[row]])
         else:
-            _select_unlimited(packed, squares, row, wanted, out)
+            _sort(whole, order, wanted, out[order[row]])
+
+
+@njit(nogil=True)
+def _room(length, wanted):
+    """Return what the selection from `length` candidates needs."""
+    scratch = np.empty((4, length + PANEL), np.int32)
+    most = length + 2 * LANES  # a vector may begin at the last
+    opened = np.empty(most, np.float32), np.empty(most, np.int32)
+    return scratch, opened, np.empty((3, wanted), np.int64), np.empty(length, np.uint64)
+
+
+@njit(nogil=True)
+def _choose(keys, columns, start, count, ends, wanted, room, out):
+    """Write the points of the wanted ranks among `count` candidates, whose keys are finite."""
+    scratch, opened, places, ranked = room
+    number = _bin(keys, start, count, ends[0], ends[1], scratch)
+    _open_bins(scratch[1], scratch[2], number, wanted, places)
+    _collect(keys, columns, start, count, scratch, opened)
+    _pick(opened, places, ranked, out)
 
 
 @njit(nogil=True)
@@ -171,18 +197,16 @@ def _inside(distances, points, begin, size):
 
 
 @njit(nogil=True)
-def _select_unlimited(packed, squares, row, wanted, out):
-    """Sort all points by their distance from one row; NaN comes last."""
-    keys = np.empty(len(squares), np.float32)
-    row_keys(packed, squares, row, keys)
-    order = np.empty(len(out), np.uint64)
-    for column in range(len(out)):
-        order[column] = _ordered(keys[column], column)
-        if np.isnan(keys[column]):
-            order[column] |= ~LOW_BITS
-    order.sort()
+def _sort(keys, order, wanted, out):
+    """Sort all points by their keys, of which some are infinite or NaN; NaN comes last."""
+    ranked = np.empty(len(order), np.uint64)
+    for place in range(len(order)):
+        ranked[place] = _ordered(keys[place], order[place])
+        if np.isnan(keys[place]):
+            ranked[place] |= ~LOW_BITS
+    ranked.sort()
     for n in range(len(wanted)):
-        out[row, n] = np.int32(order[wanted[n]] & LOW_BITS)
+        out[n] = np.int32(ranked[wanted[n]] & LOW_BITS)
 
 
 @njit(nogil=True)

@@ -12,7 +12,6 @@ from numba import njit
 
 from .simd import (
     PLACES,
-    add_places,
     any_le,
     compress_places,
     fma,
@@ -37,7 +36,7 @@ ROWS = 256  # of a task
 STRIP = 16  # panels that stay in the cache while the rows go by
 
 ZERO = np.float32(0)
-MINUS_TWO = np.float32(-2)
+MINUS_ONE, MINUS_TWO = np.float32(-1), np.float32(-2)
 INFINITY = np.float32(np.inf)
 LARGEST = np.finfo(np.float32).max
 
@@ -191,14 +190,16 @@ def _count(keys, size, bound):
 
 
 @njit(nogil=True, error_model="numpy")
-def pairs(packed, squares, limit, lists, counts, origin, table, task):
+def pairs(packed, squares, limit, order, axes, lists, counts, origin, table, task):
     """Append candidates to the rows of panels a0 … a1 from panels b0 … b1 and, if `both`, back.
 
-    `table[task]` is (a0, a1, b0, b1, both). `lists` is (keys, columns), the same number of each for
-    every row from panel `origin` on. Where the two ranges are the same, each pair of panels is met
-    once, and the tiles on the diagonal serve their rows only.
+    `table[task]` is (a0, a1, b0, b1, both). `order` is (points, places, boxes, reach) of
+    `cpu_order`, which rules out pairs of panels. `lists` is (keys, points), the same number of each
+    for every row from panel `origin` on. Where the two ranges are the same, each pair of panels is
+    met once, and the tiles on the diagonal serve their rows only.
     """
     a0, a1, b0, b1, both = table[task]
+    points, places, boxes, reach = order
     tile = np.empty(2 * TILE, np.float32)
     channels = len(packed) // len(squares)
     size = channels * PANEL
@@ -206,6 +207,10 @@ def pairs(packed, squares, limit, lists, counts, origin, table, task):
     for strip in range(b0, b1, STRIP):
         for a in range(a0, a1):
             for b in range(max(strip, a) if triangle else strip, min(strip + STRIP, b1)):
+                there = _rows_within(places, boxes, reach, axes, a, b)
+                back = _rows_within(places, boxes, reach, axes, b, a) if both and a != b else 0
+                if not there | back:
+                    continue
                 for quarter in range(0, PANEL, 4):
                     p0, q0, p1, q1, p2, q2, p3, q3 = _products(
                         packed, a * size + quarter, packed, b * size, channels
@@ -215,16 +220,35 @@ def pairs(packed, squares, limit, lists, counts, origin, table, task):
                     _store_row(tile, at + PANEL, p1, q1)
                     _store_row(tile, at + 2 * PANEL, p2, q2)
                     _store_row(tile, at + 3 * PANEL, p3, q3)
-                _scan(tile, 0, a, b, squares, limit, lists, counts, origin)
-                if both and a != b:
+                if there:
+                    _scan(tile, 0, a, b, points, squares, limit, lists, counts, origin)
+                if back:
                     for r in range(0, PANEL, 4):
                         for c in range(0, PANEL, 4):
                             transpose(tile, r * PANEL + c, TILE + c * PANEL + r, PANEL)
-                    _scan(tile, TILE, b, a, squares, limit, lists, counts, origin)
+                    _scan(tile, TILE, b, a, points, squares, limit, lists, counts, origin)
+
+
+@njit(forceinline=True)
+def _rows_within(places, boxes, reach, axes, a, b):
+    """Return, as 16 bits, which rows of panel a may have a neighbour within reach in panel b."""
+    minus_one, nothing = splat(MINUS_ONE), splat(ZERO)
+    near, far = nothing, nothing
+    for axis in range(axes):
+        low = load_splat(boxes, 2 * b * axes + axis)
+        high = load_splat(boxes, (2 * b + 1) * axes + axis)
+        place = load(places, (a * axes + axis) * PANEL)
+        gap = maximum(maximum(fma(minus_one, place, low), fma(minus_one, high, place)), nothing)
+        near = fma(gap, gap, near)
+        place = load(places, (a * axes + axis) * PANEL + HALF)
+        gap = maximum(maximum(fma(minus_one, place, low), fma(minus_one, high, place)), nothing)
+        far = fma(gap, gap, far)
+    left = mask_le(near, load(reach, a * PANEL))
+    return left | mask_le(far, load(reach, a * PANEL + HALF)) << HALF
 
 
 @njit(forceinline=True, error_model="numpy")
-def _scan(tile, at, a, b, squares, limit, lists, counts, origin):
+def _scan(tile, at, a, b, points, squares, limit, lists, counts, origin):
     """Append to the lists of panel a the points of panel b within their limits.
 
     tile[at …] holds the 16 × 16 scalar products. A full list keeps overwriting its end and keeps
@@ -234,6 +258,7 @@ def _scan(tile, at, a, b, squares, limit, lists, counts, origin):
     length = len(keys) // len(counts)
     minus_two = splat(MINUS_TWO)
     left, right = load(squares, b * PANEL), load(squares, b * PANEL + HALF)
+    left_points, right_points = load(points, b * PANEL), load(points, b * PANEL + HALF)
     rows = 0
     for n in range(PANEL):
         bound = load_splat(limit, a * PANEL + n)
@@ -252,13 +277,13 @@ def _scan(tile, at, a, b, squares, limit, lists, counts, origin):
         mask = mask_le(near, bound)
         order = compress_places(mask, PLACES)
         store(keys, place, permute(near, order))
-        store(columns, place, add_places(order, b * PANEL))
+        store(columns, place, permute(left_points, order))
         place += popcount(mask)
         count += popcount(mask)
         mask = mask_le(far, bound)
         order = compress_places(mask, PLACES)
         store(keys, place, permute(far, order))
-        store(columns, place, add_places(order, b * PANEL + HALF))
+        store(columns, place, permute(right_points, order))
         counts[np.uint64(row)] = count + popcount(mask)
 
 

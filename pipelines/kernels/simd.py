@@ -354,10 +354,11 @@ def permute(typing: Any, vector: Any, places: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector, places = args
         lane = signature.args[0].lane
-        if "+avx2" in context.codegen().magic_tuple()[2] and lane == types.float32:
+        if "+avx2" in context.codegen().magic_tuple()[2] and lane in (types.float32, types.int32):
+            name = "permps" if lane == types.float32 else "permd"
             kind = ir.FunctionType(vector.type, [vector.type, places.type])
-            name = "llvm.x86.avx2.permps"
-            return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+            function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx2.{name}")
+            return builder.call(function, args)
         result = ir.Constant(vector.type, ir.Undefined)
         for n in range(LANES):
             place = builder.extract_element(places, _int32(n))
@@ -366,17 +367,6 @@ def permute(typing: Any, vector: Any, places: Any) -> Any:
         return result
 
     return vector(vector, places), generate
-
-
-@intrinsic
-def add_places(typing: Any, places: Any, first: Any) -> Any:
-    """Return the places, each `first` higher."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        places, first = args
-        return builder.add(places, _splat(builder, builder.trunc(first, _INT32), places.type))
-
-    return _POSITIONS(places, types.int64), generate
 
 
 _INT32 = ir.IntType(32)
