@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.config import WORKS, BenchConfig
+from pipelines.config import INPUTS, WORKS, BenchConfig
 
 from .commands_train import chosen_model
 from .options import (
@@ -70,6 +70,15 @@ def bench(
     ] = None,
     num_points: Annotated[
         int | None, option("Points of a block.", default=BenchConfig.num_points, metavar="N")
+    ] = None,
+    input: Annotated[
+        str | None,
+        option(
+            "The network's input: scan (a synthetic room) or noise, the slowest to search.",
+            "--input",
+            default=BenchConfig.input,
+            metavar="|".join(INPUTS),
+        ),
     ] = None,
     repeats: Annotated[
         int | None,

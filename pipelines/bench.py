@@ -12,11 +12,15 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .config import BenchConfig, ModelConfig, to_plain
+from .data.synthetic_blocks import room_features
 from .errors import ConfigError, RunError
 from .files import atomic_json
 from .model.flop import forward_flop
@@ -96,12 +100,16 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     cases = scaling_cases(config) if config.scaling else main_cases(config)
     total = len(cases) * (2 if compare and not config.scaling else 1) + 1
     rows = []
-    with progress.task("Measuring", total=total, unit="cases") as task:
+    with (
+        progress.task("Measuring", total=total, unit="cases") as task,
+        tempfile.TemporaryDirectory(prefix="deepgcn-bench-") as folder,
+    ):
         gemm = {"work": "gemm", "device": device.type, "threads": config.threads}
         speed = _measure(OURS, gemm)["speed"]
         task.advance()
         for work, model, points in cases:
-            case = _case(config, device.type, work, model, points)
+            features = _features(config, work, points, Path(folder))
+            case = _case(config, device.type, work, model, points) | {"features": features}
             row = Row(work, model.depth, points, None, flop=_flop(work, model, points, config))
             try:
                 row = dataclasses.replace(row, ours=_figures(OURS, case))
@@ -171,6 +179,16 @@ def _case(
         "repeats": config.repeats,
         "checkpoint_layers": config.checkpoint_layers,
     }
+
+
+def _features(config: BenchConfig, work: str, points: int, folder: Path) -> str | None:
+    """Return the file with the network's input, made once for each N; None: noise."""
+    if work == "knn" or config.input == "noise":
+        return None
+    path = folder / f"{points}.npy"
+    if not path.exists():
+        np.save(path, room_features(config.batch_size, points))
+    return str(path)
 
 
 def _figures(module: str, case: dict[str, Any]) -> Figures:

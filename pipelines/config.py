@@ -41,6 +41,7 @@ REPORTS = ("md", "json", "csv", "html", "tex")
 ABSENT = ("exclude", "zero", "one", "minus-one")
 PALETTES = ("s3dis", "safe")
 WORKS = ("forward", "step", "knn")
+INPUTS = ("scan", "noise")  # of the network that `bench` measures
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
 LAUNCHERS = ("local", "slurm")
 AREAS = (1, 2, 3, 4, 5, 6)
@@ -408,6 +409,7 @@ class BenchConfig:
     works: tuple[str, ...] = WORKS
     batch_size: int = 1
     num_points: int = 4096
+    input: str = "scan"  # of the network: blocks of a synthetic room; "noise": uniform numbers
     repeats: int = 5
     naive: bool = True  # measure the released algorithm in the same run
     checkpoint_layers: int = 0  # of a step: computed again at once in the backward pass; 0: none
@@ -419,6 +421,7 @@ class BenchConfig:
     def __post_init__(self) -> None:
         for work in self.works:
             check_choice("work", work, WORKS, flag="--work")
+        check_choice("input", self.input, INPUTS, flag="--input")
         for name in ("batch_size", "num_points", "repeats"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
         check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)

@@ -40,7 +40,7 @@ ALLOWED = {
     "ablate": {"data", "runtime", "results", "ablation"},
     "labelling": {"data", "model", "inference"},
     "predict": {"data", "model", "runtime", "results", "labelling"},
-    "bench": {"model", "runtime"},
+    "bench": {"data", "model", "runtime"},
     "weights_exchange": {"data", "model", "results", "inference"},
     "pipelines": {"model", "runtime", "results", "inference"},
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.naive import check
 from pipelines.bench import bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
+from pipelines.data.synthetic_blocks import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.flop import forward_flop
 from pipelines.progress import Progress
@@ -74,6 +77,42 @@ def test_layers_computed_again_take_less_memory(tmp_path: Path) -> None:
     # Without, each layer keeps at least its input and output, u and v: 32 numbers each.
     layers = 32 * 4096 * 4 * 32 * 4
     assert memory[0] - memory[1] > layers / 2
+
+
+def test_the_input_is_like_a_scan() -> None:
+    """Points of walls and floor: other than in noise, most of their spread is in few directions."""
+    features = room_features(3, 600)
+    assert features.shape == (3, 600, 9)
+    assert np.array_equal(features, room_features(3, 600))
+    for block in features:
+        assert len(np.unique(block, axis=0)) == 600
+        assert np.abs(block[:, :2]).max() <= 0.501
+        assert 0 <= block[:, 3:].min() <= block[:, 3:].max() <= 1
+        heights = np.histogram(block[:, 2], bins=20)[0]
+        assert heights.max() > 3 * np.median(heights)  # the floor or the ceiling
+    assert not np.array_equal(features[0], features[1])
+
+
+def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def measured(_module: str, case: dict[str, Any]) -> dict[str, Any]:
+        if case["work"] == "gemm":
+            return {"speed": 1.0}
+        path = case["features"]
+        seen.append((case["work"], path is not None and np.load(path).shape == (2, 128, 9)))
+        return {"times": [1.0], "memory": 1}
+
+    monkeypatch.setattr("pipelines.bench._measure", measured)
+    for name in ("scan", "noise"):
+        out = tmp_path / f"{name}.json"
+        bench(BenchConfig(model=SMALL, num_points=128, batch_size=2, input=name, out=out))
+        assert json.loads(out.read_text())["config"]["input"] == name
+    scan, noise = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    assert dict(scan) == {"forward": True, "step": True, "knn": False}
+    assert not any(found for _, found in noise)
+    with pytest.raises(ConfigError, match="--input: found the unknown input 'room'"):
+        BenchConfig(input="room")
 
 
 def test_a_failed_measurement_says_why() -> None:

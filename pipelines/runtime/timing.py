@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,6 +44,8 @@ class Case:
         repeats: timed runs, after one that warms up.
         implementation: of the kernels, or None for the device's own.
         checkpoint_layers: of a step, layers that its backward pass computes again at once; 0: none.
+        features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
+            alone is always among normally distributed points.
     """
 
     model: ModelConfig
@@ -54,6 +57,7 @@ class Case:
     repeats: int
     implementation: str | None = None
     checkpoint_layers: int = 0
+    features: str | None = None
 
 
 Network = Callable[[ModelConfig], nn.Module]
@@ -80,7 +84,11 @@ def _work(case: Case, network: Network, search: Search) -> Callable[[], Any]:
     if case.work == "knn":
         x = torch.randn(*shape, case.model.width, generator=generator).to(case.device)
         return lambda: search(x, case.model)
-    features = torch.rand(*shape, case.model.in_channels, generator=generator).to(case.device)
+    if case.features is None:
+        features = torch.rand(*shape, case.model.in_channels, generator=generator)
+    else:
+        features = torch.from_numpy(np.load(case.features))
+    features = features.to(case.device)
     model = network(case.model).to(case.device)
     if case.work == "forward":
         model.eval()
