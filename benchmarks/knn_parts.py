@@ -1,8 +1,9 @@
 """Where the time of a k-NN search on the CPU goes: CPU time of its parts, one thread.
 
-    python -m benchmarks.knn_parts                      normally distributed (10 s on one CPU core)
-    python -m benchmarks.knn_parts --repeated           each point about twice
-    python -m benchmarks.knn_parts --scan               features of a synthetic room in a ResGCN-28
+    python -m benchmarks.knn_parts                   normally distributed (10 s on one CPU core)
+    python -m benchmarks.knn_parts --repeated        each point about twice
+    python -m benchmarks.knn_parts --scan            features of a synthetic room in a ResGCN-28
+    python -m benchmarks.knn_parts --run RUN --data STORE     of the test area in a trained ResGCN
 
 CPU time, and the least of many searches, so that other work on the machine shows little.
 """
@@ -14,13 +15,18 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor
 
+import pipelines
 from pipelines.config import ModelConfig
+from pipelines.data.sampler import BlockSampler
+from pipelines.data.store import Store
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import cpu, team
 from pipelines.model.deepgcn import DeepGCN
@@ -51,15 +57,21 @@ def parts(x: Tensor, ranks: tuple[int, ...], searches: int) -> dict[str, float]:
     return least
 
 
-def scan_features(points: int, width: int, k: int, dilation: int) -> Tensor:
-    """Return (1, N, width): what a ResGCN-28 with random weights searches with this dilation."""
-    config = ModelConfig(width=width, k=k)
+def network_features(network: DeepGCN, block: np.ndarray, dilation: int) -> Tensor:
+    """Return (1, N, C): what a ResGCN searches with this dilation, given a block (N, 9)."""
+    config = network.config
     layer = config.dilations().index(dilation, 2)
-    torch.manual_seed(0)
-    network = DeepGCN(config).train()
     with torch.no_grad():
-        outputs = network.backbone(torch.from_numpy(room_features(1, points)))
-    return outputs[..., (layer - 1) * width : layer * width].contiguous()
+        outputs = network.backbone(torch.from_numpy(block)[None])
+    return outputs[..., (layer - 1) * config.width : layer * config.width].contiguous()
+
+
+def area_block(data: Path, points: int, layout: str) -> np.ndarray:
+    """Return the features (points, 9) of a block in the middle of a store's test area."""
+    store = Store.open(data)
+    sampler = BlockSampler(store, store.rooms(store.test_area), points, 0, 1.0, layout)
+    features: np.ndarray = sampler.batch(0, np.array([len(sampler) // 2])).features[0]
+    return features
 
 
 def main() -> None:
@@ -72,16 +84,25 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=100)
     parser.add_argument("--repeated", action="store_true", help="draw from half as many points")
     parser.add_argument("--scan", action="store_true", help="features of a scan, not noise")
+    parser.add_argument("--run", type=Path, help="a trained ResGCN; its k and width are taken")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="the store of --run")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    points = options.num_points
-    x = torch.randn(1, points, options.width, generator=generator)
-    if options.scan:
-        x = scan_features(points, options.width, options.k, options.dilation)
+    torch.manual_seed(0)
+    points, dilation = options.num_points, options.dilation
+    if options.run:
+        network = pipelines.load_model(options.run).eval()
+        options.k = network.config.k
+        block = area_block(options.data, points, network.config.layout)
+        x = network_features(network, block, dilation)
+    elif options.scan:
+        network = DeepGCN(ModelConfig(width=options.width, k=options.k)).train()
+        x = network_features(network, room_features(1, points)[0], dilation)
+    else:
+        x = torch.randn(1, points, options.width)
     if options.repeated:
-        x = x[:, torch.randint(0, points // 2, (points,), generator=generator)]
-    ranks = tuple(range(0, options.k * options.dilation, options.dilation))
+        x = x[:, torch.randint(0, points // 2, (points,))]
+    ranks = tuple(range(0, options.k * dilation, dilation))
     for name, seconds in parts(x, ranks, options.searches).items():
         sys.stdout.write(f"{name} {1e3 * seconds:.2f} ms\n")
 
