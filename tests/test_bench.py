@@ -15,8 +15,10 @@ from pipelines.bench import bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.errors import ConfigError, RunError
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.flop import forward_flop
 from pipelines.progress import Progress
+from pipelines.runtime.timing import evaluate
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
 
@@ -36,6 +38,20 @@ def test_the_floor_of_the_reference_network() -> None:
 def test_the_floor_is_linear_in_depth_but_for_the_first_layer() -> None:
     flop = [forward_flop(ModelConfig(depth=depth), 1024) for depth in (5, 6, 7)]
     assert flop[2] - flop[1] == flop[1] - flop[0]
+
+
+def test_the_forward_pass_is_measured_as_after_training() -> None:
+    """A deep residual network whose norms have learnt nothing leaves the range of its training."""
+    torch.manual_seed(0)
+    config = ModelConfig(depth=60, width=8, k=3, fusion_channels=32, dilation=False)
+    model, features = DeepGCN(config), torch.from_numpy(room_features(1, 128))
+    with torch.no_grad():
+        fresh = model.eval().backbone(features).abs().max()
+    logits = evaluate(model.train(), features)
+    assert not model.training
+    with torch.no_grad():
+        assert model.backbone(features).abs().max() < fresh / 1000
+    assert torch.equal(evaluate(model, features), logits)
 
 
 @pytest.mark.slow
