@@ -57,7 +57,7 @@ class Row:
         num_points: N.
         ours: figures of this package; None if it failed, see `failed`.
         naive: figures of the released algorithm; None if it was not measured.
-        flop: the arithmetic that a forward pass needs at least; None for other work.
+        flop: the arithmetic of a forward pass that leaves none out; None for other work.
         failed: why there are no figures.
     """
 

@@ -6,10 +6,11 @@ from ..config import ModelConfig
 
 
 def forward_flop(model: ModelConfig, points: int) -> float:
-    """Return the floating-point operations that a forward pass of one block needs at least.
+    """Return the floating-point operations of a forward pass of one block that leaves none out.
 
-    Counted are the N² scalar products of every graph (their symmetry could save half), the two
-    products of EdgeConv's split, fusion (over distinct channels) and prediction.
+    Counted are the N² scalar products of every graph (symmetry saves half of them, and so does
+    knowing which points are too far apart), the two products of EdgeConv's split, fusion (over
+    distinct channels) and prediction.
     """
     channels, total = model.in_channels, 0.0
     for layer in range(model.depth):
