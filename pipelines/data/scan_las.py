@@ -43,8 +43,9 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
         with Spool(path, kind) as spool:
             for points in reader.chunk_iterator(CHUNK):
                 table = np.empty(len(points), kind)
-                for name in names:
-                    table[name] = points[name]
+                with np.errstate(over="ignore", invalid="ignore"):  # infinite is no place: NaN
+                    for name in names:
+                        table[name] = points[name]
                 spool.append(table)
             rows = spool.rows()
         if len(rows) != reader.header.point_count:
@@ -129,7 +130,7 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
     failures: tuple[type[Exception], ...] = (
         *(laspy.errors.LaspyException, lazrs.LazrsError, struct.error, ValueError, OSError),
-        *(RuntimeError, LookupError, AttributeError, TypeError),
+        *(RuntimeError, LookupError, AttributeError, TypeError, OverflowError),
     )
     try:
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:

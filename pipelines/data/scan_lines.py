@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +42,12 @@ class Columns:
         text = line.decode("utf-8", "replace")
         if self.delimiter == " ":
             return text.split()
+        words = text.split(self.delimiter)
         if '"' in text:
-            return [word.strip() for word in next(csv.reader([text], delimiter=self.delimiter))]
-        return [word.strip() for word in text.split(self.delimiter)]
+            # Quotes that are no CSV's stay letters, which are no number.
+            with suppress(csv.Error):
+                words = next(csv.reader([text], delimiter=self.delimiter))
+        return [word.strip() for word in words]
 
     def count_words(self, line: bytes) -> int:
         """Return the number of words of a line."""

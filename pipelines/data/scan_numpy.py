@@ -33,6 +33,7 @@ from .scan_table import (
     find_color,
     find_position,
     kept_names,
+    single_fields,
 )
 
 POSITIONS = ("pos", "xyz", "points", "positions", "coords", "coord", "vertices", "data", "scan")
@@ -256,8 +257,9 @@ def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> 
                 f"--columns: found {options.columns!r} for {where}, whose fields have names, "
                 "expected it for text files and plain arrays only."
             )
-        position = find_position(path, names)
-        return Scan(path, rows, position, find_color(names), names, options=options)
+        single = single_fields(rows.dtype)
+        position = find_position(path, single)
+        return Scan(path, rows, position, find_color(single), names, options=options)
     if options.columns is not None:
         roles, how = given_roles(path, options.columns, len(names)), "as told"
     else:

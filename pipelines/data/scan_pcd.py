@@ -25,6 +25,7 @@ from .scan_table import (
     find_color,
     find_position,
     kept_names,
+    single_fields,
 )
 
 LONGEST_HEADER = 1 << 16  # bytes
@@ -69,11 +70,13 @@ def read_pcd(path: Path, options: ScanOptions) -> Scan:
     readers = {"ascii": _read_ascii, "binary": _map_binary, "binary_compressed": _decompress}
     rows = readers[facts.encoding](path, facts)
     names = facts.kind.names or ()
-    color = find_color(names, labelled=facts.labelled)
+    single = single_fields(facts.kind)
+    color = find_color(single, labelled=facts.labelled)
     packed = _packed_field(facts)
     if packed and (color is None or not color[0].lower().startswith("scan_")):
         rows, color = _with_channels(rows, packed)
-    return Scan(path, rows, find_position(path, names), color, names, options=options, source=facts)
+    position = find_position(path, single)
+    return Scan(path, rows, position, color, names, options=options, source=facts)
 
 
 def _packed_field(facts: PcdHeader) -> str | None:

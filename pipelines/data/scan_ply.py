@@ -26,6 +26,7 @@ from .scan_table import (
     find_color,
     find_position,
     kept_names,
+    single_fields,
 )
 
 
@@ -47,13 +48,13 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
             "Export or copy the scan again."
         ) from error
     vertex = next(element for element in data.elements if element.name == "vertex").data
-    names = vertex.dtype.names
+    names, single = vertex.dtype.names, single_fields(vertex.dtype)
     labelled = any(LABELLED in comment for comment in data.comments)
     return Scan(
         path,
         vertex,
-        find_position(path, names),
-        find_color(names, labelled=labelled),
+        find_position(path, single),
+        find_color(single, labelled=labelled),
         names,
         dropped={item.name: item.count for item in data.elements if item.name != "vertex"},
         options=options,

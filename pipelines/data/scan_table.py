@@ -126,8 +126,9 @@ class Scan:
         local = np.empty((len(self), 3), np.float32)
         for part in chunks(len(self)):
             for axis, column in enumerate(columns):
-                far = column[part].astype(np.float64) - origin[axis]
-                with np.errstate(over="ignore"):  # beyond float32 is infinite, so NaN below
+                # Beyond what the numbers hold is infinite, so NaN below.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    far = column[part].astype(np.float64) - origin[axis]
                     local[part, axis] = far * self.options.scale
             local[part][~np.isfinite(local[part]).all(axis=1)] = np.nan
         return local, origin * self.options.scale
@@ -218,6 +219,12 @@ def chunks(count: int) -> Iterator[slice]:
     """Yield slices of at most CHUNK points that cover `count`."""
     for start in range(0, count, CHUNK):
         yield slice(start, min(start + CHUNK, count))
+
+
+def single_fields(kind: np.dtype) -> list[str]:
+    """Return the names of the fields that hold one number: others are no coordinate or colour."""
+    names = kind.names or ()
+    return [name for name in names if kind[name].shape == () and kind[name].kind in "iuf"]
 
 
 def find_position(path: Path, names: Sequence[str]) -> tuple[str, ...]:

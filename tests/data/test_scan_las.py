@@ -162,6 +162,7 @@ def damaged(path: Path, at: int, content: bytes) -> str:
     ("at", "content", "found"),
     [
         (25, b"\x09", "version 1.9, expected 1.0 to 1.4"),
+        (90, b"\xff\xff\x0f\x27", "date value out of range"),
         (96, b"\xff\xff\xff\x7f", "points that begin at byte 2,147,483,647"),
         (100, b"\xff\xff\xff\xff", "4,294,967,295 records"),
         (104, b"\x3f", "point format 63, expected 0 to 10"),

@@ -197,6 +197,7 @@ BAD = {
     "a long line": ("1 " * 100_000, "found a line of more than"),
     "other names": ("lat,lon,name,a,b,c\n" + "a,1,b,2,c,3\n" * 3, "--columns x,y,z,r,g,b,-"),
     "names only": ("x,y,z\n", "expected a point"),
+    "quotes and other line ends": ('1;2;3\n4;\r"5;6\n', ":2: found '\"5' in column 2"),
     "quotes over lines": ('1,2,3,"a"\n1,2,3,"b\n1,2,3,c"\n', "one"),
 }
 
