@@ -28,33 +28,68 @@ from pipelines.config import ModelConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.data.synthetic_blocks import room_features
-from pipelines.kernels import cpu, team
+from pipelines.kernels import cpu, cpu_select, team
+from pipelines.kernels import cpu_tiles as tiles
 from pipelines.model.deepgcn import DeepGCN
 
 Part = Callable[..., Any]
 
 
-def parts(x: Tensor, ranks: tuple[int, ...], searches: int) -> dict[str, float]:
-    """Return the least CPU seconds of each compiled part, and of whole searches, "search"."""
+def parts(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the least seconds of each compiled part of some work, and of the whole, "all"."""
     least: dict[str, float] = {}
     run = team.run
     spent: dict[str, float] = defaultdict(float)
 
     def timed(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
-        start = time.process_time()
+        start = clock()
         run(part, shared, tasks)
-        spent[part.__name__.removesuffix("_all")] += time.process_time() - start
+        spent[part.__name__.removesuffix("_all")] += clock() - start
 
-    cpu.knn(x, ranks)  # compiles
+    work()  # compiles
     with mock.patch.object(team, "run", timed):
-        for _ in range(searches):
+        for _ in range(times):
             spent.clear()
-            start = time.process_time()
-            cpu.knn(x, ranks)
-            spent["search"] = time.process_time() - start
+            start = clock()
+            work()
+            spent["all"] = clock() - start
             for name, seconds in spent.items():
                 least[name] = min(seconds, least.get(name, seconds))
     return least
+
+
+def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
+    """Return, in words, what of a search was compared, kept and done again."""
+    met = compared = again = 0
+    kept: list[float] = []
+    run = team.run
+
+    def watched(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
+        nonlocal met, compared, again
+        run(part, shared, tasks)
+        if part is tiles.pairs_all:
+            (_, places, boxes, reach), axes, table = shared[3], shared[4], shared[-1]
+            for a0, a1, b0, b1, both in table:
+                for a in range(a0, a1):
+                    for b in range(a if both and a0 == b0 else b0, b1):
+                        within = tiles.rows_within(places, boxes, reach, axes, a, b)
+                        if both:
+                            within |= tiles.rows_within(places, boxes, reach, axes, b, a)
+                        met, compared = met + 1, compared + bool(within)
+        elif part is cpu_select.select_all:
+            (keys, _), counts, first, wanted = shared[5], *shared[6:9]
+            rows = counts[: len(shared[2]) - first * tiles.PANEL]
+            full = len(keys) // len(counts) - tiles.PANEL
+            kept.append(float(rows.mean()))
+            again += int(((rows <= wanted[-1]) | (rows > full)).sum())
+
+    with mock.patch.object(team, "run", watched):
+        cpu.knn(x, ranks)
+    return [
+        f"pairs of panels compared {100 * compared / met:.0f} %",
+        f"candidates a row {sum(kept) / len(kept):.0f}",
+        f"rows done again {again}",
+    ]
 
 
 def network_features(network: DeepGCN, block: np.ndarray, dilation: int) -> Tensor:
@@ -103,8 +138,9 @@ def main() -> None:
     if options.repeated:
         x = x[:, torch.randint(0, points // 2, (points,))]
     ranks = tuple(range(0, options.k * dilation, dilation))
-    for name, seconds in parts(x, ranks, options.searches).items():
-        sys.stdout.write(f"{name} {1e3 * seconds:.2f} ms\n")
+    found = parts(lambda: cpu.knn(x, ranks), options.searches, time.process_time)
+    lines = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in found.items()]
+    sys.stdout.write("\n".join([*lines, *numbers(x, ranks)]) + "\n")
 
 
 if __name__ == "__main__":

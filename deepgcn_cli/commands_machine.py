@@ -43,9 +43,9 @@ def _dagger(row: dict[str, Any]) -> str:
 
 def preset_rows() -> list[dict[str, Any]]:
     """Return name, sizes and published score of every preset."""
-    from pipelines.config import to_plain
     from pipelines.model.deepgcn import DeepGCN
     from pipelines.model.presets import PRESETS
+    from pipelines.plain import to_plain
     from pipelines.runtime.facts import count_parameters
 
     rows = []

@@ -59,7 +59,8 @@ def show_run(
     as_json: Json = False,
 ) -> None:
     """Show one run: its network, state, machine and scores."""
-    from pipelines.config import PROTOCOLS, to_plain
+    from pipelines.config import PROTOCOLS
+    from pipelines.plain import to_plain
     from pipelines.results.annotations import read_note, read_tags
 
     from .display import print_json, print_table
@@ -137,7 +138,7 @@ def compare_runs(
     if len(names) < 2:
         raise typer.BadParameter("found one run, expected two or more to compare.")
 
-    from pipelines.config import to_plain
+    from pipelines.plain import to_plain
     from pipelines.results.comparison import compare_scores, different_settings
 
     from .display import print_json

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.config import to_plain
+from pipelines.plain import to_plain
 
 DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them
 

@@ -20,9 +20,10 @@ from .ablation.matching import KnownRuns
 from .ablation.plan import make_plan
 from .ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
 from .ablation.summary import AblateResult, summed_up
-from .config import AblateConfig, TrainConfig, to_plain
+from .config import AblateConfig, TrainConfig
 from .data.store import Store
 from .errors import RunError
+from .plain import to_plain
 from .progress import SILENT, Progress, Task
 from .results.resume import differences
 from .results.study_table import duration

@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from .config import BenchConfig, ModelConfig, to_plain
+from .config import BenchConfig, ModelConfig
 from .data.synthetic_blocks import room_features
 from .errors import ConfigError, RunError
 from .files import atomic_json
 from .model.flop import forward_flop
+from .plain import to_plain
 from .progress import SILENT, Progress
 from .runtime.device import pick_device
 from .runtime.environment import describe_environment

@@ -15,9 +15,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import kernels
-from .config import TrainConfig, from_plain
+from .config import TrainConfig
 from .data.store import Store
 from .errors import DatasetError, DeepGCNError
+from .plain import from_plain
 from .progress import SILENT
 from .results.runs import Run
 from .runtime.device import cpu_threads, device_of, pick_device

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from .config import EvalConfig, TrainConfig, to_plain
+from .config import EvalConfig, TrainConfig
 from .data.store import Store
 from .errors import ConfigError, RunError
 from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
+from .plain import to_plain
 from .progress import SILENT, Progress
 from .results.comparison import different_settings
 from .results.folds import pool

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from . import kernels
-from .config import ModelConfig, TrainConfig, to_plain
+from .config import ModelConfig, TrainConfig
 from .data.blocks import MIN_POINTS
 from .data.sampler import BlockSampler
 from .data.split import split_rooms
 from .data.store import RoomInfo, Store
 from .errors import ConfigError, DatasetError, RunError
 from .model.deepgcn import DeepGCN
+from .plain import to_plain
 from .progress import SILENT, Progress
 from .results.lock import lock_run
 from .results.outcome import last_checkpoint, record_outcome, reopen

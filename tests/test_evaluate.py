@@ -15,12 +15,13 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from pipelines import kernels, load_model, segment
-from pipelines.config import EvalConfig, to_plain
+from pipelines.config import EvalConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.evaluate import EvalResult, evaluate
 from pipelines.inference import forward
+from pipelines.plain import to_plain
 from pipelines.progress import Progress
 from pipelines.results.runs import Run
 from tests.tiny_run import train_tiny_run

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TrainConfig, to_plain
+from ..config import TrainConfig
 from ..data.store import Store
 from ..errors import DeepGCNError
 from ..model.flop import forward_flop
+from ..plain import to_plain
 from ..progress import Progress
 from ..results.runs import Run, find_runs
 from ..runtime.memory import estimate_memory, fit_memory

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import EvalConfig, TrainConfig, from_plain, to_plain
+from ..config import EvalConfig, TrainConfig
 from ..errors import ConfigError, RunError, did_you_mean
 from ..files import atomic_json
+from ..plain import from_plain, to_plain
 
 STUDIES, FILE = "studies", "study.json"
 VERSION = 1

@@ -21,6 +21,7 @@ from .team import fork
 
 AXES = 4
 TURNS = 2  # of the iteration that finds the axes
+LEAST_PANELS = 16  # of a segment that several threads share the halves of
 SAMPLE = 256  # points that the axes are found from
 UNIT = 2.0**-24  # the rounding of a float32, relative
 TINY = 1e-36  # more than what numbers too small for a float32 can add up to
@@ -134,7 +135,7 @@ def project(x, basis, projected, task):
 def _split(projected: np.ndarray, points: np.ndarray, panels: int) -> None:
     """Sort points into panels: halves along the longest axis, each again, as a k-d tree does."""
     segments = [(0, panels)]
-    while len(segments) < 4 * team.count() and segments[0][1] > 8 * PANEL:
+    while len(segments) < 4 * team.count() and segments[0][1] > LEAST_PANELS:
         _split_all(projected, points, segments, whole=False)
         halves = [(low, (low + high) // 2, high) for low, high in segments]
         segments = [

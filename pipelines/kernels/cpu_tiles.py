@@ -207,8 +207,8 @@ def pairs(packed, squares, limit, order, axes, lists, counts, origin, table, tas
     for strip in range(b0, b1, STRIP):
         for a in range(a0, a1):
             for b in range(max(strip, a) if triangle else strip, min(strip + STRIP, b1)):
-                there = _rows_within(places, boxes, reach, axes, a, b)
-                back = _rows_within(places, boxes, reach, axes, b, a) if both and a != b else 0
+                there = rows_within(places, boxes, reach, axes, a, b)
+                back = rows_within(places, boxes, reach, axes, b, a) if both and a != b else 0
                 if not there | back:
                     continue
                 for quarter in range(0, PANEL, 4):
@@ -230,7 +230,7 @@ def pairs(packed, squares, limit, order, axes, lists, counts, origin, table, tas
 
 
 @njit(forceinline=True)
-def _rows_within(places, boxes, reach, axes, a, b):
+def rows_within(places, boxes, reach, axes, a, b):
     """Return, as 16 bits, which rows of panel a may have a neighbour within reach in panel b."""
     minus_one, nothing = splat(MINUS_ONE), splat(ZERO)
     near, far = nothing, nothing

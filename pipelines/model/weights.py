@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, from_plain, to_plain
+from ..config import ModelConfig
 from ..errors import ConfigError, WeightsError
 from ..files import atomic_write
+from ..plain import from_plain, to_plain
 from .deepgcn import DeepGCN
 
 FORMAT = "deepgcn-weights"

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import ModelConfig, from_plain, to_plain
+from ..config import ModelConfig
 from ..errors import ConfigError, WeightsError
+from ..plain import from_plain, to_plain
 from .weights_releases import Untold
 
 LOG = "log_train.txt"

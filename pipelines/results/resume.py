@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..config import TrainConfig, to_plain
+from ..config import TrainConfig
 from ..data.store import Store
 from ..errors import RunError
+from ..plain import to_plain
 from .runs import Run, resume_command
 
 # How fast and where a run is computed, and who is told, may change from one start to the next, and

@@ -23,9 +23,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..config import TrainConfig, from_plain, to_plain
+from ..config import TrainConfig
 from ..errors import ConfigError, RunError, did_you_mean
 from ..files import atomic_json
+from ..plain import from_plain, to_plain
 from .journal import read_journal
 from .lock import is_locked
 

@@ -26,9 +26,7 @@ FLOAT = 4  # bytes
 LEAST_POINTS = 64  # of the small networks
 DEPTHS = (2, 3, 4)
 SHARE = 0.8  # of the available memory that a training may plan with: estimates err by up to 20 %
-CPU_WORKSPACE = (
-    100 << 20
-)  # compiled code, k-NN's candidates; a process that compiles: 80 to 125 more
+CPU_WORKSPACE = 100 << 20  # compiled code and k-NN's candidates; compiling takes 80 to 125 more
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of products, what is kept of it, room to spare
 HOLES = 0.5  # of what comes and goes: freed pieces that fit nothing; 0.4 to 0.6 were measured
 EAGER_NUMBERS, EAGER_BYTES = 1 << 24, 20  # a tile of distances, with its sorted copy and order

@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import kernels
-from ..config import ModelConfig, from_plain
+from ..config import ModelConfig
 from ..model.deepgcn import DeepGCN
+from ..plain import from_plain
 from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
 
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
@@ -72,14 +73,14 @@ def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     with kernels.use(case.implementation):
-        run = _work(case, network, search)
+        run = work_of(case, network, search)
         base = memory(case.device)
         _time(run, case.device)  # compiles, allocates
         times = [_time(run, case.device) for _ in range(case.repeats)]
     return {"times": times, "memory": peak_memory(case.device) - base, "base": base}
 
 
-def _work(case: Case, network: Network, search: Search) -> Callable[[], Any]:
+def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
     """Return the work as a function without arguments; its inputs are made beforehand."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch_size, case.num_points)

@@ -17,9 +17,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import LOGGERS, TrainConfig, check_choice, to_plain
+from ..config import LOGGERS, TrainConfig, check_choice
 from ..errors import ConfigError, RunError
 from ..files import atomic_json
+from ..plain import to_plain
 
 RUNS_OF_LOGGERS = "loggers.json"
 PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variables name another

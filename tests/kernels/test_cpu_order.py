@@ -45,7 +45,7 @@ def ruled_out(order: cpu_order.Order, reach: np.ndarray) -> np.ndarray:
     out = np.empty((panels, PANEL, panels), bool)
     for a in range(panels):
         for b in range(panels):
-            within = cpu_tiles._rows_within(order.places, order.boxes, reach, order.axes, a, b)
+            within = cpu_tiles.rows_within(order.places, order.boxes, reach, order.axes, a, b)
             out[a, :, b] = [not within >> n & 1 for n in range(PANEL)]
     return out.reshape(-1, panels)
 

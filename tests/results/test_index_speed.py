@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.config import TrainConfig, to_plain
+from pipelines.config import TrainConfig
+from pipelines.plain import to_plain
 from pipelines.results.index import query, sync
 
 COLUMNS = "name,state,arch,depth,conv,width,k,test_area,epoch,step,val_miou,oa,miou,tags,error"

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import ModelConfig, TrainConfig, to_plain
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
+from pipelines.plain import to_plain
 from pipelines.runtime import memory, memory_limits
 from pipelines.runtime.memory import describe_memory, estimate_memory, fit_memory
 from pipelines.runtime.memory_limits import available_memory

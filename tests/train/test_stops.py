@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from pipelines import kernels
-from pipelines.config import TrainConfig, to_plain
+from pipelines.config import TrainConfig
 from pipelines.errors import RunError
+from pipelines.plain import to_plain
 from pipelines.results.lock import lock_run
 from pipelines.results.runs import Run, open_run
 from pipelines.train import train
@@ -163,7 +164,8 @@ def test_kill_before_the_first_checkpoint(config: TrainConfig, whole: Run) -> No
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from pipelines.config import TrainConfig, from_plain\n"
+        "from pipelines.config import TrainConfig\n"
+        "from pipelines.plain import from_plain\n"
         "import json\n"
         "from pipelines import kernels, training\n"
         "from pipelines.train import train\n"

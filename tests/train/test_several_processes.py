@@ -9,34 +9,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipelines import kernels
-from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.weights import load_weights
 from pipelines.results.runs import Run, open_run
 from pipelines.train import train
-from tests.tiny_store import write_tiny_store
-from tests.tiny_training import AtStep, assert_same_run, go_on, run_as
+from tests.tiny_training import AtStep, assert_same_run, go_on, run_as, tiny_config
 
-ROOT = Path(__file__).resolve().parents[1]
-MODEL = ModelConfig(depth=3, width=8, k=4, fusion_channels=32, dropout=0.0)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data")
-
-
-@pytest.fixture(autouse=True)
-def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):  # the other process uses what this one does
-        yield
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -53,19 +40,8 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def two_processes(store: Store, runs: Path) -> TrainConfig:
     """A training with batches of 5, 5, 5, 5, … and 3 blocks: no share is half of one."""
-    return TrainConfig(
-        model=MODEL,
-        data=store.path,
-        runs=runs,
-        name="run",
-        epochs=2,
-        batch_size=5,
-        num_points=64,
-        device="cpu",
-        threads=1,
-        devices=2,
-        sync_bn=True,
-    )
+    config = dataclasses.replace(tiny_config(store, runs), batch_size=5, devices=2, sync_bn=True)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
 
 
 def children(process: int) -> list[int]:
@@ -105,7 +81,7 @@ def until(fact: Callable[[], object], seconds: float) -> None:
 
 def test_two_processes_learn_what_one_learns(config: TrainConfig) -> None:
     """In float32, on fixed graphs: a dynamic one magnifies rounding, on any number of processes."""
-    config = dataclasses.replace(config, model=dataclasses.replace(MODEL, knn="fixed"))
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, knn="fixed"))
     one, two = run_as(config, "one", devices=1), run_as(config, "two")
     assert losses(two) == pytest.approx(losses(one), rel=1e-3)
     epochs = [[r for r in run.metrics() if r["event"] == "epoch"] for run in (two, one)]
