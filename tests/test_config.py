@@ -18,10 +18,9 @@ from pipelines.config import (
     PrepareConfig,
     SynthConfig,
     TrainConfig,
-    from_plain,
-    to_plain,
 )
 from pipelines.errors import ConfigError
+from pipelines.plain import from_plain, to_plain
 
 CONFIGS = [
     ModelConfig(depth=5, conv="GATConv"),
