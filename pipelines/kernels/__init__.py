@@ -6,6 +6,7 @@
     neighbor_sum    the sum over the neighbours, per channel
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
     point_reduce    the extreme of x_i over the points of a block and the moments of all points
+    edge_passes     what edge_reduce does forward and backward, for whoever keeps less than it does
 
 `eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
 everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with Triton
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from . import cuda, eager
+from .passes import Passes
 
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
@@ -113,6 +115,15 @@ def edge_reduce(
         or None, None without `moments`. All three are differentiable in u and v.
     """
     return implementation(u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+
+
+def edge_passes(x: Tensor) -> Passes | None:
+    """Return the passes that `edge_reduce` makes over the edges of tensors like `x`.
+
+    They are apart from autograd. None where there are none: `edge_reduce` has to be used then.
+    """
+    found: Passes | None = implementation(x).edge_passes(x)
+    return found
 
 
 def point_reduce(

@@ -6,7 +6,8 @@ from .cache import keyed_cache
 
 with keyed_cache():
     from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
+    from .cpu_edges import passes_for as edge_passes
     from .cpu_knn import knn
     from .cpu_points import point_reduce
 
-__all__ = ["edge_reduce", "knn", "neighbor_max", "neighbor_sum", "point_reduce"]
+__all__ = ["edge_passes", "edge_reduce", "knn", "neighbor_max", "neighbor_sum", "point_reduce"]

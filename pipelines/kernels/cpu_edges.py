@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import cpu_edge_loops as loops
-from . import eager, team
+from . import eager, passes, team
 from .simd import LANES
 
 FAST = (torch.float32, torch.float64)
@@ -45,19 +45,62 @@ def edge_reduce(
     """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`. No u means zeros."""
     if u is not None and v.dtype not in FAST:
         return eager.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    return passes.edge_reduce(PASSES, u, v, index, sign, relu=relu, moments=moments)
+
+
+def passes_for(x: Tensor) -> passes.Passes | None:
+    """Return the two passes of `edge_reduce`; see `pipelines.kernels.edge_passes`."""
+    return PASSES if x.dtype in FAST else None
+
+
+def reduce(
+    u: Tensor | None, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do the forward pass over the edges; see `passes.Passes`."""
     check_index(index, v.shape[1])
     channels = v.shape[-1]
+    u, v = None if u is None else pad(u), pad(v)
+    batch, points, padded = v.shape
     direction = pad(torch.where(sign < 0, -1.0, 1.0).to(v.dtype))
-    extreme, first, second = _Reduce.apply(
-        None if u is None else pad(u),
-        pad(v),
-        index.contiguous(),
-        direction,
-        bool(relu),
-        bool(moments),
-    )
-    extreme = extreme[..., :channels]
-    return (extreme, first[:channels], second[:channels]) if moments else (extreme, None, None)
+    winner = torch.empty(v.shape, dtype=_place_type(index))
+    extreme = torch.empty_like(v)
+    tasks = -(-batch * points // loops.POINTS)
+    sums = torch.zeros(tasks, 2, padded if moments else 0, dtype=torch.float64)
+    arrays = flat(v if u is None else u, v, index.contiguous(), direction, extreme, winner, sums)
+    flags = u is not None, relu, moments
+    team.run(loops.reduce_all, (*arrays, _sizes(v, index), flags), tasks)
+    first, second = sums[..., :channels].sum(dim=0)
+    return extreme[..., :channels], winner, first, second
+
+
+def spread(
+    u: Tensor | None,
+    v: Tensor | None,
+    index: Tensor,
+    winner: Tensor,
+    grads: tuple[Tensor, ...],
+    *,
+    relu: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """Do the backward pass over the edges; see `passes.Passes`."""
+    channels = grads[0].shape[-1]
+    g = pad(grads[0])
+    u, v = (None if each is None else pad(each) for each in (u, v))
+    du, dv = torch.empty_like(g), torch.zeros_like(g)
+    flags = u is not None, relu, moments
+    v = g if v is None else v
+    arrays = flat(v if u is None else u, v, index.contiguous(), winner, g)
+    shared = *flat(du, dv), _sizes(g, index), flags
+    if moments:
+        constant, slope = (pad(each.to(g.dtype)) for each in (grads[1], 2 * grads[2]))
+        team.run(loops.spread_all, (*arrays, *flat(constant, slope), *shared), _channel_tasks(g))
+    else:
+        team.run(loops.spread_winners_all, (*arrays, *shared), _channel_tasks(g))
+    return du[..., :channels], dv[..., :channels]
+
+
+PASSES = passes.Passes(reduce, spread)
 
 
 def pad(x: Tensor) -> Tensor:
@@ -71,45 +114,6 @@ def check_index(index: Tensor, points: int) -> None:
     low, high = torch.aminmax(index)
     if low < 0 or high >= points:
         raise IndexError(f"neighbour index: found {low} to {high}, expected 0 to {points - 1}")
-
-
-class _Reduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        u, v, index, direction, relu, moments = args
-        batch, points, channels = v.shape
-        winner = torch.empty(v.shape, dtype=_place_type(index))
-        extreme = torch.empty_like(v)
-        tasks = -(-batch * points // loops.POINTS)
-        sums = torch.zeros(tasks, 2, channels if moments else 0, dtype=torch.float64)
-        ctx.flags = flags = u is not None, relu, moments
-        arrays = flat(v if u is None else u, v, index, direction, extreme, winner, sums)
-        team.run(loops.reduce_all, (*arrays, _sizes(v, index), flags), tasks)
-        first, second = sums.sum(dim=0)
-        if not moments:
-            ctx.mark_non_differentiable(first, second)
-        needed = (u, v) if relu or moments else (None, None)
-        ctx.save_for_backward(*needed, index, winner)
-        return extreme, first, second
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
-        u, v, index, winner = ctx.saved_tensors
-        has_u, _, moments = ctx.flags
-        g = grads[0].contiguous()
-        du, dv = torch.empty_like(g), torch.zeros_like(g)
-        v = g if v is None else v
-        arrays = flat(v if u is None else u, v, index, winner, g)
-        shared = _sizes(g, index), ctx.flags
-        if moments:
-            linear = flat(grads[1].to(g.dtype), 2 * grads[2].to(g.dtype))
-            shared = (*arrays, *linear, *flat(du, dv), *shared)
-            team.run(loops.spread_all, shared, _channel_tasks(g))
-        else:
-            shared = (*arrays, *flat(du, dv), *shared)
-            team.run(loops.spread_winners_all, shared, _channel_tasks(g))
-        return du if has_u else None, dv, None, None, None, None
 
 
 class _Sum(torch.autograd.Function):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import eager
+from .passes import Passes
 
 OLDEST = (7, 0)  # compute capability: what Triton supports, and int64 sorts need
 
@@ -78,6 +79,15 @@ def edge_reduce(
     from . import cuda_edges
 
     return cuda_edges.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+
+
+def edge_passes(x: Tensor) -> Passes | None:
+    """Return the two passes of `edge_reduce`; see `pipelines.kernels.edge_passes`."""
+    if why_not(x.device):
+        return None
+    from . import cuda_edges
+
+    return cuda_edges.PASSES
 
 
 def point_reduce(

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import cuda_edge_programs as programs
+from . import passes
 from .cuda_knn import on
 
 NUMBERS = 1024  # of a program's array of points (or edges) and channels
@@ -43,15 +44,64 @@ def edge_reduce(
 
     An index outside 0 … N − 1 gives NaN: a check that raises would stop the GPU in every layer.
     """
-    extreme, first, second = _Reduce.apply(
-        None if u is None else u.contiguous(),
-        v.contiguous(),
-        index.contiguous(),
-        torch.where(sign < 0, -1.0, 1.0).to(v.dtype),
-        bool(relu),
-        bool(moments),
-    )
-    return (extreme, first, second) if moments else (extreme, None, None)
+    return passes.edge_reduce(PASSES, u, v, index, sign, relu=relu, moments=moments)
+
+
+def reduce(
+    u: Tensor | None, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Do the forward pass over the edges; see `passes.Passes`."""
+    v, index = v.contiguous(), index.contiguous()
+    own = v if u is None else u.contiguous()
+    batch, points, channels = v.shape
+    k = index.shape[-1]
+    block, rows, grid = _shape(v)
+    extreme = torch.empty_like(v)
+    winner = torch.empty_like(v, dtype=torch.uint8 if k <= 256 else torch.int32)
+    kept = (grid[0], 2, channels) if moments else (0, 2, channels)
+    sums = torch.empty(kept, dtype=torch.float64, device=v.device)
+    direction = torch.where(sign < 0, -1.0, 1.0).to(v.dtype)
+    with on(v.device):
+        programs.reduce[grid](
+            *(own, v, index, direction, extreme, winner, sums),
+            *(batch * points, points, channels, k),
+            HAS_U=u is not None,
+            RELU=relu,
+            MOMENTS=moments,
+            ROWS=rows,
+            BLOCK=block,
+            FLOAT=_float(v),
+            num_warps=WARPS,
+            enable_fp_fusion=True,
+        )
+    first, second = sums.sum(dim=0)
+    return extreme, winner, first, second
+
+
+def spread(
+    u: Tensor | None,
+    v: Tensor | None,
+    index: Tensor,
+    winner: Tensor,
+    grads: tuple[Tensor, ...],
+    *,
+    relu: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """Do the backward pass over the edges; see `passes.Passes`."""
+    g, index = grads[0].contiguous(), index.contiguous()
+    linear = g, g
+    if moments:
+        number = torch.float64 if g.dtype == torch.float64 else torch.float32
+        linear = grads[1].to(number).contiguous(), (2 * grads[2]).to(number).contiguous()
+    arrays = winner, g, *linear
+    flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
+    v = g if v is None else v.contiguous()
+    u = v if u is None else u.contiguous()
+    return _to_targets(u, v, index, arrays, flags), _to_sources(u, v, index, arrays, flags)
+
+
+PASSES = passes.Passes(reduce, spread)
 
 
 def reverse(index: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,53 +132,6 @@ def _sources(index: Tensor) -> Tensor:
 
 def _number_type(index: Tensor) -> torch.dtype:
     return torch.int32 if index.numel() < 1 << 31 else torch.int64
-
-
-class _Reduce(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        u, v, index, sign, relu, moments = args
-        batch, points, channels = v.shape
-        k = index.shape[-1]
-        block, rows, grid = _shape(v)
-        extreme = torch.empty_like(v)
-        winner = torch.empty_like(v, dtype=torch.uint8 if k <= 256 else torch.int32)
-        kept = (grid[0], 2, channels) if moments else (0, 2, channels)
-        sums = torch.empty(kept, dtype=torch.float64, device=v.device)
-        ctx.flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
-        with on(v.device):
-            programs.reduce[grid](
-                *(v if u is None else u, v, index, sign, extreme, winner, sums),
-                *(batch * points, points, channels, k),
-                **ctx.flags,
-                ROWS=rows,
-                BLOCK=block,
-                FLOAT=_float(v),
-                num_warps=WARPS,
-                enable_fp_fusion=True,
-            )
-        first, second = sums.sum(dim=0)
-        if not moments:
-            ctx.mark_non_differentiable(first, second)
-        needed = (u, v) if relu or moments else (None, None)
-        ctx.save_for_backward(*needed, index, winner)
-        return extreme, first, second
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Any) -> Any:
-        u, v, index, winner = ctx.saved_tensors
-        g = grads[0].contiguous()
-        v = g if v is None else v
-        number = torch.float64 if v.dtype == torch.float64 else torch.float32
-        linear = g, g
-        if ctx.flags["MOMENTS"]:
-            linear = grads[1].to(number).contiguous(), (2 * grads[2]).to(number).contiguous()
-        arrays = winner, g, *linear
-        u = v if u is None else u
-        du = _to_targets(u, v, index, arrays, ctx.flags) if ctx.needs_input_grad[0] else None
-        dv = _to_sources(u, v, index, arrays, ctx.flags) if ctx.needs_input_grad[1] else None
-        return du, dv, None, None, None, None
 
 
 Arrays = tuple[Tensor, ...]  # winner, the extremes' gradient, the sums' two

@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import CONVS
 from ..errors import ConfigError, did_you_mean
-from .unit import Norm, Style, Unit, linear, normalize_moments
+from .edge_map import edge_map_reduce, split_edge_map
+from .products import linear
+from .unit import Norm, Style, Unit
 
 
 class EdgeConv(nn.Module):
@@ -42,29 +44,22 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         first = self.mlp[0]
         assert isinstance(first, Unit)
-        u, v = split_edge_map(first.linear, x)
+        edge_map = first.linear
         if len(self.mlp) > 1:
+            u, v = split_edge_map(x, edge_map.weight, edge_map.bias)
             edges = first.finish(u.unsqueeze(2) + kernels.gather(v, index))  # (B, N, k, C')
             for unit in list(self.mlp)[1:]:
                 edges = unit(edges)
             return edges.max(dim=2).values
-        norm_first = first.style.norm_first
-        extreme, total, squares = kernels.edge_reduce(
-            u,
-            v,
+        extreme, total, squares = edge_map_reduce(
+            edge_map,
+            x,
             index,
             first.norm.weight.detach(),
-            relu=not norm_first,
+            relu=not first.style.norm_first,
             moments=first.norm.training,
         )
-        y = normalize_moments(first.norm, extreme, total, squares, index.numel())
-        return first.activate(y) if norm_first else y
-
-
-def split_edge_map(edge_map: nn.Linear, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return u and v (B, N, C') with edge_map([x_i ; x_j − x_i]) = u_i + v_j."""
-    own, relative = edge_map.weight.chunk(2, dim=1)
-    return linear(x, own - relative, edge_map.bias), linear(x, relative)
+        return first.finish_moments(extreme, total, squares, index.numel())
 
 
 class MRConv(nn.Module):
@@ -114,10 +109,8 @@ def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
         exact = x.double()
         total = (degree * exact).sum(dim=(0, 1))
         squares = (degree * exact.square()).sum(dim=(0, 1))
-        y = normalize_moments(unit.norm, x, total, squares, index.numel())
-    else:
-        y = normalize_moments(unit.norm, x, None, None, 0)
-    return unit.activate(y) if unit.style.norm_first else y
+        return unit.finish_moments(x, total, squares, index.numel())
+    return unit.finish_moments(x, None, None, 0)
 
 
 def in_degree(index: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from ..config import ModelConfig
 from ..errors import ConfigError
 from .checkpointing import recomputed
 from .conv import EdgeConv, build_conv
-from .unit import Norm, Reduce, Style, Unit, linear
+from .products import linear, linear_pair
+from .unit import Norm, Reduce, Style, Unit
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
@@ -93,9 +94,8 @@ class DeepGCN(nn.Module):
         if length:
             return self._sums_by_segment(features, length)
         points = self.backbone(features)  # (B, N, D)
-        fusion, prediction = self._head_weights()
-        fused = linear(points, fusion, self.fusion.linear.bias)
-        return fused, linear(points, prediction, self._first_prediction.bias)
+        biases = self.fusion.linear.bias, self._first_prediction.bias
+        return linear_pair(points, *zip(self._head_weights(), biases, strict=True))
 
     def _sums_by_segment(self, features: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Return what `_sums` does; kept are segments' inputs, graphs, and no layer's output."""

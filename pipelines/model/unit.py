@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from .. import kernels
 from ..config import ModelConfig
 from ..kernels.sums import row_sums
+from .products import linear, rows
 
 # Adds up sums (n,) float64 over the processes of a training; differentiable.
 Reduce = Callable[[Tensor], Tensor]
@@ -85,17 +86,23 @@ class Unit(nn.Module):
             relu=not self.style.norm_first,
             moments=self.norm.training,
         )
-        y = normalize_moments(self.norm, extreme, total, squares, len(x) * x.shape[1])
-        return self.activate(y) if self.style.norm_first else y
+        return self.finish_moments(extreme, total, squares, len(x) * x.shape[1])
+
+    def finish_moments(
+        self, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
+    ) -> Tensor:
+        """Apply what follows the moments: the norm, and the activation where the norm is first.
+
+        Args:
+            x: (…, C), activated already where the activation is first.
+            first, second, count: the statistics, as `normalize_moments` takes them.
+        """
+        slope = self.style.slope if self.style.norm_first else None
+        return normalize_moments(self.norm, x, first, second, count, slope=slope)
 
     def activate(self, x: Tensor) -> Tensor:
         """Apply the activation, in place."""
         return F.leaky_relu_(x, self.style.slope) if self.style.slope else F.relu_(x)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x Wᵀ + b in the type of x: autocast shortens the numbers of the product alone."""
-    return F.linear(x, weight, bias).to(x.dtype)
 
 
 class Norm(nn.BatchNorm1d):
@@ -137,10 +144,38 @@ def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[T
     return mean, (second / count - mean.square()).clamp_min(0)
 
 
-def normalize_with(norm: nn.BatchNorm1d, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """Normalise x (…, C) by given moments, as `norm` would if it had computed them itself."""
+def normalize_with(
+    norm: nn.BatchNorm1d, x: Tensor, mean: Tensor, var: Tensor, slope: float | None = None
+) -> Tensor:
+    """Normalise x (…, C) by given moments, as `norm` would if it had computed them itself.
+
+    With a `slope` the activation follows: negative values are multiplied by it.
+    """
     scale = norm.weight * torch.rsqrt(var + norm.eps).to(x.dtype)
-    return torch.addcmul(norm.bias - mean.to(x.dtype) * scale, x, scale)
+    shift = norm.bias - mean.to(x.dtype) * scale
+    if slope is None:
+        return torch.addcmul(shift, x, scale)
+    activated: Tensor = _Activated.apply(x, scale, shift, slope)
+    return activated
+
+
+class _Activated(torch.autograd.Function):
+    """leaky_relu(scale · x + shift), which keeps x alone: what is activated is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, scale, shift, slope = args
+        ctx.slope = slope
+        ctx.save_for_backward(x, scale, shift)
+        return F.leaky_relu_(torch.addcmul(shift, x, scale), slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, scale, shift = ctx.saved_tensors
+        y = torch.addcmul(shift, x, scale)
+        g = torch.ops.aten.leaky_relu_backward(grads[0], y, ctx.slope, False)
+        return g * scale, rows(g * x).sum(0), rows(g).sum(0), None
 
 
 @torch.no_grad()
@@ -161,7 +196,13 @@ def track(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int | Tensor) 
 
 
 def normalize_moments(
-    norm: Norm, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
+    norm: Norm,
+    x: Tensor,
+    first: Tensor | None,
+    second: Tensor | None,
+    count: int,
+    *,
+    slope: float | None = None,
 ) -> Tensor:
     """Apply `norm` to x with the batch statistics of a larger set, known by its sums.
 
@@ -173,11 +214,12 @@ def normalize_moments(
         first: Σ e (C,) over the set, None in evaluation.
         second: Σ e² (C,) over the set, None in evaluation.
         count: how many values per channel the set has.
+        slope: of the activation that follows, None: no activation.
     """
     if first is None or second is None:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        return normalize_with(norm, x, norm.running_mean, norm.running_var)
+        return normalize_with(norm, x, norm.running_mean, norm.running_var, slope)
     number: int | Tensor = count
     if norm.reduce is not None:
         sums = norm.reduce(torch.cat([first, second, first.new_tensor([count])]))
@@ -185,4 +227,4 @@ def normalize_moments(
         number = sums[-1].detach()
     mean, var = batch_moments(first, second, number)
     track(norm, mean, var, number)
-    return normalize_with(norm, x, mean, var)
+    return normalize_with(norm, x, mean, var, slope)

@@ -158,10 +158,10 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
     outputs = width * depth  # every layer's own channels
     if not length:
         kept = layers(depth) + head(depth)
-        # Head: the gradients into and out of a map of the fused features. Layers: the gradient of
-        # all outputs, from fusion and prediction, until the first layers have used it.
-        during_layers = layers(depth) + 3 * outputs + 8 * width
-        return kept, max(fused, during_layers - kept)
+        # Head: the gradients into and out of a map of the fused features. After it, beside all that
+        # the layers keep: their outputs side by side, the gradient of these, that of the sums.
+        after_head = layers(depth) + 2 * outputs + sums
+        return kept, max(fused, after_head - kept)
     starts = range(0, depth, length)
     dense = model.arch == "densegcn"
     inputs = (outputs if dense else len(starts) * width) + FLOAT * model.k * depth

@@ -1,0 +1,86 @@
+"""Products with weights: the only ones whose numbers autocast shortens."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b in the type of x: autocast shortens the numbers of the product alone."""
+    return F.linear(x, weight, bias).to(x.dtype)
+
+
+Map = tuple[Tensor, Tensor | None]  # weight (C', C) and bias (C',) of a linear map
+
+
+def linear_pair(x: Tensor, first: Map, second: Map) -> tuple[Tensor, Tensor]:
+    """Return what `linear` gives for x and each of two maps.
+
+    The gradient of x is added up in one array; autograd would take two of its size.
+    """
+    if not torch.is_grad_enabled():
+        return linear(x, *first), linear(x, *second)
+    one, two = _Pair.apply(rows(x), *first, *second)
+    return one.view(*x.shape[:-1], -1), two.view(*x.shape[:-1], -1)
+
+
+class Products:
+    """The products of a backward pass, in the precision of the forward pass that makes this.
+
+    Args:
+        x: a tensor of the forward pass.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.device = x.device.type
+        self.shorten = torch.is_autocast_enabled(self.device) and x.dtype != torch.float64
+        self.type = torch.get_autocast_dtype(self.device)
+
+    def again(self) -> AbstractContextManager[Any]:
+        """Return a context with the autocast of the forward pass."""
+        return torch.autocast(self.device, dtype=self.type, enabled=self.shorten)
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b (n, m), of matrices (n, l) and (l, m), in the type of a."""
+        with self.again():
+            return (a @ b).to(a.dtype)
+
+    def added(self, total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Add a b to `total` (n, m), in place."""
+        return total.add_(self(a, b)) if self.shorten else total.addmm_(a, b)
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return (…, C) as a matrix (n, C)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+class _Pair(torch.autograd.Function):
+    """Both products of a matrix x (n, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        x, first, first_bias, second, second_bias = args
+        ctx.product = Products(x)
+        ctx.save_for_backward(x, first, second)
+        return linear(x, first, first_bias), linear(x, second, second_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, first, second = ctx.saved_tensors
+        product, wanted = ctx.product, ctx.needs_input_grad
+        one, two = grads
+        return (
+            product.added(product(one, first), two, second) if wanted[0] else None,
+            product(one.t(), x) if wanted[1] else None,
+            one.sum(0) if wanted[2] else None,
+            product(two.t(), x) if wanted[3] else None,
+            two.sum(0) if wanted[4] else None,
+        )
