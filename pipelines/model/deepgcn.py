@@ -66,8 +66,8 @@ class DeepGCN(nn.Module):
         assert isinstance(first, Unit)
         # The block vector is the same for all points of a block: one product per block.
         shared = linear(block, first.linear.weight[:, : self.config.fusion_channels])  # (B, 512)
-        x = first.finish(own.add_(shared.unsqueeze(1)))
-        x = self.dropout(second(x))
+        own = own + shared.unsqueeze(1)
+        x = self.dropout(second(first.finish(own)))
         return linear(x, self.classifier.weight, self.classifier.bias)
 
     def synchronize(self, reduce: Reduce | None) -> None:

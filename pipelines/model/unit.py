@@ -175,7 +175,8 @@ class _Activated(torch.autograd.Function):
         x, scale, shift = ctx.saved_tensors
         y = torch.addcmul(shift, x, scale)
         g = torch.ops.aten.leaky_relu_backward(grads[0], y, ctx.slope, False)
-        return g * scale, rows(g * x).sum(0), rows(g).sum(0), None
+        dscale, dshift = rows(torch.mul(g, x, out=y)).sum(0), rows(g).sum(0)
+        return g.mul_(scale), dscale, dshift, None
 
 
 @torch.no_grad()
