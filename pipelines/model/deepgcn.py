@@ -93,9 +93,10 @@ class DeepGCN(nn.Module):
             length = WITHOUT_GRADIENT
         if length:
             return self._sums_by_segment(features, length)
-        points = self.backbone(features)  # (B, N, D)
+        graphs = Graphs(self, features, keep=False)
+        outputs, _ = self._run(range(len(self.layers)), graphs, features)
         biases = self.fusion.linear.bias, self._first_prediction.bias
-        return linear_pair(points, *zip(self._head_weights(), biases, strict=True))
+        return linear_pair(outputs, *zip(self._head_weights(), biases, strict=True))
 
     def _sums_by_segment(self, features: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Return what `_sums` does; kept are segments' inputs, graphs, and no layer's output."""

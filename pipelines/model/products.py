@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,15 +20,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 Map = tuple[Tensor, Tensor | None]  # weight (C', C) and bias (C',) of a linear map
 
 
-def linear_pair(x: Tensor, first: Map, second: Map) -> tuple[Tensor, Tensor]:
-    """Return what `linear` gives for x and each of two maps.
+def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tensor, Tensor]:
+    """Return what `linear` gives for x and each of two maps, where x is `pieces` side by side.
 
-    The gradient of x is added up in one array; autograd would take two of its size.
+    Kept for the backward pass are the pieces, which others may keep as well: it puts them side by
+    side again. The gradient of x is added up in one array; autograd would take two of its size.
+
+    Args:
+        pieces: (…, C₁), (…, C₂), …
+        first, second: maps of their channels, all together.
     """
     if not torch.is_grad_enabled():
+        x = torch.cat(tuple(pieces), dim=-1)
         return linear(x, *first), linear(x, *second)
-    one, two = _Pair.apply(rows(x), *first, *second)
-    return one.view(*x.shape[:-1], -1), two.view(*x.shape[:-1], -1)
+    one, two = _Pair.apply(*first, *second, *(rows(piece) for piece in pieces))
+    shape = pieces[0].shape[:-1]
+    return one.view(*shape, -1), two.view(*shape, -1)
 
 
 class Products:
@@ -62,25 +70,31 @@ def rows(x: Tensor) -> Tensor:
 
 
 class _Pair(torch.autograd.Function):
-    """Both products of a matrix x (n, C)."""
+    """Both products of a matrix (n, C) in pieces (n, C₁), (n, C₂), …"""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
-        x, first, first_bias, second, second_bias = args
-        ctx.product = Products(x)
-        ctx.save_for_backward(x, first, second)
+        first, first_bias, second, second_bias, *pieces = args
+        ctx.product = Products(pieces[0])
+        ctx.save_for_backward(first, second, *pieces)
+        x = torch.cat(pieces, dim=1)
         return linear(x, first, first_bias), linear(x, second, second_bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        x, first, second = ctx.saved_tensors
+        first, second, *pieces = ctx.saved_tensors
         product, wanted = ctx.product, ctx.needs_input_grad
         one, two = grads
-        return (
-            product.added(product(one, first), two, second) if wanted[0] else None,
-            product(one.t(), x) if wanted[1] else None,
-            one.sum(0) if wanted[2] else None,
-            product(two.t(), x) if wanted[3] else None,
-            two.sum(0) if wanted[4] else None,
+        x = torch.cat(pieces, dim=1) if wanted[0] or wanted[2] else None
+        maps = (
+            product(one.t(), x) if wanted[0] else None,
+            one.sum(0) if wanted[1] else None,
+            product(two.t(), x) if wanted[2] else None,
+            two.sum(0) if wanted[3] else None,
         )
+        del x  # before its gradient, which is as large
+        if not any(wanted[4:]):
+            return *maps, *(None,) * len(pieces)
+        dx = product.added(product(one, first), two, second)
+        return *maps, *dx.split([piece.shape[1] for piece in pieces], dim=1)

@@ -28,7 +28,7 @@ DEPTHS = (2, 3, 4)
 SHARE = 0.8  # of the available memory that a training may plan with: estimates err by up to 20 %
 CPU_WORKSPACE = 100 << 20  # compiled code and k-NN's candidates; compiling takes 80 to 125 more
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of products, what is kept of it, room to spare
-HOLES = 0.5  # of what comes and goes: freed pieces that fit nothing; 0.4 to 0.6 were measured
+HOLES = 0.65  # of what comes and goes: freed pieces that fit nothing; 0.35 to 1.0 were measured
 EAGER_NUMBERS, EAGER_BYTES = 1 << 24, 20  # a tile of distances, with its sorted copy and order
 
 
@@ -159,8 +159,9 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
     if not length:
         kept = layers(depth) + head(depth)
         # Head: the gradients into and out of a map of the fused features. After it, beside all that
-        # the layers keep: their outputs side by side, the gradient of these, that of the sums.
-        after_head = layers(depth) + 2 * outputs + sums
+        # the layers keep: their outputs side by side or the gradient of these, that of the sums.
+        again = outputs if model.arch == "densegcn" else 0  # what layers keep is joined already
+        after_head = layers(depth) + outputs + again + sums
         return kept, max(fused, after_head - kept)
     starts = range(0, depth, length)
     dense = model.arch == "densegcn"

@@ -99,7 +99,7 @@ def test_the_forward_pass_keeps_the_ends_of_segments_only() -> None:
         return found
 
     assert alive(3) == [2, 5]
-    assert alive(0) == [0, 1, 2, 3, 4, 5]  # the last is only in the copy of all side by side
+    assert alive(0) == [0, 1, 2, 3, 4, 5, 6]
 
 
 def test_graphs_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,7 +193,10 @@ def test_a_pair_of_maps_is_two_maps(short: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=short):
             pairs = [(each.weight, each.bias) for each in maps]
             y = 1 * x  # as in a network: autocast shortens a leaf once for all that use it
-            one, two = linear_pair(y, *pairs) if paired else (linear(y, *each) for each in pairs)
+            pieces = y.split([1, 3, CHANNELS - 4], dim=-1)
+            one, two = (
+                linear_pair(pieces, *pairs) if paired else (linear(y, *each) for each in pairs)
+            )
         loss = one.square().sum() + two.sin().sum()
         found.append([one, two, *torch.autograd.grad(loss, leaves)])
     mine, expected = found
@@ -209,5 +212,17 @@ def test_a_pair_of_maps_has_the_gradients_of_differences() -> None:
     shapes = (4, CHANNELS), (6, CHANNELS), (6,), (2, CHANNELS), (2,)
     leaves = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     assert torch.autograd.gradcheck(
-        lambda x, w1, b1, w2, b2: linear_pair(x, (w1, b1), (w2, b2)), leaves
+        lambda x, w1, b1, w2, b2: linear_pair(x.split(3, dim=-1), (w1, b1), (w2, b2)), leaves
     )
+
+
+def test_a_pair_of_maps_keeps_the_pieces_themselves() -> None:
+    weights = (torch.randn(n, 5, requires_grad=True) for n in (7, 6))
+    pieces = [torch.randn(3, channels, requires_grad=True) for channels in (4, 1)]
+    (first, second) = ((weight, None) for weight in weights)
+    found = kept(lambda: linear_pair(pieces, first, second))
+    assert found == sorted([pieces[0].shape, pieces[1].shape, first[0].shape, second[0].shape])
+    with torch.no_grad():
+        expected = torch.cat(pieces, dim=1) @ first[0].t()
+        assert torch.equal(linear_pair(pieces, first, second)[0], expected)
+    torch.testing.assert_close(linear_pair(pieces, first, second)[0], expected)
