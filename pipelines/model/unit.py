@@ -102,7 +102,19 @@ class Unit(nn.Module):
 
     def activate(self, x: Tensor) -> Tensor:
         """Apply the activation, in place."""
-        return F.leaky_relu_(x, self.style.slope) if self.style.slope else F.relu_(x)
+        return activate(x, self.style.slope)
+
+
+def activate(x: Tensor, slope: float) -> Tensor:
+    """Apply leaky_relu, in place; a slope of 0 makes 0 of every negative number, of −∞ too."""
+    return F.leaky_relu_(x, slope) if slope else F.relu_(x)
+
+
+def activation_gradient(g: Tensor, x: Tensor, slope: float) -> Tensor:
+    """Return what x receives from `activate`, given the gradient g of its result."""
+    if slope:
+        return torch.ops.aten.leaky_relu_backward(g, x, slope, False)
+    return torch.ops.aten.threshold_backward(g, x, 0)
 
 
 class Norm(nn.BatchNorm1d):
@@ -167,14 +179,14 @@ class _Activated(torch.autograd.Function):
         x, scale, shift, slope = args
         ctx.slope = slope
         ctx.save_for_backward(x, scale, shift)
-        return F.leaky_relu_(torch.addcmul(shift, x, scale), slope)
+        return activate(torch.addcmul(shift, x, scale), slope)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, scale, shift = ctx.saved_tensors
         y = torch.addcmul(shift, x, scale)
-        g = torch.ops.aten.leaky_relu_backward(grads[0], y, ctx.slope, False)
+        g = activation_gradient(grads[0], y, ctx.slope)
         dscale, dshift = rows(torch.mul(g, x, out=y)).sum(0), rows(g).sum(0)
         return g.mul_(scale), dscale, dshift, None
 

@@ -172,6 +172,16 @@ def test_norm_and_activation_together(slope: float) -> None:
     assert kept(lambda: activated(x, mean, var)) == [x.shape]
 
 
+def test_what_overflowed_is_cut_off_as_relu_does() -> None:
+    norm = Norm(1)
+    x = torch.tensor([[-torch.inf], [torch.nan], [2.0]], requires_grad=True)
+    y = normalize_with(norm, x, torch.zeros(1), torch.ones(1) - norm.eps, 0.0)
+    assert y[0].item() == 0
+    assert y[1].isnan()
+    (found,) = torch.autograd.grad(y, x, torch.tensor([[torch.inf], [1.0], [1.0]]))
+    assert found.flatten().tolist() == [0.0, 1.0, 1.0]
+
+
 def test_a_layer_overwrites_nothing_of_its_input() -> None:
     """Norm and activation work in place where they can; what they were given is not theirs."""
     unit = Unit(CHANNELS, OUT, Style(norm_first=True, eps=1e-3)).train()
