@@ -1,6 +1,6 @@
 """Check and time the GPU kernels: correctness, speed, memory, precision, in one run.
 
-    python -m benchmarks.gpu --golden ../shared/golden --out results     (a GPU; 8 minutes)
+    python -m benchmarks.gpu --golden ../shared/golden --out results     (a GPU; 3 minutes)
     TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu             (tiny sizes; 2 minutes)
 
 Prints what it finds as it goes, then one Markdown table; writes gpu.json and gpu.md to --out. A

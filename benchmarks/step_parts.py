@@ -56,8 +56,11 @@ def main() -> None:
             features=str(path),
         )
         step = work_of(case, NaiveDeepGCN if options.naive else own_network, own_search)
-    step()  # allocates the optimizer's moments
-    found = {} if options.naive else parts(step, options.steps, time.perf_counter)
+    if options.naive:
+        step()  # allocates the optimizer's moments
+        found = {}
+    else:
+        found = parts(step, options.steps, time.perf_counter)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         step()
     if not options.naive:

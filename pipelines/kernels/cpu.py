@@ -5,8 +5,7 @@ from __future__ import annotations
 from .cache import keyed_cache
 
 with keyed_cache():
-    from .cpu_edges import edge_reduce, neighbor_max, neighbor_sum
-    from .cpu_edges import passes_for as edge_passes
+    from .cpu_edges import edge_passes, edge_reduce, neighbor_max, neighbor_sum
     from .cpu_knn import knn
     from .cpu_points import point_reduce
 

@@ -48,7 +48,7 @@ def edge_reduce(
     return passes.edge_reduce(PASSES, u, v, index, sign, relu=relu, moments=moments)
 
 
-def passes_for(x: Tensor) -> passes.Passes | None:
+def edge_passes(x: Tensor) -> passes.Passes | None:
     """Return the two passes of `edge_reduce`; see `pipelines.kernels.edge_passes`."""
     return PASSES if x.dtype in FAST else None
 

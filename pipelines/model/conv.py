@@ -44,16 +44,16 @@ class EdgeConv(nn.Module):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         first = self.mlp[0]
         assert isinstance(first, Unit)
-        edge_map = first.linear
+        edge_map = first.linear.weight, first.linear.bias
         if len(self.mlp) > 1:
-            u, v = split_edge_map(x, edge_map.weight, edge_map.bias)
+            u, v = split_edge_map(x, *edge_map)
             edges = first.finish(u.unsqueeze(2) + kernels.gather(v, index))  # (B, N, k, C')
             for unit in list(self.mlp)[1:]:
                 edges = unit(edges)
             return edges.max(dim=2).values
         extreme, total, squares = edge_map_reduce(
-            edge_map,
             x,
+            *edge_map,
             index,
             first.norm.weight.detach(),
             relu=not first.style.norm_first,

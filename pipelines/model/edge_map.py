@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .. import kernels
@@ -29,15 +29,21 @@ def split_edge_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tens
 
 
 def edge_map_reduce(
-    edge_map: nn.Linear, x: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    index: Tensor,
+    sign: Tensor,
+    *,
+    relu: bool,
+    moments: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Reduce the edge values edge_map([x_i ; x_j − x_i]); see `pipelines.kernels.edge_reduce`."""
+    """Reduce the edge values W [x_i ; x_j − x_i] + b; see `pipelines.kernels.edge_reduce`."""
     passes = kernels.edge_passes(x)
-    weights = edge_map.weight, edge_map.bias
     if passes is None or not torch.is_grad_enabled():
-        u, v = split_edge_map(x, *weights)
+        u, v = split_edge_map(x, weight, bias)
         return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
-    extreme, first, second = _MapReduce.apply(passes, x, *weights, index, sign, relu, moments)
+    extreme, first, second = _MapReduce.apply(passes, x, weight, bias, index, sign, relu, moments)
     return (extreme, first, second) if moments else (extreme, None, None)
 
 

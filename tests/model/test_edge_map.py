@@ -28,10 +28,17 @@ def edge_case(dtype: torch.dtype = torch.float64) -> tuple[nn.Linear, Tensor, Te
 
 
 def by_autograd(
-    edge_map: nn.Linear, x: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    index: Tensor,
+    sign: Tensor,
+    *,
+    relu: bool,
+    moments: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Do what `edge_map_reduce` does, and let autograd keep what it wants."""
-    u, v = split_edge_map(x, edge_map.weight, edge_map.bias)
+    u, v = split_edge_map(x, weight, bias)
     return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
 
 
@@ -43,7 +50,11 @@ def outcome(
     """Return values, and the gradients of x, weight and bias of a weighted sum of them."""
     edge_map, x, *rest = case
     between = 1 * x  # as in a network: autocast shortens a leaf once for all that use it
-    values = [value for value in reduce(edge_map, between, *rest, **flags) if value is not None]
+    values = [
+        value
+        for value in reduce(between, *edge_map.parameters(), *rest, **flags)
+        if value is not None
+    ]
     generator = torch.Generator().manual_seed(2)
     weights = (torch.randn(value.shape, generator=generator) for value in values)
     loss = sum((w * value).sum() for w, value in zip(weights, values, strict=True))
@@ -57,29 +68,12 @@ def outcome(
 def test_gradients_are_those_of_differences(relu: bool, moments: bool) -> None:
     edge_map, x, index, sign = edge_case()
 
-    def reduce(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
-        values = torch.func.functional_call(
-            Caller(edge_map),
-            {"edge_map.weight": weight, "edge_map.bias": bias},
-            (x, index, sign, relu, moments),
-        )
+    def reduce(*leaves: Tensor) -> tuple[Tensor, ...]:
+        values = edge_map_reduce(*leaves, index, sign, relu=relu, moments=moments)
         return tuple(value for value in values if value is not None)
 
     with kernels.use("cpu"):
         assert torch.autograd.gradcheck(reduce, (x, edge_map.weight, edge_map.bias))
-
-
-class Caller(nn.Module):
-    """`edge_map_reduce` as a module, whose weights may be given."""
-
-    def __init__(self, edge_map: nn.Linear) -> None:
-        super().__init__()
-        self.edge_map = edge_map
-
-    def forward(
-        self, x: Tensor, index: Tensor, sign: Tensor, relu: bool, moments: bool
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return edge_map_reduce(self.edge_map, x, index, sign, relu=relu, moments=moments)
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -104,7 +98,9 @@ def test_the_precision_is_that_of_the_forward_pass() -> None:
     """u and v again, to the bit: a gradient that depends on them would show 8 bits for 24."""
     edge_map, x, index, sign = edge_case(torch.float32)
     with kernels.use("cpu"), torch.autocast("cpu", torch.bfloat16):
-        _, _, squares = edge_map_reduce(edge_map, x, index, sign, relu=False, moments=True)
+        _, _, squares = edge_map_reduce(
+            x, *edge_map.parameters(), index, sign, relu=False, moments=True
+        )
         u, v = (each.detach() for each in split_edge_map(x, edge_map.weight, edge_map.bias))
     assert squares is not None
     # Outside autocast, as the training step does it. The bias receives 2 Σ e.
@@ -131,7 +127,9 @@ def kept(work: Callable[[], object]) -> list[torch.Size]:
 def test_the_input_alone_is_kept() -> None:
     edge_map, x, index, sign = edge_case()
     with kernels.use("cpu"):
-        found = kept(lambda: edge_map_reduce(edge_map, x, index, sign, relu=True, moments=True))
+        found = kept(
+            lambda: edge_map_reduce(x, *edge_map.parameters(), index, sign, relu=True, moments=True)
+        )
     assert found == sorted([x.shape, edge_map.weight.shape])
 
 
@@ -143,7 +141,9 @@ def test_a_frozen_part_receives_nothing(wanted: tuple[bool, bool]) -> None:
     x.requires_grad_(wanted[0])
     edge_map.weight.requires_grad_(wanted[1])
     with kernels.use("cpu"):
-        extreme, _, _ = edge_map_reduce(edge_map, x, index, sign, relu=True, moments=False)
+        extreme, _, _ = edge_map_reduce(
+            x, *edge_map.parameters(), index, sign, relu=True, moments=False
+        )
     generator = torch.Generator().manual_seed(2)
     extreme.backward(torch.randn(extreme.shape, generator=generator).double())
     for mine, theirs, asked in zip((x, edge_map.weight), expected, wanted, strict=True):
