@@ -94,7 +94,7 @@ def ablate(
         Path | None, option("YAML file with rows of your own, instead.", metavar="FILE")
     ] = None,
     name: Annotated[
-        str | None, option("Name of the study. [default: the preset's]", metavar="NAME")
+        str | None, option("Name of the study. [default: the preset's]", "--name", metavar="NAME")
     ] = None,
     rows: Annotated[
         list[str] | None,

@@ -140,7 +140,7 @@ def predict(
     ],
     run: Annotated[
         Path | None,
-        option("Run folder. [default: the latest finished run]", metavar="RUN"),
+        option("Run folder. [default: the latest finished run]", "--run", metavar="RUN"),
     ] = None,
     weights: Annotated[
         Path | None, option("Weights file, instead of a run.", metavar="FILE")

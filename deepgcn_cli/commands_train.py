@@ -120,7 +120,7 @@ def train(
     runs: Runs = None,
     name: Annotated[
         str | None,
-        option("Name of the run. [default: network, area and time]", metavar="NAME"),
+        option("Name of the run. [default: network, area and time]", "--name", metavar="NAME"),
     ] = None,
     resume: Annotated[
         bool,

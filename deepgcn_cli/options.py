@@ -38,7 +38,8 @@ def option(help: str, *names: str, default: object = None, metavar: str | None =
 
     Args:
         help: what it does.
-        names: how it is typed; none: as the parameter is called.
+        names: how it is typed; none: as the parameter is called. To be given where the metavar is
+            the parameter's name in capitals: typer 0.27 would not know the option otherwise.
         default: the configuration's default, shown in the help.
         metavar: what its value is called in the help.
     """

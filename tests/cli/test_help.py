@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import typer.main
+from typer.models import OptionInfo
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.app import app
@@ -49,6 +50,25 @@ def test_help_ends_with_examples_that_can_be_typed(
         command, rest = find(words)
         assert not getattr(command, "commands", None), f"{line}: no such command"
         command.make_context("deepgcn", list(rest))  # raises where it is not accepted
+
+
+def callbacks(part: Any = app) -> Iterator[Any]:
+    """Yield the function behind every command."""
+    yield from (command.callback for command in part.registered_commands)
+    for group in part.registered_groups:
+        yield from callbacks(group.typer_instance)
+
+
+def test_an_option_named_like_its_metavar_says_how_it_is_typed() -> None:
+    """typer 0.27 takes such a metavar for the name, and does not know the option."""
+    found = []
+    for callback in callbacks():
+        for name, kind in get_type_hints(callback, include_extras=True).items():
+            for info in getattr(kind, "__metadata__", ()):
+                if isinstance(info, OptionInfo) and info.metavar == name.upper():
+                    found.append(name)
+                    assert info.param_decls, f"{callback.__name__}: {name}"
+    assert sorted(found) == ["name", "name", "run"]
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
