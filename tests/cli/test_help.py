@@ -67,8 +67,10 @@ def test_an_option_named_like_its_metavar_says_how_it_is_typed() -> None:
             for info in getattr(kind, "__metadata__", ()):
                 if isinstance(info, OptionInfo) and info.metavar == name.upper():
                     found.append(name)
-                    assert info.param_decls, f"{callback.__name__}: {name}"
-    assert sorted(found) == ["name", "name", "run"]
+                    # typer keeps what comes first as a default until it builds the command.
+                    typed = str(info.default)
+                    assert typed.startswith("-"), f"{callback.__name__}: {name}"
+    assert {"name", "run", "k"} <= set(found)
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
