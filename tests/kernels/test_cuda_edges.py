@@ -187,16 +187,28 @@ def test_a_network_equals_the_eager_one(
         if isinstance(module, torch.nn.BatchNorm1d):
             torch.nn.init.normal_(module.weight)  # both signs
     features = torch.rand(2, 24, config.in_channels, dtype=dtype).to(DEVICE)
-    found = []
+    exact = step_of(model.double(), features.double(), "eager")
+    assert len(exact) > 10
+    if dtype == torch.float64:
+        mine = step_of(model, features, "cuda")
+        torch.testing.assert_close(mine, exact, rtol=1e-8, atol=1e-8)
+        return
+    # Rounding can be magnified to any size on its way through a network: to no other by Triton.
+    errors = []
     for name in ("cuda", "eager"):
-        with kernels.use(name):
-            assert kernels.implementation(features).__name__ == f"pipelines.kernels.{name}"
-            model.zero_grad()
-            logits = model.train()(features)
-            (logits.square().sum() + logits.sum()).backward()
-            gradients = [x.grad.clone() for x in model.parameters() if x.grad is not None]
-            found.append([logits.detach(), *gradients])
-    assert len(found[0]) == len(found[1]) > 10
-    exact = 1e-8 if dtype == torch.float64 else 1e-3
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=exact, atol=exact)
+        found = step_of(model.float(), features, name)
+        pairs = zip(found, exact, strict=True)
+        errors.append(max(float((one - other).abs().max()) for one, other in pairs))
+    largest = max(float(gradient.abs().max()) for gradient in exact)
+    assert errors[0] < 2 * errors[1] + 1e-5 * largest
+
+
+def step_of(model: DeepGCN, features: Tensor, name: str) -> list[Tensor]:
+    """Return the logits of a training step, and all gradients, with an implementation."""
+    with kernels.use(name):
+        assert kernels.implementation(features).__name__ == f"pipelines.kernels.{name}"
+        model.zero_grad()
+        logits = model.train()(features)
+        (logits.square().sum() + logits.sum()).backward()
+    gradients = [x.grad.clone() for x in model.parameters() if x.grad is not None]
+    return [logits.detach(), *gradients]
