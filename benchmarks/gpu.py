@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import near_figures
 from benchmarks.case import naive_search
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
@@ -477,6 +478,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "points": (check_points, 20),
     "golden": (check_golden, 30),
     "networks": (time_networks, 150),
+    "near": (near_figures.figures, 60),
     "operations": (time_operations, 40),
     "profile": (profile, 30),
     "precision": (precision, 60),

@@ -39,7 +39,7 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     x = x.float()
     x = (x - x.mean(dim=1, keepdim=True)).contiguous()
     squares = (x * x).sum(-1)  # (B, N)
-    column = _columns(ranks, room, x.device)
+    column = columns(ranks, room, x.device)
     index = torch.empty(batch, points, len(ranks), dtype=torch.int32, device=x.device)
     rows = max(1, SLAB // (batch * points))
     with on(x.device), full_precision(x.device):
@@ -51,7 +51,7 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def _columns(ranks: tuple[int, ...], room: int, device: torch.device) -> Tensor:
+def columns(ranks: tuple[int, ...], room: int, device: torch.device) -> Tensor:
     """Return (room,) int32: the column of the result that a rank belongs to, −1 none."""
     column = torch.full((room,), -1, dtype=torch.int32)
     column[list(ranks)] = torch.arange(len(ranks), dtype=torch.int32)

@@ -55,8 +55,8 @@ def load_bits(source, squares, row, rows, at, width, valid, PACKED: tl.constexpr
 
 
 @triton.jit
-def threshold(bits, exists, wanted, ROOM: tl.constexpr):
-    """Return, per row, t and how many bits are ≤ t: at least `wanted`, at most ROOM but for ties.
+def threshold(bits, exists, wanted, room):
+    """Return, per row, t and how many bits are ≤ t: at least `wanted`, at most room but for ties.
 
     Invariant: fewer than `wanted` are ≤ low, `below`, and at least that many, `count`, are ≤ high.
     Guessing as if numbers grew like the square of the distance from low takes 4 to 7 rounds on the
@@ -68,13 +68,13 @@ def threshold(bits, exists, wanted, ROOM: tl.constexpr):
     below = tl.zeros_like(count)
     low = tl.min(bits, 1).to(tl.int64) - 1
     high = tl.max(tl.where(exists, bits, -INT32_MAX - 1), 1).to(tl.int64)
-    active = (count > ROOM) & (high - low > 1)
+    active = (count > room) & (high - low > 1)
     rounds = 0
     while tl.max(active.to(tl.int32), 0) > 0:
         middle = low + (high - low) // 2
         if rounds < 12:
             least, most = distance_of(low.to(tl.int32)), distance_of(high.to(tl.int32))
-            share = (0.5 * (wanted + ROOM) - below) / tl.maximum(count - below, 1)
+            share = (0.5 * (wanted + room) - below) / tl.maximum(count - below, 1)
             share = tl.sqrt(tl.minimum(tl.maximum(share, 0.0025), 0.9))
             middle = order_bits((1.0 - share) * least + share * most).to(tl.int64)
             middle = tl.minimum(tl.maximum(middle, low + 1), high - 1)
@@ -84,7 +84,7 @@ def threshold(bits, exists, wanted, ROOM: tl.constexpr):
         below = tl.where(active & (found < wanted), found, below)
         high = tl.where(active & (found >= wanted), middle, high)
         count = tl.where(active & (found >= wanted), found, count)
-        active = (count > ROOM) & (high - low > 1)
+        active = (count > room) & (high - low > 1)
     return high.to(tl.int32), count
 
 

@@ -1,7 +1,8 @@
 """The Triton kernels where there is no GPU: their tests in a process that interprets Triton.
 
 TRITON_INTERPRET has to be set before Triton is imported, and would change every later use of it, so
-`test_cuda_knn` and `test_cuda_edges` skip here without a GPU and run in a process of their own.
+`test_cuda_knn`, `test_cuda_edges` and `test_cuda_near` skip here without a GPU and run in a process
+of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["test_cuda_knn", "test_cuda_edges"])
+@pytest.mark.parametrize("module", ["test_cuda_knn", "test_cuda_edges", "test_cuda_near"])
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_passes_in_the_interpreter(module: str) -> None:
     done = subprocess.run(

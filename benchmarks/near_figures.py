@@ -1,0 +1,165 @@
+"""What `benchmarks.near` finds and how long it takes, beside `pipelines.kernels`: a part of gpu.py.
+
+On the features that a ResGCN-28 makes of a synthetic room (random weights), layer by layer, and on
+noise. "Alike" is the share of the neighbors that a search in float64 finds.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipelines.config import ModelConfig
+from pipelines.data.synthetic_blocks import room_features
+from pipelines.kernels import cuda, eager
+from pipelines.model.deepgcn import DeepGCN
+
+LAYERS = ((1, 1), (4, 4), (7, 7), (14, 14), (20, 20), (26, 26))  # and their dilations
+TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 128, 8, 2))
+
+
+def ranks_of(dilation: int, points: int) -> tuple[int, ...]:
+    """Return the ranks of 16 neighbors."""
+    return tuple(range(0, min(16 * dilation, points), dilation))
+
+
+def scan_layers(bench: Any) -> tuple[DeepGCN, Tensor, Tensor]:
+    """Return a ResGCN-28 in training, features (B, N, 9) of a room and its layers (L, B, N, C)."""
+    torch.manual_seed(0)
+    batch, points = (1, 64) if bench.tiny else (16, 4096)
+    config = ModelConfig.published("resgcn", 28)
+    if bench.tiny:
+        config = ModelConfig.published("resgcn", 3, width=8, k=4, fusion_channels=16)
+    model = DeepGCN(config).to(bench.device).train()
+    features = torch.from_numpy(room_features(batch, points)).to(bench.device)
+    with torch.no_grad():
+        layers = model.backbone(features).unflatten(-1, (config.depth, -1))
+    return model, features, layers.movedim(-2, 0).contiguous()
+
+
+def alike(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
+    """Return which share of float64's neighbors the searches find: near, cuda, eager."""
+    from benchmarks import near
+    from benchmarks.gpu import shared_neighbors
+
+    x = x[:2]
+    truth = eager.knn(x.double(), ranks)
+    return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda, eager)]
+
+
+def stages(bench: Any, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
+    """Time each program of a search, and count the rows that are done again."""
+    from benchmarks import near
+    from pipelines.kernels import cuda_knn
+
+    wanted = ranks[-1] + 1
+    room, sample = near.plan(wanted)
+    rows = x.shape[1]
+    column = cuda_knn.columns(ranks, room, x.device)
+    index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
+    search = near.Search(x, wanted, room, sample)
+    limits = search.limits(0, rows)
+    lists, counts = search.lists(limits, 0)
+    again = float(((counts < wanted) | (counts > room)).float().mean())
+    search.redo(lists, counts, 0)
+    spent = {
+        "prepare": lambda: near.Search(x, wanted, room, sample),
+        "limits": lambda: search.limits(0, rows),
+        "near": lambda: search.lists(limits, 0),
+        "choose": lambda: search.choose(lists, counts, column, index, 0),
+    }
+    times = ", ".join(f"{key} {1e3 * bench.seconds(run):.2f}" for key, run in spent.items())
+    bench.add("near", f"{name}: stages", f"{times} ms", f"done again {again:.2%}")
+
+
+def tiles(bench: Any, x: Tensor, ranks: tuple[int, ...]) -> None:
+    """Time `near` with other sizes than its own."""
+    from benchmarks import near
+
+    room, sample = near.plan(ranks[-1] + 1)
+    own = (*near.TILE, near.WARPS, near.STAGES)
+    for rows, columns, warps, depth in TILES:
+        near.TILE, near.WARPS, near.STAGES = (rows, columns), warps, depth
+        search = near.Search(x, ranks[-1] + 1, room, sample)
+        limits = search.limits(0, x.shape[1])
+        case = f"rows {rows}, columns {columns}, warps {warps}, stages {depth}"
+        spent = bench.seconds(functools.partial(search.lists, limits, 0))
+        bench.add("near", case, f"{1e3 * spent:.3f} ms")
+    near.TILE, near.WARPS, near.STAGES = own[:2], *own[2:]
+    for size in (256, 512, 1024):
+        before, near.SORT_PER_WARP = near.SORT_PER_WARP, size
+        spent = bench.seconds(functools.partial(near.knn, x, ranks))
+        near.SORT_PER_WARP = before
+        bench.add("near", f"SORT_PER_WARP {size}", f"{1e3 * spent:.3f} ms")
+
+
+@contextmanager
+def searching_with(module: Any) -> Iterator[None]:
+    """Let networks on the GPU use the k-NN of `module`."""
+    before = cuda.knn
+    cuda.knn = module.knn
+    try:
+        yield
+    finally:
+        cuda.knn = before
+
+
+def steps(bench: Any, model: DeepGCN, features: Tensor) -> None:
+    """Time a training step with either search, in float32, TF32 and bf16; and its memory."""
+    from benchmarks import near
+    from benchmarks.gpu import matmul_precision, ms
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    labels = torch.zeros(features.shape[0] * features.shape[1], dtype=torch.long)
+    labels = labels.to(bench.device)
+
+    def step(bf16: bool) -> None:
+        optimizer.zero_grad()
+        with torch.autocast(bench.device, dtype=torch.bfloat16, enabled=bf16):
+            logits = model(features)
+        F.cross_entropy(logits.float().flatten(0, 1), labels).backward()
+        optimizer.step()
+
+    for name, precision, bf16 in (
+        ("float32", "highest", False),
+        ("TF32", "high", False),
+        ("bf16", "high", True),
+    ):
+        found = []
+        for module in (near, cuda):
+            with searching_with(module), matmul_precision(precision):
+                if bench.device == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+                spent = bench.seconds(functools.partial(step, bf16))
+                most = torch.cuda.max_memory_allocated() if bench.device == "cuda" else 0
+                found.append(f"{ms(spent)}, {most / 2**30:.2f} GiB")
+        bench.add("near", f"step of a scan, {name} (second: cuda_knn)", *found)
+
+
+def figures(bench: Any) -> None:
+    """Compare and time the search, and a network's step with it."""
+    from benchmarks import near
+    from benchmarks.gpu import ms
+
+    if reason := cuda.why_not(torch.device(bench.device)):
+        bench.add("near", "not run", reason)
+        return
+    model, features, layers = scan_layers(bench)
+    noise = bench.random(*layers.shape[1:])
+    for layer, dilation in LAYERS[:1] if bench.tiny else LAYERS:
+        ranks = ranks_of(dilation, noise.shape[1])
+        for name, x in (("scan", layers[layer - 1]), ("noise", noise)):
+            case = f"{name}, d {dilation}"
+            bench.add("near", f"{case}: alike (near, cuda, eager)", *alike(x, ranks))
+            spent = [bench.seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda)]
+            bench.add("near", f"{case} (second: cuda_knn)", *map(ms, spent))
+            stages(bench, case, x, ranks)
+    if bench.device == "cuda":
+        tiles(bench, layers[13], ranks_of(14, noise.shape[1]))
+    steps(bench, model, features)

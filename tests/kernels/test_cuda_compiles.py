@@ -1,0 +1,105 @@
+"""Every Triton program, as the real code launches it, compiled for GPUs that aren't here.
+
+Triton brings NVIDIA's assembler: compiling needs no GPU, and finds what the interpreter doesn't
+(types, shapes, shared memory). The launches are stopped after compiling; nothing is computed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("Triton is not installed", allow_module_level=True)
+
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver
+
+from pipelines.kernels import cuda
+
+SHARED = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes that a program may use
+FLAGS = [(torch.float32, True), (torch.bfloat16, False), (torch.float64, True)]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU here compiles and runs them"),
+    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION"),  # launches of PyTorch's kind
+]
+
+
+class Elsewhere:
+    """Stands for the driver of a GPU of a compute capability, as far as compiling asks it."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+
+@pytest.fixture
+def compiled(
+    capability: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[list[Any]]:
+    """Compile what is launched, for a compute capability; collect the results."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernels: list[Any] = []
+    run: Callable[..., Any] = JITFunction.run
+
+    def compile_only(self: Any, *args: Any, **options: Any) -> Any:
+        kernel = run(self, *args, **{**options, "warmup": True})
+        assert kernel.metadata.target.arch == capability
+        kernels.append(kernel)
+        return kernel
+
+    monkeypatch.setattr(JITFunction, "run", compile_only)
+    monkeypatch.setattr(cuda, "why_not", lambda _: None)
+    monkeypatch.setattr(driver, "_active", Elsewhere(capability))
+    yield kernels
+    assert kernels
+    for kernel in kernels:
+        assert kernel.metadata.shared <= SHARED[capability], kernel.metadata.name
+        assert len(kernel.asm["cubin"]) > 0
+
+
+@pytest.mark.parametrize("capability", [86, 90])
+@pytest.mark.parametrize(("points", "last"), [(4096, 15), (4096, 405), (20_000, 31)])
+def test_knn(compiled: list[Any], points: int, last: int) -> None:
+    cuda.knn(torch.zeros(1, points, 8), (0, last))
+    assert {kernel.metadata.name for kernel in compiled} == {"narrow", "pick"}
+
+
+@pytest.mark.parametrize("capability", [86, 90])
+@pytest.mark.parametrize(("dtype", "relu"), FLAGS)
+def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
+    """Both passes, with and without u; names tell that each program was among them."""
+    u, v = (torch.zeros(2, 100, 64, dtype=dtype, requires_grad=True) for _ in range(2))
+    index = torch.zeros(2, 100, 16, dtype=torch.int32)
+    sign = torch.ones(64, dtype=dtype)
+    for moments in (True, False):
+        out, *_ = cuda.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+        out.sum().backward()
+    (cuda.neighbor_max(v, index) + cuda.neighbor_sum(v, index)).sum().backward()
+    names = {kernel.metadata.name for kernel in compiled}
+    assert names == {"reduce", "spread_to_targets", "spread_to_sources", "sum_rows"}
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("channels", "last"), [(9, 15), (64, 210), (100, 250)])
+def test_near(compiled: list[Any], channels: int, last: int) -> None:
+    from benchmarks import near
+
+    near.knn(torch.zeros(1, 4096, channels), (0, last))
+    names = {kernel.metadata.name for kernel in compiled}
+    assert names == {"prepare", "limits", "near", "redo", "choose"}
