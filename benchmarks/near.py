@@ -109,7 +109,7 @@ class Search:
         own = self.x[:, start : start + rows] - self.mean[:, None]
         with full_precision(self.x.device):
             products = torch.bmm(own, self.sample)  # (B, rows, S)
-        wanted = max(1, math.floor(math.sqrt(self.wanted * self.room) * width / points))
+        wanted = math.ceil(math.sqrt(self.wanted * self.room) * width / points)
         limits = torch.empty(batch, rows, device=self.x.device)
         chunk = max(16, triton.next_power_of_2(width))
         group = max(1, cuda_knn.TILE // chunk)

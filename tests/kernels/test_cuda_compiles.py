@@ -23,7 +23,7 @@ from triton.runtime import JITFunction, driver
 from pipelines.kernels import cuda
 
 SHARED = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes that a program may use
-FLAGS = [(torch.float32, True), (torch.bfloat16, False), (torch.float64, True)]
+FLAGS = [(torch.float32, True), (torch.bfloat16, False)]
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,7 +74,7 @@ def compiled(
 
 
 @pytest.mark.parametrize("capability", [86, 90])
-@pytest.mark.parametrize(("points", "last"), [(4096, 15), (4096, 405), (20_000, 31)])
+@pytest.mark.parametrize(("points", "last"), [(4096, 210), (20_000, 31)])
 def test_knn(compiled: list[Any], points: int, last: int) -> None:
     cuda.knn(torch.zeros(1, points, 8), (0, last))
     assert {kernel.metadata.name for kernel in compiled} == {"narrow", "pick"}
@@ -95,11 +95,10 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
     assert names == {"reduce", "spread_to_targets", "spread_to_sources", "sum_rows"}
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize(("channels", "last"), [(9, 15), (64, 210), (100, 250)])
-def test_near(compiled: list[Any], channels: int, last: int) -> None:
+@pytest.mark.parametrize(("channels", "capability"), [(64, 80), (64, 90), (100, 90)])
+def test_near(compiled: list[Any], channels: int) -> None:
     from benchmarks import near
 
-    near.knn(torch.zeros(1, 4096, channels), (0, last))
+    near.knn(torch.zeros(1, 4096, channels), (0, 15))
     names = {kernel.metadata.name for kernel in compiled}
     assert names == {"prepare", "limits", "near", "redo", "choose"}

@@ -33,7 +33,7 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "SAMPLES", (2, 1))
     monkeypatch.setattr(near, "DEVIATIONS", 2.0)
     monkeypatch.setattr(near, "LISTS", 4096)
-    monkeypatch.setattr(near, "REDO_CHUNK", 64)
+    monkeypatch.setattr(near, "REDO_CHUNK", 128)
     monkeypatch.setattr(near, "REDO_ROWS", 16)
     monkeypatch.setattr(near, "SORTED_AT_ONCE", 256)
 
