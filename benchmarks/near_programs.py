@@ -199,6 +199,8 @@ def near(
         column = first + tile
         exists = column < points
         other = parts + column[None, :] * C + part[:, None]
+        # Loaded before the products, so that it's there when they are.
+        square = tl.load(squares + block * points + column, mask=exists, other=float("inf"))
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
         if C == PART:
             b0, b1, b2 = load_parts(other, piece, exists[None, :], PTX)
@@ -208,7 +210,6 @@ def near(
                 a0, a1, a2 = load_parts(own + channel, piece, inside[:, None], PTX)
                 b0, b1, b2 = load_parts(other + channel, piece, exists[None, :], PTX)
                 total = product(a0, a1, a2, b0, b1, b2, total)
-        square = tl.load(squares + block * points + column, mask=exists, other=float("inf"))
         distance = square[None, :] - 2.0 * total
         keep = tl.where(distance <= limit[:, None], 1.0, 0.0)
         # Counting by a product with a triangle of ones leaves every number with its thread.
