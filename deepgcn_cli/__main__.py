@@ -10,11 +10,12 @@ import errno
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from pipelines.errors import DeepGCNError
 
-from .interruption import Interrupted, sigterm_as_ctrl_c
+from .interruption import Interrupted, signals_interrupt
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the file system answers to a path that a person gave; anything else is a bug.
@@ -28,8 +29,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run `deepgcn` with `arguments` and return the exit code."""
-    with sigterm_as_ctrl_c():
-        return _run(arguments)
+    code = 130
+    with suppress(KeyboardInterrupt), signals_interrupt():
+        code = _run(arguments)
+    return code  # also if a signal comes when all is said
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,0 +1,135 @@
+"""Signals that come where Python would swallow a KeyboardInterrupt."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deepgcn_cli.interruption import signals_interrupt
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def interrupted(run: Callable[[], Any], seconds: float = 5.0) -> bool:
+    """Tell whether a KeyboardInterrupt ends `run` or the time that follows it."""
+    end = time.monotonic() + seconds
+    try:
+        with signals_interrupt():
+            run()
+            while time.monotonic() < end:
+                time.sleep(0.001)
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_module_that_is_being_imported_is_finished_first(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"slow_to_import_{number.name}"
+    lines = (f"import signal; signal.raise_signal({int(number)})", "import time; time.sleep(0.1)")
+    (tmp_path / f"{name}.py").write_text("\n".join((*lines, "whole = True")))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert interrupted(lambda: importlib.import_module(name))
+    assert sys.modules.pop(name).whole
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_destructor_swallows_no_signal(number: signal.Signals) -> None:
+    class Closing:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    assert interrupted(Closing)
+
+
+def test_sigterm_waits_until_an_error_is_told() -> None:
+    told = []
+
+    def fail() -> None:
+        try:
+            raise ValueError
+        except ValueError:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.1)
+            told.append("the error")
+
+    assert interrupted(fail)
+    assert told
+
+
+def test_other_exceptions_that_cannot_be_raised_are_shown_as_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", seen.append)
+    with signals_interrupt():
+        sys.unraisablehook(SimpleNamespace(exc_type=ValueError))  # type: ignore[arg-type]
+    assert len(seen) == 1
+
+
+def test_everything_is_left_as_it_was() -> None:
+    numbers = (*SIGNALS, signal.SIGALRM)
+    before = [signal.getsignal(number) for number in numbers]
+    hook = sys.unraisablehook
+
+    @signals_interrupt()
+    def fail() -> None:
+        try:
+            raise ValueError("told")
+        finally:
+            signal.raise_signal(signal.SIGTERM)  # waits, and is forgotten at the end
+
+    with pytest.raises(ValueError, match="told"):
+        fail()
+    assert [signal.getsignal(number) for number in numbers] == before
+    assert sys.unraisablehook is hook
+    time.sleep(0.1)
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> None:
+    """From the first line of the program on: while it imports PyTorch, while it reads its files."""
+    arguments = ["synth", str(tmp_path), "--rooms", "272", "--density", "20000"]
+    script = (
+        "import sys, deepgcn_cli.__main__ as main; inner = main._run_app\n"
+        "main._run_app = lambda arguments: (print(flush=True), inner(arguments))[1]\n"
+        f"sys.exit(main.run({arguments!r}))"
+    )
+    for moment in range(12):
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(0.1 * moment)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        # CPython ends by the signal itself if it came while a string was evaluated.
+        assert process.returncode in (130, -signal.SIGINT), said
+        assert "interrupted" in said.splitlines()[-1]
+        assert "Traceback" not in said
