@@ -70,7 +70,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     if failing or _importing(frame):
         _again(number)
     else:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(number)
 
 
 def _importing(frame: FrameType | None) -> bool:
@@ -84,7 +84,7 @@ def _importing(frame: FrameType | None) -> bool:
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:
     """Let a KeyboardInterrupt come again that could not be raised where it came."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _again(signal.SIGINT)
+        _again(*(unraisable.exc_value.args or (signal.SIGINT,)))
     else:
         otherwise(unraisable)
 

@@ -354,6 +354,8 @@ def test_killed_again_and_again_the_table_is_the_same(store: Store, tmp_path: Pa
             command(store, broken, *how),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            # Tests in the background may have inherited that it's ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             try:
                 wait_for_steps(broken / "runs", before)

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,14 @@ import pytest
 from deepgcn_cli.interruption import signals_interrupt
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(autouse=True)
+def heeded() -> Iterator[None]:
+    """Heed SIGINT although the tests may run in the background, where shells let it be ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def interrupted(run: Callable[[], Any], seconds: float = 5.0) -> bool:
@@ -46,6 +54,9 @@ def test_a_module_that_is_being_imported_is_finished_first(
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_destructor_swallows_no_signal(number: signal.Signals) -> None:
+    if number == signal.SIGTERM:  # it must not come back as the other one
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     class Closing:
         def __del__(self) -> None:
             signal.raise_signal(number)
