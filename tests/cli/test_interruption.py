@@ -128,7 +128,7 @@ def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> No
         "main._run_app = lambda arguments: (print(flush=True), inner(arguments))[1]\n"
         f"sys.exit(main.run({arguments!r}))"
     )
-    for moment in range(12):
+    for moment in range(5):
         with subprocess.Popen(
             [sys.executable, "-c", script],
             stdout=subprocess.PIPE,
@@ -137,7 +137,7 @@ def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> No
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            time.sleep(0.1 * moment)
+            time.sleep(0.2 * moment)
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
         # CPython ends by the signal itself if it came while a string was evaluated.
