@@ -67,6 +67,15 @@ def plan(wanted: int) -> tuple[int, int]:
     return room, SAMPLES[-1]
 
 
+def window(wanted: int, room: int, sampled: int, points: int) -> tuple[int, int]:
+    """Return how many of a row's `sampled` distances shall be below its limit, at least and most.
+
+    Midway, by their ratio, between what would be too few and too many of all points.
+    """
+    least = math.ceil(math.sqrt(wanted * room) * sampled / points)
+    return least, least + max(1, least // 8)
+
+
 def fast_float64(device: torch.device) -> bool:
     """Tell whether a GPU does float64 at half the speed of float32, as data centers' do."""
     if device.type != "cuda":
@@ -109,14 +118,14 @@ class Search:
         own = self.x[:, start : start + rows] - self.mean[:, None]
         with full_precision(self.x.device):
             products = torch.bmm(own, self.sample)  # (B, rows, S)
-        wanted = math.ceil(math.sqrt(self.wanted * self.room) * width / points)
+        least, most = window(self.wanted, self.room, width, points)
         limits = torch.empty(batch, rows, device=self.x.device)
         chunk = max(16, triton.next_power_of_2(width))
         group = max(1, cuda_knn.TILE // chunk)
         total = batch * rows
         near_programs.limits[(triton.cdiv(total, group),)](
             *(products, self.sample_squares, limits),
-            *(width, total, rows, wanted, wanted + max(1, wanted // 8)),
+            *(width, total, rows, least, most),
             CHUNK=chunk,
             ROWS=group,
             num_warps=min(16, max(2, group * chunk // cuda_knn.PER_WARP)),

@@ -20,7 +20,7 @@ from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import cuda, eager
 from pipelines.model.deepgcn import DeepGCN
 
-LAYERS = ((1, 1), (4, 4), (7, 7), (14, 14), (20, 20), (26, 26))  # and their dilations
+DILATIONS = (1, 4, 7, 14, 20, 26)  # of the search in layer d's features
 TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 128, 8, 2))
 
 
@@ -152,9 +152,9 @@ def figures(bench: Any) -> None:
         return
     model, features, layers = scan_layers(bench)
     noise = bench.random(*layers.shape[1:])
-    for layer, dilation in LAYERS[:1] if bench.tiny else LAYERS:
+    for dilation in DILATIONS[:1] if bench.tiny else DILATIONS:
         ranks = ranks_of(dilation, noise.shape[1])
-        for name, x in (("scan", layers[layer - 1]), ("noise", noise)):
+        for name, x in (("scan", layers[dilation - 1]), ("noise", noise)):
             case = f"{name}, d {dilation}"
             bench.add("near", f"{case}: alike (near, cuda, eager)", *alike(x, ranks))
             spent = [bench.seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda)]

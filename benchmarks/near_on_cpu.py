@@ -8,8 +8,6 @@ and on noise. Needs Triton installed, but no GPU.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -50,8 +48,8 @@ def wrong_limits(distance: Tensor, wanted: int) -> float:
     """Return the share of rows whose limit, from a sample of the columns, is too low or high."""
     room, every = near.plan(wanted)
     sample = distance[:, :, ::every]
-    least = math.ceil(math.sqrt(wanted * room) * sample.shape[2] / distance.shape[2])
-    limit = sample.kthvalue(least + max(1, least // 8) // 2, dim=-1, keepdim=True).values
+    least, most = near.window(wanted, room, sample.shape[2], distance.shape[2])
+    limit = sample.kthvalue((least + most) // 2, dim=-1, keepdim=True).values
     count = (distance <= limit).sum(-1)
     return float(((count < wanted) | (count > room)).float().mean())
 

@@ -19,6 +19,7 @@ from pipelines.kernels.cuda_select import (
     INT32_MAX,
     NAN_BITS,
     distance_of,
+    exchange,
     load_bits,
     order_bits,
     threshold,
@@ -337,47 +338,19 @@ def reversed_bits(number, LOG: tl.constexpr):
 
 
 @triton.jit
-def side(bit: tl.constexpr, DIMS: tl.constexpr):
-    """Return the value, 0 or 1, of a `bit` of ranks in an array of shape [2] · DIMS."""
-    return tl.reshape(tl.arange(0, 2), [1] * bit + [2] + [1] * (DIMS - bit - 1))
-
-
-@triton.jit
-def exchange(
-    cube,
-    bit: tl.constexpr,
-    stage: tl.constexpr,
-    LOG: tl.constexpr,
-    DIMS: tl.constexpr,
-    DOUBLE: tl.constexpr,
-):
-    """Order the pairs of numbers whose ranks differ in `bit`; as `cuda_select.exchange`.
-
-    DOUBLE: compare the int64, positive and with the exponent of 1, as float64: one instruction
-    instead of two, and not in the unit that all others wait for. On GPUs with fast float64.
-    """
-    other = tl.sum(cube, bit, keep_dims=True) - cube
-    larger = side(bit, DIMS)
-    if stage < LOG:
-        larger = larger ^ side(stage, DIMS)
-    if DOUBLE:
-        greater = cube.to(tl.float64, bitcast=True) > other.to(tl.float64, bitcast=True)
-    else:
-        greater = cube > other
-    return tl.where(greater != (larger == 1), other, cube)
-
-
-@triton.jit
 def sort_slots(x, LOG: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr):
     """Sort the columns of (2^LOG, rows): the number of rank r comes to reversed_bits(r).
 
-    Most steps of a bitonic network compare ranks that differ in a low bit. With the bits reversed
-    these are numbers of the same thread: half as many shuffles as in natural order.
+    As `cuda_select.sort_rows`, but the bit b of a rank is the position along the axis b. Most steps
+    compare ranks that differ in a low bit: with the bits reversed these are numbers of the same
+    thread, and half as many shuffles are needed.
     """
     cube = tl.reshape(x, [2] * DIMS)
     for stage in tl.static_range(1, LOG + 1):
         for step in tl.static_range(stage):
-            cube = exchange(cube, stage - 1 - step, stage, LOG, DIMS, DOUBLE)
+            cube = exchange(
+                cube, stage - 1 - step, stage if stage < LOG else -1, DIMS, DOUBLE
+            )
     return tl.reshape(cube, x.shape)
 
 

@@ -44,12 +44,15 @@ def signals_interrupt() -> Iterator[None]:
     of a job as soon as one of them fails. The others find the same failure out at that moment, and
     what they have to say of it would be lost.
 
-    A signal that the process ignores, or has another handler for, stays so.
+    A signal that the process ignores, or has another handler for, stays so. Where there are no
+    timers (Windows), and in other threads, signals do what they do anyway.
     """
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
         yield
         return
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     before = {number: does for number, does in usual.items() if signal.getsignal(number) == does}
     hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
     for number in before:
@@ -84,7 +87,8 @@ def _importing(frame: FrameType | None) -> bool:
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:
     """Let a KeyboardInterrupt come again that could not be raised where it came."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
-        _again(*(unraisable.exc_value.args or (signal.SIGINT,)))
+        ours = getattr(unraisable.exc_value, "args", ()) == (signal.SIGTERM,)
+        _again(signal.SIGTERM if ours else signal.SIGINT)
     else:
         otherwise(unraisable)
 

@@ -134,29 +134,45 @@ def narrow(
 
 
 @triton.jit
-def side(bit: tl.constexpr, DIMS: tl.constexpr):
-    """Return the value, 0 or 1, of a `bit` of the positions in an array of shape [2] · DIMS."""
-    return tl.reshape(tl.arange(0, 2), [1] * (DIMS - bit - 1) + [2] + [1] * bit)
+def side(axis: tl.constexpr, DIMS: tl.constexpr):
+    """Return the position, 0 or 1, along an axis of an array of shape [2] · DIMS."""
+    return tl.reshape(tl.arange(0, 2), [1] * axis + [2] + [1] * (DIMS - axis - 1))
 
 
 @triton.jit
-def exchange(cube, bit: tl.constexpr, stage: tl.constexpr, LOG: tl.constexpr, DIMS: tl.constexpr):
-    """Order the pairs of numbers whose positions differ in `bit`: one step of a bitonic network.
+def exchange(
+    cube,
+    axis: tl.constexpr,
+    flip: tl.constexpr,
+    DIMS: tl.constexpr,
+    DOUBLE: tl.constexpr = False,
+):
+    """Order the pairs of numbers along an axis: one step of a bitonic network.
 
-    Sorted runs of 2^stage alternate in direction until the last stage, LOG. The other one of a pair
-    is their sum less oneself (modulo 2^64): NumPy adds that up when Triton is interpreted, where
-    `tl.sort` takes minutes.
+    The larger one comes to position 1; where the position along the axis `flip` is 1, to 0; −1 for
+    no such axis. The other one of a pair is their sum less oneself (modulo 2^64): NumPy adds that
+    up when Triton is interpreted, where `tl.sort` takes minutes.
+
+    DOUBLE: compare the int64, positive and with the exponent of 1, as float64: one instruction
+    instead of two, and not in the unit that all others wait for. On GPUs with fast float64.
     """
-    other = tl.sum(cube, DIMS - 1 - bit, keep_dims=True) - cube
-    larger = side(bit, DIMS)
-    if stage < LOG:
-        larger = larger ^ side(stage, DIMS)
-    return tl.where((cube > other) != (larger == 1), other, cube)
+    other = tl.sum(cube, axis, keep_dims=True) - cube
+    larger = side(axis, DIMS)
+    if flip >= 0:
+        larger = larger ^ side(flip, DIMS)
+    if DOUBLE:
+        greater = cube.to(tl.float64, bitcast=True) > other.to(tl.float64, bitcast=True)
+    else:
+        greater = cube > other
+    return tl.where(greater != (larger == 1), other, cube)
 
 
 @triton.jit
 def sort_rows(x, LOG: tl.constexpr, DIMS: tl.constexpr):
     """Sort the rows, 2^LOG long, of an int64 array of 2^DIMS numbers.
+
+    Sorted runs of 2^stage alternate in direction until the last stage, LOG. The bit b of a rank is
+    the position along the axis DIMS − 1 − b.
 
     Reference:
         Batcher, Sorting networks and their applications, AFIPS 1968.
@@ -164,7 +180,9 @@ def sort_rows(x, LOG: tl.constexpr, DIMS: tl.constexpr):
     cube = tl.reshape(x, [2] * DIMS)
     for stage in tl.static_range(1, LOG + 1):
         for step in tl.static_range(stage):
-            cube = exchange(cube, stage - 1 - step, stage, LOG, DIMS)
+            cube = exchange(
+                cube, DIMS - stage + step, DIMS - 1 - stage if stage < LOG else -1, DIMS
+            )
     return tl.reshape(cube, x.shape)
 
 
