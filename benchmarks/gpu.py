@@ -1,7 +1,7 @@
 """Check and time the GPU kernels: correctness, speed, memory, precision, in one run.
 
-    python -m benchmarks.gpu --golden ../shared/golden --out results     (a GPU; 3 minutes)
-    TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu             (tiny sizes; 2 minutes)
+    python -m benchmarks.gpu --golden DIR --out results     (a GPU; 4 minutes)
+    TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu     (tiny sizes; 3 minutes)
 
 Prints what it finds as it goes, then one Markdown table; writes gpu.json and gpu.md to --out. A
 part that fails, or whose time is up, loses its own figures only. "naive" is `benchmarks.naive`, the
@@ -20,7 +20,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from benchmarks import near_figures
 from benchmarks.case import naive_search
+from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
 from pipelines.config import ModelConfig
@@ -39,65 +40,6 @@ from pipelines.model.weights import from_reference
 from pipelines.runtime.timing import Case, measure, own_network, own_search
 
 GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table; `naive` and `ratio` are empty where nothing is compared."""
-
-    part: str
-    case: str
-    ours: str
-    naive: str = ""
-    ratio: str = ""
-
-
-class Bench:
-    """The device, the sizes and the rows found so far."""
-
-    def __init__(self, device: str, golden: Path | None, repeats: int) -> None:
-        self.device = device
-        self.golden = golden
-        self.repeats = repeats
-        self.tiny = device == "cpu"
-        self.rows: list[Row] = []
-        self.deadline = float("inf")
-
-    def add(self, *row: str) -> None:
-        """Print a row and keep it."""
-        part, *rest = row
-        self.rows.append(Row(part, *rest))
-        print(" | ".join(row), flush=True)
-
-    def late(self) -> bool:
-        """Tell whether this part's time is up."""
-        return time.monotonic() > self.deadline
-
-    def random(self, *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-        """Return normally distributed numbers, the same every time."""
-        generator = torch.Generator().manual_seed(seed)
-        return torch.randn(shape, generator=generator, dtype=dtype).to(self.device)
-
-    def seconds(self, run: Callable[[], Any]) -> float:
-        """Return the median time of a run, after one that warms up."""
-        times = []
-        for _ in range(self.repeats + 1):
-            self.wait()
-            start = time.perf_counter()
-            run()
-            self.wait()
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[1:])
-
-    def wait(self) -> None:
-        """Wait until the GPU has done all that it was given."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-
-
-def ms(seconds: float) -> str:
-    """Show a time in milliseconds."""
-    return f"{seconds * 1e3:.3g} ms"
 
 
 def environment(bench: Bench) -> None:
@@ -126,23 +68,6 @@ def environment(bench: Bench) -> None:
         bench.add("environment", f"matrix product, {name}", f"{speed / 1e12:.3g} TFLOP/s")
     copied = 2 * a.nbytes / bench.seconds(lambda: a.clone())
     bench.add("environment", "copy", f"{copied / 1e12:.3g} TB/s")
-
-
-@contextlib.contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Set PyTorch's float32 matrix precision within a `with` block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def shared_neighbors(found: Tensor, expected: Tensor) -> float:
-    """Return which share of the expected neighbours was found, as sets per point."""
-    both = torch.cat([found, expected], dim=-1).sort(dim=-1).values
-    return float((both[..., 1:] == both[..., :-1]).sum()) / expected.numel()
 
 
 def check_knn(bench: Bench) -> None:
@@ -485,13 +410,6 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "scaling": (time_scaling, 90),
     "tuning": (tune, 40),
 }
-
-
-def table(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| part | case | ours | naive | ratio |", "|---|---|---|---|---|"]
-    lines += ["| " + " | ".join(asdict(row).values()) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def main() -> int:

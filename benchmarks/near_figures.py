@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import cuda, eager
@@ -29,7 +30,7 @@ def ranks_of(dilation: int, points: int) -> tuple[int, ...]:
     return tuple(range(0, min(16 * dilation, points), dilation))
 
 
-def scan_layers(bench: Any) -> tuple[DeepGCN, Tensor, Tensor]:
+def scan_layers(bench: Bench) -> tuple[DeepGCN, Tensor, Tensor]:
     """Return a ResGCN-28 in training, features (B, N, 9) of a room and its layers (L, B, N, C)."""
     torch.manual_seed(0)
     batch, points = (1, 64) if bench.tiny else (16, 4096)
@@ -46,14 +47,13 @@ def scan_layers(bench: Any) -> tuple[DeepGCN, Tensor, Tensor]:
 def alike(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
     """Return which share of float64's neighbors the searches find: near, cuda, eager."""
     from benchmarks import near
-    from benchmarks.gpu import shared_neighbors
 
     x = x[:2]
     truth = eager.knn(x.double(), ranks)
     return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda, eager)]
 
 
-def stages(bench: Any, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
+def stages(bench: Bench, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
     """Time each program of a search, and count the rows that are done again."""
     from benchmarks import near
     from pipelines.kernels import cuda_knn
@@ -78,7 +78,7 @@ def stages(bench: Any, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
     bench.add("near", f"{name}: stages", f"{times} ms", f"done again {again:.2%}")
 
 
-def tiles(bench: Any, x: Tensor, ranks: tuple[int, ...]) -> None:
+def tiles(bench: Bench, x: Tensor, ranks: tuple[int, ...]) -> None:
     """Time `near` with other sizes than its own."""
     from benchmarks import near
 
@@ -110,10 +110,9 @@ def searching_with(module: Any) -> Iterator[None]:
         cuda.knn = before
 
 
-def steps(bench: Any, model: DeepGCN, features: Tensor) -> None:
+def steps(bench: Bench, model: DeepGCN, features: Tensor) -> None:
     """Time a training step with either search, in float32, TF32 and bf16; and its memory."""
     from benchmarks import near
-    from benchmarks.gpu import matmul_precision, ms
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     labels = torch.zeros(features.shape[0] * features.shape[1], dtype=torch.long)
@@ -142,10 +141,9 @@ def steps(bench: Any, model: DeepGCN, features: Tensor) -> None:
         bench.add("near", f"step of a scan, {name} (second: cuda_knn)", *found)
 
 
-def figures(bench: Any) -> None:
+def figures(bench: Bench) -> None:
     """Compare and time the search, and a network's step with it."""
     from benchmarks import near
-    from benchmarks.gpu import ms
 
     if reason := cuda.why_not(torch.device(bench.device)):
         bench.add("near", "not run", reason)

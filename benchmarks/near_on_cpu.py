@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import near
-from benchmarks.gpu import shared_neighbors
+from benchmarks.gpu_table import shared_neighbors
 from benchmarks.near_figures import ranks_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features

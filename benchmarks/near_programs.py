@@ -348,9 +348,7 @@ def sort_slots(x, LOG: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr):
     cube = tl.reshape(x, [2] * DIMS)
     for stage in tl.static_range(1, LOG + 1):
         for step in tl.static_range(stage):
-            cube = exchange(
-                cube, stage - 1 - step, stage if stage < LOG else -1, DIMS, DOUBLE
-            )
+            cube = exchange(cube, stage - 1 - step, stage if stage < LOG else -1, DIMS, DOUBLE)
     return tl.reshape(cube, x.shape)
 
 
