@@ -1,6 +1,6 @@
 """Check and time the GPU kernels: correctness, speed, memory, precision, in one run.
 
-    python -m benchmarks.gpu --golden DIR --out results     (a GPU; 4 minutes)
+    python -m benchmarks.gpu --golden DIR --out results     (a GPU; 10 minutes at most)
     TRITON_INTERPRET=1 python -m benchmarks.gpu --device cpu     (tiny sizes; 3 minutes)
 
 Prints what it finds as it goes, then one Markdown table; writes gpu.json and gpu.md to --out. A
