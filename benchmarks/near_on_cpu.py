@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks import near
 from benchmarks.gpu_table import shared_neighbors
 from benchmarks.near_figures import ranks_of
+from benchmarks.part_products import SIX, parts_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import eager
@@ -29,12 +30,10 @@ def distances(x: Tensor, parts: bool) -> Tensor:
     if not parts:
         products = x @ x.mT
     else:
-        high = x.bfloat16().float()
-        middle = (x - high).bfloat16().float()
-        low = (x - high - middle).bfloat16().float()
-        products = high @ low.mT
-        for a, b in ((low, high), (middle, middle), (high, middle), (middle, high), (high, high)):
-            products += a @ b.mT
+        own = [part.float() for part in parts_of(x)]
+        products = torch.zeros(())
+        for a, b in SIX:
+            products = products + own[a] @ own[b].mT
     return (x * x).sum(-1)[:, None] - 2 * products
 
 

@@ -62,7 +62,7 @@ class Training:
         progress: Progress,
         processes: Processes = ALONE,
     ) -> None:
-        self.config, self.run, self.processes, self.device = config, run, processes, device
+        self.config, self.run, self.processes = config, run, processes
         self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress

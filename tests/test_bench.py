@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks.naive import check
+from benchmarks.part_products import SIX, product
 from pipelines.bench import bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic_blocks import room_features
@@ -29,6 +30,18 @@ def test_the_naive_network_is_the_same_function(arch: str, conv: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig.published(arch, 3, conv=conv, k=5, width=16, layout="torch")
     assert check(config, points=64) < 1e-10
+
+
+def test_six_products_of_bf16_parts_are_as_exact_as_float32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(n, 300, generator=generator) for n in (50, 40))
+    exact = a.double() @ b.double().t()
+    lost = [float((c.double() - exact).square().mean()) for c in (product(a, b, SIX), a @ b.t())]
+    assert lost[0] <= lost[1]
+    # Without any of the six it is not.
+    for i in range(len(SIX)):
+        fewer = product(a, b, SIX[:i] + SIX[i + 1 :]).double()
+        assert float((fewer - exact).square().mean()) > 2 * lost[1]
 
 
 def test_the_floor_of_the_reference_network() -> None:
