@@ -11,6 +11,7 @@ the result's own.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def figures(bench: Bench) -> None:
         b = bench.random(m, inner, seed=1) / inner**0.5
         few = slice(0, 2048)
         exact = a[few].double() @ b.double().t()
-        ways = {
+        ways: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
             "float32": ("highest", lambda a, b: a @ b.t()),
             "TF32": ("high", lambda a, b: a @ b.t()),
             "bf16, 6 products": ("highest", functools.partial(product, pairs=SIX)),

@@ -19,6 +19,7 @@ import numpy as np
 
 from .data.area import surface_areas
 from .data.grid import Grid, grid_sort
+from .data.scan_table import chunks
 from .files import atomic_json
 from .inference import block_logits, softmax
 from .model.deepgcn import DeepGCN
@@ -151,30 +152,41 @@ class Keep:
     def open(
         cls, folder: Path, made_from: str, points: int, classes: int, drawing: Drawing
     ) -> Keep:
-        """Go on with what `folder` holds if it is of the same making, or begin anew."""
+        """Go on with what `folder` holds if it is of the same making, or begin anew.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
         shapes: dict[str, tuple[int, ...]] = {"label": (points,), "confidence": (points,)}
         if drawing.probabilities:
             shapes["probabilities"] = (points, classes)
         if points < KEPT_FROM:
-            fresh = {name: np.empty(shape, _kind(name)) for name, shape in shapes.items()}
-            return cls(_begin(fresh, classes), None, made_from)
+            fresh = {name: np.full(shape, *_fresh(name)) for name, shape in shapes.items()}
+            return cls(_labelled(fresh, np.zeros(classes)), None, made_from)
         state = _read_state(folder)
         areas = np.array(state.get("areas", []), np.float64)
         again = state.get("made_from") == made_from and len(areas) == classes
         again = again and all(
             (folder / name).is_file()
-            and (folder / name).stat().st_size == np.prod(shape) * np.dtype(_kind(name)).itemsize
+            and (folder / name).stat().st_size
+            == np.prod(shape) * np.dtype(_fresh(name)[1]).itemsize
             for name, shape in shapes.items()
         )
         if not again:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
+            try:
+                for name, shape in shapes.items():
+                    _write_fresh(folder / name, shape)
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
         arrays: dict[str, np.ndarray] = {
-            name: np.memmap(folder / name, _kind(name), "r+" if again else "w+", shape=shape)
+            name: np.memmap(folder / name, _fresh(name)[1], "r+", shape=shape)
             for name, shape in shapes.items()
         }
         if not again:
-            return cls(_begin(arrays, classes), folder, made_from)
+            return cls(_labelled(arrays, np.zeros(classes)), folder, made_from)
         keep = cls(_labelled(arrays, areas), folder, made_from)
         keep.blocks, keep.points = int(state["blocks"]), int(state["points"])
         return keep
@@ -188,11 +200,13 @@ class Keep:
             probabilities: (n, C) of each class.
         """
         labelled, label = self.labelled, probabilities.argmax(axis=1)
+        areas = labelled.areas + surface_areas(pos, label, len(labelled.areas))
         labelled.label[places] = label
-        labelled.areas[...] += surface_areas(pos, label, len(labelled.areas))
         labelled.confidence[places] = probabilities.max(axis=1)
         if labelled.probabilities is not None:
             labelled.probabilities[places] = probabilities
+        # What follows counts the block; until then it can be added again.
+        labelled.areas[...] = areas
         self.blocks += 1
         self.points += len(places)
         if time.monotonic() - self._saved > SAVE_EVERY:
@@ -213,16 +227,23 @@ class Keep:
         atomic_json(self.folder / STATE, state)
 
 
-def _kind(name: str) -> str:
-    return "u1" if name == "label" else "f4"
+def _fresh(name: str) -> tuple[int, str]:
+    """Return what an array holds before any block, and its type."""
+    return (UNLABELLED, "u1") if name == "label" else (0, "f4")
 
 
-def _begin(arrays: dict[str, np.ndarray], classes: int) -> Labelled:
-    arrays["label"][...] = UNLABELLED
-    for name in ("confidence", "probabilities"):
-        if name in arrays:
-            arrays[name][...] = 0
-    return _labelled(arrays, np.zeros(classes))
+def _write_fresh(path: Path, shape: tuple[int, ...]) -> None:
+    """Write an array that holds no block, whole: the system kills who maps a file too large for
+    the disk.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    value, kind = _fresh(path.name)
+    points, *others = shape
+    with path.open("wb") as file:
+        for part in chunks(points):
+            file.write(np.full((part.stop - part.start, *others), value, kind).tobytes())
 
 
 def _labelled(arrays: dict[str, np.ndarray], areas: np.ndarray) -> Labelled:

@@ -15,6 +15,7 @@ from pipelines.config import ModelConfig
 from pipelines.labelling import Drawing, Labelled, label_points, part_folder
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
+from tests.small_disk import on_a_small_disk
 
 DRAWING = Drawing(num_points=64, batch_size=2, seed=0, probabilities=True)
 
@@ -139,3 +140,17 @@ def test_a_small_scan_leaves_nothing_on_disk(
     monkeypatch.setattr(labelling, "KEPT_FROM", 1 << 30)
     assert same(label(model, tmp_path / "small.ply"), large)
     assert not part_folder(tmp_path / "small.ply").exists()
+
+
+FILLS_THE_DISK = """
+from pathlib import Path
+from pipelines.labelling import Drawing, Keep
+try:
+    Keep.open(Path(".scan.part"), "scan", 3_000_000, 13, Drawing(64, 2, 0))
+except OSError as error:
+    print(error.strerror, list(Path.cwd().iterdir()))
+"""
+
+
+def test_a_disk_too_small_for_the_labels_is_an_error_and_is_left_empty(tmp_path: Path) -> None:
+    assert on_a_small_disk(tmp_path, FILLS_THE_DISK) == "No space left on device []"

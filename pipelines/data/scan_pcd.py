@@ -220,8 +220,6 @@ def _map_binary(path: Path, facts: PcdHeader) -> np.ndarray:
 
 def _decompress(path: Path, facts: PcdHeader) -> np.ndarray:
     """Decompress into a spool; compressed files hold one whole field after the other."""
-    import tempfile
-
     from .scan_lzf import LARGEST_RATIO, lzf_decompress
 
     sizes = np.memmap(path, "<u4", mode="r", offset=facts.start, shape=(2,))
@@ -240,9 +238,11 @@ def _decompress(path: Path, facts: PcdHeader) -> np.ndarray:
     if size == 0:
         return np.empty(0, facts.kind)
     source = np.memmap(path, np.uint8, mode="r", offset=facts.start + 8, shape=(packed,))
-    with tempfile.TemporaryFile() as file:
-        file.truncate(size)
-        plain = np.memmap(file, np.uint8, mode="r+", shape=(size,))
+    # Written before it is mapped: the system kills who maps a file too large for the disk.
+    with Spool(path, np.dtype(np.uint8)) as spool:
+        for part in chunks(size):
+            spool.append(np.zeros(part.stop - part.start, np.uint8))
+        plain = spool.rows(writable=True)
     if not lzf_decompress(source, plain):
         raise DatasetError(
             f"{path}: found damaged compressed data.\nCopy or export the scan again."

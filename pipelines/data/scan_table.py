@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -339,8 +339,9 @@ class Spool:
             ) from error
         self._count += len(rows)
 
-    def rows(self) -> np.ndarray:
-        """Return everything appended (N,) as a memory map that can be read only."""
+    def rows(self, *, writable: bool = False) -> np.ndarray:
+        """Return everything appended (N,) as a memory map, to be read only unless `writable`."""
         if self._count == 0:
             return np.empty(0, self._kind)
-        return np.memmap(self._file, self._kind, mode="r", shape=(self._count,))
+        mode: Literal["r", "r+"] = "r+" if writable else "r"
+        return np.memmap(self._file, self._kind, mode=mode, shape=(self._count,))

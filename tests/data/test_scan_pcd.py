@@ -14,6 +14,7 @@ from pipelines.data.scan_table import ScanOptions
 from pipelines.data.scans import open_scan, write_labelled
 from pipelines.errors import DatasetError
 from tests.data.scan_labels import RGB, XYZ, labels_for, placed
+from tests.small_disk import on_a_small_disk
 
 # What Open3D 0.20 wrote of six points, each coordinate a multiple of 0.1.
 OPEN3D_XYZ = np.array(
@@ -299,3 +300,27 @@ def test_rgb_of_another_kind_is_no_color(tmp_path: Path) -> None:
     rows["rgb"] = RGB
     write_binary(tmp_path / "scan.pcd", rows)
     assert open_scan(tmp_path / "scan.pcd").colors() is None
+
+
+# Three floats a point, all 0, in copies of 264 bytes: small on the disk, large once unpacked.
+LARGE_ONCE_UNPACKED = """
+from pathlib import Path
+from pipelines.data.scan_table import ScanOptions
+from pipelines.data.scans import open_scan
+from pipelines.errors import DatasetError
+points = 264_000
+packed = bytes([7, *8 * [0]]) + 11_999 * bytes([0xE0, 255, 0]) + bytes([0xE0, 247, 0])
+lines = ["VERSION .7", "FIELDS x y z", "SIZE 4 4 4", "TYPE F F F", "COUNT 1 1 1"]
+lines += [f"WIDTH {points}", "HEIGHT 1", f"POINTS {points}", "DATA binary_compressed", ""]
+sizes = len(packed).to_bytes(4, "little") + (12 * points).to_bytes(4, "little")
+Path("scan.pcd").write_bytes(chr(10).join(lines).encode() + sizes + packed)
+try:
+    open_scan(Path("scan.pcd"), ScanOptions())
+except DatasetError as error:
+    print(error)
+"""
+
+
+def test_a_disk_too_small_to_unpack_on_is_an_error(tmp_path: Path) -> None:
+    said = on_a_small_disk(tmp_path, LARGE_ONCE_UNPACKED)
+    assert said.startswith(f"scan.pcd: cannot be unpacked in {tmp_path} (No space left on device)")
