@@ -119,10 +119,11 @@ class Scan:
         """Return coordinates from their minimum (N, 3) float32, and that minimum (3,) float64.
 
         Both are in metres with z up. Points far from the origin keep their precision: the
-        difference is taken in float64. A point with a NaN or infinite coordinate is NaN.
+        difference is taken in float64. A point with a NaN or infinite coordinate is NaN, and its
+        other coordinates are not looked at for the minimum.
         """
         columns = [self.rows[self.position[axis]] for axis in AXES[self.options.up]]
-        origin = np.array([_least(column) for column in columns])
+        origin = _corner(columns)
         local = np.empty((len(self), 3), np.float32)
         for part in chunks(len(self)):
             for axis, column in enumerate(columns):
@@ -287,13 +288,17 @@ def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def _least(column: np.ndarray) -> float:
-    """Return the smallest finite number of a column; 0 if it has none."""
-    best = np.inf
-    for part in chunks(len(column)):
-        values = column[part].astype(np.float64)
-        best = min(best, float(np.min(values, initial=np.inf, where=np.isfinite(values))))
-    return best if np.isfinite(best) else 0.0
+def _corner(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the minimum (3,) float64 of the points all of whose coordinates are finite.
+
+    The finite coordinates of an invalid point say nothing of the scan. Without valid points: 0.
+    """
+    corner = np.full(len(columns), np.inf)
+    for part in chunks(len(columns[0])):
+        values = np.stack([column[part].astype(np.float64) for column in columns])
+        valid = np.isfinite(values).all(axis=0)
+        np.minimum(corner, values.min(axis=1, initial=np.inf, where=valid), out=corner)
+    return np.where(np.isfinite(corner), corner, 0.0)
 
 
 def _largest(column: np.ndarray) -> float:

@@ -374,3 +374,14 @@ def test_real_scans(real_dir: Path, tmp_path: Path, name: str, count: int) -> No
     again = open_scan(tmp_path / f"out.{name}")
     np.testing.assert_array_equal(again.positions()[0], local)
     np.testing.assert_array_equal(again.colors(), scan.colors())
+
+
+def test_an_invalid_point_moves_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npy"
+    np.save(
+        path, np.array([[5.0, 6, 7, 1, 2, 3], [6, 8, 10, 1, 2, 3], [np.nan, -50, -99, 1, 2, 3]])
+    )
+    pos, origin = open_scan(path).positions()
+    assert origin.tolist() == [5, 6, 7]
+    assert pos[:2].tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert np.isnan(pos[2]).all()
