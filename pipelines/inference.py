@@ -16,7 +16,7 @@ import torch
 
 from .config import ModelConfig
 from .data.blocks import Block, block_features, block_points, cover, room_blocks
-from .data.grid import Grid, grid_sort
+from .data.grid import LARGEST_GROUND, Grid, grid_sort, too_large
 from .errors import DatasetError
 from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress, Task
@@ -180,7 +180,7 @@ def segment(
 
     Raises:
         DatasetError: the arrays do not fit together, hold no point or a coordinate that is not
-            finite.
+            finite, or lie too far apart.
     """
     _check_arrays(pos, color)
     local = (pos - pos.min(axis=0)).astype(np.float32)
@@ -213,4 +213,9 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
         bad = int((~np.isfinite(pos).all(axis=1)).sum())
         raise DatasetError(
             f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos."
+        )
+    if too_large(extent := pos.max(axis=0) - pos.min(axis=0)):
+        raise DatasetError(
+            f"segment: found an extent of {extent}, expected metres, at most "
+            f"{LARGEST_GROUND / 1e6:.0f} km² of ground."
         )

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from .config import PredictConfig
+from .data.grid import LARGEST_GROUND, too_large
 from .data.s3dis import CLASSES, parse_colors
 from .data.scan_table import Labels, Scan, ScanOptions
 from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
@@ -31,7 +32,6 @@ from .results.viewer import write_viewer
 from .runtime.device import pick_device
 
 GREY = 128  # of a scan without colour
-LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
 # What no room or storey is, in metres: a room in centimetres or inches is higher and longer.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
@@ -292,7 +292,7 @@ def _check_finite(config: PredictConfig, scan: Scan, pos: np.ndarray) -> None:
 def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
     extent = [float(np.nanmax(axis)) for axis in pos.T]
     shown = " × ".join(f"{size:.3g}" for size in extent)
-    if extent[0] * extent[1] > LARGEST_GROUND:
+    if too_large(extent):
         raise DatasetError(
             f"{scan.path}: found an extent of {shown}, expected metres, at most "
             f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"

@@ -364,3 +364,13 @@ def test_another_format_for_many_scans(trained: Run, scan: Path, tmp_path: Path)
     assert len(labelled(found[0].out)) == len(vertex)
     with pytest.raises(ConfigError, match=r"scan\.labelled\.las: found the format '\.las'"):
         predict(PredictConfig(scans=(scan,), run=trained.path, format="las"))
+
+
+def test_points_of_a_line_far_apart_are_refused(trained: Run, tmp_path: Path) -> None:
+    pos = np.array([[0, 0, 0], [1e9, 0, 0]], np.float64)
+    write_points(tmp_path / "line.ply", pos, np.full((2, 3), 9, np.uint8))
+    config = PredictConfig(scans=(tmp_path / "line.ply",), run=trained.path)
+    with pytest.raises(DatasetError, match="at most 4 km² of ground"):
+        predict(config)
+    with pytest.raises(DatasetError, match="segment: found an extent"):
+        segment(load_model(trained.path), pos, np.full((2, 3), 9, np.uint8))

@@ -328,3 +328,13 @@ def test_real_scans(tmp_path: Path, real_dir: Path) -> None:
         c for n, c in enumerate(CLASSES) if not sum(r["counts"][n] for r in manifest["rooms"])
     ]
     assert absent == ["beam", "column", "bookcase", "board"]
+
+
+def test_a_point_far_off_stops_its_room_alone(tmp_path: Path) -> None:
+    files = aligned_files()
+    name = f"{ALIGNED}/Area_5/office_36/Annotations/wall_3.txt"
+    files[name] += b"1000000 1000000 0 1 2 3\n"
+    raw = write_tree(tmp_path / "raw", files)
+    with pytest.raises(DatasetError, match=r"office_36: found an extent of 1e\+06 × 1e\+06"):
+        run(raw, tmp_path / "data")
+    assert list(run(raw, tmp_path / "data", allow_incomplete=True).failed) == ["Area_5/office_36"]

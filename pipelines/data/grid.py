@@ -7,12 +7,14 @@ of the sorted arrays, one for each column of cells.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 CELL = 0.5  # m
 CHUNK = 1 << 20  # points whose cells are worked out at a time, so that little memory is taken
+LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
 TOLERANCE = 1e-4  # m; an extent that exceeds a block position by less does not open another one
 
 
@@ -42,11 +44,20 @@ def positions(extent: float, stride: float) -> int:
     return max(1, math.ceil((extent - 1.0 - TOLERANCE) / stride) + 1)
 
 
+def too_large(extent: Sequence[float] | np.ndarray) -> bool:
+    """Return whether the ground of an `extent` (x, y, …), metres, has more cells than are held.
+
+    A line has cells too: along an axis without extent there is one block.
+    """
+    return max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND
+
+
 def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
     """Sort points by cell.
 
     Args:
-        pos: (N, 3) float, metres, relative to their minimum corner; N ≥ 1.
+        pos: (N, 3) float, metres, relative to their minimum corner; N ≥ 1. Their extent is not
+            `too_large`.
 
     Returns:
         The order (N,) int64, stable within a cell, and the grid. There is one cell more along an

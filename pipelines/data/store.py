@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import DatasetError
 from ..files import atomic_json, atomic_write
-from .grid import Grid, grid_sort
+from .grid import LARGEST_GROUND, Grid, grid_sort, too_large
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -99,9 +99,20 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
         pos: (N, 3) float64, metres, in the raw frame; N ≥ 1.
         color: (N, 3) uint8.
         label: (N,) uint8.
+
+    Raises:
+        DatasetError: its points lie too far apart.
     """
     origin = np.array([axis.min() for axis in pos.T], np.float64)
-    local = (pos - origin).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite is too far apart, too
+        local = (pos - origin).astype(np.float32)
+    if too_large(extent := _maximum(local)):
+        shown = " × ".join(f"{size:.3g}" for size in extent)
+        raise DatasetError(
+            f"Area_{area}/{name}: found an extent of {shown}, expected metres, at most "
+            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
+            "Correct its unit, or remove points that lie far off."
+        )
     order, grid = grid_sort(local)
     local = local[order]
     return Room(area, name, origin, local, color[order], label[order], grid, _maximum(local))

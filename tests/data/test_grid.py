@@ -16,7 +16,7 @@ from pipelines.data.blocks import (
     draw,
     room_blocks,
 )
-from pipelines.data.grid import grid_sort, positions
+from pipelines.data.grid import grid_sort, positions, too_large
 
 
 def room(x: float, y: float, count: int = 4000, seed: int = 0) -> np.ndarray:
@@ -123,3 +123,10 @@ def test_torch_layout_is_pyg_s_normalize_scale() -> None:
     expected = NormalizeScale()(Data(pos=torch.from_numpy(paper[:, :3].copy()))).pos.numpy()
     np.testing.assert_allclose(features[:, :3], expected, atol=1e-6)
     np.testing.assert_array_equal(features[:, 3:], paper[:, 3:])
+
+
+def test_lines_and_far_points_are_too_large() -> None:
+    assert not too_large((1900.0, 1900.0, 3.0))
+    assert too_large((1e9, 0.0, 0.0))
+    assert too_large((0.01, 1e8, 0.0))
+    assert too_large((np.inf, 1.0, 1.0))
