@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from pipelines.config import PrepareConfig
 from pipelines.data.s3dis import CLASSES
+from pipelines.data.s3dis_raw import find_raw
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from pipelines.prepare import PrepareResult, prepare
@@ -338,3 +340,30 @@ def test_a_point_far_off_stops_its_room_alone(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"office_36: found an extent of 1e\+06 × 1e\+06"):
         run(raw, tmp_path / "data")
     assert list(run(raw, tmp_path / "data", allow_incomplete=True).failed) == ["Area_5/office_36"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rotated"),
+    [(ALIGNED, False), (NON_ALIGNED, True), ("non-aligned", True), ("unaligned", True)],
+)
+def test_a_folder_is_aligned_by_its_name_wherever_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, rotated: bool
+) -> None:
+    files = {
+        "Area_1/hall_1/Annotations/wall_1.txt": box(200, 1),
+        "Area_1/Area_1_alignmentAngle.txt": b"## a ##\n## b ##\nhall_1 30\n",
+    }
+    raw = write_tree(tmp_path / name, files)
+    assert find_raw(raw).rotated is rotated
+    monkeypatch.chdir(raw)
+    assert find_raw(None).rotated is rotated
+    assert find_raw(Path()).rotated is rotated
+
+
+def test_an_entry_that_a_zip_holds_twice_is_refused(tmp_path: Path) -> None:
+    raw = write_zip(tmp_path / "raw.zip", aligned_files())
+    name = f"{ALIGNED}/Area_5/office_36/Annotations/wall_3.txt"
+    with zipfile.ZipFile(raw, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(name, box(10, 1))
+    with pytest.raises(DatasetError, match=r"wall_3\.txt twice, expected each once"):
+        run(raw, tmp_path / "data")

@@ -25,6 +25,8 @@ from .zip_entries import open_entry
 LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
 _ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)/(?P<rest>.+\.txt)")
 _ANGLES = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/Area_[1-6]_alignmentAngle\.txt")
+# "aligned", but not "non-aligned" or "unaligned".
+_ALIGNED = re.compile(r"(?<!non)(?<!non[-_ ])(?<!not[-_ ])(?<!un)aligned", re.IGNORECASE)
 _DUPLICATE = re.compile(r".* \(\d+\)\.txt")
 _AREA = re.compile(r"Area_[1-6]")
 _SKIPPED = {"__MACOSX", "Icon"}
@@ -168,8 +170,15 @@ def _datasets(path: Path) -> list[RawDataset]:
     with _open_zip(path) as archive:
         entries = archive.infolist()
     files = [RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}") for entry in entries]
+    taken: set[str] = set()
     for file in files:
         _check_entry(path, file)
+        if file.name in taken and file.name.endswith(".txt"):
+            raise DatasetError(
+                f"{path}: found the entry {file.name} twice, expected each once: which of them is "
+                "right cannot be told.\nPack or download the archive again."
+            )
+        taken.add(file.name)
     return _group(path, files, lambda name: _zip_text(path, name))
 
 
@@ -240,7 +249,9 @@ def _group(
             rooms.setdefault((int(match["area"]), match["room"]), []).append((match["rest"], file))
     datasets = []
     for root, rooms in sorted(roots.items()):
-        rotated = root in angles and "aligned" not in f"{source.name}/{root}".lower()
+        # The folder's real name: `.` is what it is called from within.
+        name = f"{source.resolve().name}/{root}"
+        rotated = root in angles and not _ALIGNED.search(name)
         turn = angles.get(root, {}) if rotated else {}
         listed = [_room(*key, entries, turn.get(key, 0.0)) for key, entries in rooms.items()]
         listed = [room for room in listed if room.annotations]
