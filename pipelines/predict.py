@@ -11,6 +11,7 @@ import errno
 import hashlib
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -18,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from .config import PredictConfig
+from .data.custom import spread_colors
 from .data.grid import LARGEST_GROUND, too_large
 from .data.s3dis import CLASSES, parse_colors
 from .data.scan_table import Labels, Scan, ScanOptions
 from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
-from .errors import ConfigError, DatasetError
+from .errors import ConfigError, DatasetError, WeightsError
 from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
 from .model.weights import describe, load_weights, read_metadata
@@ -127,9 +129,35 @@ def _open_network(config: PredictConfig, weights: Path, progress: Progress) -> _
     num_points = config.num_points or model.num_points
     model.config.check_points(num_points)
     drawing = Drawing(num_points, config.batch_size, config.seed, config.probabilities)
-    classes = tuple(facts.get("classes", " ".join(CLASSES)).split())
+    classes, colors = _classes(weights, facts, model.config.num_classes)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return _Network(model, classes, parse_colors(facts.get("class_colors", "")), drawing, digest)
+    return _Network(model, classes, colors, drawing, digest)
+
+
+def _classes(
+    weights: Path, facts: Mapping[str, str], count: int
+) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Return the names and colours of the `count` classes that the weights tell apart.
+
+    Weights that name none are of S3DIS if they have as many classes; else the classes are numbered.
+
+    Raises:
+        WeightsError: names or colours do not fit the network.
+    """
+    unnamed = CLASSES if count == len(CLASSES) else [f"class_{number}" for number in range(count)]
+    classes = tuple(facts["classes"].split()) if "classes" in facts else tuple(unnamed)
+    try:
+        told = facts.get("class_colors", "")
+        colors = parse_colors(told) if told or count == len(CLASSES) else spread_colors(count)
+    except ValueError:
+        colors = ()
+    fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
+    if len(classes) != count or len(colors) != count or not fits:
+        raise WeightsError(
+            f"{weights}: found {len(classes)} names and {len(colors)} colours of classes, expected "
+            f"{count} of each, as the network has outputs.\nExport or import the weights again."
+        )
+    return classes, colors
 
 
 def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:

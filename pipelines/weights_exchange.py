@@ -28,6 +28,7 @@ from .progress import SILENT, Progress
 from .results.runs import open_run
 
 NAMES = ("own", "published")
+CLASS_FACTS = ("classes", "class_colors")  # kept when an export comes back
 OWN_FACTS = ("format", "version", "config")  # of our own weights format alone
 
 
@@ -95,6 +96,10 @@ def _facts(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, str]:
         "release": release,
         "num_points": str(model.num_points),
     }
+    if len(opened.facts.get("classes", "").split()) == model.config.num_classes:
+        # An export of ours, of whatever data set, tells them.
+        told = {name: opened.facts[name] for name in CLASS_FACTS if name in opened.facts}
+        return {**facts, **told}
     # All three releases number S3DIS' classes as we do; of other data sets nothing is known.
     named = model.config.num_classes == len(CLASSES)
     return {**facts, "classes": " ".join(CLASSES)} if named else facts

@@ -13,12 +13,14 @@ import pytest
 from plyfile import PlyData
 
 from pipelines import kernels, load_model, segment
-from pipelines.config import PredictConfig
+from pipelines.config import ModelConfig, PredictConfig
 from pipelines.data.ply import write_points
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.model.weights import save_weights
 from pipelines.predict import PredictResult, find_scans, predict
 from pipelines.progress import Progress
 from pipelines.results.runs import Run
@@ -374,3 +376,16 @@ def test_points_of_a_line_far_apart_are_refused(trained: Run, tmp_path: Path) ->
         predict(config)
     with pytest.raises(DatasetError, match="segment: found an extent"):
         segment(load_model(trained.path), pos, np.full((2, 3), 9, np.uint8))
+
+
+def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    model = DeepGCN(ModelConfig(depth=2, width=4, k=2, num_classes=3))
+    config = PredictConfig(scans=(scan,), weights=weights, num_points=64)
+    save_weights(weights, model)
+    (found,) = predict(config).scans
+    assert list(found.counts) == ["class_0", "class_1", "class_2"]
+    for wrong in ({"classes": "floor wall"}, {"class_colors": "1-2-3 4-5-6 red"}):
+        save_weights(weights, model, metadata=wrong)
+        with pytest.raises(WeightsError, match="expected 3 of each"):
+            predict(config)

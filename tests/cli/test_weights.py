@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,7 +16,7 @@ import torch
 from deepgcn_cli.__main__ import run
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import load_weights, save_weights
+from pipelines.model.weights import load_weights, read_metadata, save_weights
 from pipelines.model.weights_export import published_state
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
@@ -180,6 +181,22 @@ def test_exported_and_imported_again(suffix: str, capsys: pytest.CaptureFixture[
     found = load_weights(Path("again.safetensors"))
     assert (found.config, found.num_points) == (config, 99)
     assert_same(found, model)
+
+
+@pytest.mark.parametrize("count", [2, 13])
+def test_an_export_keeps_the_classes_of_its_own_data(
+    count: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {
+        "classes": " ".join(f"animal{number}" for number in range(count)),
+        "class_colors": " ".join(f"{number}-2-3" for number in range(count)),
+    }
+    model = network(dataclasses.replace(SMALL, num_classes=count))
+    save_weights(Path("own.safetensors"), model, metadata=own)
+    succeed(capsys, "export", "own.safetensors", "--out", "out.pth")
+    succeed(capsys, "import", "out.pth", "--out", "again.safetensors")
+    facts = read_metadata(Path("again.safetensors"))
+    assert {name: facts[name] for name in own} == own
 
 
 def test_export_under_our_names(capsys: pytest.CaptureFixture[str]) -> None:
