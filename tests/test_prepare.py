@@ -367,3 +367,18 @@ def test_an_entry_that_a_zip_holds_twice_is_refused(tmp_path: Path) -> None:
         archive.writestr(name, box(10, 1))
     with pytest.raises(DatasetError, match=r"wall_3\.txt twice, expected each once"):
         run(raw, tmp_path / "data")
+
+
+def test_a_table_of_angles_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    table = "Area_1/Area_1_alignmentAngle.txt"
+    files = {"Area_1/hall_1/Annotations/wall_1.txt": box(200, 1)}
+    damaged = write_tree(tmp_path / "raw", {**files, table: b"## a ##\n## b ##\nhall_1 3\x100\n"})
+    with pytest.raises(DatasetError, match=r"alignmentAngle\.txt:3: found 'hall_1 3\\x100'"):
+        find_raw(damaged)
+    packed = write_zip(tmp_path / "raw.zip", {**files, table: b"hall_1 30\n"})
+    content = bytearray(packed.read_bytes())
+    at = content.rindex(b"PK\1\2")  # the last entry of the directory: the table
+    content[at + 16] ^= 1  # its checksum
+    packed.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"alignmentAngle\.txt cannot be read: Bad CRC-32"):
+        find_raw(packed)

@@ -23,6 +23,8 @@ from .s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from .zip_entries import open_entry
 
 LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
+LARGEST_TABLE = 1 << 20  # bytes of a table of angles; those of S3DIS have 2 kB
+HEADER_LINES = 2  # of such a table
 _ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)/(?P<rest>.+\.txt)")
 _ANGLES = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/Area_[1-6]_alignmentAngle\.txt")
 # "aligned", but not "non-aligned" or "unaligned".
@@ -195,8 +197,14 @@ def _check_entry(path: Path, file: RawFile) -> None:
 
 
 def _zip_text(path: Path, name: str) -> str:
-    with _open_zip(path) as archive:
-        return archive.read(name)[: 1 << 20].decode("latin-1")
+    try:
+        with _open_zip(path) as archive, archive.open(name) as stream:
+            return stream.read(LARGEST_TABLE).decode("latin-1")
+    except read_errors() as error:
+        raise DatasetError(
+            f"{path}: {name} cannot be read: {error}.\n"
+            "Expected a readable text file; copy or download the raw data again."
+        ) from error
 
 
 def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
@@ -242,7 +250,8 @@ def _group(
         if _ignored(file.name):
             continue
         if table := _ANGLES.fullmatch(file.name):
-            found = _read_angles(text_of(file.name), int(table["area"]))
+            where = f"{source}: {file.name}"
+            found = _read_angles(text_of(file.name), int(table["area"]), where)
             angles.setdefault(table["root"], {}).update(found)
         elif match := _ROOM_FILE.fullmatch(file.name):
             rooms = roots.setdefault(match["root"], {})
@@ -288,16 +297,27 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _read_angles(text: str, area: int) -> dict[tuple[int, str], float]:
-    """Read `room angle` lines (degrees) after two header lines."""
+def _read_angles(text: str, area: int, where: str) -> dict[tuple[int, str], float]:
+    """Read `room angle` lines (degrees) after two header lines.
+
+    Raises:
+        DatasetError: a line is no room and angle: its room would be left as it stands, unseen.
+    """
     angles = {}
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
-        if len(words) == 2 and not words[0].startswith("#"):
-            try:
-                angle = float(words[1])
-            except ValueError:
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            room, angle = words[0], float(words[1])
+        except (ValueError, IndexError):
+            room, angle = "", math.nan
+        if len(words) != 2 or not math.isfinite(angle):
+            if number <= HEADER_LINES:
                 continue
-            if math.isfinite(angle):
-                angles[(area, words[0])] = angle
+            raise DatasetError(
+                f"{where}:{number}: found {line[:60]!r}, expected a room and its angle in degrees."
+                "\nCorrect the line in a copy of the raw data."
+            )
+        angles[(area, room)] = angle
     return angles
