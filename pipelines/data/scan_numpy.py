@@ -92,10 +92,14 @@ def read_npz(path: Path, options: ScanOptions) -> Scan:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive, options)
     except _BAD_ARCHIVE as error:
-        raise DatasetError(
-            f"{path}: found a damaged NPZ ({str(error)[:100]}), expected a ZIP of .npy arrays.\n"
-            "Copy or save the scan again."
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"{path}: found a damaged NPZ ({str(error)[:100]}), expected a ZIP of .npy arrays.\n"
+        "Copy or save the scan again."
+    )
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) -> Scan:
@@ -283,12 +287,18 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
     names, in the order of the labels), and `probabilities` (N, classes) float32 if there are any.
     An array of the scan whose name is taken gets `scan_` in front; that of an NPY file is
     `points`.
+
+    Raises:
+        DatasetError: an array of the scan is damaged.
     """
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
-        _copy_arrays(scan.path, archive)
+        try:
+            _copy_arrays(scan.path, archive)
+        except _BAD_ARCHIVE as error:  # in an array that labelling did not need
+            raise _damaged(scan.path, error) from error
         arrays = {
             "class": labels.label,
             "confidence": labels.confidence,

@@ -167,3 +167,14 @@ def test_archives_of_something_else(tmp_path: Path) -> None:
     np.savez(tmp_path / "b.npz", pos=XYZ, color=RGB[:2])
     with pytest.raises(DatasetError, match="found the array color of 2 rows of 3 numbers"):
         open_scan(tmp_path / "b.npz")
+
+
+def test_a_damaged_array_that_is_only_kept(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npz"
+    np.savez(path, pos=np.ones((3, 3)), color=np.ones((3, 3), np.uint8), notes=np.arange(99))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"notes.npy") + 200] ^= 1
+    path.write_bytes(content)
+    scan = open_scan(path)
+    with pytest.raises(DatasetError, match=r"damaged NPZ \(Bad CRC-32 for file 'notes\.npy'"):
+        write_labelled(tmp_path / "out.npz", scan, labels_for(3))
