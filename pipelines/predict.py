@@ -214,7 +214,19 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
                 "Give another --out file for one scan, or a folder for several of different names."
             )
         taken[place] = f"the result of {scan}"
+    pages: dict[Path, Path] = {}
+    for scan, out in zip(scans, outs, strict=True) if config.view else ():
+        if (other := pages.setdefault(_page(out).resolve(), scan)) is not scan:
+            raise ConfigError(
+                f"{_page(out)}: found it as the page of {other} and of {scan}, expected one each.\n"
+                "Label them one after the other, each with an --out file of another name."
+            )
     return outs
+
+
+def _page(out: Path) -> Path:
+    """Return where the page to look at a result goes."""
+    return out.with_suffix(".html")
 
 
 def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
@@ -275,8 +287,13 @@ def _predict_one(
 
 def _made_from(path: Path, scan: Scan, network: _Network) -> str:
     """Return what tells these labels from those of another scan or network."""
-    stat = path.stat()
-    return f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {scan.options} {network.digest}"
+    # A folder's own time stays when a file in it is written again.
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest}"
 
 
 def _points(
@@ -360,7 +377,7 @@ def _write_view(
     network: _Network,
 ) -> None:
     write_viewer(
-        out.with_suffix(".html"),
+        _page(out),
         pos,
         color,
         classes=network.classes,

@@ -21,7 +21,14 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.weights import save_weights
-from pipelines.predict import PredictResult, find_scans, predict
+from pipelines.predict import (
+    PredictResult,
+    _made_from,
+    _open_network,
+    find_scans,
+    output_paths,
+    predict,
+)
 from pipelines.progress import Progress
 from pipelines.results.runs import Run
 from tests.tiny_run import train_tiny_run
@@ -389,3 +396,21 @@ def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> N
         save_weights(weights, model, metadata=wrong)
         with pytest.raises(WeightsError, match="expected 3 of each"):
             predict(config)
+
+
+def test_two_results_never_share_a_page(tmp_path: Path) -> None:
+    scans = [tmp_path / "a.ply", tmp_path / "a.xyz"]
+    assert len(output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
+    with pytest.raises(ConfigError, match=r"a\.labelled\.html: found it as the page of .* and of"):
+        output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
+
+
+def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:
+    file = tmp_path / "hall_1" / "hall_1.txt"
+    file.parent.mkdir()
+    network = _open_network(PredictConfig(), trained.weights(), Progress())
+    made = []
+    for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
+        file.write_text(text)
+        made.append(_made_from(file.parent, open_scan(file.parent), network))
+    assert made[0] != made[1]
