@@ -183,7 +183,9 @@ def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
         added = {**added, "scan_classification": np.dtype("u1")}
     extra = list(old.point_format.extra_dimensions)
     kept = kept_names([item.name for item in extra], list(added))
-    header = laspy.LasHeader(version=old.version, point_format=old.point_format.id)
+    # 1.2 is the oldest that laspy writes all formats in; points of 1.0 and 1.1 look the same in it.
+    version = laspy.header.Version(1, max(2, old.version.minor))
+    header = laspy.LasHeader(version=version, point_format=old.point_format.id)
     for name in (
         *("file_source_id", "global_encoding", "uuid", "system_identifier", "creation_date"),
         *("generating_software", "offsets", "scales", "extra_header_bytes", "extra_vlr_bytes"),

@@ -258,3 +258,17 @@ def test_no_points(tmp_path: Path, suffix: str, form: tuple[str, int]) -> None:
     laspy.LasData(laspy.LasHeader(version=form[0], point_format=form[1])).write(str(path))
     with pytest.raises(DatasetError, match=r"found 0 points, expected at least one\."):
         open_scan(path)
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_older_versions_are_written_as_1_2(tmp_path: Path, minor: int) -> None:
+    path = tmp_path / "in.las"
+    before = write(path, "1.2", 0)
+    content = bytearray(path.read_bytes())
+    content[25] = minor
+    path.write_bytes(content)
+    write_labelled(tmp_path / "out.las", open_scan(path), labels_for(COUNT))
+    after = laspy.read(tmp_path / "out.las")
+    assert str(after.header.version) == "1.2"
+    np.testing.assert_array_equal(after.X, before.X)
+    np.testing.assert_array_equal(after["class"], labels_for(COUNT).label)
