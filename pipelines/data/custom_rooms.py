@@ -92,6 +92,11 @@ def _labels_of_rows(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.
             f"{dataset.label!r}.{did_you_mean(dataset.label, names.values())}\n"
             f"Correct label in {dataset.source}."
         )
+    if rows.dtype[names[dataset.label.lower()]].shape:
+        raise DatasetError(
+            f"{path}: found several numbers a point in {dataset.label!r}, expected one label.\n"
+            f"Correct label in {dataset.source}."
+        )
     found, places = np.unique(rows[names[dataset.label.lower()]], return_inverse=True)
     meant = np.empty(len(found), np.uint8)
     for number, value in enumerate(found):

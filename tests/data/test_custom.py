@@ -293,3 +293,14 @@ def test_real_rooms_described_as_data_of_ones_own(real_dir: Path, tmp_path: Path
         assert mine.points - sum(mine.counts) == theirs.counts[numbers["clutter"]]
     first, second = own.read(own.rooms()[0]), s3dis.read(s3dis.rooms()[0])
     np.testing.assert_allclose(np.sort(first.pos, axis=0), np.sort(second.pos, axis=0), atol=1e-5)
+
+
+def test_a_label_of_several_numbers_is_refused(tmp_path: Path) -> None:
+    rows = np.zeros(4, [*((name, "f4") for name in "xyzrgb"), ("kind", "u1", 2)])
+    for axis, name in enumerate("xyz"):
+        rows[name], rows["rgb"[axis]] = POS[:, axis], RGB[:, axis]
+    np.save(tmp_path / "a.npy", rows)
+    text = "{classes: [a, b], areas: {1: ['a.npy']}, label: kind}"
+    dataset = read_description(describe(tmp_path, text))
+    with pytest.raises(DatasetError, match="several numbers a point in 'kind'"):
+        read_custom_room(dataset, dataset.rooms[0])
