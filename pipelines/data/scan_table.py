@@ -25,6 +25,7 @@ CHUNK = 1 << 20  # points handled at a time
 AXES = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 COLOR_NAMES = ("red", "green", "blue")
 LABELLED = "labelled by deepgcn"  # marks a file whose plain colours are the classes'
+BRIGHTEST_FRACTION = 1.01  # of colours 0–1, whose white may be 1.0000001
 _POSITION = (("x", "y", "z"), ("px", "py", "pz"), ("posx", "posy", "posz"))
 _COLOR = (
     ("red", "green", "blue"),
@@ -275,9 +276,10 @@ def kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
 def color_scale(kind: np.dtype, largest: float) -> float:
     """Return the factor that takes a colour channel to 0–255.
 
-    Floats up to 1 are 0–1, anything above 255 is 0–65535, and all else is 0–255 already.
+    Floats up to 1 (or, rounded somewhere, little more) are 0–1, anything above 255 is 0–65535, and
+    all else is 0–255 already.
     """
-    if kind.kind == "f" and largest <= 1:
+    if kind.kind == "f" and largest < BRIGHTEST_FRACTION:
         return 255.0
     return 255 / 65535 if largest > 255 else 1.0
 

@@ -385,3 +385,11 @@ def test_an_invalid_point_moves_no_other(tmp_path: Path) -> None:
     assert origin.tolist() == [5, 6, 7]
     assert pos[:2].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert np.isnan(pos[2]).all()
+
+
+def test_white_a_little_above_1_is_white(tmp_path: Path) -> None:
+    color = np.array([[1.0000001, 0.5, 0], [1, 1, 0.25], [0, 0, 0]], np.float32)
+    np.savez(tmp_path / "scan.npz", pos=np.eye(3), color=color)
+    colors = open_scan(tmp_path / "scan.npz").colors()
+    assert colors is not None
+    assert colors.tolist() == [[255, 128, 0], [255, 255, 64], [0, 0, 0]]
