@@ -9,6 +9,7 @@ Reference:
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from .scan_table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions,
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
 RECORD = ("deepgcn", 1)  # user and record ID of the names of the classes
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 # Bytes of a point in each format 0 to 10.
 _POINT_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 
@@ -136,6 +138,9 @@ def _opened(path: Path) -> Iterator[Any]:
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:
             yield reader
     except BaseException as error:
+        # A full disk under the result is not the scan's damage.
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise
         # A panic of the decompressor has no class that could be imported.
         if not isinstance(error, failures) and type(error).__name__ != "PanicException":
             raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +274,18 @@ def test_older_versions_are_written_as_1_2(tmp_path: Path, minor: int) -> None:
     assert str(after.header.version) == "1.2"
     np.testing.assert_array_equal(after.X, before.X)
     np.testing.assert_array_equal(after["class"], labels_for(COUNT).label)
+
+
+def test_a_full_disk_is_not_the_scan_s_damage(tmp_path: Path) -> None:
+    write(tmp_path / "in.las", "1.2", 3)
+    scan = open_scan(tmp_path / "in.las")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_labelled(tmp_path / "out.las", scan, labels_for(COUNT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out.las").exists()
