@@ -44,22 +44,20 @@ def room_blocks(grid: Grid, *, stride: float, min_points: int = MIN_POINTS) -> l
     if step not in (1, 2) or step * CELL != stride:
         raise ValueError(f"stride {stride}: expected 0.5 or 1.0")
     last_x, last_y = (grid.nx - 1, grid.ny - 1) if step == 1 else (grid.nx, grid.ny)
-    blocks = [
-        _block(grid, ix, iy) for ix in range(0, last_x, step) for iy in range(0, last_y, step)
-    ]
-    return [block for block in blocks if block.count >= max(1, min_points)]
-
-
-def _block(grid: Grid, ix: int, iy: int) -> Block:
-    """Return the block of the cells (ix, iy) … (ix + 1, iy + 1), as far as they exist."""
-    slices = []
-    for column in range(ix, min(ix + 2, grid.nx)):
-        start = int(grid.offsets[column * grid.ny + iy])
-        stop = int(grid.offsets[column * grid.ny + min(iy + 2, grid.ny)])
-        if stop > start:
-            slices.append((start, stop))
-    corner = (ix * CELL, iy * CELL)
-    return Block(corner, tuple(slices), sum(stop - start for start, stop in slices))
+    iy = np.arange(0, last_y, step)
+    blocks: list[Block] = []
+    for ix in range(0, last_x, step):
+        # A block is the cells (ix, iy) … (ix + 1, iy + 1), as far as they exist. A large ground is
+        # empty in most places, so only those with points are looked at one by one.
+        first = np.arange(ix, min(ix + 2, grid.nx))[:, None] * grid.ny
+        starts, stops = grid.offsets[first + iy], grid.offsets[first + np.minimum(iy + 2, grid.ny)]
+        counts = (stops - starts).sum(axis=0)
+        for place in np.flatnonzero(counts >= max(1, min_points)):
+            pairs = zip(starts[:, place].tolist(), stops[:, place].tolist(), strict=True)
+            slices = tuple((start, stop) for start, stop in pairs if stop > start)
+            corner = (ix * CELL, int(iy[place]) * CELL)
+            blocks.append(Block(corner, slices, int(counts[place])))
+    return blocks
 
 
 def block_points(block: Block) -> np.ndarray:

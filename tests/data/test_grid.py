@@ -130,3 +130,26 @@ def test_lines_and_far_points_are_too_large() -> None:
     assert too_large((1e9, 0.0, 0.0))
     assert too_large((0.01, 1e8, 0.0))
     assert too_large((np.inf, 1.0, 1.0))
+
+
+def test_blocks_of_a_ground_that_is_empty_in_most_places() -> None:
+    """Against each block's own count, on two clusters a long way apart and on scattered points."""
+    rng = np.random.default_rng(5)
+    far = np.concatenate([rng.random((300, 3)), rng.random((200, 3)) + [120.3, 61.7, 0]])
+    for pos in (far, rng.random((400, 3)) * [9.2, 0.3, 2], rng.random((400, 3)) * [0.2, 7.9, 2]):
+        pos = (pos - pos.min(axis=0)).astype(np.float32)
+        order, grid = grid_sort(pos)
+        pos = pos[order]
+        cell = np.minimum(np.floor(pos[:, :2] / 0.5), [grid.nx - 1, grid.ny - 1])
+        for stride, last in ((1.0, (grid.nx, grid.ny)), (0.5, (grid.nx - 1, grid.ny - 1))):
+            expected = {}
+            for ix in range(0, last[0], int(2 * stride)):
+                for iy in range(0, last[1], int(2 * stride)):
+                    inside = ((cell >= [ix, iy]) & (cell <= [ix + 1, iy + 1])).all(axis=1)
+                    if inside.any():
+                        expected[ix / 2, iy / 2] = np.flatnonzero(inside)
+            blocks = room_blocks(grid, stride=stride, min_points=1)
+            assert [block.corner for block in blocks] == list(expected)
+            for block, points in zip(blocks, expected.values(), strict=True):
+                assert block.count == len(points)
+                np.testing.assert_array_equal(np.sort(block_points(block)), points)
