@@ -73,13 +73,20 @@ def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
         (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
         of the given ranks as a set; their order within a row is free but deterministic.
 
+    Raises:
+        IndexError: the ranks are not such; the compiled loops don't look.
+
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
     """
+    ranks = tuple(ranks)
+    points = x.shape[1]
+    if not ranks or ranks[0] < 0 or ranks[-1] >= points or list(ranks) != sorted({*ranks}):
+        raise IndexError(f"ranks: found {ranks}, expected increasing ones in 0 to {points - 1}")
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
     with torch.autocast(x.device.type, enabled=False):
-        return implementation(x).knn(x, tuple(ranks))
+        return implementation(x).knn(x, ranks)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

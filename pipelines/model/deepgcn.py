@@ -78,6 +78,7 @@ class DeepGCN(nn.Module):
 
     def backbone(self, features: Tensor) -> Tensor:
         """Return the outputs of all layers, (B, N, D); each layer's channels occur once."""
+        self._check(features)
         graphs = Graphs(self, features, keep=False)
         outputs, _ = self._run(range(len(self.layers)), graphs, features)
         return torch.cat(outputs, dim=-1)

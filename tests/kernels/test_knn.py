@@ -105,6 +105,13 @@ def test_drawn_ranks() -> None:
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("ranks", [(), (-1, 0), (0, 300), (5, 2), (0, 0)])
+def test_ranks_that_do_not_exist_are_refused(ranks: tuple[int, ...]) -> None:
+    with pytest.raises(IndexError, match=r"ranks: found .*, expected increasing ones in 0 to 299"):
+        kernels.knn(torch.ones(1, 300, 3), ranks)
+
+
+@pytest.mark.usefixtures("backend")
 def test_a_shift_does_not_change_the_neighbors() -> None:
     x = whole_points(1, 300, 3, seed=3)
     moved = x + torch.tensor([1024.0, -2048.0, 512.0])

@@ -152,6 +152,8 @@ def test_widest_neighbourhood_may_be_the_whole_block_but_no_more() -> None:
     assert model(features(points=12)).shape == (2, 12, 13)
     with pytest.raises(ConfigError, match=r"takes neighbours from the 12 nearest points.*11"):
         model(features(points=11))
+    with pytest.raises(ConfigError, match=r"takes neighbours from the 12 nearest points.*11"):
+        model.backbone(features(points=11))
 
 
 def test_wrong_shape_is_said() -> None:
