@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipelines.bench import BenchResult, Figures, Row
 
 COLUMNS = (
-    *("work", "layers", "points", "time", "range", "naive", "ratio"),
+    *("work", "layers", "k", "points", "time", "range", "naive", "ratio"),
     *("memory", "naive", "ratio", "GFLOP/s", "of GEMM"),
 )
 
@@ -141,7 +141,7 @@ def print_result(result: BenchResult) -> None:
 
 def _cells(row: Row, gemm_speed: float) -> tuple[str, ...]:
     ours, naive = row.ours, row.naive
-    first = (row.work, f"{row.depth}", f"{row.num_points:,}")
+    first = (row.work, f"{row.depth}", f"{row.k}", f"{row.num_points:,}")
     if ours is None:
         return (*first, *("–",) * 9)
     speed = row.flop / ours.median if row.flop else None

@@ -26,7 +26,7 @@ from .files import atomic_json
 from .model.flop import forward_flop
 from .plain import to_plain
 from .progress import SILENT, Progress
-from .runtime.device import pick_device
+from .runtime.device import cpu_threads, pick_device
 from .runtime.environment import describe_environment
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -55,6 +55,7 @@ class Row:
     Attributes:
         work: forward, step or knn.
         depth: layers.
+        k: neighbours of a point.
         num_points: N.
         ours: figures of this package; None if it failed, see `failed`.
         naive: figures of the released algorithm; None if it was not measured.
@@ -64,6 +65,7 @@ class Row:
 
     work: str
     depth: int
+    k: int
     num_points: int
     ours: Figures | None
     naive: Figures | None = None
@@ -89,18 +91,18 @@ class BenchResult:
 
 
 def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
-    """Measure and write `config.out`.
+    """Measure and write `config.out`, each case as soon as it is measured.
 
     Raises:
         ConfigError: the network does not fit the number of points.
-        RunError: a measurement of the network itself fails.
+        RunError: a measurement fails; one of the scaling table is warned of instead.
     """
     config.model.check_points(config.num_points)
     device = pick_device(config.device, progress)
     compare = config.naive and can_compare(config.model, progress)
     cases = scaling_cases(config) if config.scaling else main_cases(config)
     total = len(cases) * (2 if compare and not config.scaling else 1) + 1
-    rows = []
+    rows: list[Row] = []
     with (
         progress.task("Measuring", total=total, unit="cases") as task,
         tempfile.TemporaryDirectory(prefix="deepgcn-bench-") as folder,
@@ -108,10 +110,14 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         gemm = {"work": "gemm", "device": device.type, "threads": config.threads}
         speed = _measure(OURS, gemm)["speed"]
         task.advance()
+        with cpu_threads(config.threads):  # as the processes that measure have them
+            environment = describe_environment(device)
+        result = _save(config, rows, speed, environment)
         for work, model, points in cases:
             features = _features(config, work, points, Path(folder))
             case = _case(config, device.type, work, model, points) | {"features": features}
-            row = Row(work, model.depth, points, None, flop=_flop(work, model, points, config))
+            flop = _flop(work, model, points, config)
+            row = Row(work, model.depth, model.k, points, None, flop=flop)
             try:
                 row = dataclasses.replace(row, ours=_figures(OURS, case))
                 task.advance()
@@ -119,12 +125,23 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
                     row = dataclasses.replace(row, naive=_figures(NAIVE, case))
                     task.advance()
             except RunError as error:
+                row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
                 if not config.scaling:
                     raise
-                row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
+                progress.warn(str(error))
                 task.advance()
-            rows.append(row)
-    result = BenchResult(tuple(rows), speed, describe_environment(device), config.out)
+            finally:
+                if row.ours or row.failed:  # what was measured stays, whatever comes next
+                    rows.append(row)
+                    result = _save(config, rows, speed, environment)
+    return result
+
+
+def _save(
+    config: BenchConfig, rows: list[Row], speed: float, environment: dict[str, Any]
+) -> BenchResult:
+    """Return what was measured so far, and write `config.out`."""
+    result = BenchResult(tuple(rows), speed, environment, config.out)
     atomic_json(config.out, {"config": to_plain(config), **to_plain(result)})
     return result
 

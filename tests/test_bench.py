@@ -144,6 +144,63 @@ def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         BenchConfig(input="room")
 
 
+def test_what_was_measured_stays_when_a_later_case_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(module: str, case: dict[str, Any]) -> dict[str, Any]:
+        if case["work"] == "gemm":
+            return {"speed": 1.0}
+        if case["work"] == "step" and module == "benchmarks.case":
+            raise RunError("bench: benchmarks.case failed.\nMemoryError")
+        if case["work"] == "knn":
+            raise KeyboardInterrupt
+        return {"times": [1.0], "memory": 1}
+
+    monkeypatch.setattr("pipelines.bench._measure", measured)
+    out, small = tmp_path / "bench.json", {"model": SMALL, "num_points": 128, "device": "cpu"}
+    with pytest.raises(RunError, match="MemoryError"):
+        bench(BenchConfig(**small, works=("forward", "step"), threads=1, out=out))
+    saved = json.loads(out.read_text())
+    assert [row["work"] for row in saved["rows"]] == ["forward", "step"]
+    assert saved["rows"][1]["ours"]["times"] == [1.0]
+    assert saved["rows"][1]["failed"] == "MemoryError"
+    assert saved["environment"]["threads"] == 1
+    with pytest.raises(KeyboardInterrupt):
+        bench(BenchConfig(**small, works=("step", "knn"), naive=False, threads=3, out=out))
+    saved = json.loads(out.read_text())
+    assert [row["work"] for row in saved["rows"]] == ["step"]
+    assert saved["environment"]["threads"] == 3
+
+
+def test_a_scaling_table_says_what_failed_and_which_k(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(_module: str, case: dict[str, Any]) -> dict[str, Any]:
+        if case["work"] == "gemm":
+            return {"speed": 1.0}
+        if case["num_points"] == 65_536:
+            raise RunError("bench: failed on N 65536.\nMemoryError")
+        return {"times": [1.0], "memory": 1}
+
+    class Ears(Progress):
+        said: tuple[str, ...] = ()
+
+        def warn(self, message: str) -> None:
+            self.said += (message,)
+
+    monkeypatch.setattr("pipelines.bench._measure", measured)
+    ears, out = Ears(), tmp_path / "bench.json"
+    config = BenchConfig(
+        **{"scaling": True, "num_points": 2048, "works": ("step",), "naive": False},
+        **{"device": "cpu", "out": out},
+    )
+    rows = bench(config, progress=ears).rows
+    assert ears.said == ("bench: failed on N 65536.\nMemoryError",)
+    assert [row.num_points for row in rows if row.failed] == [65_536]
+    # 151 · 16 neighbours don't fit into 2,048 points: that row has another k, and says so.
+    assert {(row.depth, row.k) for row in rows if row.depth > 56} == {(112, 16), (152, 3)}
+
+
 def test_a_failed_measurement_says_why() -> None:
     config = BenchConfig(
         model=ModelConfig(depth=2, conv="NoSuchConv"), works=("step",), device="cpu", num_points=64
