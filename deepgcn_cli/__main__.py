@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from pipelines.errors import DeepGCNError
 
 from .interruption import Interrupted, signals_interrupt
+from .streams import make_streams_usable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the file system answers to a path that a person gave; anything else is a bug.
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run `deepgcn` with `arguments` and return the exit code."""
+    make_streams_usable()
     code = 130
     with suppress(KeyboardInterrupt), signals_interrupt():
         code = _run(arguments)

@@ -9,12 +9,15 @@ from typing import Any
 
 from pipelines.plain import to_plain
 
+from .streams import holds_all_text
+
 DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them
 
 
 def print_json(value: Any) -> None:
     """Print a result (dataclass, dictionary, list) as indented JSON."""
-    print_text(json.dumps(to_plain(value), indent=2, ensure_ascii=False, default=str))
+    text = json.dumps(to_plain(value), indent=2, ensure_ascii=not holds_all_text(), default=str)
+    print_text(text)
 
 
 def print_text(text: str) -> None:
