@@ -236,8 +236,12 @@ def _run_folders(runs: Path) -> set[Path]:
 
 
 def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
-    """Return how to go on with the resumed run `folder`, or with the run that was begun."""
+    """Return how to go on with the resumed run `folder`, or with our own of those begun.
+
+    Another training may have begun its own in the same folder meanwhile.
+    """
+    from pipelines.results.lock import was_locked_here
     from pipelines.results.runs import resume_command
 
-    folder = folder or next(iter(begun), None)
+    folder = folder or next(filter(was_locked_here, begun), None)
     return f"resume with: {resume_command(folder)}" if folder else "no run had begun"

@@ -40,9 +40,17 @@ def lock_run(path: Path) -> Iterator[None]:
                 "Wait for it, stop it, or start a run of your own: deepgcn train"
             )
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.write(f"{_this_process()}\n")
         file.flush()
         yield
+
+
+def was_locked_here(path: Path) -> bool:
+    """Whether this process is the last one that held the lock of the run directory `path`."""
+    try:
+        return (path / LOCK).read_text(encoding="utf-8").strip() == _this_process()
+    except OSError:
+        return False
 
 
 def is_locked(path: Path) -> bool:
@@ -68,6 +76,10 @@ def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
         while not (held := _acquire(file, shared=shared)) and time.monotonic() < end:
             time.sleep(0.01)
         yield held
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {platform.node()}"
 
 
 def _acquire_soon(file: IO[str]) -> bool:

@@ -12,8 +12,10 @@ import pytest
 from deepgcn_cli import __main__ as main
 from deepgcn_cli import commands_data
 from deepgcn_cli.__main__ import run
+from deepgcn_cli.commands_train import _how_to_resume as how_to_resume
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
+from pipelines.results.lock import LOCK, lock_run
 from pipelines.results.runs import create_run
 from pipelines.runtime.interruption import watch_for_interruption
 from tests.tiny_store import write_tiny_store
@@ -209,3 +211,18 @@ def test_no_runs_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "runs: no runs yet. Start one: deepgcn train\n"
     assert run(["runs", "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_stopped_training_names_its_own_run(tmp_path: Path) -> None:
+    """Others may have begun in the same folder; which of them comes first is chance."""
+    begun = {tmp_path / name for name in ("a", "b", "mine", "not-yet-locked", "c", "d")}
+    for path in begun:
+        path.mkdir()
+        if path.name != "not-yet-locked":
+            (path / LOCK).write_text("process 1 on elsewhere\n", encoding="utf-8")
+    assert how_to_resume(None, begun) == "no run had begun"
+    with lock_run(tmp_path / "mine"):
+        pass
+    command = f"resume with: deepgcn train --resume {tmp_path / 'mine'}"
+    assert how_to_resume(None, begun) == command
+    assert how_to_resume(tmp_path / "mine", set()) == command
