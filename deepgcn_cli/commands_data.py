@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.config import PrepareConfig, SynthConfig
+from pipelines.errors import command
 
 from .options import Json, Quiet, examples, given, option
 
@@ -58,7 +59,7 @@ def synth(
     if as_json:
         return print_json(result)
     print_text(f"{result.out}: {result.rooms} rooms, {result.points:,} points")
-    progress.say(f"Next: deepgcn prepare {result.out}")
+    progress.say(f"Next: {command('prepare', result.out)}")
 
 
 def prepare(
@@ -125,4 +126,5 @@ def prepare(
     print_text(f"test area {result.test_area}, {len(result.repairs)} lines repaired")
     if result.exported:
         print_text(f"{result.exported}: the published HDF5 form")
-    progress.say(f"{result.seconds:.1f} s. Next: deepgcn train")
+    where = () if config.data == PrepareConfig.data else ("--data", config.data)
+    progress.say(f"{result.seconds:.1f} s. Next: {command('train', *where)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.config import EvalConfig, TrainConfig
-from pipelines.errors import RunError
+from pipelines.errors import RunError, command
 
 from . import commands_runs_edit, commands_runs_list
 from .options import Json, Runs, examples, option
@@ -167,7 +167,7 @@ def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
     if values is None:
         raise RunError(
             f"{run.path}: found no scores under protocol {protocol}.\n"
-            f"Score it first: deepgcn eval {run.path} --protocol {protocol}"
+            f"Score it first: {command('eval', run.path, '--protocol', protocol)}"
         )
     return values
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.config import LOGGERS, ModelConfig, TrainConfig
-from pipelines.errors import RunError
+from pipelines.errors import RunError, command
 
 from .options import (
     Arch,
@@ -157,7 +157,8 @@ def train(
         f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, "
         f"best validation mIoU {100 * result.best_miou:.2f} %"
     )
-    progress.say("Next: deepgcn eval --report md")
+    where = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
+    progress.say(f"Next: {command('eval', '--report', 'md', *where)}")
 
 
 def _follow_another() -> None:

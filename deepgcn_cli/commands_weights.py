@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
+from pipelines.errors import command
 
 from .options import Json, Quiet, examples, option
 
@@ -121,7 +122,7 @@ def import_file(
     print_text(f"from {result.source} ({result.release})")
     if result.assumed:
         print_text(f"not told by the file, so as published: {_flags(result.assumed)}")
-    print_text(f"Use it: deepgcn predict SCAN.ply --weights {result.out}")
+    print_text(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")
 
 
 def _flags(values: Mapping[str, Any]) -> str:

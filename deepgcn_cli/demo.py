@@ -27,7 +27,7 @@ from pipelines.config import (
     TrainConfig,
     check_at_least,
 )
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
 
@@ -132,7 +132,7 @@ def demo(
     given = {name: value for name, value in (("seed", seed), ("steps", steps)) if value is not None}
     settings = claim(folder, given, fresh=fresh)
     tour = Demo(folder, settings, open_progress(quiet=quiet))
-    with interruptible(f"resume with: deepgcn demo {folder}"):
+    with interruptible(f"resume with: {command('demo', folder)}"):
         for number, (name, finished, work) in enumerate(STAGES, 1):
             if finished(tour):
                 tour.progress.say(f"{number}/{len(STAGES)} {name}: already done")
@@ -153,7 +153,7 @@ def claim(folder: Path, given: dict[str, int], *, fresh: bool) -> Settings:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(
                 f"{folder}: found files that no demo has made; nothing was changed.\n"
-                f"Give another folder: deepgcn demo {folder}-2"
+                f"Give another folder: {command('demo', f'{folder}-2')}"
             )
     elif fresh:
         remove(folder)
@@ -276,7 +276,8 @@ def show(tour: Demo) -> None:
     print_table(("in %", "network", "height alone"), rows)
     print_text(f"\nA room of the test area: {picture(tour)}")
     print_text(f"Its scan with labels:    {tour.labelled}")
-    print_text(f"\nWith your own scans:\n{NEXT.format(run=tour.run)}")
+    predict = command("predict", "SCAN.ply", "--run", tour.run)
+    print_text(f"\nWith your own scans:\n{NEXT.format(predict=predict)}")
 
 
 def picture(tour: Demo) -> Path:
@@ -286,7 +287,7 @@ def picture(tour: Demo) -> Path:
 
 PROTOCOL = EvalConfig.protocols[0]
 MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
-NEXT = """  deepgcn predict SCAN.ply --run {run}   (this network: for a try only)
+NEXT = """  {predict}   (this network: for a try only)
   deepgcn prepare S3DIS.zip --area 5
   deepgcn train --arch resgcn --depth 28
   deepgcn eval --report md

@@ -14,6 +14,7 @@ exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -35,6 +36,11 @@ class RunError(DeepGCNError):
 
 class WeightsError(DeepGCNError):
     """A weights file that is broken, unsafe or of another network."""
+
+
+def command(*words: object) -> str:
+    """Return ``deepgcn …`` as it has to be typed: a path with a space in quotes."""
+    return shlex.join(["deepgcn", *map(str, words)])
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:

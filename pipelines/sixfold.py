@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import EvalConfig, TrainConfig
 from .data.store import Store
-from .errors import ConfigError, RunError
+from .errors import ConfigError, RunError, command
 from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
 from .plain import to_plain
@@ -129,10 +129,10 @@ def _alike(base: Run, folder: Path) -> list[Run]:
 
 def _missing(config: EvalConfig, base: Run, areas: Sequence[int]) -> RunError:
     shown = ", ".join(map(str, areas))
-    named = "".join(f" {path}" for path in config.run_dirs)
+    how = command("eval", *config.run_dirs, "--six-fold", "--train-missing")
     return RunError(
         f"{base.path.parent}: found no finished run with {base.name}'s settings for area {shown}.\n"
-        f"Train what is missing: deepgcn eval{named} --six-fold --train-missing"
+        f"Train what is missing: {how}"
     )
 
 

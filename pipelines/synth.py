@@ -16,7 +16,7 @@ import numpy as np
 
 from .config import SynthConfig
 from .data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
-from .errors import ConfigError
+from .errors import ConfigError, command
 from .files import atomic_json
 from .progress import SILENT, Progress
 
@@ -103,7 +103,7 @@ def _is_room(room: str) -> bool:
 def _not_ours(out: Path, found: str) -> ConfigError:
     return ConfigError(
         f"{out}: found {found}; expected an empty folder or an earlier synthetic building.\n"
-        f"Nothing was overwritten. Give another folder: deepgcn synth {out}-synthetic"
+        f"Nothing was overwritten. Give another folder: {command('synth', f'{out}-synthetic')}"
     )
 
 

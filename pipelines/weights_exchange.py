@@ -15,7 +15,7 @@ import torch
 
 from .config import ModelConfig
 from .data.s3dis import CLASSES
-from .errors import ConfigError, DeepGCNError, WeightsError, did_you_mean
+from .errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from .files import atomic_text
 from .model.deepgcn import DeepGCN
 from .model.weights import FORMAT, describe, load_weights, read_metadata, save_weights
@@ -114,7 +114,7 @@ def release_of(opened: WeightsFile) -> str:
     if opened.facts.get("format") == FORMAT:
         raise WeightsError(
             f"{opened.path}: found weights of this toolkit, which need no import.\n"
-            f"Use them: deepgcn predict SCAN.ply --weights {opened.path}"
+            f"Use them: {command('predict', 'SCAN.ply', '--weights', opened.path)}"
         )
     release = recognise(opened.tensors)
     if release is None:
@@ -123,7 +123,7 @@ def release_of(opened: WeightsFile) -> str:
             f"{opened.path}: found {len(opened.tensors)} tensors of no known network "
             f"({shown}, …).\n"
             f"Expected the names of one of {', '.join(RELEASES)}. "
-            f"See what is inside: deepgcn weights inspect {opened.path}"
+            f"See what is inside: {command('weights', 'inspect', opened.path)}"
         )
     return release
 

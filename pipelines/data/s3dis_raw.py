@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..errors import DatasetError
+from ..errors import DatasetError, command
 from .s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from .zip_entries import open_entry
 
@@ -157,9 +157,10 @@ def _only(found: list[RawDataset], where: Path) -> RawDataset:
             "Without the data, make a synthetic building: deepgcn synth raw"
         )
     names = ", ".join(str(dataset.source / dataset.root) for dataset in found[:4])
+    how = command("prepare", found[0].source / found[0].root, "--area", 5)
     raise DatasetError(
         f"{where}: found {len(found)} data sets ({names}), expected one.\n"
-        f"Name the one you want: deepgcn prepare {found[0].source / found[0].root} --area 5"
+        f"Name the one you want: {how}"
     )
 
 

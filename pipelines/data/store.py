@@ -20,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import DatasetError
+from ..errors import DatasetError, command
 from ..files import atomic_json, atomic_write
 from .grid import LARGEST_GROUND, Grid, grid_sort, too_large
 
@@ -151,7 +151,7 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
         reason = str(error).splitlines()[0]
         raise DatasetError(
             f"{path}: found a damaged or truncated file ({reason}).\n"
-            f"Delete it and prepare again: deepgcn prepare --data {path.parent}"
+            f"Delete it and prepare again: {command('prepare', '--data', path.parent)}"
         ) from error
 
 
@@ -169,7 +169,7 @@ def _check_schema(path: Path, facts: Any) -> None:
         raise DatasetError(
             f"{path}: found schema {schema!r} version {version!r}, "
             f"expected {SCHEMA!r} version {SCHEMA_VERSION}.\n"
-            f"Prepare the data again with this version: deepgcn prepare --data {path.parent}"
+            f"Prepare the data again with this version: {command('prepare', '--data', path.parent)}"
         )
 
 
@@ -252,7 +252,7 @@ class Store:
         if not path.is_file():
             raise DatasetError(
                 f"{data}: found no prepared data (no {MANIFEST}).\n"
-                f"Prepare it first: deepgcn prepare --data {data}"
+                f"Prepare it first: {command('prepare', '--data', data)}"
             )
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -261,13 +261,13 @@ class Store:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
                 f"{path}: found a damaged manifest ({error}).\n"
-                f"Prepare again: deepgcn prepare --data {data}"
+                f"Prepare again: {command('prepare', '--data', data)}"
             ) from error
         for area in store.areas:
             if not area_file(data, area).is_file():
                 raise DatasetError(
                     f"{area_file(data, area)}: found no file, but {MANIFEST} lists its rooms.\n"
-                    f"Prepare again: deepgcn prepare --data {data}"
+                    f"Prepare again: {command('prepare', '--data', data)}"
                 )
         return store
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..errors import ConfigError, WeightsError
+from ..errors import ConfigError, WeightsError, command
 from ..files import atomic_write
 from ..plain import from_plain, to_plain
 from .deepgcn import DeepGCN
@@ -71,7 +71,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 def _import_hint(path: Path) -> str:
     """Return what to do with weights that may be another program's."""
     out = f"{path.stem}.imported.safetensors"
-    return f"Weights of a published release: deepgcn weights import {path} --out {out}"
+    how = command("weights", "import", path, "--out", out)
+    return f"Weights of a published release: {how}"
 
 
 def load_weights(path: Path) -> DeepGCN:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError
+from ..errors import RunError, command
 from .metrics import mean_iou
 
 DRAWS = 2000
@@ -66,7 +66,7 @@ def _check_comparable(
     if set(first["rooms"]) != set(values["rooms"]):
         raise RunError(
             f"{other}: scored on other rooms than {name}.\n"
-            f"Score both on the same data: deepgcn eval {name} {other} --data DIR"
+            f"Score both on the same data: {command('eval', name, other, '--data', 'DIR')}"
         )
 
 

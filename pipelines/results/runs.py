@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
-from ..errors import ConfigError, RunError, did_you_mean
+from ..errors import ConfigError, RunError, command, did_you_mean
 from ..files import atomic_json
 from ..plain import from_plain, to_plain
 from .journal import read_journal
@@ -212,7 +212,7 @@ def latest_finished(runs_dir: Path) -> Run:
 
 def resume_command(path: Path) -> str:
     """Return the command that goes on with the run in `path`."""
-    return f"deepgcn train --resume {path}"
+    return command("train", "--resume", path)
 
 
 def _record(run: Run, *, create: bool = False) -> None:

@@ -16,7 +16,7 @@ from deepgcn_cli.commands_train import _how_to_resume as how_to_resume
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 from pipelines.results.lock import LOCK, lock_run
-from pipelines.results.runs import create_run
+from pipelines.results.runs import create_run, resume_command
 from pipelines.runtime.interruption import watch_for_interruption
 from tests.tiny_store import write_tiny_store
 
@@ -226,3 +226,15 @@ def test_a_stopped_training_names_its_own_run(tmp_path: Path) -> None:
     command = f"resume with: deepgcn train --resume {tmp_path / 'mine'}"
     assert how_to_resume(None, begun) == command
     assert how_to_resume(tmp_path / "mine", set()) == command
+
+
+def test_commands_can_be_typed_as_they_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """With spaces in names, and with the folders that the next command has to be told."""
+    assert run(["synth", "my raw", "--areas", "1", "--rooms", "1", "--density", "50"]) == 0
+    assert "Next: deepgcn prepare 'my raw'\n" in capsys.readouterr().err
+    assert run(["prepare", "my raw", "--data", "my data", "--workers", "1"]) == 0
+    assert "Next: deepgcn train --data 'my data'\n" in capsys.readouterr().err
+    assert run(["train", "--data", "no data"]) == 1
+    assert "first: deepgcn prepare --data 'no data'\n" in capsys.readouterr().err
+    assert resume_command(Path("runs/mine")) == "deepgcn train --resume runs/mine"
+    assert resume_command(Path("my runs/a b")) == "deepgcn train --resume 'my runs/a b'"
