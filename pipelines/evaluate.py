@@ -178,6 +178,7 @@ def _score(
             reports=options.reports,
             pictures=options.pictures,
             failures=counts.failures,
+            rooms=counts.pictures,
             history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
         )
     return RunScores(
@@ -200,6 +201,7 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     rooms: dict[str, np.ndarray] = {}
     first = np.zeros((classes, classes), np.int64)
     failures, blocks, seconds = no_failures(), 0, 0.0
+    drawn: list[Path] = []
     for number, answer in enumerate(answer_rooms(subject, progress)):
         room = answer.room
         rooms[room.name] = answer.matrix(classes)
@@ -208,18 +210,18 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
         failures += find_failures(room.pos, room.label, answer.predicted)
         blocks, seconds = blocks + answer.blocks, seconds + answer.seconds
         if options.pictures and number < PICTURES:
-            _draw(evaluation, folder, answer)
+            drawn.append(_draw(evaluation, folder, answer))
         if options.view and number < PICTURES:
-            _write_view(evaluation, folder, answer)
+            drawn.append(_write_view(evaluation, folder, answer))
     votes = first if subject.votes > 1 else None
-    return Counts(rooms, votes, failures, blocks, seconds)
+    return Counts(rooms, votes, failures, tuple(sorted(drawn)), blocks, seconds)
 
 
 def _count_blocks(evaluation: Evaluation, protocol: str, progress: Progress) -> Counts:
     found = list(count_blocks(evaluation.subject, protocol, progress))
     rooms = {counted.room.name: counted.matrix for counted in found}
     blocks, seconds = sum(c.blocks for c in found), sum(c.seconds for c in found)
-    return Counts(rooms, None, None, blocks, seconds)
+    return Counts(rooms, None, None, (), blocks, seconds)
 
 
 def _colors(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
@@ -229,10 +231,11 @@ def _colors(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(color) for color in store.class_colors)
 
 
-def _draw(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> None:
+def _draw(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> Path:
     room = answer.room
+    path = folder / f"room_{room.name}.png"
     room_picture(
-        folder / f"room_{room.name}.png",
+        path,
         room.pos,
         room.color,
         room.label,
@@ -241,12 +244,14 @@ def _draw(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> None:
         class_colors=_colors(evaluation),
         title=f"Area {room.area}, {room.name} (without ceiling)",
     )
+    return path
 
 
-def _write_view(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> None:
+def _write_view(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> Path:
     room, run = answer.room, evaluation.run
+    path = folder / f"view_{room.name}.html"
     write_viewer(
-        folder / f"view_{room.name}.html",
+        path,
         room.pos,
         room.color,
         classes=evaluation.subject.store.classes,
@@ -257,3 +262,4 @@ def _write_view(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> Non
         predicted=answer.predicted,
         confidence=answer.confidence,
     )
+    return path

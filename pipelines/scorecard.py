@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ class Counts:
         rooms: confusion counts (C, C) by room.
         first: counts of the first vote, summed; None without votes.
         failures: where points are wrong; None but under protocol `room`.
+        pictures: what was drawn of rooms, and pages to look at them.
         blocks: draws that the network saw.
         seconds: what they took, reading and drawing included, pictures not.
     """
@@ -43,6 +45,7 @@ class Counts:
     rooms: dict[str, np.ndarray]
     first: np.ndarray | None
     failures: Failures | None
+    pictures: tuple[Path, ...]
     blocks: int
     seconds: float
 

@@ -180,6 +180,7 @@ def _pool(
         reports=config.reports,
         pictures=config.pictures,
         failures=None,
+        rooms=(),
         history=(),
     )
     return SixFoldResult(protocol, areas, pooled, mean, report, files)

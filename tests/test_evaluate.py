@@ -151,6 +151,23 @@ def test_everything_is_written(run: Run) -> None:
 KINDS = (("room", "png"), ("view", "html"))
 
 
+def test_no_picture_of_other_predictions_stays(run: Run) -> None:
+    """Scored with other draws, so with other counts; without pictures of their own."""
+    folder = run.path / "eval" / "room"
+    (first,) = score(run, pictures=True, view=True).results
+    shown = [path for path in first.files if path.suffix == ".png" or "view" in path.name]
+    (same,) = score(run, reports=("html",)).results
+    assert all(path.is_file() for path in shown)
+    assert {path for path in shown if "office" in path.name} < set(same.files)
+    (other,) = score(run, reports=("html",), seed=1).results
+    assert other.scores != first.scores
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"scores.json", "confusion.csv", "report.md", "report.html"}
+    assert "image/png" not in (folder / "report.html").read_text(encoding="utf-8")
+    (drawn,) = score(run, pictures=True).results
+    assert folder / "room_office_1.png" in drawn.files
+
+
 def test_the_markdown_report(run: Run) -> None:
     (found,) = score(run).results
     text = (run.path / "eval" / "room" / "report.md").read_text()

@@ -31,9 +31,13 @@ def write_scores(
     reports: Sequence[str],
     pictures: bool,
     failures: Failures | None,
+    rooms: Sequence[Path],
     history: Sequence[Mapping[str, Any]],
 ) -> tuple[Path, ...]:
-    """Write an evaluation's files and return them, with the pictures of rooms that are there.
+    """Write an evaluation's files and return them, with the pictures of rooms that belong to it.
+
+    Those are what it drew itself, and what an earlier one with the same counts did. Pictures that
+    show other predictions are removed: they would stand beside scores that are not theirs.
 
     Args:
         folder: runs/<run>/eval/<protocol>.
@@ -42,14 +46,17 @@ def write_scores(
         reports: formats, some of REPORTS.
         pictures: whether to draw.
         failures: where points are wrong, if that is known.
+        rooms: pictures and pages of rooms that this evaluation has drawn in the folder.
         history: the run's "epoch" records.
     """
     files = [folder / "scores.json", folder / "confusion.csv"]
+    counts = confusion_csv(matrix, report.classes)
+    _remove_outdated(files[1], counts, keep=rooms)
     atomic_json(files[0], report.values)
-    atomic_text(files[1], confusion_csv(matrix, report.classes))
+    atomic_text(files[1], counts)
     if pictures:
         files += _draw(folder, report, matrix, failures, history)
-    rooms = sorted(folder.glob("room_*.png"))
+    pictures_of_rooms = sorted(folder.glob("room_*.png"))
     texts: dict[str, Callable[[], str]] = {
         "md": report.as_markdown,
         "csv": report.as_csv,
@@ -60,11 +67,25 @@ def write_scores(
         files.append(folder / f"report.{kind}")
         if kind == "html":
             write_html_report(
-                files[-1], dict(report.values), report=report, pictures=rooms, history=list(history)
+                files[-1],
+                dict(report.values),
+                report=report,
+                pictures=pictures_of_rooms,
+                history=list(history),
             )
         else:
             atomic_text(files[-1], texts[kind]())
-    return (*files, *rooms, *sorted(folder.glob("view_*.html")))
+    return (*files, *pictures_of_rooms, *sorted(folder.glob("view_*.html")))
+
+
+def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> None:
+    """Remove the pictures beside `confusion` if it holds other counts than those to be written."""
+    if not confusion.is_file() or confusion.read_text(encoding="utf-8") == counts:
+        return
+    for pattern in ("*.png", "view_*.html"):
+        for path in confusion.parent.glob(pattern):
+            if path not in keep:
+                path.unlink(missing_ok=True)
 
 
 def known_scores(run: Run, config: EvalConfig, protocol: str) -> dict[str, Any] | None:
