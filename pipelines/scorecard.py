@@ -161,7 +161,7 @@ def _notes(subject: Subject, found: Scores) -> list[str]:
     if rooms < published:
         notes.append(
             f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
-            "stand beside it for orientation only."
+            "are of the whole and do not compare."
         )
     return notes
 

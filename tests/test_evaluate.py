@@ -175,6 +175,7 @@ def test_the_markdown_report(run: Run) -> None:
     assert "height bands, no network" in text
     assert "Absent classes, left out of the means: beam, column, window" in text
     assert "This is not the whole of S3DIS: 7 rooms of 272" in text
+    assert "stand beside" not in text  # none does: this network was never published
     assert "## Errors by distance to an object boundary" in text
     assert "| ground truth | taken for | points | % of it |" in text
 
