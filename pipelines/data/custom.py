@@ -31,6 +31,7 @@ from typing import Any
 from ..config import AREAS
 from ..errors import ConfigError, did_you_mean
 from .scan_table import ScanOptions
+from .scans import RESULT
 from .store import IGNORED
 
 KEYS = (
@@ -281,6 +282,8 @@ def _files(path: Path, area: int, patterns: list[str]) -> list[Path]:
                 f"{path}: found the pattern {pattern!r}, expected one below {path.parent}."
             )
         matched = [file for file in path.parent.glob(pattern) if file.is_file()]
+        if RESULT not in pattern:  # what predict wrote beside a room is not one more of them
+            matched = [file for file in matched if not file.stem.endswith(RESULT)]
         if not matched:
             raise ConfigError(f"{path}: area {area}: found no file like {path.parent / pattern}.")
         found.update(matched)

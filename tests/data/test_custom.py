@@ -82,6 +82,14 @@ def test_labels_of_a_column(described: Path) -> None:
     assert notes.unlabelled == 1
 
 
+def test_what_predict_wrote_is_no_room(described: Path, tmp_path: Path) -> None:
+    write_csv(tmp_path / "test" / "a.labelled.csv", [1, 1, 1, 1])
+    before = [(1, "train_a"), (1, "train_b"), (2, "test_a")]
+    assert [(room.area, room.name) for room in read_description(described).rooms] == before
+    described.write_text(described.read_text().replace("test/*.csv", "test/*.labelled.csv"))
+    assert read_description(described).rooms[-1].name == "test_a.labelled", "asked for by name"
+
+
 def test_it_becomes_a_store(described: Path, tmp_path: Path) -> None:
     result = prepare(PrepareConfig(dataset=described, data=tmp_path / "data", workers=1))
     store = Store.open(tmp_path / "data")
