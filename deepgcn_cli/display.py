@@ -11,6 +11,7 @@ from pipelines.plain import to_plain
 
 from .streams import holds_all_text
 
+UNBOUNDED = 10_000  # characters: wider than any terminal
 DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them
 
 
@@ -37,7 +38,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 def draw_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], title: str
 ) -> None:
-    """Draw a table on the terminal."""
+    """Draw a table on the terminal; plain where that is too narrow for its words and numbers."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -45,10 +46,15 @@ def draw_table(
 
     table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
     for column, align in zip(columns, right, strict=True):
-        table.add_column(Text(column), justify="right" if align else "left", overflow="fold")
+        table.add_column(Text(column), justify="right" if align else "left", no_wrap=align)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    unbounded = console.options.update(width=UNBOUNDED)
+    if console.measure(table, options=unbounded).minimum > console.width:
+        print_text(plain_table(columns, rows, right))
+    else:
+        console.print(table)
 
 
 def plain_table(

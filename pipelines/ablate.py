@@ -7,7 +7,6 @@ with what was interrupted and trains what is missing.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -30,6 +29,7 @@ from .results.study_table import duration
 from .runtime.device import gpu_names, pick_device
 from .runtime.interruption import Interruption, watch_for_interruption
 from .runtime.launch import Ended, Job, Launcher, local_launcher
+from .runtime.own_process import python_command
 from .runtime.slurm import SlurmOptions, slurm_launcher
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
@@ -188,10 +188,8 @@ def _run(
 
 
 def _job(plan: Plan, cell: Cell) -> Job:
-    command = (
-        *(sys.executable, "-m", "deepgcn_cli", "ablate-job"),
-        *(str(plan.folder / FILE), cell.row.name, str(cell.seed)),
-    )
+    arguments = ("ablate-job", str(plan.folder / FILE), cell.row.name, str(cell.seed))
+    command = python_command("deepgcn_cli", *arguments)
     return Job(cell.name, command, log_path(plan, cell.name), cwd=Path.cwd())
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +26,8 @@ from .plain import to_plain
 from .progress import SILENT, Progress
 from .runtime.device import cpu_threads, pick_device
 from .runtime.environment import describe_environment
+from .runtime.own_process import ROOT, python_command
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 OURS, NAIVE = "pipelines.runtime.timing", "benchmarks.case"
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
 DEPTHS = (7, 14, 28, 56, 112, 152)
@@ -148,7 +146,7 @@ def _save(
 
 def can_compare(model: ModelConfig, progress: Progress) -> bool:
     """Whether the naive network is at hand and knows this one; says so if not."""
-    if not (CHECKOUT / "benchmarks" / "naive.py").is_file():
+    if not (ROOT / "benchmarks" / "naive.py").is_file():
         progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
         return False
     if model.conv not in ("edge", "mr") or model.arch == "dgcnn" or model.knn != "dynamic":
@@ -214,24 +212,23 @@ def _figures(module: str, case: dict[str, Any]) -> Figures:
     return Figures(tuple(found["times"]), int(found["memory"]))
 
 
+def _describe_case(case: dict[str, Any]) -> str:
+    if case["work"] == "gemm":
+        return "a matrix product"
+    size = f"{case['model']['arch']}-{case['model']['depth']} {case['work']}"
+    return f"{size}, N {case['num_points']}, B {case['batch_size']}"
+
+
 def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
     """Run one measurement in a process of its own and return what it found."""
     done = subprocess.run(
-        [sys.executable, "-m", module, json.dumps(case)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path[1:]])},
-        check=False,
+        python_command(module, json.dumps(case)), capture_output=True, text=True, check=False
     )
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line[:1].strip()]  # not indented
         last = next(
             (line for line in reversed(lines) if "Error" in line), f"exit code {done.returncode}"
         )
-        size = f"{case['model']['arch']}-{case['model']['depth']} {case['work']}"
-        raise RunError(
-            f"bench: {module} failed on {size}, N {case['num_points']}, "
-            f"B {case['batch_size']}.\n{last}"
-        )
+        raise RunError(f"bench: {module} failed on {_describe_case(case)}.\n{last}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

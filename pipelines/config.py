@@ -227,8 +227,9 @@ class TrainConfig:
             )
         check_choice("device", self.device, DEVICES, flag="--device")
         check_choice("precision", self.precision, PRECISIONS, flag="--precision")
-        for name in ("epochs", "batch_size", "num_points", "devices"):
+        for name in ("epochs", "batch_size", "devices"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        check_at_least("--num-points", self.num_points, 2)  # one point has no variance
         if self.devices > self.batch_size:
             raise ConfigError(
                 f"--devices: found {self.devices} with batches of {self.batch_size}, expected at "
@@ -420,8 +421,9 @@ class BenchConfig:
         for work in self.works:
             check_choice("work", work, WORKS, flag="--work")
         check_choice("input", self.input, INPUTS, flag="--input")
-        for name in ("batch_size", "num_points", "repeats"):
+        for name in ("batch_size", "repeats"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
+        check_at_least("--num-points", self.num_points, 2)
         check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .config import EvalConfig
-from .data.store import Room, Store
+from .data.store import Room
 from .errors import DatasetError, RunError
 from .model.weights import describe, load_weights
 from .progress import SILENT, Progress
@@ -28,6 +28,7 @@ from .results.index import changing
 from .results.metrics import Scores, scores
 from .results.plots import room_picture
 from .results.report import Report
+from .results.resume import open_data
 from .results.runs import Run, latest_finished, named_run
 from .results.scorefiles import write_protocols, write_scores
 from .results.viewer import SAFE_COLORS, write_viewer
@@ -112,7 +113,7 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
     trained = run.config
     if trained.test_area is None:
         raise RunError(f"{run.path}: found no test area in its configuration, expected one.")
-    store = Store.open(config.data or trained.data)
+    store = open_data(run, config.data)
     rooms = store.rooms(trained.test_area)
     if not rooms:
         raise DatasetError(

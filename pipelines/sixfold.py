@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from .config import EvalConfig, TrainConfig
-from .data.store import Store
 from .errors import ConfigError, RunError, command
 from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
@@ -26,6 +25,7 @@ from .results.folds import pool
 from .results.metrics import Scores
 from .results.published import SIX_FOLD
 from .results.report import DAGGER, Report, Row
+from .results.resume import open_data
 from .results.runs import Run, find_runs
 from .results.scorefiles import known_scores, write_scores
 from .train import train
@@ -68,7 +68,7 @@ def six_fold(
         RunError: areas are missing and `train_missing` is not given.
     """
     base, *_ = runs = find_folds(config, progress)
-    store = Store.open(config.data or base.config.data)
+    store = open_data(base, config.data)
     folds = {area_of(run): run for run in runs}
     for area in store.areas:
         if area not in folds or folds[area].state != "finished":
@@ -159,7 +159,7 @@ def _pool(
     matrix = np.sum([np.array(each["confusion"]) for each in values.values()], axis=0)
     areas, pooled, mean = pool(values, absent_as=config.absent)
     base = next(iter(folds.values()))
-    store = Store.open(config.data or base.config.data)
+    store = open_data(base, config.data)
     of_s3dis = bool(store.published_rooms)
     report = _report(base, protocol, areas, pooled, mean, classes, of_s3dis=of_s3dis)
     plain = {

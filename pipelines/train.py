@@ -28,7 +28,7 @@ from .plain import to_plain
 from .progress import SILENT, Progress
 from .results.lock import lock_run
 from .results.outcome import last_checkpoint, record_outcome, reopen
-from .results.resume import check_same, room_checksums
+from .results.resume import check_same, open_data, room_checksums
 from .results.runs import Run, create_run, open_run, resume_command
 from .runtime.accumulate import TRIALS
 from .runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
@@ -105,10 +105,11 @@ def train(
     config = settle_devices(config, place, resuming=resume is not None)
     device = pick_device(config.device, progress)
     Precision(config.precision, device)
-    store = Store.open(config.data)
+    begun_run = open_run(resume) if resume else None
+    store = open_data(begun_run, config.data) if begun_run else Store.open(config.data)
     config = resolve(config, store)
-    if resume is not None:
-        check_same(open_run(resume), config, store)
+    if begun_run:
+        check_same(begun_run, config, store)
     with ExitStack() as stack:
         threads = config.threads or share_of_threads(config, place)
         stack.enter_context(cpu_threads(threads))
@@ -125,7 +126,7 @@ def train(
         samplers = open_samplers(config, store, progress, processes)
         environment = {**describe_environment(device), **describe_store(config, store)}
         begun = {**environment, "rooms": room_checksums(store)}
-        run = open_run(resume) if resume else create_run(config, environment=begun)
+        run = begun_run or create_run(config, environment=begun)
         stack.enter_context(lock_run(run.path))
         interruption = stack.enter_context(watch_for_interruption())
         stack.enter_context(record_outcome(run))

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.naive import check
 from benchmarks.part_products import SIX, product
-from pipelines.bench import bench, scaling_cases
+from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.errors import ConfigError, RunError
@@ -207,6 +207,11 @@ def test_a_failed_measurement_says_why() -> None:
     )
     with pytest.raises(RunError, match=r"failed on resgcn-2 step, N 64, B 1\.\n.*NoSuchConv"):
         bench(config)
+
+
+def test_a_failed_matrix_product_says_why() -> None:
+    with pytest.raises(RunError, match=r"failed on a matrix product\.\nRuntimeError: "):
+        _measure("pipelines.runtime.timing", {"work": "gemm", "device": "none", "threads": 1})
 
 
 def test_too_few_points() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pipelines.config import (
     ARCHS,
     PARTS,
+    BenchConfig,
     EvalConfig,
     ModelConfig,
     PredictConfig,
@@ -67,6 +68,12 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
         TrainConfig(model=ModelConfig(depth=500), num_points=400)  # no k would do
     assert "-k (at most 14)" in str(e.value)
     TrainConfig(num_points=432)
+
+
+def test_one_point_has_no_variance_to_train_with() -> None:
+    for config in (TrainConfig, BenchConfig):
+        with pytest.raises(ConfigError, match="--num-points: found 1, expected at least 2"):
+            config(model=ModelConfig(k=1, dilation=False), num_points=1)
 
 
 def test_a_recipe_is_its_parts() -> None:

@@ -12,7 +12,6 @@ import math
 import platform
 import statistics
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from ..plain import to_plain
 from ..progress import Progress
 from ..results.runs import Run, find_runs
 from ..runtime.memory import estimate_memory, fit_memory
+from ..runtime.own_process import python_command
 from ..train import open_samplers
 from .gather import Cell, fraction
 from .study_file import Plan, PlannedRow
@@ -171,7 +171,7 @@ def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float 
         **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
         **{"device": device, "threads": config.threads, "repeats": 2},
     }
-    command = [sys.executable, "-m", "pipelines.runtime.timing", json.dumps(case)]
+    command = python_command("pipelines.runtime.timing", json.dumps(case))
     with progress.task(f"Timing steps of {blocks} block{'' if blocks == 1 else 's'}"):
         try:
             done = subprocess.run(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from ..config import TrainConfig
 from ..data.store import Store
-from ..errors import RunError
+from ..errors import DatasetError, RunError
 from ..plain import to_plain
 from .runs import Run, resume_command
 
@@ -21,6 +22,22 @@ PROCESSES = ("devices",)
 MEMORY = ("micro_batch", "checkpoint_layers")
 # The run's directory says its name; the store's fingerprint, not its path, says which data it is.
 PLACES = ("name", "runs", "data")
+
+
+def open_data(run: Run, data: Path | None) -> Store:
+    """Open the store in `data`; None: the one that `run` was trained on.
+
+    Raises:
+        DatasetError: it is not where the run says, or as for `Store.open`.
+    """
+    told = run.config.data
+    if data in (None, told) and not told.exists():
+        begun = "" if told.is_absolute() else ", from the folder that the training began in"
+        raise DatasetError(
+            f"{told}: found no such folder; it is where {run.path} had its data{begun}.\n"
+            f"Say where the data is: --data DIR{'' if told.is_absolute() else ', or go there'}"
+        )
+    return Store.open(data or told)
 
 
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:

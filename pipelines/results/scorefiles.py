@@ -22,6 +22,8 @@ from .plots import confusion_picture, failure_plot, iou_bars, training_curve
 from .report import Report, Row, markdown_table, percent
 from .runs import Run
 
+PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
+
 
 def write_scores(
     folder: Path,
@@ -82,7 +84,7 @@ def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> N
     """Remove the pictures beside `confusion` if it holds other counts than those to be written."""
     if not confusion.is_file() or confusion.read_text(encoding="utf-8") == counts:
         return
-    for pattern in ("*.png", "view_*.html"):
+    for pattern in (*PLOTS, "room_*.png", "view_*.html"):
         for path in confusion.parent.glob(pattern):
             if path not in keep:
                 path.unlink(missing_ok=True)
@@ -114,15 +116,16 @@ def _draw(
     failures: Failures | None,
     history: Sequence[Mapping[str, Any]],
 ) -> list[Path]:
-    files = [folder / "confusion.png", folder / "iou.png"]
-    confusion_picture(files[0], matrix, report.classes, report.title)
-    iou_bars(files[1], _bars(report.rows), report.classes)
+    counts, bars, wrong, course = (folder / name for name in PLOTS)
+    files = [counts, bars]
+    confusion_picture(counts, matrix, report.classes, report.title)
+    iou_bars(bars, _bars(report.rows), report.classes)
     if failures is not None:
-        files.append(folder / "failures.png")
-        failure_plot(files[-1], failures)
+        files.append(wrong)
+        failure_plot(wrong, failures)
     if len(history) > 1:
-        files.append(folder / "training.png")
-        training_curve(files[-1], history)
+        files.append(course)
+        training_curve(course, history)
     return files
 
 

@@ -18,16 +18,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from torch import distributed
 
 from ..progress import SILENT, Progress
+from .own_process import python_command
 from .placement import Place
 from .processes import PATIENCE, Processes, ProcessLostError, here, meet
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 FAREWELL = b"."
 STOPPED = 130  # exit code of a process that was asked to stop
@@ -84,7 +83,6 @@ def start(rank: int, size: int, port: int, threads: int) -> subprocess.Popen[byt
     It is in a session of its own: Ctrl-C reaches rank 0 alone, which lets all stop after the step.
     """
     variables = {
-        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), *sys.path[1:]]),
         "RANK": rank,
         "WORLD_SIZE": size,
         "LOCAL_RANK": rank,
@@ -94,7 +92,7 @@ def start(rank: int, size: int, port: int, threads: int) -> subprocess.Popen[byt
         "OMP_NUM_THREADS": threads,
     }
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.follow"],
+        python_command("pipelines.follow"),
         env={**os.environ, **{name: str(value) for name, value in variables.items()}},
         stdin=subprocess.PIPE,
         start_new_session=True,

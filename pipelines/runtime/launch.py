@@ -1,6 +1,6 @@
 """Many commands, a few at a time: what a launcher is, and the one for this machine.
 
-    jobs = [Job("a", (sys.executable, "-m", "deepgcn_cli", "train", …), log=Path("a.log"))]
+    jobs = [Job("a", python_command("deepgcn_cli", "train", …), log=Path("a.log"))]
     with closing(local_launcher(2).run(jobs)) as ends:
         for ended in ends:
             ...

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgcn_cli.display import percent, plain_table, print_json, print_table
+from deepgcn_cli.display import draw_table, percent, plain_table, print_json, print_table
 from deepgcn_cli.options import examples, given
 from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
 from deepgcn_cli.scores import print_scan
@@ -28,6 +28,20 @@ class Clock:
 def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")], title="unused in a pipe")
     assert capsys.readouterr().out == "name    mIoU\na       5.25\nlonger     –\n"
+
+
+@pytest.mark.parametrize("width", [20, 45, 80])
+def test_no_terminal_breaks_words_and_numbers(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [("resgcn-28", "finished early", "81.23 (80 – 82)"), ("x", "", "–")]
+    draw_table(("name", "state", "OA"), rows, [False, False, True], "")
+    said = capsys.readouterr().out
+    for word in ("resgcn-28", "finished", "early", "81.23 (80 – 82)"):
+        assert word in said
+    assert ("───" in said) == (width > 20)
+    draw_table(("name", "OA"), [], [False, True], "")
 
 
 def test_columns_of_words_are_aligned_to_the_left() -> None:

@@ -135,7 +135,7 @@ def test_lines_and_far_points_are_too_large() -> None:
 def test_blocks_of_a_ground_that_is_empty_in_most_places() -> None:
     """Against each block's own count, on two clusters a long way apart and on scattered points."""
     rng = np.random.default_rng(5)
-    far = np.concatenate([rng.random((300, 3)), rng.random((200, 3)) + [120.3, 61.7, 0]])
+    far = np.concatenate([rng.random((300, 3)), np.array([120.3, 61.7, 0]) + rng.random((200, 3))])
     for pos in (far, rng.random((400, 3)) * [9.2, 0.3, 2], rng.random((400, 3)) * [0.2, 7.9, 2]):
         pos = (pos - pos.min(axis=0)).astype(np.float32)
         order, grid = grid_sort(pos)

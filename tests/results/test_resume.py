@@ -9,9 +9,10 @@ import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data.store import RoomInfo, Store
-from pipelines.errors import RunError
-from pipelines.results.resume import check_same, room_checksums
+from pipelines.errors import DatasetError, RunError
+from pipelines.results.resume import check_same, open_data, room_checksums
 from pipelines.results.runs import create_run
+from tests.tiny_store import write_tiny_store
 
 
 def store_of(fingerprint: str, **checksums: str) -> Store:
@@ -77,6 +78,22 @@ def test_nor_the_data(tmp_path: Path) -> None:
     run, config = start(tmp_path)
     with pytest.raises(RunError, match=r"other data: the run began on aa, data is bb\.\n.*--data"):
         check_same(run, config, store_of("bb"))
+
+
+def test_data_that_is_not_where_the_run_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = write_tiny_store(Path("data"))
+    run, _ = start(tmp_path)
+    assert open_data(run, None).fingerprint == store.fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(DatasetError, match=r"the training began in\.\n.* --data DIR, or go there"):
+        open_data(run, None)
+    assert open_data(run, tmp_path / "data").fingerprint == store.fingerprint
+    with pytest.raises(DatasetError, match="Prepare it first"):
+        open_data(run, tmp_path / "other")
 
 
 def test_the_rooms_that_differ_are_named(tmp_path: Path) -> None:
