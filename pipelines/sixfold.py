@@ -189,7 +189,8 @@ def _pool(
 def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
     """Return a run's scores.json, made now unless one with the same settings is there."""
     run.weights(config.checkpoint)  # raises if there are none
-    known = known_scores(run, config, protocol)
+    store = Store.open(config.data or run.config.data)
+    known = known_scores(run, config, protocol, store.fingerprint)
     if known is not None:
         progress.say(f"{run.path}: scored before")
         return known

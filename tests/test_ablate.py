@@ -26,6 +26,7 @@ from pipelines.ablation.summary import study_so_far
 from pipelines.config import AblateConfig, EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
+from pipelines.evaluate import evaluate
 from pipelines.results.comparison import bootstrap_interval
 from pipelines.results.lock import lock_run
 from pipelines.results.runs import find_runs, open_run
@@ -176,6 +177,21 @@ def test_another_evaluation_scores_the_same_runs_again(store: Store, done: Path)
     assert {cell.state for cell in found.values()} == {"trained"}
     found = cells(planned(store, done, name="blocks", protocol="block-s1"))
     assert {cell.state for cell in found.values()} == {"trained"}
+
+
+def test_scores_that_count_absent_classes_otherwise_are_no_row_of_a_table(
+    store: Store, done: Path
+) -> None:
+    plan = planned(store, done)
+    before = cells(plan)["plain-s0"]
+    assert before.run is not None
+    assert before.scores is not None
+    evaluate(dataclasses.replace(plan.evaluation, run_dirs=(before.run.path,), absent="minus-one"))
+    assert cells(plan)["plain-s0"].state == "trained"
+    evaluate(dataclasses.replace(plan.evaluation, run_dirs=(before.run.path,)))
+    after = cells(plan)["plain-s0"].scores
+    assert after is not None
+    assert after["miou"] == before.scores["miou"]
 
 
 def test_a_name_that_is_taken_gets_a_number(store: Store, tmp_path: Path) -> None:

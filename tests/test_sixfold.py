@@ -98,6 +98,15 @@ def test_again_nothing_is_trained_or_scored_twice(base: Run) -> None:
     assert not any("scored before" in said for said in ears.said), "another seed is another score"
 
 
+def test_scores_on_other_data_are_not_taken_for_these(base: Run, tmp_path: Path) -> None:
+    (first,) = six_fold(folds(base), train_missing=True)
+    other = write_tiny_store(tmp_path / "other", points=500)
+    ears = Ears()
+    (second,) = six_fold(folds(base, data=other.path), progress=ears)
+    assert not any("scored before" in said for said in ears.said)
+    assert (first.pooled.points, second.pooled.points) == (7 * 1200, 7 * 1500)
+
+
 def test_a_fold_that_was_stopped_is_finished(base: Run) -> None:
     config = dataclasses.replace(base.config, test_area=1, name="stopped")
     begun = Run(train(config).run)

@@ -80,7 +80,7 @@ def _cell(plan: Plan, row: PlannedRow, seed: int, run: Run | None) -> Cell:
     except DeepGCNError as error:
         return Cell(row, seed, "failed", run, error=first_line(str(error)))
     if state == "finished":
-        scores = known_scores(run, plan.evaluation, plan.protocol)
+        scores = known_scores(run, plan.evaluation, plan.protocol, plan.fingerprint)
         if scores is not None:
             return Cell(row, seed, "scored", run, scores=scores)
         return Cell(row, seed, "failed" if logged else "trained", run, error=logged)

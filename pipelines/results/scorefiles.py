@@ -90,14 +90,20 @@ def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> N
                 path.unlink(missing_ok=True)
 
 
-def known_scores(run: Run, config: EvalConfig, protocol: str) -> dict[str, Any] | None:
+def known_scores(
+    run: Run, config: EvalConfig, protocol: str, fingerprint: str
+) -> dict[str, Any] | None:
     """Return a run's scores.json if it was made of its weights as `config` would make it now.
 
-    Else None: it was never scored, or with other settings, or other weights than it has now.
+    Else None: it was never scored, or with other settings, on other data than the store of that
+    `fingerprint`, or of other weights than it has now.
     """
     path = run.path / "eval" / protocol / "scores.json"
     weights = run.checkpoint_path(config.checkpoint)
-    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
+    wanted = {
+        **{"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol},
+        "absent_as": config.absent,
+    }
     if protocol == "room":
         wanted["votes"] = config.votes
     try:
@@ -106,7 +112,8 @@ def known_scores(run: Run, config: EvalConfig, protocol: str) -> dict[str, Any] 
     except (RunError, FileNotFoundError):
         return None
     same = known and all(known.get(name) == value for name, value in wanted.items())
-    return known if whole and same else None
+    there = known and (known.get("store") or {}).get("fingerprint") == fingerprint
+    return known if whole and same and there else None
 
 
 def _draw(
