@@ -13,7 +13,16 @@ from .model.presets import PRESETS, published_as
 from .model.weights import describe
 from .results.failures import TITLES, UNITS, Failures, confused_pairs
 from .results.metrics import Scores, scores
-from .results.report import DAGGER, Report, Row, Table, percent
+from .results.report import (
+    DAGGER,
+    Report,
+    Row,
+    Table,
+    absent_notes,
+    hardware_text,
+    percent,
+    software_text,
+)
 from .results.runs import Run
 from .runtime.environment import describe_environment
 from .scoring import Subject
@@ -139,24 +148,14 @@ def _facts(
         "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
         f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
-        "hardware": environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads",
-        "software": f"torch {environment['packages']['torch']}, commit {environment['commit']}",
+        "hardware": hardware_text(environment),
+        "software": software_text(environment),
         "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
     }
 
 
 def _notes(subject: Subject, found: Scores) -> list[str]:
-    notes = ["Scores in percent; IoU per class."]
-    if found.absent and found.absent_as == "exclude":
-        notes.append(
-            f"Absent classes, left out of the means: {', '.join(found.absent)}. "
-            "Means over other classes do not compare."
-        )
-    elif found.absent:
-        notes.append(
-            f"Absent classes ({', '.join(found.absent)}) count as {found.absent_as} in the means, "
-            "to compare with code that does so; the default leaves them out."
-        )
+    notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
     rooms, published = len(subject.store.rooms()), subject.store.published_rooms
     if rooms < published:
         notes.append(

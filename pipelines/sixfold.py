@@ -7,14 +7,15 @@ areas' scores. They are about a point of mIoU apart, so both are reported.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .config import EvalConfig, TrainConfig
+from .config import EvalConfig
+from .data.store import Store
 from .errors import ConfigError, RunError, command
 from .evaluate import chosen_runs, evaluate
 from .model.weights import describe
@@ -24,7 +25,7 @@ from .results.comparison import different_settings
 from .results.folds import pool
 from .results.metrics import Scores
 from .results.published import SIX_FOLD
-from .results.report import DAGGER, Report, Row
+from .results.report import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from .results.resume import open_data
 from .results.runs import Run, find_runs
 from .results.scorefiles import known_scores, write_scores
@@ -94,7 +95,7 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
     chosen = chosen_runs(config, progress)
     base = chosen[0]
     for run in chosen[1:]:
-        if differences := _differences(base.config, run.config):
+        if differences := _differences(base, run):
             name, (ours, theirs) = next(iter(differences.items()))
             raise ConfigError(
                 f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
@@ -111,8 +112,19 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
     return list(found.values())
 
 
-def _differences(first: TrainConfig, other: TrainConfig) -> dict[str, list[Any]]:
-    return different_settings([to_plain(first), to_plain(other)], ignored=FREE)
+def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
+    """Return what two runs differ in but the area.
+
+    Data is told by the store's fingerprint, wherever the store lies.
+    """
+    settings = [
+        {
+            **to_plain(run.config),
+            "data fingerprint": str(run.environment.get("store", {}).get("fingerprint"))[:12],
+        }
+        for run in (first, other)
+    ]
+    return different_settings(settings, ignored=FREE)
 
 
 def _alike(base: Run, folder: Path) -> list[Run]:
@@ -120,7 +132,7 @@ def _alike(base: Run, folder: Path) -> list[Run]:
     found = []
     for run in find_runs(folder):
         try:
-            if not _differences(base.config, run.config):
+            if not _differences(base, run):
                 found.append(run)
         except RunError:  # a broken run is no fold
             continue
@@ -162,8 +174,12 @@ def _pool(
     store = open_data(base, config.data)
     of_s3dis = bool(store.published_rooms)
     report = _report(base, protocol, areas, pooled, mean, classes, of_s3dis=of_s3dis)
+    report = dataclasses.replace(report, facts=_facts(config, protocol, base, store, values))
     plain = {
         "protocol": protocol,
+        **{name: next(iter(values.values()))[name] for name in ("seed", "checkpoint", "votes")},
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "environments": {str(area): each["environment"] for area, each in values.items()},
         "classes": list(classes),
         "pooled": asdict(pooled),
         "mean": asdict(mean),
@@ -189,7 +205,7 @@ def _pool(
 def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
     """Return a run's scores.json, made now unless one with the same settings is there."""
     run.weights(config.checkpoint)  # raises if there are none
-    store = Store.open(config.data or run.config.data)
+    store = open_data(run, config.data)
     known = known_scores(run, config, protocol, store.fingerprint)
     if known is not None:
         progress.say(f"{run.path}: scored before")
@@ -218,8 +234,7 @@ def _report(
     if set(areas) != {1, 2, 3, 4, 5, 6}:
         shown = ", ".join(map(str, areas))
         notes.append(f"Not six folds: the data has areas {shown} only.")
-    if pooled.absent:
-        notes.append(f"Absent classes, left out of the means: {', '.join(pooled.absent)}.")
+    notes += absent_notes(pooled)
     if of_s3dis:
         rows += [
             Row(
@@ -235,11 +250,29 @@ def _report(
             f"{DAGGER} recalled from the paper, not read again. Published rows are of the whole "
             "of S3DIS under the authors' protocols."
         )
-    facts = {
-        "network": describe(config.model),
-        "protocol": protocol,
-        "recipe": f"{config.recipe_text} ({config.model.layout} layout), seed {config.seed}",
-        "runs": f"{base.name} and the runs with its settings, see scores.json",
-    }
     title = f"{describe(config.model)}: {len(areas)} folds, protocol {protocol}"
-    return Report(title, classes, tuple(rows), facts, tuple(notes))
+    return Report(title, classes, tuple(rows), {}, tuple(notes))
+
+
+def _facts(
+    config: EvalConfig,
+    protocol: str,
+    base: Run,
+    store: Store,
+    values: Mapping[int, Mapping[str, Any]],
+) -> dict[str, str]:
+    """Return what the scores were made with; areas may have been scored on several machines."""
+    trained = base.config
+    votes = f", {config.votes} votes" if protocol == "room" and config.votes > 1 else ""
+    points = sum(each["points"] for each in values.values())
+    environments = [each["environment"] for each in values.values()]
+    return {
+        "network": describe(trained.model),
+        "protocol": f"{protocol}{votes}, seed {config.seed}, {points:,} points scored",
+        "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
+        "runs": f"{base.name} and the runs with its settings, see scores.json; "
+        f"checkpoint {config.checkpoint}",
+        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
+        "hardware": "; ".join(dict.fromkeys(map(hardware_text, environments))),
+        "software": "; ".join(dict.fromkeys(map(software_text, environments))),
+    }

@@ -87,6 +87,33 @@ def test_it_trains_what_is_missing_and_pools(base: Run) -> None:
     assert written["runs"] == {"1": "base-fold1", "2": "base-fold2", "3": "base"}
 
 
+def test_the_report_says_what_its_scores_are(base: Run, store: Store) -> None:
+    config = folds(base, seed=3, votes=2, checkpoint="last", absent="zero")
+    (found,) = six_fold(config, train_missing=True)
+    facts, (absent,) = found.report.facts, [n for n in found.report.notes if "bsent" in n]
+    assert "count as zero in the means" in absent
+    assert facts["protocol"].startswith("room, 2 votes, seed 3, ")
+    assert facts["runs"].endswith("checkpoint last")
+    assert store.fingerprint[:12] in facts["data"]
+    assert "threads" in facts["hardware"]
+    assert "commit" in facts["software"]
+    written = json.loads(found.files[0].read_text())
+    assert (written["seed"], written["votes"], written["checkpoint"]) == (3, 2, "last")
+    assert written["store"]["fingerprint"] == store.fingerprint
+    assert written["environments"].keys() == {"1", "2", "3"}
+
+
+def test_runs_of_other_data_are_no_folds(base: Run, tmp_path: Path) -> None:
+    other = write_tiny_store(tmp_path / "other", points=500)
+    config = dataclasses.replace(base.config, data=other.path)
+    for area in (1, 2):
+        named = train(dataclasses.replace(config, name=f"other{area}", test_area=area)).run
+    with pytest.raises(ConfigError, match=r"other2: found data fingerprint \w+, expected \w+ as"):
+        six_fold(folds(base, run_dirs=(base.path, named)))
+    with pytest.raises(RunError, match="found no finished run with base's settings for area 1, 2"):
+        six_fold(folds(base, run_dirs=(base.path,)))
+
+
 def test_again_nothing_is_trained_or_scored_twice(base: Run) -> None:
     (first,) = six_fold(folds(base), train_missing=True)
     ears = Ears()

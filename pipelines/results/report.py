@@ -120,6 +120,32 @@ class Report:
         return ["", "OA", "mAcc", "mIoU", *self.classes], lines
 
 
+def hardware_text(environment: Mapping[str, Any]) -> str:
+    """Return what computed, for people."""
+    return str(environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads")
+
+
+def software_text(environment: Mapping[str, Any]) -> str:
+    """Return what it was computed with, for people."""
+    return f"torch {environment['packages']['torch']}, commit {environment['commit']}"
+
+
+def absent_notes(found: Scores) -> list[str]:
+    """Return a sentence on what absent classes count as in the means; nothing without any."""
+    if not found.absent:
+        return []
+    names = ", ".join(found.absent)
+    if found.absent_as == "exclude":
+        return [
+            f"Absent classes, left out of the means: {names}. "
+            "Means over other classes do not compare."
+        ]
+    return [
+        f"Absent classes ({names}) count as {found.absent_as} in the means, "
+        "to compare with code that does so; the default leaves them out."
+    ]
+
+
 def percent(value: float | None) -> str:
     """Return a score in percent with one decimal; – where there is none."""
     return "–" if value is None else f"{100 * value:.1f}"
