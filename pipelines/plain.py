@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,8 @@ def from_plain(cls: type, values: dict[str, Any]) -> Any:
     """Build the configuration `cls` from what `to_plain` gave.
 
     Raises:
-        ConfigError: a value's name is not a field of `cls`, or a check fails.
+        ConfigError: a value's name is not a field of `cls`, its type is not the field's, or a check
+            fails.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
@@ -40,7 +44,26 @@ def from_plain(cls: type, values: dict[str, Any]) -> Any:
             f"{cls.__name__}: found the unknown setting {unknown[0]!r}."
             + did_you_mean(unknown[0], hints)
         )
+    for name, value in values.items():
+        if not fits(hints[name], value):
+            raise ConfigError(f"{cls.__name__}: found {name} {value!r}, expected another type.")
     return cls(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def fits(hint: Any, value: Any) -> bool:
+    """Whether a plain value is one of the type `hint`, and a number one that a float can hold."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(fits(each, value) for each in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, list) and all(fits(typing.get_args(hint)[0], v) for v in value)
+    if hint is Any or dataclasses.is_dataclass(hint):
+        return True  # what a dataclass takes is checked when it is built
+    if typing.get_origin(hint) is Mapping:
+        return isinstance(value, dict)
+    if type(value) is int and abs(value) > sys.float_info.max:
+        return False
+    kinds = {Path: (str,), float: (float, int)}.get(hint, (hint,))
+    return type(value) in kinds
 
 
 def _typed(hint: Any, value: Any) -> Any:

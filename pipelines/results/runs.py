@@ -26,12 +26,18 @@ from typing import Any
 from ..config import TrainConfig
 from ..errors import ConfigError, RunError, command, did_you_mean
 from ..files import atomic_json
-from ..plain import from_plain, to_plain
+from ..plain import fits, from_plain, to_plain
 from .journal import read_journal
 from .lock import is_locked
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
+STATUS_TYPES = {
+    **dict.fromkeys(("state", "created", "updated", "error"), str),
+    **dict.fromkeys(("step", "steps_total", "epoch", "epochs_total", "best_epoch"), int),
+    **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float),
+    "peak_memory": int,
+}
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
 
 
@@ -62,8 +68,19 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """How far the run is, as it last said itself; see `state` for whether it is still alive."""
-        return _read_json(self.path / STATUS)
+        """How far the run is, as it last said itself; see `state` for whether it is still alive.
+
+        Raises:
+            RunError: status.json is missing or damaged.
+        """
+        values = _read_json(self.path / STATUS)
+        for name, kind in STATUS_TYPES.items():
+            if name in values and not fits(kind | None, values[name]):
+                raise RunError(
+                    f"{self.path / STATUS}: found {name} {values[name]!r:.80}, expected "
+                    f"{'a text' if kind is str else 'a number'}."
+                )
+        return values
 
     @property
     def state(self) -> str:
@@ -108,9 +125,22 @@ class Run:
         return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
 
     def scores(self, protocol: str) -> dict[str, Any] | None:
-        """Return the scores under `protocol`, or None before an evaluation."""
+        """Return the scores under `protocol`, or None before an evaluation.
+
+        Raises:
+            RunError: scores.json is damaged.
+        """
         path = self.path / "eval" / protocol / "scores.json"
-        return _read_json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        values = _read_json(path)
+        for name in ("oa", "macc", "miou"):
+            if name in values and not fits(float, values[name]):
+                raise RunError(
+                    f"{path}: found {name} {values[name]!r:.80}, expected a number.\n"
+                    f"Score it again: deepgcn eval {self.path} --protocol {protocol}"
+                )
+        return values
 
     def update_status(self, **fields: Any) -> None:
         """Change fields of status.json; the others stay."""
@@ -255,7 +285,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{path}: found no such file, expected it in a run directory.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path}: found a damaged file, expected JSON: {error}.") from error
     if not isinstance(values, dict):
         raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")

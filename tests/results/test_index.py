@@ -16,6 +16,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.progress import Progress
 from pipelines.results import index
 from pipelines.results.annotations import add_tag, write_note
+from pipelines.results.frame import runs_frame
 from pipelines.results.index import changing, describe, query, record, sync
 from pipelines.results.lock import lock_run
 from pipelines.results.runs import Run, create_run
@@ -156,6 +157,29 @@ def test_a_broken_run_has_a_line_with_the_reason(tmp_path: Path) -> None:
     assert "config.json" in bad
     assert "status.json" in lost
     assert listed(tmp_path, where="state=broken", sort="name") == ["bad", "lost"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("status.json", '{"best_miou": "x"}'),
+        ("status.json", f'{{"seconds": {10**400}}}'),
+        ("status.json", '{"peak_memory": 1.5}'),
+        ("config.json", '{"model": {"dilation": {}}}'),
+        ("config.json", '{"batch_size": 1.5}'),
+        ("config.json", "[" * 100_000),
+        ("eval/room/scores.json", '{"miou": []}'),
+    ],
+)
+def test_a_value_that_cannot_be_breaks_its_run_alone(tmp_path: Path, file: str, text: str) -> None:
+    score(make(tmp_path, "bad"), 0.5)
+    score(make(tmp_path, "whole"), 0.5)
+    (tmp_path / "bad" / file).write_text(text)
+    sync(tmp_path)
+    assert listed(tmp_path, where="state=broken") == ["bad"]
+    ((error,),) = query(tmp_path, columns=["error"], where="state=broken")
+    assert file in error
+    assert len(runs_frame(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("status", ['{"step": [1], "created": {"a": 1}}', '{"note": "\\ud800"}'])
