@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def load_checkpoint(
         RunError: the file is damaged or of another version or network.
     """
     try:
+        check_sums(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["version"] != VERSION:
             raise RunError(
@@ -127,12 +129,29 @@ def load_checkpoint(
         TypeError,
         AttributeError,
         EOFError,
+        ValueError,
+        IndexError,
+        zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(
             f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"
         ) from error
+
+
+def check_sums(path: Path) -> None:
+    """Check the sums that PyTorch writes into its files; `torch.load` does not look at them.
+
+    A flipped bit of a weight would be trained on from then on, and nobody would ever know.
+
+    Raises:
+        zipfile.BadZipFile: the file is none of PyTorch's, or something in it is not what was saved.
+    """
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} is not what was saved")
 
 
 def saved_step(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,25 @@ def test_a_damaged_file_is_said(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(RunError, match=r"last\.pt: found a damaged checkpoint"):
         load_checkpoint(path, model, optimizer)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    step(model, optimizer)
+    save_checkpoint(path, model, optimizer, Counters())
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:  # where the contents lie, not the filling between them
+        places = [e.header_offset for e in archive.infolist() if "/data/" in e.filename]
+    entry = places[int(share * len(places))]
+    # A local header has 30 bytes, then a name and a further field, whose lengths it ends with.
+    lengths = (int.from_bytes(whole[entry + at : entry + at + 2], "little") for at in (26, 28))
+    flipped = bytearray(whole)
+    flipped[entry + 30 + sum(lengths)] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(RunError, match=r"last\.pt: found a damaged .* not what was saved"):
+        load_checkpoint(path, *build())
 
 
 def test_another_network_is_said(tmp_path: Path) -> None:
