@@ -28,11 +28,11 @@ from .data.pointnet_h5 import export_pointnet_h5
 from .data.rooms import RoomNotes, read_raw_room
 from .data.s3dis_raw import RawDataset, RawRoom, find_raw
 from .data.store import (
-    MANIFEST,
     Room,
     RoomInfo,
     Store,
     area_file,
+    kept_entries,
     read_rooms,
     write_manifest,
     write_rooms,
@@ -159,7 +159,8 @@ def _prepare_rooms(
 
     An entry is the manifest's record of a room, or {"failed": reason}.
     """
-    earlier = _earlier_entries(config.data)
+    kept = kept_entries(config.data)
+    earlier = {f"Area_{room['area']}/{room['name']}": room for room in kept}
     entries: dict[str, dict[str, Any]] = {}
     todo: list[RoomFiles] = []
     for raw in dataset.rooms:
@@ -200,14 +201,6 @@ def _stamp(dataset: Dataset, raw: RoomFiles) -> str:
     """Return what changes whenever reading the room again would give other points."""
     described = f":{dataset.digest}" if isinstance(dataset, CustomDataset) else ""
     return f"{READER}:{raw.fingerprint()}{described}"
-
-
-def _earlier_entries(data: Path) -> dict[str, dict[str, Any]]:
-    """Return the rooms of a finished store by name; none if there is no readable store."""
-    if not (data / MANIFEST).is_file():
-        return {}
-    store = Store.open(data)
-    return {f"Area_{room['area']}/{room['name']}": room for room in store.manifest["rooms"]}
 
 
 def _part(data: Path, raw: RoomFiles) -> Path:
@@ -355,11 +348,10 @@ def _info(entry: dict[str, Any]) -> RoomInfo:
 
 def _area_is_current(data: Path, area: int, members: list[RoomInfo]) -> bool:
     """Whether the area's file already holds just these rooms: no part is newer than it."""
-    if not (data / MANIFEST).is_file() or not area_file(data, area).is_file():
-        return False
     if any((data / PARTS / f"Area_{area}" / f"{info.name}.json").is_file() for info in members):
         return False
-    return Store.open(data).rooms(area) == sorted(members, key=lambda info: info.name)
+    kept = [_info(entry) for entry in kept_entries(data) if entry["area"] == area]
+    return kept == sorted(members, key=lambda info: info.name)
 
 
 def _room_of(data: Path, info: RoomInfo) -> Room:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +284,58 @@ def test_damaged_stores_are_refused(tmp_path: Path) -> None:
     area.unlink()
     with pytest.raises(DatasetError, match="found no file, but"):
         Store.open(data)
+
+
+def read_all(data: Path) -> None:
+    store = Store.open(data)
+    for info in store.rooms():
+        store.read(info)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def _flip(path: Path) -> None:
+    """Change one point's colour where only its checksum tells."""
+    with h5py.File(path, "r+") as file:
+        color = next(iter(file["rooms"].values()))["color"]
+        color[0, 0] ^= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "again"),
+    [
+        ("area_5.h5", Path.unlink, True),
+        ("area_5.h5", _cut, True),
+        ("area_5.h5", _flip, False),
+        ("manifest.json", _cut, True),
+        ("manifest.json", lambda path: path.write_text("[]"), True),
+    ],
+)
+def test_damaged_stores_are_prepared_again(
+    tmp_path: Path, name: str, damage: Callable[[Path], object], again: bool
+) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    run(raw, data)
+    before = Store.open(data)
+    damage(data / name)
+    with pytest.raises(DatasetError, match=r"repare again: deepgcn prepare --data "):
+        read_all(data)
+    if not again:  # prepare itself does not read every point once more
+        (data / name).unlink()
+    run(raw, data)
+    read_all(data)
+    assert Store.open(data).fingerprint == before.fingerprint
+
+
+def test_the_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    data.mkdir()
+    (data / "manifest.json").write_text('{"schema": "a web page\'s", "rooms": []}')
+    with pytest.raises(DatasetError, match="found the manifest of something else"):
+        run(raw, data)
+    assert "web page" in (data / "manifest.json").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.load.*:FutureWarning")

@@ -79,7 +79,7 @@ class Room:
         """Return the sha256 over origin, points and cells."""
         digest = hashlib.sha256()
         for values in (self.origin, self.pos, self.color, self.label, self.grid.offsets):
-            digest.update(np.ascontiguousarray(values).tobytes())
+            digest.update(np.ascontiguousarray(values).data)
         return digest.hexdigest()
 
     def info(self, num_classes: int) -> RoomInfo:
@@ -148,11 +148,14 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
             for name in list(file["rooms"]) if names is None else names:
                 yield _read_room(file["rooms"][name], name)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise DatasetError(
-            f"{path}: found a damaged or truncated file ({reason}).\n"
-            f"Delete it and prepare again: {command('prepare', '--data', path.parent)}"
-        ) from error
+        raise _damaged(path, str(error).splitlines()[0]) from error
+
+
+def _damaged(path: Path, reason: str) -> DatasetError:
+    return DatasetError(
+        f"{path}: found a damaged or truncated file ({reason}).\n"
+        f"Delete it and prepare again: {command('prepare', '--data', path.parent)}"
+    )
 
 
 def _read_room(group: Any, name: str) -> Room:
@@ -171,6 +174,42 @@ def _check_schema(path: Path, facts: Any) -> None:
             f"expected {SCHEMA!r} version {SCHEMA_VERSION}.\n"
             f"Prepare the data again with this version: {command('prepare', '--data', path.parent)}"
         )
+
+
+def kept_entries(data: Path) -> list[dict[str, Any]]:
+    """Return the manifest's records of the rooms that can still be read.
+
+    None of a store that is damaged, of another version or not there: it has to be prepared again.
+
+    Raises:
+        DatasetError: the folder is another program's.
+    """
+    path = data / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        foreign = manifest.get("schema") != SCHEMA
+        rooms = list(Store(data, manifest).manifest["rooms"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    if foreign:
+        raise DatasetError(
+            f"{path}: found the manifest of something else, expected {SCHEMA!r}; nothing was "
+            "changed.\nGive another folder with --data."
+        )
+    if manifest.get("version") != SCHEMA_VERSION:
+        return []
+    there = {area: _rooms_in(area_file(data, area)) for area in {room["area"] for room in rooms}}
+    return [room for room in rooms if room["name"] in there[room["area"]]]
+
+
+def _rooms_in(path: Path) -> set[str]:
+    """Return the rooms in an area's file; none if it cannot be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            _check_schema(path, file.attrs)
+            return set(file["rooms"])
+    except (OSError, KeyError, ValueError, RuntimeError, DatasetError):
+        return set()
 
 
 def area_file(data: Path, area: int) -> Path:
@@ -229,6 +268,7 @@ class Store:
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
+        self._checked: set[RoomInfo] = set()
         self._rooms = [
             RoomInfo(
                 room["area"],
@@ -306,9 +346,14 @@ class Store:
         return [room for room in self._rooms if area is None or room.area == area]
 
     def read(self, info: RoomInfo) -> Room:
-        """Read the points of one room.
+        """Read the points of one room, the first time comparing them with their checksum.
 
         Raises:
-            DatasetError: the area's file is missing, truncated or of another version.
+            DatasetError: the area's file is missing, truncated, changed or of another version.
         """
-        return next(iter(read_rooms(area_file(self.path, info.area), [info.name])))
+        path = area_file(self.path, info.area)
+        room = next(iter(read_rooms(path, [info.name])))
+        if info not in self._checked and room.checksum() != info.checksum:
+            raise _damaged(path, f"{info.name} has other points than were prepared")
+        self._checked.add(info)
+        return room
