@@ -57,15 +57,17 @@ def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> 
 def _check_comparable(
     name: str, first: Mapping[str, Any], other: str, values: Mapping[str, Any]
 ) -> None:
-    for what in ("protocol", "classes", "test_area"):
-        if first[what] != values[what]:
+    for what in ("protocol", "classes", "test_area", "absent_as"):
+        if first.get(what) != values.get(what):
             raise RunError(
-                f"{other}: found {what} {values[what]}, expected that of {name}: {first[what]}.\n"
+                f"{other}: found {what} {values.get(what)}, expected that of {name}: "
+                f"{first.get(what)}.\n"
                 "Only scores on the same rooms under the same protocol compare."
             )
-    if set(first["rooms"]) != set(values["rooms"]):
+    ours, theirs = ((each.get("store") or {}).get("fingerprint") for each in (first, values))
+    if ours != theirs or set(first["rooms"]) != set(values["rooms"]):
         raise RunError(
-            f"{other}: scored on other rooms than {name}.\n"
+            f"{other}: scored on other data than {name}.\n"
             f"Score both on the same data: {command('eval', name, other, '--data', 'DIR')}"
         )
 

@@ -94,7 +94,9 @@ def test_the_interval_of_two_rooms_is_what_all_draws_give() -> None:
     [
         ({"protocol": "block-s1"}, "two: found protocol block-s1, expected that of one: room"),
         ({"test_area": 1}, "two: found test_area 1, expected that of one: 5"),
-        ({"rooms": {"z": [[1, 0], [0, 1]]}}, "two: scored on other rooms than one"),
+        ({"rooms": {"z": [[1, 0], [0, 1]]}}, "two: scored on other data than one"),
+        ({"store": {"fingerprint": "b"}}, "two: scored on other data than one"),
+        ({"absent_as": "zero"}, "two: found absent_as zero, expected that of one: None"),
     ],
 )
 def test_what_does_not_compare(changes: dict[str, Any], found: str) -> None:
