@@ -26,6 +26,7 @@ from pipelines.config import (
     PrepareConfig,
     TrainConfig,
     check_at_least,
+    check_seed,
 )
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
@@ -48,7 +49,7 @@ class Settings:
     steps: int = 500
 
     def __post_init__(self) -> None:
-        check_at_least("--seed", self.seed, 0)
+        check_seed(self.seed)
         check_at_least("--steps", self.steps, 1)
 
 

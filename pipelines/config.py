@@ -43,6 +43,7 @@ INPUTS = ("scan", "noise")  # of the network that `bench` measures
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
 LAUNCHERS = ("local", "slurm")
 AREAS = (1, 2, 3, 4, 5, 6)
+LARGEST_SEED = 2**63 - 1  # SQLite's largest number
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class SynthConfig:
     def __post_init__(self) -> None:
         check_at_least("--areas", self.areas, 1)
         check_at_least("--rooms", self.rooms, 1)
-        check_at_least("--seed", self.seed, 0)
+        check_seed(self.seed)
         if self.areas > 6:
             raise ConfigError(f"--areas: found {self.areas}, S3DIS has areas 1 to 6.")
         if not self.density > 0:
@@ -169,6 +170,7 @@ class PrepareConfig:
         if self.test_area is not None:
             check_area(self.test_area)
         check_at_least("--workers", self.workers, 0)
+        check_seed(self.seed)
         if self.raw is not None and self.dataset is not None:
             raise ConfigError("RAW and --dataset: found both, expected one of them.")
         if self.export is not None and self.dataset is not None:
@@ -256,6 +258,7 @@ class TrainConfig:
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_at_least("--workers", self.workers, 0)
+        check_seed(self.seed)
         if self.lr is not None and not self.lr > 0:
             raise ConfigError(f"--lr: found {self.lr}, expected a number above 0.")
         if not 0 < self.val_fraction < 1:
@@ -316,6 +319,7 @@ class EvalConfig:
         check_at_least("--votes", self.votes, 1)
         check_choice("device", self.device, DEVICES, flag="--device")
         check_at_least("--batch-size", self.batch_size, 1)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -397,6 +401,7 @@ class PredictConfig:
         if self.num_points is not None:
             check_at_least("--num-points", self.num_points, 1)
         check_at_least("--batch-size", self.batch_size, 1)
+        check_seed(self.seed)
         check_choice("device", self.device, DEVICES, flag="--device")
 
 
@@ -443,6 +448,12 @@ def check_at_least(flag: str, value: int, minimum: int) -> None:
     """Raise ConfigError if `value` is below `minimum`."""
     if value < minimum:
         raise ConfigError(f"{flag}: found {value}, expected at least {minimum}.")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ConfigError unless NumPy, PyTorch and the index of runs can all take `seed`."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ConfigError(f"--seed: found {seed}, expected a number from 0 to {LARGEST_SEED}.")
 
 
 def check_fraction(flag: str, value: float) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepgcn_cli.demo import Settings
 from pipelines.config import (
     ARCHS,
     PARTS,
@@ -37,6 +39,23 @@ CONFIGS = [
 def test_round_trip_through_json(config: object) -> None:
     again = from_plain(type(config), json.loads(json.dumps(to_plain(config))))
     assert again == config
+
+
+SEEDED = (
+    TrainConfig,
+    EvalConfig,
+    PredictConfig,
+    PrepareConfig,
+    lambda seed: SynthConfig(out=Path("o"), seed=seed),
+    Settings,
+)
+
+
+@pytest.mark.parametrize("config", SEEDED)
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_cannot_be_stored_is_refused(config: Callable[..., object], seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"--seed: found {seed}, expected a number from 0 to"):
+        config(seed=seed)
 
 
 def test_unknown_setting_names_the_nearest() -> None:
