@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .config import ModelConfig
+from .config import ModelConfig, check_at_least, check_seed
 from .data.blocks import Block, block_features, block_points, cover, room_blocks
 from .data.grid import LARGEST_GROUND, Grid, grid_sort, too_large
+from .data.scan_table import BRIGHTEST_FRACTION
 from .errors import DatasetError
 from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress, Task
@@ -179,10 +180,17 @@ def segment(
         labels (N,) int64 and probabilities (N, C) float32, in the order of `pos`.
 
     Raises:
+        ConfigError: `num_points`, `batch_size` or `seed` cannot be.
         DatasetError: the arrays do not fit together, hold no point or a coordinate that is not
-            finite, or lie too far apart.
+            finite, or lie too far apart; or `color` is of another type or range.
     """
+    check_at_least("num_points", model.num_points if num_points is None else num_points, 1)
+    check_at_least("batch_size", batch_size, 1)
+    check_seed(seed)
+    pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU will do
     _check_arrays(pos, color)
+    if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around
+        pos = pos.astype(np.float64)
     local = (pos - pos.min(axis=0)).astype(np.float32)
     order, grid = grid_sort(local)
     local, color = local[order], color[order]
@@ -195,7 +203,7 @@ def segment(
             color,
             grid,
             local.max(axis=0),
-            num_points=num_points or model.num_points,
+            num_points=model.num_points if num_points is None else num_points,
             batch_size=batch_size,
             seed=seed,
             task=task,
@@ -209,6 +217,9 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
         raise DatasetError(
             f"segment: found pos {pos.shape} and color {color.shape}, expected both (N, 3), N ≥ 1."
         )
+    if pos.dtype.kind not in "fiu":
+        raise DatasetError(f"segment: found pos of type {pos.dtype}, expected numbers.")
+    _check_color(color)
     if not np.isfinite(pos).all():
         bad = int((~np.isfinite(pos).all(axis=1)).sum())
         raise DatasetError(
@@ -219,3 +230,14 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
             f"segment: found an extent of {extent}, expected metres, at most "
             f"{LARGEST_GROUND / 1e6:.0f} km² of ground."
         )
+
+
+def _check_color(color: np.ndarray) -> None:
+    """Raise DatasetError unless the network can take `color` for what it is."""
+    if color.dtype == np.uint8:
+        return
+    expected = "expected uint8 from 0 to 255, or float from 0 to 1"
+    if color.dtype.kind != "f":
+        raise DatasetError(f"segment: found color of type {color.dtype}, {expected}.")
+    if not (color.min() >= 0 and color.max() <= BRIGHTEST_FRACTION):  # NaN is neither
+        raise DatasetError(f"segment: found color from {color.min()} to {color.max()}, {expected}.")

@@ -116,6 +116,11 @@ def test_color_from_0_to_1_means_the_same(model: DeepGCN) -> None:
         (np.zeros((4, 2)), np.zeros((4, 2)), r"pos \(4, 2\)"),
         (np.zeros((4, 3)), np.zeros((3, 3)), r"color \(3, 3\)"),
         (np.full((4, 3), np.nan), np.zeros((4, 3)), "4 of 4 points with NaN"),
+        (np.full((4, 3), "1"), np.zeros((4, 3)), "pos of type <U1"),
+        (np.ones((4, 3)), np.full((4, 3), 255), "color of type int64"),
+        (np.ones((4, 3)), np.full((4, 3), 255.0), "color from 255.0 to 255.0"),
+        (np.ones((4, 3)), np.full((4, 3), -0.5), "color from -0.5 to -0.5"),
+        (np.ones((4, 3)), np.full((4, 3), np.nan), "color from nan to nan"),
     ],
 )
 def test_arrays_that_do_not_fit(
@@ -123,6 +128,25 @@ def test_arrays_that_do_not_fit(
 ) -> None:
     with pytest.raises(DatasetError, match=found):
         segment(model, pos, color)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float16, torch.float32])
+def test_any_kind_of_coordinates(model: DeepGCN, kind: type | torch.dtype) -> None:
+    pos, color = scan(200)
+    whole = np.round((pos - pos.min(axis=0)) * 80 - 100).clip(-128, 127)  # wider than int8 holds
+    _, expected = segment(model, whole, color, num_points=POINTS)
+    tensor = isinstance(kind, torch.dtype)
+    given = torch.from_numpy(whole).to(kind) if tensor else whole.astype(kind)
+    _, found = segment(
+        model, given, torch.from_numpy(color) if tensor else color, num_points=POINTS
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [{"num_points": 0}, {"batch_size": 0}, {"seed": -1}])
+def test_impossible_numbers_are_refused(model: DeepGCN, values: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(values))}: found"):
+        segment(model, *scan(10), **values)
 
 
 def test_too_few_points_for_the_neighborhood(model: DeepGCN) -> None:
