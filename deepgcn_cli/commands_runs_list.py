@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,6 +75,7 @@ def list_runs(
 
     if limit is not None:
         check_at_least("--limit", limit, 1)
+        limit = min(limit, sys.maxsize)  # SQLite takes no more
     names = parse_columns(columns.split(",") if columns is not None else None)
     if columns is None and not as_json:
         names = (*_SHOWN, *_SCORES, "tags", "error")

@@ -235,6 +235,12 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     if config.out is None:
         return scan.resolve().parent / name if scan.is_dir() else scan.with_name(name)
     if several or config.out.is_dir() or not config.out.suffix:
+        if config.out.exists() and not config.out.is_dir():
+            raise ConfigError(
+                f"--out {config.out}: found a file, expected a folder"
+                f"{'.' if several else ', or a file of a known format.'}\n"
+                "Give another place with --out."
+            )
         return config.out / name
     if config.format is not None and Path(name).suffix != config.out.suffix.lower():
         raise ConfigError(

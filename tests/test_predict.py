@@ -236,6 +236,13 @@ def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> No
     assert scan.read_bytes() == before
 
 
+def test_a_file_is_no_folder_for_results(scan: Path, tmp_path: Path) -> None:
+    (tmp_path / "labelled").write_text("somebody's")
+    with pytest.raises(ConfigError, match="labelled: found a file, expected a folder, or a file"):
+        output_paths(PredictConfig(out=tmp_path / "labelled"), [scan])
+    assert (tmp_path / "labelled").read_text() == "somebody's"
+
+
 def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
     for name in ("b.ply", "a.ply", "a.labelled.ply", "c.csv", "c.labelled.csv"):
         (tmp_path / name).touch()

@@ -72,6 +72,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_some_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     assert names(succeed(capsys, "list", "--sort", "-miou")) == ["mine", "other", "third"]
     assert names(succeed(capsys, "list", "--sort", "miou", "--limit", "2")) == ["other", "mine"]
+    assert succeed(capsys, "list", "--limit", str(10**20)) == succeed(capsys, "list")
     where = ("--where", "arch=resgcn and miou>40%")
     assert names(succeed(capsys, "list", *where)) == ["mine"]
     assert succeed(capsys, "list", "--where", "depth>99") == "runs: no runs fulfil 'depth>99'.\n"
