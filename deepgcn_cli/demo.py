@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -156,13 +156,37 @@ def claim(folder: Path, given: dict[str, int], *, fresh: bool) -> Settings:
                 f"{folder}: found files that no demo has made; nothing was changed.\n"
                 f"Give another folder: {command('demo', f'{folder}-2')}"
             )
-    elif fresh:
-        remove(folder)
     else:
-        return same_settings(folder, Settings(**json.loads(path.read_text("utf-8"))), given)
+        made = read_settings(path)  # before anything is removed: it marks the folder as ours
+        if not fresh:
+            return same_settings(folder, made, given)
+        remove(folder)
     settings = Settings(**given)
     atomic_json(path, asdict(settings))
     return settings
+
+
+def read_settings(path: Path) -> Settings:
+    """Return the settings of an earlier demo.
+
+    Raises:
+        ConfigError: no demo has written this file.
+    """
+    names = {field.name for field in fields(Settings)}
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError):
+        values = None
+    if (
+        not isinstance(values, dict)
+        or set(values) != names
+        or any(type(value) is not int for value in values.values())
+    ):
+        raise ConfigError(
+            f"{path}: found a file that no demo has made; nothing was changed.\n"
+            f"Give another folder: {command('demo', f'{path.parent}-2')}"
+        )
+    return Settings(**values)
 
 
 def same_settings(folder: Path, made: Settings, given: dict[str, int]) -> Settings:

@@ -28,6 +28,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.parametrize("content", ['{"title": "my demo"}', "{}", "[1]", "half", "[" * 100_000])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_somebody_elses_demo_json_marks_nothing(
+    tmp_path: Path, content: str, *, fresh: bool
+) -> None:
+    (tmp_path / SETTINGS).write_text(content)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").touch()
+    with pytest.raises(ConfigError, match=r"demo\.json: found a file that no demo has made"):
+        claim(tmp_path, {}, fresh=fresh)
+    assert (tmp_path / "data" / "mine").exists()
+    assert (tmp_path / SETTINGS).read_text() == content
+
+
 def test_other_settings_need_a_fresh_start_which_removes_only_ours(tmp_path: Path) -> None:
     claim(tmp_path, {"steps": 5}, fresh=False)
     for name in MADE:
