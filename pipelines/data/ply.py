@@ -9,14 +9,17 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import atomic_write
+from .scan_table import LABELLED
 
 LONGEST_HEADER = 1 << 16  # bytes
+_FREE_TEXT = ("comment", "obj_info")
 _TYPES = {
     "i1": "char",
     "u1": "uchar",
@@ -35,46 +38,94 @@ _SIZES = {
 }
 
 
-def check_header(path: Path) -> None:
-    """Check that what a PLY header declares can be in the file, before anything is allocated.
+@dataclass(frozen=True)
+class PlyHeader:
+    """What a PLY header says.
+
+    Attributes:
+        plain: the header in ASCII and without comments, as plyfile takes it.
+        start: where the data begins, bytes.
+        names: names that are not ASCII, by what stands for them in `plain`.
+        labelled: whether deepgcn wrote the file.
+    """
+
+    plain: bytes
+    start: int
+    names: dict[str, str]
+    labelled: bool
+
+
+def read_header(path: Path) -> PlyHeader:
+    """Read a PLY header and check that what it declares can be in the file.
+
+    Comments are free text, in UTF-8 or any other encoding.
 
     Raises:
         DatasetError: it cannot, or the header is damaged.
     """
     with path.open("rb") as file:
         head = file.read(LONGEST_HEADER)
-    end = head.find(b"end_header")
-    if not head.startswith(b"ply") or end < 0:
-        raise DatasetError(
-            f"{path}: found no PLY header (its first bytes are {head[:8]!r}), expected 'ply' … "
-            f"'end_header' within {LONGEST_HEADER} bytes."
-        )
+    lines, start = _header_lines(path, head)
+    kept = [line for line in lines if line.split(None, 1)[0] not in _FREE_TEXT]
     try:
-        text, elements = _parse_header(head[:end].decode("ascii"))
-    except (UnicodeDecodeError, ValueError, IndexError, KeyError) as error:
+        text, elements = _parse_header(kept)
+    except (ValueError, IndexError, KeyError) as error:
         raise DatasetError(f"{path}: found a damaged PLY header: {error}.") from error
     _check_vertices(path, elements)
-    rest = path.stat().st_size - end
+    rest = path.stat().st_size - start
     needed = sum(count * _least_bytes(kinds, text=text) for _, count, kinds in elements)
-    if needed > rest:
+    # The last line of a text may end without a newline.
+    if needed - int(text) > rest:
         shown = ", ".join(f"{count:,} {name}" for name, count, _ in elements)
         raise DatasetError(
             f"{path}: found {rest:,} bytes after the header, expected at least {needed:,} for "
             f"{shown}.\nThe file was cut off: copy or export it again."
         )
+    plain = "\n".join([*kept, ""]).encode("ascii", "backslashreplace")
+    names = {
+        word.encode("ascii", "backslashreplace").decode(): word
+        for line in kept
+        for word in line.split()
+        if not word.isascii()
+    }
+    labelled = any(line.startswith("comment") and LABELLED in line for line in lines)
+    return PlyHeader(plain, start, names, labelled)
+
+
+def _header_lines(path: Path, head: bytes) -> tuple[list[str], int]:
+    """Return the header's lines, the first and the last included, and where the data begins."""
+    newline = b"\r\n" if head[3:5] == b"\r\n" else head[3:4]
+    lines: list[str] = []
+    start = 0
+    if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
+        while (end := head.find(newline, start)) >= 0:
+            if line := _decoded(head[start:end]):
+                lines.append(line)
+            start = end + len(newline)
+            if lines[-1] == "end_header":
+                return lines, start
+    raise DatasetError(
+        f"{path}: found no PLY header (its first bytes are {head[:8]!r}), expected 'ply' … "
+        f"'end_header' within {LONGEST_HEADER} bytes."
+    )
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return line.decode("latin-1").strip()
 
 
 _Elements = list[tuple[str, int, list[str]]]
 
 
-def _parse_header(text: str) -> tuple[bool, _Elements]:
+def _parse_header(lines: list[str]) -> tuple[bool, _Elements]:
     """Return whether the data is text, and each element's name, count and property types."""
     is_text = True
     elements: _Elements = []
-    for line in text.splitlines():
+    for line in lines[1:-1]:
         words = line.split()
-        if not words or words[0] in ("ply", "comment", "obj_info"):
-            continue
         if words[0] == "format":
             is_text = words[1] == "ascii"
         elif words[0] == "element":

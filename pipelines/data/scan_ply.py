@@ -1,6 +1,6 @@
 """PLY scans: whatever carries coordinates and colour in, labelled PLY out.
 
-plyfile reads the data (binary files as a memory map), after `ply.check_header` has compared the
+plyfile reads the data (binary files as a memory map), after `ply.read_header` has compared the
 header with the file's size.
 
 Reference:
@@ -9,16 +9,18 @@ Reference:
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from ..errors import DatasetError
 from ..files import atomic_write
-from .ply import check_header, header
+from .ply import PlyHeader, header, read_header
 from .scan_table import (
     COLOR_NAMES,
-    LABELLED,
     Labels,
     Scan,
     ScanOptions,
@@ -39,26 +41,61 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
     """
     from plyfile import PlyData, PlyParseError
 
-    check_header(path)
+    facts = read_header(path)
     try:
-        data = PlyData.read(str(path), mmap="r")
+        with path.open("rb") as file:
+            data = PlyData.read(_PlainStream(file, facts), mmap="r")
     except (PlyParseError, ValueError, OSError, IndexError, OverflowError) as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated PLY ({str(error).splitlines()[0]}).\n"
             "Export or copy the scan again."
         ) from error
     vertex = next(element for element in data.elements if element.name == "vertex").data
-    names, single = vertex.dtype.names, single_fields(vertex.dtype)
-    labelled = any(LABELLED in comment for comment in data.comments)
+    names = tuple(facts.names.get(name, name) for name in vertex.dtype.names)
+    rows = _renamed(vertex, names)
+    single = single_fields(rows.dtype)
     return Scan(
         path,
-        vertex,
+        rows,
         find_position(path, single),
-        find_color(single, labelled=labelled),
+        find_color(single, labelled=facts.labelled),
         names,
         dropped={item.name: item.count for item in data.elements if item.name != "vertex"},
         options=options,
     )
+
+
+class _PlainStream(io.BufferedIOBase):
+    """An open PLY file whose header is read as `PlyHeader.plain`: plyfile takes ASCII only."""
+
+    def __init__(self, file: BinaryIO, facts: PlyHeader) -> None:
+        self._file, self._header = file, facts.plain
+        self._file.seek(facts.start)
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not self._header:
+            return self._file.read(-1 if size is None else size)
+        piece, self._header = self._header[:size], self._header[size:]
+        return piece
+
+    read1 = read
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+
+def _renamed(rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    kinds = [rows.dtype[name] for name in rows.dtype.names or ()]
+    return rows.view(np.dtype(list(zip(names, kinds, strict=True))))
 
 
 def write_ply(path: Path, scan: Scan, labels: Labels) -> None:

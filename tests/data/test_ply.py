@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plyfile import PlyData, PlyElement
 
-from pipelines.data.ply import check_header, write_points
+from pipelines.data.ply import read_header, write_points
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.scan_table import color_scale
 from pipelines.data.scans import Labels, open_scan, write_labelled
@@ -207,7 +207,33 @@ def test_a_file_cut_short_is_refused_before_reading(tmp_path: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) - 40])
     with pytest.raises(DatasetError, match="The file was cut off"):
-        check_header(path)
+        read_header(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("options", [{"text": True}, {"byte_order": "<"}])
+def test_comments_and_names_are_free_text(
+    tmp_path: Path, options: dict[str, object], newline: str, encoding: str
+) -> None:
+    path = write(tmp_path / "scan.ply", {**xyz(), **RGB, "depth": POS[:, 0]}, **options)
+    head, _, data = path.read_bytes().partition(b"end_header\n")
+    said = [
+        "comment Gebäude Büro\x85\x1c",
+        "obj_info after end_header",
+        "comment",
+        "comment end_header ä",
+    ]
+    lines = head.decode().replace("double depth", "double Größe").splitlines()
+    lines = [*lines[:2], *said, *lines[2:], *said, "end_header", ""]
+    path.write_bytes(newline.join(lines).encode(encoding) + data)
+    scan = open_scan(path)
+    assert scan.fields == ("x", "y", "z", "red", "green", "blue", "Größe")
+    np.testing.assert_array_equal(scan.rows["Größe"], POS[:, 0])
+    local, origin = scan.positions()
+    np.testing.assert_array_equal(local + origin, POS)
+    assert scan.colors().tolist() == [[1, 2, 3], [4, 5, 6], [255, 0, 128]]
+    assert scan.dropped == {"face": 1}
 
 
 def test_no_file(tmp_path: Path) -> None:
