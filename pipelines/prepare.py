@@ -261,7 +261,16 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> dict[str, Any]:
         room, notes = _read_room(dataset, raw)
     except DatasetError as error:
         return {"failed": str(error)}
-    write_rooms(path, [room])
+    try:
+        write_rooms(path, [room])
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return {
+            "failed": f"{dataset.source}: {_key(raw)}: found a room name of {len(raw.name)} "
+            "letters, expected one that is short enough for a file's.\n"
+            "Rename the room in a copy of the raw data."
+        }
     facts = {
         **asdict(room.info(len(dataset.classes))),
         "source": _stamp(dataset, raw),

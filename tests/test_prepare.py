@@ -265,6 +265,25 @@ def test_unsafe_zip_paths_are_refused(tmp_path: Path) -> None:
         run(write_zip(tmp_path / "raw.zip", files), tmp_path / "data")
 
 
+@pytest.mark.parametrize("room", ["Area_1/.", "Area_1/hall_1/."])
+def test_a_zip_path_with_a_dot_in_it_is_refused(tmp_path: Path, room: str) -> None:
+    files = {**aligned_files(), f"{room}/Annotations/wall_1.txt": box(10, 1)}
+    with pytest.raises(DatasetError, match=rf"unsafe path '{room}/Annotations/wall_1\.txt'"):
+        run(write_zip(tmp_path / "raw.zip", files), tmp_path / "data")
+    below = {f"./{name}": text for name, text in aligned_files().items()}
+    assert run(write_zip(tmp_path / "below.zip", below), tmp_path / "data").rooms == 5
+
+
+def test_a_name_that_no_file_can_have_stops_its_room_alone(tmp_path: Path) -> None:
+    name = "hall" * 75
+    files = {**aligned_files(), f"{ALIGNED}/Area_1/{name}/Annotations/wall_1.txt": box(10, 1)}
+    raw = write_zip(tmp_path / "raw.zip", files)
+    with pytest.raises(DatasetError, match=rf"Area_1/{name}: found a room name of 300 letters"):
+        run(raw, tmp_path / "data")
+    result = run(raw, tmp_path / "data", allow_incomplete=True)
+    assert (result.rooms, result.reused, list(result.failed)) == (5, 5, [f"Area_1/{name}"])
+
+
 def test_damaged_stores_are_refused(tmp_path: Path) -> None:
     data = tmp_path / "data"
     run(write_tree(tmp_path / "raw", aligned_files()), data)

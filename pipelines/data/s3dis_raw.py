@@ -186,10 +186,13 @@ def _datasets(path: Path) -> list[RawDataset]:
 
 
 def _check_entry(path: Path, file: RawFile) -> None:
-    """Refuse paths that leave the archive and sizes that no room has."""
-    parts = PurePosixPath(file.name).parts
-    if ".." in parts or file.name.startswith(("/", "\\")):
-        raise DatasetError(f"{path}: found the unsafe path {file.name!r} in the archive.")
+    """Refuse paths that leave the archive or name no room, and sizes that no room has."""
+    first, *others = file.name.split("/")
+    if ".." in (first, *others) or "." in others or file.name.startswith(("/", "\\")):
+        raise DatasetError(
+            f"{path}: found the unsafe path {file.name!r} in the archive, expected one below its "
+            "root without '.' and '..'.\nPack or download the archive again."
+        )
     if file.size > LARGEST_FILE:
         raise DatasetError(
             f"{path}: {file.name} declares {file.size:,} bytes, "
