@@ -102,6 +102,19 @@ def test_points_are_those_of_numpy_s_reader(tmp_path: Path) -> None:
     np.testing.assert_array_equal(room.extent, room.pos.max(axis=0))
 
 
+def test_an_object_without_a_number_has_the_class_of_its_name(tmp_path: Path) -> None:
+    names = ("wall", "Door", "lamp", "chair_a_1")
+    files = {f"Area_1/hall_1/Annotations/{name}.txt": box(10, 1) for name in names}
+    result = run(write_tree(tmp_path / "raw", files), tmp_path / "data")
+    assert result.unknown == {"lamp": 1, "chair_a": 1}
+    (room,) = Store.open(tmp_path / "data").rooms()
+    assert {CLASSES[n]: points for n, points in enumerate(room.counts) if points} == {
+        "wall": 10,
+        "door": 10,
+        "clutter": 20,
+    }
+
+
 def test_every_defect_of_the_non_aligned_release(tmp_path: Path) -> None:
     files = non_aligned_files()
     result = run(write_zip(tmp_path / "raw.zip", files), tmp_path / "data")

@@ -69,7 +69,8 @@ def _read_files(
     parts = []
     with dataset.reader() as open_file:
         for file in raw.annotations:
-            name = PurePosixPath(file.name).stem.rpartition("_")[0]
+            stem = PurePosixPath(file.name).stem
+            name = stem.rpartition("_")[0] or stem  # of a class's only object the number may lack
             known = canonical_class(name)
             if known is None:
                 unknown[name] = unknown.get(name, 0) + 1
