@@ -172,17 +172,16 @@ def _datasets(path: Path) -> list[RawDataset]:
         raise DatasetError(f"{path}: found a file that is no zip, expected a folder or a zip.")
     with _open_zip(path) as archive:
         entries = archive.infolist()
-    files = [RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}") for entry in entries]
-    taken: set[str] = set()
-    for file in files:
+    files: dict[str, RawFile] = {}
+    for entry in entries:
+        file = RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}")
         _check_entry(path, file)
-        if file.name in taken and file.name.endswith(".txt"):
+        if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
             raise DatasetError(
-                f"{path}: found the entry {file.name} twice, expected each once: which of them is "
-                "right cannot be told.\nPack or download the archive again."
+                f"{path}: found the entry {file.name} twice with different content, expected each "
+                "once: which of them is right cannot be told.\nPack or download the archive again."
             )
-        taken.add(file.name)
-    return _group(path, files, lambda name: _zip_text(path, name))
+    return _group(path, files.values(), lambda name: _zip_text(path, name))
 
 
 def _check_entry(path: Path, file: RawFile) -> None:
