@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +96,10 @@ def find_layout(
     if names_at is None:
         names_at = _commented_names(lines[:first], cut)
     names = _names(lines[names_at], cut) if names_at is not None else None
-    sample = [cut.split(line) for line in lines[first:] if is_data(line)][:SAMPLE]
+    sample = [cut.split(line) for line in lines[first:] if is_data(line)]
     sample = [words for words in sample if len(words) == cut.count]
+    cut = replace(cut, decimal=_decimal(cut, sample))
+    sample = sample[:SAMPLE]
     roles, how = _roles(path, cut, names, sample, columns)
     found: tuple[str, ...] = ()
     if label is not None and (place := _place_of(label, names, roles)) is not None:
@@ -142,6 +144,17 @@ def _cut(line: bytes) -> Columns | None:
         if numbers > most:
             best, most = Columns(len(words), (), (), delimiter, decimal), numbers
     return best
+
+
+def _decimal(cut: Columns, sample: Sequence[Sequence[str]]) -> str:
+    """Return the decimal sign: the first line may hold whole numbers only."""
+    if cut.delimiter == ",":
+        return cut.decimal
+    for words in sample:
+        for word in words:
+            if is_number(word, ".") != is_number(word, ","):
+                return "." if is_number(word, ".") else ","
+    return cut.decimal
 
 
 def _names(line: bytes, cut: Columns) -> list[str]:

@@ -237,3 +237,18 @@ def test_class_names_of_any_language(tmp_path: Path) -> None:
     head = (tmp_path / "b.csv").read_text(encoding="utf-8")
     assert "0 Stuhl, grün, 1 Stuhl; grün" in head
     assert "x,y,z,class,confidence,p_0,p_1\n" in head, "the names would be the same"
+
+
+@pytest.mark.parametrize("joint", [";", " ", "\t", "|"])
+def test_a_first_line_of_whole_numbers_does_not_hide_decimal_commas(
+    tmp_path: Path, joint: str
+) -> None:
+    """A spreadsheet writes 1 for 1,000."""
+    path = tmp_path / "scan.csv"
+    path.write_text("1 2 3 10 20 30\n4,5 5,25 6 40 50 60\n".replace(" ", joint))
+    scan = open_scan(path)
+    assert placed(scan).tolist() == [[1, 2, 3], [4.5, 5.25, 6]]
+    assert scan.colors().tolist() == [[10, 20, 30], [40, 50, 60]]
+    write_labelled(tmp_path / "out.csv", scan, labels_for(2))
+    again = open_scan(tmp_path / "out.csv")
+    assert placed(again).tolist() == placed(scan).tolist()
