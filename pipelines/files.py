@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,13 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes were writing in `folder`; nobody may be writing there now."""
-    for temporary in folder.glob(f".*{UNFINISHED}"):
+def remove_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes were writing in `folder`, all of it or of the file `name`.
+
+    Nobody may be writing it now.
+    """
+    wanted = "*" if name is None else f"{escape(name)}.*"
+    for temporary in folder.glob(f".{wanted}{UNFINISHED}"):
         temporary.unlink(missing_ok=True)
 
 

@@ -25,6 +25,7 @@ from .data.s3dis import CLASSES, parse_colors
 from .data.scan_table import Labels, Scan, ScanOptions
 from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 from .errors import ConfigError, DatasetError, WeightsError
+from .files import remove_unfinished
 from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
 from .model.weights import describe, load_weights, read_metadata
@@ -365,6 +366,7 @@ def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None
         labelled.probabilities,
     )
     try:
+        remove_unfinished(out.parent, out.name)
         write_labelled(out, scan, labels)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):

@@ -38,7 +38,7 @@ from .data.store import (
     write_rooms,
 )
 from .errors import DatasetError
-from .files import atomic_json
+from .files import atomic_json, remove_unfinished
 from .progress import SILENT, Progress
 
 Dataset = RawDataset | CustomDataset
@@ -298,6 +298,7 @@ def _complete(
     with progress.task("Writing areas", total=len(infos), unit="rooms") as task:
         for area in sorted({info.area for info in infos}):
             members = [info for info in infos if info.area == area]
+            remove_unfinished(config.data, area_file(config.data, area).name)
             if not _area_is_current(config.data, area, members):
                 rooms = (_room_of(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)

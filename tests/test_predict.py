@@ -421,3 +421,11 @@ def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) 
         file.write_text(text)
         made.append(_made_from(file.parent, open_scan(file.parent), network))
     assert made[0] != made[1]
+
+
+def test_what_a_killed_start_was_writing_is_removed(scan: Path, trained: Run) -> None:
+    others = {".other.ply.7.part", f".{scan.stem}.labelled.ply2.7.part"}
+    for name in {*others, f".{scan.stem}.labelled.ply.123.part"}:
+        scan.with_name(name).write_bytes(b"half")
+    label(scan, trained)
+    assert {path.name for path in scan.parent.glob(".*")} == others

@@ -212,6 +212,13 @@ def test_killed_at_any_time_it_goes_on_to_the_same_result(tmp_path: Path) -> Non
     assert not parts.exists()
 
 
+def test_what_a_killed_start_was_writing_is_removed(tmp_path: Path) -> None:
+    """An area of S3DIS has gigabytes."""
+    left = write_tree(tmp_path, {"data/.area_5.h5.123.part": b"half"}) / "data"
+    run(write_tree(tmp_path / "raw", aligned_files()), left)
+    assert not list(left.glob(".*"))
+
+
 def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     files = aligned_files()
     bad = f"{ALIGNED}/Area_6/copyRoom_1/Annotations/table_1.txt"
