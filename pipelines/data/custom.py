@@ -292,16 +292,19 @@ def _files(path: Path, area: int, patterns: list[str]) -> list[Path]:
 
 def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> Iterable[CustomRoom]:
     rooms: dict[str, list[Path]] = {}
+    named_by: dict[str, tuple[str, ...]] = {}
     for file in files:
         parts = file.relative_to(folder).with_suffix("").parts
         if by_folder:
             parts = tuple(part for part in parts[:-1] if part != "Annotations")
         name = re.sub(r"[^\w.-]+", "_", "_".join(parts)) or "room"
-        rooms.setdefault(name, []).append(file)
+        members = rooms.setdefault(name, [])
+        if members and (named_by[name] != parts or not by_folder):
+            two = "two folders" if by_folder else "two files"
+            raise ConfigError(f"{members[0]}, {file}: found {two} for a room {name}; rename one.")
+        named_by[name] = parts
+        members.append(file)
     for name, members in sorted(rooms.items()):
-        if not by_folder and len(members) > 1:
-            shown = ", ".join(str(member) for member in members[:2])
-            raise ConfigError(f"{shown}: found two files for a room {name}; rename one.")
         yield CustomRoom(area, name, tuple(members))
 
 

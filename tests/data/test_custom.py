@@ -312,3 +312,14 @@ def test_a_label_of_several_numbers_is_refused(tmp_path: Path) -> None:
     dataset = read_description(describe(tmp_path, text))
     with pytest.raises(DatasetError, match="several numbers a point in 'kind'"):
         read_custom_room(dataset, dataset.rooms[0])
+
+
+def test_folders_of_one_name_for_two_rooms_are_refused(tmp_path: Path) -> None:
+    for folder in ("a b", "a_b"):
+        write_csv(tmp_path / folder / "Annotations" / "thing_1.csv", [1] * 4)
+        write_csv(tmp_path / folder / "ground_1.csv", [1] * 4)
+    text = 'classes: [ground, thing]\nareas: {1: "%s"}\nlabel: {file: "([a-z]+)_"}\n'
+    with pytest.raises(ConfigError, match=r"a_b/.*csv: found two folders for a room a_b; rename"):
+        read_description(describe(tmp_path, text % "**/*.csv"))
+    (room,) = read_description(describe(tmp_path, text % "a_b/**/*.csv")).rooms
+    assert len(room.files) == 2
