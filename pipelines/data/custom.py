@@ -159,6 +159,9 @@ def _load(path: Path) -> dict[str, Any]:
 def _classes(path: Path, given: Any) -> tuple[tuple[str, ...], tuple[tuple[int, int, int], ...]]:
     """Return names and colours; of a plain list of names, colours spread over the hues."""
     if isinstance(given, list):
+        for name in given:
+            if given.count(name) > 1:  # the ones behind it would get other numbers
+                raise ConfigError(f"{path}: found the class {name!r} twice, expected each once.")
         given = dict.fromkeys(given)
     if not isinstance(given, dict) or not 2 <= len(given) < IGNORED:
         raise ConfigError(
@@ -241,6 +244,11 @@ def _values(
     ignored = given.get("ignore", [])
     if not isinstance(ignored, list):
         raise ConfigError(f"{path}: found ignore {_shown(ignored)}, expected a list of labels.")
+    for value in ignored:
+        if str(value) in found and meant is not None:
+            raise ConfigError(
+                f"{path}: found the label {value} under values and under ignore, expected one."
+            )
     return {**found, **{str(value): IGNORED for value in ignored}}
 
 

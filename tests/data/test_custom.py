@@ -226,6 +226,11 @@ BAD = {
     "a list": ("- 1", "found no keys"),
     "an unknown key": ("clases: [a, b]", "Did you mean 'classes'?"),
     "one class": ("classes: [a]\nareas: {1: x}\nlabel: a", "two or more names"),
+    "a class twice": ("classes: [a, a, b]", "found the class 'a' twice"),
+    "a label with a class and ignored": (
+        "classes: [a, b]\nlabel: k\nvalues: {1: a, 2: b}\nignore: [2]",
+        "found the label 2 under values and under ignore",
+    ),
     "a class with a space": ("classes: [a b, c]", "found the class 'a b'"),
     "a wrong colour": ("classes: {a: [1, 2], b: [1, 2, 3]}", "found the colour [1, 2] of a"),
     "no label": ("classes: [a, b]", "found label nothing"),
