@@ -162,7 +162,8 @@ def _classes(path: Path, given: Any) -> tuple[tuple[str, ...], tuple[tuple[int, 
         for name in given:
             if given.count(name) > 1:  # the ones behind it would get other numbers
                 raise ConfigError(f"{path}: found the class {name!r} twice, expected each once.")
-        given = dict.fromkeys(given)
+        # A list or map among them is no name; as text it is refused below.
+        given = {name if isinstance(name, str) else repr(name): None for name in given}
     if not isinstance(given, dict) or not 2 <= len(given) < IGNORED:
         raise ConfigError(
             f"{path}: found classes {_shown(given)}, expected two or more names, "
@@ -231,7 +232,7 @@ def _values(
     elif isinstance(meant, dict):
         found = {}
         for value, name in meant.items():
-            if name not in numbers:
+            if not isinstance(name, str) or name not in numbers:
                 raise ConfigError(
                     f"{path}: found the class {name!r} under values."
                     f"{did_you_mean(str(name), classes)}\nExpected one of: {', '.join(classes)}."

@@ -226,6 +226,8 @@ BAD = {
     "a list": ("- 1", "found no keys"),
     "an unknown key": ("clases: [a, b]", "Did you mean 'classes'?"),
     "one class": ("classes: [a]\nareas: {1: x}\nlabel: a", "two or more names"),
+    "a list for a class": ("classes: [[a], b]", "found the class \"['a']\""),
+    "a list as a meaning": ("classes: [a, b]\nlabel: k\nvalues: {1: [a]}", "class ['a'] under"),
     "a class twice": ("classes: [a, a, b]", "found the class 'a' twice"),
     "a label with a class and ignored": (
         "classes: [a, b]\nlabel: k\nvalues: {1: a, 2: b}\nignore: [2]",
