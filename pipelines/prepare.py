@@ -101,7 +101,8 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DatasetError(
-            f"{config.data}: the disk is full ({error.strerror}).\n"
+            # HDF5's own words are lines of pointers and offsets.
+            f"{config.data}: the disk is full ({os.strerror(error.errno)}).\n"
             "Rooms that were finished are kept: make room and run the same command again."
         ) from error
     rooms = store.rooms()

@@ -26,6 +26,7 @@ from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from pipelines.prepare import PrepareResult, prepare
 from pipelines.progress import Progress
+from tests.small_disk import on_a_small_disk
 
 from .raw_tree import (
     ALIGNED,
@@ -302,6 +303,26 @@ def test_a_name_that_no_file_can_have_stops_its_room_alone(tmp_path: Path) -> No
         run(raw, tmp_path / "data")
     result = run(raw, tmp_path / "data", allow_incomplete=True)
     assert (result.rooms, result.reused, list(result.failed)) == (5, 5, [f"Area_1/{name}"])
+
+
+FILLS_THE_DISK = """
+from pathlib import Path
+from pipelines.config import PrepareConfig
+from pipelines.errors import DatasetError
+from pipelines.prepare import prepare
+try:
+    prepare(PrepareConfig(raw=Path("../raw").resolve(), data=Path("data"), workers=1))
+except DatasetError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_in_two_lines(tmp_path: Path) -> None:
+    raw = {"raw/Area_1/hall_1/Annotations/wall_1.txt": box(150_000, 1)}
+    disk = write_tree(tmp_path, {**raw, "disk/none": b""}) / "disk"
+    first, second = on_a_small_disk(disk, FILLS_THE_DISK).splitlines()
+    assert first == "data: the disk is full (No space left on device)."
+    assert second.startswith("Rooms that were finished are kept")
 
 
 def test_damaged_stores_are_refused(tmp_path: Path) -> None:
