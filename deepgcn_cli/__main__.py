@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.errors import DeepGCNError
@@ -20,7 +21,10 @@ from .streams import make_streams_usable
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the file system answers to a path that a person gave; anything else is a bug.
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    errno.ELOOP,
+)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -88,11 +92,24 @@ def _interrupted(how: str = "") -> int:
 
 def _file_system_error(error: OSError) -> int:
     where = f"{error.filename}: " if error.filename else ""
+    if link := _broken_link(error.filename):
+        return _fail(
+            f"{link}: found a link to {os.readlink(link)}, where nothing is.\n"
+            "Make what it leads to (is its disk mounted?), or give another path."
+        )
     if error.errno in DISK_FULL or "No space left on device" in str(error):
         return _fail(f"{where}the disk is full.\nMake room, then run the same command again.")
     if error.errno in REFUSED:
         return _fail(f"{where}{error.strerror}.")
     return _bug(error)
+
+
+def _broken_link(name: object) -> Path | None:
+    """Return the link that leads nowhere on the way to the file `name`, if there is one."""
+    if not isinstance(name, str):
+        return None
+    places = (Path(name), *Path(name).parents)
+    return next((one for one in places if one.is_symlink() and not os.path.exists(one)), None)
 
 
 def _fail(message: str) -> int:

@@ -172,9 +172,10 @@ def sync_runs(runs: Runs = None, as_json: Json = False, quiet: Quiet = False) ->
 
     folder = runs or TrainConfig.runs
     count = sync(folder, Later(quiet=quiet))
+    index = folder / FILE if folder.is_dir() else None
     if as_json:
-        return print_json({"runs": count, "index": folder / FILE})
-    print_text(f"{folder / FILE}: {_runs(count)}")
+        return print_json({"runs": count, "index": index})
+    print_text(f"{index}: {_runs(count)}" if index else f"{folder}: no such folder, so no runs")
 
 
 def _runs(count: int) -> str:

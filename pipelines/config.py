@@ -43,6 +43,7 @@ INPUTS = ("scan", "noise")  # of the network that `bench` measures
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
 LAUNCHERS = ("local", "slurm")
 AREAS = (1, 2, 3, 4, 5, 6)
+MOST_ROOMS, DENSEST = 10_000, 1_000_000  # of an area; points/m²: a scan has some thousands
 LARGEST_SEED = 2**63 - 1  # SQLite's largest number
 
 
@@ -149,8 +150,12 @@ class SynthConfig:
         check_seed(self.seed)
         if self.areas > 6:
             raise ConfigError(f"--areas: found {self.areas}, S3DIS has areas 1 to 6.")
-        if not self.density > 0:
-            raise ConfigError(f"--density: found {self.density}, expected more than 0 points/m².")
+        if self.rooms > MOST_ROOMS:
+            raise ConfigError(f"--rooms: found {self.rooms}, expected at most {MOST_ROOMS:,}.")
+        if not 1 <= self.density <= DENSEST:
+            raise ConfigError(
+                f"--density: found {self.density}, expected 1 to {DENSEST:,} points/m²."
+            )
 
 
 @dataclass(frozen=True)

@@ -44,13 +44,16 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
                     table[name] = columns[where]
             spool.append(table)
         rows = spool.rows()
+    notes = layout.notes
+    if layout.counted and (told := int(_first_lines(path)[0])) != len(rows):
+        notes += (f"found {len(rows):,} points, but its first line tells {told:,}: is it whole?",)
     return Scan(
         path,
         rows,
         ("x", "y", "z"),
         COLOR_NAMES if layout.has_color else None,
         tuple(names),
-        notes=layout.notes,
+        notes=notes,
         options=options,
         source=layout,
     )

@@ -33,7 +33,7 @@ from ..progress import SILENT, Progress
 from .annotations import read_note, read_tags
 from .lock import is_locked
 from .mounts import is_on_network
-from .runs import CONFIG, ENVIRONMENT, TRASH, Run
+from .runs import CONFIG, ENVIRONMENT, TRASH, Run, is_folder
 from .schema import COLUMNS, FILE, memory_index, with_index
 from .weights_header import count_parameters
 from .where import parse_columns, parse_sort, parse_where
@@ -126,7 +126,7 @@ def query(
         refresh(database, runs_dir, progress)
         return database.execute(sql, bounds).fetchall()
 
-    return _reading(runs_dir, select, progress) if runs_dir.is_dir() else []
+    return _reading(runs_dir, select, progress) if is_folder(runs_dir) else []
 
 
 def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
@@ -144,7 +144,7 @@ def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
         refresh(database, runs_dir, progress)
         return int(database.execute("SELECT count(*) FROM runs").fetchone()[0])
 
-    return _reading(runs_dir, work, progress) if runs_dir.is_dir() else 0
+    return _reading(runs_dir, work, progress) if is_folder(runs_dir) else 0
 
 
 def refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress = SILENT) -> None:
@@ -183,7 +183,8 @@ def describe(run: Run) -> dict[str, Any]:
     if (run.path / MARK).exists():
         line["stamp"] = None
     try:
-        line["tags"], line["note"] = " ".join(read_tags(run.path)), read_note(run.path) or None
+        line["tags"] = " ".join(read_tags(run.path)) or None
+        line["note"] = read_note(run.path) or None
         _add_settings(line, run)
         _add_course(line, run)
         for protocol in PROTOCOLS:

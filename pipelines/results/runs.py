@@ -212,12 +212,27 @@ def named_run(named: Path, runs_dir: Path) -> Run:
 
 
 def find_runs(runs_dir: Path) -> list[Run]:
-    """Return the runs in a folder, oldest first; none if there is no such folder."""
-    if not runs_dir.is_dir():
+    """Return the runs in a folder, oldest first; none if there is no such folder.
+
+    Raises:
+        RunError: it is a file.
+    """
+    if not is_folder(runs_dir):
         return []
     folders = (path for path in runs_dir.iterdir() if path.name != TRASH)
     found = [Run(path) for path in folders if (path / CONFIG).is_file()]
     return sorted(found, key=lambda run: (_time(run, "created"), run.name))
+
+
+def is_folder(runs_dir: Path) -> bool:
+    """Whether the folder of the runs is there.
+
+    Raises:
+        RunError: a file is in its place.
+    """
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise RunError(f"{runs_dir}: found a file, expected the folder of the runs (--runs).")
+    return runs_dir.is_dir()
 
 
 def latest_finished(runs_dir: Path) -> Run:

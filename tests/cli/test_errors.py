@@ -58,6 +58,9 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
         ("predict a.ply --run r --weights w", "--run and --weights: found both"),
         ("runs show foo", "runs/foo: found no run there"),
         ("synth out --areas 9", "--areas: found 9, S3DIS has areas 1 to 6"),
+        ("synth out --density inf", "--density: found inf, expected 1 to 1,000,000 points/m²"),
+        ("synth out --density 1e-300", "--density: found 1e-300, expected 1 to 1,000,000 points"),
+        ("synth out --rooms 99999999999999", "--rooms: found 99999999999999, expected at most"),
         ("demo . --steps 0", "--steps: found 0, expected at least 1"),
     ],
 )
@@ -238,3 +241,21 @@ def test_commands_can_be_typed_as_they_are_told(capsys: pytest.CaptureFixture[st
     assert "first: deepgcn prepare --data 'no data'\n" in capsys.readouterr().err
     assert resume_command(Path("runs/mine")) == "deepgcn train --resume runs/mine"
     assert resume_command(Path("my runs/a b")) == "deepgcn train --resume 'my runs/a b'"
+
+
+@pytest.mark.parametrize("arguments", ["runs list", "runs sync", "runs export o.csv", "eval"])
+def test_a_file_in_the_place_of_the_runs(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("notes").write_text("")
+    said = fails(f"{arguments} --runs notes", capsys)
+    assert "notes: found a file, expected the folder of the runs (--runs)" in said
+
+
+@pytest.mark.parametrize("target", ["not/mounted", "data"])
+def test_a_link_that_leads_nowhere(target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["synth", "raw", "--areas", "1", "--rooms", "1", "--density", "50", "-q"]) == 0
+    capsys.readouterr()
+    Path("data").symlink_to(target)
+    said = fails("prepare raw --data data -q", capsys)
+    assert f"data: found a link to {target}, where nothing is" in said

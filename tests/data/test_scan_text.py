@@ -252,3 +252,11 @@ def test_a_first_line_of_whole_numbers_does_not_hide_decimal_commas(
     write_labelled(tmp_path / "out.csv", scan, labels_for(2))
     again = open_scan(tmp_path / "out.csv")
     assert placed(again).tolist() == placed(scan).tolist()
+
+
+def test_a_pts_that_tells_more_points_than_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pts"
+    path.write_text("3\n1 2 3 -100 4 5 6\n7 8 9 -200 10 11 12\n")
+    assert "found 2 points, but its first line tells 3: is it whole?" in open_scan(path).notes
+    path.write_text(path.read_text() + "1 1 1 -100 4 5 6\n")
+    assert not any("first line" in note for note in open_scan(path).notes)

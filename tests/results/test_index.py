@@ -304,3 +304,10 @@ def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     run.update_status(step=3)  # a training goes on
     assert run.status["step"] == 3
     assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_a_run_without_tags_has_none(tmp_path: Path) -> None:
+    make(tmp_path, "plain")
+    add_tag(make(tmp_path, "tagged").path, "paper")
+    assert listed(tmp_path, where="tags=none") == ["plain"]
+    assert listed(tmp_path, where="tags!=none") == ["tagged"]
