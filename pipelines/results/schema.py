@@ -56,6 +56,7 @@ COLUMNS = {**_VERSION_1, **_VERSION_2}
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in _VERSION_1.items())})",),
     tuple(f"ALTER TABLE runs ADD COLUMN {name} {kind}" for name, kind in _VERSION_2.items()),
+    ("UPDATE runs SET tags = NULL WHERE tags = ''",),  # as it is for a run without a note
 )
 VERSION = len(MIGRATIONS)
 
