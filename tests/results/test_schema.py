@@ -59,8 +59,13 @@ def test_a_migration_happens_whole_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     path = tmp_path / FILE
-    if version == 1:
+    if version > 0:
         write_version_1(path, "mine")
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        for number in range(1, version):
+            for statement in MIGRATIONS[number]:
+                database.execute(statement)
+        database.execute(f"PRAGMA user_version={version}")
     before = columns(path)
     broken = (*MIGRATIONS[version], "ALTER TABLE nothing ADD COLUMN x")
     changed = (*MIGRATIONS[:version], broken, *MIGRATIONS[version + 1 :])
