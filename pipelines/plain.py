@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 import sys
 import types
 import typing
@@ -30,13 +31,17 @@ def to_plain(config: Any) -> Any:
     return plain(config)
 
 
-def from_plain(cls: type, values: dict[str, Any]) -> Any:
+def from_plain(cls: type, values: Any) -> Any:
     """Build the configuration `cls` from what `to_plain` gave.
 
     Raises:
-        ConfigError: a value's name is not a field of `cls`, its type is not the field's, or a check
-            fails.
+        ConfigError: a value's name is not a field of `cls`, its type is not the field's, or a
+            check fails.
     """
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{cls.__name__}: found {reprlib.repr(values)}, expected its settings by name."
+        )
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
@@ -44,10 +49,7 @@ def from_plain(cls: type, values: dict[str, Any]) -> Any:
             f"{cls.__name__}: found the unknown setting {unknown[0]!r}."
             + did_you_mean(unknown[0], hints)
         )
-    for name, value in values.items():
-        if not fits(hints[name], value):
-            raise ConfigError(f"{cls.__name__}: found {name} {value!r}, expected another type.")
-    return cls(**{name: _typed(hints[name], value) for name, value in values.items()})
+    return cls(**{name: _typed(name, hints[name], value) for name, value in values.items()})
 
 
 def fits(hint: Any, value: Any) -> bool:
@@ -63,12 +65,17 @@ def fits(hint: Any, value: Any) -> bool:
     if type(value) is int and abs(value) > sys.float_info.max:
         return False
     kinds = {Path: (str,), float: (float, int)}.get(hint, (hint,))
-    return type(value) in kinds
+    return type(value) in kinds  # True is an int to Python, not to a person
 
 
-def _typed(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, dict):
+def _typed(name: str, hint: Any, value: Any) -> Any:
+    """Return the setting `name` as its field has it: tuples and paths from lists and texts."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_plain(hint, value)
-    if value is not None and Path in (hint, *typing.get_args(hint)):
-        return tuple(Path(v) for v in value) if isinstance(value, list) else Path(value)
-    return tuple(value) if isinstance(value, list) else value
+    if not fits(hint, value):
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise ConfigError(f"{name}: found {reprlib.repr(value)}, expected {wanted}.")
+    paths = Path in (hint, *typing.get_args(hint))
+    if isinstance(value, list):
+        return tuple(Path(each) if paths else each for each in value)
+    return Path(value) if paths and isinstance(value, str) else value

@@ -64,6 +64,32 @@ def test_unknown_setting_names_the_nearest() -> None:
 
 
 @pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (ModelConfig, {"depth": 2.5}, r"depth: found 2\.5, expected int"),
+        (ModelConfig, {"width": True}, "width: found True, expected int"),
+        (ModelConfig, {"k": "16"}, "k: found '16', expected int"),
+        (ModelConfig, {"arch": ["resgcn"]}, r"arch: found \('resgcn',\), expected str"),
+        (ModelConfig, {"dropout": None}, "dropout: found None, expected float"),
+        (ModelConfig, {"dilation": 1}, "dilation: found 1, expected bool"),
+        (ModelConfig, [1], r"ModelConfig: found \[1\], expected its settings by name"),
+        (TrainConfig, {"model": 3}, "ModelConfig: found 3, expected its settings"),
+        (TrainConfig, {"max_steps": 1.0}, r"max_steps: found 1\.0, expected int \| None"),
+        (TrainConfig, {"without": [3]}, r"without: found \(3,\), expected tuple\[str, \.\.\.\]"),
+        (TrainConfig, {"data": 3}, "data: found 3, expected Path"),
+        (EvalConfig, {"run_dirs": "runs/a"}, "run_dirs: found .*, expected tuple"),
+    ],
+)
+def test_settings_of_another_type_are_refused(cls: type, values: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_plain(cls, values)
+
+
+def test_whole_numbers_are_numbers() -> None:
+    assert from_plain(ModelConfig, {"dropout": 0}).dropout == 0
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"arch": "rsgcn"}, "Did you mean 'resgcn'"),

@@ -85,8 +85,8 @@ def load_weights(path: Path) -> DeepGCN:
 
     facts = read_metadata(path)
     try:
-        config = from_plain(ModelConfig, json.loads(facts["config"]))
-    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        config = parse_config(facts.get("config", ""))
+    except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
     tensors = load_file(path)
     model = DeepGCN(config).to(_dtype(tensors))
@@ -94,6 +94,19 @@ def load_weights(path: Path) -> DeepGCN:
     if facts.get("num_points", "").isdecimal():
         model.num_points = int(facts["num_points"])
     return model.eval()
+
+
+def parse_config(text: str) -> ModelConfig:
+    """Return the configuration that a weights file holds as JSON.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"found no JSON ({error}).") from error
+    return from_plain(ModelConfig, values)
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

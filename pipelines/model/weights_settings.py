@@ -15,7 +15,8 @@ from typing import Any
 
 from ..config import ModelConfig
 from ..errors import ConfigError, WeightsError
-from ..plain import from_plain, to_plain
+from ..plain import to_plain
+from .weights import parse_config
 from .weights_releases import Untold
 
 LOG = "log_train.txt"
@@ -79,21 +80,6 @@ def literals(line: str) -> dict[str, Any]:
         return {}
 
 
-def _of_right_types(values: Any) -> dict[str, Any]:
-    """Return a configuration from a file if its values have the types of the defaults.
-
-    Raises:
-        ValueError: one has not.
-    """
-    if not isinstance(values, dict):
-        raise ValueError(f"found {type(values).__name__}, expected a dictionary")
-    for name, default in vars(ModelConfig()).items():
-        kinds = (float, int) if isinstance(default, float) else (type(default),)
-        if name in values and type(values[name]) not in kinds:
-            raise ValueError(f"found {name} {values[name]!r}, expected one like {default!r}")
-    return values
-
-
 def config_facts(config: ModelConfig) -> dict[str, str]:
     """Return what an export under published names keeps of the configuration."""
     return {CONFIG: json.dumps(to_plain(config))}
@@ -108,8 +94,8 @@ def read_facts(facts: Mapping[str, str]) -> Untold:
     if CONFIG not in facts:
         return Untold()
     try:
-        config = from_plain(ModelConfig, _of_right_types(json.loads(facts[CONFIG])))
-    except (ConfigError, ValueError, TypeError) as error:
+        config = parse_config(facts[CONFIG])
+    except ConfigError as error:
         raise WeightsError(f"its {CONFIG} is damaged: {error}") from error
     names = ("k", "conv", "arch", "layout", "knn", "dilation", "epsilon")
     points = facts.get("num_points", "")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
@@ -39,11 +40,36 @@ def test_missing_broken_and_foreign_files(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         load_weights(path)
-    from safetensors.torch import save_file
-
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"expected 'deepgcn-weights' .*\n.*weights import"):
         load_weights(path)
+
+
+def save_with_config(path: Path, text: str, **facts: str) -> None:
+    """Write weights of SMALL that say that they are of another network."""
+    tensors = DeepGCN(SMALL).state_dict()
+    save_file(tensors, path, {"format": "deepgcn-weights", "version": "1", "config": text, **facts})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"depth": 2.5}', "depth: found 2.5, expected int"),
+        ('{"width": true}', "width: found True, expected int"),
+        ('{"in_channels": 9.0}', "in_channels: found 9.0, expected int"),
+        ('{"num_classes": 0}', "--num-classes: found 0, expected at least 1"),
+        ("[1]", "expected its settings by name"),
+        ("[" * 100_000, "found no JSON"),
+        ("", "found no JSON"),
+    ],
+)
+def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "w.safetensors"
+    save_with_config(path, text)
+    with pytest.raises(WeightsError) as caught:
+        load_weights(path)
+    assert str(caught.value).startswith(f"{path}: its configuration is damaged: ")
+    assert told in str(caught.value)
 
 
 def published_state(config: ModelConfig, *, sides: int = 2, prefix: str = "") -> dict:
