@@ -45,6 +45,7 @@ LAUNCHERS = ("local", "slurm")
 AREAS = (1, 2, 3, 4, 5, 6)
 MOST_ROOMS, DENSEST = 10_000, 1_000_000  # of an area; points/m²: a scan has some thousands
 LARGEST_SEED = 2**63 - 1  # SQLite's largest number
+MOST_POINTS = 1 << 20  # of a block; published are 4096
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,6 @@ class TrainConfig:
         check_choice("precision", self.precision, PRECISIONS, flag="--precision")
         for name in ("epochs", "batch_size", "devices"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
-        check_at_least("--num-points", self.num_points, 2)  # one point has no variance
         if self.devices > self.batch_size:
             raise ConfigError(
                 f"--devices: found {self.devices} with batches of {self.batch_size}, expected at "
@@ -268,6 +268,7 @@ class TrainConfig:
             raise ConfigError(f"--lr: found {self.lr}, expected a number above 0.")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(f"--val-fraction: found {self.val_fraction}, expected 0 < x < 1.")
+        check_num_points(self.num_points, least=2)  # one point has no variance
         self.model.check_points(self.num_points)
 
     @property
@@ -404,7 +405,7 @@ class PredictConfig:
         if self.run is not None and self.weights is not None:
             raise ConfigError("--run and --weights: found both, expected one of them.")
         if self.num_points is not None:
-            check_at_least("--num-points", self.num_points, 1)
+            check_num_points(self.num_points)
         check_at_least("--batch-size", self.batch_size, 1)
         check_seed(self.seed)
         check_choice("device", self.device, DEVICES, flag="--device")
@@ -433,7 +434,7 @@ class BenchConfig:
         check_choice("input", self.input, INPUTS, flag="--input")
         for name in ("batch_size", "repeats"):
             check_at_least(f"--{name.replace('_', '-')}", getattr(self, name), 1)
-        check_at_least("--num-points", self.num_points, 2)
+        check_num_points(self.num_points, least=2)
         check_at_least("--checkpoint-layers", self.checkpoint_layers, 0)
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
@@ -459,6 +460,14 @@ def check_seed(seed: int) -> None:
     """Raise ConfigError unless NumPy, PyTorch and the index of runs can all take `seed`."""
     if not 0 <= seed <= LARGEST_SEED:
         raise ConfigError(f"--seed: found {seed}, expected a number from 0 to {LARGEST_SEED}.")
+
+
+def check_num_points(value: int, *, least: int = 1, flag: str = "--num-points") -> None:
+    """Raise ConfigError unless a block can have `value` points."""
+    if not least <= value <= MOST_POINTS:
+        raise ConfigError(
+            f"{flag}: found {value:,}, expected points of a block from {least} to {MOST_POINTS:,}."
+        )
 
 
 def check_fraction(flag: str, value: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from .config import ModelConfig
+from .config import ModelConfig, check_num_points
 from .data.s3dis import CLASSES
 from .errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from .files import atomic_text
@@ -243,8 +243,8 @@ def _check_options(out: Path, names: str | None, num_points: int | None) -> None
         raise ConfigError(
             f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
         )
-    if num_points is not None and num_points < 1:
-        raise ConfigError(f"--num-points: found {num_points}, expected at least 1.")
+    if num_points is not None:
+        check_num_points(num_points)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -117,8 +118,16 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
 
 def test_one_point_has_no_variance_to_train_with() -> None:
     for config in (TrainConfig, BenchConfig):
-        with pytest.raises(ConfigError, match="--num-points: found 1, expected at least 2"):
+        with pytest.raises(ConfigError, match="--num-points: found 1, expected points of a block from 2"):
             config(model=ModelConfig(k=1, dilation=False), num_points=1)
+
+
+@pytest.mark.parametrize("points", [0, -1, 99999999999])
+@pytest.mark.parametrize("cls", [TrainConfig, PredictConfig, BenchConfig])
+def test_points_that_no_block_has(cls: Any, points: int) -> None:
+    told = rf"--num-points: found {points:,}, expected points of a block from [12] to 1,048,576"
+    with pytest.raises(ConfigError, match=told):
+        cls(num_points=points)
 
 
 def test_a_recipe_is_its_parts() -> None:

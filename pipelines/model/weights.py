@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig
+from ..config import ModelConfig, check_num_points
 from ..errors import ConfigError, WeightsError, command
 from ..files import atomic_write
 from ..plain import from_plain, to_plain
@@ -85,14 +86,13 @@ def load_weights(path: Path) -> DeepGCN:
 
     facts = read_metadata(path)
     try:
-        config = parse_config(facts.get("config", ""))
+        config, num_points = parse_config(facts.get("config", "")), parse_num_points(facts)
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
     tensors = load_file(path)
     model = DeepGCN(config).to(_dtype(tensors))
     load_state(model, tensors, source=str(path))
-    if facts.get("num_points", "").isdecimal():
-        model.num_points = int(facts["num_points"])
+    model.num_points = num_points or model.num_points
     return model.eval()
 
 
@@ -107,6 +107,21 @@ def parse_config(text: str) -> ModelConfig:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"found no JSON ({error}).") from error
     return from_plain(ModelConfig, values)
+
+
+def parse_num_points(facts: Mapping[str, str]) -> int | None:
+    """Return the points of a block in training that a weights file tells, if it does.
+
+    Raises:
+        ConfigError: no block can have as many.
+    """
+    told = facts.get("num_points")
+    if told is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", told):
+        raise ConfigError(f"num_points: found {reprlib.repr(told)}, expected a number of points.")
+    check_num_points(int(told), flag="num_points")
+    return int(told)
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

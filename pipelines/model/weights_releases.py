@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import ARCHS, CONVS, ModelConfig, check_at_least, check_choice
+from ..config import ARCHS, CONVS, ModelConfig, check_choice, check_num_points
 from ..errors import ConfigError, WeightsError
 from .deepgcn import DeepGCN
 from .weights import describe, from_reference, infer_config, load_state
@@ -59,7 +59,7 @@ class Untold:
         if self.arch is not None:
             check_choice("architecture", self.arch, ARCHS, flag="--arch")
         if self.num_points is not None:
-            check_at_least("--num-points", self.num_points, 1)
+            check_num_points(self.num_points)
 
     def or_else(self, other: Untold) -> Untold:
         """Return these values, and those of `other` where there is none."""

@@ -16,7 +16,7 @@ from typing import Any
 from ..config import ModelConfig
 from ..errors import ConfigError, WeightsError
 from ..plain import to_plain
-from .weights import parse_config
+from .weights import parse_config, parse_num_points
 from .weights_releases import Untold
 
 LOG = "log_train.txt"
@@ -94,12 +94,8 @@ def read_facts(facts: Mapping[str, str]) -> Untold:
     if CONFIG not in facts:
         return Untold()
     try:
-        config = parse_config(facts[CONFIG])
+        config, num_points = parse_config(facts[CONFIG]), parse_num_points(facts)
     except ConfigError as error:
         raise WeightsError(f"its {CONFIG} is damaged: {error}") from error
     names = ("k", "conv", "arch", "layout", "knn", "dilation", "epsilon")
-    points = facts.get("num_points", "")
-    return Untold(
-        **{name: getattr(config, name) for name in names},
-        num_points=int(points) if points.isdecimal() else None,
-    )
+    return Untold(**{name: getattr(config, name) for name in names}, num_points=num_points)

@@ -13,6 +13,7 @@ from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.weights import from_reference, load_weights, read_metadata, save_weights
+from pipelines.model.weights_settings import config_facts, read_facts
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 
@@ -70,6 +71,19 @@ def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, told: str) ->
         load_weights(path)
     assert str(caught.value).startswith(f"{path}: its configuration is damaged: ")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("told", ["99999999999", "0", "-1", "9" * 5000, "many"])
+def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, DeepGCN(SMALL), metadata={"num_points": told})
+    with pytest.raises(
+        WeightsError, match=r"w\.safetensors: its config.*num_points: found .?[-9m0]"
+    ):
+        load_weights(path)
+    facts = {**config_facts(SMALL), "num_points": told}
+    with pytest.raises(WeightsError, match=r"num_points: found .*, expected"):
+        read_facts(facts)
 
 
 def published_state(config: ModelConfig, *, sides: int = 2, prefix: str = "") -> dict:
