@@ -20,6 +20,8 @@ from .deepgcn import DeepGCN
 
 FORMAT = "deepgcn-weights"
 VERSION = "1"
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # of counters
 
 
 def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | None = None) -> None:
@@ -89,11 +91,9 @@ def load_weights(path: Path) -> DeepGCN:
         config, num_points = parse_config(facts.get("config", "")), parse_num_points(facts)
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
-    tensors = load_file(path)
-    model = DeepGCN(config).to(_dtype(tensors))
-    load_state(model, tensors, source=str(path))
+    model = build_network(config, load_file(path), source=str(path))
     model.num_points = num_points or model.num_points
-    return model.eval()
+    return model
 
 
 def parse_config(text: str) -> ModelConfig:
@@ -129,25 +129,72 @@ def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
 
 
-def load_state(model: DeepGCN, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy tensors into the model, or say which names and shapes differ.
+def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:
+    """Return the network `config` that holds the tensors, in their dtype and evaluation mode.
+
+    A file can claim a network of any size, so memory is taken only for the tensors' own.
 
     Raises:
-        WeightsError: a name or a shape differs.
+        WeightsError: a name, a shape or a dtype differs, or there is no such network.
     """
-    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    try:
+        check_tensors(config, tensors, source=source)
+        model = DeepGCN(config).to(_dtype(tensors))
+    except ConfigError as error:
+        raise WeightsError(f"{source}: {error}") from error
+    model.load_state_dict(dict(tensors))
+    return model.eval()
+
+
+def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> None:
+    """Compare names, shapes and dtypes with those of the network `config`.
+
+    Raises:
+        ConfigError: there is no such network.
+        WeightsError: they differ; says which.
+    """
+    if config.depth > len(tensors):  # every layer has several
+        raise WeightsError(
+            f"{source}: found {len(tensors)} tensors, expected those of {describe(config)}."
+        )
+    wanted = expected_tensors(config)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
+    shapes = {name: tuple(value.shape) for name, value in wanted.items()}
     differing = [
-        f"{name}: found {found.get(name, 'none')}, expected {wanted.get(name, 'none')}"
-        for name in sorted({*wanted, *found})
-        if wanted.get(name) != found.get(name)
+        f"{name}: found {found.get(name, 'none')}, expected {shapes.get(name, 'none')}"
+        for name in sorted({*shapes, *found})
+        if shapes.get(name) != found.get(name)
     ]
     if differing:
         shown = "; ".join(differing[:4]) + ("; …" if len(differing) > 4 else "")
         raise WeightsError(
-            f"{source}: {len(differing)} tensors do not fit {describe(model.config)}.\n{shown}"
+            f"{source}: {len(differing)} tensors do not fit {describe(config)}.\n{shown}"
         )
-    model.load_state_dict(dict(tensors))
+    for name, value in tensors.items():
+        kinds = FLOATS if wanted[name].is_floating_point() else (*FLOATS, *INTEGERS)
+        if value.dtype not in kinds:
+            raise WeightsError(
+                f"{source}: {name}: found {_dtype_name(value.dtype)}, "
+                f"expected one of {', '.join(map(_dtype_name, FLOATS))}."
+            )
+
+
+def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
+    """Return the network's tensors by name, with shapes and dtypes but without numbers.
+
+    Raises:
+        ConfigError: there is no such network.
+    """
+    try:
+        with torch.device("meta"):
+            return DeepGCN(config).state_dict()
+    except (RuntimeError, TypeError) as error:  # a size that no tensor can have
+        told = str(error).splitlines()[0]
+        raise ConfigError(f"{describe(config)} is no network that can be: {told}") from error
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def describe(config: ModelConfig) -> str:
@@ -187,29 +234,36 @@ def from_reference(
         WeightsError: a name is unknown or a shape does not fit.
     """
     plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    config = infer_config(plain, conv=conv, arch=arch)
-    published = ModelConfig.published(config["arch"])
-    model = DeepGCN(
-        ModelConfig(
-            **config,
-            k=k,
-            conv=conv,
-            layout=layout,
-            epsilon=epsilon if published.dilation else 0.0,
-            dropout=dropout,
-            dilation=published.dilation,
-        )
-    ).to(_dtype(plain))
+    inferred = infer_config(plain, conv=conv, arch=arch)
+    published = ModelConfig.published(inferred["arch"])
+    config = ModelConfig(
+        **inferred,
+        k=k,
+        conv=conv,
+        layout=layout,
+        epsilon=epsilon if published.dilation else 0.0,
+        dropout=dropout,
+        dilation=published.dilation,
+    )
     tensors = {}
     for name, value in plain.items():
         own = own_name(name, conv=conv)
-        tensors[own] = value.flatten(1) if own.endswith("linear.weight") else value
-    tensors = {
-        name: value.flatten(1) if name == "classifier.weight" else value
-        for name, value in tensors.items()
-    }
-    load_state(model, tensors, source="reference weights")
-    return model.eval()
+        linear = own.endswith("linear.weight") or own == "classifier.weight"
+        tensors[own] = as_matrix(name, value) if linear else value
+    return build_network(config, tensors, source="reference weights")
+
+
+def as_matrix(name: str, kernel: Tensor) -> Tensor:
+    """Return a 1 × 1 convolution (out, in, 1, …) or a linear map (out, in) as a matrix.
+
+    Raises:
+        WeightsError: it is neither.
+    """
+    if kernel.dim() < 2 or kernel.numel() == 0:
+        raise WeightsError(
+            f"{name}: found shape {tuple(kernel.shape)}, expected (out, in) or (out, in, 1, 1)."
+        )
+    return kernel.flatten(1)
 
 
 def infer_config(
@@ -225,7 +279,7 @@ def infer_config(
     head = _tensor(state, f"head.gconv.{parts}.0.weight")
     last = _tensor(state, "prediction.3.0.weight")
     fusion = _tensor(state, "fusion_block.0.weight")
-    numbers = [int(m[1]) for name in state if (m := re.match(r"backbone\.(\d+)\.", name))]
+    numbers = [int(m[1]) for name in state if (m := re.match(rf"backbone\.{_NUMBER}\.", name))]
     depth, width = max(numbers, default=-1) + 2, head.shape[0]
     inputs = 0
     if depth > 2:
@@ -241,23 +295,27 @@ def infer_config(
     }
 
 
+_NUMBER = r"([0-9]{1,9})"  # of a layer
+
+
 def _triangle(number: int) -> int:
     return number * (number + 1) // 2
 
 
 def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return the linear map `name` as a matrix."""
     if name not in state:
         shown = ", ".join(list(state)[:3])
         raise WeightsError(
             f"reference weights: found no tensor {name!r} among {len(state)} ({shown}, …).\n"
             "Expected the PyTorch release's names: head.*, backbone.*, fusion_block.*, …"
         )
-    return state[name]
+    return as_matrix(name, state[name])
 
 
 _PATTERNS = (
     (r"head\.gconv\.(.+)", "layers.0.{0}"),
-    (r"backbone\.(\d+)\.body\.gconv\.(.+)", "layers.{0}.{1}"),
+    (rf"backbone\.{_NUMBER}\.body\.gconv\.(.+)", "layers.{0}.{1}"),
     (r"fusion_block\.(\d)\.(.+)", "fusion.{0}.{1}"),
     (r"prediction\.([01])\.(\d)\.(.+)", "prediction.{0}.{1}.{2}"),
     (r"prediction\.3\.0\.(.+)", "classifier.{0}"),

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..config import ARCHS, CONVS, ModelConfig, check_choice, check_num_points
 from ..errors import ConfigError, WeightsError
 from .deepgcn import DeepGCN
-from .weights import describe, from_reference, infer_config, load_state
+from .weights import as_matrix, build_network, describe, from_reference, infer_config
 
 PYTORCH = "deep_gcns_torch"
 TENSORFLOW = "deep_gcns"
@@ -199,10 +199,12 @@ def published_name(name: str, *, aggregates: bool = False) -> str:
     Raises:
         WeightsError: the release has no such variable.
     """
-    if found := re.fullmatch(r"adj_conv_(\d+)_epsilon", name):
+    if found := re.fullmatch(r"adj_conv_([0-9]{1,9})_epsilon", name):
         return f"{_published_layer(int(found[1]))}.eps"
     parts = "|".join(_TENSORFLOW_PARTS)
-    found = re.fullmatch(rf"(adj_conv_(\d+)(_aggr)?|adj_conv_final|seg/conv[123])/({parts})", name)
+    found = re.fullmatch(
+        rf"(adj_conv_([0-9]{{1,9}})(_aggr)?|adj_conv_final|seg/conv[123])/({parts})", name
+    )
     if not found:
         raise WeightsError(
             f"TensorFlow checkpoint: found the unknown variable {name!r}.\n"
@@ -257,17 +259,17 @@ def build_dgcnn(state: Mapping[str, Tensor], untold: Untold) -> DeepGCN:
     Raises:
         WeightsError: a name or a shape does not fit, or the two copies of a norm differ.
     """
-    first, fusion = state["conv1.0.weight"], state.get("conv6.0.weight")
+    first = as_matrix("conv1.0.weight", state["conv1.0.weight"])
+    fusion = state.get("conv6.0.weight")
     sizes = {
         "width": first.shape[0],
         "in_channels": first.shape[1] // 2,
-        "num_classes": state["conv9.weight"].shape[0],
+        "num_classes": as_matrix("conv9.weight", state["conv9.weight"]).shape[0],
     }
     if fusion is not None:
-        sizes["fusion_channels"] = fusion.shape[0]
-    model = DeepGCN(ModelConfig.published("dgcnn", k=untold.k, **sizes)).to(first.dtype)
-    load_state(model, dgcnn_own_state(state), source=DGCNN)
-    return model.eval()
+        sizes["fusion_channels"] = as_matrix("conv6.0.weight", fusion).shape[0]
+    config = ModelConfig.published("dgcnn", k=untold.k, **sizes)
+    return build_network(config, dgcnn_own_state(state), source=DGCNN)
 
 
 def dgcnn_own_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -281,25 +283,21 @@ def dgcnn_own_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("bn"):
             _check_copy(state, name, f"{unit}.1.{part}")
         elif unit == "conv9":
-            tensors["classifier.weight"] = value.flatten(1)
+            tensors["classifier.weight"] = as_matrix(name, value)
         elif place == "0":
-            swap = unit in DGCNN_EDGE_MAPS
-            tensors[f"{DGCNN_UNITS[unit]}.linear.{part}"] = _own_map(value, swap=swap)
+            # The release's edges are [x_j − x_i ; x_i], ours the other way round.
+            matrix = as_matrix(name, value)
+            matrix = swap_halves(matrix) if unit in DGCNN_EDGE_MAPS else matrix
+            tensors[f"{DGCNN_UNITS[unit]}.linear.{part}"] = matrix
         else:
             tensors[f"{DGCNN_UNITS[unit]}.norm.{part}"] = value
     return tensors
 
 
-def _own_map(kernel: Tensor, *, swap: bool) -> Tensor:
-    """Return a kernel (out, in, 1, …) as a matrix; with `swap` from [x_j − x_i ; x_i] to ours."""
-    matrix = kernel.flatten(1)
-    return swap_halves(matrix) if swap else matrix
-
-
 def swap_halves(matrix: Tensor) -> Tensor:
     """Return the columns of [a ; b] in the order [b ; a]."""
-    first, second = matrix.chunk(2, dim=1)
-    return torch.cat([second, first], dim=1)
+    half = matrix.shape[1] // 2
+    return torch.cat([matrix[:, half:], matrix[:, :half]], dim=1)
 
 
 def _check_copy(state: Mapping[str, Tensor], name: str, original: str) -> None:

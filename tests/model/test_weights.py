@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,15 @@ from safetensors.torch import save_file
 from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import from_reference, load_weights, read_metadata, save_weights
+from pipelines.model.weights import (
+    expected_tensors,
+    from_reference,
+    load_weights,
+    read_metadata,
+    save_weights,
+)
 from pipelines.model.weights_settings import config_facts, read_facts
+from pipelines.plain import to_plain
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 
@@ -46,10 +54,10 @@ def test_missing_broken_and_foreign_files(tmp_path: Path) -> None:
         load_weights(path)
 
 
-def save_with_config(path: Path, text: str, **facts: str) -> None:
-    """Write weights of SMALL that say that they are of another network."""
-    tensors = DeepGCN(SMALL).state_dict()
-    save_file(tensors, path, {"format": "deepgcn-weights", "version": "1", "config": text, **facts})
+def save_with_config(path: Path, text: str, tensors: dict | None = None) -> None:
+    """Write tensors, SMALL's if none are given, that say that they are of the network `text`."""
+    facts = {"format": "deepgcn-weights", "version": "1", "config": text}
+    save_file(tensors or DeepGCN(SMALL).state_dict(), path, facts)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +79,56 @@ def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, told: str) ->
         load_weights(path)
     assert str(caught.value).startswith(f"{path}: its configuration is damaged: ")
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"width": 10**9}, r"tensors do not fit resgcn-3 \(edge, C 1000000000, k 4\)"),
+        ({"width": 10**15}, "is no network that can be: Storage size calculation overflowed"),
+        ({"width": 10**40}, "is no network that can be: "),
+        ({"fusion_channels": 10**12}, "tensors do not fit"),
+        ({"in_channels": 10**12}, r"layers\.0\.mlp\.0\.linear\.weight: found \(8, 18\), expected"),
+        ({"num_classes": 10**12}, r"classifier\.weight: found \(13, 256\), expected"),
+        ({"depth": 2000}, "found 44 tensors, expected those of resgcn-2000"),
+        ({"depth": 10**40}, "found 44 tensors, expected those of resgcn-1000"),
+        ({"conv": "GATConv", "width": 10**9}, "tensors do not fit"),
+        ({"conv": "../x"}, "unknown convolution"),
+        ({"arch": "dgcnn", "conv": "mr"}, "DGCNN is EdgeConv only"),
+    ],
+)
+def test_memory_is_taken_for_the_file_s_tensors_only(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_with_config(path, json.dumps({**to_plain(SMALL), **changes}))
+    with pytest.raises(WeightsError, match=told) as caught:
+        load_weights(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.int32, torch.bool, torch.float8_e5m2])
+def test_weights_that_are_no_real_numbers(tmp_path: Path, dtype: torch.dtype) -> None:
+    path = tmp_path / "w.safetensors"
+    tensors = DeepGCN(SMALL).state_dict()
+    tensors["fusion.linear.bias"] = tensors["fusion.linear.bias"].to(dtype)
+    save_with_config(path, json.dumps(to_plain(SMALL)), tensors)
+    with pytest.raises(
+        WeightsError, match=r"w\.safetensors: fusion\.linear\.bias: found .*float16"
+    ):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("conv", ["edge", "mr", "sage", "gin", "GATConv", "GCNConv", "MFConv"])
+@pytest.mark.parametrize("arch", ["resgcn", "densegcn"])
+def test_expected_tensors_are_the_network_s(conv: str, arch: str) -> None:
+    config = dataclasses.replace(SMALL, conv=conv, arch=arch)
+    expected = expected_tensors(config)
+    own = DeepGCN(config).state_dict()
+    assert all(value.is_meta for value in expected.values())
+    assert {n: (v.shape, v.dtype) for n, v in expected.items()} == {
+        n: (v.shape, v.dtype) for n, v in own.items()
+    }
 
 
 @pytest.mark.parametrize("told", ["99999999999", "0", "-1", "9" * 5000, "many"])
@@ -139,3 +197,20 @@ def test_reference_mismatch_names_tensors_and_shapes() -> None:
         from_reference(state, k=4)
     with pytest.raises(WeightsError, match=r"found no tensor 'head.gconv.nn.0.weight'"):
         from_reference({"conv1.weight": torch.zeros(1)}, k=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("head.gconv.nn.0.weight", torch.zeros(()), r"found shape \(\), expected \(out, in\)"),
+        ("head.gconv.nn.0.weight", torch.zeros(8), r"found shape \(8,\), expected \(out, in\)"),
+        ("head.gconv.nn.0.weight", torch.zeros(0, 18, 1, 1), r"found shape \(0, 18, 1, 1\)"),
+        ("prediction.0.0.weight", torch.zeros(512), r"found shape \(512,\), expected \(out, in"),
+        ("backbone.50000.body.gconv.nn.0.weight", torch.zeros(8, 16), "expected those of resgcn"),
+        ("backbone.50000000000.body.gconv.nn.0.weight", torch.zeros(8, 16), "unknown tensor"),
+        ("head.gconv.nn.0.bias", torch.zeros(8, dtype=torch.complex64), "found complex64"),
+    ],
+)
+def test_reference_tensors_that_cannot_be(name: str, value: torch.Tensor, told: str) -> None:
+    with pytest.raises(WeightsError, match=told):
+        from_reference({**published_state(SMALL), name: value}, k=4)

@@ -294,6 +294,16 @@ def test_dgcnn_mismatch_is_named() -> None:
         build_released("dgcnn.pytorch", short, Untold())
 
 
+@pytest.mark.parametrize(
+    "name", ["conv1.0.weight", "conv2.0.weight", "conv6.0.weight", "conv9.weight"]
+)
+@pytest.mark.parametrize("shape", [(), (8,), (0, 4), (8, 1)])
+def test_dgcnn_of_impossible_shapes(name: str, shape: tuple[int, ...]) -> None:
+    state = {**dgcnn_state(prefix=""), name: torch.zeros(shape)}
+    with pytest.raises((WeightsError, ConfigError), match="found"):
+        build_released("dgcnn.pytorch", state, Untold())
+
+
 def test_what_a_release_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--layout torch: the weights are of dgcnn-3"):
         build_released("dgcnn.pytorch", dgcnn_state(), Untold(layout="torch"))
