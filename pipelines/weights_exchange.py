@@ -7,11 +7,10 @@ inspect_weights   names, shapes, the network they make, what the file says of it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from .config import ModelConfig, check_num_points
 from .data.s3dis import CLASSES
@@ -78,7 +77,7 @@ def import_weights(
     release = release_of(opened)
     told = (untold or Untold()).or_else(recorded(opened, progress))
     with progress.task(f"Reading {opened.path.name}", unit="files"):
-        model = build_released(release, opened.read(), told)
+        model = _build(opened, release, told)
     _warn_of_odd_values(opened.path, model, progress)
     model.num_points = told.num_points or model.num_points
     save_weights(out, model, metadata=_facts(opened, release, model))
@@ -86,6 +85,15 @@ def import_weights(
     guessed = assumed(release, told, model.config)
     network = describe(model.config)
     return ImportResult(opened.path, out, release, network, model.config, parameters, guessed)
+
+
+def _build(opened: WeightsFile, release: str, told: Untold) -> DeepGCN:
+    """Build the network of a release's file; errors name the file."""
+    state = opened.read()
+    try:
+        return build_released(release, state, told)
+    except (ConfigError, WeightsError) as error:
+        raise type(error)(f"{opened.path}: {error}") from error
 
 
 def _facts(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, str]:
@@ -300,15 +308,11 @@ def inspect_weights(path: Path, untold: Untold | None = None) -> Inspected:
         assumed=guessed,
         problem=problem,
         config=model.config if model else None,
-        numbers=sum(_numbers(info.shape) for info in opened.tensors.values()),
+        numbers=sum(math.prod(info.shape) for info in opened.tensors.values()),
         bytes=sum(file.stat().st_size for file in opened.files),
         facts=dict(opened.facts),
         tensors=dict(opened.tensors),
     )
-
-
-def _numbers(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
 
 
 def _try_network(
@@ -318,7 +322,6 @@ def _try_network(
     try:
         if own:
             return load_weights(opened.path), None
-        release = release_of(opened)
-        return build_released(release, opened.read(), untold.or_else(recorded(opened))), None
+        return _build(opened, release_of(opened), untold.or_else(recorded(opened))), None
     except DeepGCNError as error:
         return None, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import warnings
@@ -37,6 +38,7 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: found {_kind(content)}, expected tensors by name, "
             f"alone or under one of {', '.join(STATES)}."
         )
+    _check_numbers(path, state)
     return state, facts
 
 
@@ -57,6 +59,20 @@ def find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         if isinstance(value, str | int | float | np.number)
     }
     return state, facts
+
+
+def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose numbers are not all in the file: a view can make many of one."""
+    absent = next((name for name, value in state.items() if value.is_meta), None)
+    if absent is not None:
+        raise WeightsError(f"{path}: found only the shape of {absent!r}, expected its numbers.")
+    total = sum(math.prod(value.shape) for value in state.values())
+    if total > path.stat().st_size:  # every number takes a byte or more
+        raise WeightsError(
+            f"{path}: its tensors claim {total:,} numbers, the file has "
+            f"{path.stat().st_size:,} bytes.\n"
+            "Expected each tensor with numbers of its own: save value.clone() of each."
+        )
 
 
 def _check_version(path: Path) -> None:

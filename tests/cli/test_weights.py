@@ -122,6 +122,7 @@ def test_a_mismatch_names_tensors_and_shapes(capsys: pytest.CaptureFixture[str])
     state["fusion_block.0.bias"] = torch.zeros(7)
     torch.save(state, "w.pth")
     shown = fail(capsys, "import", "w.pth", "--out", "w.safetensors", "--quiet")
+    assert "Error: w.pth: " in shown
     assert "1 tensors do not fit resgcn-3 (edge, C 8, k 16)" in shown
     assert "fusion.linear.bias: found (7,), expected (16,)" in shown
     assert not Path("w.safetensors").exists()

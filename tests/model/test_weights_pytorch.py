@@ -109,6 +109,29 @@ def test_an_archive_that_would_grow_is_refused(tmp_path: Path) -> None:
         read_torch(packed)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_numbers_that_are_not_in_the_file_are_refused(tmp_path: Path, zipped: bool) -> None:
+    path, number = tmp_path / "w.pth", torch.zeros(1)
+
+    def save(state: dict[str, torch.Tensor]) -> None:
+        torch.save(state, path, _use_new_zipfile_serialization=zipped)
+
+    save({"a": number.expand(10**6, 18)})
+    with pytest.raises(WeightsError, match=r"w\.pth: its tensors claim 18,000,000 numbers"):
+        read_torch(path)
+    save({f"a{place}": torch.zeros(1000) for place in range(3)})
+    read_torch(path)
+    shared = torch.zeros(100_000)
+    save({"a": shared, "b": shared})  # as dgcnn.pytorch has every norm under two names
+    read_torch(path)
+    save({f"a{place}": shared for place in range(100)})
+    with pytest.raises(WeightsError, match="claim 10,000,000 numbers"):
+        read_torch(path)
+    save({"a": number, "b": torch.zeros(3, 4, device="meta")})
+    with pytest.raises(WeightsError, match=r"w\.pth: found only the shape of 'b'"):
+        read_torch(path)
+
+
 def test_missing_and_empty_files(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="found no file"):
         read_torch(tmp_path / "none.pth")
