@@ -78,7 +78,6 @@ def import_weights(
     told = (untold or Untold()).or_else(recorded(opened, progress))
     with progress.task(f"Reading {opened.path.name}", unit="files"):
         model = _build(opened, release, told)
-    _warn_of_odd_values(opened.path, model, progress)
     model.num_points = told.num_points or model.num_points
     save_weights(out, model, metadata=_facts(opened, release, model))
     parameters = sum(value.numel() for value in model.parameters())
@@ -146,16 +145,6 @@ def recorded(opened: WeightsFile, progress: Progress = SILENT) -> Untold:
         return read_facts(opened.facts)
     except WeightsError as error:
         raise WeightsError(f"{opened.path}: {error}") from error
-
-
-def _warn_of_odd_values(path: Path, model: DeepGCN, progress: Progress) -> None:
-    odd = [
-        name
-        for name, value in model.state_dict().items()
-        if value.is_floating_point() and not bool(value.isfinite().all())
-    ]
-    if odd:
-        progress.warn(f"{path}: {len(odd)} tensors hold NaN or infinite values, first {odd[0]}.")
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:

@@ -82,7 +82,8 @@ def load_weights(path: Path) -> DeepGCN:
     """Return the network of a weights file, on the CPU and in evaluation mode.
 
     Raises:
-        WeightsError: the file is missing, broken, or its tensors are not those of its network.
+        WeightsError: the file is missing, broken, or its tensors are not those of its network or
+            not finite.
     """
     from safetensors.torch import load_file
 
@@ -135,7 +136,8 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     A file can claim a network of any size, so memory is taken only for the tensors' own.
 
     Raises:
-        WeightsError: a name, a shape or a dtype differs, or there is no such network.
+        WeightsError: a name, a shape or a dtype differs, a number is not finite, or there is no
+            such network.
     """
     try:
         check_tensors(config, tensors, source=source)
@@ -147,11 +149,11 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Compare names, shapes and dtypes with those of the network `config`.
+    """Compare names, shapes and dtypes with those of the network `config`; numbers are finite.
 
     Raises:
         ConfigError: there is no such network.
-        WeightsError: they differ; says which.
+        WeightsError: they differ, or a number is not finite; says which.
     """
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
@@ -171,12 +173,21 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
             f"{source}: {len(differing)} tensors do not fit {describe(config)}.\n{shown}"
         )
     for name, value in tensors.items():
-        kinds = FLOATS if wanted[name].is_floating_point() else (*FLOATS, *INTEGERS)
-        if value.dtype not in kinds:
-            raise WeightsError(
-                f"{source}: {name}: found {_dtype_name(value.dtype)}, "
-                f"expected one of {', '.join(map(_dtype_name, FLOATS))}."
-            )
+        _check_values(value, wanted[name], where=f"{source}: {name}")
+
+
+def _check_values(value: Tensor, wanted: Tensor, *, where: str) -> None:
+    kinds = FLOATS if wanted.is_floating_point() else (*FLOATS, *INTEGERS)
+    if value.dtype not in kinds:
+        raise WeightsError(
+            f"{where}: found {_dtype_name(value.dtype)}, "
+            f"expected one of {', '.join(map(_dtype_name, FLOATS))}."
+        )
+    if not value.isfinite().all():
+        raise WeightsError(
+            f"{where}: found NaN or infinite numbers, expected finite ones.\n"
+            "Its training failed, or the file is damaged: use other weights."
+        )
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:

@@ -153,13 +153,25 @@ def test_files_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "would overwrite its source" in told("own.safetensors", "--out", "own.safetensors")
 
 
-def test_tensors_that_are_not_finite_are_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
-    state = published_state(network())
-    state["prediction.1.0.bias"] = torch.full((256,), float("nan"))
-    torch.save(state, "w.pth")
-    assert run(["weights", "import", "w.pth", "--out", "w.safetensors", "-k", "4"]) == 0
-    shown = " ".join(capsys.readouterr().err.split())
-    assert "w.pth: 1 tensors hold NaN or infinite values" in shown
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_label_nothing(
+    value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = network()
+    model.prediction[1].linear.bias.data[3] = value
+    save_weights(Path("own.safetensors"), model)
+    torch.save(published_state(model), "w.pth")
+    np.savetxt("scan.xyz", np.random.default_rng(0).random((50, 6)))
+    told = "prediction.1.linear.bias: found NaN or infinite numbers"
+    shown = fail(capsys, "import", "w.pth", "--out", "w.safetensors", "-k", "4", "--quiet")
+    assert shown.startswith("Error: w.pth: ")
+    assert told in shown
+    assert run(["predict", "scan.xyz", "--weights", "own.safetensors", "--quiet"]) == 1
+    assert f"own.safetensors: {told}" in capsys.readouterr().err
+    assert f"none: own.safetensors: {told}" in " ".join(
+        succeed(capsys, "inspect", "own.safetensors").split()
+    )
+    assert not list(Path().glob("scan.labelled*"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
