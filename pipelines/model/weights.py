@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import reprlib
@@ -126,8 +127,9 @@ def parse_num_points(facts: Mapping[str, str]) -> int | None:
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the tensors' floating dtype; float32 if there is none."""
-    return next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+    """Return the dtype that holds all floating tensors exactly; float32 if there is none."""
+    floats = [value.dtype for value in tensors.values() if value.is_floating_point()]
+    return functools.reduce(torch.promote_types, floats) if floats else torch.float32
 
 
 def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:

@@ -214,3 +214,12 @@ def test_reference_mismatch_names_tensors_and_shapes() -> None:
 def test_reference_tensors_that_cannot_be(name: str, value: torch.Tensor, told: str) -> None:
     with pytest.raises(WeightsError, match=told):
         from_reference({**published_state(SMALL), name: value}, k=4)
+
+
+def test_of_several_precisions_none_is_lost() -> None:
+    state = {name: v.half() if v.dim() > 1 else v for name, v in published_state(SMALL).items()}
+    exact = torch.rand(16) + 1e5  # beyond half precision's largest number
+    state["fusion_block.2.running_var"] = exact
+    found = from_reference(state, k=4).state_dict()
+    assert torch.equal(found["fusion.norm.running_var"], exact)
+    assert found["fusion.linear.weight"].dtype == torch.float32
