@@ -119,11 +119,9 @@ def _open_tensorflow(bundle: Bundle) -> WeightsFile:
         tensors[name] = TensorInfo(entry.shape, dtype)
 
     def read() -> dict[str, Tensor]:
-        return {
-            name: torch.from_numpy(bundle.read(name).copy())
-            for name in tensors
-            if not is_optimizer(name)
-        }
+        names = [name for name in tensors if not is_optimizer(name)]
+        bundle.check_data(names)
+        return {name: torch.from_numpy(bundle.read(name).copy()) for name in names}
 
     index = bundle.prefix.with_name(f"{bundle.prefix.name}.index")
     data = (bundle.data_file(shard) for shard in range(bundle.shards))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +96,17 @@ class Bundle:
             )
         return np.frombuffer(content, entry.dtype).reshape(entry.shape)
 
+    def check_data(self, names: Iterable[str]) -> None:
+        """Raise WeightsError if these tensors have more bytes together than the data files."""
+        claimed = sum(self.entries[name].size for name in names)
+        files = [self.data_file(shard) for shard in range(self.shards)]
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        if claimed > size and all(path.is_file() for path in files):
+            raise WeightsError(
+                f"{self.prefix}: its tensors claim {claimed:,} bytes, its data files have "
+                f"{size:,}.\nGet the checkpoint again."
+            )
+
     def data_file(self, shard: int) -> Path:
         """Return the path of a data file."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
@@ -158,9 +169,13 @@ def table_items(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = content[-FOOTER:]
     _, at = _handle(footer, 0)  # of the filters, which none of these has
     handle, _ = _handle(footer, at)
-    total = 0
+    total = end = 0
     for _, value in _block_items(_block(content, handle)):
-        for key, item in _block_items(_block(content, _handle(value, 0)[0])):
+        (offset, size), _ = _handle(value, 0)
+        if offset < end:
+            raise ValueError(f"the block at {offset} is listed twice or out of order")
+        end = offset + size + TRAILER
+        for key, item in _block_items(_block(content, (offset, size))):
             total += len(key)
             if total > KEY_BYTES:
                 raise ValueError("its names are too long")

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipelines.errors import WeightsError
 from pipelines.model.weights_crc32c import LANES, crc32c, masked_crc32c
+from pipelines.model.weights_sources import open_weights
 from pipelines.model.weights_tensorflow import bundle_prefix, open_bundle, table_items
 
 MAGIC = bytes.fromhex("57fb808b247547db")
@@ -266,6 +267,27 @@ def test_names_cannot_grow_without_bound() -> None:
     assert len(content) < 110_000
     with pytest.raises(ValueError, match="names are too long"):
         list(table_items(content))
+
+
+def test_a_block_is_read_once() -> None:
+    # an index of 3,000 handles of one block with 3,000 empty names: nine million entries
+    table = Table()
+    block = table.append(b"\0\0\0" * 3000 + struct.pack("<2I", 0, 1))
+    index = table.append((b"\0\0" + varint(len(block)) + block) * 3000 + struct.pack("<2I", 0, 1))
+    content = table.content + (block + index).ljust(40, b"\0") + MAGIC
+    with pytest.raises(ValueError, match="block at 0 is listed twice"):
+        list(table_items(content))
+
+
+def test_tensors_that_share_their_bytes_are_not_written_out(tmp_path: Path) -> None:
+    value = np.zeros(1000, np.float32)
+    items = [(f"w{place:03}".encode(), entry_of(value, 0)) for place in range(100)]
+    (tmp_path / "a.index").write_bytes(Table().write([(b"", number(1, 1)), *items]))
+    (tmp_path / "a.data-00000-of-00001").write_bytes(value.tobytes())
+    opened = open_weights(tmp_path / "a")
+    assert len(opened.tensors) == 100
+    with pytest.raises(WeightsError, match=r"a: its tensors claim 400,000 bytes, .* have 4,000"):
+        opened.read()
 
 
 @given(st.data())
