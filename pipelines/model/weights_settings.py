@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,12 @@ from .weights_releases import Untold
 LOG = "log_train.txt"
 LONGEST_LINE = 1 << 16
 CONFIG = "deepgcn_config"  # where an export under published names keeps the configuration
+LOG_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("gcn", "edge_lay", "skip_connect"), (str,)),
+    **dict.fromkeys(("num_neighbors", "dilations"), (list,)),  # of int
+    "sto_dilated_epsilon": (float, int),
+    "num_points": (int,),
+}
 ARCHS = {"residual": "resgcn", "dense": "densegcn", "none": "plaingcn"}
 
 
@@ -35,6 +42,7 @@ def read_log(path: Path) -> Untold:
         options = literals(opened.readline(LONGEST_LINE))
     if not options:
         return Untold()
+    _check_kinds(path, options)
     dilated = options.get("edge_lay", "dilated") == "dilated"
     dilations = options.get("dilations", [-1])
     if dilated and dilations[:1] != [-1] and set(dilations) != {1}:
@@ -43,15 +51,30 @@ def read_log(path: Path) -> Untold:
         )
     dilated = dilated and set(dilations) != {1}
     stochastic = dilated and options.get("stochastic_dilation", False)
-    return Untold(
-        k=_same(path, "num_neighbors", options),
-        conv=_conv(options),
-        arch=ARCHS.get(options.get("skip_connect", "")),
-        knn="dynamic",
-        dilation=dilated,
-        epsilon=float(options.get("sto_dilated_epsilon", 0.2)) if stochastic else 0.0,
-        num_points=options.get("num_points"),
-    )
+    try:
+        return Untold(
+            k=_same(path, "num_neighbors", options),
+            conv=_conv(options),
+            arch=ARCHS.get(options.get("skip_connect", "")),
+            knn="dynamic",
+            dilation=dilated,
+            epsilon=float(options.get("sto_dilated_epsilon", 0.2)) if stochastic else 0.0,
+            num_points=options.get("num_points"),
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _check_kinds(path: Path, options: Mapping[str, Any]) -> None:
+    """Refuse options of other types than the release writes."""
+    for name, kinds in LOG_KINDS.items():
+        value = options.get(name)
+        right = name not in options or type(value) in kinds
+        if not right or (isinstance(value, list) and {*map(type, value)} - {int}):
+            raise WeightsError(
+                f"{path}: found {name} {reprlib.repr(value)}, expected the release's "
+                f"{' or '.join(kind.__name__ for kind in kinds)}."
+            )
 
 
 def _conv(options: Mapping[str, Any]) -> str | None:

@@ -72,6 +72,28 @@ def test_log_of_another_network(tmp_path: Path, changes: dict, told: str) -> Non
         read_log(log(tmp_path, **changes))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_neighbors": 16},
+        {"num_neighbors": [[16]]},
+        {"num_neighbors": ["16"]},
+        {"dilations": None},
+        {"dilations": 1},
+        {"gcn": ["edgeconv"]},
+        {"skip_connect": {}},
+        {"sto_dilated_epsilon": "much"},
+        {"num_points": "4096"},
+        {"num_points": 99999999999},
+    ],
+)
+def test_log_with_values_of_other_types(tmp_path: Path, changes: dict) -> None:
+    path = log(tmp_path, **changes)
+    with pytest.raises(WeightsError, match=r"log_train\.txt: .*found ") as caught:
+        read_log(path)
+    assert next(iter(changes)).replace("_", "-") in str(caught.value).replace("_", "-")
+
+
 @given(st.text())
 def test_any_first_line_is_only_read(text: str) -> None:
     assert isinstance(literals(text), dict)
