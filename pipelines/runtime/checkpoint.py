@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch.optim import Optimizer
 
-from ..errors import RunError
+from ..errors import ConfigError, RunError
 from ..files import atomic_write
 from ..model.deepgcn import DeepGCN
+from ..plain import from_plain
 from .ema import WeightAverage
 from .precision import FULL, Precision
 from .seeding import restore_rng_state, rng_state
@@ -122,11 +123,13 @@ def load_checkpoint(
         if scaler := state.get("scaler"):
             precision.scaler.load_state_dict(scaler)
         restore_rng_state(state["rng"])
-        return Counters(**state["counters"])
+        return from_plain(Counters, state["counters"])
     except (
+        ConfigError,
         RuntimeError,
         KeyError,
         TypeError,
+        ValueError,
         AttributeError,
         EOFError,
         ValueError,

@@ -54,6 +54,23 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         assert torch.equal(other.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"optimizer": {"state": {}, "param_groups": []}}, "different number of parameter groups"),
+        ({"counters": {"step": "x"}}, "step: found 'x', expected int"),
+        ({"counters": [1]}, r"Counters: found \[1\], expected its settings"),
+    ],
+)
+def test_a_state_of_another_training_is_said(tmp_path: Path, changes: dict, told: str) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    save_checkpoint(path, model, optimizer, Counters())
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    with pytest.raises(RunError, match=rf"last\.pt: found a damaged checkpoint: .*{told}"):
+        load_checkpoint(path, model, optimizer)
+
+
 @pytest.mark.parametrize("keep", [0, 100, -1])
 def test_a_damaged_file_is_said(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "last.pt"
