@@ -118,7 +118,7 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
 
 def test_one_point_has_no_variance_to_train_with() -> None:
     for config in (TrainConfig, BenchConfig):
-        with pytest.raises(ConfigError, match="--num-points: found 1, expected points of a block from 2"):
+        with pytest.raises(ConfigError, match="found 1, expected points of a block from 2"):
             config(model=ModelConfig(k=1, dilation=False), num_points=1)
 
 

@@ -132,7 +132,6 @@ def load_checkpoint(
         ValueError,
         AttributeError,
         EOFError,
-        ValueError,
         IndexError,
         zipfile.BadZipFile,
         pickle.UnpicklingError,
