@@ -160,8 +160,9 @@ def without_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     learned = [n for n, value in state.items() if n.endswith(".eps") and value.any()]
     if learned:
+        value = state[learned[0]]
         raise WeightsError(
-            f"--conv gin-0: found {learned[0]} = {state[learned[0]].item():.4g}, expected 0.\n"
+            f"--conv gin-0: found {learned[0]} = {value[value != 0][0].item():.4g}, expected 0.\n"
             "Its ε was learned: import it with --conv gin."
         )
     return {name: value for name, value in state.items() if not name.endswith(".eps")}

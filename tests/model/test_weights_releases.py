@@ -169,6 +169,9 @@ def test_epsilon_that_is_fixed_at_zero() -> None:
     state = tensorflow_state(2, "gin", "resgcn")
     with pytest.raises(WeightsError, match=r"--conv gin-0: found head\.gconv\.eps = .*expected 0"):
         build_released("deep_gcns", state, Untold(k=2, conv="gin-0"))
+    several = {**state, "adj_conv_0_epsilon": torch.tensor([0.0, 0.25])}
+    with pytest.raises(WeightsError, match=r"head\.gconv\.eps = 0\.25, expected 0"):
+        build_released("deep_gcns", several, Untold(k=2, conv="gin-0"))
     zeros = {n: v * 0 if n.endswith("_epsilon") else v for n, v in state.items()}
     assert build_released("deep_gcns", zeros, Untold(k=2, conv="gin-0")).config.conv == "gin-0"
 
