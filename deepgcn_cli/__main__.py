@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipelines.errors import DeepGCNError
+from pipelines.files import DISK_FULL
 
 from .interruption import Interrupted, signals_interrupt
 from .streams import make_streams_usable
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What the file system answers to a path that a person gave; anything else is a bug.
 REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.config import TrainConfig, check_at_least
+from pipelines.checks import check_at_least
+from pipelines.config import TrainConfig
 
 from .later import Later
 from .options import Json, Quiet, Runs, examples, option

@@ -19,15 +19,8 @@ from typing import Annotated
 
 import typer
 
-from pipelines.config import (
-    EvalConfig,
-    ModelConfig,
-    PredictConfig,
-    PrepareConfig,
-    TrainConfig,
-    check_at_least,
-    check_seed,
-)
+from pipelines.checks import check_at_least, check_seed
+from pipelines.config import EvalConfig, ModelConfig, PredictConfig, PrepareConfig, TrainConfig
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, did_you_mean
+from .checks import (
+    check_area,
+    check_at_least,
+    check_choice,
+    check_fraction,
+    check_num_points,
+    check_seed,
+)
+from .errors import ConfigError
 
 ARCHS = ("plaingcn", "resgcn", "densegcn", "dgcnn")
 CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
@@ -42,10 +50,7 @@ WORKS = ("forward", "step", "knn")
 INPUTS = ("scan", "noise")  # of the network that `bench` measures
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
 LAUNCHERS = ("local", "slurm")
-AREAS = (1, 2, 3, 4, 5, 6)
 MOST_ROOMS, DENSEST = 10_000, 1_000_000  # of an area; points/m²: a scan has some thousands
-LARGEST_SEED = 2**63 - 1  # SQLite's largest number
-MOST_POINTS = 1 << 20  # of a block; published are 4096
 
 
 @dataclass(frozen=True)
@@ -439,44 +444,3 @@ class BenchConfig:
         if self.threads is not None:
             check_at_least("--threads", self.threads, 1)
         check_choice("device", self.device, DEVICES, flag="--device")
-
-
-def check_choice(what: str, value: str, choices: tuple[str, ...], *, flag: str) -> None:
-    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ConfigError(
-            f"{flag}: found the unknown {what} {value!r}.{did_you_mean(value, choices)}\n"
-            f"Expected one of: {', '.join(choices)}."
-        )
-
-
-def check_at_least(flag: str, value: int, minimum: int) -> None:
-    """Raise ConfigError if `value` is below `minimum`."""
-    if value < minimum:
-        raise ConfigError(f"{flag}: found {value}, expected at least {minimum}.")
-
-
-def check_seed(seed: int) -> None:
-    """Raise ConfigError unless NumPy, PyTorch and the index of runs can all take `seed`."""
-    if not 0 <= seed <= LARGEST_SEED:
-        raise ConfigError(f"--seed: found {seed}, expected a number from 0 to {LARGEST_SEED}.")
-
-
-def check_num_points(value: int, *, least: int = 1, flag: str = "--num-points") -> None:
-    """Raise ConfigError unless a block can have `value` points."""
-    if not least <= value <= MOST_POINTS:
-        raise ConfigError(
-            f"{flag}: found {value:,}, expected points of a block from {least} to {MOST_POINTS:,}."
-        )
-
-
-def check_fraction(flag: str, value: float) -> None:
-    """Raise ConfigError unless 0 ≤ value ≤ 1."""
-    if not 0 <= value <= 1:
-        raise ConfigError(f"{flag}: found {value}, expected a number from 0 to 1.")
-
-
-def check_area(area: int) -> None:
-    """Raise ConfigError unless `area` is an S3DIS area."""
-    if area not in AREAS:
-        raise ConfigError(f"--area: found {area}, expected an S3DIS area from 1 to 6.")

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .config import ModelConfig, check_at_least, check_seed
+from .checks import check_at_least, check_seed
+from .config import ModelConfig
 from .data.blocks import Block, block_features, block_points, cover, room_blocks
-from .data.grid import LARGEST_GROUND, Grid, grid_sort, too_large
+from .data.grid import Grid, check_ground, grid_sort
 from .data.scan_table import BRIGHTEST_FRACTION
 from .errors import DatasetError
 from .model.deepgcn import DeepGCN
@@ -191,7 +192,9 @@ def segment(
     _check_arrays(pos, color)
     if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around
         pos = pos.astype(np.float64)
-    local = (pos - pos.min(axis=0)).astype(np.float32)
+    with np.errstate(over="ignore"):  # infinite is too far apart, too
+        local = (pos - pos.min(axis=0)).astype(np.float32)
+    check_ground("segment", local.max(axis=0), "Give metres, without points that lie far off.")
     order, grid = grid_sort(local)
     local, color = local[order], color[order]
     model = model.eval()
@@ -224,11 +227,6 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
         bad = int((~np.isfinite(pos).all(axis=1)).sum())
         raise DatasetError(
             f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos."
-        )
-    if too_large(extent := pos.max(axis=0) - pos.min(axis=0)):
-        raise DatasetError(
-            f"segment: found an extent of {extent}, expected metres, at most "
-            f"{LARGEST_GROUND / 1e6:.0f} km² of ground."
         )
 
 

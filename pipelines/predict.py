@@ -20,12 +20,12 @@ import numpy as np
 
 from .config import PredictConfig
 from .data.custom import spread_colors
-from .data.grid import LARGEST_GROUND, too_large
+from .data.grid import check_ground
 from .data.s3dis import CLASSES, parse_colors
 from .data.scan_table import Labels, Scan, ScanOptions
 from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 from .errors import ConfigError, DatasetError, WeightsError
-from .files import remove_unfinished
+from .files import DISK_FULL, remove_unfinished
 from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from .model.deepgcn import DeepGCN
 from .model.weights import describe, load_weights, read_metadata
@@ -343,13 +343,9 @@ def _check_finite(config: PredictConfig, scan: Scan, pos: np.ndarray) -> None:
 
 def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
     extent = [float(np.nanmax(axis)) for axis in pos.T]
+    advice = "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
+    check_ground(scan.path, extent, advice)
     shown = " × ".join(f"{size:.3g}" for size in extent)
-    if too_large(extent):
-        raise DatasetError(
-            f"{scan.path}: found an extent of {shown}, expected metres, at most "
-            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
-            "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
-        )
     if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
         progress.warn(
             f"{scan.path}: its extent is {shown}; the network expects a room or storey in metres, "
@@ -369,7 +365,7 @@ def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None
         remove_unfinished(out.parent, out.name)
         write_labelled(out, scan, labels)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise
         raise DatasetError(
             f"{out}: cannot be written ({error.strerror}).\nGive another place with --out."

@@ -38,7 +38,7 @@ from .data.store import (
     write_rooms,
 )
 from .errors import DatasetError
-from .files import atomic_json, remove_unfinished
+from .files import DISK_FULL, atomic_json, remove_unfinished
 from .progress import SILENT, Progress
 
 Dataset = RawDataset | CustomDataset
@@ -98,7 +98,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         store = _complete(config, dataset, entries, progress)
         exported = _export(config, store, progress) if config.export else None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise DatasetError(
             # HDF5's own words are lines of pointers and offsets.
@@ -296,11 +296,12 @@ def _complete(
     if not good:
         raise DatasetError(f"{dataset.source}: found no room that can be read, expected one.")
     infos = [_info(entry) for entry in good]
+    kept = [_info(entry) for entry in kept_entries(config.data)]
     with progress.task("Writing areas", total=len(infos), unit="rooms") as task:
         for area in sorted({info.area for info in infos}):
             members = [info for info in infos if info.area == area]
             remove_unfinished(config.data, area_file(config.data, area).name)
-            if not _area_is_current(config.data, area, members):
+            if not _area_is_current(config.data, area, members, kept):
                 rooms = (_room_of(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
@@ -357,12 +358,12 @@ def _info(entry: dict[str, Any]) -> RoomInfo:
     )
 
 
-def _area_is_current(data: Path, area: int, members: list[RoomInfo]) -> bool:
+def _area_is_current(data: Path, area: int, members: list[RoomInfo], kept: list[RoomInfo]) -> bool:
     """Whether the area's file already holds just these rooms: no part is newer than it."""
     if any((data / PARTS / f"Area_{area}" / f"{info.name}.json").is_file() for info in members):
         return False
-    kept = [_info(entry) for entry in kept_entries(data) if entry["area"] == area]
-    return kept == sorted(members, key=lambda info: info.name)
+    there = [info for info in kept if info.area == area]
+    return there == sorted(members, key=lambda info: info.name)
 
 
 def _room_of(data: Path, info: RoomInfo) -> Room:

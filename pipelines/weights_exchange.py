@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import ModelConfig, check_num_points
+from .checks import check_num_points
+from .config import ModelConfig
 from .data.s3dis import CLASSES
 from .errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from .files import atomic_text

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"config", "plain", "errors", "progress", "files"}
+BASE = {"checks", "config", "plain", "errors", "progress", "files"}
 STAGES = {"synth", "prepare", "train", "evaluate", "predict", "bench"}
 # What each part of `pipelines` may import of the others; everything may import BASE.
 ALLOWED = {

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from ..config import AREAS, RECIPES, STUDIES, ModelConfig, check_choice
+from ..checks import AREAS, check_choice
+from ..config import RECIPES, STUDIES, ModelConfig
 from ..model.presets import PRESETS, published_as
 
 SCALED = ("depth", "width", "k")  # settings that follow the reference's

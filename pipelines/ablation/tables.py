@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import AREAS
+from ..checks import AREAS
 from ..model.presets import PRESETS
 from ..results.comparison import DRAWS, bootstrap_interval
 from ..results.folds import pool

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import AREAS
+from ..checks import AREAS
 from ..errors import ConfigError, did_you_mean
 from .scan_table import ScanOptions
 from .scans import RESULT

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import DatasetError
+
 CELL = 0.5  # m
 CHUNK = 1 << 20  # points whose cells are worked out at a time, so that little memory is taken
 LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
@@ -50,6 +52,16 @@ def too_large(extent: Sequence[float] | np.ndarray) -> bool:
     A line has cells too: along an axis without extent there is one block.
     """
     return max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND
+
+
+def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
+    """Raise DatasetError, with where it was found and what to do, if points lie too far apart."""
+    if too_large(extent):
+        shown = " × ".join(f"{size:.3g}" for size in extent)
+        raise DatasetError(
+            f"{where}: found an extent of {shown}, expected metres, at most "
+            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n{advice}"
+        )
 
 
 def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:

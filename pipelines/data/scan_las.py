@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DatasetError
-from ..files import atomic_write
+from ..files import DISK_FULL, atomic_write
 from .scan_laz import RECORD as LAZ_RECORD
 from .scan_laz import laz_problem
 from .scan_table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, Spool, kept_names
@@ -27,7 +27,7 @@ from .scan_table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions,
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
 RECORD = ("deepgcn", 1)  # user and record ID of the names of the classes
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
+_DISK = (*DISK_FULL, errno.EROFS, errno.EACCES)
 # Bytes of a point in each format 0 to 10.
 _POINT_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
 

@@ -29,7 +29,8 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         ConfigError: `options.columns` does not fit the file.
         DatasetError: it is no text, holds no points, or a line that cannot be read.
     """
-    layout = find_layout(path, _first_lines(path), options.columns, options.label)
+    first = _first_lines(path)
+    layout = find_layout(path, first, options.columns, options.label)
     names = [*"xyz", *(COLOR_NAMES if layout.has_color else ()), *layout.label]
     kinds = [_TEXT[name in COLOR_NAMES] for name in names]
     kind = np.dtype(list(zip(names, kinds, strict=True)))
@@ -45,7 +46,7 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
             spool.append(table)
         rows = spool.rows()
     notes = layout.notes
-    if layout.counted and (told := int(_first_lines(path)[0])) != len(rows):
+    if layout.counted and (told := int(first[0])) != len(rows):
         notes += (f"found {len(rows):,} points, but its first line tells {told:,}: is it whole?",)
     return Scan(
         path,

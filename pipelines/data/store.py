@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import DatasetError, command
 from ..files import atomic_json, atomic_write
-from .grid import LARGEST_GROUND, Grid, grid_sort, too_large
+from .grid import Grid, check_ground, grid_sort
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -106,13 +106,8 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
     origin = np.array([axis.min() for axis in pos.T], np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too
         local = (pos - origin).astype(np.float32)
-    if too_large(extent := _maximum(local)):
-        shown = " × ".join(f"{size:.3g}" for size in extent)
-        raise DatasetError(
-            f"Area_{area}/{name}: found an extent of {shown}, expected metres, at most "
-            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n"
-            "Correct its unit, or remove points that lie far off."
-        )
+    advice = "Correct its unit, or remove points that lie far off."
+    check_ground(f"Area_{area}/{name}", _maximum(local), advice)
     order, grid = grid_sort(local)
     local = local[order]
     return Room(area, name, origin, local, color[order], label[order], grid, _maximum(local))

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import ModelConfig, check_num_points
+from ..checks import check_num_points
+from ..config import ModelConfig
 from ..errors import ConfigError, WeightsError, command
 from ..files import atomic_write
 from ..plain import from_plain, to_plain

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..config import ARCHS, CONVS, ModelConfig, check_choice, check_num_points
+from ..checks import check_choice, check_num_points
+from ..config import ARCHS, CONVS, ModelConfig
 from ..errors import ConfigError, WeightsError
 from .deepgcn import DeepGCN
 from .weights import as_matrix, build_network, describe, from_reference, infer_config

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from ..config import TrainConfig
 from ..errors import RunError
-from ..files import atomic_json, remove_unfinished
+from ..files import DISK_FULL, atomic_json, remove_unfinished
 from .runs import CHECKPOINTS, ENVIRONMENT, Run, resume_command, save_config
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:

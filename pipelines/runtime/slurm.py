@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..config import check_at_least
+from ..checks import check_at_least
 from ..errors import ConfigError, RunError
 from . import slurm_queue
 from .launch import TICK, Ended, Job, check_jobs

@@ -17,7 +17,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import LOGGERS, TrainConfig, check_choice
+from ..checks import check_choice
+from ..config import LOGGERS, TrainConfig
 from ..errors import ConfigError, RunError
 from ..files import atomic_json
 from ..plain import to_plain
