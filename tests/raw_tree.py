@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from pipelines.config import PrepareConfig
+from pipelines.prepare import PrepareResult, prepare
 
 ALIGNED = "Stanford3dDataset_v1.2_Aligned_Version"
 NON_ALIGNED = "Stanford3dDataset_v1.2"
@@ -91,3 +95,8 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
         for name, text in files.items():
             archive.writestr(name, text)
     return path
+
+
+def run(raw: Path | None, data: Path, **options: Any) -> PrepareResult:
+    """Prepare raw rooms in this process."""
+    return prepare(PrepareConfig(raw=raw, data=data, **{"workers": 1, **options}))

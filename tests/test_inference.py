@@ -143,6 +143,13 @@ def test_any_kind_of_coordinates(model: DeepGCN, kind: type | torch.dtype) -> No
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_far_points_are_refused_whatever_their_type(model: DeepGCN) -> None:
+    pos = np.array([[-2_000_000_000, 0, 0], [2_000_000_000, 0, 0]], np.int32)  # 4e9 apart wraps
+    for each in (pos, pos.astype(np.float32), pos * 1e200):
+        with pytest.raises(DatasetError, match="segment: found an extent of"):
+            segment(model, each, np.zeros((2, 3), np.uint8))
+
+
 @pytest.mark.parametrize("values", [{"num_points": 0}, {"batch_size": 0}, {"seed": -1}])
 def test_impossible_numbers_are_refused(model: DeepGCN, values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(values))}: found"):
