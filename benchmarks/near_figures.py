@@ -1,4 +1,4 @@
-"""What `benchmarks.near` finds and how long it takes, beside `pipelines.kernels`: a part of gpu.py.
+"""What `kernels.cuda_near` finds and how long it takes, beside `cuda_knn`: a part of gpu.py.
 
 On the features that a ResGCN-28 makes of a synthetic room (random weights), layer by layer, and on
 noise. "Alike" is the share of the neighbors that a search in float64 finds.
@@ -7,7 +7,7 @@ noise. "Alike" is the share of the neighbors that a search in float64 finds.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,7 +22,19 @@ from pipelines.kernels import cuda, eager
 from pipelines.model.deepgcn import DeepGCN
 
 DILATIONS = (1, 4, 7, 14, 20, 26)  # of the search in layer d's features
-TILES = ((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 2), (128, 64, 8, 3), (64, 128, 8, 2))
+CHOICES: dict[tuple[str, ...], tuple[tuple[Any, ...], ...]] = {
+    ("TILE", "WARPS", "STAGES"): (
+        ((64, 64), 4, 3),
+        ((128, 64), 8, 2),
+        ((128, 64), 8, 3),
+        ((64, 128), 4, 2),
+        ((128, 128), 8, 2),
+    ),
+    ("LIMIT_ROWS", "LIMIT_PER_WARP"): ((16, 64), (32, 128), (16, 128)),
+    ("ROUNDS",): ((6,), (7,), (10,)),
+    ("SORTED_AT_ONCE", "KEYS_PER_WARP"): ((512, 512), (1024, 1024)),
+    ("REDO_CHUNK",): ((256,), (1024,)),
+}
 
 
 def ranks_of(dilation: int, points: int) -> tuple[int, ...]:
@@ -45,58 +57,73 @@ def scan_layers(bench: Bench) -> tuple[DeepGCN, Tensor, Tensor]:
 
 
 def alike(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
-    """Return which share of float64's neighbors the searches find: near, cuda, eager."""
-    from benchmarks import near
+    """Return which share of float64's neighbors the searches find: near, cuda_knn, eager."""
+    from pipelines.kernels import cuda_knn
+    from pipelines.kernels import cuda_near as near
 
     x = x[:2]
     truth = eager.knn(x.double(), ranks)
-    return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda, eager)]
+    return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda_knn, eager)]
 
 
 def stages(bench: Bench, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
-    """Time each program of a search, and count the rows that are done again."""
-    from benchmarks import near
+    """Time each program of a search, and count the rows that are done again or sorted exactly."""
     from pipelines.kernels import cuda_knn
+    from pipelines.kernels import cuda_near as near
 
-    wanted = ranks[-1] + 1
-    room, sample = near.plan(wanted)
-    rows = x.shape[1]
+    wanted, points = ranks[-1] + 1, x.shape[1]
+    room, sample = near.plan(wanted, points)
     column = cuda_knn.columns(ranks, room, x.device)
     index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
     search = near.Search(x, wanted, room, sample)
+    rows = min(search.rows, points)
+    wrong, unsure = search.waiting[0]
     limits = search.limits(0, rows)
-    lists, counts = search.lists(limits, 0)
-    again = float(((counts < wanted) | (counts > room)).float().mean())
-    search.redo(lists, counts, 0)
+    lists, counts, queue = search.lists(limits, 0, wrong)
+    found = counts.sum(-1).float().mean() / (wanted * room) ** 0.5
+    search.redo(lists, counts, queue, 0, wrong)
+    search.order(lists, counts, queue, column, index, 0, unsure)
+    shares = (f"{float(each) / counts[..., 0].numel():.2%}" for each in (wrong, unsure))
+
+    def again(run: Callable[[], Any]) -> None:
+        unsure.zero_()
+        run()
+
     spent = {
         "prepare": lambda: near.Search(x, wanted, room, sample),
         "limits": lambda: search.limits(0, rows),
-        "near": lambda: search.lists(limits, 0),
-        "choose": lambda: search.choose(lists, counts, column, index, 0),
+        "near": lambda: again(lambda: search.lists(limits, 0, unsure)),
+        "redo": lambda: search.redo(lists, counts, queue, 0, wrong),
+        "order": lambda: again(
+            lambda: search.order(lists, counts, queue, column, index, 0, unsure)
+        ),
     }
-    times = ", ".join(f"{key} {1e3 * bench.seconds(run):.2f}" for key, run in spent.items())
-    bench.add("near", f"{name}: stages", f"{times} ms", f"done again {again:.2%}")
+    times = ", ".join(
+        f"{key} {1e3 * bench.seconds(run) * points / rows:.2f}" for key, run in spent.items()
+    )
+    text = "done again {}, sorted exactly {}".format(*shares)
+    bench.add("near", f"{name}: stages", f"{times} ms", f"{text}, found {found:.2f} of the middle")
 
 
 def tiles(bench: Bench, x: Tensor, ranks: tuple[int, ...]) -> None:
-    """Time `near` with other sizes than its own."""
-    from benchmarks import near
+    """Time searches with other constants than their own."""
+    from pipelines.kernels import cuda_near as near
 
-    room, sample = near.plan(ranks[-1] + 1)
-    own = (*near.TILE, near.WARPS, near.STAGES)
-    for rows, columns, warps, depth in TILES:
-        near.TILE, near.WARPS, near.STAGES = (rows, columns), warps, depth
-        search = near.Search(x, ranks[-1] + 1, room, sample)
-        limits = search.limits(0, x.shape[1])
-        case = f"rows {rows}, columns {columns}, warps {warps}, stages {depth}"
-        spent = bench.seconds(functools.partial(search.lists, limits, 0))
-        bench.add("near", case, f"{1e3 * spent:.3f} ms")
-    near.TILE, near.WARPS, near.STAGES = own[:2], *own[2:]
-    for size in (256, 512, 1024):
-        before, near.SORT_PER_WARP = near.SORT_PER_WARP, size
-        spent = bench.seconds(functools.partial(near.knn, x, ranks))
-        near.SORT_PER_WARP = before
-        bench.add("near", f"SORT_PER_WARP {size}", f"{1e3 * spent:.3f} ms")
+    for names, choices in CHOICES.items():
+        own = tuple(getattr(near, name) for name in names)
+        for values in (own, *choices):
+            for name, value in zip(names, values, strict=True):
+                setattr(near, name, value)
+            try:
+                spent = bench.seconds(functools.partial(near.knn, x, ranks))
+                text = f"{1e3 * spent:.3f} ms"
+            except Exception as error:  # a choice that doesn't fit the GPU: the others may
+                text = f"{type(error).__name__}: {str(error)[:80]}"
+            bench.add(
+                "near", ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True)), text
+            )
+        for name, value in zip(names, own, strict=True):
+            setattr(near, name, value)
 
 
 @contextmanager
@@ -112,7 +139,8 @@ def searching_with(module: Any) -> Iterator[None]:
 
 def steps(bench: Bench, model: DeepGCN, features: Tensor) -> None:
     """Time a training step with either search, in float32, TF32 and bf16; and its memory."""
-    from benchmarks import near
+    from pipelines.kernels import cuda_knn
+    from pipelines.kernels import cuda_near as near
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     labels = torch.zeros(features.shape[0] * features.shape[1], dtype=torch.long)
@@ -131,7 +159,7 @@ def steps(bench: Bench, model: DeepGCN, features: Tensor) -> None:
         ("bf16", "high", True),
     ):
         found = []
-        for module in (near, cuda):
+        for module in (near, cuda_knn):
             with searching_with(module), matmul_precision(precision):
                 if bench.device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
@@ -143,7 +171,8 @@ def steps(bench: Bench, model: DeepGCN, features: Tensor) -> None:
 
 def figures(bench: Bench) -> None:
     """Compare and time the search, and a network's step with it."""
-    from benchmarks import near
+    from pipelines.kernels import cuda_knn
+    from pipelines.kernels import cuda_near as near
 
     if reason := cuda.why_not(torch.device(bench.device)):
         bench.add("near", "not run", reason)
@@ -154,8 +183,8 @@ def figures(bench: Bench) -> None:
         ranks = ranks_of(dilation, noise.shape[1])
         for name, x in (("scan", layers[dilation - 1]), ("noise", noise)):
             case = f"{name}, d {dilation}"
-            bench.add("near", f"{case}: alike (near, cuda, eager)", *alike(x, ranks))
-            spent = [bench.seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda)]
+            bench.add("near", f"{case}: alike (near, cuda_knn, eager)", *alike(x, ranks))
+            spent = [bench.seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda_knn)]
             bench.add("near", f"{case} (second: cuda_knn)", *map(ms, spent))
             stages(bench, case, x, ranks)
     if bench.device == "cuda":

@@ -47,9 +47,9 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
     if why_not(x.device):
         return eager.knn(x, ranks)
-    from . import cuda_knn
+    from . import cuda_near
 
-    return cuda_knn.knn(x, ranks)
+    return cuda_near.knn(x, ranks)
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:

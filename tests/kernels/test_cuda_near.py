@@ -1,4 +1,4 @@
-"""The k-NN of `benchmarks.near` against full sorts, as `test_cuda_knn` tests the other one."""
+"""The k-NN of `cuda_near` against full sorts, as `test_cuda_knn` tests that of `cuda_knn`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def find(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
-    from benchmarks import near
+    from pipelines.kernels import cuda_near as near
 
     return near.knn(x.to(DEVICE), ranks).cpu()
 
@@ -26,15 +26,17 @@ def find(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use short lists, small tiles and several slabs for few points, as for many."""
-    from benchmarks import near
+    from pipelines.kernels import cuda_near as near
 
     monkeypatch.setattr(near, "FEWEST", 1)
     monkeypatch.setattr(near, "SHORTEST", 32)
-    monkeypatch.setattr(near, "SAMPLES", (2, 1))
-    monkeypatch.setattr(near, "DEVIATIONS", 2.0)
+    monkeypatch.setattr(near, "SAMPLES", (16, 32))
+    monkeypatch.setattr(near, "LIMIT_ROWS", 16)
+    monkeypatch.setattr(near, "DEVIATIONS", 1.0)
     monkeypatch.setattr(near, "LISTS", 4096)
     monkeypatch.setattr(near, "REDO_CHUNK", 128)
-    monkeypatch.setattr(near, "REDO_ROWS", 16)
+    monkeypatch.setattr(near, "REDO_PROGRAMS", 3)
+    monkeypatch.setattr(near, "EXACT_PROGRAMS", 2)
     monkeypatch.setattr(near, "SORTED_AT_ONCE", 256)
 
 
@@ -85,9 +87,10 @@ def test_a_sample_that_tells_nothing() -> None:
     assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
 
 
-@pytest.mark.filterwarnings(
-    "ignore:invalid value encountered:RuntimeWarning"
-)  # NumPy, interpreting
+@pytest.mark.filterwarnings(  # NumPy's, interpreting
+    "ignore:invalid value encountered:RuntimeWarning",
+    "ignore:All-NaN slice encountered:RuntimeWarning",
+)
 def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
     x = whole_points(2, 34, 3, seed=4)
     expected = sorted_neighbors(x, tuple(range(6)))
@@ -98,9 +101,9 @@ def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
 
 
 def test_longer_lists_for_farther_ranks() -> None:
-    from benchmarks import near
+    from pipelines.kernels import cuda_near as near
 
-    rooms = [near.plan(wanted)[0] for wanted in range(1, 400)]
+    rooms = [near.plan(wanted, 4096)[0] for wanted in range(16, 400)]
     assert rooms == sorted(rooms)
-    assert all(room > wanted for wanted, room in enumerate(rooms, start=1))
-    assert near.plan(100_000)[0] > near.LONGEST
+    assert all(room > wanted for wanted, room in enumerate(rooms, start=16))
+    assert near.plan(100_000, 65536)[0] > near.LONGEST

@@ -1,0 +1,209 @@
+"""k-NN in Triton that keeps distances out of memory.
+
+The products of features are sums of fp16 products on tensor cores with the digits of float32. A
+sample of distances gives each row a limit; what is nearer is listed while the products are made;
+the lists are sorted. Rows whose limit was wrong are done again, exactly. `cuda_near_programs` and
+`cuda_near_order` have the Triton programs.
+
+Reference:
+    Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the
+    FP32 theoretical peak performance, 2022 (the sums of fp16 products).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+import torch
+import triton
+from torch import Tensor
+
+from . import cuda_knn, cuda_near_order, cuda_near_programs
+from .cuda_knn import on
+
+OLDEST = (8, 0)  # compute capability: older tensor cores get other programs from Triton
+SAMPLES = (512, 1024)  # points
+FEWEST = 512  # points
+MOST = 65536  # points
+LISTS = 1 << 26  # numbers in all lists at once, 8 bytes each
+SHORTEST, LONGEST = 256, 2048  # numbers of a row
+DEVIATIONS = 3.3  # standard deviations of a row's numbers that there is room for both ways
+PREPARED = 32  # points of a program of `prepare`
+LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
+ROUNDS = 8
+TILE = (64, 64)  # rows and columns of distances that a program of `near` does at once
+WARPS, STAGES = 4, 2
+REDO_CHUNK, REDO_PROGRAMS, REDO_NUMBERS = 512, 1056, 1 << 23
+SORTED_AT_ONCE = 512  # numbers of a program that sorts several short lists
+KEYS_PER_WARP = 1024
+EXACT_PROGRAMS, EXACT_PER_WARP = 528, 1024
+
+
+def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    """Select the points of the given ranks; see `pipelines.kernels.knn`."""
+    points, wanted = x.shape[1], ranks[-1] + 1
+    room, sample = plan(wanted, points)
+    if not fits(x) or room > LONGEST:
+        return cuda_knn.knn(x, ranks)
+    index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
+    with on(x.device):
+        search = Search(x.float().contiguous(), wanted, room, sample)
+        column = cuda_knn.columns(ranks, room, x.device)
+        for number, start in enumerate(range(0, points, search.rows)):
+            search.run(number, start, min(search.rows, points - start), column, index)
+    return index
+
+
+def fits(x: Tensor) -> bool:
+    """Tell whether this search is for features such as x."""
+    if x.dtype == torch.float64 or not FEWEST <= x.shape[1] <= MOST:
+        return False
+    return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= OLDEST
+
+
+def plan(wanted: int, points: int) -> tuple[int, int]:
+    """Return for how many points of a row there is room, and how many points are sampled.
+
+    By a limit that s points of the sample are below, the number of points below it varies with a
+    standard deviation of about 1/√s of it: the least room that has DEVIATIONS of them both ways.
+    """
+    room = SHORTEST
+    while room <= LONGEST:
+        middle = math.sqrt(wanted * room)
+        for sample in SAMPLES:
+            share = min(1.0, sample / points)
+            deviation = math.sqrt((1 - share) / (share * middle))
+            if room > wanted and 0.5 * math.log(room / wanted) >= DEVIATIONS * deviation:
+                return room, sample
+        room *= 2
+    return room, SAMPLES[-1]
+
+
+def fast_float64(device: torch.device) -> bool:
+    """Tell whether a GPU does float64 at half the speed of float32, as data centers' do."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
+
+
+class Search:
+    """The features of some blocks, prepared; `run` does some rows of all blocks."""
+
+    def __init__(self, x: Tensor, wanted: int, room: int, sample: int) -> None:
+        batch, points, channels = x.shape
+        self.x, self.wanted, self.room, self.sample = x, wanted, room, sample
+        # A list has more than its fourth of a row's by chance, and room for what a tile can add.
+        self.longest = room * 3 // 8 + TILE[1] // 4
+        self.rows = min(points, max(TILE[0], LISTS // (batch * 4 * self.longest)))
+        width = max(16, triton.next_power_of_2(channels))
+        self.width = width if width <= 64 else triton.cdiv(channels, 64) * 64
+        self.mean = x.mean(dim=1)
+        self.padded = triton.cdiv(points, TILE[1]) * TILE[1]
+        shape = (2, batch, self.padded, self.width)
+        self.parts = torch.empty(shape, dtype=torch.float16, device=x.device)
+        self.units, self.squares = torch.empty(2, batch, self.padded, device=x.device)
+        # Two queues for each run.
+        runs = triton.cdiv(points, self.rows)
+        self.waiting = torch.zeros(runs, 2, 1, dtype=torch.int32, device=x.device)
+        cuda_near_programs.prepare[(self.padded // PREPARED, batch)](
+            *(x, self.mean, self.parts, self.units, self.squares),
+            *(points, self.padded, channels),
+            C=self.width,
+            ROWS=PREPARED,
+        )
+
+    def run(self, number: int, start: int, rows: int, column: Tensor, index: Tensor) -> None:
+        """Store the neighbors of rows `start` to `start + rows` of every block into `index`."""
+        wrong, unsure = self.waiting[number]
+        limits = self.limits(start, rows)
+        lists, counts, queue = self.lists(limits, start, wrong)
+        self.redo(lists, counts, queue, start, wrong)
+        self.order(lists, counts, queue, column, index, start, unsure)
+
+    def limits(self, start: int, rows: int) -> Tensor:
+        """Return (B, rows) float32: distances that about the wanted number of points are below."""
+        batch, points, _ = self.x.shape
+        limits = torch.empty(batch, rows, device=self.x.device)
+        cuda_near_programs.limits[(triton.cdiv(rows, LIMIT_ROWS), batch)](
+            *(self.parts, self.units, self.squares, limits),
+            *(points, self.padded, start, rows),
+            math.sqrt(self.wanted * self.room) * self.sample / points,
+            C=self.width,
+            ROWS=LIMIT_ROWS,
+            SAMPLE=self.sample,
+            ROUNDS=ROUNDS,
+            num_warps=max(1, self.sample // LIMIT_PER_WARP),
+        )
+        return limits
+
+    def lists(self, limits: Tensor, start: int, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is below the limits: the lists, their lengths and the queue of wrong rows.
+
+        As `cuda_near_programs.near` has them; `wrong` counts the queue.
+        """
+        batch, rows = limits.shape
+        device = limits.device
+        lists = torch.empty(batch, rows, 4, self.longest, dtype=torch.int64, device=device)
+        counts = torch.empty(batch, rows, 4, dtype=torch.int32, device=device)
+        queue = torch.empty(batch * rows, dtype=torch.int32, device=device)
+        cuda_near_programs.near[(triton.cdiv(rows, TILE[0]), batch)](
+            *(self.parts, self.units, self.squares, limits, lists, counts, queue, wrong),
+            *(self.x.shape[1], self.padded, start, rows),
+            *(self.wanted, self.room, self.longest),
+            C=self.width,
+            ROWS=TILE[0],
+            COLUMNS=TILE[1],
+            STAGES=STAGES,
+            PTX=os.environ.get("TRITON_INTERPRET") != "1",
+            num_warps=WARPS,
+        )
+        return lists, counts, queue
+
+    def redo(self, lists: Tensor, counts: Tensor, queue: Tensor, start: int, wrong: Tensor) -> None:
+        """Make the lists of the queue's rows exact."""
+        points, channels = self.x.shape[1:]
+        programs = max(1, min(REDO_PROGRAMS, REDO_NUMBERS // points))
+        scratch = torch.empty(programs, points, dtype=torch.int32, device=self.x.device)
+        cuda_near_programs.redo[(programs,)](
+            *(self.x, self.mean, self.squares, lists, counts, queue, wrong, scratch),
+            *(points, self.padded, channels, start, counts.shape[1]),
+            *(self.wanted, self.longest),
+            PART=16,
+            CHUNK=REDO_CHUNK,
+            num_warps=8,
+        )
+
+    def order(
+        self,
+        lists: Tensor,
+        counts: Tensor,
+        queue: Tensor,
+        column: Tensor,
+        index: Tensor,
+        start: int,
+        unsure: Tensor,
+    ) -> None:
+        """Store the wanted ranks of the lists into `index` from row `start` on."""
+        batch, rows, _ = counts.shape
+        _, points, k = index.shape
+        total = batch * rows
+        group = max(1, SORTED_AT_ONCE // self.room)
+        kept = torch.empty(total, 3, k, dtype=torch.int32, device=index.device)
+        shape = {"LOG": self.room.bit_length() - 1, "DIMS": (group * self.room).bit_length() - 1}
+        warps = max(1, group * self.room // KEYS_PER_WARP)
+        cuda_near_order.order[(triton.cdiv(total, group),)](
+            *(lists, counts, column, kept, index, queue, unsure),
+            *(total, rows, points, start, k, self.longest, -1),
+            **shape,
+            OWN=max(0, shape["DIMS"] - 4 - warps.bit_length()),  # 32 threads a warp: five axes
+            K=triton.next_power_of_2(k),
+            num_warps=warps,
+        )
+        cuda_near_order.order_exactly[(min(EXACT_PROGRAMS, triton.cdiv(total, group)),)](
+            *(lists, counts, column, index, queue, unsure),
+            *(rows, points, start, k, self.longest),
+            **shape,
+            DOUBLE=fast_float64(index.device),
+            num_warps=max(1, group * self.room // EXACT_PER_WARP),
+        )
