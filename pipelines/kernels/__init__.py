@@ -7,6 +7,7 @@
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
     point_reduce    the extreme of x_i over the points of a block and the moments of all points
     edge_passes     what edge_reduce does forward and backward, for whoever keeps less than it does
+    product         a b of two matrices, or added to a third
 
 `eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
 everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with Triton
@@ -150,3 +151,30 @@ def point_reduce(
         extreme to one of its points.
     """
     return implementation(x).point_reduce(x, sign, relu=relu, moments=moments)
+
+
+def product(
+    a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
+) -> Tensor:
+    """Return a b, or add it to `total` in place; no gradient flows through it.
+
+    Large products of float32 are made on tensor cores from parts of the numbers where a GPU has
+    them and nothing asks for fewer bits: see `own_product`. All others are PyTorch's.
+
+    Args:
+        a: (n, l), of any strides, as `b`.
+        b: (l, m).
+        total: (n, m), of the same type.
+        bias: (m,), added to every row.
+
+    Returns:
+        (n, m); `total` itself where it is given.
+    """
+    result: Tensor = implementation(a).product(a, b, total, bias=bias)
+    return result
+
+
+def own_product(a: Tensor, b: Tensor) -> bool:
+    """Tell whether `product` of a (…, l), as a matrix, and b (l, m) is other than PyTorch's own."""
+    name = _forced.get() or a.device.type
+    return name == "cuda" and cuda.own_product(a, b)

@@ -90,6 +90,29 @@ def edge_passes(x: Tensor) -> Passes | None:
     return cuda_edges.PASSES
 
 
+def own_product(a: Tensor, b: Tensor) -> bool:
+    """Tell whether `product` is other than PyTorch's; see `pipelines.kernels.own_product`."""
+    # Neither compilers nor torch.func's transforms can follow a launch of Triton's from here.
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if a.dtype != torch.float32 or why_not(a.device):
+        return False
+    from . import cuda_product
+
+    return cuda_product.wanted(a, b)
+
+
+def product(
+    a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
+) -> Tensor:
+    """Return a b, or add it to `total`; see `pipelines.kernels.product`."""
+    if not own_product(a, b):
+        return eager.product(a, b, total, bias=bias)
+    from . import cuda_product
+
+    return cuda_product.product(a, b, total, bias=bias)
+
+
 def point_reduce(
     x: Tensor, sign: Tensor, *, relu: bool, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

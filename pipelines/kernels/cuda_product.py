@@ -50,8 +50,8 @@ class Tiles:
     group: int = 8  # rows of tiles that are computed side by side
 
 
-# Shared memory limits the stages: 64 KiB each with 128 × 128 × 64 tiles, 227 KiB on 9.0, 163 on 8.0.
-# 128 × 256 tiles need more registers than a thread has.
+# Shared memory, 227 KiB on 9.0 and 163 on 8.0, limits the stages: of 128 × 128 × 64 one has 64 KiB.
+# Tiles of 128 × 256 need more registers than a thread has.
 BEST = {9: Tiles(), 8: Tiles(inner=32)}
 CANDIDATES = (
     Tiles(),
@@ -79,17 +79,14 @@ class Parts:
 
 
 def wanted(a: Tensor, b: Tensor) -> bool:
-    """Tell whether `product` is meant for a (n, l) and b (l, m), and faster than PyTorch's.
+    """Tell whether `product` can multiply a (…, l), as a matrix, by b (l, m), and is faster.
 
-    Both are float32, and nothing (autocast, TF32) asks for shorter numbers. A compiler, which can't
-    look into Triton's launches from here, gets PyTorch's own.
+    Both are float32, and nothing (autocast, TF32) asks for shorter numbers.
     """
     if a.dtype != torch.float32 or b.dtype != torch.float32 or a.device != b.device:
         return False
-    shape = (*a.shape, b.shape[-1])
-    if a.dim() != 2 or b.dim() != 2 or min(shape) < NARROWEST:
-        return False
-    if shape[0] * shape[1] * shape[2] < FEWEST or torch.compiler.is_compiling():
+    inner, m = b.shape
+    if min(inner, m) < NARROWEST or a.numel() < NARROWEST * inner or a.numel() * m < FEWEST:
         return False
     if torch.is_autocast_enabled(a.device.type) or shorter_allowed():
         return False

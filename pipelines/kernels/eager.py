@@ -66,6 +66,16 @@ def edge_passes(_: Tensor) -> None:
     """Return None: autograd follows `edge_reduce`; see `pipelines.kernels.edge_passes`."""
 
 
+def product(
+    a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
+) -> Tensor:
+    """Return a b, or add it to `total`; see `pipelines.kernels.product`."""
+    if total is None:
+        return a @ b if bias is None else torch.addmm(bias, a, b)
+    total.addmm_(a, b)
+    return total if bias is None else total.add_(bias)
+
+
 def point_reduce(
     x: Tensor, sign: Tensor, *, relu: bool, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:

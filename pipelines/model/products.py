@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,9 +11,14 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .. import kernels
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x Wᵀ + b in the type of x: autocast shortens the numbers of the product alone."""
+    if kernels.own_product(x, weight.t()):
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
     return F.linear(x, weight, bias).to(x.dtype)
 
 
@@ -49,24 +54,55 @@ class Products:
         self.device = x.device.type
         self.shorten = torch.is_autocast_enabled(self.device) and x.dtype != torch.float64
         self.type = torch.get_autocast_dtype(self.device)
+        self.kernels = kernels.forced()  # a backward pass may be in a thread that has no `use`
 
-    def again(self) -> AbstractContextManager[Any]:
-        """Return a context with the autocast of the forward pass."""
-        return torch.autocast(self.device, dtype=self.type, enabled=self.shorten)
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Use the autocast and the kernels of the forward pass within a `with` block."""
+        with (
+            torch.autocast(self.device, dtype=self.type, enabled=self.shorten),
+            kernels.use(self.kernels),
+        ):
+            yield
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a b (n, m), of matrices (n, l) and (l, m), in the type of a."""
         with self.again():
-            return (a @ b).to(a.dtype)
+            return kernels.product(a, b).to(a.dtype)
 
     def added(self, total: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Add a b to `total` (n, m), in place."""
-        return total.add_(self(a, b)) if self.shorten else total.addmm_(a, b)
+        if self.shorten:
+            return total.add_(self(a, b))
+        with self.again():
+            return kernels.product(a, b, total)
 
 
 def rows(x: Tensor) -> Tensor:
     """Return (…, C) as a matrix (n, C)."""
     return x.reshape(-1, x.shape[-1])
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b by `kernels.product`, forward and backward; x is (…, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.product = Products(x)
+        ctx.save_for_backward(x, weight)
+        y = kernels.product(rows(x), weight.t(), bias=bias)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        dy = rows(grad)
+        return (
+            ctx.product(dy, weight).view_as(x) if ctx.needs_input_grad[0] else None,
+            ctx.product(dy.t(), rows(x)) if ctx.needs_input_grad[1] else None,
+            dy.sum(0) if ctx.needs_input_grad[2] else None,
+        )
 
 
 class _Pair(torch.autograd.Function):
