@@ -404,7 +404,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "golden": (check_golden, 30),
     "networks": (time_networks, 150),
     "near": (near_figures.figures, 60),
-    "products": (part_products.figures, 20),
+    "products": (part_products.figures, 40),
     "operations": (time_operations, 40),
     "profile": (profile, 30),
     "precision": (precision, 60),

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import near
+from benchmarks.bf16_parts import SIX, parts_of
 from benchmarks.gpu_table import shared_neighbors
 from benchmarks.near_figures import ranks_of
-from benchmarks.part_products import SIX, parts_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import eager

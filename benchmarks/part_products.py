@@ -1,11 +1,11 @@
-"""Matrix products with float32's digits from bf16 parts on tensor cores: a part of gpu.py.
+"""Products of float32 matrices from fp16 parts on tensor cores: a part of gpu.py.
 
-A number in float32 is the sum of three in bf16. Of the nine products of two such sums six matter;
-side by side along the inner dimension they are one product of bf16 matrices, six times as long,
-added up in float32. "Error" is the root mean square of the difference to float64, as a fraction of
-the result's own.
+The products of a ResGCN-28's fusion (1,792 → 1,024 channels) and prediction maps, forward and
+backward, of a batch of 16 × 4,096 points: in float32, in TF32, and from parts with each of
+`cuda_product.CANDIDATES`. "Error" is the root mean square of the difference to float64, as a
+fraction of the result's own.
 
-    python -m benchmarks.part_products     # the errors, added up in float32 by the CPU
+    python -m benchmarks.part_products     # the errors to expect, emulated on the CPU; 30 s
 """
 
 from __future__ import annotations
@@ -17,33 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_table import Bench, matmul_precision
+from pipelines.kernels import cuda
 
-SIX = ((2, 0), (0, 2), (1, 1), (1, 0), (0, 1), (0, 0))  # the smallest first
-THREE = ((1, 0), (0, 1), (0, 0))
-ROWS = 8192  # of a product at once: the parts side by side take six times their bf16 matrix
-
-
-def parts_of(x: Tensor) -> list[Tensor]:
-    """Return three bf16 tensors whose sum is x (float32) but for its last bit."""
-    high = x.bfloat16()
-    middle = (x - high).bfloat16()
-    return [high, middle, (x - high - middle).bfloat16()]
-
-
-def product(a: Tensor, b: Tensor, pairs: tuple[tuple[int, int], ...]) -> Tensor:
-    """Return a bᵀ, (n, m) float32, of (n, l) and (m, l), from the products of pairs of parts."""
-    found = torch.empty(a.shape[0], b.shape[0], device=a.device)
-    second = parts_of(b)
-    right = torch.cat([second[j] for _, j in pairs], dim=1).t()
-    for start in range(0, len(a), ROWS):
-        first = parts_of(a[start : start + ROWS])
-        left = torch.cat([first[i] for i, _ in pairs], dim=1)
-        rows = found[start : start + ROWS]
-        if left.is_cuda:
-            torch.mm(left, right, out_dtype=torch.float32, out=rows)
-        else:
-            torch.mm(left.float(), right.float(), out=rows)
-    return found
+BITS = 24  # of a float32
+SLAB = 1 << 14  # of `cuda_product`, which can't be imported where there is no Triton
+AT_ONCE = 16  # products that a tensor core adds to a sum in one step
 
 
 def error(found: Tensor, exact: Tensor) -> float:
@@ -51,41 +29,127 @@ def error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
 
 
-def shapes(tiny: bool) -> dict[str, tuple[int, int, int]]:
-    """Return (n, m, l) of the products of a ResGCN-28's fusion and first prediction map, B 16."""
-    n, m, c = (96, 16, 24) if tiny else (16 * 4096, 1024 + 512, 28 * 64)
-    return {"forward": (n, m, c), "gradient of the input": (n, c, m)}
+Forms = dict[str, tuple[Tensor, Tensor]]
+
+
+def forms(bench: Bench, inner: int, m: int, points: int) -> Forms:
+    """Return what is multiplied for a linear map from `inner` to m channels, forward and back."""
+    # What follows a ReLU has one sign half of the time: sums grow, and roundings with them.
+    x = bench.random(points, inner).relu()
+    weight = bench.random(m, inner, seed=1) / inner**0.5
+    dy = bench.random(points, m, seed=2)
+    return {
+        "forward": (x, weight.t()),
+        "gradient of the input": (dy, weight),
+        "gradient of the weight": (dy.t(), x),
+    }
 
 
 def figures(bench: Bench) -> None:
     """Time the products in float32, TF32 and parts, and measure their errors."""
-    for name, (n, m, inner) in shapes(bench.tiny).items():
-        # What follows a ReLU has one sign half of the time: sums grow, and roundings with them.
-        a = bench.random(n, inner).relu()
-        b = bench.random(m, inner, seed=1) / inner**0.5
-        few = slice(0, 2048)
-        exact = a[few].double() @ b.double().t()
-        ways: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
-            "float32": ("highest", lambda a, b: a @ b.t()),
-            "TF32": ("high", lambda a, b: a @ b.t()),
-            "bf16, 6 products": ("highest", functools.partial(product, pairs=SIX)),
-            "bf16, 3 products": ("highest", functools.partial(product, pairs=THREE)),
-        }
-        for way, (precision, run) in ways.items():
-            with matmul_precision(precision):
-                spent = bench.seconds(functools.partial(run, a, b))
-                off = error(run(a[few], b), exact)
-            bench.add("products", f"{name}, {way}", f"{1e3 * spent:.3f} ms", f"error {off:.1e}")
+    points = 96 if bench.tiny else 16 * 4096
+    maps = [(24, 16)] if bench.tiny else [(1792, 1024), (1792, 512), (512, 256)]
+    for number, (inner, m) in enumerate(maps):
+        given = forms(bench, inner, m, points)
+        if number == 0:
+            _splits(bench, given)
+        for name, (a, b) in given.items():
+            _form(bench, f"{inner} → {m}, {name}", a, b, every=number == 0 and not bench.tiny)
+
+
+def _form(bench: Bench, name: str, a: Tensor, b: Tensor, *, every: bool) -> None:
+    """Time a b and measure its error, of the first rows; `every`: with each candidate."""
+    few = slice(0, 1024)
+    exact = a[few].double() @ b.double()
+    ways: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+        "float32": ("highest", torch.mm),
+        "TF32": ("high", torch.mm),
+    }
+    if cuda.why_not(a.device) is None:
+        from pipelines.kernels import cuda_product
+
+        for tiles in cuda_product.CANDIDATES if every else [cuda_product.best(a.device)]:
+            way = functools.partial(cuda_product.product, tiles=tiles)
+            ways[f"parts, {tiles}"] = ("highest", way)
+    for way, (precision, run) in ways.items():
+        if bench.late():
+            bench.add("products", f"{name}, {way}", "not run", "no time left")
+            continue
+        with matmul_precision(precision):
+            spent = bench.seconds(functools.partial(run, a, b))
+            off = error(run(a, b)[few], exact)
+        speed = 2e-12 * a.numel() * b.shape[1] / spent
+        bench.add(
+            *("products", f"{name}, {way}", f"{1e3 * spent:.3f} ms"),
+            *(f"error {off:.1e}", f"{speed:.0f} TFLOP/s"),
+        )
+
+
+def _splits(bench: Bench, given: Forms) -> None:
+    """Time splitting alone: all points along their channels, and along themselves."""
+    x, _ = given["forward"]
+    if cuda.why_not(x.device) is not None:
+        return
+    from pipelines.kernels import cuda_product
+
+    def split(along_points: bool) -> None:
+        for start in range(0, len(x), cuda_product.SLAB):
+            some = x[start : start + cuda_product.SLAB]
+            cuda_product.split(some.t() if along_points else some, 128, 64)
+
+    for name, along_points in (("channels", False), ("points", True)):
+        spent = bench.seconds(functools.partial(split, along_points))
+        bench.add("products", f"splitting x along {name}", f"{1e3 * spent:.3f} ms")
+
+
+def emulated(a: Tensor, b: Tensor, together: int) -> Tensor:
+    """Return a b, (n, m) float32, as `cuda_product` computes it, tensor cores included.
+
+    They are taken to add up AT_ONCE products and a sum exactly, and to cut the result off.
+
+    Args:
+        together: how many numbers of the inner dimension they add up; ordinary additions the rest.
+    """
+    if a.shape[1] > SLAB:
+        pairs = zip(a.split(SLAB, dim=1), b.split(SLAB), strict=True)
+        return functools.reduce(torch.add, [emulated(*pair, together) for pair in pairs])
+    (a_high, a_low, a_scale), (b_high, b_low, b_scale) = halves(a), halves(b.t())
+    total = torch.zeros(a.shape[0], b.shape[1])
+    for first in range(0, a.shape[1], together):
+        part = torch.zeros(total.shape, dtype=torch.float64)
+        for left, right in ((a_low, b_high), (a_high, b_low), (a_high, b_high)):
+            for start in range(first, min(first + together, a.shape[1]), AT_ONCE):
+                some = slice(start, start + AT_ONCE)
+                part = cut(part + left[:, some] @ right[:, some].t())
+        total += part.float()
+    return total / a_scale / b_scale.t()
+
+
+def halves(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the high and low fp16 parts of x (rows, inner) as float64, and the rows' scales."""
+    scale = torch.exp2(14 - x.abs().amax(1, keepdim=True).log2().floor())  # (rows, 1)
+    high = (x * scale).half()
+    low = (x * scale - high.float()).half()
+    return high.double(), low.double(), scale
+
+
+def cut(x: Tensor) -> Tensor:
+    """Return float64 x with what a float32 hasn't room for cut off."""
+    mantissa, exponent = torch.frexp(x)
+    return torch.ldexp((mantissa * 2**BITS).trunc(), exponent - BITS)
 
 
 def main() -> None:
-    """Print the errors on the CPU."""
+    """Print the errors of products over 1,792 channels and over 65,536 points, on the CPU."""
     bench = Bench("cpu", None, 1)
-    a, b = bench.random(2048, 1792).relu(), bench.random(1536, 1792, seed=1) / 1792**0.5
-    exact = a.double() @ b.double().t()
-    print(f"float32 {error(a @ b.t(), exact):.1e}")
-    for name, pairs in (("6 products", SIX), ("3 products", THREE)):
-        print(f"{name} {error(product(a, b, pairs), exact):.1e}")
+    for inner, n in ((1792, 64), (65536, 32)):
+        a, b = bench.random(n, inner).relu(), bench.random(inner, n, seed=1)
+        exact = a.double() @ b.double()
+        print(f"{inner}: float32 {error(a @ b, exact):.1e}", end="")
+        for together in (64, 128, 256):
+            found = error(emulated(a, b, together), exact)
+            print(f", parts, {together} on tensor cores {found:.1e}", end="")
+        print()
 
 
 if __name__ == "__main__":

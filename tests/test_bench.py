@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.bf16_parts import SIX, parts_of
 from benchmarks.naive import check
-from benchmarks.part_products import SIX, product
+from benchmarks.part_products import emulated, error
 from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic_blocks import room_features
@@ -36,12 +37,23 @@ def test_six_products_of_bf16_parts_are_as_exact_as_float32() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(n, 300, generator=generator) for n in (50, 40))
     exact = a.double() @ b.double().t()
-    lost = [float((c.double() - exact).square().mean()) for c in (product(a, b, SIX), a @ b.t())]
-    assert lost[0] <= lost[1]
+    left, right = parts_of(a), parts_of(b)
+    products = [left[i].float() @ right[j].float().t() for i, j in SIX]
+    allowed = error(a @ b.t(), exact)
+    assert error(torch.stack(products).sum(0), exact) <= allowed
     # Without any of the six it is not.
     for i in range(len(SIX)):
-        fewer = product(a, b, SIX[:i] + SIX[i + 1 :]).double()
-        assert float((fewer - exact).square().mean()) > 2 * lost[1]
+        fewer = torch.stack(products[:i] + products[i + 1 :]).sum(0)
+        assert error(fewer, exact) > 1.4 * allowed
+
+
+def test_fp16_parts_that_tensor_cores_add_up_are_as_exact_as_float32() -> None:
+    """As long as few are added up there, where sums are cut off."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(50, 700, generator=generator), torch.randn(700, 40, generator=generator)
+    exact = a.double() @ b.double()
+    assert error(emulated(a, b, 64), exact) <= error(a @ b, exact)
+    assert error(emulated(a, b, 704), exact) > 4 * error(a @ b, exact)
 
 
 def test_the_floor_of_the_reference_network() -> None:

@@ -97,7 +97,7 @@ def test_magnitudes_from_the_smallest_to_the_largest() -> None:
     found = product(a, b).double()
     fits = (exact.abs() < 3e38) & (exact.abs() > 1e-36)
     assert 50 < fits.sum() < 169
-    assert ((found - exact).abs() <= 2e-6 * few.double()[:, None] * many.double())[fits].all()
+    assert ((found - exact).abs() <= 5e-6 * few.double()[:, None] * many.double())[fits].all()
     assert not found[exact.abs() > 3.5e38].isfinite().any()
     assert (found[exact.abs() < 1e-46] == 0).all()
 
