@@ -69,15 +69,15 @@ def _form(bench: Bench, name: str, a: Tensor, b: Tensor, *, every: bool) -> None
         from pipelines.kernels import cuda_product
 
         for tiles in cuda_product.CANDIDATES if every else [cuda_product.best(a.device)]:
-            way = functools.partial(cuda_product.product, tiles=tiles)
-            ways[f"parts, {tiles}"] = ("highest", way)
-    for way, (precision, run) in ways.items():
+            run = functools.partial(cuda_product.product, tiles=tiles)
+            ways[f"parts, {tiles}"] = ("highest", run)
+    for way, (precision, multiply) in ways.items():
         if bench.late():
             bench.add("products", f"{name}, {way}", "not run", "no time left")
             continue
         with matmul_precision(precision):
-            spent = bench.seconds(functools.partial(run, a, b))
-            off = error(run(a, b)[few], exact)
+            spent = bench.seconds(functools.partial(multiply, a, b))
+            off = error(multiply(a, b)[few], exact)
         speed = 2e-12 * a.numel() * b.shape[1] / spent
         bench.add(
             *("products", f"{name}, {way}", f"{1e3 * spent:.3f} ms"),

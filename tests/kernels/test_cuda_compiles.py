@@ -93,6 +93,25 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
     assert names == {"reduce", "spread_to_targets", "spread_to_sources", "sum_rows"}
 
 
+@pytest.mark.parametrize("capability", [90, 80])
+def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and for the gradients of input and weight; on 9.0 with each candidate."""
+    from pipelines.kernels import cuda_product
+
+    x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
+    best = cuda_product.BEST[capability // 10]
+    monkeypatch.setattr(cuda_product, "processors", lambda _: 132)
+    for tiles in cuda_product.CANDIDATES if capability == 90 else (best,):
+        cuda_product.product(x, weight.t(), bias=torch.zeros(192), tiles=tiles)
+        cuda_product.product(dy, weight, x, tiles=tiles)
+        cuda_product.product(dy.t(), x, tiles=tiles)
+    names = {kernel.metadata.name for kernel in compiled}
+    assert names == {"split_rows", "largest", "split", "multiply"}
+    products = [kernel for kernel in compiled if kernel.metadata.name == "multiply"]
+    instruction = "wgmma.mma_async" if capability == 90 else "mma.sync"
+    assert all(instruction in kernel.asm["ptx"] for kernel in products)
+
+
 @pytest.mark.parametrize(("channels", "capability"), [(64, 90), (100, 80)])
 def test_near(compiled: list[Any], channels: int) -> None:
     from benchmarks import near
