@@ -95,7 +95,7 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
 
 @pytest.mark.parametrize("capability", [90, 80])
 def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward and for the gradients of input and weight; on 9.0 with each candidate."""
+    """Forward, on 9.0 with each candidate; and for the gradients of input and weight."""
     from pipelines.kernels import cuda_product
 
     x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
@@ -103,8 +103,8 @@ def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(cuda_product, "processors", lambda _: 132)
     for tiles in cuda_product.CANDIDATES if capability == 90 else (best,):
         cuda_product.product(x, weight.t(), bias=torch.zeros(192), tiles=tiles)
-        cuda_product.product(dy, weight, x, tiles=tiles)
-        cuda_product.product(dy.t(), x, tiles=tiles)
+    cuda_product.product(dy, weight, x, tiles=best)
+    cuda_product.product(dy.t(), x, tiles=best)
     names = {kernel.metadata.name for kernel in compiled}
     assert names == {"split_rows", "largest", "split", "multiply"}
     products = [kernel for kernel in compiled if kernel.metadata.name == "multiply"]
