@@ -196,7 +196,10 @@ def _multiply(
     )
     if number > 1:
         whole = where.sum(0) if bias is None else where.sum(0).add_(bias)
-        out.copy_(out + whole if add else whole)
+        if add:
+            out.add_(whole)
+        else:
+            out.copy_(whole)
 
 
 def shares(tiles: int, steps: int, numbers: int, processors: int) -> int:
