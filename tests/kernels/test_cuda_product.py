@@ -207,3 +207,13 @@ def test_shares_fill_the_processors() -> None:
     assert shares(112, 2, 1000, 132) == 1  # too short to be shared
     assert shares(1, 64, 1000, 132) > 1
     assert shares(112, 256, 1 << 30, 132) == 1  # too large to be kept several times
+
+
+def test_compilers_and_transforms_get_what_they_can_follow() -> None:
+    x, weight = random(2, 10, 24), random(20, 24, seed=1)
+    exact = linear(x.double(), weight.double())
+    with kernels.use("cuda"):
+        compiled = torch.compile(linear, backend="eager", fullgraph=True)(x, weight)
+        mapped = torch.func.vmap(linear, (0, None))(x, weight)
+    assert error(compiled, exact) < 1e-6
+    assert error(mapped, exact) < 1e-6
