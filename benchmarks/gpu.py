@@ -217,9 +217,9 @@ def time_operations(bench: Bench) -> None:
             both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, eager)]
             bench.add("operation", f"{name}, relu {relu} (second: eager)", *map(ms, both))
     if cuda.why_not(torch.device(bench.device)) is None:
-        from pipelines.kernels import cuda_edges
+        from pipelines.kernels import cuda_reverse
 
-        spent = bench.seconds(lambda: cuda_edges.reverse(arrays[2]))
+        spent = bench.seconds(lambda: cuda_reverse.reverse(arrays[2]))
         bench.add("operation", "reverse adjacency", ms(spent))
 
 

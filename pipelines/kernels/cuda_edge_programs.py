@@ -3,12 +3,21 @@
 A program does ROWS points (or one source of edges) for BLOCK of the C channels. Row i of the B·N
 points belongs to the block that begins at i − i mod N, and `index` counts from there; an index
 outside the block gives NaN, never foreign memory. Each sum has one fixed order: no float atomics.
+
+WIDE is how many channels a thread takes side by side. Without it the bytes of `winner` would decide:
+16, and the threads' loads of floats would lie 64 bytes apart, where those of a warp should touch.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def channels_of(BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    """Return the channels of a program (BLOCK,)."""
+    return tl.max_contiguous(tl.program_id(1) * BLOCK + tl.arange(0, BLOCK), WIDE)
 
 
 @triton.jit
@@ -35,6 +44,7 @@ def reduce(
     MOMENTS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
     """Find the extreme edge of each point, and its place; add up edges and squares.
@@ -44,7 +54,7 @@ def reduce(
     (2, C) per program.
     """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    c = channels_of(BLOCK, WIDE)
     exists = (row < total)[:, None] & (c < channels)[None, :]
     at = row[:, None] * channels + c[None, :]
     first = row - row % points
@@ -110,11 +120,12 @@ def spread_to_targets(
     MOMENTS: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
     """Add up, for each point, the gradients of its own edges."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    c = channels_of(BLOCK, WIDE)
     exists = (row < total)[:, None] & (c < channels)[None, :]
     at = row[:, None] * channels + c[None, :]
     first = row - row % points
@@ -144,26 +155,33 @@ def spread_to_sources(
     v,
     order,
     begin,
+    step,
     winner,
     g,
     g1,
     g2,
     dv,
     channels,
-    k,
+    K: tl.constexpr,
     HAS_U: tl.constexpr,
     RELU: tl.constexpr,
     MOMENTS: tl.constexpr,
+    WINNER_FIRST: tl.constexpr,
+    NUMBER: tl.constexpr,
     EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
     """Add up, for one source point, the gradients of the edges that leave it.
 
-    Those edges are `order`[`begin`[j]] … `order`[`begin`[j + 1] − 1], numbered target · k + place.
+    Those edges are `order`[`begin`[j·step]] … `order`[`begin`[(j + 1)·step] − 1], numbered
+    target · K + place. Without RELU an edge's gradient is linear in its value: v and what is
+    constant are added once for all. WINNER_FIRST: wait for the winners, then load gradients only where they are wanted.
+    NUMBER can number edges and the numbers of u; unsigned, as division then takes one instruction.
     """
     j = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    c = channels_of(BLOCK, WIDE)
     within = c < channels
     constant = tl.zeros([1, BLOCK], FLOAT)
     slope = tl.zeros([1, BLOCK], FLOAT)
@@ -174,21 +192,35 @@ def spread_to_sources(
     if RELU or MOMENTS:
         other = tl.load(v + j * channels + c, mask=within, other=0.0).to(FLOAT)[None, :]
     added = tl.zeros([EDGES, BLOCK], FLOAT)
-    last = tl.load(begin + j + 1)
-    for start in range(tl.load(begin + j), last, EDGES):
-        place = start + tl.arange(0, EDGES)
-        edge = tl.load(order + place, mask=place < last, other=0)
+    first = tl.load(begin + j * step)
+    last = tl.load(begin + (j + 1) * step)
+    place = first + tl.arange(0, EDGES)
+    edge = tl.load(order + place, mask=place < last, other=0).to(NUMBER)
+    for _ in range(first, last, EDGES):
         exists = (place < last)[:, None] & within[None, :]
-        at = (edge // k).to(tl.int64)[:, None] * channels + c[None, :]
-        top = tl.load(g + at, mask=exists, other=0.0).to(FLOAT)
-        won = tl.load(winner + at, mask=exists, other=0).to(tl.int32) == (edge % k)[:, None]
-        e = other
+        place += EDGES
+        coming = tl.load(order + place, mask=place < last, other=0).to(NUMBER)  # meanwhile
+        at = (edge // K * channels.to(NUMBER))[:, None] + c.to(NUMBER)[None, :]
+        won = tl.load(winner + at, mask=exists, other=0).to(NUMBER) == (edge % K)[:, None]
+        own = tl.zeros([EDGES, BLOCK], FLOAT)
         if HAS_U and (RELU or MOMENTS):
-            e = e + tl.load(u + at, mask=exists, other=0.0).to(FLOAT)
-        d = edge_gradient(e, won, top, constant, slope, RELU, MOMENTS)
-        added += tl.where(exists, d, 0.0)
+            own = tl.load(u + at, mask=exists, other=0.0).to(FLOAT)
+        wanted = exists
+        if WINNER_FIRST:
+            wanted = exists & won
+        top = tl.load(g + at, mask=wanted, other=0.0).to(FLOAT)
+        if RELU:
+            d = edge_gradient(other + own, won, top, constant, slope, RELU, MOMENTS)
+            added += tl.where(exists, d, 0.0)
+        else:
+            added += slope * own + tl.where(won, top, 0.0)
+        edge = coming
+    result = tl.sum(added, 0)[None, :]
+    if MOMENTS and not RELU:
+        number = (last - first).to(FLOAT)
+        result += number * (constant + slope * other)
     out = dv + j * channels + c
-    tl.store(out, tl.sum(added, 0).to(dv.dtype.element_ty), mask=within)
+    tl.store(out[None, :], result.to(dv.dtype.element_ty), mask=within[None, :])
 
 
 @triton.jit
@@ -196,21 +228,30 @@ def sum_rows(
     x,
     rows,
     begin,
+    step,
     out,
     total,
     channels,
+    K: tl.constexpr,
     EDGES: tl.constexpr,
     BLOCK: tl.constexpr,
+    WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
-    """Add up the rows `rows`[`begin`[p]] … `rows`[`begin`[p + 1] − 1] of x, into row p of `out`."""
+    """Add up rows of x into row p of `out`.
+
+    They are `rows`[`begin`[p·step]] // K … `rows`[`begin`[(p + 1)·step] − 1] // K.
+    """
     p = tl.program_id(0).to(tl.int64)
-    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    c = channels_of(BLOCK, WIDE)
     added = tl.zeros([EDGES, BLOCK], FLOAT)
-    last = tl.load(begin + p + 1)
-    for start in range(tl.load(begin + p), last, EDGES):
+    last = tl.load(begin + (p + 1) * step)
+    for start in range(tl.load(begin + p * step), last, EDGES):
         place = start + tl.arange(0, EDGES)
-        row = tl.load(rows + place, mask=place < last, other=0).to(tl.int64)
+        row = tl.load(rows + place, mask=place < last, other=0)
+        if K > 1:
+            row = row // K
+        row = row.to(tl.int64)
         wanted = (place < last)[:, None] & (c < channels)[None, :]
         inside = wanted & ((row >= 0) & (row < total))[:, None]
         value = tl.load(x + row[:, None] * channels + c[None, :], mask=inside, other=float("nan"))

@@ -19,11 +19,15 @@ from torch.autograd.function import once_differentiable
 from . import cuda_edge_programs as programs
 from . import passes
 from .cuda_knn import on
+from .cuda_reverse import number_type, reverse, sources
 
 NUMBERS = 1024  # of a program's array of points (or edges) and channels
 MOST_BLOCK = 64  # channels of a program
-EDGES = 16  # that a program adds up at a time
 WARPS = 4
+EDGES = 8  # that a program of one source adds up at a time
+SOURCE_WARPS = 1  # of such a program
+LONG = 1 << 31  # edges or numbers of an array that 32 bits cannot count
+WINNER_FIRST = False  # see `cuda_edge_programs.spread_to_sources`
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
@@ -70,6 +74,7 @@ def reduce(
             MOMENTS=moments,
             ROWS=rows,
             BLOCK=block,
+            WIDE=_wide(v, block),
             FLOAT=_float(v),
             num_warps=WARPS,
             enable_fp_fusion=True,
@@ -103,37 +108,6 @@ def spread(
 
 PASSES = passes.Passes(reduce, spread)
 
-
-def reverse(index: Tensor) -> tuple[Tensor, Tensor]:
-    """Sort edges by their sources: the compressed sparse rows of the transposed graph.
-
-    Args:
-        index: (B, N, k) int32.
-
-    Returns:
-        order (B·N·k,), the edges, numbered as in `index`, source by source; begin (B·N + 1,), where
-        each source's edges begin in `order`. Both int32, or int64 beyond 2³¹ edges.
-    """
-    batch, points, _ = index.shape
-    number = _number_type(index)
-    arrived, order = torch.sort(_sources(index), stable=True)
-    each = torch.arange(batch * points + 1, dtype=arrived.dtype, device=index.device)
-    begin = torch.searchsorted(arrived, each, out_int32=number == torch.int32)
-    return order.to(number), begin
-
-
-def _sources(index: Tensor) -> Tensor:
-    """Return each edge's source among the B·N points of the batch, (B·N·k,)."""
-    batch, points, _ = index.shape
-    number = _number_type(index)
-    first = torch.arange(0, batch * points, points, dtype=number, device=index.device)
-    return (index.to(number) + first.view(-1, 1, 1)).view(-1)
-
-
-def _number_type(index: Tensor) -> torch.dtype:
-    return torch.int32 if index.numel() < 1 << 31 else torch.int64
-
-
 Arrays = tuple[Tensor, ...]  # winner, the extremes' gradient, the sums' two
 
 
@@ -154,6 +128,7 @@ def _to_targets(
             **flags,
             ROWS=rows,
             BLOCK=block,
+            WIDE=_wide(v, block),
             FLOAT=_float(v),
             num_warps=WARPS,
             enable_fp_fusion=True,
@@ -165,18 +140,22 @@ def _to_sources(
     u: Tensor, v: Tensor, index: Tensor, arrays: Arrays, flags: dict[str, bool]
 ) -> Tensor:
     """Return the gradient of v (B, N, C)."""
+    g = arrays[1]
     batch, points, channels = v.shape
     block, _, _ = _shape(v)
     order, begin = reverse(index)
     dv = torch.empty_like(v)
     with on(v.device):
         programs.spread_to_sources[(batch * points, triton.cdiv(channels, block))](
-            *(u, v, order, begin, *arrays, dv, channels, index.shape[-1]),
+            *(u, v, order, begin, begin.stride(0), *arrays, dv, channels, index.shape[-1]),
             **flags,
+            WINNER_FIRST=WINNER_FIRST,
+            NUMBER=tl.uint64 if max(index.numel(), v.numel()) >= LONG else tl.uint32,
             EDGES=EDGES,
             BLOCK=block,
+            WIDE=_wide(g, block),
             FLOAT=_float(v),
-            num_warps=WARPS // 2,
+            num_warps=SOURCE_WARPS,
             enable_fp_fusion=True,
         )
     return dv
@@ -189,30 +168,31 @@ class _Sum(torch.autograd.Function):
         ctx.save_for_backward(index)
         edges = index.numel()
         begin = torch.arange(
-            0, edges + 1, index.shape[-1], dtype=_number_type(index), device=x.device
+            0, edges + 1, index.shape[-1], dtype=number_type(index), device=x.device
         )
-        return _sum_rows(x, _sources(index), begin)
+        return _sum_rows(x, sources(index), begin, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         (index,) = ctx.saved_tensors
         order, begin = reverse(index)
-        return _sum_rows(grads[0].contiguous(), order // index.shape[-1], begin), None
+        return _sum_rows(grads[0].contiguous(), order, begin, index.shape[-1]), None
 
 
-def _sum_rows(x: Tensor, rows: Tensor, begin: Tensor) -> Tensor:
-    """Return, for each point, the sum of its list of rows of x (B, N, C)."""
+def _sum_rows(x: Tensor, edges: Tensor, begin: Tensor, k: int) -> Tensor:
+    """Return, for each point, the sum of rows e // k of x (B, N, C) for its list of `edges` e."""
     batch, points, channels = x.shape
     block, _, _ = _shape(x)
     out = torch.empty_like(x)
     with on(x.device):
         programs.sum_rows[(batch * points, triton.cdiv(channels, block))](
-            *(x, rows, begin, out, batch * points, channels),
+            *(x, edges, begin, begin.stride(0), out, batch * points, channels, k),
             EDGES=EDGES,
             BLOCK=block,
+            WIDE=_wide(x, block),
             FLOAT=_float(x),
-            num_warps=WARPS // 2,
+            num_warps=SOURCE_WARPS,
             enable_fp_fusion=True,
         )
     return out
@@ -224,6 +204,11 @@ def _shape(x: Tensor) -> tuple[int, int, tuple[int, int]]:
     block = min(MOST_BLOCK, triton.next_power_of_2(channels))
     rows = NUMBERS // block
     return block, rows, (triton.cdiv(batch * points, rows), triton.cdiv(channels, block))
+
+
+def _wide(x: Tensor, block: int) -> int:
+    """Return how many channels of x a thread loads at once: 16 bytes."""
+    return min(block, 16 // x.element_size())
 
 
 def _float(x: Tensor) -> Any:

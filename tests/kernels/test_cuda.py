@@ -1,7 +1,7 @@
 """The Triton kernels where there is no GPU: their tests in a process that interprets Triton.
 
 TRITON_INTERPRET has to be set before Triton is imported, and would change every later use of it, so
-`test_cuda_knn`, `test_cuda_edges`, `test_cuda_near` and `test_cuda_product` skip here without a GPU
+`test_cuda_knn` and its neighbours skip here without a GPU
 and run in a process of their own.
 """
 
@@ -23,7 +23,14 @@ HERE = Path(__file__).parent
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module", ["test_cuda_knn", "test_cuda_edges", "test_cuda_near", "test_cuda_product"]
+    "module",
+    [
+        "test_cuda_knn",
+        "test_cuda_near",
+        "test_cuda_edges",
+        "test_cuda_reverse",
+        "test_cuda_product",
+    ],
 )
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_passes_in_the_interpreter(module: str) -> None:

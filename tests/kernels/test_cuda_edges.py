@@ -69,6 +69,23 @@ def test_edge_reduce_equals_eager(
         torch.testing.assert_close(mine, theirs, rtol=exact, atol=exact)
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(
+    ("name", "value"), [("WINNER_FIRST", True), ("LONG", 1), ("EDGES", 16), ("SOURCE_WARPS", 4)]
+)
+def test_other_sizes_of_the_constants(
+    name: str, value: int, relu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.kernels import cuda_edges
+
+    arrays = random_edges(2, 24, 9, 5, torch.float64)
+    flags = {"relu": relu, "moments": True}
+    expected = results(eager, arrays, flags)
+    monkeypatch.setattr(cuda_edges, name, value)
+    for mine, theirs in zip(results(cuda, arrays, flags), expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("operation", ["neighbor_max", "neighbor_sum"])
 @pytest.mark.parametrize(("points", "channels", "k"), [(1, 3, 1), (40, 66, 3), (20, 4, 20)])
 def test_neighbor_operations_equal_eager(
