@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import near_figures, part_products
+from benchmarks import edge_figures, near_figures, part_products
 from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
@@ -404,6 +404,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "golden": (check_golden, 30),
     "networks": (time_networks, 150),
     "near": (near_figures.figures, 60),
+    "edges-speed": (edge_figures.figures, 20),
     "products": (part_products.figures, 40),
     "operations": (time_operations, 40),
     "profile": (profile, 30),

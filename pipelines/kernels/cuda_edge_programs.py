@@ -4,8 +4,8 @@ A program does ROWS points (or one source of edges) for BLOCK of the C channels.
 points belongs to the block that begins at i − i mod N, and `index` counts from there; an index
 outside the block gives NaN, never foreign memory. Each sum has one fixed order: no float atomics.
 
-WIDE is how many channels a thread takes side by side. Without it the bytes of `winner` would decide:
-16, and the threads' loads of floats would lie 64 bytes apart, where those of a warp should touch.
+WIDE is how many channels a thread takes side by side. Without it the bytes of `winner` would
+decide: 16, and a warp's threads would load floats 64 bytes apart instead of side by side.
 """
 
 from __future__ import annotations
@@ -177,8 +177,9 @@ def spread_to_sources(
 
     Those edges are `order`[`begin`[j·step]] … `order`[`begin`[(j + 1)·step] − 1], numbered
     target · K + place. Without RELU an edge's gradient is linear in its value: v and what is
-    constant are added once for all. WINNER_FIRST: wait for the winners, then load gradients only where they are wanted.
-    NUMBER can number edges and the numbers of u; unsigned, as division then takes one instruction.
+    constant are added once for all. WINNER_FIRST: wait for the winners, then load gradients only
+    where they are wanted. NUMBER, a type for the numbers of edges and of u's elements, is unsigned,
+    as dividing those by a power of 2 takes one instruction.
     """
     j = tl.program_id(0).to(tl.int64)
     c = channels_of(BLOCK, WIDE)

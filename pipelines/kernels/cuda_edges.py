@@ -24,7 +24,7 @@ from .cuda_reverse import number_type, reverse, sources
 NUMBERS = 1024  # of a program's array of points (or edges) and channels
 MOST_BLOCK = 64  # channels of a program
 WARPS = 4
-EDGES = 8  # that a program of one source adds up at a time
+EDGES = 4  # that a program of one source adds up at a time
 SOURCE_WARPS = 1  # of such a program
 LONG = 1 << 31  # edges or numbers of an array that 32 bits cannot count
 WINNER_FIRST = False  # see `cuda_edge_programs.spread_to_sources`
@@ -103,7 +103,8 @@ def spread(
     flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
     v = g if v is None else v.contiguous()
     u = v if u is None else u.contiguous()
-    return _to_targets(u, v, index, arrays, flags), _to_sources(u, v, index, arrays, flags)
+    du = _to_targets(u, v, index, arrays, flags)
+    return du, _to_sources(u, v, reverse(index), index.shape[-1], arrays, flags)
 
 
 PASSES = passes.Passes(reduce, spread)
@@ -137,20 +138,25 @@ def _to_targets(
 
 
 def _to_sources(
-    u: Tensor, v: Tensor, index: Tensor, arrays: Arrays, flags: dict[str, bool]
+    u: Tensor,
+    v: Tensor,
+    graph: tuple[Tensor, Tensor],
+    k: int,
+    arrays: Arrays,
+    flags: dict[str, bool],
 ) -> Tensor:
-    """Return the gradient of v (B, N, C)."""
+    """Return the gradient of v (B, N, C), by the `graph` that `reverse` returns."""
     g = arrays[1]
     batch, points, channels = v.shape
     block, _, _ = _shape(v)
-    order, begin = reverse(index)
+    order, begin = graph
     dv = torch.empty_like(v)
     with on(v.device):
         programs.spread_to_sources[(batch * points, triton.cdiv(channels, block))](
-            *(u, v, order, begin, begin.stride(0), *arrays, dv, channels, index.shape[-1]),
+            *(u, v, order, begin, begin.stride(0), *arrays, dv, channels, k),
             **flags,
             WINNER_FIRST=WINNER_FIRST,
-            NUMBER=tl.uint64 if max(index.numel(), v.numel()) >= LONG else tl.uint32,
+            NUMBER=tl.uint64 if max(order.numel(), v.numel()) >= LONG else tl.uint32,
             EDGES=EDGES,
             BLOCK=block,
             WIDE=_wide(g, block),

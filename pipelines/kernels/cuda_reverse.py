@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .cuda_knn import on
+from .cuda_select import INT32_MAX
 
 LOG_SEGMENTS = 4  # of a block's edges: more make parts shorter, and more of them
 TILE = 512  # edges of a program
@@ -155,7 +156,6 @@ def settle(index, begin, order, out, points, edges, segments, shift, tiles, TILE
     length = tl.where(length > 1, length, 0)  # nothing to compare with
     smaller = tl.zeros([TILE], tl.int32)
     for n in range(tl.max(length, 0)):
-        inside = n < length
-        one = tl.load(order + first + n, mask=inside, other=0)
-        smaller += (inside & (one < number)).to(tl.int32)
+        one = tl.load(order + first + n, mask=n < length, other=INT32_MAX)
+        smaller += (one < number).to(tl.int32)
     tl.store(out + first + smaller, number, mask=exists)

@@ -27,7 +27,7 @@ def random_index(batch: int, points: int, k: int, sources: int) -> Tensor:
 
 def sorted_edges(index: Tensor) -> tuple[Tensor, Tensor]:
     """Return order and begin by PyTorch's sort, of indices inside their blocks."""
-    batch, points, k = index.shape
+    batch, points, _ = index.shape
     first = points * torch.arange(batch, device=index.device).view(-1, 1, 1)
     source = (index + first).flatten()
     begin = torch.zeros(batch * points + 1, dtype=torch.int64, device=index.device)
