@@ -77,7 +77,7 @@ def reduce(
             added += e
             squares += e * e
         e = e * way
-        beyond = (e > best) | ((e != e) & (best == best))
+        beyond = ((e <= best) == 0) & (best == best)  # larger, or the first NaN
         best = tl.where(beyond, e, best)
         place = tl.where(beyond, n, place)
     tl.store(extreme + at, (best * way).to(extreme.dtype.element_ty), mask=exists)
