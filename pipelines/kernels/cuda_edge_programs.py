@@ -201,7 +201,7 @@ def spread_to_sources(
         exists = (place < last)[:, None] & within[None, :]
         place += EDGES
         coming = tl.load(order + place, mask=place < last, other=0).to(NUMBER)  # meanwhile
-        at = (edge // K * channels.to(NUMBER))[:, None] + c.to(NUMBER)[None, :]
+        at = (edge // K * channels)[:, None] + c.to(NUMBER)[None, :]
         won = tl.load(winner + at, mask=exists, other=0).to(NUMBER) == (edge % K)[:, None]
         own = tl.zeros([EDGES, BLOCK], FLOAT)
         if HAS_U and (RELU or MOMENTS):

@@ -26,6 +26,7 @@ MOST_BLOCK = 64  # channels of a program
 WARPS = 4
 EDGES = 4  # that a program of one source adds up at a time
 SOURCE_WARPS = 1  # of such a program
+SUMMED = 16  # rows that a program of `sum_rows` adds up at a time
 LONG = 1 << 31  # edges or numbers of an array that 32 bits cannot count
 WINNER_FIRST = False  # see `cuda_edge_programs.spread_to_sources`
 
@@ -194,11 +195,11 @@ def _sum_rows(x: Tensor, edges: Tensor, begin: Tensor, k: int) -> Tensor:
     with on(x.device):
         programs.sum_rows[(batch * points, triton.cdiv(channels, block))](
             *(x, edges, begin, begin.stride(0), out, batch * points, channels, k),
-            EDGES=EDGES,
+            EDGES=SUMMED,
             BLOCK=block,
             WIDE=_wide(x, block),
             FLOAT=_float(x),
-            num_warps=SOURCE_WARPS,
+            num_warps=WARPS // 2,
             enable_fp_fusion=True,
         )
     return out

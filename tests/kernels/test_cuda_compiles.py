@@ -113,10 +113,20 @@ def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.Monke
     assert all(instruction in kernel.asm["ptx"] for kernel in products)
 
 
+@pytest.mark.parametrize("capability", [80])
+def test_edges_of_one_point_and_channel(compiled: list[Any]) -> None:
+    """Sizes of 1 are constants to Triton, unlike in the interpreter."""
+    x = torch.zeros(1, 1, 1, requires_grad=True)
+    index = torch.zeros(1, 1, 1, dtype=torch.int32)
+    out, *_ = cuda.edge_reduce(x, x, index, torch.ones(1), relu=True, moments=True)
+    (out.sum() + cuda.neighbor_sum(x, index).sum()).backward()
+    assert {"count", "place", "settle"} < {kernel.metadata.name for kernel in compiled}
+
+
 @pytest.mark.parametrize(("channels", "capability"), [(64, 90), (100, 80)])
 def test_near(compiled: list[Any], channels: int) -> None:
-    from benchmarks import near
+    from pipelines.kernels import cuda_near
 
-    near.knn(torch.zeros(1, 4096, channels), (0, 15))
+    cuda_near.knn(torch.zeros(1, 4096, channels), (0, 15))
     names = {kernel.metadata.name for kernel in compiled}
-    assert names == {"prepare", "limits", "near", "redo", "choose"}
+    assert names == {"prepare", "limits", "near", "redo", "order", "order_exactly"}
