@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks import near
+from pipelines.kernels import cuda_near as near
 from benchmarks.bf16_parts import SIX, parts_of
 from benchmarks.gpu_table import shared_neighbors
 from benchmarks.near_figures import ranks_of
