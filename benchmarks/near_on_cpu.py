@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipelines.kernels import cuda_near as near
 from benchmarks.bf16_parts import SIX, parts_of
 from benchmarks.gpu_table import shared_neighbors
 from benchmarks.near_figures import ranks_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features
+from pipelines.kernels import cuda_near as near
 from pipelines.kernels import eager
 from pipelines.model.deepgcn import DeepGCN
 
