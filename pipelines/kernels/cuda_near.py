@@ -1,8 +1,8 @@
 """k-NN in Triton that keeps distances out of memory.
 
 The products of features are sums of fp16 products on tensor cores with the digits of float32. A
-sample of distances gives each row a limit; what is nearer is listed while the products are made;
-the lists are sorted. Rows whose limit was wrong are done again, exactly. `cuda_near_programs` and
+sample of distances tells about where a row's limit is, counting where exactly; what is nearer is
+listed; the lists are sorted. Computing distances twice takes less time than storing them. Rows whose limit was wrong are done again, exactly. `cuda_near_programs` and
 `cuda_near_order` have the Triton programs.
 
 Reference:
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -23,16 +24,19 @@ from . import cuda_knn, cuda_near_order, cuda_near_programs
 from .cuda_knn import on
 
 OLDEST = (8, 0)  # compute capability: older tensor cores get other programs from Triton
-SAMPLES = (512, 1024)  # points
-FEWEST = 512  # points
+SAMPLE = 512  # points
+FEWEST = 1024  # points
 MOST = 65536  # points
 LISTS = 1 << 26  # numbers in all lists at once, 8 bytes each
-SHORTEST, LONGEST = 256, 2048  # numbers of a row
-DEVIATIONS = 3.3  # standard deviations of a row's numbers that there is room for both ways
+SHORTEST, LONGEST = 128, 2048  # numbers of a row
+COUNTED = 60  # wanted points; for fewer the sample alone gives the limit
+UNCOUNTED_ROOM = 256
+DEVIATIONS = 3.0  # standard deviations of a limit from the sample that are counted both ways
+SPARE = 16  # one in so many points more than are wanted have room, and so many
 PREPARED = 32  # points of a program of `prepare`
 LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
 ROUNDS = 8
-TILE = (64, 64)  # rows and columns of distances that a program of `near` does at once
+TILE = (64, 128)  # rows and columns of distances that a program of `near` does at once
 WARPS, STAGES = 4, 2
 REDO_CHUNK, REDO_PROGRAMS, REDO_NUMBERS = 512, 1056, 1 << 23
 SORTED_AT_ONCE = 512  # numbers of a program that sorts several short lists
@@ -42,14 +46,14 @@ EXACT_PROGRAMS, EXACT_PER_WARP = 528, 1024
 
 def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
-    points, wanted = x.shape[1], ranks[-1] + 1
-    room, sample = plan(wanted, points)
-    if not fits(x) or room > LONGEST:
+    points = x.shape[1]
+    way = plan(ranks[-1] + 1, points)
+    if not fits(x) or way.room > LONGEST:
         return cuda_knn.knn(x, ranks)
     index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
     with on(x.device):
-        search = Search(x.float().contiguous(), wanted, room, sample)
-        column = cuda_knn.columns(ranks, room, x.device)
+        search = Search(x.float().contiguous(), way)
+        column = cuda_knn.columns(ranks, way.room, x.device)
         for number, start in enumerate(range(0, points, search.rows)):
             search.run(number, start, min(search.rows, points - start), column, index)
     return index
@@ -62,22 +66,38 @@ def fits(x: Tensor) -> bool:
     return x.device.type != "cuda" or torch.cuda.get_device_capability(x.device) >= OLDEST
 
 
-def plan(wanted: int, points: int) -> tuple[int, int]:
-    """Return for how many points of a row there is room, and how many points are sampled.
+@dataclass(frozen=True)
+class Plan:
+    """How a search finds the `wanted` nearest points of a row.
+
+    Attributes:
+        wanted: how many ranks there are up to the largest one.
+        bracket: numbers of points: between the distances that so many points are below, by the
+            sample, the limit is sought; if not `counted`, the first one is the limit.
+        counted: whether points are counted before they are listed.
+        room: for how many points of a row there is room; a power of two.
+    """
+
+    wanted: int
+    bracket: tuple[float, float]
+    counted: bool
+    room: int
+
+
+def plan(wanted: int, points: int) -> Plan:
+    """Return how to find the `wanted` nearest of so many points.
 
     By a limit that s points of the sample are below, the number of points below it varies with a
-    standard deviation of about 1/√s of it: the least room that has DEVIATIONS of them both ways.
+    standard deviation of about 1/√s of it. For few points there is room for all that may be below
+    it; more are counted first, so that hardly more are listed, and sorted, than are wanted.
     """
-    room = SHORTEST
-    while room <= LONGEST:
-        middle = math.sqrt(wanted * room)
-        for sample in SAMPLES:
-            share = min(1.0, sample / points)
-            deviation = math.sqrt((1 - share) / (share * middle))
-            if room > wanted and 0.5 * math.log(room / wanted) >= DEVIATIONS * deviation:
-                return room, sample
-        room *= 2
-    return room, SAMPLES[-1]
+    share = min(1.0, SAMPLE / points)
+    if wanted < COUNTED:
+        return Plan(wanted, (math.sqrt(wanted * UNCOUNTED_ROOM),) * 2, False, UNCOUNTED_ROOM)
+    factor = math.exp(max(0.1, DEVIATIONS * math.sqrt((1 - share) / (share * wanted))))
+    bracket = wanted / factor, min(wanted * factor, points - 1)
+    room = triton.next_power_of_2(wanted + wanted // SPARE + SPARE)
+    return Plan(wanted, bracket, True, max(SHORTEST, room))
 
 
 def fast_float64(device: torch.device) -> bool:
@@ -90,11 +110,11 @@ def fast_float64(device: torch.device) -> bool:
 class Search:
     """The features of some blocks, prepared; `run` does some rows of all blocks."""
 
-    def __init__(self, x: Tensor, wanted: int, room: int, sample: int) -> None:
+    def __init__(self, x: Tensor, plan: Plan) -> None:
         batch, points, channels = x.shape
-        self.x, self.wanted, self.room, self.sample = x, wanted, room, sample
+        self.x, self.plan = x, plan
         # A list has more than its fourth of a row's by chance, and room for what a tile can add.
-        self.longest = room * 3 // 8 + TILE[1] // 4
+        self.longest = plan.room * 3 // 8 + TILE[1] // 4
         self.rows = min(points, max(TILE[0], LISTS // (batch * 4 * self.longest)))
         width = max(16, triton.next_power_of_2(channels))
         self.width = width if width <= 64 else triton.cdiv(channels, 64) * 64
@@ -103,6 +123,14 @@ class Search:
         shape = (2, batch, self.padded, self.width)
         self.parts = torch.empty(shape, dtype=torch.float16, device=x.device)
         self.units, self.squares = torch.empty(2, batch, self.padded, device=x.device)
+        self.tiles = {
+            "C": self.width,
+            "ROWS": TILE[0],
+            "COLUMNS": TILE[1],
+            "STAGES": STAGES,
+            "PTX": os.environ.get("TRITON_INTERPRET") != "1",
+            "num_warps": WARPS,
+        }
         # Two queues for each run.
         runs = triton.cdiv(points, self.rows)
         self.waiting = torch.zeros(runs, 2, 1, dtype=torch.int32, device=x.device)
@@ -122,19 +150,29 @@ class Search:
         self.order(lists, counts, queue, column, index, start, unsure)
 
     def limits(self, start: int, rows: int) -> Tensor:
-        """Return (B, rows) float32: distances that about the wanted number of points are below."""
+        """Return (B, rows, 2) float32, first a distance that `plan.aim` points or more are below."""
         batch, points, _ = self.x.shape
-        limits = torch.empty(batch, rows, device=self.x.device)
+        plan = self.plan
+        limits = torch.empty(batch, rows, 2, device=self.x.device)
+        arrays = self.parts, self.units, self.squares, limits
         cuda_near_programs.limits[(triton.cdiv(rows, LIMIT_ROWS), batch)](
-            *(self.parts, self.units, self.squares, limits),
+            *arrays,
             *(points, self.padded, start, rows),
-            math.sqrt(self.wanted * self.room) * self.sample / points,
+            *(each * SAMPLE / points for each in plan.bracket),
             C=self.width,
             ROWS=LIMIT_ROWS,
-            SAMPLE=self.sample,
+            SAMPLE=SAMPLE,
             ROUNDS=ROUNDS,
-            num_warps=max(1, self.sample // LIMIT_PER_WARP),
+            BOTH=plan.counted,
+            num_warps=max(1, SAMPLE // LIMIT_PER_WARP),
         )
+        if plan.counted:
+            cuda_near_programs.count[(triton.cdiv(rows, TILE[0]), batch)](
+                *arrays,
+                limits,
+                *(points, self.padded, start, rows, plan.wanted),
+                **self.tiles,
+            )
         return limits
 
     def lists(self, limits: Tensor, start: int, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +180,7 @@ class Search:
 
         As `cuda_near_programs.near` has them; `wrong` counts the queue.
         """
-        batch, rows = limits.shape
+        batch, rows, _ = limits.shape
         device = limits.device
         lists = torch.empty(batch, rows, 4, self.longest, dtype=torch.int64, device=device)
         counts = torch.empty(batch, rows, 4, dtype=torch.int32, device=device)
@@ -150,13 +188,8 @@ class Search:
         cuda_near_programs.near[(triton.cdiv(rows, TILE[0]), batch)](
             *(self.parts, self.units, self.squares, limits, lists, counts, queue, wrong),
             *(self.x.shape[1], self.padded, start, rows),
-            *(self.wanted, self.room, self.longest),
-            C=self.width,
-            ROWS=TILE[0],
-            COLUMNS=TILE[1],
-            STAGES=STAGES,
-            PTX=os.environ.get("TRITON_INTERPRET") != "1",
-            num_warps=WARPS,
+            *(self.plan.wanted, self.plan.room, self.longest),
+            **self.tiles,
         )
         return lists, counts, queue
 
@@ -168,7 +201,7 @@ class Search:
         cuda_near_programs.redo[(programs,)](
             *(self.x, self.mean, self.squares, lists, counts, queue, wrong, scratch),
             *(points, self.padded, channels, start, counts.shape[1]),
-            *(self.wanted, self.longest),
+            *(self.plan.wanted, self.longest),
             PART=16,
             CHUNK=REDO_CHUNK,
             num_warps=8,
@@ -187,11 +220,11 @@ class Search:
         """Store the wanted ranks of the lists into `index` from row `start` on."""
         batch, rows, _ = counts.shape
         _, points, k = index.shape
-        total = batch * rows
-        group = max(1, SORTED_AT_ONCE // self.room)
+        total, room = batch * rows, self.plan.room
+        group = max(1, SORTED_AT_ONCE // room)
         kept = torch.empty(total, 3, k, dtype=torch.int32, device=index.device)
-        shape = {"LOG": self.room.bit_length() - 1, "DIMS": (group * self.room).bit_length() - 1}
-        warps = max(1, group * self.room // KEYS_PER_WARP)
+        shape = {"LOG": room.bit_length() - 1, "DIMS": (group * room).bit_length() - 1}
+        warps = max(1, group * room // KEYS_PER_WARP)
         cuda_near_order.order[(triton.cdiv(total, group),)](
             *(lists, counts, column, kept, index, queue, unsure),
             *(total, rows, points, start, k, self.longest, -1),
@@ -205,5 +238,5 @@ class Search:
             *(rows, points, start, k, self.longest),
             **shape,
             DOUBLE=fast_float64(index.device),
-            num_warps=max(1, group * self.room // EXACT_PER_WARP),
+            num_warps=max(1, group * room // EXACT_PER_WARP),
         )

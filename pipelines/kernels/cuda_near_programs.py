@@ -1,12 +1,13 @@
 """Triton programs of `cuda_near`: neighbors found while distances are computed.
 
     prepare  centre the features; |x_j|²; every number, scaled, as a sum of two fp16
-    limits   a distance below which a row has about as many points as its lists shall have
-    near     distances a tile at a time, on tensor cores; what is below its row's limit joins one of
-             the row's four lists
+    limits   two distances between which is, by a sample, the one that a wanted number of points of
+             a row are below
+    count    how many points are below eight distances between them; the limit by interpolation
+    near     what is below its row's limit joins one of the row's four lists
     redo     the exact lists of rows whose limit was too low or too high
 
-`product` is shared by those that multiply. A list holds int64: the bits of the distance
+`count` and `near` make distances a tile at a time, on tensor cores. A list holds int64: the bits of the distance
 |x_j|² − 2 x_i·x_j, a float32, above the position. `cuda_near_order` has the programs that sort.
 """
 
@@ -106,6 +107,28 @@ def load_parts(parts, piece):
 
 
 @triton.jit
+def sampled(distance, wanted, ROUNDS: tl.constexpr):
+    """Return, per row of (ROWS, SAMPLE) distances, one that about `wanted` of them are below.
+
+    The bracket [low, high] with `below` and `count` numbers not beyond its ends is narrowed ROUNDS
+    times, as if numbers grew like the square of the distance from low, and interpolated once.
+    """
+    low, high = tl.min(distance, 1), tl.max(distance, 1)
+    below = tl.zeros([distance.shape[0]], tl.float32)
+    count = below + distance.shape[1]
+    for _ in range(ROUNDS):
+        share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
+        middle = low + tl.minimum(tl.maximum(share, 0.03), 0.97) * (high - low)
+        found = tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
+        few = found < wanted
+        low, below = tl.where(few, middle, low), tl.where(few, found, below)
+        high, count = tl.where(few, high, middle), tl.where(few, count, found)
+    share = (wanted - below) / tl.maximum(count - below, 1.0)
+    # What fills up the points is infinitely far, and never within a limit.
+    return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
+
+
+@triton.jit
 def limits(
     parts,
     units,
@@ -116,21 +139,21 @@ def limits(
     start,
     rows,
     wanted,
+    more,
     C: tl.constexpr,
     ROWS: tl.constexpr,
     SAMPLE: tl.constexpr,
     ROUNDS: tl.constexpr,
+    BOTH: tl.constexpr,
 ):
-    """Store, per row, a distance that about `wanted` of SAMPLE of a block's points are below.
+    """Store, per row, distances that about `wanted`, and `more`, of SAMPLE of the points are below.
 
-    The sample is spread evenly over the block's positions. The bracket of the limit, [low, high]
-    with `below` and `count` points not beyond its ends, is narrowed ROUNDS times, as if numbers
-    grew like the square of the distance from low, and interpolated once.
+    The sample is spread evenly over a block's positions.
 
     Args:
         parts, units, squares: as `prepare` stores them.
-        out: (B, rows) float32, for the rows from `start` on.
-        wanted: float32.
+        out: (B, rows, 2) float32, for the rows from `start` on.
+        wanted, more: float32; `more` is used if BOTH, else one distance is stored.
     """
     PART: tl.constexpr = C if C < 16 else 16
     block = tl.program_id(1).to(tl.int64)
@@ -152,21 +175,185 @@ def limits(
     square = tl.load(squares + first_point + column)
     other_unit = tl.load(units + first_point + column)
     distance = square[None, :] + (total * unit[:, None]) * other_unit[None, :]
+    out += (block * rows + row) * 2
+    tl.store(out, sampled(distance, wanted, ROUNDS), mask=inside)
+    if BOTH:
+        tl.store(out + 1, sampled(distance, more, ROUNDS), mask=inside)
 
-    low, high = tl.min(distance, 1), tl.max(distance, 1)
-    below = tl.zeros([ROWS], tl.float32)
-    count = below + SAMPLE
-    for _ in range(ROUNDS):
-        share = tl.sqrt((wanted - below) / tl.maximum(count - below, 1.0))
-        middle = low + tl.minimum(tl.maximum(share, 0.03), 0.97) * (high - low)
-        found = tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
-        few = found < wanted
-        low, below = tl.where(few, middle, low), tl.where(few, found, below)
-        high, count = tl.where(few, high, middle), tl.where(few, count, found)
-    share = (wanted - below) / tl.maximum(count - below, 1.0)
-    limit = low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low)
-    # What fills up the points is infinitely far, and never within a limit.
-    tl.store(out + block * rows + row, tl.minimum(limit, 3e38), mask=inside)
+
+@triton.jit
+def lanes_of(distance):
+    """Return distances (ROWS, COLUMNS) as (ROWS, LANES, M): those that a thread holds side by side.
+
+    Number i of lane t is column 8·(i // 2) + 2 t + i % 2: where tensor cores leave results.
+    """
+    ROWS: tl.constexpr = distance.shape[0]
+    COLUMNS: tl.constexpr = distance.shape[1]
+    pieces = tl.reshape(distance, [ROWS, COLUMNS // 8, LANES, 2])
+    return tl.reshape(tl.permute(pieces, (0, 2, 1, 3)), [ROWS, LANES, COLUMNS // LANES])
+
+
+@triton.jit
+def halves_of(pieces):
+    """Split (ROWS, LANES, M) into its first and second half; no number leaves its thread."""
+    HALF: tl.constexpr = pieces.shape[2] // 2
+    halves = tl.reshape(pieces, [pieces.shape[0], pieces.shape[1], 2, HALF])
+    return tl.split(tl.permute(halves, (0, 1, 3, 2)))
+
+
+@triton.jit
+def tally(counts, distance, scale, offset, PTX: tl.constexpr):
+    """Add 1 to the field of `counts`, of 8 bits in int64, that a distance belongs to.
+
+    Field i is for numbers scale · distance + offset that are i when rounded, 0 for those below, none
+    beyond 7.
+    """
+    if PTX:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .f32 level;
+            .reg .b32 field;
+            .reg .b64 one;
+            fma.rn.f32 level, $2, $3, $4;
+            max.f32 level, level, 0f00000000;
+            add.f32 level, level, 0f4B000000;
+            sub.f32 level, level, 0f4B000000;
+            add.f32 level, level, 0f49800000;
+            mov.b32 field, level;
+            sub.s32 field, field, 0x49800000;
+            mov.b64 one, 1;
+            shl.b64 one, one, field;
+            add.s64 $0, $1, one;
+            }""",
+            "=l,l,f,f,f",
+            [counts, distance, scale, offset],
+            dtype=tl.int64,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        level = tl.minimum(tl.maximum(distance * scale + offset, 0.0), 8.0)
+        field = tl.floor(level + 0.5).to(tl.int64)
+        one = tl.full([1, 1], 1, tl.int64)
+        return counts + tl.where(field < 8, one << (8 * tl.minimum(field, 7)), 0)
+
+
+@triton.jit
+def tally_all(counts, pieces, scale, offset, PTX: tl.constexpr):
+    """Add all distances (ROWS, LANES, M) to `counts` (ROWS, LANES): see `tally`."""
+    if pieces.shape[2] == 1:
+        return tally(counts, tl.reshape(pieces, counts.shape), scale, offset, PTX)
+    else:
+        first, second = halves_of(pieces)
+        counts = tally_all(counts, first, scale, offset, PTX)
+        return tally_all(counts, second, scale, offset, PTX)
+
+
+@triton.jit
+def tile_distances(
+    a0, a1, own, others, units, squares, unit, column, piece, C: tl.constexpr, PART: tl.constexpr
+):
+    """Return the distances (ROWS, COLUMNS) of rows to the points at `column`.
+
+    a0 and a1 are the rows' parts if they have one piece of C channels, PART.
+    """
+    # Loaded before the products, so that they are there when those are.
+    square = tl.load(squares + column)
+    other_unit = tl.load(units + column)
+    other = others + column[None, :] * C
+    total = tl.zeros([a0.shape[0], column.shape[0]], tl.float32)
+    if C == PART:
+        b0, b1 = load_parts(other, piece)
+        total = product(a0, a1, b0, b1, total)
+    else:
+        for channel in range(0, C, PART):
+            a0, a1 = load_parts(own + channel, piece)
+            b0, b1 = load_parts(other + channel, piece)
+            total = product(a0, a1, b0, b1, total)
+    return square[None, :] + (total * unit[:, None]) * other_unit[None, :]
+
+
+@triton.jit
+def interpolated(even, odd, low, step, wanted):
+    """Return a limit that hardly fewer than `wanted` and few more points are below, per row.
+
+    Args:
+        even, odd: (ROWS, LANES) int64, fields of 16 bits: how many distances round to the levels 0,
+            2, 4, 6, and 1, 3, 5, 7, where level i ends at low + i · step, (ROWS,) float32.
+    """
+    before = tl.zeros_like(low)  # numbers up to the level's begin
+    limit = low + 7 * step
+    done = before > 0
+    for level in tl.static_range(8):
+        word = (odd if level % 2 else even) >> (16 * (level // 2))
+        upto = before + tl.sum((word & 0xFFFF).to(tl.int32), 1).to(tl.float32)
+        # Within a level numbers are spread evenly but for chance: 2.5 standard deviations of that.
+        goal = wanted + 1.0 + 1.25 * tl.sqrt(upto - before)
+        share = (goal - before) / tl.maximum(upto - before, 1.0)
+        here = low + (level - 1 + tl.maximum(share, 0.0)) * step
+        limit = tl.where(done | (upto < goal), limit, here)
+        done = done | (upto >= goal)
+        before = upto
+    return limit
+
+
+@triton.jit(do_not_specialize=["start", "wanted"])
+def count(
+    parts,
+    units,
+    squares,
+    bracket,
+    out,
+    points,
+    padded,
+    start,
+    rows,
+    wanted,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Store, per row, a distance that a few more than `wanted` of all points are below.
+
+    Args:
+        parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
+        bracket: (B, rows, 2) float32, of `limits`; `out`, likewise, gets the limit in its first.
+    """
+    PART: tl.constexpr = C if C < 64 else 64
+    FIELDS: tl.constexpr = 0x00FF00FF00FF00FF
+    block = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    part = tl.arange(0, PART)
+    first_point = block * padded
+    point = first_point + tl.minimum(start + row, points - 1)
+    piece = tl.num_programs(1).to(tl.int64) * padded * C
+    own = parts + point[:, None] * C + part[None, :]
+    others = parts + first_point * C + part[:, None]
+    unit = -2.0 * tl.load(units + point)
+    place = (block * rows + row) * 2
+    low = tl.load(bracket + place, mask=inside, other=0.0)
+    high = tl.load(bracket + place + 1, mask=inside, other=0.0)
+    step = tl.maximum(high - low, 1e-30) / 7
+    scale = 1 / step
+    offset = 0.5 - low * scale
+    even = tl.zeros([ROWS, LANES], tl.int64)
+    odd = tl.zeros([ROWS, LANES], tl.int64)
+    tile = tl.arange(0, COLUMNS)
+    a0, a1 = load_parts(own, piece)
+    for first in tl.range(0, points, COLUMNS, num_stages=STAGES):
+        distance = tile_distances(
+            *(a0, a1, own, others, units + first_point, squares + first_point, unit),
+            *(first + tile, piece, C, PART),
+        )
+        counts = tl.zeros([ROWS, LANES], tl.int64)
+        counts = tally_all(counts, lanes_of(distance), scale[:, None], offset[:, None], PTX)
+        even += counts & FIELDS
+        odd += (counts >> 8) & FIELDS
+    limit = interpolated(even, odd, low, step, wanted)
+    tl.store(out + place, tl.minimum(limit, 3e38), mask=inside)
 
 
 @triton.jit
@@ -201,21 +388,18 @@ def put(base, count, distance, limit, column, PTX: tl.constexpr):
 
 
 @triton.jit
-def append(base, count, distance, limit, column, M: tl.constexpr, PTX: tl.constexpr):
-    """Append to each of (ROWS, LANES) lists its M distances (ROWS, LANES, M), one by one.
+def append(base, count, pieces, limit, column, PTX: tl.constexpr):
+    """Append to each of (ROWS, LANES) lists its distances (ROWS, LANES, M), one by one.
 
-    The columns of number i are `column` + 8·(i // 2) + i % 2: those of a thread, where tensor cores
-    leave results. Halved again and again: no number leaves its thread.
+    `column` is that of a lane's first number; see `lanes_of`.
     """
-    if M == 1:
-        return put(base, count, tl.reshape(distance, base.shape), limit, column, PTX)
+    if pieces.shape[2] == 1:
+        return put(base, count, tl.reshape(pieces, base.shape), limit, column, PTX)
     else:
-        HALF: tl.constexpr = M // 2
-        halves = tl.reshape(distance, [base.shape[0], LANES, 2, HALF])
-        first, second = tl.split(tl.permute(halves, (0, 1, 3, 2)))
-        count = append(base, count, first, limit, column, HALF, PTX)
-        step: tl.constexpr = 1 if M == 2 else 4 * HALF
-        return append(base, count, second, limit, column + step, HALF, PTX)
+        first, second = halves_of(pieces)
+        count = append(base, count, first, limit, column, PTX)
+        step: tl.constexpr = 1 if pieces.shape[2] == 2 else 2 * pieces.shape[2]
+        return append(base, count, second, limit, column + step, PTX)
 
 
 @triton.jit(do_not_specialize=["start"])
@@ -245,7 +429,7 @@ def near(
 
     Args:
         parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
-        limits: (B, rows) float32.
+        limits: (B, rows, 2) float32, of which the first counts.
         lists: (B, rows, LANES, longest) int64.
         counts: (B, rows, LANES) int32: the lengths of the lists.
         queue: (B·rows,) int32, and `waiting` (1,) int32: the rows that have not `wanted` to `room`
@@ -262,7 +446,7 @@ def near(
     piece = tl.num_programs(1).to(tl.int64) * padded * C
     own = parts + point[:, None] * C + part[None, :]
     others = parts + first_point * C + part[:, None]
-    limit = tl.load(limits + block * rows + row, mask=inside, other=float("-inf"))[:, None]
+    limit = tl.load(limits + (block * rows + row) * 2, mask=inside, other=float("-inf"))[:, None]
     unit = -2.0 * tl.load(units + point)
     lane = tl.arange(0, LANES)[None, :]
     place = (block * rows + row)[:, None] * LANES + lane
@@ -271,26 +455,13 @@ def near(
     tile = tl.arange(0, COLUMNS)
     a0, a1 = load_parts(own, piece)
     for first in tl.range(0, points, COLUMNS, num_stages=STAGES):
-        column = first + tile
-        # Loaded before the products, so that they are there when those are.
-        square = tl.load(squares + first_point + column)
-        other_unit = tl.load(units + first_point + column)
-        other = others + column[None, :] * C
-        total = tl.zeros([ROWS, COLUMNS], tl.float32)
-        if C == PART:
-            b0, b1 = load_parts(other, piece)
-            total = product(a0, a1, b0, b1, total)
-        else:
-            for channel in range(0, C, PART):
-                a0, a1 = load_parts(own + channel, piece)
-                b0, b1 = load_parts(other + channel, piece)
-                total = product(a0, a1, b0, b1, total)
-        distance = square[None, :] + (total * unit[:, None]) * other_unit[None, :]
-        pieces = tl.reshape(distance, [ROWS, COLUMNS // 8, LANES, 2])
-        pieces = tl.reshape(tl.permute(pieces, (0, 2, 1, 3)), [ROWS, LANES, M])
+        distance = tile_distances(
+            *(a0, a1, own, others, units + first_point, squares + first_point, unit),
+            *(first + tile, piece, C, PART),
+        )
         count = tl.where(count > longest - M, FULL, count)  # no room for a tile's
         near_by = tl.where(count == FULL, float("-inf"), limit)
-        count = append(base, count, pieces, near_by, first + 2 * lane, M, PTX)
+        count = append(base, count, lanes_of(distance), near_by, first + 2 * lane, PTX)
     tl.store(counts + place, count, mask=inside[:, None])
     found = tl.sum(count, 1)
     wrong = inside & ((found < wanted) | (found > room))

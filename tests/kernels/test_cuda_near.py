@@ -29,10 +29,12 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     from pipelines.kernels import cuda_near as near
 
     monkeypatch.setattr(near, "FEWEST", 1)
-    monkeypatch.setattr(near, "SHORTEST", 32)
-    monkeypatch.setattr(near, "SAMPLES", (16, 32))
+    monkeypatch.setattr(near, "SAMPLE", 16)
     monkeypatch.setattr(near, "LIMIT_ROWS", 16)
-    monkeypatch.setattr(near, "DEVIATIONS", 1.0)
+    monkeypatch.setattr(near, "TILE", (16, 32))
+    monkeypatch.setattr(near, "SHORTEST", 16)
+    monkeypatch.setattr(near, "COUNTED", 5)
+    monkeypatch.setattr(near, "UNCOUNTED_ROOM", 32)
     monkeypatch.setattr(near, "LISTS", 4096)
     monkeypatch.setattr(near, "REDO_CHUNK", 128)
     monkeypatch.setattr(near, "REDO_PROGRAMS", 3)
@@ -90,6 +92,7 @@ def test_a_sample_that_tells_nothing() -> None:
 @pytest.mark.filterwarnings(  # NumPy's, interpreting
     "ignore:invalid value encountered:RuntimeWarning",
     "ignore:All-NaN slice encountered:RuntimeWarning",
+    "ignore:overflow encountered:RuntimeWarning",
 )
 def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
     x = whole_points(2, 34, 3, seed=4)
@@ -103,7 +106,8 @@ def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
 def test_longer_lists_for_farther_ranks() -> None:
     from pipelines.kernels import cuda_near as near
 
-    rooms = [near.plan(wanted, 4096)[0] for wanted in range(16, 400)]
-    assert rooms == sorted(rooms)
-    assert all(room > wanted for wanted, room in enumerate(rooms, start=16))
-    assert near.plan(100_000, 65536)[0] > near.LONGEST
+    plans = [near.plan(wanted, 4096) for wanted in range(1, 400)]
+    counted = [plan.room for plan in plans if plan.counted]
+    assert counted == sorted(counted)
+    assert all(plan.room > plan.wanted for plan in plans)
+    assert near.plan(100_000, 65536).room > near.LONGEST
