@@ -1,9 +1,10 @@
 """k-NN in Triton that keeps distances out of memory.
 
 The products of features are sums of fp16 products on tensor cores with the digits of float32. A
-sample of distances tells about where a row's limit is, counting where exactly; what is nearer is
-listed; the lists are sorted. Computing distances twice takes less time than storing them. Rows whose limit was wrong are done again, exactly. `cuda_near_programs` and
-`cuda_near_order` have the Triton programs.
+sample of distances tells about where a row's limit is, counting tells exactly; what is nearer is
+listed; the lists are sorted. Computing distances twice takes less time than storing them. Rows
+whose limit was wrong are done again, exactly. `cuda_near_programs` and `cuda_near_order` have the
+Triton programs.
 
 Reference:
     Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the
@@ -35,10 +36,11 @@ DEVIATIONS = 3.0  # standard deviations of a limit from the sample that are coun
 SPARE = 16  # one in so many points more than are wanted have room, and so many
 PREPARED = 32  # points of a program of `prepare`
 LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
-ROUNDS = 8
+ROUNDS = 4  # guesses of either limit, which narrow the other one as well
 TILE = (64, 128)  # rows and columns of distances that a program of `near` does at once
 WARPS, STAGES = 4, 2
-REDO_CHUNK, REDO_PROGRAMS, REDO_NUMBERS = 512, 1056, 1 << 23
+REDO_CHUNK, REDO_LONG = 512, 4096
+REDO_PROGRAMS, REDO_NUMBERS = 1056, 1 << 23
 SORTED_AT_ONCE = 512  # numbers of a program that sorts several short lists
 KEYS_PER_WARP = 1024
 EXACT_PROGRAMS, EXACT_PER_WARP = 528, 1024
@@ -114,7 +116,7 @@ class Search:
         batch, points, channels = x.shape
         self.x, self.plan = x, plan
         # A list has more than its fourth of a row's by chance, and room for what a tile can add.
-        self.longest = plan.room * 3 // 8 + TILE[1] // 4
+        self.longest = plan.room // 2 + TILE[1] // 4
         self.rows = min(points, max(TILE[0], LISTS // (batch * 4 * self.longest)))
         width = max(16, triton.next_power_of_2(channels))
         self.width = width if width <= 64 else triton.cdiv(channels, 64) * 64
@@ -150,7 +152,7 @@ class Search:
         self.order(lists, counts, queue, column, index, start, unsure)
 
     def limits(self, start: int, rows: int) -> Tensor:
-        """Return (B, rows, 2) float32, first a distance that `plan.aim` points or more are below."""
+        """Return (B, rows, 2) float32, first those that hardly fewer than wanted are below."""
         batch, points, _ = self.x.shape
         plan = self.plan
         limits = torch.empty(batch, rows, 2, device=self.x.device)
@@ -162,7 +164,7 @@ class Search:
             C=self.width,
             ROWS=LIMIT_ROWS,
             SAMPLE=SAMPLE,
-            ROUNDS=ROUNDS,
+            ROUNDS=ROUNDS if plan.counted else 2 * ROUNDS,
             BOTH=plan.counted,
             num_warps=max(1, SAMPLE // LIMIT_PER_WARP),
         )
@@ -204,6 +206,8 @@ class Search:
             *(self.plan.wanted, self.longest),
             PART=16,
             CHUNK=REDO_CHUNK,
+            LONG=REDO_LONG,
+            WHOLE=points <= REDO_LONG,
             num_warps=8,
         )
 

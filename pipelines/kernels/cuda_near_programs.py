@@ -7,8 +7,9 @@
     near     what is below its row's limit joins one of the row's four lists
     redo     the exact lists of rows whose limit was too low or too high
 
-`count` and `near` make distances a tile at a time, on tensor cores. A list holds int64: the bits of the distance
-|x_j|² − 2 x_i·x_j, a float32, above the position. `cuda_near_order` has the programs that sort.
+`count` and `near` make distances a tile at a time, on tensor cores. A list holds int64: the bits of
+the distance |x_j|² − 2 x_i·x_j, a float32, above the position. `cuda_near_order` has the programs
+that sort.
 """
 
 from __future__ import annotations
@@ -107,25 +108,56 @@ def load_parts(parts, piece):
 
 
 @triton.jit
-def sampled(distance, wanted, ROUNDS: tl.constexpr):
-    """Return, per row of (ROWS, SAMPLE) distances, one that about `wanted` of them are below.
+def narrowed(distance, wanted, low, high, below, count, EDGE: tl.constexpr):
+    """Return a number within the bracket [low, high] of a limit, and how many distances are below.
 
-    The bracket [low, high] with `below` and `count` numbers not beyond its ends is narrowed ROUNDS
-    times, as if numbers grew like the square of the distance from low, and interpolated once.
+    `below` and `count` of the distances (ROWS, SAMPLE) are not beyond the bracket's ends. The guess
+    is as if numbers grew like the square of the distance from low; it keeps EDGE off the ends.
+    """
+    share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
+    middle = low + tl.minimum(tl.maximum(share, EDGE), 1 - EDGE) * (high - low)
+    return middle, tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
+
+
+@triton.jit
+def cut(wanted, middle, found, low, high, below, count):
+    """Return the bracket of the limit that `wanted` are below, as `found` are not beyond middle."""
+    few = (found < wanted) & (middle > low)
+    many = (found >= wanted) & (middle < high)
+    low, below = tl.where(few, middle, low), tl.where(few, found, below)
+    return low, tl.where(many, middle, high), below, tl.where(many, found, count)
+
+
+@triton.jit
+def between(wanted, low, high, below, count):
+    """Return the limit that about `wanted` are below, by interpolation within its bracket."""
+    share = (wanted - below) / tl.maximum(count - below, 1.0)
+    # What fills up the points is infinitely far, and never within a limit.
+    return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
+
+
+@triton.jit
+def sampled(distance, wanted, more, ROUNDS: tl.constexpr, BOTH: tl.constexpr):
+    """Return distances that about `wanted` and `more` of each row of (ROWS, SAMPLE) are below.
+
+    ROUNDS guesses narrow the brackets of either limit; each guess narrows both. The second one is
+    the first if not BOTH.
     """
     low, high = tl.min(distance, 1), tl.max(distance, 1)
     below = tl.zeros([distance.shape[0]], tl.float32)
     count = below + distance.shape[1]
+    low2, high2, below2, count2 = low, high, below, count
     for _ in range(ROUNDS):
-        share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
-        middle = low + tl.minimum(tl.maximum(share, 0.03), 0.97) * (high - low)
-        found = tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
-        few = found < wanted
-        low, below = tl.where(few, middle, low), tl.where(few, found, below)
-        high, count = tl.where(few, high, middle), tl.where(few, count, found)
-    share = (wanted - below) / tl.maximum(count - below, 1.0)
-    # What fills up the points is infinitely far, and never within a limit.
-    return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
+        if BOTH:
+            middle, found = narrowed(distance, more, low2, high2, below2, count2, 0.03)
+            low2, high2, below2, count2 = cut(more, middle, found, low2, high2, below2, count2)
+            low, high, below, count = cut(wanted, middle, found, low, high, below, count)
+        middle, found = narrowed(distance, wanted, low, high, below, count, 0.03)
+        low, high, below, count = cut(wanted, middle, found, low, high, below, count)
+        if BOTH:
+            low2, high2, below2, count2 = cut(more, middle, found, low2, high2, below2, count2)
+    limit = between(wanted, low, high, below, count)
+    return limit, between(more, low2, high2, below2, count2) if BOTH else limit
 
 
 @triton.jit
@@ -153,7 +185,7 @@ def limits(
     Args:
         parts, units, squares: as `prepare` stores them.
         out: (B, rows, 2) float32, for the rows from `start` on.
-        wanted, more: float32; `more` is used if BOTH, else one distance is stored.
+        wanted, more: float32; `more` is used if BOTH.
     """
     PART: tl.constexpr = C if C < 16 else 16
     block = tl.program_id(1).to(tl.int64)
@@ -176,9 +208,9 @@ def limits(
     other_unit = tl.load(units + first_point + column)
     distance = square[None, :] + (total * unit[:, None]) * other_unit[None, :]
     out += (block * rows + row) * 2
-    tl.store(out, sampled(distance, wanted, ROUNDS), mask=inside)
-    if BOTH:
-        tl.store(out + 1, sampled(distance, more, ROUNDS), mask=inside)
+    low, high = sampled(distance, wanted, more, ROUNDS, BOTH)
+    tl.store(out, low, mask=inside)
+    tl.store(out + 1, high, mask=inside)
 
 
 @triton.jit
@@ -205,8 +237,8 @@ def halves_of(pieces):
 def tally(counts, distance, scale, offset, PTX: tl.constexpr):
     """Add 1 to the field of `counts`, of 8 bits in int64, that a distance belongs to.
 
-    Field i is for numbers scale · distance + offset that are i when rounded, 0 for those below, none
-    beyond 7.
+    Field i is for distances of which scale · distance + offset is i when rounded, 0 for those
+    below; those beyond 7 have none.
     """
     if PTX:
         return tl.inline_asm_elementwise(
@@ -505,30 +537,35 @@ def row_bits(
 
 
 @triton.jit
-def count_up_to(scratch, limit, points, CHUNK: tl.constexpr):
-    """Return how many of `scratch` (N,) int32 are ≤ limit."""
-    total = tl.zeros([CHUNK], tl.int32)
-    for first in range(0, points, CHUNK):
-        at = first + tl.arange(0, CHUNK)
-        bits = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
-        total += (bits <= limit).to(tl.int32)
+def count_up_to(scratch, bits, limit, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+    """Return how many of `scratch` (N,) int32 are ≤ limit; if WHOLE, `bits` (CHUNK,) are all."""
+    total = (bits <= limit).to(tl.int32)
+    if not WHOLE:
+        for first in range(CHUNK, points, CHUNK):
+            at = first + tl.arange(0, CHUNK)
+            bits = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
+            total += (bits <= limit).to(tl.int32)
     return tl.sum(total, 0)
 
 
 @triton.jit
-def list_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr):
-    """Store the `wanted` smallest of `scratch` at `out`; of equal ones those of first positions."""
+def list_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+    """Store the `wanted` smallest of `scratch` at `out`; of equal ones those of first positions.
+
+    WHOLE: `points` are not more than CHUNK.
+    """
+    at = tl.arange(0, CHUNK)
+    head = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
     low = tl.full([], -0x80000000, tl.int64)  # fewer than wanted are ≤ low − 1
     high = tl.full([], NAN_BITS, tl.int64)
     while low < high:
         middle = low + (high - low) // 2
-        enough = count_up_to(scratch, middle.to(tl.int32), points, CHUNK) >= wanted
+        enough = count_up_to(scratch, head, middle.to(tl.int32), points, CHUNK, WHOLE) >= wanted
         high = tl.where(enough, middle, high)
         low = tl.where(enough, low, middle + 1)
     limit = high.to(tl.int32)
-    equal_left = wanted - tl.where(
-        low > -0x80000000, count_up_to(scratch, limit - 1, points, CHUNK), 0
-    )
+    below = count_up_to(scratch, head, limit - 1, points, CHUNK, WHOLE)
+    equal_left = wanted - tl.where(low > -0x80000000, below, 0)
     count = equal_left * 0
     for first in range(0, points, CHUNK):
         at = first + tl.arange(0, CHUNK)
@@ -561,6 +598,8 @@ def redo(
     longest,
     PART: tl.constexpr,
     CHUNK: tl.constexpr,
+    LONG: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):
     """Make the lists of the queue's rows exact: the `wanted` nearest, one list after another.
 
@@ -571,6 +610,8 @@ def redo(
         lists, counts, queue, waiting: as `near` left them; the first list's length is `wanted`
             then, though it goes on into the others' memory, and theirs 0.
         scratch: (programs, N) int32, for a program to write to.
+        CHUNK, LONG, WHOLE: of a row CHUNK distances are made at once and LONG read, WHOLE if that
+            is all.
     """
     scratch += tl.program_id(0).to(tl.int64) * points
     lane = tl.arange(0, LANES)
@@ -580,6 +621,6 @@ def redo(
         point = start + at % rows
         row_bits(x, mean, squares, scratch, block, point, points, padded, channels, PART, CHUNK)
         tl.debug_barrier()  # all of the row is written before any of it is read
-        list_nearest(scratch, lists + at * LANES * longest, wanted, points, CHUNK)
+        list_nearest(scratch, lists + at * LANES * longest, wanted, points, LONG, WHOLE)
         tl.store(counts + at * LANES + lane, tl.where(lane == 0, wanted, 0))
         tl.debug_barrier()

@@ -29,7 +29,7 @@ from .cuda_knn import on
 SLAB = 1 << 14  # rows, and numbers of the inner dimension, that are split at once
 SPLIT = 64  # rows and columns that a program splits where rows aren't contiguous
 FEWEST = 1 << 31  # multiplications: with fewer float32's own units are about as fast
-NARROWEST = 128  # the shortest dimension: to split a number takes as long as about 100 products
+NARROWEST = 512  # the shortest dimension: with 256, splitting takes longer than is won (H200)
 # Tensor cores are 15 times as fast as float32 there. On 8.6 and 8.9, 2 to 4 times: too little for 3
 # products and the splitting. Others are not tested.
 CAPABILITIES = ((8, 0), (9, 0))
