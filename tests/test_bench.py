@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.bf16_parts import SIX, parts_of
 from benchmarks.naive import check
 from benchmarks.part_products import emulated, error
 from pipelines.bench import _measure, bench, scaling_cases
@@ -31,20 +30,6 @@ def test_the_naive_network_is_the_same_function(arch: str, conv: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig.published(arch, 3, conv=conv, k=5, width=16, layout="torch")
     assert check(config, points=64) < 1e-10
-
-
-def test_six_products_of_bf16_parts_are_as_exact_as_float32() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(n, 300, generator=generator) for n in (50, 40))
-    exact = a.double() @ b.double().t()
-    left, right = parts_of(a), parts_of(b)
-    products = [left[i].float() @ right[j].float().t() for i, j in SIX]
-    allowed = error(a @ b.t(), exact)
-    assert error(torch.stack(products).sum(0), exact) <= allowed
-    # Without any of the six it is not.
-    for i in range(len(SIX)):
-        fewer = torch.stack(products[:i] + products[i + 1 :]).sum(0)
-        assert error(fewer, exact) > 1.4 * allowed
 
 
 def test_fp16_parts_that_tensor_cores_add_up_are_as_exact_as_float32() -> None:

@@ -6,6 +6,7 @@
     neighbor_sum    the sum over the neighbours, per channel
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
     point_reduce    the extreme of x_i over the points of a block and the moments of all points
+    activation_passes   an activation after a scale and a shift, and its gradients, on a GPU
     edge_passes     what edge_reduce does forward and backward, for whoever keeps less than it does
     product         a b of two matrices, or added to a third
 
@@ -172,6 +173,14 @@ def product(
     """
     result: Tensor = implementation(a).product(a, b, total, bias=bias)
     return result
+
+
+def activation_passes(x: Tensor) -> ModuleType | None:
+    """Return what computes leaky_relu(scale · x + shift) and its gradients in one pass each.
+
+    It has the functions of `cuda_activation`. None: PyTorch's own operations are to be used.
+    """
+    return cuda.activation_passes(x) if implementation(x) is cuda else None
 
 
 def own_product(a: Tensor, b: Tensor) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -88,6 +89,17 @@ def edge_passes(x: Tensor) -> Passes | None:
     from . import cuda_edges
 
     return cuda_edges.PASSES
+
+
+def activation_passes(x: Tensor) -> ModuleType | None:
+    """Return `cuda_activation`; see `pipelines.kernels.activation_passes`."""
+    # Compilers and torch.func's transforms can't follow a launch of Triton's from here.
+    following = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    if following or why_not(x.device) or x.numel() == 0:
+        return None
+    from . import cuda_activation
+
+    return cuda_activation
 
 
 def own_product(a: Tensor, b: Tensor) -> bool:

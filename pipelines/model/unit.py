@@ -177,14 +177,19 @@ class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, scale, shift, slope = args
-        ctx.slope = slope
+        ctx.slope, ctx.passes = slope, kernels.activation_passes(x)
         ctx.save_for_backward(x, scale, shift)
+        if ctx.passes is not None:
+            found: Tensor = ctx.passes.activate(x, scale, shift, slope)
+            return found
         return activate(torch.addcmul(shift, x, scale), slope)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, scale, shift = ctx.saved_tensors
+        if ctx.passes is not None:
+            return *ctx.passes.gradients(grads[0], x, scale, shift, ctx.slope), None
         y = torch.addcmul(shift, x, scale)
         g = activation_gradient(grads[0], y, ctx.slope)
         dscale, dshift = rows(torch.mul(g, x, out=y)).sum(0), rows(g).sum(0)

@@ -30,6 +30,7 @@ HERE = Path(__file__).parent
         "test_cuda_edges",
         "test_cuda_reverse",
         "test_cuda_product",
+        "test_cuda_activation",
     ],
 )
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")

@@ -75,7 +75,9 @@ def compiled(
 
 @pytest.mark.parametrize(("points", "last", "capability"), [(4096, 210, 90), (20_000, 31, 86)])
 def test_knn(compiled: list[Any], points: int, last: int) -> None:
-    cuda.knn(torch.zeros(1, points, 8), (0, last))
+    from pipelines.kernels import cuda_knn
+
+    cuda_knn.knn(torch.zeros(1, points, 8), (0, last))
     assert {kernel.metadata.name for kernel in compiled} == {"narrow", "pick"}
 
 
@@ -123,10 +125,21 @@ def test_edges_of_one_point_and_channel(compiled: list[Any]) -> None:
     assert {"count", "place", "settle"} < {kernel.metadata.name for kernel in compiled}
 
 
+@pytest.mark.parametrize(("slope", "capability"), [(0.0, 90), (0.2, 80)])
+def test_activation(compiled: list[Any], slope: float) -> None:
+    from pipelines.kernels import cuda_activation
+
+    x, scale = torch.zeros(2, 100, 64), torch.zeros(64)
+    cuda_activation.activate(x, scale, scale, slope)
+    cuda_activation.gradients(x, x, scale, scale, slope)
+    assert {kernel.metadata.name for kernel in compiled} == {"forward", "backward"}
+
+
 @pytest.mark.parametrize(("channels", "capability"), [(64, 90), (100, 80)])
 def test_near(compiled: list[Any], channels: int) -> None:
     from pipelines.kernels import cuda_near
 
     cuda_near.knn(torch.zeros(1, 4096, channels), (0, 15))
+    cuda_near.knn(torch.zeros(1, 4096, channels), (0, 200))
     names = {kernel.metadata.name for kernel in compiled}
-    assert names == {"prepare", "limits", "near", "redo", "order", "order_exactly"}
+    assert names == {"prepare", "limits", "count", "near", "redo", "order", "order_exactly"}
