@@ -30,8 +30,8 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(near, "FEWEST", 1)
     monkeypatch.setattr(near, "SAMPLE", 16)
-    monkeypatch.setattr(near, "LIMIT_ROWS", 16)
-    monkeypatch.setattr(near, "TILE", (16, 32))
+    monkeypatch.setattr(near, "LIMIT_ROWS", 64)
+    monkeypatch.setattr(near, "TILE", (64, 32))
     monkeypatch.setattr(near, "SHORTEST", 16)
     monkeypatch.setattr(near, "COUNTED", 5)
     monkeypatch.setattr(near, "UNCOUNTED_ROOM", 32)
@@ -40,7 +40,7 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(near, "REDO_LONG", 128)
     monkeypatch.setattr(near, "REDO_PROGRAMS", 3)
     monkeypatch.setattr(near, "EXACT_PROGRAMS", 2)
-    monkeypatch.setattr(near, "SORTED_AT_ONCE", 256)
+    monkeypatch.setattr(near, "SORTED_AT_ONCE", 1024)
 
 
 @pytest.mark.parametrize(
