@@ -33,6 +33,7 @@ SHORTEST, LONGEST = 128, 2048  # numbers of a row
 COUNTED = 60  # wanted points; for fewer the sample alone gives the limit
 UNCOUNTED_ROOM = 256
 DEVIATIONS = 3.0  # standard deviations of a limit from the sample that are counted both ways
+UNEVEN = 16  # numbers that a list may have more than its share by chance, of short ones
 SPARE = 16  # one in so many points more than are wanted have room, and so many
 PREPARED = 32  # points of a program of `prepare`
 LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
@@ -116,8 +117,10 @@ class Search:
         batch, points, channels = x.shape
         self.x, self.plan = x, plan
         # A list has more than its fourth of a row's by chance, and room for what a tile can add.
-        self.longest = plan.room // 2 + TILE[1] // 4
-        self.rows = min(points, max(TILE[0], LISTS // (batch * 4 * self.longest)))
+        self.longest = plan.room * 3 // 8 + UNEVEN + TILE[1] // 4
+        most = max(TILE[0], LISTS // (batch * 4 * self.longest))
+        runs = triton.cdiv(points, most)
+        self.rows = triton.cdiv(points, runs * TILE[0]) * TILE[0]  # of a run: all about the same
         width = max(16, triton.next_power_of_2(channels))
         self.width = width if width <= 64 else triton.cdiv(channels, 64) * 64
         self.mean = x.mean(dim=1)
@@ -134,7 +137,6 @@ class Search:
             "num_warps": WARPS,
         }
         # Two queues for each run.
-        runs = triton.cdiv(points, self.rows)
         self.waiting = torch.zeros(runs, 2, 1, dtype=torch.int32, device=x.device)
         cuda_near_programs.prepare[(self.padded // PREPARED, batch)](
             *(x, self.mean, self.parts, self.units, self.squares),
