@@ -37,8 +37,8 @@ def watched(given: Graphs | None) -> Iterator[Graphs]:
     search: Any = kernels.knn
     found: Graphs = []
 
-    def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
-        found.append(search(x, ranks) if given is None else given[len(found)])
+    def knn(x: Tensor, ranks: Sequence[int], bound: int | None = None) -> Tensor:
+        found.append(search(x, ranks, bound) if given is None else given[len(found)])
         return found[-1]
 
     vars(kernels)["knn"] = knn

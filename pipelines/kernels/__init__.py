@@ -31,6 +31,7 @@ from torch import Tensor
 
 from . import cuda, eager
 from .passes import Passes
+from .ranks import Ranks, RankTable, listed
 
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
@@ -62,14 +63,17 @@ def implementation(x: Tensor) -> ModuleType:
     return cuda if name == "cuda" else eager
 
 
-def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
+def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -> Tensor:
     """Return the points at the given `ranks` of the distance order, for every point.
 
     Distances are never of fewer bits than float32, whatever the type of x and autocast.
 
     Args:
         x: features (B, N, C). No gradient flows through a selection.
-        ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself.
+        ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself. In a
+            table they are not checked.
+        bound: what the ranks of other passes are below. A search that depends on the largest rank
+            in its last bits takes this one instead: the same for them all.
 
     Returns:
         (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
@@ -81,14 +85,21 @@ def knn(x: Tensor, ranks: Sequence[int]) -> Tensor:
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
     """
-    ranks = tuple(ranks)
-    points = x.shape[1]
-    if not ranks or ranks[0] < 0 or ranks[-1] >= points or list(ranks) != sorted({*ranks}):
-        raise IndexError(f"ranks: found {ranks}, expected increasing ones in 0 to {points - 1}")
+    known = ranks if isinstance(ranks, RankTable) else _checked(tuple(ranks), x.shape[1])
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
+    module = implementation(x)
     with torch.autocast(x.device.type, enabled=False):
-        return implementation(x).knn(x, ranks)
+        if module is cuda:
+            return cuda.knn(x, known, bound)
+        found: Tensor = module.knn(x, listed(known))
+        return found
+
+
+def _checked(ranks: tuple[int, ...], points: int) -> Ranks:
+    if not ranks or ranks[0] < 0 or ranks[-1] >= points or list(ranks) != sorted({*ranks}):
+        raise IndexError(f"ranks: found {ranks}, expected increasing ones in 0 to {points - 1}")
+    return ranks
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from . import eager
 from .passes import Passes
+from .ranks import Ranks, listed
 
 OLDEST = (7, 0)  # compute capability: what Triton supports, and int64 sorts need
 
@@ -44,13 +45,13 @@ def _why_not(device: torch.device, interpreted: bool) -> str | None:
     return None
 
 
-def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
     if why_not(x.device):
-        return eager.knn(x, ranks)
+        return eager.knn(x, listed(ranks))
     from . import cuda_near
 
-    return cuda_near.knn(x, ranks)
+    return cuda_near.knn(x, ranks, bound)
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:

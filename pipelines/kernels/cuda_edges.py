@@ -65,7 +65,8 @@ def reduce(
     winner = torch.empty_like(v, dtype=torch.uint8 if k <= 256 else torch.int32)
     kept = (grid[0], 2, channels) if moments else (0, 2, channels)
     sums = torch.empty(kept, dtype=torch.float64, device=v.device)
-    direction = torch.where(sign < 0, -1.0, 1.0).to(v.dtype)
+    # `torch.where` would copy two numbers to the GPU and wait: no CUDA graph could record that.
+    direction = (sign < 0).to(v.dtype) * -2 + 1
     with on(v.device):
         programs.reduce[grid](
             *(own, v, index, direction, extreme, winner, sums),

@@ -16,30 +16,31 @@ import triton
 from torch import Tensor
 
 from . import cuda_select, eager
+from .ranks import LONGEST, Ranks, RankTable, bound_of, listed
 
 SLAB = 1 << 25  # numbers; with fewer, launching takes longer than computing
 CHUNK = 8192  # the longest piece of a row that one program holds in registers
-MOST_ROOM = CHUNK // 2  # so that narrowing pieces always shortens a row
+MOST_ROOM = LONGEST  # at most half of a piece, so that narrowing pieces always shortens a row
 TILE = 2048  # numbers of a program that does several short rows
 PER_WARP = 512  # numbers that a warp narrows: more need too many registers
 REGISTERS = 64  # of a thread that narrows: without a limit too few programs run side by side
 SORT_PER_WARP = 256
 
 
-def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`.
 
     float64 features, and ranks beyond some thousands, are left to `eager`.
     """
     batch, points, _ = x.shape
-    wanted = ranks[-1] + 1
-    room = max(32, triton.next_power_of_2(wanted + wanted // 8))
+    wanted = bound_of(ranks, bound, points)
+    room = room_for(wanted)
     if x.dtype == torch.float64 or room > MOST_ROOM:
-        return eager.knn(x, ranks)
+        return eager.knn(x, listed(ranks))
     x = x.float()
     x = (x - x.mean(dim=1, keepdim=True)).contiguous()
     squares = (x * x).sum(-1)  # (B, N)
-    column = columns(ranks, room, x.device)
+    column = column_of(ranks, room, x.device)
     index = torch.empty(batch, points, len(ranks), dtype=torch.int32, device=x.device)
     rows = max(1, SLAB // (batch * points))
     with on(x.device), full_precision(x.device):
@@ -48,6 +49,16 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
             kept = _narrow(products, squares, wanted, room)
             _pick(kept, column, index, start)
     return index
+
+
+def room_for(wanted: int) -> int:
+    """Return how many numbers of a row are kept."""
+    return max(32, triton.next_power_of_2(wanted + wanted // 8))
+
+
+def column_of(ranks: Ranks, room: int, device: torch.device) -> Tensor:
+    """Return (room,) int32, or more: the column of the result that a rank belongs to, −1 none."""
+    return ranks.column if isinstance(ranks, RankTable) else columns(ranks, room, device)
 
 
 @functools.lru_cache(maxsize=256)

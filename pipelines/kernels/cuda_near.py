@@ -23,6 +23,7 @@ from torch import Tensor
 
 from . import cuda_knn, cuda_near_order, cuda_near_programs
 from .cuda_knn import on
+from .ranks import Ranks, bound_of
 
 OLDEST = (8, 0)  # compute capability: older tensor cores get other programs from Triton
 SAMPLE = 512  # points
@@ -34,7 +35,7 @@ COUNTED = 60  # wanted points; for fewer the sample alone gives the limit
 UNCOUNTED_ROOM = 256
 DEVIATIONS = 3.0  # standard deviations of a limit from the sample that are counted both ways
 UNEVEN = 16  # numbers that a list may have more than its share by chance, of short ones
-SPARE = 16  # one in so many points more than are wanted have room, and so many
+SPARE = 8  # so many points more than are wanted have room, and one in 16 of them
 PREPARED = 32  # points of a program of `prepare`
 LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
 ROUNDS = 4  # guesses of either limit, which narrow the other one as well
@@ -47,16 +48,16 @@ KEYS_PER_WARP = 1024
 EXACT_PROGRAMS, EXACT_PER_WARP = 528, 1024
 
 
-def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
     points = x.shape[1]
-    way = plan(ranks[-1] + 1, points)
+    way = plan(bound_of(ranks, bound, points), points)
     if not fits(x) or way.room > LONGEST:
-        return cuda_knn.knn(x, ranks)
+        return cuda_knn.knn(x, ranks, bound)
     index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
     with on(x.device):
         search = Search(x.float().contiguous(), way)
-        column = cuda_knn.columns(ranks, way.room, x.device)
+        column = cuda_knn.column_of(ranks, way.room, x.device)
         for number, start in enumerate(range(0, points, search.rows)):
             search.run(number, start, min(search.rows, points - start), column, index)
     return index
@@ -99,7 +100,7 @@ def plan(wanted: int, points: int) -> Plan:
         return Plan(wanted, (math.sqrt(wanted * UNCOUNTED_ROOM),) * 2, False, UNCOUNTED_ROOM)
     factor = math.exp(max(0.1, DEVIATIONS * math.sqrt((1 - share) / (share * wanted))))
     bracket = wanted / factor, min(wanted * factor, points - 1)
-    room = triton.next_power_of_2(wanted + wanted // SPARE + SPARE)
+    room = triton.next_power_of_2(wanted + wanted // 16 + SPARE)
     return Plan(wanted, bracket, True, max(SHORTEST, room))
 
 

@@ -6,6 +6,7 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .. import kernels
 from ..config import ModelConfig
 from ..errors import ConfigError
+from ..kernels.ranks import RankTable
 from .checkpointing import recomputed
 from .conv import EdgeConv, build_conv
 from .products import linear, linear_pair
@@ -43,6 +45,7 @@ class DeepGCN(nn.Module):
     num_points: int = 4096  # per block in training; a run's weights carry their own
     draws: torch.Generator | None = None  # of stochastic dilation; None: PyTorch's own
     checkpoint_layers: int = 0  # layers of a segment of activation checkpointing; 0: none
+    tables: Sequence[RankTable] | None = None  # a layer's ranks, if it has not to draw them itself
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -181,6 +184,21 @@ class DeepGCN(nn.Module):
         assert isinstance(first, Unit)
         return first.linear
 
+    def draw_ranks(self) -> list[tuple[int, ...]]:
+        """Return the ranks of the neighbours that each layer keeps this time."""
+        return [self._ranks(number) for number in range(len(self.layers))]
+
+    def rank_bounds(self) -> list[int]:
+        """Return what the ranks of each layer are below, whatever is drawn."""
+        k = self.config.k
+        return [
+            k * dilation if self._stochastic(dilation) else (k - 1) * dilation + 1
+            for dilation in self.config.dilations()
+        ]
+
+    def _stochastic(self, dilation: int) -> bool:
+        return self.training and dilation > 1 and self.config.epsilon > 0
+
     def _ranks(self, number: int) -> tuple[int, ...]:
         """Return the ranks of the neighbours that layer `number` keeps this time.
 
@@ -189,8 +207,10 @@ class DeepGCN(nn.Module):
             with probability ε while training, k of the k·d at random.
         """
         k, dilation = self.config.k, self.config.dilations()[number]
-        stochastic = self.training and dilation > 1 and self.config.epsilon > 0
-        if stochastic and torch.rand(1, generator=self.draws).item() < self.config.epsilon:
+        if (
+            self._stochastic(dilation)
+            and torch.rand(1, generator=self.draws).item() < self.config.epsilon
+        ):
             drawn = torch.randperm(k * dilation, generator=self.draws)[:k]
             return tuple(sorted(drawn.tolist()))
         return tuple(range(0, k * dilation, dilation))
@@ -215,7 +235,8 @@ class Graphs:
         self.features = features[..., FIRST_GRAPH[model.config.layout]]
         self.fixed = model.config.knn == "fixed"
         self.keep = keep or self.fixed
-        self.ranks = [model._ranks(number) for number in range(len(model.layers))]
+        self.ranks = model.tables or model.draw_ranks()
+        self.bounds = model.rank_bounds()
         self.kept: dict[int, Tensor] = {}
 
     def of(self, number: int, x: Tensor) -> Tensor:
@@ -223,7 +244,8 @@ class Graphs:
         number = 0 if self.fixed else number
         if number in self.kept:
             return self.kept[number]
-        graph = kernels.knn(x if number else self.features, self.ranks[number])
+        some = x if number else self.features
+        graph = kernels.knn(some, self.ranks[number], self.bounds[number])
         if self.keep:
             self.kept[number] = graph
         return graph

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipelines.kernels import cuda, eager
+from pipelines.kernels.ranks import RankTables
 
 from .test_knn import assert_same_sets, sorted_neighbors, whole_points
 
@@ -71,6 +72,27 @@ def test_drawn_ranks() -> None:
     x = whole_points(1, 100, 4, seed=2)
     ranks = tuple(sorted(np.random.default_rng(0).permutation(8 * 7)[:8].tolist()))
     assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+
+
+@pytest.mark.usefixtures("short_pieces")
+def test_ranks_in_a_table_that_changes() -> None:
+    x = whole_points(2, 45, 7, seed=5)
+    tables = RankTables([5, 24], 4, DEVICE)
+    for ranks in ((0, 6, 12, 18), (0, 3, 4, 20)):
+        tables.set([(0, 1, 2, 4), ranks])
+        found = cuda.knn(x.to(DEVICE), tables.tables[1])
+        assert torch.equal(found, cuda.knn(x.to(DEVICE), ranks, 24))
+        assert_same_sets(found.cpu(), sorted_neighbors(x, ranks))
+
+
+def test_a_table_begins_with_the_columns_of_its_ranks() -> None:
+    from pipelines.kernels import cuda_knn
+
+    tables = RankTables([24], 4, DEVICE)
+    tables.set([(0, 3, 4, 20)])
+    column = tables.tables[0].column
+    assert torch.equal(column[:32], cuda_knn.columns((0, 3, 4, 20), 32, DEVICE))
+    assert (column[32:] == -1).all()
 
 
 def test_a_shift_does_not_change_the_neighbors() -> None:

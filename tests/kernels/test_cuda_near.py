@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipelines.kernels import cuda, eager
+from pipelines.kernels.ranks import RankTables
 
 from .test_knn import assert_same_sets, sorted_neighbors, whole_points
 
@@ -57,6 +58,18 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_equals_a_full_sort(batch: int, points: int, channels: int, ranks: tuple[int, ...]) -> None:
     x = whole_points(batch, points, channels, seed=points)
     assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+
+
+def test_ranks_in_a_table_that_changes() -> None:
+    from pipelines.kernels import cuda_near as near
+
+    x = whole_points(2, 75, 7, seed=5)
+    tables = RankTables([24], 4, DEVICE)
+    for ranks in ((0, 6, 12, 18), (0, 3, 4, 20)):
+        tables.set([ranks])
+        found = near.knn(x.to(DEVICE), tables.tables[0])
+        assert torch.equal(found, near.knn(x.to(DEVICE), ranks, 24))
+        assert_same_sets(found.cpu(), sorted_neighbors(x, ranks))
 
 
 def test_distances_have_the_digits_of_float32() -> None:

@@ -106,9 +106,9 @@ def test_graphs_are_searched_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     searched = []
     search = kernels.knn
 
-    def spy(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    def spy(x: Tensor, ranks: tuple[int, ...], bound: int | None = None) -> Tensor:
         searched.append(ranks)
-        return search(x, ranks)
+        return search(x, ranks, bound)
 
     monkeypatch.setattr(kernels, "knn", spy)
     step(3)

@@ -95,9 +95,9 @@ def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.Monkey
     seen: list[Tensor] = []
     search = kernels.knn
 
-    def spy(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    def spy(x: Tensor, ranks: tuple[int, ...], bound: int | None = None) -> Tensor:
         seen.append(x)
-        return search(x, ranks)
+        return search(x, ranks, bound)
 
     monkeypatch.setattr(kernels, "knn", spy)
     x = features()
