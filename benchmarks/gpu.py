@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import edge_figures, near_figures, part_products
+from benchmarks import edge_figures, near_figures, part_products, recorded_figures
 from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
@@ -345,8 +345,8 @@ def recorded(answers: list[Tensor], replay: bool = False) -> Iterator[list[Tenso
     search = kernels.knn
     kept: list[Tensor] = []
 
-    def knn(x: Tensor, ranks: Any) -> Tensor:
-        kept.append(search(x, ranks))
+    def knn(x: Tensor, ranks: Any, bound: int | None = None) -> Tensor:
+        kept.append(search(x, ranks, bound))
         return answers[len(kept) - 1] if replay else kept[-1]
 
     kernels.knn = knn
@@ -403,6 +403,7 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "points": (check_points, 20),
     "golden": (check_golden, 30),
     "networks": (time_networks, 150),
+    "recorded": (recorded_figures.figures, 60),
     "near": (near_figures.figures, 60),
     "edges-speed": (edge_figures.figures, 20),
     "products": (part_products.figures, 40),

@@ -22,6 +22,7 @@ from .data.scan_table import BRIGHTEST_FRACTION
 from .errors import DatasetError
 from .model.deepgcn import DeepGCN
 from .progress import SILENT, Progress, Task
+from .runtime.recorded import in_evaluation
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
     parameter = next(model.parameters())
     with torch.inference_mode():
         batch = torch.from_numpy(features).to(parameter.device, parameter.dtype)
-        return model(batch).float().cpu().numpy()
+        return in_evaluation(model)(batch).float().cpu().numpy()
 
 
 def add_rows(total: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:

@@ -38,6 +38,7 @@ from .runtime.loop import Pace, Step, build_optimizer, pinned, predict_batches, 
 from .runtime.precision import Precision
 from .runtime.prefetch import prefetch
 from .runtime.processes import ALONE, EverywhereError, Processes
+from .runtime.recorded import Recorder, in_evaluation
 from .runtime.schedule import recipe_schedule
 from .runtime.seeding import seed_everything, seed_step
 from .runtime.timing import peak_memory
@@ -70,10 +71,12 @@ class Training:
         self.precision = Precision(config.precision, device)
         self.model = DeepGCN(config.model).to(device)
         self.model.checkpoint_layers = config.checkpoint_layers or 0
+        self.recorder = Recorder(self.model, training=True, say=progress.warn)
         self.accumulation = Accumulation(
             config.micro_batch or config.share,
             on_smaller=self.note_smaller,
             anywhere=processes.any,
+            forward=self.recorder,
         )
         self.optimizer = build_optimizer(self.model, config.parts, config.first_lr)
         self.average = WeightAverage(self.model) if "ema" in config.parts else None
@@ -267,6 +270,8 @@ class Training:
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
             closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
         ):
+            # Validation comes between steps, so its passes may use the memory of recorded ones.
+            in_evaluation(self.judged, self.recorder.memory)
             predictions = predict_batches(self.judged, prepared, self.accumulation.size)
             for blocks, (label, predicted) in zip(batches, predictions, strict=True):
                 matrix += confusion(label, predicted, classes)

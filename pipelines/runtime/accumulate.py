@@ -33,6 +33,8 @@ class Accumulation:
         on_smaller: called with the new size when it was halved.
         anywhere: whether a fact holds in any of the processes that take the step together, so that
             all halve when one has to.
+        forward: makes the passes through the network when there are no trials any more, such as
+            `recorded.Recorder`; None: the network itself.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Accumulation:
         trials: int = 0,
         on_smaller: Callable[[int], None] = lambda _: None,
         anywhere: Callable[[bool], bool] = bool,
+        forward: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.size, self.trials, self.on_smaller, self.anywhere = size, trials, on_smaller, anywhere
+        self.forward = forward
 
     def backward(
         self,
@@ -67,7 +71,7 @@ class Accumulation:
             MemoryError, RuntimeError: memory ran out and there is nothing left to halve.
         """
         while True:
-            before = _State(model) if self.trials and self.size > 1 else None
+            before = PassState(model) if self.trials and self.size > 1 else None
             model.zero_grad(set_to_none=True)
             value = None
             try:
@@ -92,16 +96,17 @@ class Accumulation:
         self, model: DeepGCN, features: Tensor, label: Tensor, loss: Loss, precision: Precision
     ) -> Tensor:
         values = []
+        forward = model if self.forward is None or self.trials else self.forward
         for piece, its_label in zip(features.split(self.size), label.split(self.size), strict=True):
             with precision.products():
-                logits = model(piece)  # (b, N, classes)
+                logits = forward(piece)  # (b, N, classes)
             value = loss(logits.flatten(0, 1), its_label.flatten())
             precision.backward(value)
             values.append(value.detach())
         return torch.stack(values).sum()
 
 
-class _State:
+class PassState:
     """What a forward pass changes: running statistics and random generators."""
 
     def __init__(self, model: DeepGCN) -> None:
@@ -110,6 +115,7 @@ class _State:
         self.draws = None if model.draws is None else model.draws.get_state()
 
     def restore(self, model: DeepGCN) -> None:
+        """Put all of it back."""
         for buffer, before in zip(model.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         restore_rng_state(self.rng)

@@ -25,6 +25,7 @@ from ..model.deepgcn import DeepGCN
 from .accumulate import Accumulation, is_out_of_memory
 from .precision import FULL, Precision
 from .processes import ALONE, Processes
+from .recorded import in_evaluation
 from .schedule import Rates, Schedule, apply_rates
 
 SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
@@ -204,11 +205,12 @@ def predict_batches(
     At most `blocks` go through the network at once; None: a batch.
     """
     model.eval()
+    forward = in_evaluation(model)
     for batch in batches:
         with torch.inference_mode():
             features, _ = to_device(batch, model)
             pieces = features.split(blocks or len(features))
-            predicted = torch.cat([model(piece).argmax(dim=-1) for piece in pieces])
+            predicted = torch.cat([forward(piece).argmax(dim=-1) for piece in pieces])
         yield batch.label.reshape(-1), predicted.flatten().to(torch.uint8).cpu().numpy()
 
 

@@ -28,7 +28,9 @@ from ..config import ModelConfig
 from ..model.deepgcn import DeepGCN
 from ..plain import from_plain
 from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
+from .recorded import Recorder, in_evaluation
 
+UNTIL_RECORDED = 3  # runs: a rehearsal, the recording, and the first one without either
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
 
 
@@ -49,6 +51,7 @@ class Case:
         checkpoint_layers: of a step, layers that its backward pass computes again at once; 0: none.
         features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
             alone is always among normally distributed points.
+        recorded: on a GPU, repeat passes as CUDA graphs, as training and evaluation do.
     """
 
     model: ModelConfig
@@ -61,6 +64,7 @@ class Case:
     implementation: str | None = None
     checkpoint_layers: int = 0
     features: str | None = None
+    recorded: bool = True
 
 
 Network = Callable[[ModelConfig], nn.Module]
@@ -75,7 +79,8 @@ def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
     with kernels.use(case.implementation):
         run = work_of(case, network, search)
         base = memory(case.device)
-        _time(run, case.device)  # compiles, allocates
+        for _ in range(UNTIL_RECORDED if case.device == "cuda" and case.recorded else 1):
+            _time(run, case.device)  # compiles, allocates
         times = [_time(run, case.device) for _ in range(case.repeats)]
     return {"times": times, "memory": peak_memory(case.device) - base, "base": base}
 
@@ -93,22 +98,27 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
         features = torch.from_numpy(np.load(case.features))
     features = features.to(case.device)
     model = network(case.model).to(case.device)
+    own = model if case.recorded and isinstance(model, DeepGCN) else None
     if case.work == "forward":
-        return lambda: evaluate(model, features)
+        recorder = in_evaluation(own) if own else None
+        return lambda: evaluate(model, features, recorder)
     label = torch.randint(0, case.model.num_classes, shape, generator=generator).to(case.device)
     if isinstance(model, DeepGCN):
         model.checkpoint_layers = case.checkpoint_layers
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3, fused=True)
+    forward = Recorder(own, training=True) if own else model
 
     def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(features).flatten(0, 1), label.flatten()).backward()
+        model.zero_grad()
+        F.cross_entropy(forward(features).flatten(0, 1), label.flatten()).backward()
         optimizer.step()
 
     return step
 
 
-def evaluate(model: nn.Module, features: Tensor) -> Tensor:
+def evaluate(
+    model: nn.Module, features: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Return the logits in evaluation; the first time, the norms learn their statistics before.
 
     With the statistics that they begin with, the features of a deep residual network grow by a
@@ -122,7 +132,7 @@ def evaluate(model: nn.Module, features: Tensor) -> Tensor:
             model(features)
         model.eval()
     with torch.inference_mode():
-        logits: Tensor = model(features)
+        logits: Tensor = (forward or model)(features)
     return logits
 
 
