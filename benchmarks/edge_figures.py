@@ -6,44 +6,22 @@ noise. "Sorting" is what `cuda_reverse.reverse` replaces: a stable sort of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_table import Bench
+from benchmarks.gpu_table import Bench, constants
 from benchmarks.near_figures import ranks_of, scan_layers
 from pipelines.kernels import cuda
 
 DILATION = 14
-CALLS = 20  # timed together: one takes less time than telling the GPU to do it
 
 
 def microseconds(bench: Bench, run: Callable[[], Any]) -> str:
-    """Tell how long a run takes on the device, of CALLS one after another."""
-    if bench.device != "cuda":
-        return f"{1e6 * bench.seconds(run):.0f} µs"
-    run()
-    graph = torch.cuda.CUDAGraph()  # launching from Python would take longer than the work
-    with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            run()
-    return f"{1e6 * bench.seconds(graph.replay) / CALLS:.1f} µs"
-
-
-@contextmanager
-def constants(module: Any, **sizes: Any) -> Iterator[None]:
-    """Let constants of a module have other values within a `with` block."""
-    before = {name: getattr(module, name) for name in sizes}
-    for name, size in sizes.items():
-        setattr(module, name, size)
-    try:
-        yield
-    finally:
-        for name, size in before.items():
-            setattr(module, name, size)
+    """Tell how long a run takes on the device."""
+    return f"{1e6 * bench.device_seconds(run, calls=20):.1f} µs"
 
 
 Options = list[dict[str, Any]]  # values of constants that are tried together

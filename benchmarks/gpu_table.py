@@ -62,6 +62,20 @@ class Bench:
             times.append(time.perf_counter() - start)
         return statistics.median(times[1:])
 
+    def device_seconds(self, run: Callable[[], Any], calls: int = 10) -> float:
+        """Return how long a run takes on the device, of some one after another, as a CUDA graph.
+
+        Launched from Python, what takes little time on the GPU takes as long as Python does.
+        """
+        if self.device != "cuda":
+            return self.seconds(run)
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(calls):
+                run()
+        return self.seconds(graph.replay) / calls
+
     def wait(self) -> None:
         """Wait until the GPU has done all that it was given."""
         if self.device == "cuda":
@@ -71,6 +85,19 @@ class Bench:
 def ms(seconds: float) -> str:
     """Show a time in milliseconds."""
     return f"{seconds * 1e3:.3g} ms"
+
+
+@contextlib.contextmanager
+def constants(module: Any, **sizes: Any) -> Iterator[None]:
+    """Let constants of a module have other values within a `with` block."""
+    before = {name: getattr(module, name) for name in sizes}
+    for name, size in sizes.items():
+        setattr(module, name, size)
+    try:
+        yield
+    finally:
+        for name, size in before.items():
+            setattr(module, name, size)
 
 
 @contextlib.contextmanager

@@ -7,32 +7,28 @@ noise. "Alike" is the share of the neighbors that a search in float64 finds.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors
+from benchmarks.gpu_table import Bench, constants, ms, shared_neighbors
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import cuda, eager
 from pipelines.model.deepgcn import DeepGCN
 
 DILATIONS = (1, 4, 7, 14, 20, 26)  # of the search in layer d's features
-CHOICES: dict[tuple[str, ...], tuple[tuple[Any, ...], ...]] = {
-    ("TILE", "WARPS", "STAGES"): (
-        ((64, 128), 4, 3),
-        ((64, 64), 4, 2),
-        ((64, 64), 4, 3),
-        ((128, 128), 8, 2),
-    ),
-    ("LIMIT_ROWS", "LIMIT_PER_WARP"): ((32, 128), (16, 128)),
-    ("ROUNDS",): ((3,), (6,)),
-    ("SORTED_AT_ONCE", "KEYS_PER_WARP"): ((256, 1024), (512, 256), (1024, 1024)),
-}
+CHOICES: tuple[dict[str, Any], ...] = (
+    {"STAGES": 2},
+    {"COUNT_STAGES": 3},
+    {"TILE": (64, 64)},
+    {"TILE": (128, 64), "WARPS": 8},
+    {"LIMIT_PER_WARP": 64},
+    {"ROUNDS": 3},
+    {"SORTED_AT_ONCE": 512},
+)
 
 
 def ranks_of(dilation: int, points: int) -> tuple[int, ...]:
@@ -97,95 +93,47 @@ def stages(bench: Bench, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
         ),
     }
     times = ", ".join(
-        f"{key} {1e3 * bench.seconds(run) * points / rows:.2f}" for key, run in spent.items()
+        f"{key} {1e3 * bench.device_seconds(run) * points / rows:.3f}" for key, run in spent.items()
     )
     text = "done again {}, sorted exactly {}".format(*shares)
     bench.add("near", f"{name}: stages", f"{times} ms", f"{text}, listed {found:.2f} of the wanted")
 
 
-def tiles(bench: Bench, x: Tensor, ranks: tuple[int, ...]) -> None:
+def trials(bench: Bench, dilation: int, x: Tensor) -> None:
     """Time searches with other constants than their own."""
     from pipelines.kernels import cuda_near as near
 
-    for names, choices in CHOICES.items():
-        own = tuple(getattr(near, name) for name in names)
-        for values in (own, *choices):
-            for name, value in zip(names, values, strict=True):
-                setattr(near, name, value)
-            try:
-                spent = bench.seconds(functools.partial(near.knn, x, ranks))
-                text = f"{1e3 * spent:.3f} ms"
-            except Exception as error:  # a choice that doesn't fit the GPU: the others may
-                text = f"{type(error).__name__}: {str(error)[:80]}"
-            bench.add(
-                "near", ", ".join(f"{n} {v}" for n, v in zip(names, values, strict=True)), text
-            )
-        for name, value in zip(names, own, strict=True):
-            setattr(near, name, value)
-
-
-@contextmanager
-def searching_with(module: Any) -> Iterator[None]:
-    """Let networks on the GPU use the k-NN of `module`."""
-    before = cuda.knn
-    cuda.knn = module.knn
-    try:
-        yield
-    finally:
-        cuda.knn = before
-
-
-def steps(bench: Bench, model: DeepGCN, features: Tensor) -> None:
-    """Time a training step with either search, in float32, TF32 and bf16; and its memory."""
-    from pipelines.kernels import cuda_knn
-    from pipelines.kernels import cuda_near as near
-
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    labels = torch.zeros(features.shape[0] * features.shape[1], dtype=torch.long)
-    labels = labels.to(bench.device)
-
-    def step(bf16: bool) -> None:
-        optimizer.zero_grad()
-        with torch.autocast(bench.device, dtype=torch.bfloat16, enabled=bf16):
-            logits = model(features)
-        F.cross_entropy(logits.float().flatten(0, 1), labels).backward()
-        optimizer.step()
-
-    for name, precision, bf16 in (
-        ("float32", "highest", False),
-        ("TF32", "high", False),
-        ("bf16", "high", True),
-    ):
-        found = []
-        for module in (near, cuda_knn):
-            with searching_with(module), matmul_precision(precision):
-                if bench.device == "cuda":
-                    torch.cuda.reset_peak_memory_stats()
-                spent = bench.seconds(functools.partial(step, bf16))
-                most = torch.cuda.max_memory_allocated() if bench.device == "cuda" else 0
-                found.append(f"{ms(spent)}, {most / 2**30:.2f} GiB")
-        bench.add("near", f"step of a scan, {name} (second: cuda_knn)", *found)
+    ranks = ranks_of(dilation, x.shape[1])
+    for chosen in ({}, *CHOICES):
+        text = ", ".join(f"{name} {value}" for name, value in chosen.items()) or "as it is"
+        try:
+            with constants(near, **chosen):
+                spent = 1e3 * bench.device_seconds(functools.partial(near.knn, x, ranks))
+            bench.add("near", f"d {dilation}, {text}", f"{spent:.3f} ms")
+        except Exception as error:  # a choice that doesn't fit the GPU: the others may
+            bench.add("near", f"d {dilation}, {text}", f"{type(error).__name__}: {error}"[:80])
 
 
 def figures(bench: Bench) -> None:
-    """Compare and time the search, and a network's step with it."""
+    """Compare and time the search."""
     from pipelines.kernels import cuda_knn
     from pipelines.kernels import cuda_near as near
 
     if reason := cuda.why_not(torch.device(bench.device)):
         bench.add("near", "not run", reason)
         return
-    model, features, layers = scan_layers(bench)
+    _, _, layers = scan_layers(bench)
     noise = bench.random(*layers.shape[1:])
     for dilation in DILATIONS[:1] if bench.tiny else DILATIONS:
         ranks = ranks_of(dilation, noise.shape[1])
         for name, x in (("scan", layers[dilation - 1]), ("noise", noise)):
             case = f"{name}, d {dilation}"
             bench.add("near", f"{case}: alike (near, cuda_knn, eager)", *alike(x, ranks))
-            spent = [bench.seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda_knn)]
+            spent = [
+                bench.device_seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda_knn)
+            ]
             bench.add("near", f"{case} (second: cuda_knn)", *map(ms, spent))
             stages(bench, case, x, ranks)
     if bench.device == "cuda":
-        for dilation in (7, 14, 20):
-            tiles(bench, layers[dilation - 1], ranks_of(dilation, noise.shape[1]))
-    steps(bench, model, features)
+        for dilation in (14, 20):
+            trials(bench, dilation, layers[dilation - 1])

@@ -37,13 +37,14 @@ DEVIATIONS = 3.0  # standard deviations of a limit from the sample that are coun
 UNEVEN = 16  # numbers that a list may have more than its share by chance, of short ones
 SPARE = 8  # so many points more than are wanted have room, and one in 16 of them
 PREPARED = 32  # points of a program of `prepare`
-LIMIT_ROWS, LIMIT_PER_WARP = 32, 64  # rows of a program of `limits`; a warp's share of the sample
+LIMIT_ROWS, LIMIT_PER_WARP = 32, 128  # rows of a program of `limits`; a warp's share of the sample
 ROUNDS = 4  # guesses of either limit, which narrow the other one as well
 TILE = (64, 128)  # rows and columns of distances that a program of `near` does at once
-WARPS, STAGES = 4, 2
+WARPS, STAGES = 4, 3
+COUNT_STAGES = 2  # of `count`, which is slower with more
 REDO_CHUNK, REDO_LONG = 512, 4096
 REDO_PROGRAMS, REDO_NUMBERS = 1056, 1 << 23
-SORTED_AT_ONCE = 512  # numbers of a program that sorts several short lists
+SORTED_AT_ONCE = 256  # numbers of a program that sorts several short lists
 KEYS_PER_WARP = 1024
 EXACT_PROGRAMS, EXACT_PER_WARP = 528, 1024
 
@@ -133,7 +134,6 @@ class Search:
             "C": self.width,
             "ROWS": TILE[0],
             "COLUMNS": TILE[1],
-            "STAGES": STAGES,
             "PTX": os.environ.get("TRITON_INTERPRET") != "1",
             "num_warps": WARPS,
         }
@@ -177,6 +177,7 @@ class Search:
                 limits,
                 *(points, self.padded, start, rows, plan.wanted),
                 **self.tiles,
+                STAGES=COUNT_STAGES,
             )
         return limits
 
@@ -195,6 +196,7 @@ class Search:
             *(self.x.shape[1], self.padded, start, rows),
             *(self.plan.wanted, self.plan.room, self.longest),
             **self.tiles,
+            STAGES=STAGES,
         )
         return lists, counts, queue
 
