@@ -98,13 +98,13 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
 
 @pytest.mark.parametrize("capability", [90, 80])
 def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward, on 9.0 with each candidate; and for the gradients of input and weight."""
+    """Forward, on 9.0 with every other candidate; and for the gradients of input and weight."""
     from pipelines.kernels import cuda_product
 
     x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
     best = cuda_product.BEST[capability // 10]
     monkeypatch.setattr(cuda_product, "processors", lambda _: 132)
-    for tiles in cuda_product.CANDIDATES if capability == 90 else (best,):
+    for tiles in cuda_product.CANDIDATES[::2] if capability == 90 else (best,):
         cuda_product.product(x, weight.t(), bias=torch.zeros(192), tiles=tiles)
     cuda_product.product(dy, weight, x, tiles=best)
     cuda_product.product(dy.t(), x, tiles=best)
