@@ -3,12 +3,8 @@
 The products of features are sums of fp16 products on tensor cores with the digits of float32. A
 sample of distances tells about where a row's limit is, counting tells exactly; what is nearer is
 listed; the lists are sorted. Computing distances twice takes less time than storing them. Rows
-whose limit was wrong are done again, exactly. `cuda_near_programs` and `cuda_near_order` have the
-Triton programs.
-
-Reference:
-    Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the
-    FP32 theoretical peak performance, 2022 (the sums of fp16 products).
+whose limit was wrong are done again, exactly. `cuda_near_parts`, `_limits`, `_lists` and `_order`
+have the Triton programs.
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import cuda_knn, cuda_near_order, cuda_near_programs
+from . import cuda_knn, cuda_near_limits, cuda_near_lists, cuda_near_order, cuda_near_parts
 from .cuda_knn import on
 from .ranks import Ranks, bound_of
 
@@ -139,7 +135,7 @@ class Search:
         }
         # Two queues for each run.
         self.waiting = torch.zeros(runs, 2, 1, dtype=torch.int32, device=x.device)
-        cuda_near_programs.prepare[(self.padded // PREPARED, batch)](
+        cuda_near_parts.prepare[(self.padded // PREPARED, batch)](
             *(x, self.mean, self.parts, self.units, self.squares),
             *(points, self.padded, channels),
             C=self.width,
@@ -160,7 +156,7 @@ class Search:
         plan = self.plan
         limits = torch.empty(batch, rows, 2, device=self.x.device)
         arrays = self.parts, self.units, self.squares, limits
-        cuda_near_programs.limits[(triton.cdiv(rows, LIMIT_ROWS), batch)](
+        cuda_near_limits.limits[(triton.cdiv(rows, LIMIT_ROWS), batch)](
             *arrays,
             *(points, self.padded, start, rows),
             *(each * SAMPLE / points for each in plan.bracket),
@@ -172,7 +168,7 @@ class Search:
             num_warps=max(1, SAMPLE // LIMIT_PER_WARP),
         )
         if plan.counted:
-            cuda_near_programs.count[(triton.cdiv(rows, TILE[0]), batch)](
+            cuda_near_limits.count[(triton.cdiv(rows, TILE[0]), batch)](
                 *arrays,
                 limits,
                 *(points, self.padded, start, rows, plan.wanted),
@@ -184,14 +180,14 @@ class Search:
     def lists(self, limits: Tensor, start: int, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what is below the limits: the lists, their lengths and the queue of wrong rows.
 
-        As `cuda_near_programs.near` has them; `wrong` counts the queue.
+        As `cuda_near_lists.near` has them; `wrong` counts the queue.
         """
         batch, rows, _ = limits.shape
         device = limits.device
         lists = torch.empty(batch, rows, 4, self.longest, dtype=torch.int64, device=device)
         counts = torch.empty(batch, rows, 4, dtype=torch.int32, device=device)
         queue = torch.empty(batch * rows, dtype=torch.int32, device=device)
-        cuda_near_programs.near[(triton.cdiv(rows, TILE[0]), batch)](
+        cuda_near_lists.near[(triton.cdiv(rows, TILE[0]), batch)](
             *(self.parts, self.units, self.squares, limits, lists, counts, queue, wrong),
             *(self.x.shape[1], self.padded, start, rows),
             *(self.plan.wanted, self.plan.room, self.longest),
@@ -205,7 +201,7 @@ class Search:
         points, channels = self.x.shape[1:]
         programs = max(1, min(REDO_PROGRAMS, REDO_NUMBERS // points))
         scratch = torch.empty(programs, points, dtype=torch.int32, device=self.x.device)
-        cuda_near_programs.redo[(programs,)](
+        cuda_near_lists.redo[(programs,)](
             *(self.x, self.mean, self.squares, lists, counts, queue, wrong, scratch),
             *(points, self.padded, channels, start, counts.shape[1]),
             *(self.plan.wanted, self.longest),

@@ -4,7 +4,7 @@
                     not alone, leave the row to the next
     order_exactly   sort the rows of a queue by distance and position
 
-Lists as `cuda_near_programs` has them.
+Lists as `cuda_near_lists` has them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .cuda_near_programs import LANES
+from .cuda_near_parts import LANES
 from .cuda_select import INT32_MAX, exchange, order_bits, side
 
 ONE = tl.constexpr(0x3FF0000000000000)  # the bits of 1.0
