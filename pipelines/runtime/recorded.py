@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary, WeakSet, ref
 
@@ -102,6 +103,8 @@ class Recorder:
         self.memory = memory or Memory()
         self.stopped = False
         self._entries: dict[torch.Size, _Entry] = {}
+        self._busy = Lock()  # a recording has one set of inputs, for one pass at a time
+        self._stream: Any = None  # the passes of others aren't waited for
 
     @property
     def recorded(self) -> list[torch.Size]:
@@ -111,10 +114,22 @@ class Recorder:
     def __call__(self, features: Tensor) -> Tensor:
         model = self._model()
         assert model is not None, "whoever calls has the network"
-        entry = self._entry(model, features)
-        if entry is None:
+        found = None
+        if self._busy.acquire(blocking=False):
+            try:
+                found = self._pass(model, features)
+            finally:
+                self._busy.release()
+        if found is None:  # not to be recorded, or another thread is at it
             plain: Tensor = model(features)
             return plain
+        return found
+
+    def _pass(self, model: DeepGCN, features: Tensor) -> Tensor | None:
+        """Rehearse, record or repeat a pass; None where it is not to be recorded."""
+        entry = self._entry(model, features)
+        if entry is None:
+            return None
         if entry.passes is None and entry.rehearsed:
             self._record(model, entry)
         if entry.passes is not None:
@@ -141,6 +156,11 @@ class Recorder:
     def _is_ours(self, model: DeepGCN, features: Tensor) -> bool:
         if features.device.type != DEVICE or features.dtype != torch.float32:
             return False
+        if features.is_cuda:
+            stream = torch.cuda.current_stream(features.device)
+            self._stream = self._stream or stream
+            if stream != self._stream:
+                return False
         mode = model.training, torch.is_grad_enabled()
         return mode == (self.training, self.training) and not features.requires_grad
 

@@ -11,6 +11,7 @@ import gc
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -337,6 +338,33 @@ def test_other_passes_are_the_network_s_own() -> None:
         training(features.clone().requires_grad_()).sum().backward()
     assert not training.recorded
     assert not evaluation.recorded
+
+
+def test_threads_do_not_share_a_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its inputs are one pass's: who comes meanwhile computes as if there were no recording."""
+    model = build().eval()
+    recorder = Recorder(model, training=False)
+    ours, theirs = (torch.rand(2, POINTS, 9).to(DEVICE) for _ in range(2))
+
+    @torch.no_grad()
+    def evaluate(forward: Forward, features: Tensor) -> Tensor:
+        return forward(features)
+
+    for _ in range(3):
+        evaluate(recorder, ours)
+    assert recorder.recorded == [ours.shape]
+    own = recorder._pass
+    found = []
+
+    def meanwhile(model: DeepGCN, features: Tensor) -> Tensor | None:
+        found.append(pool.submit(evaluate, recorder, theirs).result())
+        return own(model, features)
+
+    monkeypatch.setattr(recorder, "_pass", meanwhile)
+    with ThreadPoolExecutor(1) as pool:
+        found.append(evaluate(recorder, ours))
+    assert torch.equal(found[0], evaluate(model, theirs))
+    assert torch.equal(found[1], evaluate(model, ours))
 
 
 @pytest.mark.parametrize(
