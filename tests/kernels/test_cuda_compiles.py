@@ -139,6 +139,6 @@ def test_activation(compiled: list[Any], slope: float) -> None:
 def test_near(compiled: list[Any], channels: int) -> None:
     from pipelines.kernels import cuda_near
 
-    cuda_near.knn(torch.zeros(1, 4096, channels), (0, 200))
+    cuda_near.knn(torch.zeros(1, 4096, channels), (0, 100))
     names = {kernel.metadata.name for kernel in compiled}
     assert names == {"prepare", "limits", "count", "near", "redo", "order", "order_exactly"}

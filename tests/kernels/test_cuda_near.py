@@ -94,6 +94,16 @@ def test_every_point_many_times() -> None:
     assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
 
 
+def test_distances_of_all_magnitudes() -> None:
+    """Each point has its own power of two, so that small ones do not vanish beside large ones."""
+    x = torch.cat([3.0 ** torch.arange(35.0), torch.zeros(35)]).view(1, 70, 1)
+    x = torch.cat([x, -x], dim=1)
+    ranks = tuple(range(8))
+    # On the same device: the sum of numbers so far apart depends on their order.
+    expected = eager.knn(x.to(DEVICE), ranks).cpu().sort(dim=-1).values
+    assert torch.equal(find(x, ranks).sort(dim=-1).values, expected)
+
+
 def test_a_sample_that_tells_nothing() -> None:
     """Every sampled point is far off, so that all limits are too high."""
     near_by = whole_points(1, 36, 3, seed=3)
