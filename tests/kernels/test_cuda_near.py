@@ -94,6 +94,7 @@ def test_every_point_many_times() -> None:
     assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, interpreting
 def test_distances_of_all_magnitudes() -> None:
     """Each point has its own power of two, so that small ones do not vanish beside large ones."""
     x = torch.cat([3.0 ** torch.arange(35.0), torch.zeros(35)]).view(1, 70, 1)
