@@ -170,7 +170,6 @@ class Search:
         if plan.counted:
             cuda_near_limits.count[(triton.cdiv(rows, TILE[0]), batch)](
                 *arrays,
-                limits,
                 *(points, self.padded, start, rows, plan.wanted),
                 **self.tiles,
                 STAGES=COUNT_STAGES,

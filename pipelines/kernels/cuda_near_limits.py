@@ -10,7 +10,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .cuda_near_parts import LANES, halves_of, lanes_of, load_parts, product, tile_distances
+from .cuda_near_parts import (
+    LANES,
+    halves_of,
+    lanes_of,
+    load_parts,
+    product,
+    rows_of,
+    tile_distances,
+)
 
 
 @triton.jit
@@ -98,18 +106,13 @@ def limits(
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
     column = (tl.arange(0, SAMPLE).to(tl.int64) * points // SAMPLE).to(tl.int32)
-    part = tl.arange(0, PART)
-    first_point = block * padded
-    point = first_point + tl.minimum(start + row, points - 1)
-    piece = tl.num_programs(1).to(tl.int64) * padded * C
-    own = parts + point[:, None] * C + part[None, :]
-    other = parts + (first_point + column)[None, :] * C + part[:, None]
+    first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
+    other = parts + (first_point + column)[None, :] * C + tl.arange(0, PART)[:, None]
     total = tl.zeros([ROWS, SAMPLE], tl.float32)
     for channel in range(0, C, PART):
         a0, a1 = load_parts(own + channel, piece)
         b0, b1 = load_parts(other + channel, piece)
         total = product(a0, a1, b0, b1, total)
-    unit = -2.0 * tl.load(units + point)
     square = tl.load(squares + first_point + column)
     other_unit = tl.load(units + first_point + column)
     distance = square[None, :] + (total * unit[:, None]) * other_unit[None, :]
@@ -196,8 +199,7 @@ def count(
     parts,
     units,
     squares,
-    bracket,
-    out,
+    limits,
     points,
     padded,
     start,
@@ -213,23 +215,18 @@ def count(
 
     Args:
         parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
-        bracket: (B, rows, 2) float32, of `limits`; `out`, likewise, gets the limit in its first.
+        limits: (B, rows, 2) float32, of the program `limits`: the limit takes the first's place.
     """
     PART: tl.constexpr = C if C < 64 else 64
     FIELDS: tl.constexpr = 0x00FF00FF00FF00FF
     block = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
-    part = tl.arange(0, PART)
-    first_point = block * padded
-    point = first_point + tl.minimum(start + row, points - 1)
-    piece = tl.num_programs(1).to(tl.int64) * padded * C
-    own = parts + point[:, None] * C + part[None, :]
-    others = parts + first_point * C + part[:, None]
-    unit = -2.0 * tl.load(units + point)
-    place = (block * rows + row) * 2
-    low = tl.load(bracket + place, mask=inside, other=0.0)
-    high = tl.load(bracket + place + 1, mask=inside, other=0.0)
+    first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
+    others = parts + first_point * C + tl.arange(0, PART)[:, None]
+    limits += (block * rows + row) * 2
+    low = tl.load(limits, mask=inside, other=0.0)
+    high = tl.load(limits + 1, mask=inside, other=0.0)
     step = tl.maximum(high - low, 1e-30) / 7
     scale = 1 / step
     offset = 0.5 - low * scale
@@ -247,4 +244,4 @@ def count(
         even += counts & FIELDS
         odd += (counts >> 8) & FIELDS
     limit = interpolated(even, odd, low, step, wanted)
-    tl.store(out + place, tl.minimum(limit, 3e38), mask=inside)
+    tl.store(limits, tl.minimum(limit, 3e38), mask=inside)

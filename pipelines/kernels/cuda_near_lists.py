@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .cuda_near_parts import LANES, halves_of, lanes_of, load_parts, tile_distances
+from .cuda_near_parts import LANES, halves_of, lanes_of, load_parts, rows_of, tile_distances
 from .cuda_select import INT32_MAX, NAN_BITS, distance_of, order_bits
 
 FULL = tl.constexpr(1 << 24)  # the length of a list that had no room left
@@ -101,14 +101,9 @@ def near(
     block = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     inside = row < rows
-    part = tl.arange(0, PART)
-    first_point = block * padded
-    point = first_point + tl.minimum(start + row, points - 1)
-    piece = tl.num_programs(1).to(tl.int64) * padded * C
-    own = parts + point[:, None] * C + part[None, :]
-    others = parts + first_point * C + part[:, None]
+    first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
+    others = parts + first_point * C + tl.arange(0, PART)[:, None]
     limit = tl.load(limits + (block * rows + row) * 2, mask=inside, other=float("-inf"))[:, None]
-    unit = -2.0 * tl.load(units + point)
     lane = tl.arange(0, LANES)[None, :]
     place = (block * rows + row)[:, None] * LANES + lane
     base = lists + place * longest

@@ -96,6 +96,23 @@ def product(a0, a1, b0, b1, total):
 
 
 @triton.jit
+def rows_of(parts, units, points, padded, start, row, C: tl.constexpr, PART: tl.constexpr):
+    """Return what a program needs of the rows `start` + `row` of its block.
+
+    Rows beyond the points are the last one, and of no account.
+
+    Returns:
+        Where the block's points begin; pointers to the rows' parts (ROWS, PART); −2 times their
+        units; how far the low parts are behind the high ones.
+    """
+    first_point = tl.program_id(1).to(tl.int64) * padded
+    point = first_point + tl.minimum(start + row, points - 1)
+    own = parts + point[:, None] * C + tl.arange(0, PART)[None, :]
+    piece = tl.num_programs(1).to(tl.int64) * padded * C
+    return first_point, own, -2.0 * tl.load(units + point), piece
+
+
+@triton.jit
 def load_parts(parts, piece):
     """Load both parts of a tile of numbers."""
     return tl.load(parts), tl.load(parts + piece)

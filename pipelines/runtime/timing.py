@@ -46,7 +46,7 @@ class Case:
         num_points: N.
         device: cpu or cuda.
         threads: CPU threads; None: PyTorch's own choice.
-        repeats: timed runs, after one that warms up.
+        repeats: timed runs, after one that warms up, or on a GPU three, which also record.
         implementation: of the kernels, or None for the device's own.
         checkpoint_layers: of a step, layers that its backward pass computes again at once; 0: none.
         features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
