@@ -24,11 +24,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks import edge_figures, near_figures, part_products, recorded_figures
+from benchmarks import edge_figures, gpu_checks, near_figures, part_products, recorded_figures
 from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
@@ -36,10 +35,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.kernels import cuda, eager
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import from_reference
 from pipelines.runtime.timing import Case, measure, own_network, own_search
-
-GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
 
 
 def environment(bench: Bench) -> None:
@@ -70,131 +66,6 @@ def environment(bench: Bench) -> None:
     bench.add("environment", "copy", f"{copied / 1e12:.3g} TB/s")
 
 
-def check_knn(bench: Bench) -> None:
-    """Compare neighbours with those of a full sort, where distances are exact and where not."""
-    points = 60 if bench.tiny else 4096
-    cases = {
-        "k 16": range(16),
-        "k 16, d 27": range(0, 432, 27),
-        "drawn": sorted(np.random.default_rng(0).permutation(432)[:16].tolist()),
-        "k·d = N": range(0, 4096, 256),
-        "all ranks up to 3,000": range(0, 3000, 100),
-    }
-    for name, wanted in cases.items():
-        ranks = tuple(rank for rank in wanted if rank < points)
-        half = (2 * bench.random(2, points // 2, 64)).round()
-        whole = torch.cat([half, -half], dim=1)
-        x = bench.random(2, points, 64)
-        exact = shared_neighbors(cuda.knn(whole, ranks), eager.knn(whole, ranks))
-        near = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
-        bench.add(
-            "k-NN check", f"{name}: exact distances, rounded ones", f"{exact:.6f}, {near:.6f}"
-        )
-    for points, channels in ((100, 3),) if bench.tiny else ((1000, 3), (9000, 3), (20000, 9)):
-        x = (50 * bench.random(1, points, channels)).round()
-        x = torch.cat([x, -x], dim=1)  # a mean of exactly zero
-        ranks = tuple(range(0, 80, 5))
-        same = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
-        bench.add("k-NN check", f"N {2 * points:,}, C {channels}, whole numbers", f"{same:.6f}")
-    x = torch.ones(2, points, 3, device=bench.device)
-    same = shared_neighbors(cuda.knn(x, (0, 3, 50)), eager.knn(x, (0, 3, 50)))
-    bench.add("k-NN check", f"N {points:,}, all points equal", f"{same:.6f}")
-
-
-def edge_case(bench: Bench, dtype: torch.dtype, shape: tuple[int, int, int], k: int) -> Any:
-    """Return u, v (B, N, C), index (B, N, k) and sign (C,)."""
-    batch, points, channels = shape
-    generator = torch.Generator().manual_seed(1)
-    index = torch.randint(0, points, (batch, points, k), generator=generator, dtype=torch.int32)
-    u, v = (bench.random(*shape, dtype=dtype, seed=seed) for seed in (1, 2))
-    return u, v, index.to(bench.device), bench.random(channels, dtype=dtype)
-
-
-def edge_gradients(module: Any, arrays: Any, flags: dict[str, bool]) -> list[Tensor]:
-    """Return values and gradients of `edge_reduce`."""
-    u, v = (x.clone().requires_grad_() for x in arrays[:2])
-    values = [x for x in module.edge_reduce(u, v, *arrays[2:], **flags) if x is not None]
-    loss = values[0].double().sin().sum()
-    for x in values[1:]:
-        loss = loss + x.sum() / 8
-    loss.backward()
-    return [x.detach() for x in (*values, u.grad, v.grad)]
-
-
-def check_edges(bench: Bench) -> None:
-    """Compare edge operations and their gradients with eager, on the same device."""
-    shape = (2, 24, 6) if bench.tiny else (2, 1000, 70)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        for flags in ({"relu": a, "moments": b} for a in (False, True) for b in (False, True)):
-            arrays = edge_case(bench, dtype, shape, 9)
-            found = edge_gradients(cuda, arrays, flags)
-            again = edge_gradients(cuda, arrays, flags)
-            expected = edge_gradients(eager, arrays, flags)
-            worst = max(
-                float((a.double() - b.double()).abs().max() / b.double().abs().max())
-                for a, b in zip(found, expected, strict=True)
-            )
-            bits = all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
-            name = (
-                f"{str(dtype)[6:]}, {' '.join(key for key, on in flags.items() if on) or 'plain'}"
-            )
-            bench.add("edge check", name, f"difference {worst:.1e}, same bits {bits}")
-    u, v, index, sign = edge_case(bench, torch.float64, (1, 6, 3), 4)
-    inputs = u.requires_grad_(), v.requires_grad_()
-
-    def reduced(a: Tensor, b: Tensor) -> Any:
-        return cuda.edge_reduce(a, b, index, sign, relu=True, moments=True)
-
-    ok = torch.autograd.gradcheck(reduced, inputs)
-    bench.add("edge check", "gradcheck", str(ok))
-
-
-def check_points(bench: Bench) -> None:
-    """Compare the reduction over points and its gradient with eager, on the same device."""
-    shape = (2, 24, 6) if bench.tiny else (4, 4096, 1024)
-    x, sign = bench.random(*shape, dtype=torch.float64), bench.random(shape[-1])
-    for relu in (False, True):
-        results = []
-        for module in (cuda, eager):
-            own = x.clone().requires_grad_()
-            found = module.point_reduce(own, sign, relu=relu, moments=True)
-            (found[0].sin().sum() + (found[1] + found[2]).sum() / 8).backward()
-            assert own.grad is not None
-            results.append([each.detach() for each in (*found, own.grad)])
-        worst = max(
-            float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True)
-        )
-        bench.add("point check", f"float64, relu {relu}", f"difference {worst:.1e}")
-
-
-def check_golden(bench: Bench) -> None:
-    """Compare networks with golden tensors, in float64 and float32."""
-    files = sorted(bench.golden.glob("*.npz")) if bench.golden else []
-    for path in files:
-        tensors = dict(np.load(path))
-        config = json.loads(str(tensors["config"]))
-        state = {k[6:]: torch.from_numpy(x) for k, x in tensors.items() if k.startswith("state/")}
-        for dtype in (torch.float64, torch.float32):
-            model = from_reference(
-                state,
-                k=config["k"],
-                conv=config["conv"],
-                layout="paper" if config["norm_order"] == "conv-norm-act" else "torch",
-                epsilon=config["epsilon"],
-                dropout=config["dropout"],
-                arch=GOLDEN_ARCHS[config["block"]],
-            ).to(bench.device, dtype)
-            x = torch.from_numpy(tensors["input"]).to(bench.device, dtype).transpose(1, 2)
-            worst = {}
-            for kind in ("eval", "train"):
-                with torch.no_grad(), kernels.use("cuda"):
-                    logits = model.train(kind == "train")(x).transpose(1, 2).cpu().double()
-                wanted = torch.from_numpy(tensors[f"{kind}_logits"])
-                worst[kind] = float((logits - wanted).abs().max() / wanted.abs().max())
-            text = ", ".join(f"{kind} {value:.1e}" for kind, value in worst.items())
-            bench.add("golden", f"{path.stem}, {str(dtype)[6:]}", text)
-
-
 def time_operations(bench: Bench) -> None:
     """Time each operation of a ResGCN-28's layer by itself."""
     batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
@@ -207,12 +78,12 @@ def time_operations(bench: Bench) -> None:
     rows = min(256, points)
     slab = bench.seconds(lambda: torch.bmm(x[:, :rows], x.transpose(1, 2))) * points / rows
     bench.add("operation", "products of knn, cuBLAS float32", ms(slab))
-    arrays = edge_case(bench, torch.float32, (batch, points, channels), k)
+    arrays = gpu_checks.edge_case(bench, torch.float32, (batch, points, channels), k)
     for relu in (False, True):
         flags = {"relu": relu, "moments": True}
         for name, run in (
             ("edge_reduce", lambda m, f: m.edge_reduce(*arrays, **f)),
-            ("edge_reduce and gradients", lambda m, f: edge_gradients(m, arrays, f)),
+            ("edge_reduce and gradients", lambda m, f: gpu_checks.edge_gradients(m, arrays, f)),
         ):
             both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, eager)]
             bench.add("operation", f"{name}, relu {relu} (second: eager)", *map(ms, both))
@@ -230,7 +101,7 @@ def tune(bench: Bench) -> None:
     batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
     x = bench.random(batch, points, channels)
     ranks = tuple(range(0, min(224, points), 14))
-    arrays = edge_case(bench, torch.float32, (batch, points, channels), k)
+    arrays = gpu_checks.edge_case(bench, torch.float32, (batch, points, channels), k)
     flags = {"relu": True, "moments": True}
     trials: list[tuple[Any, str, tuple[int, ...], Callable[[], Any]]] = [
         (cuda_knn, "SLAB", (1 << 22, 1 << 23, 1 << 24, 1 << 26), lambda: cuda_knn.knn(x, ranks)),
@@ -238,7 +109,7 @@ def tune(bench: Bench) -> None:
         (cuda_knn, "REGISTERS", (48, 96, 255), lambda: cuda_knn.knn(x, ranks)),
         (cuda_knn, "SORT_PER_WARP", (128, 512), lambda: cuda_knn.knn(x, ranks)),
     ] + [
-        (cuda_edges, name, sizes, lambda: edge_gradients(cuda, arrays, flags))
+        (cuda_edges, name, sizes, lambda: gpu_checks.edge_gradients(cuda, arrays, flags))
         for name, sizes in (("WARPS", (2, 8)), ("NUMBERS", (512, 2048)), ("EDGES", (8, 32)))
     ]
     for module, name, sizes, run in trials:
@@ -398,10 +269,10 @@ def precision(bench: Bench) -> None:
 
 PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most wanted first
     "environment": (environment, 20),
-    "knn": (check_knn, 40),
-    "edges": (check_edges, 40),
-    "points": (check_points, 20),
-    "golden": (check_golden, 30),
+    "knn": (gpu_checks.check_knn, 40),
+    "edges": (gpu_checks.check_edges, 40),
+    "points": (gpu_checks.check_points, 20),
+    "golden": (gpu_checks.check_golden, 30),
     "networks": (time_networks, 150),
     "recorded": (recorded_figures.figures, 60),
     "near": (near_figures.figures, 60),
