@@ -30,6 +30,7 @@ from pipelines.data.store import Store
 from pipelines.data.synthetic_blocks import room_features
 from pipelines.kernels import cpu, cpu_select, team
 from pipelines.kernels import cpu_tiles as tiles
+from pipelines.kernels.cpu_panels import PANEL
 from pipelines.model.deepgcn import DeepGCN
 
 Part = Callable[..., Any]
@@ -78,8 +79,8 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
                         met, compared = met + 1, compared + bool(within)
         elif part is cpu_select.select_all:
             (keys, _), counts, first, wanted = shared[5], *shared[6:9]
-            rows = counts[: len(shared[2]) - first * tiles.PANEL]
-            full = len(keys) // len(counts) - tiles.PANEL
+            rows = counts[: len(shared[2]) - first * PANEL]
+            full = len(keys) // len(counts) - PANEL
             kept.append(float(rows.mean()))
             again += int(((rows <= wanted[-1]) | (rows > full)).sum())
 

@@ -11,7 +11,7 @@
    so loose that the list overflowed, as among many equal points) is done again with all points.
 
 So the result depends neither on the order nor on the sample nor on the number of threads.
-`cpu_order` has the order, `cpu_tiles` the rest of steps 1-3, `cpu_select` step 4.
+`cpu_order` has the order, `cpu_panels` the panels, `cpu_tiles` steps 2 and 3, `cpu_select` step 4.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torch import Tensor
 from . import cpu_select, eager, team
 from . import cpu_tiles as tiles
 from .cpu_order import arrange, as_given
-from .cpu_tiles import PANEL
+from .cpu_panels import PANEL, ROWS, pack_all, room_for
 
 SAMPLE_STEP = 16  # one point in so many is in the sample
 SAMPLE_LEAST = 128
@@ -92,7 +92,7 @@ def _block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarray) -> N
     sample = packed, squares
     if plan.rank:  # evenly over the order, so that it is spread as the points are
         sample = _pack(x, order.points[_sample(points, plan.sample)])
-    limit, floor = np.empty_like(squares), np.empty_like(squares)
+    limit, floor = room_for(len(squares)), room_for(len(squares))
     shared: Shared = (packed, points, *sample, plan.rank, limit, floor)
     team.run(tiles.limits_all, shared, _tasks(len(squares)))
     near = order.columns, order.places, order.boxes, order.reach(limit, squares)
@@ -112,14 +112,13 @@ def _block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarray) -> N
 def _pack(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen rows in panels, and their squared lengths."""
     rows = -(-len(chosen) // PANEL) * PANEL
-    packed = np.empty(rows * x.shape[1], np.float32)
-    squares = np.empty(rows, np.float32)
-    team.run(tiles.pack_all, (x, chosen, packed, squares), _tasks(rows))
+    packed, squares = room_for(rows * x.shape[1]), room_for(rows)
+    team.run(pack_all, (x, chosen, packed, squares), _tasks(rows))
     return packed, squares
 
 
 def _tasks(rows: int) -> int:
-    return -(-rows // tiles.ROWS)
+    return -(-rows // ROWS)
 
 
 _kept = threading.local()

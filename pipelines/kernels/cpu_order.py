@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from . import team
-from .cpu_tiles import PANEL, ROWS, ZERO
+from .cpu_panels import PANEL, ROWS, ZERO
 from .simd import LANES, fma, load, load_splat, splat, store
 from .team import fork
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .cpu_tiles import INFINITY, LARGEST, PANEL, ROWS, ZERO, row_keys
+from .cpu_panels import INFINITY, LARGEST, PANEL, ROWS, ZERO
+from .cpu_tiles import row_keys
 from .simd import (
     LANES,
     choose_beyond,

@@ -23,18 +23,18 @@ intrinsic: Any = extending.intrinsic  # typed as what it wraps, not as what it r
 
 
 class Vector(types.Type):
-    """The Numba type of `LANES` numbers of the Numba type `lane`."""
+    """The Numba type of `lanes` numbers of the Numba type `lane`."""
 
-    def __init__(self, lane: Any) -> None:
-        self.lane = lane
-        super().__init__(name=f"vector{LANES}({lane})")
+    def __init__(self, lane: Any, lanes: int = LANES) -> None:
+        self.lane, self.lanes = lane, lanes
+        super().__init__(name=f"vector{lanes}({lane})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Vector) -> None:
         lane = manager.lookup(kind.lane).get_value_type()
-        super().__init__(manager, kind, ir.VectorType(lane, LANES))
+        super().__init__(manager, kind, ir.VectorType(lane, kind.lanes))
 
 
 _POSITIONS = Vector(types.int32)
@@ -46,8 +46,8 @@ def load(typing: Any, array: Any, start: Any) -> Any:
     kind = Vector(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature, args)
-        return _load(builder, pointer, context.get_value_type(kind))
+        pointer = pointer_to(context, builder, signature, args)
+        return load_vector(builder, pointer, context.get_value_type(kind))
 
     return kind(array, types.intp), generate
 
@@ -57,10 +57,10 @@ def load_positions(typing: Any, array: Any, start: Any) -> Any:
     """Return `array[start : start + 8]` of an unsigned integer array, widened to int32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature, args)
+        pointer = pointer_to(context, builder, signature, args)
         narrow = ir.VectorType(pointer.type.pointee, LANES)
         wide = context.get_value_type(_POSITIONS)
-        value = _load(builder, pointer, narrow)
+        value = load_vector(builder, pointer, narrow)
         return value if narrow == wide else builder.zext(value, wide)
 
     return _POSITIONS(array, types.intp), generate
@@ -72,8 +72,8 @@ def load_splat(typing: Any, array: Any, start: Any) -> Any:
     kind = Vector(array.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = builder.load(_pointer(context, builder, signature, args))
-        return _splat(builder, value, context.get_value_type(kind))
+        value = builder.load(pointer_to(context, builder, signature, args))
+        return splat_vector(builder, value, context.get_value_type(kind))
 
     return kind(array, types.intp), generate
 
@@ -84,18 +84,18 @@ def splat(typing: Any, value: Any) -> Any:
     kind = Vector(value)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _splat(builder, args[0], context.get_value_type(kind))
+        return splat_vector(builder, args[0], context.get_value_type(kind))
 
     return kind(value), generate
 
 
 @intrinsic
 def store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
-    """Write a vector to `array[start : start + 8]`; integers are narrowed to the array's type."""
+    """Write a vector to the array from `start` on; integers are narrowed to the array's type."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = _pointer(context, builder, signature, args)
-        value, kind = args[2], ir.VectorType(pointer.type.pointee, LANES)
+        pointer = pointer_to(context, builder, signature, args)
+        value, kind = args[2], ir.VectorType(pointer.type.pointee, args[2].type.count)
         if value.type != kind:
             value = builder.trunc(value, kind)
         target = builder.bitcast(pointer, kind.as_pointer())
@@ -125,7 +125,7 @@ def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
         kind = args[0].type
         bits = signature.return_type.lane.bitwidth
         function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.v{LANES}f{bits}"
+            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fma.v{kind.count}f{bits}"
         )
         return builder.call(function, args)
 
@@ -191,10 +191,10 @@ def widen(typing: Any, a: Any) -> Any:
 
 @intrinsic
 def mask_le(typing: Any, a: Any, b: Any) -> Any:
-    """Return a ≤ b as eight bits, lane 0 lowest; a NaN is not ≤ anything."""
+    """Return a ≤ b as bits, lane 0 lowest; a NaN is not ≤ anything."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = builder.bitcast(builder.fcmp_ordered("<=", *args), ir.IntType(LANES))
+        bits = builder.bitcast(builder.fcmp_ordered("<=", *args), ir.IntType(args[0].type.count))
         return builder.zext(bits, ir.IntType(64))
 
     return types.int64(a, b), generate
@@ -221,7 +221,7 @@ def mask_equal(typing: Any, vector: Any, number: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         vector, number = args
-        wanted = _splat(builder, builder.trunc(number, _INT32), vector.type)
+        wanted = splat_vector(builder, builder.trunc(number, INT32), vector.type)
         bits = builder.bitcast(builder.icmp_signed("==", vector, wanted), ir.IntType(LANES))
         return builder.zext(bits, ir.IntType(64))
 
@@ -238,7 +238,7 @@ def count_before(typing: Any, a: Any, places: Any, b: Any, others: Any, total: A
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         a, places, b, others, total = args
         for n in range(LANES):
-            lane = ir.Constant(ir.VectorType(_INT32, LANES), [n] * LANES)
+            lane = ir.Constant(ir.VectorType(INT32, LANES), [n] * LANES)
             value = builder.shuffle_vector(b, b, lane)
             place = builder.shuffle_vector(others, others, lane)
             equal = builder.fcmp_ordered("==", a, value)
@@ -265,7 +265,7 @@ def float_bits(typing: Any, value: Any) -> Any:
     """Return the bits of a float32 as uint32."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _INT32)
+        return builder.bitcast(args[0], INT32)
 
     return types.uint32(types.float32), generate
 
@@ -323,11 +323,11 @@ def transpose(typing: Any, array: Any, source: Any, target: Any, row: Any) -> An
         vectors = []
         for n in range(4):
             place = builder.add(source, builder.mul(row, row.type(n)))
-            pointer = _pointer(context, builder, signature, (args[0], place))
-            vectors.append(_load(builder, pointer, kind))
+            pointer = pointer_to(context, builder, signature, (args[0], place))
+            vectors.append(load_vector(builder, pointer, kind))
         for n, vector in enumerate(_transposed(builder, vectors)):
             place = builder.add(target, builder.mul(row, row.type(n)))
-            pointer = _pointer(context, builder, signature, (args[0], place))
+            pointer = pointer_to(context, builder, signature, (args[0], place))
             builder.store(vector, builder.bitcast(pointer, kind.as_pointer()), align=1)
         return context.get_dummy_value()
 
@@ -342,7 +342,7 @@ def compress_places(typing: Any, mask: Any, table: Any) -> Any:
         start = builder.mul(args[0], args[0].type(LANES))
         array = context.make_array(signature.args[1])(context, builder, args[1])
         kind = context.get_value_type(_POSITIONS)
-        return _load(builder, builder.gep(array.data, [start]), kind)
+        return load_vector(builder, builder.gep(array.data, [start]), kind)
 
     return _POSITIONS(types.int64, table), generate
 
@@ -369,24 +369,27 @@ def permute(typing: Any, vector: Any, places: Any) -> Any:
     return vector(vector, places), generate
 
 
-_INT32 = ir.IntType(32)
+INT32 = ir.IntType(32)
 
 
 def _int32(value: int) -> Any:
-    return ir.Constant(_INT32, value)
+    return ir.Constant(INT32, value)
 
 
-def _pointer(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+def pointer_to(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Return the pointer to args[0][args[1]]."""
     array = context.make_array(signature.args[0])(context, builder, args[0])
     return builder.gep(array.data, [args[1]])
 
 
-def _load(builder: Any, pointer: Any, kind: Any) -> Any:
+def load_vector(builder: Any, pointer: Any, kind: Any) -> Any:
+    """Return the vector of the LLVM type `kind` at a pointer, which need not be aligned."""
     return builder.load(builder.bitcast(pointer, kind.as_pointer()), align=1)
 
 
-def _splat(builder: Any, value: Any, kind: Any) -> Any:
-    places = ir.VectorType(_INT32, LANES)
+def splat_vector(builder: Any, value: Any, kind: Any) -> Any:
+    """Return a number as often as the LLVM type `kind` has lanes."""
+    places = ir.VectorType(INT32, kind.count)
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, value, _int32(0))
     return builder.shuffle_vector(first, undefined, ir.Constant(places, None))
@@ -394,7 +397,7 @@ def _splat(builder: Any, value: Any, kind: Any) -> Any:
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """Transpose four vectors of four in two rounds, each of which interleaves pairs of rows."""
-    places = ir.VectorType(_INT32, 4)
+    places = ir.VectorType(INT32, 4)
     low, high = (ir.Constant(places, half) for half in ([0, 4, 1, 5], [2, 6, 3, 7]))
     for _ in range(2):
         first, second, third, fourth = rows

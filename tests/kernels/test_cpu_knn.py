@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.kernels import cpu, cpu_knn, cpu_tiles, team
+from pipelines.kernels import cpu, cpu_knn, cpu_panels, team
 from tests.kernels.test_knn import assert_same_sets, sorted_neighbors, whole_points
 
 
@@ -43,7 +43,7 @@ def test_slabs_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = tuple(range(0, 16 * 5, 5))
     whole = cpu.knn(x, ranks)
     monkeypatch.setattr(cpu_knn, "CANDIDATE_BYTES", 1 << 20)
-    assert cpu_knn._plan(1100, ranks[-1]).slab < -(-1100 // cpu_tiles.PANEL)
+    assert cpu_knn._plan(1100, ranks[-1]).slab < -(-1100 // cpu_panels.PANEL)
     assert torch.equal(cpu.knn(x, ranks), whole)
     assert_same_sets(whole, sorted_neighbors(x, ranks))
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.kernels import cpu, cpu_knn, cpu_order, cpu_tiles
-from pipelines.kernels.cpu_tiles import PANEL
+from pipelines.kernels.cpu_panels import PANEL
 
 
 def scan_like(points: int, channels: int, seed: int) -> np.ndarray:
