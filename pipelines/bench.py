@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from .config import BenchConfig, ModelConfig
+from .config import CONVS, BenchConfig, ModelConfig
 from .data.synthetic_blocks import room_features
 from .errors import ConfigError, RunError
 from .files import atomic_json
-from .model.flop import forward_flop
+from .model.flop import forward_flop, search_flop, step_flop
 from .plain import to_plain
 from .progress import SILENT, Progress
 from .runtime.device import cpu_threads, pick_device
@@ -57,7 +57,7 @@ class Row:
         num_points: N.
         ours: figures of this package; None if it failed, see `failed`.
         naive: figures of the released algorithm; None if it was not measured.
-        flop: the arithmetic of a forward pass that leaves none out; None for other work.
+        flop: the arithmetic of the work that leaves none out; None if it is not known.
         failed: why there are no figures.
     """
 
@@ -178,8 +178,13 @@ def _fits(model: ModelConfig, points: int) -> bool:
 
 
 def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float | None:
-    known = work == "forward" and model.conv == "edge" and model.knn == "dynamic"
-    return config.batch_size * forward_flop(model, points) if known else None
+    """Return the arithmetic of a case; None with a layer of PyTorch Geometric: not known."""
+    if work == "knn":
+        return config.batch_size * search_flop(model.width, points)
+    if model.conv not in CONVS:
+        return None
+    one = forward_flop if work == "forward" else step_flop
+    return config.batch_size * one(model, points)
 
 
 def _case(

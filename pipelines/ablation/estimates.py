@@ -19,7 +19,7 @@ from typing import Any
 from ..config import TrainConfig
 from ..data.store import Store
 from ..errors import DeepGCNError
-from ..model.flop import forward_flop
+from ..model.flop import step_flop
 from ..plain import to_plain
 from ..progress import Progress
 from ..results.runs import Run, find_runs
@@ -29,7 +29,6 @@ from ..train import open_samplers
 from .gather import Cell, fraction
 from .study_file import Plan, PlannedRow
 
-STEP = 3  # passes that a training step's arithmetic is worth: forward, and backward twice that
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
 SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs
 MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a machine compiles
@@ -99,15 +98,15 @@ def _row(
     count = steps(row.config)
     seconds = None
     if speed is not None and count is not None:
-        one = count * row.config.batch_size * step_flop(row.config) / speed
+        one = count * row.config.batch_size * block_flop(row.config) / speed
         seconds = sum((1 - fraction(cell.run)) * one for cell in left)
     memory = estimate_memory(fit_memory(row.config, device), device=device).total
     return RowEstimate(row, len(left), count, seconds, memory)
 
 
-def step_flop(config: TrainConfig) -> float:
+def block_flop(config: TrainConfig) -> float:
     """Return the arithmetic of a training step for one block."""
-    return STEP * forward_flop(config.model, config.num_points)
+    return step_flop(config.model, config.num_points)
 
 
 class StepCounts:
@@ -158,14 +157,14 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
     pace = float(status.get("blocks_per_second") or 0)
     if not here or status.get("state") != "finished" or not pace:
         return None
-    work = step_flop(config)
-    similar = 1 / SIMILAR <= work / step_flop(like) <= SIMILAR
+    work = block_flop(config)
+    similar = 1 / SIMILAR <= work / block_flop(like) <= SIMILAR
     return pace * work if similar else None
 
 
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
     """Time steps of a training, most often of the reference."""
-    blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / step_flop(config))))
+    blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / block_flop(config))))
     case = {
         "model": to_plain(config.model),
         **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
@@ -183,4 +182,4 @@ def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float 
         progress.warn(f"no time estimates: {(done.stderr.strip() or '–').splitlines()[-1]}")
         return None, "nothing: a timed step failed"
     seconds = min(json.loads(done.stdout.splitlines()[-1])["times"])
-    return blocks * step_flop(config) / seconds, "timed steps of the first row"
+    return blocks * block_flop(config) / seconds, "timed steps of the first row"
