@@ -21,22 +21,21 @@ from pipelines.kernels import cuda, eager
 HERE = Path(__file__).parent
 
 
+# Two processes, as each takes seconds to start; about as long as one another.
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "module",
+    "modules",
     [
-        "test_cuda_knn",
-        "test_cuda_near",
-        "test_cuda_edges",
-        "test_cuda_reverse",
-        "test_cuda_product",
-        "test_cuda_activation",
+        ("test_cuda_near", "test_cuda_reverse", "test_cuda_activation"),
+        ("test_cuda_edges", "test_cuda_knn", "test_cuda_product"),
     ],
+    ids=" ".join,
 )
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_passes_in_the_interpreter(module: str) -> None:
+def test_pass_in_the_interpreter(modules: tuple[str, ...]) -> None:
+    files = [HERE / f"{module}.py" for module in modules]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", HERE / f"{module}.py"],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files],
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         cwd=HERE.parents[1],
         capture_output=True,

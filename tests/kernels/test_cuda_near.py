@@ -63,7 +63,7 @@ def test_equals_a_full_sort(batch: int, points: int, channels: int, ranks: tuple
 def test_ranks_in_a_table_that_changes() -> None:
     from pipelines.kernels import cuda_near as near
 
-    x = whole_points(2, 75, 7, seed=5)
+    x = whole_points(2, 39, 7, seed=5)
     tables = RankTables([24], 4, DEVICE)
     for ranks in ((0, 6, 12, 18), (0, 3, 4, 20)):
         tables.set([ranks])
@@ -95,9 +95,12 @@ def test_every_point_many_times() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, interpreting
-def test_distances_of_all_magnitudes() -> None:
+def test_distances_of_all_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each point has its own power of two, so that small ones do not vanish beside large ones."""
-    x = torch.cat([3.0 ** torch.arange(35.0), torch.zeros(35)]).view(1, 70, 1)
+    from pipelines.kernels import cuda_near as near
+
+    monkeypatch.setattr(near, "REDO_LONG", 64)  # rows that are done again are not held whole
+    x = torch.cat([3.0 ** torch.arange(35.0), torch.zeros(10)]).view(1, 45, 1)
     x = torch.cat([x, -x], dim=1)
     ranks = tuple(range(8))
     # On the same device: the sum of numbers so far apart depends on their order.
