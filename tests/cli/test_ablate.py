@@ -109,8 +109,9 @@ def deepgcn(*arguments: str) -> str:
 
 @pytest.mark.slow
 def test_smoke_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["ablate", "--preset", "smoke", "--workers", "2", "--device", "cpu", "--json"]
-    found: dict[str, Any] = json.loads(deepgcn(*arguments, "--report", "html", "--report", "md"))
+    arguments = ["ablate", "--preset", "smoke", "--workers", "2", "--device", "cpu"]
+    more = ["--max-steps", "2", "--json", "--report", "html", "--report", "md"]
+    found: dict[str, Any] = json.loads(deepgcn(*arguments, *more))
     assert (found["runs"], found["finished"], found["failed"]) == (7, 7, 0)
     files = [Path(file).name for file in found["files"]]
     assert files == ["table.html", "table.md", "plot.png"]
