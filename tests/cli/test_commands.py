@@ -21,7 +21,7 @@ SMALL = ("--max-steps", "1", "--batch-size", "1", "--num-points", "256", "--devi
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with nothing but a zip of two rooms in each of the areas 1 and 5."""
     raw = tmp_path_factory.mktemp("raw")
-    synth(SynthConfig(out=raw, areas=2, rooms=2, density=300))
+    synth(SynthConfig(out=raw, areas=2, rooms=2, density=100))
     (raw / "Area_2").rename(raw / "Area_5")
     folder = tmp_path_factory.mktemp("work")
     with zipfile.ZipFile(folder / "rooms.zip", "w", zipfile.ZIP_DEFLATED) as archive:
