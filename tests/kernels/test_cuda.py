@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "modules",
     [
-        ("test_cuda_near", "test_cuda_reverse", "test_cuda_activation"),
-        ("test_cuda_edges", "test_cuda_knn", "test_cuda_product"),
+        ("test_cuda_near", "test_cuda_knn", "test_cuda_reverse"),
+        ("test_cuda_edges", "test_cuda_product", "test_cuda_activation"),
     ],
     ids=" ".join,
 )
