@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from . import cpu_tile_eight, cpu_tile_sixteen, simd_wide
-from .cpu_panels import INFINITY, LARGEST, LINE, MINUS_ONE, MINUS_TWO, PANEL, ROWS, TILE, ZERO
+from .cpu_panels import INFINITY, LARGEST, MINUS_ONE, MINUS_TWO, PANEL, ROWS, TILE, ZERO, room_for
 from .simd import (
     LANES,
     fma,
@@ -29,6 +29,7 @@ from .team import fork
 STRIP = 16  # panels that stay in the cache while the rows go by
 _tile = cpu_tile_sixteen if simd_wide.in_one_register() else cpu_tile_eight
 multiply, turn, append = _tile.multiply, _tile.turn, _tile.append
+_room_for = njit(nogil=True)(room_for)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -38,7 +39,7 @@ def limits(packed, points, sample, sample_squares, rank, limit, floor, task):
     `rank` 0 means that every point is to be a candidate.
     """
     size = len(sample_squares)
-    tile = _tiles(1)
+    tile = _room_for(TILE)
     keys, scratch = np.empty(PANEL * size, np.float32), np.empty(3 * LANES, np.float32)
     share = 0.5
     for row in range(task * ROWS, min((task + 1) * ROWS, len(limit)), PANEL):
@@ -141,7 +142,7 @@ def pairs(packed, squares, limit, order, axes, lists, counts, origin, table, tas
     """
     a0, a1, b0, b1, both = table[task]
     points, places, boxes, reach = order
-    tile = _tiles(2)
+    tile = _room_for(2 * TILE)
     size = len(packed) // len(squares) * PANEL
     triangle = both and a0 == b0
     for strip in range(b0, b1, STRIP):
@@ -157,13 +158,6 @@ def pairs(packed, squares, limit, order, axes, lists, counts, origin, table, tas
                 if back:
                     turn(tile)
                     append(tile, TILE, b, a, points, squares, limit, lists, counts, origin)
-
-
-@njit(nogil=True)
-def _tiles(number):
-    """Return room for tiles that begins where a line of the cache does."""
-    room = np.empty(number * TILE + LINE // 4, np.float32)
-    return room[-room.ctypes.data % LINE // 4 :]
 
 
 @njit(forceinline=True)
