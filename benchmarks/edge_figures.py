@@ -42,7 +42,7 @@ def trials(bench: Bench, case: str, run: Callable[[], Any], module: Any, options
 
 def check_reverse(bench: Bench, name: str, index: Tensor) -> None:
     """Compare the transposed graph with sorting; tell how many edges leave a point."""
-    from pipelines.kernels import cuda_reverse
+    from pipelines.kernels.edges import reverse as cuda_reverse
 
     found = cuda_reverse.reverse(index)
     same = all(
@@ -59,7 +59,7 @@ def check_reverse(bench: Bench, name: str, index: Tensor) -> None:
 
 def time_reverse(bench: Bench, name: str, index: Tensor) -> None:
     """Time the transposed graph, its stages, and sorting."""
-    from pipelines.kernels import cuda_reverse
+    from pipelines.kernels.edges import reverse as cuda_reverse
 
     parts = cuda_reverse._Parts(index)
     places, begin = parts.count()
@@ -78,7 +78,7 @@ def time_reverse(bench: Bench, name: str, index: Tensor) -> None:
 
 def tune_reverse(bench: Bench, index: Tensor) -> None:
     """Try constants of the transposed graph."""
-    from pipelines.kernels import cuda_reverse
+    from pipelines.kernels.edges import reverse as cuda_reverse
 
     options: Options = [{"LOG_SEGMENTS": log} for log in (1, 2, 3, 4)]
     pairs = ((128, 1), (256, 2), (256, 4), (512, 4), (1024, 4))
@@ -88,7 +88,8 @@ def tune_reverse(bench: Bench, index: Tensor) -> None:
 
 def passes_of(bench: Bench, index: Tensor, relu: bool) -> dict[str, Callable[[], Any]]:
     """Return `reduce` and both passes back, over edges with 64 channels."""
-    from pipelines.kernels import cuda_edges, cuda_reverse
+    from pipelines.kernels.edges import cuda as cuda_edges
+    from pipelines.kernels.edges import reverse as cuda_reverse
 
     batch, points, k = index.shape
     channels = 8 if bench.tiny else 64
@@ -108,7 +109,7 @@ def passes_of(bench: Bench, index: Tensor, relu: bool) -> dict[str, Callable[[],
 
 def tune_passes(bench: Bench, index: Tensor) -> None:
     """Try constants of the passes, without relu."""
-    from pipelines.kernels import cuda_edges
+    from pipelines.kernels.edges import cuda as cuda_edges
 
     runs = passes_of(bench, index, relu=False)
     options: Options = [

@@ -5,7 +5,7 @@
 
 Prints what it finds as it goes, then one Markdown table; writes gpu.json and gpu.md to --out. A
 part that fails, or whose time is up, loses its own figures only. "naive" is `benchmarks.naive`, the
-published algorithm step by step; "eager" the plain PyTorch kernels.
+published algorithm step by step; "reference" the plain PyTorch kernels.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, 
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.kernels import cuda, eager
+from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.timing import Case, measure, own_network, own_search
 
@@ -73,7 +73,7 @@ def time_operations(bench: Bench) -> None:
     for dilation in (1, 7, 14, 27):
         ranks = tuple(range(0, min(k * dilation, points), dilation))
         ours = bench.seconds(functools.partial(cuda.knn, x, ranks))
-        slow = bench.seconds(functools.partial(eager.knn, x, ranks))
+        slow = bench.seconds(functools.partial(reference.knn, x, ranks))
         bench.add("operation", f"knn d {dilation} (second: eager)", ms(ours), ms(slow))
     rows = min(256, points)
     slab = bench.seconds(lambda: torch.bmm(x[:, :rows], x.transpose(1, 2))) * points / rows
@@ -85,10 +85,10 @@ def time_operations(bench: Bench) -> None:
             ("edge_reduce", lambda m, f: m.edge_reduce(*arrays, **f)),
             ("edge_reduce and gradients", lambda m, f: gpu_checks.edge_gradients(m, arrays, f)),
         ):
-            both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, eager)]
+            both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, reference)]
             bench.add("operation", f"{name}, relu {relu} (second: eager)", *map(ms, both))
     if cuda.why_not(torch.device(bench.device)) is None:
-        from pipelines.kernels import cuda_reverse
+        from pipelines.kernels.edges import reverse as cuda_reverse
 
         spent = bench.seconds(lambda: cuda_reverse.reverse(arrays[2]))
         bench.add("operation", "reverse adjacency", ms(spent))
@@ -96,7 +96,8 @@ def time_operations(bench: Bench) -> None:
 
 def tune(bench: Bench) -> None:
     """Time other sizes of the kernels' constants than their own."""
-    from pipelines.kernels import cuda_edges, cuda_knn
+    from pipelines.kernels.edges import cuda as cuda_edges
+    from pipelines.kernels.knn_search import cuda as cuda_knn
 
     batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
     x = bench.random(batch, points, channels)
@@ -244,11 +245,11 @@ def precision(bench: Bench) -> None:
             wanted = model(features)
         for name, forced, matmul, half in (
             ("float32 again", None, "highest", False),
-            ("float32, eager kernels", "eager", "highest", False),
+            ("float32, reference kernels", "reference", "highest", False),
             ("TF32, k-NN in float32", None, "high", False),
-            ("TF32 everywhere", "eager", "high", False),
+            ("TF32 everywhere", "reference", "high", False),
             ("bf16 autocast, k-NN in float32", None, "highest", True),
-            ("bf16 autocast everywhere", "eager", "highest", True),
+            ("bf16 autocast everywhere", "reference", "highest", True),
         ):
             for replay in (False, True):
                 cast = torch.autocast(bench.device, dtype=torch.bfloat16, enabled=half)

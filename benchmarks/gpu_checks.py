@@ -1,6 +1,6 @@
 """Is what the GPU kernels compute right: parts of gpu.py.
 
-Against full sorts, `eager` on the same GPU and golden tensors; a figure for each case.
+Against full sorts, `reference` on the same GPU and golden tensors; a figure for each case.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from benchmarks.gpu_table import Bench, shared_neighbors
 from pipelines import kernels
-from pipelines.kernels import cuda, eager
-from pipelines.model.weights import from_reference
+from pipelines.kernels import cuda, reference
+from pipelines.weights.safetensors import from_reference
 
 GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
 
@@ -35,8 +35,8 @@ def check_knn(bench: Bench) -> None:
         half = (2 * bench.random(2, points // 2, 64)).round()
         whole = torch.cat([half, -half], dim=1)
         x = bench.random(2, points, 64)
-        exact = shared_neighbors(cuda.knn(whole, ranks), eager.knn(whole, ranks))
-        near = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
+        exact = shared_neighbors(cuda.knn(whole, ranks), reference.knn(whole, ranks))
+        near = shared_neighbors(cuda.knn(x, ranks), reference.knn(x, ranks))
         bench.add(
             "k-NN check", f"{name}: exact distances, rounded ones", f"{exact:.6f}, {near:.6f}"
         )
@@ -44,10 +44,10 @@ def check_knn(bench: Bench) -> None:
         x = (50 * bench.random(1, points, channels)).round()
         x = torch.cat([x, -x], dim=1)  # a mean of exactly zero
         ranks = tuple(range(0, 80, 5))
-        same = shared_neighbors(cuda.knn(x, ranks), eager.knn(x, ranks))
+        same = shared_neighbors(cuda.knn(x, ranks), reference.knn(x, ranks))
         bench.add("k-NN check", f"N {2 * points:,}, C {channels}, whole numbers", f"{same:.6f}")
     x = torch.ones(2, points, 3, device=bench.device)
-    same = shared_neighbors(cuda.knn(x, (0, 3, 50)), eager.knn(x, (0, 3, 50)))
+    same = shared_neighbors(cuda.knn(x, (0, 3, 50)), reference.knn(x, (0, 3, 50)))
     bench.add("k-NN check", f"N {points:,}, all points equal", f"{same:.6f}")
 
 
@@ -79,7 +79,7 @@ def check_edges(bench: Bench) -> None:
             arrays = edge_case(bench, dtype, shape, 9)
             found = edge_gradients(cuda, arrays, flags)
             again = edge_gradients(cuda, arrays, flags)
-            expected = edge_gradients(eager, arrays, flags)
+            expected = edge_gradients(reference, arrays, flags)
             worst = max(
                 float((a.double() - b.double()).abs().max() / b.double().abs().max())
                 for a, b in zip(found, expected, strict=True)
@@ -105,7 +105,7 @@ def check_points(bench: Bench) -> None:
     x, sign = bench.random(*shape, dtype=torch.float64), bench.random(shape[-1])
     for relu in (False, True):
         results = []
-        for module in (cuda, eager):
+        for module in (cuda, reference):
             own = x.clone().requires_grad_()
             found = module.point_reduce(own, sign, relu=relu, moments=True)
             (found[0].sin().sum() + (found[1] + found[2]).sum() / 8).backward()

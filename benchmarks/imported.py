@@ -16,7 +16,7 @@ import numpy as np
 
 import pipelines
 from pipelines.data.store import Store
-from pipelines.results.metrics import confusion, scores
+from pipelines.metrics import confusion, scores
 
 
 def main() -> None:

@@ -27,10 +27,12 @@ import pipelines
 from pipelines.config import ModelConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
-from pipelines.data.synthetic_blocks import room_features
-from pipelines.kernels import cpu, cpu_select, team
-from pipelines.kernels import cpu_tiles as tiles
-from pipelines.kernels.cpu_panels import PANEL
+from pipelines.data.synthetic.blocks import room_features
+from pipelines.kernels import cpu
+from pipelines.kernels import threads as team
+from pipelines.kernels.knn_search.cpu import select as cpu_select
+from pipelines.kernels.knn_search.cpu import tiles as tiles
+from pipelines.kernels.knn_search.cpu.panels import PANEL
 from pipelines.model.deepgcn import DeepGCN
 
 Part = Callable[..., Any]

@@ -22,7 +22,7 @@ import torch
 
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import save_weights
+from pipelines.weights.safetensors import save_weights
 
 DENSITY = 5300.0  # points per square metre of ground
 HEIGHT, ROOM = 3.0, 6.0  # m

@@ -1,4 +1,4 @@
-"""What `kernels.cuda_near` finds and how long it takes, beside `cuda_knn`: a part of gpu.py.
+"""What `kernels.knn_search.cuda.search` finds, and how fast, beside `cuda_knn`: a part of gpu.py.
 
 On the features that a ResGCN-28 makes of a synthetic room (random weights), layer by layer, and on
 noise. "Alike" is the share of the neighbors that a search in float64 finds.
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks.gpu_table import Bench, constants, ms, shared_neighbors
 from pipelines.config import ModelConfig
-from pipelines.data.synthetic_blocks import room_features
-from pipelines.kernels import cuda, eager
+from pipelines.data.synthetic.blocks import room_features
+from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
 
 DILATIONS = (1, 4, 7, 14, 20, 26)  # of the search in layer d's features
@@ -52,18 +52,18 @@ def scan_layers(bench: Bench) -> tuple[DeepGCN, Tensor, Tensor]:
 
 def alike(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
     """Return which share of float64's neighbors the searches find: near, cuda_knn, eager."""
-    from pipelines.kernels import cuda_knn
-    from pipelines.kernels import cuda_near as near
+    from pipelines.kernels.knn_search import cuda as cuda_knn
+    from pipelines.kernels.knn_search.cuda import search as near
 
     x = x[:2]
-    truth = eager.knn(x.double(), ranks)
-    return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda_knn, eager)]
+    truth = reference.knn(x.double(), ranks)
+    return [f"{shared_neighbors(m.knn(x, ranks), truth):.6f}" for m in (near, cuda_knn, reference)]
 
 
 def stages(bench: Bench, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
     """Time each program of a search, and count the rows that are done again or sorted exactly."""
-    from pipelines.kernels import cuda_knn
-    from pipelines.kernels import cuda_near as near
+    from pipelines.kernels.knn_search import cuda as cuda_knn
+    from pipelines.kernels.knn_search.cuda import search as near
 
     points = x.shape[1]
     way = near.plan(ranks[-1] + 1, points)
@@ -101,7 +101,7 @@ def stages(bench: Bench, name: str, x: Tensor, ranks: tuple[int, ...]) -> None:
 
 def trials(bench: Bench, dilation: int, x: Tensor) -> None:
     """Time searches with other constants than their own."""
-    from pipelines.kernels import cuda_near as near
+    from pipelines.kernels.knn_search.cuda import search as near
 
     ranks = ranks_of(dilation, x.shape[1])
     for chosen in ({}, *CHOICES):
@@ -116,8 +116,8 @@ def trials(bench: Bench, dilation: int, x: Tensor) -> None:
 
 def figures(bench: Bench) -> None:
     """Compare and time the search."""
-    from pipelines.kernels import cuda_knn
-    from pipelines.kernels import cuda_near as near
+    from pipelines.kernels.knn_search import cuda as cuda_knn
+    from pipelines.kernels.knn_search.cuda import search as near
 
     if reason := cuda.why_not(torch.device(bench.device)):
         bench.add("near", "not run", reason)
@@ -130,7 +130,7 @@ def figures(bench: Bench) -> None:
         tied = noise[:, torch.arange(noise.shape[1], device=noise.device) * 2 // 7]
         for name, x in (("scan", layers[dilation - 1]), ("noise", noise), ("tied", tied)):
             case = f"{name}, d {dilation}"
-            bench.add("near", f"{case}: alike (near, cuda_knn, eager)", *alike(x, ranks))
+            bench.add("near", f"{case}: alike (near, cuda_knn, reference)", *alike(x, ranks))
             spent = [
                 bench.device_seconds(functools.partial(m.knn, x, ranks)) for m in (near, cuda_knn)
             ]

@@ -66,7 +66,7 @@ def _form(bench: Bench, name: str, a: Tensor, b: Tensor, *, every: bool) -> None
         "TF32": ("high", torch.mm),
     }
     if cuda.why_not(a.device) is None:
-        from pipelines.kernels import cuda_product
+        from pipelines.kernels.matmul import cuda as cuda_product
 
         for tiles in cuda_product.CANDIDATES if every else [cuda_product.best(a.device)]:
             run = functools.partial(cuda_product.product, tiles=tiles)
@@ -90,7 +90,7 @@ def _splits(bench: Bench, given: Forms) -> None:
     x, _ = given["forward"]
     if cuda.why_not(x.device) is not None:
         return
-    from pipelines.kernels import cuda_product
+    from pipelines.kernels.matmul import cuda as cuda_product
 
     def split(along_points: bool) -> None:
         for start in range(0, len(x), cuda_product.SLAB):

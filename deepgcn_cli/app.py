@@ -6,17 +6,15 @@ from typing import Annotated
 
 import typer
 
-from . import (
-    commands_ablate,
-    commands_apply,
-    commands_bench,
-    commands_data,
-    commands_machine,
-    commands_runs,
-    commands_train,
-    commands_weights,
-    demo,
-)
+from .commands import ablate as commands_ablate
+from .commands import apply as commands_apply
+from .commands import bench as commands_bench
+from .commands import data as commands_data
+from .commands import demo
+from .commands import presets as commands_machine
+from .commands import runs as commands_runs
+from .commands import train as commands_train
+from .commands import weights as commands_weights
 from .options import examples
 
 app = typer.Typer(

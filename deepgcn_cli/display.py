@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.plain import to_plain
+from pipelines.serialization import to_plain
 
 from .streams import holds_all_text
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from pipelines.evaluate import EvalResult, RunScores
     from pipelines.predict import PredictResult, ScanResult
-    from pipelines.results.report import Report
+    from pipelines.reports.tables import Report
     from pipelines.sixfold import SixFoldResult
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipelines.config import EvalConfig, ModelConfig, PrepareConfig, SynthConfig, TrainConfig
 from pipelines.evaluate import evaluate
 from pipelines.prepare import prepare
-from pipelines.results.runs import find_runs
+from pipelines.runs.directory import find_runs
 from pipelines.synth import synth
 from pipelines.train import train
 

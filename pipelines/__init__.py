@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .inference import segment
+    from .inference.segmentation import segment
     from .model.deepgcn import DeepGCN
-    from .results.frame import runs_frame
+    from .runs.frame import runs_frame
 
 __all__ = ["load_model", "runs_frame", "segment"]
 
@@ -30,8 +30,8 @@ def load_model(run_or_weights: str | Path) -> DeepGCN:
         RunError: the directory holds no run, or the run has no weights yet.
         WeightsError: the file cannot be read as weights.
     """
-    from .model.weights import load_weights
-    from .results.runs import open_run
+    from .runs.directory import open_run
+    from .weights.safetensors import load_weights
 
     path = Path(run_or_weights)
     return load_weights(open_run(path).weights() if path.is_dir() else path)
@@ -40,11 +40,11 @@ def load_model(run_or_weights: str | Path) -> DeepGCN:
 def __getattr__(name: str) -> Any:
     """Import a function when it is first used, so that `import pipelines` needs no torch."""
     if name == "segment":
-        from .inference import segment
+        from .inference.segmentation import segment
 
         return segment
     if name == "runs_frame":
-        from .results.frame import runs_frame
+        from .runs.frame import runs_frame
 
         return runs_frame
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,24 +13,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import cast
 
-from .ablation.estimates import StudyEstimate, estimate
-from .ablation.gather import STATES, Cell, fraction, gather, log_path, logged_error
-from .ablation.matching import KnownRuns
-from .ablation.plan import make_plan
-from .ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
-from .ablation.summary import AblateResult, summed_up
+from pipelines.data.store import Store
+from pipelines.launch.local import Ended, Job, Launcher, local_launcher
+from pipelines.launch.own_process import python_command
+from pipelines.launch.slurm import SlurmOptions, slurm_launcher
+from pipelines.reports.study_table import duration
+from pipelines.runs.resume import differences
+from pipelines.runtime.device import gpu_names, pick_device
+from pipelines.runtime.interruption import Interruption, watch_for_interruption
+from pipelines.studies.estimates import StudyEstimate, estimate
+from pipelines.studies.gather import STATES, Cell, fraction, gather, log_path, logged_error
+from pipelines.studies.matching import KnownRuns
+from pipelines.studies.plan import make_plan
+from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
+from pipelines.studies.summary import AblateResult, summed_up
+
 from .config import AblateConfig, TrainConfig
-from .data.store import Store
 from .errors import RunError
-from .plain import to_plain
 from .progress import SILENT, Progress, Task
-from .results.resume import differences
-from .results.study_table import duration
-from .runtime.device import gpu_names, pick_device
-from .runtime.interruption import Interruption, watch_for_interruption
-from .runtime.launch import Ended, Job, Launcher, local_launcher
-from .runtime.own_process import python_command
-from .runtime.slurm import SlurmOptions, slurm_launcher
+from .serialization import to_plain
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
 LEAST_SHARE = 0.05  # of a run that has to be done before the rest is estimated from it

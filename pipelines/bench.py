@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.data.synthetic.blocks import room_features
+from pipelines.launch.own_process import ROOT, python_command
+from pipelines.model.flop import forward_flop, search_flop, step_flop
+from pipelines.runtime.device import cpu_threads, pick_device
+from pipelines.runtime.environment import describe_environment
+
 from .config import CONVS, BenchConfig, ModelConfig
-from .data.synthetic_blocks import room_features
 from .errors import ConfigError, RunError
 from .files import atomic_json
-from .model.flop import forward_flop, search_flop, step_flop
-from .plain import to_plain
 from .progress import SILENT, Progress
-from .runtime.device import cpu_threads, pick_device
-from .runtime.environment import describe_environment
-from .runtime.own_process import ROOT, python_command
+from .serialization import to_plain
 
 OURS, NAIVE = "pipelines.runtime.timing", "benchmarks.case"
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536

@@ -1,7 +1,7 @@
 """The evaluate stage: runs → scores on the area that they never saw.
 
 Under each protocol (see `scoring`) the confusion counts M are summed over all rooms of the test
-area, and every figure follows from M (`results.metrics`). Deterministic: the same weights, store
+area, and every figure follows from M (`reports.metrics`). Deterministic: the same weights, store
 and seed give the same counts.
 """
 
@@ -14,27 +14,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipelines.data.store import Room
+from pipelines.inference.protocols import RoomAnswer, Subject, answer_rooms, count_blocks
+from pipelines.metrics import Scores, scores
+from pipelines.reports.baseline import learn_height_bands, score_height_bands
+from pipelines.reports.failures import find_failures, no_failures
+from pipelines.reports.plots import room_picture
+from pipelines.reports.scorecard import Counts, Evaluation, build_report, record_scores
+from pipelines.reports.scorefiles import write_protocols, write_scores
+from pipelines.reports.tables import Report
+from pipelines.reports.viewer import SAFE_COLORS, write_viewer
+from pipelines.runs.directory import Run, latest_finished, named_run
+from pipelines.runs.index import changing
+from pipelines.runs.resume import open_data
+from pipelines.runtime.device import pick_device
+from pipelines.weights.safetensors import describe, load_weights
+
 from .config import EvalConfig
-from .data.store import Room
 from .errors import DatasetError, RunError
-from .model.weights import describe, load_weights
 from .progress import SILENT, Progress
-from .results.baseline import learn_height_bands, score_height_bands
-from .results.failures import (
-    find_failures,
-    no_failures,
-)
-from .results.index import changing
-from .results.metrics import Scores, scores
-from .results.plots import room_picture
-from .results.report import Report
-from .results.resume import open_data
-from .results.runs import Run, latest_finished, named_run
-from .results.scorefiles import write_protocols, write_scores
-from .results.viewer import SAFE_COLORS, write_viewer
-from .runtime.device import pick_device
-from .scorecard import Counts, Evaluation, build_report, record_scores
-from .scoring import RoomAnswer, Subject, answer_rooms, count_blocks
 
 PICTURES = 4  # rooms drawn at most
 

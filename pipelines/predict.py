@@ -18,21 +18,22 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.custom import spread_colors
+from pipelines.data.grid import check_ground
+from pipelines.data.s3dis import CLASSES, parse_colors
+from pipelines.inference.label_store import UNLABELLED, Drawing, Labelled, label_points, part_folder
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.reports.viewer import write_viewer
+from pipelines.runs.directory import latest_finished, named_run
+from pipelines.runtime.device import pick_device
+from pipelines.scans.table import Labels, Scan, ScanOptions
+from pipelines.weights.safetensors import describe, load_weights, read_metadata
+
 from .config import PredictConfig
-from .data.custom import spread_colors
-from .data.grid import check_ground
-from .data.s3dis import CLASSES, parse_colors
-from .data.scan_table import Labels, Scan, ScanOptions
-from .data.scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 from .errors import ConfigError, DatasetError, WeightsError
 from .files import DISK_FULL, remove_unfinished
-from .labelling import UNLABELLED, Drawing, Labelled, label_points, part_folder
-from .model.deepgcn import DeepGCN
-from .model.weights import describe, load_weights, read_metadata
 from .progress import SILENT, Progress
-from .results.runs import latest_finished, named_run
-from .results.viewer import write_viewer
-from .runtime.device import pick_device
+from .scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 
 GREY = 128  # of a scan without colour
 # What no room or storey is, in metres: a room in centimetres or inches is higher and longer.
@@ -49,7 +50,7 @@ class ScanResult:
         points: its points.
         unlabelled: points without coordinates, written with class 255.
         counts: points per class.
-        areas: m² of the surfaces of each class, an estimate (`data.area.surface_areas`).
+        areas: m² of the surfaces of each class, an estimate (`scans.surface_area.surface_areas`).
         extent: the scan's size along x, y and z in metres.
         confidence: mean confidence of the labelled points, 0 to 1.
         seconds: wall time.

@@ -21,13 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .config import PrepareConfig
-from .data.custom import CustomDataset, CustomRoom, read_description
-from .data.custom_rooms import read_custom_room
-from .data.pointnet_h5 import export_pointnet_h5
-from .data.rooms import RoomNotes, read_raw_room
-from .data.s3dis_raw import RawDataset, RawRoom, find_raw
-from .data.store import (
+from pipelines.data.custom import CustomDataset, CustomRoom, read_description
+from pipelines.data.custom.rooms import read_custom_room
+from pipelines.data.s3dis.pointnet_h5 import export_pointnet_h5
+from pipelines.data.s3dis.raw import RawDataset, RawRoom, find_raw
+from pipelines.data.s3dis.rooms import RoomNotes, read_raw_room
+from pipelines.data.store import (
     Room,
     RoomInfo,
     Store,
@@ -37,6 +36,8 @@ from .data.store import (
     write_manifest,
     write_rooms,
 )
+
+from .config import PrepareConfig
 from .errors import DatasetError
 from .files import DISK_FULL, atomic_json, remove_unfinished
 from .progress import SILENT, Progress

@@ -14,21 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.data.store import Store
+from pipelines.metrics import Scores
+from pipelines.reports.comparison import different_settings
+from pipelines.reports.folds import pool
+from pipelines.reports.published import SIX_FOLD
+from pipelines.reports.scorefiles import known_scores, write_scores
+from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
+from pipelines.runs.directory import Run, find_runs
+from pipelines.runs.resume import open_data
+from pipelines.weights.safetensors import describe
+
 from .config import EvalConfig
-from .data.store import Store
 from .errors import ConfigError, RunError, command
 from .evaluate import chosen_runs, evaluate
-from .model.weights import describe
-from .plain import to_plain
 from .progress import SILENT, Progress
-from .results.comparison import different_settings
-from .results.folds import pool
-from .results.metrics import Scores
-from .results.published import SIX_FOLD
-from .results.report import DAGGER, Report, Row, absent_notes, hardware_text, software_text
-from .results.resume import open_data
-from .results.runs import Run, find_runs
-from .results.scorefiles import known_scores, write_scores
+from .serialization import to_plain
 from .train import train
 
 # Settings in which the runs of one six-fold evaluation may differ.

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
+
 from .config import SynthConfig
-from .data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
 from .errors import ConfigError, command
 from .files import atomic_json
 from .progress import SILENT, Progress

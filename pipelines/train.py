@@ -1,8 +1,8 @@
 """The train stage: a store becomes a run directory with trained weights.
 
-Here a training is wired; `pipelines.training` is its course, and the parts are in `pipelines.data`
-(split, sampler), `pipelines.runtime` (steps, recipe, checkpoints, devices) and `pipelines.results`
-(the run directory).
+Here a training is wired; its course is `pipelines.training.loop`. The parts are in `pipelines.data`
+(split, sampler), `pipelines.training` (steps, recipe, checkpoints) and `pipelines.runs` (the run
+directory).
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from typing import Any
 
 import torch
 
+from pipelines.data.blocks import MIN_POINTS
+from pipelines.data.sampler import BlockSampler
+from pipelines.data.split import split_rooms
+from pipelines.data.store import RoomInfo, Store
+from pipelines.launch.local import trainings_at_once
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.runs.directory import Run, create_run, open_run, resume_command
+from pipelines.runs.lock import lock_run
+from pipelines.runs.resume import check_same, open_data, room_checksums
+from pipelines.runs.status import last_checkpoint, record_outcome, reopen
+from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
+from pipelines.runtime.device import cpu_threads, device_of, pick_device
+from pipelines.runtime.environment import describe_environment
+from pipelines.runtime.interruption import watch_for_interruption
+from pipelines.runtime.memory_limits import available_memory
+from pipelines.runtime.precision import Precision
+from pipelines.training.accumulation import TRIALS
+from pipelines.training.distributed import ALONE, Processes, ProcessLostError, connected
+from pipelines.training.loop import Training
+from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
+from pipelines.training.placement import Place, find_place
+from pipelines.training.steps import explain_out_of_memory, smaller_options
+from pipelines.training.summary import describe_training
+from pipelines.training.trackers import check_loggers
+from pipelines.training.workers import Followers, gather
+
 from . import kernels
 from .config import ModelConfig, TrainConfig
-from .data.blocks import MIN_POINTS
-from .data.sampler import BlockSampler
-from .data.split import split_rooms
-from .data.store import RoomInfo, Store
 from .errors import ConfigError, DatasetError, RunError
-from .model.deepgcn import DeepGCN
-from .plain import to_plain
 from .progress import SILENT, Progress
-from .results.lock import lock_run
-from .results.outcome import last_checkpoint, record_outcome, reopen
-from .results.resume import check_same, open_data, room_checksums
-from .results.runs import Run, create_run, open_run, resume_command
-from .runtime.accumulate import TRIALS
-from .runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
-from .runtime.device import cpu_threads, device_of, pick_device
-from .runtime.environment import describe_environment
-from .runtime.facts import describe_training
-from .runtime.followers import Followers, gather
-from .runtime.interruption import watch_for_interruption
-from .runtime.launch import trainings_at_once
-from .runtime.loop import explain_out_of_memory, smaller_options
-from .runtime.memory import describe_memory, estimate_memory, fit_memory
-from .runtime.memory_limits import available_memory
-from .runtime.placement import Place, find_place
-from .runtime.precision import Precision
-from .runtime.processes import ALONE, Processes, ProcessLostError, connected
-from .runtime.trackers import check_loggers
-from .training import Training
+from .serialization import to_plain
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def train(
     the CPU, with as many threads, its steps are bit for bit those of a run that never stopped.
 
     Several processes train together when `config.devices` asks for them, or when torchrun or srun
-    has started this one as rank 0 of several (the others call `pipelines.follow.follow`). Each
-    takes its share of every batch, so `batch_size` means the same on any number of them.
+    has started this one as rank 0 of several (the others call `pipelines.training.follow.follow`).
+    Each takes its share of every batch, so `batch_size` means the same on any number of them.
 
     Args:
         config: what to train; a `test_area` of None is the store's.

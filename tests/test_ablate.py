@@ -18,20 +18,20 @@ import pytest
 
 from pipelines import kernels
 from pipelines.ablate import ablate, dry_run
-from pipelines.ablate_job import ablate_job
-from pipelines.ablation.gather import Cell, gather
-from pipelines.ablation.plan import make_plan
-from pipelines.ablation.study_file import FILE, Plan, load_plan, save_plan, seeded
-from pipelines.ablation.summary import study_so_far
 from pipelines.config import AblateConfig, EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
-from pipelines.results.comparison import bootstrap_interval
-from pipelines.results.lock import lock_run
-from pipelines.results.runs import find_runs, open_run
-from pipelines.results.study_table import Line
+from pipelines.reports.comparison import bootstrap_interval
+from pipelines.reports.study_table import Line
+from pipelines.runs.directory import find_runs, open_run
+from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
+from pipelines.studies.gather import Cell, gather
+from pipelines.studies.job import ablate_job
+from pipelines.studies.plan import make_plan
+from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
+from pipelines.studies.summary import study_so_far
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store
 
@@ -46,7 +46,7 @@ TIMES = ("seconds", "peak_memory")
 
 @pytest.fixture(autouse=True)
 def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         yield
 
 
@@ -82,7 +82,7 @@ def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("done")
     grid_file(folder)
     plan = planned(store, folder)
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         for row in plan.rows:
             for seed in plan.seeds:
                 ablate_job(plan.folder / FILE, row.name, seed)
@@ -252,7 +252,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
         lock.__exit__(None, None, None)  # the other process ends
 
     lock.__enter__()
-    monkeypatch.setattr("pipelines.ablate_job.time.sleep", sleep)
+    monkeypatch.setattr("pipelines.studies.job.time.sleep", sleep)
     assert ablate_job(plan.folder / FILE, "reference", 0) == path
     assert len(waited) == 1
 
@@ -343,7 +343,7 @@ def command(store: Store, folder: Path, *more: str) -> list[str]:
 
 def table_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study without what depends on the clock and the machine."""
-    from pipelines.results.study_table import tables_values
+    from pipelines.reports.study_table import tables_values
 
     (values,) = tables_values(study_so_far(folder / "runs", "grid").tables)
     for row in values["rows"]:

@@ -17,7 +17,7 @@ from benchmarks.part_products import emulated, error
 from pipelines import kernels
 from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.config import CONVS, BenchConfig, ModelConfig
-from pipelines.data.synthetic_blocks import room_features
+from pipelines.data.synthetic.blocks import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.flop import forward_flop, search_flop, step_flop
@@ -58,10 +58,10 @@ def test_the_floor_of_the_reference_network() -> None:
     [*itertools.product(["plaingcn", "resgcn", "densegcn"], CONVS), ("dgcnn", "edge")],
 )
 def test_the_floor_is_what_pytorch_counts(arch: str, conv: str, knn: str) -> None:
-    """Of the eager kernels, which leave nothing out and compute nothing twice."""
+    """Of the reference kernels, which leave nothing out and compute nothing twice."""
     config = ModelConfig.published(arch, 3, conv=conv, knn=knn, k=5, width=16, fusion_channels=32)
     network, features = DeepGCN(config).train(), torch.rand(2, 64, 9)
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         with FlopCounterMode(display=False) as forward:
             loss = network(features).sum()
         with FlopCounterMode(display=False, custom_mapping=ADDED) as backward:

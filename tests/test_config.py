@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepgcn_cli.demo import Settings
+from deepgcn_cli.commands.demo import Settings
 from pipelines.config import (
     ARCHS,
     PARTS,
@@ -24,7 +24,7 @@ from pipelines.config import (
     TrainConfig,
 )
 from pipelines.errors import ConfigError
-from pipelines.plain import from_plain, to_plain
+from pipelines.serialization import from_plain, to_plain
 
 CONFIGS = [
     ModelConfig(depth=5, conv="GATConv"),

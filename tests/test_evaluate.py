@@ -20,10 +20,10 @@ from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.evaluate import EvalResult, evaluate
-from pipelines.inference import forward
-from pipelines.plain import to_plain
+from pipelines.inference.segmentation import forward
 from pipelines.progress import Progress
-from pipelines.results.runs import Run
+from pipelines.runs.directory import Run
+from pipelines.serialization import to_plain
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -52,7 +52,7 @@ def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(autouse=True)
 def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         yield
 
 

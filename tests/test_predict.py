@@ -14,13 +14,10 @@ from plyfile import PlyData
 
 from pipelines import kernels, load_model, segment
 from pipelines.config import ModelConfig, PredictConfig
-from pipelines.data.ply import write_points
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
-from pipelines.data.scans import Labels, open_scan, write_labelled
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import save_weights
 from pipelines.predict import (
     PredictResult,
     _made_from,
@@ -30,7 +27,10 @@ from pipelines.predict import (
     predict,
 )
 from pipelines.progress import Progress
-from pipelines.results.runs import Run
+from pipelines.runs.directory import Run
+from pipelines.scans import Labels, open_scan, write_labelled
+from pipelines.scans.ply_header import write_points
+from pipelines.weights.safetensors import save_weights
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -47,7 +47,7 @@ def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(autouse=True)
 def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         yield
 
 
@@ -299,7 +299,7 @@ def test_a_scan_that_does_not_fit_in_a_chunk(
     label_, confidence = points[2], np.linspace(0, 1, len(scan)).astype(np.float32)
     files = []
     for size in (1 << 20, 100):
-        monkeypatch.setattr("pipelines.data.scan_table.CHUNK", size)
+        monkeypatch.setattr("pipelines.scans.table.CHUNK", size)
         out = tmp_path / f"{size}.ply"
         write_labelled(out, scan, Labels(label_, confidence, CLASSES, CLASS_COLORS))
         files.append(out.read_bytes())

@@ -23,9 +23,7 @@ from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from pipelines.prepare import prepare
 from pipelines.progress import Progress
-from tests.small_disk import on_a_small_disk
-
-from .raw_tree import (
+from tests.raw_tree import (
     ALIGNED,
     NON_ALIGNED,
     aligned_files,
@@ -35,6 +33,7 @@ from .raw_tree import (
     write_tree,
     write_zip,
 )
+from tests.small_disk import on_a_small_disk
 
 
 class Ears(Progress):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.s3dis_raw import find_raw
+from pipelines.data.s3dis.raw import find_raw
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError
-
-from .raw_tree import (
+from tests.raw_tree import (
     ALIGNED,
     NON_ALIGNED,
     aligned_files,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
-from pipelines.results.runs import Run, create_run, open_run
+from pipelines.runs.directory import Run, create_run, open_run
 from pipelines.runtime.environment import describe_environment
 from pipelines.train import describe_store, resolve, train
 from tests.tiny_store import write_tiny_store
@@ -33,7 +33,8 @@ COMMANDS = """
 import json, os, sys
 import pipelines.train, safetensors.torch, torch._dynamo, torch.utils.tensorboard
 from deepgcn_cli.__main__ import run
-from pipelines import kernels, training
+from pipelines import kernels
+from pipelines.training import loop
 
 for line in sys.stdin:
     said, says = os.pipe()
@@ -41,10 +42,10 @@ for line in sys.stdin:
     if not pid:
         os.dup2(says, 1)
         os.dup2(says, 2)
-        training.SAVE_SECONDS = 0.05  # some steps are saved, some are lost
+        loop.SAVE_SECONDS = 0.05  # some steps are saved, some are lost
         code = 70
         try:
-            with kernels.use("eager"):
+            with kernels.use("reference"):
                 code = run(json.loads(line))
         finally:
             sys.stderr.flush()
@@ -98,7 +99,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 def whole_run(config: TrainConfig) -> Run:
     """Return the run that was never disturbed."""
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         return open_run(train(dataclasses.replace(config, name="whole")).run)
 
 

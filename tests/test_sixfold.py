@@ -14,9 +14,9 @@ from pipelines import kernels
 from pipelines.config import EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
+from pipelines.metrics import scores
 from pipelines.progress import Progress
-from pipelines.results.metrics import scores
-from pipelines.results.runs import Run, find_runs
+from pipelines.runs.directory import Run, find_runs
 from pipelines.sixfold import six_fold
 from pipelines.train import train
 from tests.tiny_run import train_tiny_run
@@ -35,7 +35,7 @@ class Ears(Progress):
 
 @pytest.fixture(autouse=True)
 def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         yield
 
 

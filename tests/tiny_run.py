@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.results.runs import Run, open_run
+from pipelines.runs.directory import Run, open_run
 from pipelines.train import train
 
 MODEL = ModelConfig(depth=3, width=16, k=6, fusion_channels=64, layout="torch")
@@ -27,5 +27,5 @@ def train_tiny_run(data: Path, runs: Path, name: str = "tiny", max_steps: int = 
         device="cpu",
         threads=1,
     )
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         return open_run(train(config).run)

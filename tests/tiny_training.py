@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data.store import Store
 from pipelines.progress import SILENT, Progress, Task
-from pipelines.results.runs import Run, open_run
+from pipelines.runs.directory import Run, open_run
 from pipelines.train import TrainResult, train
 
 MODEL = ModelConfig(depth=3, width=8, k=4, fusion_channels=32)

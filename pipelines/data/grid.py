@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import DatasetError
+from pipelines.errors import DatasetError
 
 CELL = 0.5  # m
 CHUNK = 1 << 20  # points whose cells are worked out at a time, so that little memory is taken

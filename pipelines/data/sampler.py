@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress
+
 from .augment import PARTS as AUGMENTATIONS
 from .augment import BlockPoints, augment
 from .balance import block_counts, block_probabilities, draw_blocks

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import DatasetError
+from pipelines.errors import DatasetError
+
 from .store import RoomInfo
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import DatasetError, command
-from ..files import atomic_json, atomic_write
+from pipelines.errors import DatasetError, command
+from pipelines.files import atomic_json, atomic_write
+
 from .grid import Grid, check_ground, grid_sort
 
 SCHEMA = "deepgcn-store"

@@ -10,10 +10,10 @@
     edge_passes     what edge_reduce does forward and backward, for whoever keeps less than it does
     product         a b of two matrices, or added to a third
 
-`eager` is plain PyTorch, written for reading: the oracle of the tests and the implementation for
-everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with Triton
-(where it can't, `cuda.why_not` tells why, and `eager` does the work). The dispatch below looks at
-the device alone; `use("eager")` overrides it.
+`reference` is plain PyTorch, written for reading: the oracle of the tests and the implementation
+for everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with
+Triton (where it can't, `cuda.why_not` tells why, and `reference` does the work). The dispatch below
+looks at the device alone; `use("reference")` overrides it.
 
 Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
 `index[b, i]` are the neighbours j of point i.
@@ -29,8 +29,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import cuda, eager
-from .passes import Passes
+from pipelines.kernels import cuda, reference
+
+from .autograd import Passes
 from .ranks import Ranks, RankTable, listed
 
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
@@ -38,7 +39,7 @@ _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
 @contextmanager
 def use(name: str | None) -> Iterator[None]:
-    """Use the implementation "eager", "cpu" or "cuda" within a `with` block; None: choose."""
+    """Use the implementation "reference", "cpu" or "cuda" within a `with` block; None: choose."""
     token = _forced.set(name)
     try:
         yield
@@ -57,10 +58,10 @@ def implementation(x: Tensor) -> ModuleType:
     if name is None:
         name = x.device.type
     if name == "cpu":
-        from . import cpu
+        from pipelines.kernels import cpu
 
         return cpu
-    return cuda if name == "cuda" else eager
+    return cuda if name == "cuda" else reference
 
 
 def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -> Tensor:
@@ -104,7 +105,7 @@ def _checked(ranks: tuple[int, ...], points: int) -> Ranks:
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
     """Return the neighbours' rows (B, N, k, C) of x (B, N, C)."""
-    return eager.gather(x, index)
+    return reference.gather(x, index)
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from .cache import keyed_cache
+from .compile_cache import keyed_cache
 
 with keyed_cache():
-    from .cpu_edges import edge_passes, edge_reduce, neighbor_max, neighbor_sum
-    from .cpu_knn import knn
-    from .cpu_points import point_reduce
-    from .eager import product
+    from pipelines.kernels.edges.cpu import edge_passes, edge_reduce, neighbor_max, neighbor_sum
+    from pipelines.kernels.knn_search.cpu import knn
+    from pipelines.kernels.points.cpu import point_reduce
+
+    from .reference import product
 
 __all__ = [
     "edge_passes",

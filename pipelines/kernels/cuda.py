@@ -1,6 +1,6 @@
 """The graph operations on NVIDIA GPUs, written in Triton; see `pipelines.kernels`.
 
-Where Triton cannot run, `why_not` tells the reason and every function here is `eager`'s. With
+Where Triton cannot run, `why_not` tells the reason and every function here is `reference`'s. With
 TRITON_INTERPRET=1 the same programs run on the CPU, slowly: so they are tested without a GPU.
 """
 
@@ -14,8 +14,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import eager
-from .passes import Passes
+from . import reference
+from .autograd import Passes
 from .ranks import Ranks, listed
 
 OLDEST = (7, 0)  # compute capability: what Triton supports, and int64 sorts need
@@ -48,8 +48,8 @@ def _why_not(device: torch.device, interpreted: bool) -> str | None:
 def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
     if why_not(x.device):
-        return eager.knn(x, listed(ranks))
-    from . import cuda_near
+        return reference.knn(x, listed(ranks))
+    from pipelines.kernels.knn_search.cuda import search as cuda_near
 
     return cuda_near.knn(x, ranks, bound)
 
@@ -57,8 +57,8 @@ def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
     """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
     if why_not(x.device):
-        return eager.neighbor_max(x, index)
-    from . import cuda_edges
+        return reference.neighbor_max(x, index)
+    from .edges import cuda as cuda_edges
 
     return cuda_edges.neighbor_max(x, index)
 
@@ -66,8 +66,8 @@ def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
     """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
     if why_not(x.device):
-        return eager.neighbor_sum(x, index)
-    from . import cuda_edges
+        return reference.neighbor_sum(x, index)
+    from .edges import cuda as cuda_edges
 
     return cuda_edges.neighbor_sum(x, index)
 
@@ -77,8 +77,8 @@ def edge_reduce(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`."""
     if why_not(v.device):
-        return eager.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
-    from . import cuda_edges
+        return reference.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    from .edges import cuda as cuda_edges
 
     return cuda_edges.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
 
@@ -87,7 +87,7 @@ def edge_passes(x: Tensor) -> Passes | None:
     """Return the two passes of `edge_reduce`; see `pipelines.kernels.edge_passes`."""
     if why_not(x.device):
         return None
-    from . import cuda_edges
+    from .edges import cuda as cuda_edges
 
     return cuda_edges.PASSES
 
@@ -98,7 +98,7 @@ def activation_passes(x: Tensor) -> ModuleType | None:
     following = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if following or why_not(x.device) or x.numel() == 0:
         return None
-    from . import cuda_activation
+    from .activation import cuda as cuda_activation
 
     return cuda_activation
 
@@ -110,7 +110,7 @@ def own_product(a: Tensor, b: Tensor) -> bool:
         return False
     if a.dtype != torch.float32 or why_not(a.device):
         return False
-    from . import cuda_product
+    from .matmul import cuda as cuda_product
 
     return cuda_product.wanted(a, b)
 
@@ -120,8 +120,8 @@ def product(
 ) -> Tensor:
     """Return a b, or add it to `total`; see `pipelines.kernels.product`."""
     if not own_product(a, b):
-        return eager.product(a, b, total, bias=bias)
-    from . import cuda_product
+        return reference.product(a, b, total, bias=bias)
+    from .matmul import cuda as cuda_product
 
     return cuda_product.product(a, b, total, bias=bias)
 
@@ -133,6 +133,6 @@ def point_reduce(
 
     PyTorch's own operations do it, so it needs no Triton.
     """
-    from . import cuda_points
+    from .points import cuda as cuda_points
 
     return cuda_points.point_reduce(x, sign, relu=relu, moments=moments)

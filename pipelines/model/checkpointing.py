@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .. import kernels
+from pipelines import kernels
 
 Part = Callable[..., tuple[Tensor, ...]]
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import kernels
-from ..config import CONVS
-from ..errors import ConfigError, did_you_mean
-from .edge_map import edge_map_reduce, split_edge_map
-from .products import linear
-from .unit import Norm, Style, Unit
+from pipelines import kernels
+from pipelines.config import CONVS
+from pipelines.errors import ConfigError, did_you_mean
+
+from .edge_linear import edge_map_reduce, split_edge_map
+from .layers import Norm, Style, Unit
+from .linear import linear
 
 
 class EdgeConv(nn.Module):

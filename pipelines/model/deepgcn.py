@@ -12,14 +12,15 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .. import kernels
-from ..config import ModelConfig
-from ..errors import ConfigError
-from ..kernels.ranks import RankTable
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError
+from pipelines.kernels.ranks import RankTable
+
 from .checkpointing import recomputed
 from .conv import EdgeConv, build_conv
-from .products import linear, linear_pair
-from .unit import Norm, Reduce, Style, Unit
+from .layers import Norm, Reduce, Style, Unit
+from .linear import linear, linear_pair
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}

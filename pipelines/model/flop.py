@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import ModelConfig
+from pipelines.config import ModelConfig
 
 
 def forward_flop(model: ModelConfig, points: int) -> float:

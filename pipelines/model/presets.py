@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import ModelConfig
-from ..errors import ConfigError, did_you_mean
+from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-from ..errors import ConfigError
-from ..kernels import cuda
-from ..progress import SILENT, Progress
+from pipelines.errors import ConfigError
+from pipelines.kernels import cuda
+from pipelines.progress import SILENT, Progress
+from pipelines.training.placement import Place
+
 from .allocation import keep_freed_memory
-from .placement import Place
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:

@@ -1,6 +1,6 @@
 """The numbers that dense products are computed with: float32, TF32, or 16 bits under autocast.
 
-Only the products of `model.unit.linear` get shorter numbers; their results, the weights, batch
+Only the products of `model.layers.linear` get shorter numbers; their results, the weights, batch
 norm, the graph kernels, the loss and the optimizer stay float32, and neighbours are found from
 float32 distances.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..errors import ConfigError
+from pipelines.errors import ConfigError
 
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..model.deepgcn import DeepGCN
+from pipelines.model.deepgcn import DeepGCN
 
 DROPOUT, DILATION = 0, 1  # what a stream of random numbers is for
 

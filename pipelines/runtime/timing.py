@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import kernels
-from ..config import ModelConfig
-from ..model.deepgcn import DeepGCN
-from ..plain import from_plain
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.serialization import from_plain
+from pipelines.training.cuda_graphs import Recorder, in_evaluation
+
 from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
-from .recorded import Recorder, in_evaluation
 
 UNTIL_RECORDED = 3  # runs: a rehearsal, the recording, and the first one without either
 GEMM = 2048  # rows of the square matrices that the machine's speed is taken from

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from deepgcn_cli import __main__ as main
-from deepgcn_cli import commands_data
 from deepgcn_cli.__main__ import run
-from deepgcn_cli.commands_train import _how_to_resume as how_to_resume
+from deepgcn_cli.commands import data as commands_data
+from deepgcn_cli.commands.train import _how_to_resume as how_to_resume
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
-from pipelines.results.lock import LOCK, lock_run
-from pipelines.results.runs import create_run, resume_command
+from pipelines.runs.directory import create_run, resume_command
+from pipelines.runs.lock import LOCK, lock_run
 from pipelines.runtime.interruption import watch_for_interruption
 from tests.tiny_store import write_tiny_store
 

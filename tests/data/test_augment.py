@@ -7,15 +7,7 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from pipelines.config import RECIPES
-from pipelines.data.augment import (
-    COLOR_DROP,
-    GREY,
-    PARTS,
-    SCALE,
-    BlockPoints,
-    augment,
-    rotate,
-)
+from pipelines.data.augment import COLOR_DROP, GREY, PARTS, SCALE, BlockPoints, augment, rotate
 from pipelines.data.blocks import block_features
 
 EXTENT = np.array([5.0, 3.0, 2.5], np.float32)

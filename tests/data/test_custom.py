@@ -14,7 +14,7 @@ from plyfile import PlyData, PlyElement
 
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_description, spread_colors
-from pipelines.data.custom_rooms import read_custom_room
+from pipelines.data.custom.rooms import read_custom_room
 from pipelines.data.store import IGNORED, Room, Store
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare

@@ -9,13 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.blocks import (
-    block_features,
-    block_points,
-    cover,
-    draw,
-    room_blocks,
-)
+from pipelines.data.blocks import block_features, block_points, cover, draw, room_blocks
 from pipelines.data.grid import grid_sort, positions, too_large
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.kernels import cuda, eager
+from pipelines.kernels import cuda, reference
 
 HERE = Path(__file__).parent
 
@@ -26,8 +26,8 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "modules",
     [
-        ("test_cuda_near", "test_cuda_knn", "test_cuda_reverse"),
-        ("test_cuda_edges", "test_cuda_product", "test_cuda_activation"),
+        ("knn_search/test_cuda_search", "knn_search/test_cuda", "edges/test_cuda_reverse"),
+        ("edges/test_cuda", "matmul/test_cuda", "activation/test_cuda"),
     ],
     ids=" ".join,
 )
@@ -56,12 +56,12 @@ def test_without_a_gpu_the_reason_is_told_and_eager_does_the_work(
     assert "\n" not in reason
     x = torch.randn(2, 40, 3, generator=torch.Generator().manual_seed(0))
     index = cuda.knn(x, (0, 2, 5))
-    assert torch.equal(index, eager.knn(x, (0, 2, 5)))
-    assert torch.equal(cuda.neighbor_max(x, index), eager.neighbor_max(x, index))
-    assert torch.equal(cuda.neighbor_sum(x, index), eager.neighbor_sum(x, index))
+    assert torch.equal(index, reference.knn(x, (0, 2, 5)))
+    assert torch.equal(cuda.neighbor_max(x, index), reference.neighbor_max(x, index))
+    assert torch.equal(cuda.neighbor_sum(x, index), reference.neighbor_sum(x, index))
     arguments = {"relu": True, "moments": True}
     found = cuda.edge_reduce(x, x, index, torch.ones(3), **arguments)
     for mine, expected in zip(
-        found, eager.edge_reduce(x, x, index, torch.ones(3), **arguments), strict=True
+        found, reference.edge_reduce(x, x, index, torch.ones(3), **arguments), strict=True
     ):
         assert torch.equal(mine, expected)

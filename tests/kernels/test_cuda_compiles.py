@@ -75,7 +75,7 @@ def compiled(
 
 @pytest.mark.parametrize(("points", "last", "capability"), [(4096, 210, 90), (20_000, 31, 86)])
 def test_knn(compiled: list[Any], points: int, last: int) -> None:
-    from pipelines.kernels import cuda_knn
+    from pipelines.kernels.knn_search import cuda as cuda_knn
 
     cuda_knn.knn(torch.zeros(1, points, 8), (0, last))
     assert {kernel.metadata.name for kernel in compiled} == {"narrow", "pick"}
@@ -99,7 +99,7 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
 @pytest.mark.parametrize("capability", [90, 80])
 def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward, on 9.0 with every other candidate; and for the gradients of input and weight."""
-    from pipelines.kernels import cuda_product
+    from pipelines.kernels.matmul import cuda as cuda_product
 
     x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
     best = cuda_product.BEST[capability // 10]
@@ -127,7 +127,7 @@ def test_edges_of_one_point_and_channel(compiled: list[Any]) -> None:
 
 @pytest.mark.parametrize(("slope", "capability"), [(0.0, 90), (0.2, 80)])
 def test_activation(compiled: list[Any], slope: float) -> None:
-    from pipelines.kernels import cuda_activation
+    from pipelines.kernels.activation import cuda as cuda_activation
 
     x, scale = torch.zeros(2, 100, 64), torch.zeros(64)
     cuda_activation.activate(x, scale, scale, slope)
@@ -137,7 +137,7 @@ def test_activation(compiled: list[Any], slope: float) -> None:
 
 @pytest.mark.parametrize(("channels", "capability"), [(64, 90), (100, 86)])
 def test_near(compiled: list[Any], channels: int) -> None:
-    from pipelines.kernels import cuda_near
+    from pipelines.kernels.knn_search.cuda import search as cuda_near
 
     cuda_near.knn(torch.zeros(1, 4096, channels), (0, 100))
     names = {kernel.metadata.name for kernel in compiled}

@@ -18,7 +18,7 @@ from pipelines.model.conv import (
     edge_index,
     in_degree,
 )
-from pipelines.model.unit import Style, Unit
+from pipelines.model.layers import Style, Unit
 
 BATCH, POINTS, CHANNELS, OUT, K = 2, 30, 5, 7, 4
 PAPER = Style(norm_first=True, eps=1e-3)

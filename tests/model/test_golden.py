@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from pipelines import kernels
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.weights import from_reference, own_name
+from pipelines.weights.safetensors import from_reference, own_name
 
 NAMES = ("res-edge-5", "paper-res-edge-5", "dense-edge-4", "plain-mr-4")
 ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
 RELATIVE = 1e-9
 
 
-@pytest.fixture(params=["eager", "cpu"])
+@pytest.fixture(params=["reference", "cpu"])
 def backend(request: pytest.FixtureRequest) -> Any:
     with kernels.use(request.param):
         yield request.param

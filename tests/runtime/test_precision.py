@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
-from pipelines.kernels import eager
+from pipelines.kernels import reference
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.precision import Precision
 from pipelines.train import train
@@ -38,7 +38,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
         assert x.dtype == torch.float32
         assert not torch.is_autocast_enabled("cpu")
-        found.append(eager.knn(x, ranks))
+        found.append(reference.knn(x, ranks))
         return found[-1]
 
     monkeypatch.setattr(kernels, "implementation", lambda x: _Kernels(knn))  # noqa: ARG005
@@ -52,7 +52,7 @@ class _Kernels:
         self.knn = knn
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(eager, name)
+        return getattr(reference, name)
 
 
 def test_bf16_changes_the_products_alone(chosen: list[Tensor]) -> None:
@@ -76,7 +76,7 @@ def test_bf16_on_the_same_graph_is_as_close_as_8_bits_are() -> None:
     torch.manual_seed(0)
     model = DeepGCN(dataclasses.replace(SMALL, knn="fixed")).train()
     features = torch.rand(2, 256, 9)
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         exact = model(features)
         with Precision("bf16", CPU).products():
             short = model(features)
@@ -85,7 +85,7 @@ def test_bf16_on_the_same_graph_is_as_close_as_8_bits_are() -> None:
 
 def test_gradients_and_weights_stay_float32() -> None:
     model = DeepGCN(SMALL).train()
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         with Precision("bf16", CPU).products():
             logits = model(torch.rand(2, 64, 9))
         logits.square().mean().backward()
@@ -95,7 +95,7 @@ def test_gradients_and_weights_stay_float32() -> None:
 def test_precision_32_is_no_autocast() -> None:
     model = DeepGCN(SMALL).eval()
     features = torch.rand(1, 64, 9)
-    with kernels.use("eager"), Precision("32", CPU).products():
+    with kernels.use("reference"), Precision("32", CPU).products():
         assert not torch.is_autocast_enabled("cpu")
         assert model.double()(features.double()).dtype == torch.float64
 
@@ -114,7 +114,7 @@ def test_a_training_in_bf16_learns_and_goes_on(tmp_path: Path) -> None:
         threads=1,
         precision="bf16",
     )
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         listener = AtStep()
         whole = run_as(config, "whole", listener)
         assert "products in bf16" in listener.said[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.slurm import SlurmOptions
+from pipelines.launch.slurm import SlurmOptions
 
 
 @functools.cache

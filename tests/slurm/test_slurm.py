@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import ConfigError, RunError
-from pipelines.runtime.launch import Ended, Job
-from pipelines.runtime.slurm import SlurmLauncher, SlurmOptions, slurm_launcher
-
-from ..tiny_store import write_tiny_store
+from pipelines.launch.local import Ended, Job
+from pipelines.launch.slurm import SlurmLauncher, SlurmOptions, slurm_launcher
+from tests.tiny_store import write_tiny_store
 
 pytestmark = pytest.mark.slurm
 
@@ -40,7 +39,7 @@ time.sleep(120)
 SUBMITTER = """
 import sys
 from pathlib import Path
-from pipelines.runtime.slurm import SlurmOptions, slurm_launcher
+from pipelines.launch.slurm import SlurmOptions, slurm_launcher
 from tests.slurm.test_slurm import counted
 folder = Path(sys.argv[1])
 options = SlurmOptions(folder / "slurm", minutes=10, cpus=1, at_most=2)
@@ -54,7 +53,7 @@ from pathlib import Path
 from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.progress import Progress
-from pipelines.results.runs import Run
+from pipelines.runs.directory import Run
 from pipelines.train import train
 from tests.tiny_run import MODEL
 class Printed(Progress):
@@ -63,7 +62,7 @@ class Printed(Progress):
 config = TrainConfig(model=MODEL, data=Path(data), runs=Path(runs), name="run", epochs=1000,
     max_steps={steps}, batch_size=4, num_points=128, device="cpu", threads=1)
 folder = Path(runs) / "run"
-with kernels.use("eager"):
+with kernels.use("reference"):
     if folder.is_dir():
         train(config, resume=folder, progress=Printed())
     else:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime.slurm import SlurmLauncher, SlurmOptions
-
-from ..tiny_store import write_tiny_store
+from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
+from tests.tiny_store import write_tiny_store
 
 pytestmark = pytest.mark.slurm
 

@@ -10,12 +10,9 @@ import pytest
 from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
-from pipelines.results.runs import Run
+from pipelines.runs.directory import Run
 from tests.tiny_store import write_tiny_store
-from tests.tiny_training import (
-    run_as,
-    tiny_config,
-)
+from tests.tiny_training import run_as, tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +22,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(autouse=True)
 def _readable_kernels() -> Iterator[None]:
-    with kernels.use("eager"):  # compiling the others would take most of the time
+    with kernels.use("reference"):  # compiling the others would take most of the time
         yield
 
 
@@ -37,5 +34,5 @@ def config(store: Store, tmp_path: Path) -> TrainConfig:
 @pytest.fixture(scope="module")
 def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that was never stopped."""
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         return run_as(tiny_config(store, tmp_path_factory.mktemp("runs")), "whole")

@@ -18,9 +18,9 @@ from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
-from pipelines.model.weights import load_weights
-from pipelines.results.runs import Run, open_run
+from pipelines.runs.directory import Run, open_run
 from pipelines.train import train
+from pipelines.weights.safetensors import load_weights
 from tests.tiny_training import AtStep, assert_same_run, go_on, run_as, tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def config(store: Store, tmp_path: Path) -> TrainConfig:
 @pytest.fixture(scope="module")
 def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run on two processes that was never stopped."""
-    with kernels.use("eager"):
+    with kernels.use("reference"):
         return run_as(two_processes(store, tmp_path_factory.mktemp("runs")), "whole")
 
 
@@ -55,7 +55,7 @@ def followers(process: int) -> list[int]:
     return [
         child
         for child in children(process)
-        if b"pipelines.follow" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        if b"pipelines.training.follow" in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
     ]
 
 
@@ -115,7 +115,7 @@ def test_a_signal_to_any_process_stops_all_after_the_step(
 def test_a_killed_process_ends_the_job_with_the_last_checkpoint_whole(
     config: TrainConfig, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.training.loop.SAVE_SECONDS", 0.0)
     began: list[float] = []
 
     def kill() -> None:

@@ -17,9 +17,9 @@ import torch
 from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.errors import RunError
-from pipelines.plain import to_plain
-from pipelines.results.lock import lock_run
-from pipelines.results.runs import Run, open_run
+from pipelines.runs.directory import Run, open_run
+from pipelines.runs.lock import lock_run
+from pipelines.serialization import to_plain
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import (
@@ -37,11 +37,12 @@ from tests.tiny_training import (
 
 
 @pytest.mark.parametrize(
-    ("stop", "kernel"), [(1, "eager"), (5, "cpu"), (BATCHES, "eager"), (BATCHES + 1, "eager")]
+    ("stop", "kernel"),
+    [(1, "reference"), (5, "cpu"), (BATCHES, "reference"), (BATCHES + 1, "reference")],
 )
 def test_stopping_by_max_steps_changes_no_step(config: TrainConfig, stop: int, kernel: str) -> None:
     # Two threads share the work of the compiled kernels: that must not show either.
-    config = dataclasses.replace(config, threads=1 if kernel == "eager" else 2)
+    config = dataclasses.replace(config, threads=1 if kernel == "reference" else 2)
     with kernels.use(kernel):
         whole = run_as(config, "whole")
         stopped = run_as(config, "stopped", max_steps=stop)
@@ -121,8 +122,9 @@ def test_a_second_signal_ends_at_once(config: TrainConfig, whole: Run) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pipelines import kernels, training
-from pipelines.results.runs import open_run
+from pipelines import kernels
+from pipelines.training import loop
+from pipelines.runs.directory import open_run
 from pipelines.train import train
 
 replace, calls = os.replace, 0
@@ -135,9 +137,9 @@ def count(source, target):
     replace(source, target)
 
 os.replace = count
-training.SAVE_SECONDS = 0.0
+loop.SAVE_SECONDS = 0.0
 run = open_run(Path(sys.argv[1]))
-with kernels.use("eager"):
+with kernels.use("reference"):
     train(run.config, resume=run.path)
 """
 
@@ -165,12 +167,13 @@ def test_kill_before_the_first_checkpoint(config: TrainConfig, whole: Run) -> No
         "import os, signal, sys\n"
         "from pathlib import Path\n"
         "from pipelines.config import TrainConfig\n"
-        "from pipelines.plain import from_plain\n"
+        "from pipelines.serialization import from_plain\n"
         "import json\n"
-        "from pipelines import kernels, training\n"
+        "from pipelines import kernels\n"
+        "from pipelines.training import loop\n"
         "from pipelines.train import train\n"
-        "training.Training.save = lambda self: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "with kernels.use('eager'):\n"
+        "loop.Training.save = lambda self: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "with kernels.use('reference'):\n"
         "    train(from_plain(TrainConfig, json.loads(sys.argv[1])))\n"
     )
     command = [sys.executable, "-c", script, json.dumps(to_plain(config))]
@@ -185,7 +188,7 @@ def test_kill_before_the_first_checkpoint(config: TrainConfig, whole: Run) -> No
 def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
     config: TrainConfig, whole: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.training.loop.SAVE_SECONDS", 0.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def fill() -> None:
@@ -211,7 +214,7 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
 def test_a_loss_that_is_not_finite_ends_the_run(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.training.SAVE_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.training.loop.SAVE_SECONDS", 0.0)
     with pytest.raises(RunError) as error:
         train(dataclasses.replace(config, lr=1e36))
     run = open_run(config.runs / "run")

@@ -17,19 +17,12 @@ from pipelines.config import TrainConfig
 from pipelines.data.sampler import Batch, BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
-from pipelines.model.weights import load_weights, read_metadata
-from pipelines.results.runs import Run, latest_finished, open_run
-from pipelines.runtime.loop import Pace, Step
+from pipelines.runs.directory import Run, latest_finished, open_run
 from pipelines.train import open_samplers, train
-from pipelines.training import shown
-from tests.tiny_training import (
-    BATCHES,
-    MODEL,
-    AtStep,
-    assert_same,
-    run_as,
-    training_state,
-)
+from pipelines.training.loop import shown
+from pipelines.training.steps import Pace, Step
+from pipelines.weights.safetensors import load_weights, read_metadata
+from tests.tiny_training import BATCHES, MODEL, AtStep, assert_same, run_as, training_state
 
 
 def miou_of(run: Run, validation: BlockSampler) -> float:

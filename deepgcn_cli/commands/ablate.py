@@ -1,0 +1,322 @@
+"""`deepgcn ablate`: many trainings that differ in one thing each → one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepgcn_cli.options import (
+    Arch,
+    BatchSize,
+    CheckpointLayers,
+    Conv,
+    Data,
+    Depth,
+    Device,
+    Dilation,
+    Dropout,
+    Epochs,
+    Epsilon,
+    FusionChannels,
+    Json,
+    Knn,
+    Layout,
+    LearningRate,
+    MaxSteps,
+    MicroBatch,
+    Neighbors,
+    NumPoints,
+    Precision,
+    Quiet,
+    Recipe,
+    Runs,
+    TestArea,
+    Threads,
+    ValFraction,
+    Width,
+    With,
+    Without,
+    examples,
+    given,
+    option,
+)
+from pipelines.config import (
+    LAUNCHERS,
+    PROTOCOLS,
+    REPORTS,
+    STUDIES,
+    AblateConfig,
+    ModelConfig,
+    TrainConfig,
+)
+
+if TYPE_CHECKING:
+    from pipelines.studies.estimates import RowEstimate
+    from pipelines.studies.summary import AblateResult
+
+# Fields of SlurmOptions that --slurm sets; the rest of what it is given is for sbatch.
+SLURM = {
+    **{"partition": str, "minutes": int, "gpus": int, "cpus": int, "memory_gb": int},
+    **{"requeues": int, "setup": str},
+}
+OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    app.command(
+        epilog=examples(
+            "deepgcn ablate --preset smoke --seeds 2",
+            "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
+            "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
+            "deepgcn ablate --grid grid.yaml --workers 2",
+            "deepgcn ablate --preset recipe --launcher slurm --slurm partition=gpu --slurm gpus=1",
+            "deepgcn ablate --status",
+        )
+    )(ablate)
+    app.command(
+        "ablate-job",
+        hidden=True,
+        epilog=examples("deepgcn ablate-job runs/studies/smoke/study.json dense 0"),
+    )(ablate_job)
+
+
+def ablate(
+    preset: Annotated[
+        str | None, option(f"Study: {', '.join(STUDIES)}.", "--preset", metavar="NAME")
+    ] = None,
+    grid: Annotated[
+        Path | None, option("YAML file with rows of your own, instead.", metavar="FILE")
+    ] = None,
+    name: Annotated[
+        str | None, option("Name of the study. [default: the preset's]", "--name", metavar="NAME")
+    ] = None,
+    rows: Annotated[
+        list[str] | None,
+        option(
+            "Only this row, repeatable; the reference is always there.", "--rows", metavar="ROW"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None, option("Trainings of each row: seeds 0, 1, … [default: 1]", metavar="N")
+    ] = None,
+    deepest: Annotated[
+        bool | None, option("With --preset depth: 1,001 layers too.", "--deepest")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        option("Trainings at a time. [default: 1; with slurm what it allows]", metavar="N"),
+    ] = None,
+    launcher: Annotated[
+        str | None,
+        option(f"{' or '.join(LAUNCHERS)}.", default=AblateConfig.launcher, metavar="NAME"),
+    ] = None,
+    slurm: Annotated[
+        list[str] | None,
+        option(
+            f"Option of a SLURM job, repeatable: {', '.join(SLURM)}; any other is sbatch's.",
+            "--slurm",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        option(
+            f"What is scored: {', '.join(PROTOCOLS)}.",
+            default=AblateConfig.protocol,
+            metavar="NAME",
+        ),
+    ] = None,
+    votes: Annotated[
+        int | None,
+        option("Passes over each room.", default=AblateConfig.votes, metavar="N"),
+    ] = None,
+    checkpoint: Annotated[
+        str | None,
+        option("What is scored: best or last.", default=AblateConfig.checkpoint, metavar="NAME"),
+    ] = None,
+    reports: Annotated[
+        list[str] | None,
+        option(
+            f"Table to write: {', '.join(REPORTS)}; repeatable.",
+            "--report",
+            default=", ".join(AblateConfig.reports),
+            metavar="FORMAT",
+        ),
+    ] = None,
+    pictures: Annotated[
+        bool | None,
+        option("Draw mIoU over depth, width and k.", "--pictures/--no-pictures", default="on"),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
+    ] = False,
+    arch: Arch = None,
+    depth: Depth = None,
+    conv: Conv = None,
+    width: Width = None,
+    fusion_channels: FusionChannels = None,
+    k: Neighbors = None,
+    dilation: Dilation = None,
+    epsilon: Epsilon = None,
+    knn: Knn = None,
+    layout: Layout = None,
+    dropout: Dropout = None,
+    test_area: TestArea = None,
+    recipe: Recipe = None,
+    without: Without = None,
+    extra: With = None,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = None,
+    micro_batch: MicroBatch = None,
+    checkpoint_layers: CheckpointLayers = None,
+    num_points: NumPoints = None,
+    lr: LearningRate = None,
+    val_fraction: ValFraction = None,
+    device: Device = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    data: Data = None,
+    runs: Runs = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train variations of a network, score them alike and put them into one table.
+
+    The network's and the training's options hold for every row where it has none of its own;
+    rows that double or halve something do so from there. The same command goes on where it was
+    stopped, and takes finished runs as they are, whatever they are called. Exit code 1: a run
+    failed; the others are in the table.
+    """
+    flags = locals()
+    if status:
+        return _show_status(flags)
+    flags["slurm"] = slurm_options(slurm or [])
+    config = AblateConfig(**given(AblateConfig, flags), base=base_settings(flags))
+
+    if dry_run:
+        return _show_estimate(config, flags)
+
+    from deepgcn_cli.interruption import interruptible
+    from deepgcn_cli.progress import open_progress
+    from pipelines.ablate import ablate as stage
+
+    with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
+        result = stage(config, progress=open_progress(quiet=quiet))
+    _print_result(result, as_json=as_json)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of every row among the flags."""
+    found = {**given(ModelConfig, flags), **given(TrainConfig, flags)}
+    return {name: value for name, value in found.items() if name not in OWN}
+
+
+def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Return what `--slurm NAME=VALUE` says, as fields of SlurmOptions."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, is_set, value = text.partition("=")
+        field = name.replace("-", "_")
+        if not name or (field in SLURM and not is_set):
+            raise typer.BadParameter(f"--slurm: found {text!r}, expected NAME=VALUE.")
+        if field not in SLURM:
+            found.setdefault("extra", {})[name] = value
+        elif field == "setup":
+            found["setup"] = (*found.get("setup", ()), value)
+        elif SLURM[field] is int and not value.isdecimal():
+            raise typer.BadParameter(f"--slurm: found {text!r}, expected a whole number.")
+        else:
+            found[field] = SLURM[field](value)
+    return found
+
+
+def _show_status(flags: Mapping[str, Any]) -> None:
+    from pipelines.studies.study_file import latest_study
+    from pipelines.studies.summary import study_so_far
+
+    runs, grid = flags["runs"] or TrainConfig.runs, flags["grid"]
+    name = flags["name"] or flags["preset"] or (grid.stem if grid else latest_study(runs))
+    reports = tuple(flags["reports"] or ())
+    _print_result(
+        study_so_far(runs, name, reports, pictures=bool(flags["pictures"])),
+        as_json=flags["as_json"],
+    )
+
+
+def _show_estimate(config: AblateConfig, flags: Mapping[str, Any]) -> None:
+    from deepgcn_cli.display import print_json, print_table, print_text
+    from deepgcn_cli.progress import open_progress
+    from pipelines.ablate import dry_run
+    from pipelines.reports.study_table import duration
+
+    found = dry_run(config, progress=open_progress(quiet=flags["quiet"]))
+    if flags["as_json"]:
+        return print_json(found)
+    columns = ("group", "row", "network", "runs", "parameters", "steps", "time", "memory")
+    print_table(columns, [_estimated(row) for row in found.rows])
+    for row in found.rows:
+        if row.row.error:
+            print_text(f"{row.row.name} cannot be trained: {row.row.error}")
+    for note in found.notes:
+        print_text(note)
+    runs = sum(row.runs for row in found.rows)
+    total = "–" if found.seconds is None else duration(found.seconds)
+    print_text(
+        f"{runs} runs to train, estimate {total} one after the other, scoring not counted. "
+        f"All times are estimates, from {found.source}."
+    )
+
+
+def _estimated(row: RowEstimate) -> tuple[str, ...]:
+    from pipelines.reports.study_table import duration
+
+    planned = row.row
+    return (
+        planned.group,
+        planned.name,
+        planned.label,
+        str(row.runs),
+        "–" if planned.parameters is None else f"{planned.parameters / 1e6:.3f} M",
+        "–" if row.steps is None else f"{row.steps:,}",
+        "–" if row.seconds is None else duration(row.seconds),
+        "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+    )
+
+
+def _print_result(result: AblateResult, *, as_json: bool) -> None:
+    from deepgcn_cli.display import print_json, print_text
+    from pipelines.reports.study_files import tables_markdown
+    from pipelines.reports.study_table import tables_values
+
+    if as_json:
+        counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}
+        return print_json({**counts, "files": result.files, "tables": tables_values(result.tables)})
+    print_text(tables_markdown(result.tables))
+    print_text(f"{result.finished} of {result.runs} runs scored, {result.failed} failed")
+    for file in result.files:
+        print_text(f"  {file}")
+
+
+def ablate_job(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
+    row: Annotated[str, typer.Argument(metavar="ROW", help="The row's name.")],
+    seed: Annotated[int, typer.Argument(metavar="SEED", help="One of the study's seeds.")],
+    quiet: Quiet = False,
+) -> None:
+    """Train and score one row and seed of a study; what deepgcn ablate runs."""
+    from deepgcn_cli.display import print_text
+    from deepgcn_cli.progress import open_progress
+    from pipelines.studies.job import ablate_job as stage
+
+    print_text(str(stage(study, row, seed, progress=open_progress(quiet=quiet))))

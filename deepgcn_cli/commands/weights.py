@@ -1,0 +1,209 @@
+"""`deepgcn weights`: published weights in, our weights out, and what is inside a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from deepgcn_cli.options import Json, Quiet, examples, option
+from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
+from pipelines.errors import command
+
+if TYPE_CHECKING:
+    from pipelines.exchange import Inspected
+
+EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
+
+Neighbors = Annotated[int | None, option("Neighbours per point.", "-k", metavar="N")]
+Conv = Annotated[str | None, option(f"Vertex layer: {', '.join(CONVS)}.", metavar="NAME")]
+Arch = Annotated[str | None, option(f"Backbone: {', '.join(ARCHS[:3])}.", metavar="NAME")]
+Layout = Annotated[
+    str | None,
+    option(f"{', '.join(LAYOUTS)}: order in the MLP, first graph's channels.", metavar="NAME"),
+]
+Knn = Annotated[str | None, option(f"Graph: {', '.join(KNNS)}.", metavar="NAME")]
+Dilation = Annotated[bool | None, option("Dilated neighbours.", "--dilation/--no-dilation")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the app."""
+    group = typer.Typer(
+        help="Bring published weights in, hand yours on, look into a file.",
+        rich_markup_mode=None,
+        epilog=examples(
+            "deepgcn weights import model.pth --out model.safetensors",
+            "deepgcn weights inspect model.safetensors",
+        ),
+    )
+    group.callback(invoke_without_command=True)(weights_group)
+    _add_commands(group)
+    app.add_typer(group, name="weights")
+
+
+def _add_commands(group: typer.Typer) -> None:
+    group.command(
+        "import",
+        epilog=examples(
+            "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
+            "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
+        ),
+    )(import_file)
+    group.command(
+        "export",
+        epilog=examples(
+            "deepgcn weights export runs/mine --out mine.onnx",
+            "deepgcn weights export model.safetensors --out model.pth --names published",
+        ),
+    )(export_file)
+    group.command(
+        "inspect",
+        epilog=examples(
+            "deepgcn weights inspect model.pth",
+            "deepgcn weights inspect log5/epoch_best.ckpt --json",
+        ),
+    )(inspect_file)
+
+
+def weights_group(context: typer.Context) -> None:
+    """Bring published weights in, hand yours on, look into a file."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def import_file(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="PyTorch or safetensors file, or TensorFlow checkpoint (prefix)."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: NAME.safetensors.")],
+    k: Neighbors = None,
+    conv: Conv = None,
+    arch: Arch = None,
+    layout: Layout = None,
+    knn: Knn = None,
+    dilation: Dilation = None,
+    num_points: Annotated[
+        int | None, option("Points of a block in its training.", metavar="N")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn published weights into weights of this toolkit.
+
+    Known are deep_gcns_torch, deep_gcns (TensorFlow, read without it) and dgcnn.pytorch. Depth,
+    width and channels follow from the tensors; what does not is as published unless given. Files
+    that hold code are refused.
+    """
+    from deepgcn_cli.display import print_json, print_text
+    from deepgcn_cli.progress import open_progress
+    from pipelines.exchange import import_weights
+    from pipelines.weights.published import Untold
+
+    untold = Untold(
+        k=k,
+        conv=conv,
+        arch=arch,
+        layout=layout,
+        knn=knn,
+        dilation=dilation,
+        num_points=num_points,
+    )
+    result = import_weights(source, out, untold, progress=open_progress(quiet=quiet))
+    if as_json:
+        return print_json(result)
+    print_text(f"{result.out}: {result.network}, {result.parameters:,} parameters")
+    print_text(f"from {result.source} ({result.release})")
+    if result.assumed:
+        print_text(f"not told by the file, so as published: {_flags(result.assumed)}")
+    print_text(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")
+
+
+def _flags(values: Mapping[str, Any]) -> str:
+    """Return options as they are typed."""
+    shown = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            shown.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            shown.append(f"{'-k' if name == 'k' else f'--{name}'} {value}")
+    return ", ".join(shown)
+
+
+def export_file(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run folder, or weights of this toolkit.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help=f"File to write; by its suffix {EXPORT_FORMS}.")
+    ],
+    names: Annotated[
+        str | None,
+        option(
+            "Names of the tensors: own, published. [default: published for .pth, else own]",
+            metavar="NAME",
+        ),
+    ] = None,
+    num_points: Annotated[
+        int | None,
+        option("Points of the block, for .pt2 and .onnx. [default: as in training]", metavar="N"),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a trained network for other programs, with a README of where it comes from."""
+    from deepgcn_cli.display import percent, print_json, print_text
+    from deepgcn_cli.progress import open_progress
+    from pipelines.exchange import export_weights
+
+    progress = open_progress(quiet=quiet)
+    result = export_weights(source, out, names=names, num_points=num_points, progress=progress)
+    if as_json:
+        return print_json(result)
+    print_text(f"{result.out}: {result.network}")
+    if result.agreement is not None:
+        print_text(f"labels as the network's own: {percent(result.agreement)} %")
+    print_text(f"{result.readme}: where it comes from")
+
+
+def inspect_file(
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Weights, or a TensorFlow checkpoint (prefix).")
+    ],
+    k: Neighbors = None,
+    conv: Conv = None,
+    arch: Arch = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is inside a file with weights: tensors, the network they make, its own notes."""
+    from deepgcn_cli.display import print_json, print_table, print_text
+    from pipelines.exchange import inspect_weights
+    from pipelines.weights.published import Untold
+
+    found = inspect_weights(path, Untold(k=k, conv=conv, arch=arch))
+    if as_json:
+        return print_json(found)
+    print_table(("what", "value"), _described(found))
+    rows = [
+        (name, " × ".join(str(size) for size in info.shape) or "one number", info.dtype)
+        for name, info in found.tensors.items()
+    ]
+    print_text("")
+    print_table(("tensor", "shape", "dtype"), rows)
+
+
+def _described(found: Inspected) -> list[tuple[str, str]]:
+    rows: list[tuple[str, Any]] = [
+        ("file", found.path),
+        ("form", f"{found.form}, {found.bytes:,} bytes"),
+        ("names", found.release or "of no known network"),
+        ("network", found.network or f"none: {found.problem}"),
+        *([("as published", _flags(found.assumed))] if found.assumed else []),
+        ("tensors", f"{len(found.tensors):,} with {found.numbers:,} numbers"),
+        *found.facts.items(),
+    ]
+    return [(name, " ".join(str(value).split())) for name, value in rows]

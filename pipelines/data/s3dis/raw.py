@@ -1,0 +1,327 @@
+"""Raw S3DIS as it is found: a folder or a zip with Area_k/<room>/Annotations/<class>_<n>.txt.
+
+`find_raw` lists the rooms of a dataset, wherever in the given folder or archive it lies; nothing is
+unpacked. `RawDataset.open` gives the text of one of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from pipelines.errors import DatasetError, command
+
+from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
+from .zip_entries import open_entry
+
+LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
+LARGEST_TABLE = 1 << 20  # bytes of a table of angles; those of S3DIS have 2 kB
+HEADER_LINES = 2  # of such a table
+_ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)/(?P<rest>.+\.txt)")
+_ANGLES = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/Area_[1-6]_alignmentAngle\.txt")
+# "aligned", but not "non-aligned" or "unaligned".
+_ALIGNED = re.compile(r"(?<!non)(?<!non[-_ ])(?<!not[-_ ])(?<!un)aligned", re.IGNORECASE)
+_DUPLICATE = re.compile(r".* \(\d+\)\.txt")
+_AREA = re.compile(r"Area_[1-6]")
+_SKIPPED = {"__MACOSX", "Icon"}
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One text file: its path within the dataset's source, its bytes, and what tells a change."""
+
+    name: str
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class RawRoom:
+    """One room: its annotation files in natural order, and the whole-room file if there is one."""
+
+    area: int
+    name: str
+    annotations: tuple[RawFile, ...]
+    whole: RawFile | None
+    skipped: tuple[str, ...] = ()
+    angle: float = 0.0  # degrees about z that align the room with the axes
+
+    def fingerprint(self) -> str:
+        """Return a digest that changes when any of the room's files does."""
+        files = [*self.annotations, *([self.whole] if self.whole else [])]
+        text = "".join(f"{file.name}\t{file.size}\t{file.stamp}\n" for file in files)
+        return hashlib.sha256(f"{text}{self.angle}".encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Bytes of text."""
+        return sum(file.size for file in self.annotations)
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A dataset's rooms and where they are.
+
+    Attributes:
+        source: the folder or the zip file.
+        root: the dataset's folder within it, for people.
+        rooms: by area and natural order of names.
+        rotated: whether rooms are turned by their alignment angles while reading.
+        classes: their names, in the order of the labels.
+        class_colors: one RGB colour per class.
+        published: rooms of the whole of S3DIS.
+    """
+
+    source: Path
+    root: str
+    rooms: tuple[RawRoom, ...]
+    rotated: bool
+    classes: tuple[str, ...] = CLASSES
+    class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
+    published: int = sum(PUBLISHED_ROOMS.values())
+
+    @contextmanager
+    def reader(self) -> Iterator[OpenFile]:
+        """Give a function that opens the dataset's files; a zip is opened once for all of them.
+
+        Raises:
+            DatasetError: the zip cannot be opened.
+        """
+        if self.source.is_dir():
+            yield lambda file: (self.source / file.name).open("rb")
+            return
+        with _open_zip(self.source) as archive:
+            yield lambda file: open_entry(archive, file.name)
+
+
+OpenFile = Callable[[RawFile], BinaryIO]
+
+
+def read_errors() -> tuple[type[Exception], ...]:
+    """Return what reading a damaged folder or zip can raise."""
+    return (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        size = path.stat().st_size if path.exists() else 0
+        raise DatasetError(
+            f"{path}: found {size:,} bytes that are no complete zip ({error}).\n"
+            "A download that was cut off looks like this: download the archive again."
+        ) from error
+
+
+def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
+    """Find the dataset in a folder or zip, or below the current folder if `raw` is None.
+
+    A folder above the dataset or inside it (an area, a room) leads to it too.
+
+    Raises:
+        DatasetError: there is none, or more than one.
+    """
+    if raw is not None:
+        if not raw.exists():
+            raise DatasetError(
+                f"{raw}: found nothing there, expected raw S3DIS (a folder or a zip).\n"
+                "Give its path: deepgcn prepare PATH --area 5"
+            )
+        return _only(_datasets(raw) or _from_inside(raw), raw)
+    here = Path()
+    skipped = {path.resolve() for path in ignore}
+    entries = [path for path in sorted(here.iterdir()) if path.resolve() not in skipped]
+    found = _folder_datasets(here, depth=0)
+    for path in entries:
+        folder = path.is_dir() and not _AREA.fullmatch(path.name) and not _ignored(path.name)
+        if folder or path.suffix.lower() == ".zip":
+            found += _datasets(path)
+    return _only(found, here.resolve())
+
+
+def _only(found: list[RawDataset], where: Path) -> RawDataset:
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise DatasetError(
+            f"{where}: found no raw S3DIS, expected Area_<1-6>/<room>/Annotations/<class>_<n>.txt\n"
+            "in a folder or a zip. Give its path: deepgcn prepare PATH --area 5\n"
+            "Without the data, make a synthetic building: deepgcn synth raw"
+        )
+    names = ", ".join(str(dataset.source / dataset.root) for dataset in found[:4])
+    how = command("prepare", found[0].source / found[0].root, "--area", 5)
+    raise DatasetError(
+        f"{where}: found {len(found)} data sets ({names}), expected one.\n"
+        f"Name the one you want: {how}"
+    )
+
+
+def _datasets(path: Path) -> list[RawDataset]:
+    """Return the datasets in a zip, or in a folder or up to two levels below it."""
+    if path.is_dir():
+        return _folder_datasets(path, depth=2)
+    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        raise DatasetError(f"{path}: found a file that is no zip, expected a folder or a zip.")
+    with _open_zip(path) as archive:
+        entries = archive.infolist()
+    files: dict[str, RawFile] = {}
+    for entry in entries:
+        file = RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}")
+        _check_entry(path, file)
+        if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
+            raise DatasetError(
+                f"{path}: found the entry {file.name} twice with different content, expected each "
+                "once: which of them is right cannot be told.\nPack or download the archive again."
+            )
+    return _group(path, files.values(), lambda name: _zip_text(path, name))
+
+
+def _check_entry(path: Path, file: RawFile) -> None:
+    """Refuse paths that leave the archive or name no room, and sizes that no room has."""
+    first, *others = file.name.split("/")
+    if ".." in (first, *others) or "." in others or file.name.startswith(("/", "\\")):
+        raise DatasetError(
+            f"{path}: found the unsafe path {file.name!r} in the archive, expected one below its "
+            "root without '.' and '..'.\nPack or download the archive again."
+        )
+    if file.size > LARGEST_FILE:
+        raise DatasetError(
+            f"{path}: {file.name} declares {file.size:,} bytes, "
+            f"expected at most {LARGEST_FILE:,} for one object."
+        )
+
+
+def _zip_text(path: Path, name: str) -> str:
+    try:
+        with _open_zip(path) as archive, archive.open(name) as stream:
+            return stream.read(LARGEST_TABLE).decode("latin-1")
+    except read_errors() as error:
+        raise DatasetError(
+            f"{path}: {name} cannot be read: {error}.\n"
+            "Expected a readable text file; copy or download the raw data again."
+        ) from error
+
+
+def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
+    """Return the datasets whose areas lie in `root` or up to `depth` folders below."""
+    children = [child for child in sorted(root.iterdir()) if child.is_dir()]
+    areas = [child for child in children if _AREA.fullmatch(child.name)]
+    if areas:
+        names = [file for area in areas for file in _walk(root, area)]
+        return _group(root, names, lambda name: (root / name).read_text("latin-1"))
+    if depth == 0:
+        return []
+    below = [child for child in children if not _ignored(child.name)]
+    return [found for child in below for found in _folder_datasets(child, depth=depth - 1)]
+
+
+def _walk(root: Path, area: Path) -> Iterator[RawFile]:
+    for folder, _, names in os.walk(area):
+        for name in names:
+            path = Path(folder) / name
+            facts = path.stat()
+            stamp = str(facts.st_mtime_ns)
+            yield RawFile(path.relative_to(root).as_posix(), facts.st_size, stamp)
+
+
+def _from_inside(path: Path) -> list[RawDataset]:
+    """Return the dataset that an area's or a room's folder belongs to."""
+    parents = path.resolve().parents if path.is_dir() else ()
+    inside = path.resolve()
+    for parent in list(parents)[:3]:
+        if _AREA.fullmatch(inside.name):
+            return _folder_datasets(parent, depth=0)
+        inside = parent
+    return []
+
+
+def _group(
+    source: Path, files: Iterable[RawFile], text_of: Callable[[str], str]
+) -> list[RawDataset]:
+    """Sort files into datasets (by what stands in front of Area_k), areas and rooms."""
+    roots: dict[str, dict[tuple[int, str], list[tuple[str, RawFile]]]] = {}
+    angles: dict[str, dict[tuple[int, str], float]] = {}
+    for file in files:
+        if _ignored(file.name):
+            continue
+        if table := _ANGLES.fullmatch(file.name):
+            where = f"{source}: {file.name}"
+            found = _read_angles(text_of(file.name), int(table["area"]), where)
+            angles.setdefault(table["root"], {}).update(found)
+        elif match := _ROOM_FILE.fullmatch(file.name):
+            rooms = roots.setdefault(match["root"], {})
+            rooms.setdefault((int(match["area"]), match["room"]), []).append((match["rest"], file))
+    datasets = []
+    for root, rooms in sorted(roots.items()):
+        # The folder's real name: `.` is what it is called from within.
+        name = f"{source.resolve().name}/{root}"
+        rotated = root in angles and not _ALIGNED.search(name)
+        turn = angles.get(root, {}) if rotated else {}
+        listed = [_room(*key, entries, turn.get(key, 0.0)) for key, entries in rooms.items()]
+        listed = [room for room in listed if room.annotations]
+        if listed:
+            listed.sort(key=lambda room: (room.area, natural(room.name)))
+            datasets.append(RawDataset(source, root, tuple(listed), rotated))
+    return datasets
+
+
+def _ignored(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part.startswith(".") or part in _SKIPPED for part in parts)
+
+
+def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float) -> RawRoom:
+    annotations, wholes, skipped = [], [], []
+    for rest, file in entries:
+        folder, _, base = rest.rpartition("/")
+        if folder == "Annotations" and _DUPLICATE.fullmatch(base):
+            skipped.append(file.name)
+        elif folder == "Annotations":
+            annotations.append(file)
+        elif not folder:
+            wholes.append(file)
+    annotations.sort(key=lambda file: natural(file.name))
+    # The file is named like its room, except Area_6/copyRoom_1/copy_Room_1.txt.
+    wholes.sort(key=lambda file: (PurePosixPath(file.name).stem != name, file.name))
+    whole = wholes[0] if wholes else None
+    return RawRoom(area, name, tuple(annotations), whole, tuple(sorted(skipped)), angle)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts chair_2 before chair_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _read_angles(text: str, area: int, where: str) -> dict[tuple[int, str], float]:
+    """Read `room angle` lines (degrees) after two header lines.
+
+    Raises:
+        DatasetError: a line is no room and angle: its room would be left as it stands, unseen.
+    """
+    angles = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        try:
+            room, angle = words[0], float(words[1])
+        except (ValueError, IndexError):
+            room, angle = "", math.nan
+        if len(words) != 2 or not math.isfinite(angle):
+            if number <= HEADER_LINES:
+                continue
+            raise DatasetError(
+                f"{where}:{number}: found {line[:60]!r}, expected a room and its angle in degrees."
+                "\nCorrect the line in a copy of the raw data."
+            )
+        angles[(area, room)] = angle
+    return angles

@@ -1,0 +1,280 @@
+"""A terrestrial laser scanner in a synthetic room.
+
+From each position, rays go out on a jittered grid of angles; the nearest surface answers. So
+occlusion is exact, and the density falls with the squared distance and the angle of incidence, as
+with a real scanner; where many rays meet, the cloud is thinned to the wanted density.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .layout import Layout
+from .scene import Patches, Scene
+from .surface import Lighting, surface_axes, surface_color, value_noise
+
+LOWEST = np.deg2rad(-74.0)  # a scanner doesn't see its own tripod
+REACH = 1.5  # m: the distance at which two scans together have the wanted density
+
+
+@dataclass(frozen=True)
+class Points:
+    """Scanned points in the room's frame."""
+
+    pos: np.ndarray  # (n, 3) float64, m
+    color: np.ndarray  # (n, 3) uint8
+    object: np.ndarray  # (n,) int64, index into Scene.objects
+
+
+@dataclass(frozen=True)
+class Rays:
+    """A scanner's rays: rows of equal elevation, columns of equal azimuth."""
+
+    direction: np.ndarray  # (rows, columns, 3) float32, unit length
+    step: float  # radians between neighbours
+    elevation: np.ndarray  # (rows,) radians
+
+
+def scan_positions(layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """Choose where the scanner stands: clear of furniture, far from each other; (S, 3) m."""
+    width, depth, _ = layout.size
+    count = int(np.clip(round(width * depth / 8.0), 3, 5))
+    spots = rng.uniform((0.4, 0.4), (width - 0.4, depth - 0.4), (300, 2))
+    clearance = layout.clearance(spots)
+    spots = spots[clearance >= min(0.25, np.sort(clearance)[-20])]
+    chosen = [int(np.argmin(np.abs(spots - (width / 2, depth / 2)).sum(1)))]
+    while len(chosen) < count:
+        gaps = np.linalg.norm(spots[:, None] - spots[chosen], axis=2).min(axis=1)
+        chosen.append(int(np.argmax(gaps * rng.uniform(0.7, 1.0, len(spots)))))
+    return np.column_stack([spots[chosen], rng.uniform(1.4, 1.65, count)])
+
+
+def scan(
+    scene: Scene,
+    positions: np.ndarray,
+    lighting: Lighting,
+    *,
+    density: float,
+    rng: np.random.Generator,
+) -> Points:
+    """Scan a room from every position and return all points, sorted by object.
+
+    Args:
+        scene: the room.
+        positions: (S, 3) of the scanner, m.
+        lighting: the light in the room.
+        density: points per square metre where the scanner sees a surface well.
+        rng: the source of all randomness.
+    """
+    patches = scene.patches()
+    step = float(np.sqrt(2.0 / density) / REACH)
+    share = density / len(positions)
+    parts = [_scan_once(scene, patches, at, lighting, step, share, rng) for at in positions]
+    owner = np.concatenate([part.object for part in parts])
+    order = np.argsort(owner, kind="stable")
+    return Points(
+        pos=np.concatenate([part.pos for part in parts])[order],
+        color=np.concatenate([part.color for part in parts])[order],
+        object=owner[order],
+    )
+
+
+def _scan_once(
+    scene: Scene,
+    patches: Patches,
+    position: np.ndarray,
+    lighting: Lighting,
+    step: float,
+    share: float,
+    rng: np.random.Generator,
+) -> Points:
+    rays = cast_rays(step, rng)
+    distance, patch = cast(patches, position, rays.direction, step)
+    distance, pure = _mix_edges(distance, rng), patch >= 0
+    row, column = np.nonzero(pure)
+    hit, reach = patch[row, column], distance[row, column].astype(np.float64)
+    ray = rays.direction[row, column].astype(np.float64)
+    cosine = np.abs((ray * patches.normal[hit]).sum(1))
+    local = cosine / (reach**2 * rays.step**2 * np.cos(rays.elevation[row]))
+    dropout = np.array([m.dropout for m in scene.materials])[patches.material[hit]]
+    keep = rng.random(len(hit)) < np.minimum(1.0, share / local) * (1 - dropout)
+    hit, ray, reach, cosine = hit[keep], ray[keep], reach[keep], cosine[keep]
+    return _measure(scene, patches, position, lighting, hit, ray, reach, cosine, rng)
+
+
+def cast_rays(step: float, rng: np.random.Generator) -> Rays:
+    """Return rays on a grid of equal angles, each moved at random inside its cell."""
+    elevations = np.arange(LOWEST, np.pi / 2 - step, step)
+    azimuths = np.arange(int(np.ceil(2 * np.pi / step))) * (2 * np.pi / np.ceil(2 * np.pi / step))
+    jitter = rng.random((2, len(elevations), len(azimuths)), dtype=np.float32) * np.float32(step)
+    up = elevations[:, None].astype(np.float32) + jitter[0]
+    around = azimuths[None, :].astype(np.float32) + jitter[1]
+    flat = np.cos(up)
+    direction = np.stack([flat * np.cos(around), flat * np.sin(around), np.sin(up)], axis=2)
+    return Rays(direction, step, elevations + step / 2)
+
+
+def cast(
+    patches: Patches, position: np.ndarray, direction: np.ndarray, step: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest patch along each ray.
+
+    Args:
+        patches: the scene.
+        position: (3,) where all rays start.
+        direction: (rows, columns, 3) float32 unit vectors on the grid of `cast_rays`.
+        step: the grid's angle between neighbours.
+
+    Returns:
+        The distance (rows, columns) float32, infinite where nothing answers, and the patch hit
+        (rows, columns) int32, -1 where nothing answers.
+    """
+    rows, columns = direction.shape[:2]
+    distance = np.full((rows, columns), np.inf, np.float32)
+    hit = np.full((rows, columns), -1, np.int32)
+    solve, shift = _planes(patches, position)
+    low, high, left, right = _windows(patches, position, rows, columns, step)
+    facing = ((patches.origin - position) * np.cross(patches.u, patches.v)).sum(1)
+    visible = np.flatnonzero(~(patches.solid & (facing >= 0)) & (high > low))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for index in visible.tolist():
+            for start, stop in _wrapped(int(left[index]), int(right[index]), columns):
+                window = np.s_[low[index] : high[index], start:stop]
+                _test(
+                    direction[window],
+                    solve[index],
+                    shift[index],
+                    bool(patches.disc[index]),
+                    distance[window],
+                    hit[window],
+                    index,
+                )
+    return distance, hit
+
+
+def _test(
+    direction: np.ndarray,
+    solve: np.ndarray,
+    shift: np.ndarray,
+    disc: bool,
+    distance: np.ndarray,
+    hit: np.ndarray,
+    index: int,
+) -> None:
+    """Let one patch answer the rays of a window where it is the nearest so far (in place)."""
+    local = direction @ solve  # (h, w, 3): along u, v and the normal
+    reach = shift[2] / local[..., 2]
+    a = reach * local[..., 0] - shift[0]
+    b = reach * local[..., 1] - shift[1]
+    nearer = (reach > 0.05) & (reach < distance)
+    if disc:
+        nearer &= (a - 0.5) ** 2 + (b - 0.5) ** 2 <= 0.25
+    else:
+        nearer &= (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
+    np.copyto(distance, reach, where=nearer)
+    hit[nearer] = index
+
+
+def _planes(patches: Patches, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return per patch the matrix that turns a ray into patch coordinates, and the origin's."""
+    basis = np.stack([patches.u, patches.v, patches.normal], axis=1)  # rows u, v, n
+    solve = np.linalg.inv(basis)  # x @ solve = coordinates in (u, v, n)
+    shift = np.einsum("pi,pij->pj", patches.origin - position, solve)
+    return solve.astype(np.float32), shift.astype(np.float32)
+
+
+def _windows(
+    patches: Patches, position: np.ndarray, rows: int, columns: int, step: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return bounds of the rays that can meet each patch: rows [low, high), columns [left, right).
+
+    The columns may lie outside 0..columns and are to be taken modulo it.
+    """
+    corners = patches.origin[:, None] + np.stack(
+        [0 * patches.u, patches.u, patches.u + patches.v, patches.v], axis=1
+    )
+    local = corners - position
+    near, far, around = _flat_distances(local[..., :2])
+    lowest, highest = local[..., 2].min(1), local[..., 2].max(1)
+    bottom = np.arctan2(lowest, np.where(lowest < 0, near, far))
+    top = np.arctan2(highest, np.where(highest > 0, near, far))
+    low = np.clip(np.floor((bottom - LOWEST) / step) - 1, 0, rows).astype(int)
+    high = np.clip(np.ceil((top - LOWEST) / step) + 1, 0, rows).astype(int)
+    middle = np.arctan2(local[..., 1].mean(1), local[..., 0].mean(1))
+    turn = np.arctan2(local[..., 1], local[..., 0]) - middle[:, None]
+    turn = (turn + np.pi) % (2 * np.pi) - np.pi
+    width = 2 * np.pi / columns
+    left = np.floor((middle + turn.min(1)) / width).astype(int) - 1
+    right = np.ceil((middle + turn.max(1)) / width).astype(int) + 1
+    everywhere = around | (right - left >= columns)
+    return low, high, np.where(everywhere, 0, left), np.where(everywhere, columns, right)
+
+
+def _flat_distances(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the nearest and farthest horizontal distance from the origin to quads (P, 4, 2).
+
+    The third array says which of them have the origin inside; their nearest distance is 0.
+    """
+    edge = np.roll(corners, -1, axis=1) - corners
+    along = -(corners * edge).sum(2) / np.maximum((edge**2).sum(2), 1e-12)
+    foot = corners + np.clip(along, 0, 1)[..., None] * edge
+    near = np.sqrt((foot**2).sum(2)).min(1)
+    side = edge[..., 0] * -corners[..., 1] - edge[..., 1] * -corners[..., 0]
+    inside = (side > 1e-9).all(1) | (side < -1e-9).all(1)
+    return np.where(inside, 0.0, near), np.sqrt((corners**2).sum(2)).max(1), inside
+
+
+def _wrapped(left: int, right: int, columns: int) -> list[tuple[int, int]]:
+    """Split the columns [left, right), taken modulo `columns`, into ordinary ranges."""
+    start = left % columns
+    stop = start + right - left
+    if stop <= columns:
+        return [(start, stop)]
+    return [(start, columns), (0, stop - columns)]
+
+
+def _mix_edges(distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return distances in which some beams that hit an edge answer from between two surfaces."""
+    behind = np.roll(distance, -1, axis=1)
+    edge = (behind > distance + 0.05) & (behind < np.inf)
+    edge &= rng.random(distance.shape, dtype=np.float32) < 0.08
+    mixed = distance.copy()
+    blend = rng.random(np.count_nonzero(edge), dtype=np.float32) ** 2
+    mixed[edge] += blend * (behind[edge] - distance[edge])
+    return mixed
+
+
+def _measure(
+    scene: Scene,
+    patches: Patches,
+    position: np.ndarray,
+    lighting: Lighting,
+    hit: np.ndarray,
+    ray: np.ndarray,
+    reach: np.ndarray,
+    cosine: np.ndarray,
+    rng: np.random.Generator,
+) -> Points:
+    """Turn hits into noisy, coloured points."""
+    pos = position + ray * reach[:, None]
+    normal = patches.normal[hit]
+    normal *= -np.sign((normal * ray).sum(1, keepdims=True))
+    kind = patches.material[hit]
+    s, t = surface_axes(pos, normal)
+    color = surface_color(scene.materials, kind, s, t).astype(np.float64)
+    color *= lighting.shade(pos, normal)[:, None]
+    color *= rng.uniform(0.8, 1.1) * rng.uniform(0.92, 1.08, 3)  # exposure and white balance
+    color += rng.normal(0, 0.02, color.shape)
+    relief = np.array([m.relief for m in scene.materials])[kind]
+    seed = np.array([m.seed for m in scene.materials], np.uint32)[kind]
+    pos += normal * (relief * (value_noise(s / 0.12, t / 0.12, seed) - 0.5))[:, None]
+    sigma = (0.001 + 0.0007 * reach) / np.sqrt(np.maximum(cosine, 0.2))
+    pos += ray * rng.normal(0, 1, len(ray))[:, None] * sigma[:, None]
+    pos += rng.normal(0, 0.0008, pos.shape) + rng.normal(0, 0.0015, 3)  # lateral; registration
+    return Points(
+        pos=pos,
+        color=np.clip(np.rint(255 * color), 0, 255).astype(np.uint8),
+        object=patches.object[hit],
+    )

@@ -1,0 +1,254 @@
+"""An order of the points in which near ones share a panel, and what it rules out.
+
+The features of a scan vary along few directions. Where the points are sorted into panels by these,
+most pairs of panels have no neighbours in each other, and their boxes tell: two points are at least
+as far apart as their projections to any directions at right angles. What rounding can do to the
+projections and to the keys is allowed for, so that nothing is ruled out which has a neighbour.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from pipelines.kernels import threads as team
+from pipelines.kernels.simd import LANES, fma, load, load_splat, splat, store
+from pipelines.kernels.threads import fork
+
+from .panels import PANEL, ROWS, ZERO
+
+AXES = 4
+TURNS = 2  # of the iteration that finds the axes
+LEAST_PANELS = 16  # of a segment that several threads share the halves of
+SAMPLE = 256  # points that the axes are found from
+UNIT = 2.0**-24  # the rounding of a float32, relative
+TINY = 1e-36  # more than what numbers too small for a float32 can add up to
+
+
+@dataclass(frozen=True)
+class Order:
+    """The points of a block, in panels of near ones.
+
+    Attributes:
+        points: (N,) int64; the point at each place.
+        places: (N / 16, axes, 16) float32, flat; the projections, in panels.
+        boxes: (N / 16, 2, axes) float32, flat; the least and the largest of each panel.
+        channels: of the features.
+        axes: of the projections; 0 rules nothing out.
+    """
+
+    points: np.ndarray
+    places: np.ndarray
+    boxes: np.ndarray
+    channels: int
+    axes: int
+
+    @property
+    def columns(self) -> np.ndarray:
+        """The points as int32, the last panel filled up."""
+        filled = np.zeros(-(-len(self.points) // PANEL) * PANEL, np.int32)
+        filled[: len(self.points)] = self.points
+        return filled
+
+    def reach(self, limit: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return the squared distance of projections beyond which no key is within a row's limit.
+
+        A key is |x_j|² − 2 x_i·x_j in float32, `limit` one of it for each row, `squares` |x_i|².
+        Rows beyond the last point have none.
+        """
+        points = len(self.points)
+        reach = np.full(len(squares), -1, np.float32)
+        longest = float(squares[:points].max()) * (1 + UNIT)
+        if self.axes == 0 or not math.isfinite(longest):
+            reach[:points] = np.inf
+            return reach
+        error = 4 * (self.channels + 8) * UNIT * longest + TINY
+        blur = 2.1 * math.sqrt(self.axes) * (self.channels + 8) * UNIT * math.sqrt(longest)
+        square = np.maximum(limit[:points].astype(np.float64) + squares[:points] + error, 0)
+        with np.errstate(over="ignore"):  # too far for a float32 is infinitely far
+            reach[:points] = (np.sqrt(square) * (1 + 1e-6) + blur) ** 2 * (1 + 1e-5)
+        return reach
+
+
+def as_given(points: int) -> Order:
+    """Return the points in their own order, which rules nothing out."""
+    nothing = np.empty(0, np.float32)
+    return Order(np.arange(points), nothing, nothing, 0, 0)
+
+
+def arrange(x: np.ndarray) -> Order:
+    """Return an order of the points x (N, C) float32; their own if a number is not finite."""
+    with np.errstate(all="ignore"):
+        basis = _axes(x)
+    axes, panels = min(AXES, x.shape[1]), -(-len(x) // PANEL)
+    projected = np.empty((len(x), LANES), np.float32)
+    shared = (x.reshape(-1), basis.reshape(-1), projected.reshape(-1))
+    team.run(project_all, shared, -(-len(x) // ROWS))
+    if not np.isfinite(projected).all():
+        return as_given(len(x))
+    projected = projected[:, :axes]
+    points = np.arange(len(x))
+    _split(projected, points, panels)
+    places = np.empty(panels * axes * PANEL, np.float32)
+    boxes = np.empty(panels * 2 * axes, np.float32)
+    team.run(box_all, (projected, points, places, boxes), -(-panels // PANEL))
+    return Order(points, places, boxes, x.shape[1], axes)
+
+
+def _axes(x: np.ndarray) -> np.ndarray:
+    """Return unit vectors at right angles along which x (N, C) varies most, (C, 8) float32.
+
+    Columns beyond AXES, or C, are 0. They are found by a few turns of the subspace iteration on a
+    sample: no result depends on how good they are, only how much is ruled out.
+    """
+    channels = x.shape[1]
+    basis = np.zeros((channels, LANES), np.float32)
+    if channels <= AXES:
+        np.fill_diagonal(basis, 1)
+        return basis
+    sample = np.ascontiguousarray(x[:: max(1, len(x) // SAMPLE)])
+    spread = np.einsum("nc,nc->c", sample, sample)
+    basis[np.argsort(spread)[-AXES:], np.arange(AXES)] = 1
+    for _ in range(TURNS):
+        turned = sample.T @ (sample @ basis[:, :AXES])
+        basis[:, :AXES] = np.linalg.qr(turned.astype(np.float64))[0]
+    return basis
+
+
+@njit(nogil=True)
+def project(x, basis, projected, task):
+    """Write the projections of a task's points x (N, C) to `basis` (C, 8), both flat."""
+    channels, points = len(basis) // LANES, len(projected) // LANES
+    for n in range(task * ROWS, min((task + 1) * ROWS, points), 2):
+        m = min(n + 1, points - 1)
+        first, second = splat(ZERO), splat(ZERO)
+        for c in range(channels):
+            vector = load(basis, c * LANES)
+            first = fma(load_splat(x, n * channels + c), vector, first)
+            second = fma(load_splat(x, m * channels + c), vector, second)
+        store(projected, n * LANES, first)
+        store(projected, m * LANES, second)
+
+
+def _split(projected: np.ndarray, points: np.ndarray, panels: int) -> None:
+    """Sort points into panels: halves along the longest axis, each again, as a k-d tree does."""
+    segments = [(0, panels)]
+    while len(segments) < 4 * team.count() and segments[0][1] > LEAST_PANELS:
+        _split_all(projected, points, segments, whole=False)
+        halves = [(low, (low + high) // 2, high) for low, high in segments]
+        segments = [
+            half for low, middle, high in halves for half in ((low, middle), (middle, high))
+        ]
+    _split_all(projected, points, segments, whole=True)
+
+
+def _split_all(
+    projected: np.ndarray, points: np.ndarray, segments: list[tuple[int, int]], *, whole: bool
+) -> None:
+    table = np.array(segments, dtype=np.int64)
+    team.run(split_all, (projected, points, table, whole), len(table))
+
+
+@njit(nogil=True)
+def split(projected, points, table, whole, task):
+    """Halve a segment of panels of `points`, once or, if `whole`, down to single panels."""
+    first, last = table[task]
+    keys = np.empty((last - first) * PANEL, np.float32)
+    waiting = np.empty((64, 2), np.int64)
+    waiting[0, 0], waiting[0, 1] = first, last
+    size = 1
+    while size:
+        size -= 1
+        low, high = waiting[size]
+        if high - low < 2:
+            continue
+        middle = (low + high) // 2
+        part = points[low * PANEL : high * PANEL]
+        axis = _longest_axis(projected, part)
+        for n in range(len(part)):
+            keys[n] = projected[part[n], axis]
+        _halve(keys, part, (middle - low) * PANEL)
+        if whole:
+            waiting[size, 0], waiting[size, 1] = low, middle
+            waiting[size + 1, 0], waiting[size + 1, 1] = middle, high
+            size += 2
+
+
+@njit(nogil=True)
+def _longest_axis(projected, part):
+    longest, found = ZERO, 0
+    for axis in range(projected.shape[1]):
+        low = high = projected[part[0], axis]
+        for point in part:
+            value = projected[point, axis]
+            low, high = min(low, value), max(high, value)
+        if high - low > longest:
+            longest, found = high - low, axis
+    return found
+
+
+@njit(nogil=True)
+def _halve(keys, part, middle):
+    """Bring the `middle` smallest keys, with their points, before the others (Hoare)."""
+    low, high = 0, len(part) - 1
+    while low < high:
+        pivot = _median(keys[low], keys[(low + high) // 2], keys[high])
+        i, j = low, high
+        while i <= j:
+            while keys[i] < pivot:
+                i += 1
+            while keys[j] > pivot:
+                j -= 1
+            if i <= j:
+                keys[i], keys[j] = keys[j], keys[i]
+                part[i], part[j] = part[j], part[i]
+                i += 1
+                j -= 1
+        if middle <= j:
+            high = j
+        elif middle >= i:
+            low = i
+        else:
+            return
+
+
+@njit(forceinline=True)
+def _median(a, b, c):
+    return max(min(a, b), min(max(a, b), c))
+
+
+@njit(nogil=True)
+def box(projected, points, places, boxes, task):
+    """Write the projections of 16 panels in panels, and the least and the largest of each."""
+    axes = projected.shape[1]
+    for panel in range(task * PANEL, min((task + 1) * PANEL, len(boxes) // (2 * axes))):
+        for axis in range(axes):
+            low = high = projected[points[panel * PANEL], axis]
+            for n in range(PANEL):
+                point = points[min(panel * PANEL + n, len(points) - 1)]
+                value = projected[point, axis]
+                places[(panel * axes + axis) * PANEL + n] = value
+                low, high = min(low, value), max(high, value)
+            boxes[2 * panel * axes + axis] = low
+            boxes[(2 * panel + 1) * axes + axis] = high
+
+
+@njit(cache=True, nogil=True)
+def split_all(shared, tasks, counter, team, threads):
+    """Do all tasks of `split` on a team of threads."""
+    fork(split, shared, tasks, counter, team, threads)
+
+
+@njit(cache=True, nogil=True)
+def box_all(shared, tasks, counter, team, threads):
+    """Do all tasks of `box` on a team of threads."""
+    fork(box, shared, tasks, counter, team, threads)
+
+
+@njit(cache=True, nogil=True)
+def project_all(shared, tasks, counter, team, threads):
+    """Do all tasks of `project` on a team of threads."""
+    fork(project, shared, tasks, counter, team, threads)

@@ -1,0 +1,225 @@
+"""The points of the wanted ranks, from each row's candidates.
+
+A candidate is a key (the distance) and a column. To order by distance, then by column, both go into
+one integer: the bits of the distance, mapped so that they order like it, above the column's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from pipelines.kernels.simd import (
+    LANES,
+    choose_beyond,
+    count_before,
+    float_bits,
+    fma,
+    load,
+    lowest_bit,
+    mask_equal,
+    maximum,
+    minimum,
+    splat,
+    store,
+    truncate,
+)
+from pipelines.kernels.threads import fork
+
+from .panels import INFINITY, LARGEST, PANEL, ROWS, ZERO
+from .tiles import row_keys
+
+BIN = 2  # candidates in a bin, on average
+LANE_NUMBERS = np.arange(LANES, dtype=np.float32)
+LEAST_SPAN = np.float32(1e-30)
+ZERO_INT = np.int32(0)
+NEVER = 1 << 40
+LOW_BITS = np.uint64(0xFFFFFFFF)
+SIGN = np.uint32(0x80000000)
+ALL_ONES = np.uint32(0xFFFFFFFF)
+
+
+@njit(nogil=True, error_model="numpy")
+def select(packed, squares, order, limit, floor, lists, counts, origin, wanted, out, task):
+    """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32.
+
+    `order` (N,) says which point is at each place of `packed`, and so which row of `out`.
+    """
+    keys, columns = lists
+    length = len(keys) // len(counts)
+    room = _room(length, len(wanted))
+    whole, room_for_whole = np.empty(0, np.float32), room  # made when a row needs them
+    first = origin * PANEL
+    last = min(first + len(counts), len(out))
+    for row in range(first + task * ROWS, min(first + (task + 1) * ROWS, last)):
+        count = counts[row - first]
+        if wanted[-1] < count <= length - PANEL:
+            start = (row - first) * length
+            highest = limit[row]
+            if highest == LARGEST:  # all points are candidates
+                highest = keys[start : start + count].max()
+            # Points nearer than the sampled ones lie further apart; none is nearer than the row.
+            lowest = max(np.float32(2) * floor[row] - highest, -squares[row])
+            ends = lowest, highest
+            _choose(keys, columns, start, count, ends, wanted, room, out[order[row]])
+            continue
+        if not len(whole):
+            whole = np.empty(len(squares) + PANEL, np.float32)
+            room_for_whole = _room(len(squares), len(wanted))
+        row_keys(packed, squares, row, whole)
+        if np.isfinite(whole[: len(order)].sum()):
+            ends = -squares[row], whole[: len(order)].max()
+            _choose(whole, order, 0, len(order), ends, wanted, room_for_whole, out[order[row]])
+        else:
+            _sort(whole, order, wanted, out[order[row]])
+
+
+@njit(nogil=True)
+def _room(length, wanted):
+    """Return what the selection from `length` candidates needs."""
+    scratch = np.empty((4, length + PANEL), np.int32)
+    most = length + 2 * LANES  # a vector may begin at the last
+    opened = np.empty(most, np.float32), np.empty(most, np.int32)
+    return scratch, opened, np.empty((3, wanted), np.int64), np.empty(length, np.uint64)
+
+
+@njit(nogil=True)
+def _choose(keys, columns, start, count, ends, wanted, room, out):
+    """Write the points of the wanted ranks among `count` candidates, whose keys are finite."""
+    scratch, opened, places, ranked = room
+    number = _bin(keys, start, count, ends[0], ends[1], scratch)
+    _open_bins(scratch[1], scratch[2], number, wanted, places)
+    _collect(keys, columns, start, count, scratch, opened)
+    _pick(opened, places, ranked, out)
+
+
+@njit(nogil=True)
+def _bin(keys, start, count, floor, limit, scratch):
+    """Give each candidate one of count / BIN equal bins, and count them; return how many bins."""
+    bins, sizes = scratch[0], scratch[1]
+    number = count // BIN + 1
+    span = limit - floor
+    scale = np.float32(number) / span if LEAST_SPAN < span < INFINITY else ZERO
+    base = floor if scale > ZERO else limit
+    low, high = splat(ZERO), splat(np.float32(number - 1))
+    factor, shift = splat(scale), splat(-base * scale)
+    for n in range(0, count, LANES):
+        place = fma(load(keys, start + n), factor, shift)
+        store(bins, n, truncate(maximum(minimum(place, high), low)))
+    sizes[:number] = 0
+    for n in range(count):
+        sizes[np.uint32(bins[n])] += 1
+    return number
+
+
+@njit(nogil=True)
+def _open_bins(sizes, open_, number, wanted, places):
+    """Say where the points of each bin with a wanted rank will begin; -1 for the other bins.
+
+    `places` gets, for each wanted rank, where its bin begins, the bin's size, and the rank in it.
+    """
+    end, begin, n = 0, 0, 0
+    rank = wanted[0]
+    for slot in range(number):
+        size = sizes[slot]
+        end += size
+        open_[slot] = -1
+        if rank < end:
+            open_[slot] = begin
+            while rank < end:
+                places[0, n], places[1, n], places[2, n] = begin, size, rank + size - end
+                n += 1
+                rank = wanted[n] if n < len(wanted) else NEVER
+            begin += size
+
+
+@njit(nogil=True)
+def _collect(keys, columns, start, count, scratch, opened):
+    """Copy the candidates of the open bins, one bin after the other."""
+    bins, _, open_, members = scratch
+    distances, points = opened
+    collected = 0
+    for n in range(count):
+        members[np.uint32(collected)] = n
+        collected += open_[np.uint32(bins[n])] >= 0
+    for m in range(collected):
+        place = members[m]
+        slot = np.uint32(bins[place])
+        target = open_[slot]
+        open_[slot] = target + 1
+        distances[target] = keys[start + place]
+        points[target] = columns[start + place]
+
+
+@njit(nogil=True)
+def _pick(opened, places, order, out):
+    """Write the points of the wanted ranks; only a large bin is sorted, the others are counted."""
+    distances, points = opened
+    ordered = -1  # where the bin begins that `order` holds
+    for n in range(len(out)):
+        begin, size, rank = places[0, n], places[1, n], places[2, n]
+        if size <= LANES:
+            out[n] = points[begin + _of_rank(distances, points, begin, size, rank)]
+        elif size <= 2 * LANES:
+            out[n] = points[begin + _of_rank_in_two(distances, points, begin, size, rank)]
+        else:
+            if begin != ordered:
+                for m in range(size):
+                    order[m] = _ordered(distances[begin + m], points[begin + m])
+                order[:size].sort()
+                ordered = begin
+            out[n] = np.int32(order[rank] & LOW_BITS)
+
+
+@njit(forceinline=True)
+def _of_rank(distances, points, begin, size, rank):
+    """Return which of a bin's at most 8 points has `rank` others before it, without a branch."""
+    near, columns = _inside(distances, points, begin, size)
+    return lowest_bit(mask_equal(count_before(near, columns, near, columns, splat(ZERO_INT)), rank))
+
+
+@njit(forceinline=True)
+def _of_rank_in_two(distances, points, begin, size, rank):
+    """Return the same of at most 16 points."""
+    near, columns = _inside(distances, points, begin, size)
+    far, others = _inside(distances, points, begin + LANES, size - LANES)
+    before = count_before(near, columns, near, columns, splat(ZERO_INT))
+    before = count_before(near, columns, far, others, before)
+    behind = count_before(far, others, near, columns, splat(ZERO_INT))
+    behind = count_before(far, others, far, others, behind)
+    return lowest_bit(mask_equal(before, rank) | mask_equal(behind, rank) << LANES)
+
+
+@njit(forceinline=True)
+def _inside(distances, points, begin, size):
+    """Return 8 distances from `begin` on, infinite beyond `size`, and their points."""
+    lanes, end = load(LANE_NUMBERS, 0), splat(np.float32(size))
+    near = choose_beyond(end, lanes, load(distances, begin), splat(INFINITY))
+    return near, load(points, begin)
+
+
+@njit(nogil=True)
+def _sort(keys, order, wanted, out):
+    """Sort all points by their keys, of which some are infinite or NaN; NaN comes last."""
+    ranked = np.empty(len(order), np.uint64)
+    for place in range(len(order)):
+        ranked[place] = _ordered(keys[place], order[place])
+        if np.isnan(keys[place]):
+            ranked[place] |= ~LOW_BITS
+    ranked.sort()
+    for n in range(len(wanted)):
+        out[n] = np.int32(ranked[wanted[n]] & LOW_BITS)
+
+
+@njit(nogil=True)
+def _ordered(key, column):
+    """Return an integer that orders like (key, column)."""
+    bits = float_bits(key)
+    bits ^= ALL_ONES if bits & SIGN else SIGN
+    return np.uint64(bits) << np.uint64(32) | np.uint64(column)
+
+
+@njit(cache=True, nogil=True)
+def select_all(shared, tasks, counter, team, threads):
+    """Do all tasks of `select` on a team of threads."""
+    fork(select, shared, tasks, counter, team, threads)

@@ -1,0 +1,239 @@
+"""Triton programs of `cuda_near` that find a limit that the wanted points of a row are below.
+
+limits   two distances between which is, by a sample, the one that a wanted number of points of
+         a row are below
+count    how many points are below eight distances between them; the limit by interpolation
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .parts import LANES, halves_of, lanes_of, load_parts, product, rows_of, tile_distances
+
+
+@triton.jit
+def narrowed(distance, wanted, low, high, below, count, EDGE: tl.constexpr):
+    """Return a number within the bracket [low, high] of a limit, and how many distances are below.
+
+    `below` and `count` of the distances (ROWS, SAMPLE) are not beyond the bracket's ends. The guess
+    is as if numbers grew like the square of the distance from low; it keeps EDGE off the ends.
+    """
+    share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
+    middle = low + tl.minimum(tl.maximum(share, EDGE), 1 - EDGE) * (high - low)
+    return middle, tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
+
+
+@triton.jit
+def cut(wanted, middle, found, low, high, below, count):
+    """Return the bracket of the limit that `wanted` are below, as `found` are not beyond middle."""
+    few = (found < wanted) & (middle > low)
+    many = (found >= wanted) & (middle < high)
+    low, below = tl.where(few, middle, low), tl.where(few, found, below)
+    return low, tl.where(many, middle, high), below, tl.where(many, found, count)
+
+
+@triton.jit
+def between(wanted, low, high, below, count):
+    """Return the limit that about `wanted` are below, by interpolation within its bracket."""
+    share = (wanted - below) / tl.maximum(count - below, 1.0)
+    # What fills up the points is infinitely far, and never within a limit.
+    return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
+
+
+@triton.jit
+def sampled(distance, wanted, more, ROUNDS: tl.constexpr, BOTH: tl.constexpr):
+    """Return distances that about `wanted` and `more` of each row of (ROWS, SAMPLE) are below.
+
+    ROUNDS guesses narrow the brackets of either limit; each guess narrows both. The second one is
+    the first if not BOTH.
+    """
+    low, high = tl.min(distance, 1), tl.max(distance, 1)
+    below = tl.zeros([distance.shape[0]], tl.float32)
+    count = below + distance.shape[1]
+    low2, high2, below2, count2 = low, high, below, count
+    for _ in range(ROUNDS):
+        if BOTH:
+            middle, found = narrowed(distance, more, low2, high2, below2, count2, 0.03)
+            low2, high2, below2, count2 = cut(more, middle, found, low2, high2, below2, count2)
+            low, high, below, count = cut(wanted, middle, found, low, high, below, count)
+        middle, found = narrowed(distance, wanted, low, high, below, count, 0.03)
+        low, high, below, count = cut(wanted, middle, found, low, high, below, count)
+        if BOTH:
+            low2, high2, below2, count2 = cut(more, middle, found, low2, high2, below2, count2)
+    limit = between(wanted, low, high, below, count)
+    return limit, between(more, low2, high2, below2, count2) if BOTH else limit
+
+
+@triton.jit
+def limits(
+    parts,
+    units,
+    squares,
+    out,
+    points,
+    padded,
+    start,
+    rows,
+    wanted,
+    more,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    SAMPLE: tl.constexpr,
+    ROUNDS: tl.constexpr,
+    BOTH: tl.constexpr,
+):
+    """Store, per row, distances that about `wanted`, and `more`, of SAMPLE of the points are below.
+
+    The sample is spread evenly over a block's positions.
+
+    Args:
+        parts, units, squares: as `prepare` stores them.
+        out: (B, rows, 2) float32, for the rows from `start` on.
+        wanted, more: float32; `more` is used if BOTH.
+    """
+    PART: tl.constexpr = C if C < 16 else 16
+    block = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    column = (tl.arange(0, SAMPLE).to(tl.int64) * points // SAMPLE).to(tl.int32)
+    first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
+    other = parts + (first_point + column)[None, :] * C + tl.arange(0, PART)[:, None]
+    total = tl.zeros([ROWS, SAMPLE], tl.float32)
+    for channel in range(0, C, PART):
+        a0, a1 = load_parts(own + channel, piece)
+        b0, b1 = load_parts(other + channel, piece)
+        total = product(a0, a1, b0, b1, total)
+    square = tl.load(squares + first_point + column)
+    other_unit = tl.load(units + first_point + column)
+    distance = square[None, :] + (total * unit[:, None]) * other_unit[None, :]
+    out += (block * rows + row) * 2
+    low, high = sampled(distance, wanted, more, ROUNDS, BOTH)
+    tl.store(out, low, mask=inside)
+    tl.store(out + 1, high, mask=inside)
+
+
+@triton.jit
+def tally(counts, distance, scale, offset, PTX: tl.constexpr):
+    """Add 1 to the field of `counts`, of 8 bits in int64, that a distance belongs to.
+
+    Field i is for distances of which scale · distance + offset is i when rounded, 0 for those
+    below; those beyond 7 have none.
+    """
+    if PTX:
+        return tl.inline_asm_elementwise(
+            """{
+            .reg .f32 level;
+            .reg .b32 field;
+            .reg .b64 one;
+            fma.rn.f32 level, $2, $3, $4;
+            max.f32 level, level, 0f00000000;
+            add.f32 level, level, 0f4B000000;
+            sub.f32 level, level, 0f4B000000;
+            add.f32 level, level, 0f49800000;
+            mov.b32 field, level;
+            sub.s32 field, field, 0x49800000;
+            mov.b64 one, 1;
+            shl.b64 one, one, field;
+            add.s64 $0, $1, one;
+            }""",
+            "=l,l,f,f,f",
+            [counts, distance, scale, offset],
+            dtype=tl.int64,
+            is_pure=True,
+            pack=1,
+        )
+    else:
+        level = tl.minimum(tl.maximum(distance * scale + offset, 0.0), 8.0)
+        field = tl.floor(level + 0.5).to(tl.int64)
+        one = tl.full([1, 1], 1, tl.int64)
+        return counts + tl.where(field < 8, one << (8 * tl.minimum(field, 7)), 0)
+
+
+@triton.jit
+def tally_all(counts, pieces, scale, offset, PTX: tl.constexpr):
+    """Add all distances (ROWS, LANES, M) to `counts` (ROWS, LANES): see `tally`."""
+    if pieces.shape[2] == 1:
+        return tally(counts, tl.reshape(pieces, counts.shape), scale, offset, PTX)
+    else:
+        first, second = halves_of(pieces)
+        counts = tally_all(counts, first, scale, offset, PTX)
+        return tally_all(counts, second, scale, offset, PTX)
+
+
+@triton.jit
+def interpolated(even, odd, low, step, wanted):
+    """Return a limit that hardly fewer than `wanted` and few more points are below, per row.
+
+    Args:
+        even, odd: (ROWS, LANES) int64, fields of 16 bits: how many distances round to the levels 0,
+            2, 4, 6, and 1, 3, 5, 7, where level i ends at low + i · step, (ROWS,) float32.
+    """
+    before = tl.zeros_like(low)  # numbers up to the level's begin
+    limit = low + 7 * step
+    done = before > 0
+    for level in tl.static_range(8):
+        word = (odd if level % 2 else even) >> (16 * (level // 2))
+        upto = before + tl.sum((word & 0xFFFF).to(tl.int32), 1).to(tl.float32)
+        # Within a level numbers are spread evenly but for chance: 2.5 standard deviations of that.
+        goal = wanted + 1.0 + 1.25 * tl.sqrt(upto - before)
+        share = (goal - before) / tl.maximum(upto - before, 1.0)
+        here = low + (level - 1 + tl.maximum(share, 0.0)) * step
+        limit = tl.where(done | (upto < goal), limit, here)
+        done = done | (upto >= goal)
+        before = upto
+    return limit
+
+
+@triton.jit(do_not_specialize=["start", "wanted"])
+def count(
+    parts,
+    units,
+    squares,
+    limits,
+    points,
+    padded,
+    start,
+    rows,
+    wanted,
+    C: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STAGES: tl.constexpr,
+    PTX: tl.constexpr,
+):
+    """Store, per row, a distance that a few more than `wanted` of all points are below.
+
+    Args:
+        parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
+        limits: (B, rows, 2) float32, of the program `limits`: the limit takes the first's place.
+    """
+    PART: tl.constexpr = C if C < 64 else 64
+    FIELDS: tl.constexpr = 0x00FF00FF00FF00FF
+    block = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside = row < rows
+    first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
+    others = parts + first_point * C + tl.arange(0, PART)[:, None]
+    limits += (block * rows + row) * 2
+    low = tl.load(limits, mask=inside, other=0.0)
+    high = tl.load(limits + 1, mask=inside, other=0.0)
+    step = tl.maximum(high - low, 1e-30) / 7
+    scale = 1 / step
+    offset = 0.5 - low * scale
+    even = tl.zeros([ROWS, LANES], tl.int64)
+    odd = tl.zeros([ROWS, LANES], tl.int64)
+    tile = tl.arange(0, COLUMNS)
+    a0, a1 = load_parts(own, piece)
+    for first in tl.range(0, points, COLUMNS, num_stages=STAGES):
+        distance = tile_distances(
+            *(a0, a1, own, others, units + first_point, squares + first_point, unit),
+            *(first + tile, piece, C, PART),
+        )
+        counts = tl.zeros([ROWS, LANES], tl.int64)
+        counts = tally_all(counts, lanes_of(distance), scale[:, None], offset[:, None], PTX)
+        even += counts & FIELDS
+        odd += (counts >> 8) & FIELDS
+    limit = interpolated(even, odd, low, step, wanted)
+    tl.store(limits, tl.minimum(limit, 3e38), mask=inside)

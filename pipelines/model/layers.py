@@ -1,0 +1,249 @@
+"""The unit that everything is built of: a linear map with batch norm and an activation.
+
+A 1 × 1 convolution over points (or edges) is a linear map of their channels, so arrays keep the
+shape (…, C) throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.kernels.reductions import row_sums
+
+from .linear import linear, rows
+
+# Adds up sums (n,) float64 over the processes of a training; differentiable.
+Reduce = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Style:
+    """What the two releases and DGCNN do differently inside a unit.
+
+    Attributes:
+        norm_first: linear → norm → activation (paper); else linear → activation → norm (torch).
+        eps: batch-norm epsilon.
+        slope: negative slope of the activation; 0 is ReLU.
+        bias: whether the linear map has a bias.
+    """
+
+    norm_first: bool
+    eps: float
+    slope: float = 0.0
+    bias: bool = True
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> Style:
+        """Return the style of a network."""
+        if config.arch == "dgcnn":
+            return cls(norm_first=True, eps=1e-5, slope=0.2, bias=False)
+        if config.layout == "paper":
+            return cls(norm_first=True, eps=1e-3)
+        return cls(norm_first=False, eps=1e-5)
+
+
+class Unit(nn.Module):
+    """A linear map with batch norm and an activation, in the order of its style."""
+
+    def __init__(self, in_channels: int, out_channels: int, style: Style) -> None:
+        super().__init__()
+        self.style = style
+        self.linear = nn.Linear(in_channels, out_channels, bias=style.bias)
+        self.norm = Norm(out_channels, eps=style.eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, in_channels) to (B, N, out_channels)."""
+        return self.finish(linear(x, self.linear.weight, self.linear.bias))
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Apply norm and activation to what the linear map gave, (…, out_channels).
+
+        x may be overwritten.
+        """
+        if self.style.norm_first:
+            # Activated before it is a view again: writing into a view would cost a copy.
+            return self.activate(self.norm(x.reshape(-1, x.shape[-1]))).view(x.shape)
+        x = self.activate(x)
+        return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
+
+    def finish_max(self, x: Tensor) -> Tensor:
+        """Return max_i finish(x)_i (B, out_channels) over the points of x (B, N, out_channels).
+
+        What follows the linear map is monotone per channel, so it is applied to the largest or the
+        smallest value alone: nothing of x's size is stored.
+        """
+        extreme, total, squares = kernels.point_reduce(
+            x,
+            self.norm.weight.detach(),
+            relu=not self.style.norm_first,
+            moments=self.norm.training,
+        )
+        return self.finish_moments(extreme, total, squares, len(x) * x.shape[1])
+
+    def finish_moments(
+        self, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
+    ) -> Tensor:
+        """Apply what follows the moments: the norm, and the activation where the norm is first.
+
+        Args:
+            x: (…, C), activated already where the activation is first.
+            first, second, count: the statistics, as `normalize_moments` takes them.
+        """
+        slope = self.style.slope if self.style.norm_first else None
+        return normalize_moments(self.norm, x, first, second, count, slope=slope)
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Apply the activation, in place."""
+        return activate(x, self.style.slope)
+
+
+def activate(x: Tensor, slope: float) -> Tensor:
+    """Apply leaky_relu, in place; a slope of 0 makes 0 of every negative number, of −∞ too."""
+    return F.leaky_relu_(x, slope) if slope else F.relu_(x)
+
+
+def activation_gradient(g: Tensor, x: Tensor, slope: float) -> Tensor:
+    """Return what x receives from `activate`, given the gradient g of its result."""
+    if slope:
+        return torch.ops.aten.leaky_relu_backward(g, x, slope, False)
+    return torch.ops.aten.threshold_backward(g, x, 0)
+
+
+class Norm(nn.BatchNorm1d):
+    """PyTorch's batch norm over rows (n, C), whose statistics may span several processes.
+
+    Attributes:
+        reduce: adds up the statistics of all processes while training; None: this one's alone.
+    """
+
+    reduce: Reduce | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.reduce is None or not self.training:
+            return super().forward(x)
+        first, second = _RowSums.apply(x)
+        return normalize_moments(self, x, first, second, len(x))
+
+
+class _RowSums(torch.autograd.Function):
+    """Σ x and Σ x² (C,) float64 over the rows of x (n, C), without a float64 copy of x."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        (x,) = args
+        ctx.save_for_backward(x)
+        return row_sums(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        first, second = (grad.to(x.dtype) for grad in grads)
+        return torch.addcmul(first, x, 2 * second)
+
+
+def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the biased variance (C,) from Σ e and Σ e² over `count` values."""
+    mean = first / count
+    return mean, (second / count - mean.square()).clamp_min(0)
+
+
+def normalize_with(
+    norm: nn.BatchNorm1d, x: Tensor, mean: Tensor, var: Tensor, slope: float | None = None
+) -> Tensor:
+    """Normalise x (…, C) by given moments, as `norm` would if it had computed them itself.
+
+    With a `slope` the activation follows: negative values are multiplied by it.
+    """
+    scale = norm.weight * torch.rsqrt(var + norm.eps).to(x.dtype)
+    shift = norm.bias - mean.to(x.dtype) * scale
+    if slope is None:
+        return torch.addcmul(shift, x, scale)
+    activated: Tensor = _Activated.apply(x, scale, shift, slope)
+    return activated
+
+
+class _Activated(torch.autograd.Function):
+    """leaky_relu(scale · x + shift), which keeps x alone: what is activated is computed again."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        x, scale, shift, slope = args
+        ctx.slope, ctx.passes = slope, kernels.activation_passes(x)
+        ctx.save_for_backward(x, scale, shift)
+        if ctx.passes is not None:
+            found: Tensor = ctx.passes.activate(x, scale, shift, slope)
+            return found
+        return activate(torch.addcmul(shift, x, scale), slope)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, scale, shift = ctx.saved_tensors
+        if ctx.passes is not None:
+            return *ctx.passes.gradients(grads[0], x, scale, shift, ctx.slope), None
+        y = torch.addcmul(shift, x, scale)
+        g = activation_gradient(grads[0], y, ctx.slope)
+        dscale, dshift = rows(torch.mul(g, x, out=y)).sum(0), rows(g).sum(0)
+        return g.mul_(scale), dscale, dshift, None
+
+
+@torch.no_grad()
+def track(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
+    """Move the running statistics of `norm` towards a batch's, as PyTorch's batch norm does."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    unbiased = var * (count / (count - 1))
+    norm.num_batches_tracked.add_(1)
+    momentum: float | Tensor
+    if norm.momentum is None:  # the mean over all batches so far
+        momentum = 1 / norm.num_batches_tracked.to(norm.running_mean.dtype)
+    else:
+        momentum = norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+
+
+def normalize_moments(
+    norm: Norm,
+    x: Tensor,
+    first: Tensor | None,
+    second: Tensor | None,
+    count: int,
+    *,
+    slope: float | None = None,
+) -> Tensor:
+    """Apply `norm` to x with the batch statistics of a larger set, known by its sums.
+
+    This is where all layers and kernels meet: `norm.reduce` joins the sums of several processes.
+
+    Args:
+        norm: the batch norm; in evaluation its running statistics are used, as always.
+        x: (…, C).
+        first: Σ e (C,) over the set, None in evaluation.
+        second: Σ e² (C,) over the set, None in evaluation.
+        count: how many values per channel the set has.
+        slope: of the activation that follows, None: no activation.
+    """
+    if first is None or second is None:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        return normalize_with(norm, x, norm.running_mean, norm.running_var, slope)
+    number: int | Tensor = count
+    if norm.reduce is not None:
+        sums = norm.reduce(torch.cat([first, second, first.new_tensor([count])]))
+        first, second = sums[:-1].chunk(2)
+        number = sums[-1].detach()
+    mean, var = batch_moments(first, second, number)
+    track(norm, mean, var, number)
+    return normalize_with(norm, x, mean, var, slope)

@@ -1,0 +1,128 @@
+"""Where a network fails: errors by distance to an object boundary, by density, by height.
+
+Everything is kept as counts per bin (points, wrong points), so figures of rooms add up, and tables
+and plots follow from what scores.json stores.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.store import IGNORED
+
+NEIGHBORS = 8  # that decide whether a point lies on a boundary, and the density around it
+MOST_POINTS = 200_000  # of a room that are looked at, spread evenly
+
+# Upper ends of the bins; the last one is open.
+EDGES: dict[str, tuple[float, ...]] = {
+    "boundary": (0.02, 0.05, 0.1, 0.2, 0.5),  # m to the nearest point with another label around it
+    "density": (250, 500, 1000, 2000, 4000, 8000),  # points per m² of surface
+    "height": (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),  # m above the room's lowest point
+}
+TITLES = {"boundary": "distance to an object boundary", "density": "density", "height": "height"}
+UNITS = {"boundary": "m", "density": "points/m²", "height": "m"}
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Counts per attribute and bin: {"boundary": (bins, 2) int64 of points and wrong points}."""
+
+    counts: Mapping[str, np.ndarray]
+
+    def __add__(self, other: Failures) -> Failures:
+        return Failures({name: self.counts[name] + other.counts[name] for name in EDGES})
+
+    def rows(self, name: str) -> list[tuple[str, int, float | None]]:
+        """Return (bin, points, share of wrong points or None) for each bin of an attribute."""
+        names = bin_names(EDGES[name])
+        return [
+            (label, int(points), float(wrong / points) if points else None)
+            for label, (points, wrong) in zip(names, self.counts[name], strict=True)
+        ]
+
+    def plain(self) -> dict[str, Any]:
+        """Return JSON-ready values, edges and units included."""
+        return {
+            name: {"edges": list(EDGES[name]), "unit": UNITS[name], "counts": counts.tolist()}
+            for name, counts in self.counts.items()
+        }
+
+
+def no_failures() -> Failures:
+    """Return counts of zero."""
+    return Failures(
+        {name: np.zeros((len(edges) + 1, 2), np.int64) for name, edges in EDGES.items()}
+    )
+
+
+def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> Failures:
+    """Count a room's points and wrong points per bin.
+
+    Args:
+        pos: (N, 3) metres, from the room's minimum.
+        label: (N,) ground truth; points that are IGNORED are not counted.
+        predicted: (N,) prediction.
+    """
+    labelled = np.flatnonzero(label != IGNORED)
+    chosen = labelled[:: max(1, -(-len(labelled) // MOST_POINTS))]
+    wrong = label[chosen] != predicted[chosen]
+    distance, density = surroundings(pos, label, chosen)
+    values = {"boundary": distance, "density": density, "height": pos[chosen, 2]}
+    return Failures({name: _count(values[name], wrong, EDGES[name]) for name in EDGES})
+
+
+def surroundings(
+    pos: np.ndarray, label: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance to a boundary (m) and the density (points/m²) of the chosen points.
+
+    A point lies on a boundary if one of its NEIGHBORS nearest points has another label. The density
+    is NEIGHBORS over the area of the disc that reaches to the farthest of them.
+    """
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(pos)
+    count = min(NEIGHBORS + 1, len(pos))  # the nearest is the point itself
+    reach, near = tree.query(pos, count, workers=-1)
+    reach, near = reach.reshape(len(pos), -1), near.reshape(len(pos), -1)
+    radius = np.maximum(reach[chosen, -1], 1e-6)
+    density = (count - 1) / (np.pi * radius**2)
+    edge = np.flatnonzero((label[near] != label[:, None]).any(axis=1))
+    if not len(edge):
+        return np.full(len(chosen), np.inf), density
+    return cKDTree(pos[edge]).query(pos[chosen], workers=-1)[0], density
+
+
+def _count(values: np.ndarray, wrong: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    bins = np.searchsorted(edges, values, side="right")
+    size = len(edges) + 1
+    return np.column_stack(
+        [np.bincount(bins, minlength=size), np.bincount(bins[wrong], minlength=size)]
+    ).astype(np.int64)
+
+
+def bin_names(edges: Sequence[float]) -> list[str]:
+    """Return "< 0.02", "0.02 – 0.05", …, "≥ 0.5"."""
+    inner = [f"{low:g} – {high:g}" for low, high in itertools.pairwise(edges)]
+    return [f"< {edges[0]:g}", *inner, f"≥ {edges[-1]:g}"]
+
+
+def confused_pairs(
+    matrix: np.ndarray, classes: Sequence[str], most: int = 10
+) -> list[tuple[str, str, int, float]]:
+    """Return the pairs (ground truth, prediction, points, share of that class) confused most."""
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    totals = matrix.sum(axis=1)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(place), len(classes)) for place in order]
+    return [
+        (classes[a], classes[b], int(wrong[a, b]), float(wrong[a, b] / totals[a]))
+        for a, b in pairs
+        if wrong[a, b]
+    ]

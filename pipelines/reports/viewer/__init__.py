@@ -1,0 +1,194 @@
+"""A scan as one HTML file that shows its points in 3-D, without a server and without a network.
+
+The file holds the page (`page.*`), three.js (`three.min.js`, MIT) and the points:
+planes of plain values one after another, deflated, in base64.
+
+    x, y, z      uint16 each; metres = origin + step · value
+    red … blue   uint8 each
+    label, predicted    uint8, the class; 255 where there is none; only if given
+    confidence   uint8, 255 is certain; only if given
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import DatasetError
+from pipelines.files import atomic_text
+from pipelines.metrics import confusion, scores
+
+MAX_POINTS = 1_000_000  # shown; about 16 bytes each in the file before deflation
+NO_CLASS = 255
+HERE = Path(__file__).parent
+PAGE, LIBRARY = HERE / "page.html", HERE / "three.min.js"
+
+# Thirteen colours that stay apart (CIE76 ΔE ≥ 22) in normal vision and in full protanopia and
+# deuteranopia as Machado, Oliveira and Fernandes (2009) simulate them; the colours of S3DIS do not
+# (ΔE 0.1). In the order of its classes: light for shell, strong for furniture.
+SAFE_COLORS = (
+    (255, 255, 204),
+    (0, 0, 102),
+    (102, 204, 255),
+    (255, 255, 0),
+    (255, 51, 153),
+    (102, 102, 255),
+    (204, 153, 0),
+    (153, 51, 153),
+    (255, 102, 102),
+    (0, 0, 255),
+    (0, 255, 102),
+    (0, 255, 255),
+    (0, 102, 0),
+)
+
+
+def write_viewer(
+    path: Path,
+    pos: np.ndarray,
+    color: np.ndarray,
+    *,
+    classes: Sequence[str],
+    class_colors: Sequence[Sequence[int]],
+    title: str,
+    facts: Mapping[str, str],
+    label: np.ndarray | None = None,
+    predicted: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
+    max_points: int = MAX_POINTS,
+    seed: int = 0,
+) -> None:
+    """Write a page that shows points in 3-D, coloured by what is known of them.
+
+    Counts and IoU in its legend are of all points, also where only a part of them is shown.
+
+    Args:
+        path: HTML file to write.
+        pos: (N, 3) metres, z up; points that are not finite are left out.
+        color: (N, 3) uint8.
+        classes: at most 255 names, in the order of the labels.
+        class_colors: one RGB colour per class.
+        title: heading of the page.
+        facts: what the reader should know of the scan and the network, in order.
+        label: (N,) ground truth; a value that is no class means unlabelled.
+        predicted: (N,) prediction, likewise.
+        confidence: (N,) from 0 to 1.
+        max_points: points shown at most; of more, a random part in the same order.
+        seed: of that part.
+
+    Raises:
+        DatasetError: no point has finite coordinates.
+    """
+    finite = np.flatnonzero(np.isfinite(pos).all(axis=1))
+    if not len(finite):
+        raise DatasetError(f"{path}: found no point with finite coordinates to show.")
+    given = {"label": label, "predicted": predicted}
+    known = {name: _class_plane(v, len(classes)) for name, v in given.items() if v is not None}
+    shown = _sample(finite, max_points, seed)
+    origin, step, planes = _positions(pos[shown])
+    planes |= {name: color[shown, axis] for axis, name in enumerate(("red", "green", "blue"))}
+    planes |= {name: values[shown] for name, values in known.items()}
+    if confidence is not None:
+        planes["confidence"] = _bytes(confidence[shown])
+    facts_of_page = {
+        "title": title,
+        "total": len(pos),
+        "finite": len(finite),
+        "shown": len(shown),
+        "origin": origin,
+        "step": step,
+        "planes": [[name, values.itemsize] for name, values in planes.items()],
+        "facts": dict(facts),
+        **_class_facts(classes, class_colors, {n: v[finite] for n, v in known.items()}),
+    }
+    atomic_text(path, _page(title, facts_of_page, pack(planes)))
+
+
+def pack(planes: Mapping[str, np.ndarray]) -> str:
+    """Return planes as text: little-endian, one after another, deflated (zlib), base64."""
+    raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes.values())
+    return base64.b64encode(zlib.compress(raw, 6)).decode("ascii")
+
+
+def _sample(finite: np.ndarray, max_points: int, seed: int) -> np.ndarray:
+    """Return at most `max_points` of the indices, in order: neighbours in the file deflate well."""
+    if len(finite) <= max_points:
+        return finite
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(finite, max_points, replace=False, shuffle=False))
+
+
+def _positions(pos: np.ndarray) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
+    """Return origin and step in metres, and the axes as uint16 (off by half a step at most)."""
+    low = pos.min(axis=0).astype(np.float64)
+    step = (pos.max(axis=0) - low) / 65535
+    step[step == 0] = 1.0
+    planes = {
+        name: np.rint((pos[:, axis] - low[axis]) / step[axis]).astype("<u2")
+        for axis, name in enumerate("xyz")
+    }
+    return low.tolist(), step.tolist(), planes
+
+
+def _class_plane(values: np.ndarray, num_classes: int) -> np.ndarray:
+    """Return classes as uint8, `NO_CLASS` where a value is none of them."""
+    valid = (values >= 0) & (values < num_classes)
+    return np.where(valid, values, NO_CLASS).astype(np.uint8)
+
+
+def _bytes(share: np.ndarray) -> np.ndarray:
+    """Return shares from 0 to 1 as 0 to 255; what is not a number is 0."""
+    return np.rint(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
+
+
+def _class_facts(
+    classes: Sequence[str], class_colors: Sequence[Sequence[int]], known: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Return what the legend shows: names, colours, counts and, with both labels, IoU and OA."""
+    safe = SAFE_COLORS if len(classes) <= len(SAFE_COLORS) else None
+    counts = {name: np.bincount(values, minlength=256) for name, values in known.items()}
+    facts: dict[str, Any] = {
+        "classes": list(classes),
+        "colors": [[int(v) for v in color] for color in class_colors],
+        "safe_colors": safe and safe[: len(classes)],
+        "counts": {name: found[: len(classes)].tolist() for name, found in counts.items()},
+        "unlabelled": {name: int(found[NO_CLASS]) for name, found in counts.items()},
+    }
+    if len(known) == 2:
+        scored = (known["label"] != NO_CLASS) & (known["predicted"] != NO_CLASS)
+        pairs = (known["label"][scored], known["predicted"][scored])
+        found = scores(confusion(*pairs, len(classes)), classes)
+        facts |= {"iou": found.iou, "miou": found.miou, "oa": found.oa, "scored": found.points}
+    return facts
+
+
+def _page(title: str, facts: Mapping[str, Any], points: str) -> str:
+    """Fill the page; what is filled in is not searched for further places."""
+    parts = {
+        "title": html.escape(title),
+        "style": _read(PAGE.with_suffix(".css")),
+        "facts": script_json(facts),
+        "points": points,
+        "library": _read(LIBRARY),
+        "points_script": _read(PAGE.with_suffix(".points.js")),
+        "scene_script": _read(PAGE.with_suffix(".scene.js")),
+        "script": _read(PAGE.with_suffix(".js")),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _read(PAGE))
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that cannot end the script element which holds it, whatever its strings say."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")

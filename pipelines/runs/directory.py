@@ -1,0 +1,321 @@
+"""The run directory: what a training leaves behind, and how the other stages find it.
+
+    runs/<name>/
+        config.json           the resolved TrainConfig
+        environment.json      versions, machine, commit, the store's fingerprint
+        status.json           state (running, finished, interrupted, failed), step, best_miou, …
+        metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
+        checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
+        eval/<protocol>/scores.json
+        <tag>.tag, note.txt   what people wrote on it
+        tensorboard/          events
+        loggers.json, wandb/  which runs of other loggers belong to this one; W&B's own files
+
+Everything is replaced atomically or only appended to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import TrainConfig
+from pipelines.errors import ConfigError, RunError, command, did_you_mean
+from pipelines.files import atomic_json
+from pipelines.serialization import fits, from_plain, to_plain
+
+from .lock import is_locked
+from .metrics_log import read_journal
+
+CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
+METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
+STATUS_TYPES = {
+    **dict.fromkeys(("state", "created", "updated", "error"), str),
+    **dict.fromkeys(("step", "steps_total", "epoch", "epochs_total", "best_epoch"), int),
+    **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float),
+    "peak_memory": int,
+}
+TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory; every property reads the file that it names, as it is now."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.path.name
+
+    @property
+    def config(self) -> TrainConfig:
+        """The resolved configuration that the run was started with.
+
+        Raises:
+            RunError: config.json is damaged.
+        """
+        values = _read_json(self.path / CONFIG)
+        try:
+            return from_plain(TrainConfig, values)
+        except (ConfigError, TypeError, AttributeError) as error:
+            where = self.path / CONFIG
+            raise RunError(f"{where}: found a damaged configuration: {error}") from error
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """How far the run is, as it last said itself; see `state` for whether it is still alive.
+
+        Raises:
+            RunError: status.json is missing or damaged.
+        """
+        values = _read_json(self.path / STATUS)
+        for name, kind in STATUS_TYPES.items():
+            if name in values and not fits(kind | None, values[name]):
+                raise RunError(
+                    f"{self.path / STATUS}: found {name} {values[name]!r:.80}, expected "
+                    f"{'a text' if kind is str else 'a number'}."
+                )
+        return values
+
+    @property
+    def state(self) -> str:
+        """The run's state: running, finished, interrupted or failed.
+
+        A run that says it is running while no process holds its lock was killed: interrupted.
+        """
+        state = str(self.status.get("state", "interrupted"))
+        return "interrupted" if state == "running" and not is_locked(self.path) else state
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What the run was made with."""
+        return _read_json(self.path / ENVIRONMENT)
+
+    @property
+    def training_state(self) -> Path:
+        """Where the whole training state is kept; not there before the first checkpoint."""
+        return self.path / CHECKPOINTS / "last.pt"
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the records of metrics.jsonl; a last line that was cut short is left out."""
+        return read_journal(self.path / METRICS)
+
+    def weights(self, checkpoint: str = "best") -> Path:
+        """Return the path of the "best" or the "last" weights.
+
+        Raises:
+            RunError: the run has not saved any yet.
+        """
+        path = self.checkpoint_path(checkpoint)
+        if not path.is_file():
+            raise RunError(
+                f"{self.path}: found no {checkpoint} weights "
+                f"({path.relative_to(self.path)}); the run is {self.state}.\n"
+                f"Go on with it: {resume_command(self.path)}"
+            )
+        return path
+
+    def checkpoint_path(self, checkpoint: str) -> Path:
+        """Return where the weights of `checkpoint` are, whether or not there are any."""
+        return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
+
+    def scores(self, protocol: str) -> dict[str, Any] | None:
+        """Return the scores under `protocol`, or None before an evaluation.
+
+        Raises:
+            RunError: scores.json is damaged.
+        """
+        path = self.path / "eval" / protocol / "scores.json"
+        if not path.is_file():
+            return None
+        values = _read_json(path)
+        for name in ("oa", "macc", "miou"):
+            if name in values and not fits(float, values[name]):
+                raise RunError(
+                    f"{path}: found {name} {values[name]!r:.80}, expected a number.\n"
+                    f"Score it again: deepgcn eval {self.path} --protocol {protocol}"
+                )
+        return values
+
+    def update_status(self, **fields: Any) -> None:
+        """Change fields of status.json; the others stay."""
+        before = self.status if (self.path / STATUS).is_file() else {}
+        atomic_json(self.path / STATUS, {**before, **fields, "updated": _now()})
+        if (self.path / CONFIG).is_file():
+            _record(self)
+
+
+def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
+    """Make the directory of a new run and write its configuration, environment and status.
+
+    Args:
+        config: resolved; a name of None is replaced by one from the network, the area and the time.
+        environment: what `describe_environment` gave, and the store's facts.
+
+    Raises:
+        ConfigError: the name is not a plain directory name.
+        RunError: a run of this name is there already.
+    """
+    path = _make_directory(config)
+    run = Run(path)
+    run.update_status(state="running", created=_now(), step=0, epoch=0, best_miou=None)
+    atomic_json(path / ENVIRONMENT, dict(environment))
+    save_config(run, config)  # last: a directory with a configuration is a run
+    return run
+
+
+def save_config(run: Run, config: TrainConfig) -> None:
+    """Write the run's configuration, under the run's own name."""
+    atomic_json(run.path / CONFIG, to_plain(replace(config, name=run.name)))
+    _record(run, create=True)
+
+
+def open_run(path: Path) -> Run:
+    """Return the run in the directory `path`.
+
+    Raises:
+        RunError: there is no such directory, or it holds no run.
+    """
+    if not path.is_dir():
+        names = [run.name for run in find_runs(path.parent)]
+        raise RunError(
+            f"{path}: found no run there.{did_you_mean(path.name, names)}\n"
+            "List the runs with: deepgcn runs list"
+        )
+    if not (path / CONFIG).is_file():
+        inside = find_runs(path)
+        hint = f"Did you mean {inside[-1].path}?" if inside else "Start one: deepgcn train"
+        raise RunError(
+            f"{path}: found no {CONFIG}, expected a run directory "
+            f"(runs/<name>) made by deepgcn train.\n{hint}"
+        )
+    return Run(path)
+
+
+def named_run(named: Path, runs_dir: Path) -> Run:
+    """Return the run that a person means: a name in the folder of the runs, or a path.
+
+    Raises:
+        RunError: neither is a run.
+    """
+    for path in (runs_dir / named, named):
+        if (path / CONFIG).is_file():
+            return Run(path)
+    return open_run(
+        named if named.is_dir() else runs_dir / named if len(named.parts) == 1 else named
+    )
+
+
+def find_runs(runs_dir: Path) -> list[Run]:
+    """Return the runs in a folder, oldest first; none if there is no such folder.
+
+    Raises:
+        RunError: it is a file.
+    """
+    if not is_folder(runs_dir):
+        return []
+    folders = (path for path in runs_dir.iterdir() if path.name != TRASH)
+    found = [Run(path) for path in folders if (path / CONFIG).is_file()]
+    return sorted(found, key=lambda run: (_time(run, "created"), run.name))
+
+
+def is_folder(runs_dir: Path) -> bool:
+    """Whether the folder of the runs is there.
+
+    Raises:
+        RunError: a file is in its place.
+    """
+    if runs_dir.exists() and not runs_dir.is_dir():
+        raise RunError(f"{runs_dir}: found a file, expected the folder of the runs (--runs).")
+    return runs_dir.is_dir()
+
+
+def latest_finished(runs_dir: Path) -> Run:
+    """Return the run that was finished last.
+
+    Raises:
+        RunError: none is finished; says what to do.
+    """
+    runs = find_runs(runs_dir)
+    if not runs:
+        raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
+    finished = [run for run in runs if run.state == "finished"]
+    if not finished:
+        last = runs[-1]
+        raise RunError(
+            f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
+            f"the last, {last.name}, is {last.state}.\n"
+            f"Go on with it: {resume_command(last.path)}"
+        )
+    return max(finished, key=lambda run: _time(run, "updated"))
+
+
+def resume_command(path: Path) -> str:
+    """Return the command that goes on with the run in `path`."""
+    return command("train", "--resume", path)
+
+
+def _record(run: Run, *, create: bool = False) -> None:
+    from .index import record  # which reads runs
+
+    record(run, create=create)
+
+
+def _make_directory(config: TrainConfig) -> Path:
+    if config.name is not None:
+        return _make_named(config.runs, config.name)
+    model = config.model
+    name = f"{model.arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
+    while True:
+        path = config.runs / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            number += 1  # started within the same second
+        else:
+            return path
+
+
+def _make_named(runs_dir: Path, name: str) -> Path:
+    if name in ("", ".", "..", TRASH) or Path(name).name != name:
+        raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
+    path = runs_dir / name
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path}: found something there already, nothing was changed.\n"
+            f"Give another --name, or go on with it: {resume_command(path)}"
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{path}: found no such file, expected it in a run directory.") from None
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path}: found a damaged file, expected JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")
+    return values
+
+
+def _time(run: Run, field: str) -> str:
+    """Return a time of status.json; for a run whose status is lost, that of its configuration."""
+    try:
+        return str(run.status[field])
+    except (RunError, KeyError):
+        stamp = (run.path / CONFIG).stat().st_mtime
+        return datetime.fromtimestamp(stamp, timezone.utc).isoformat()
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat()

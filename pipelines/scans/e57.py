@@ -1,0 +1,150 @@
+"""E57 scans through pye57 (extra `e57`); their labels are written as PLY.
+
+Reference:
+    ASTM E2807, Standard Specification for 3D Imaging Data Exchange. A file holds one or more
+    scans, each with the pose of its scanner; the points here are in the file's common frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.errors import DatasetError
+
+from .table import CHUNK, COLOR_NAMES, Scan, ScanOptions, Spool
+
+_CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
+_SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
+_INVALID = ("cartesianInvalidState", "sphericalInvalidState")
+_COLOR = ("colorRed", "colorGreen", "colorBlue")
+_NAMES = dict(zip(_COLOR, COLOR_NAMES, strict=True))  # of columns that are not called as in E57
+
+
+def read_e57(path: Path, options: ScanOptions) -> Scan:
+    """Open an E57 file: the points of all its scans, one scan after the other.
+
+    Fields besides coordinates and colours keep their names (`intensity`, `rowIndex`,
+    `nor:normalX`, …); they are 0 in a scan without them. `scan` counts the scans from 0. A point
+    that the scanner marked as invalid is NaN.
+
+    Raises:
+        DatasetError: pye57 is missing, or the file is no E57, damaged or without points.
+    """
+    with path.open("rb") as file:
+        if (head := file.read(8)) != b"ASTM-E57":
+            raise DatasetError(
+                f"{path}: found no E57 header (its first bytes are {head!r}), expected 'ASTM-E57'."
+            )
+    try:
+        import pye57
+    except ImportError as error:
+        raise DatasetError(f'{path}: E57 needs pye57: pip install "deepgcn[e57]"') from error
+    failures = (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError)
+    try:
+        with pye57.E57(str(path)) as file_of_scans:
+            headers = [file_of_scans.get_header(n) for n in range(file_of_scans.scan_count)]
+            kept = _kept_fields(headers)
+            kinds = [(_NAMES.get(name, name), kind) for name, kind in kept.items()]
+            table = np.dtype([*((name, "<f8") for name in "xyz"), *kinds, ("scan", "<u2")])
+            with Spool(path, table) as spool:
+                for number, header in enumerate(headers):
+                    for rows in _scan_rows(file_of_scans, header, table):
+                        rows["scan"] = number
+                        spool.append(rows)
+                rows = spool.rows()
+            count = len(headers)
+    except failures as error:
+        raise DatasetError(
+            f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"
+            "Copy or export the scan again."
+        ) from error
+    color = COLOR_NAMES if set(COLOR_NAMES) <= set(table.names or ()) else None
+    fields = tuple(name for name in table.names or () if name != "scan" or count > 1)
+    notes = (f"{count} scans, in their common frame",) if count > 1 else ()
+    return Scan(path, rows, ("x", "y", "z"), color, fields, notes, options=options)
+
+
+def _kept_fields(headers: list[Any]) -> dict[str, np.dtype]:
+    """Return the fields of numbers besides coordinates of any scan, and what holds their values."""
+    found: dict[str, np.dtype] = {}
+    for header in headers:
+        for name, kind in _kinds(header).items():
+            if name not in (*_CARTESIAN, *_SPHERICAL, *_INVALID):
+                found[name] = np.promote_types(found.get(name, kind), kind)
+    return found
+
+
+def _kinds(header: Any) -> dict[str, np.dtype]:
+    """Return the fields of numbers of one scan, by the types and limits that the file declares."""
+    from pye57 import libe57
+
+    found = {}
+    prototype = libe57.StructureNode(header.points.prototype())
+    for name in header.point_fields:
+        node = prototype.get(name)
+        if node.type() == libe57.E57_INTEGER:
+            whole = libe57.IntegerNode(node)
+            found[name] = np.result_type(
+                *map(np.min_scalar_type, (whole.minimum(), whole.maximum()))
+            )
+        elif node.type() == libe57.E57_SCALED_INTEGER:
+            found[name] = np.dtype("f8")
+        elif node.type() == libe57.E57_FLOAT:
+            single = libe57.FloatNode(node).precision() == libe57.E57_SINGLE
+            found[name] = np.dtype("f4" if single else "f8")
+    return found
+
+
+def _scan_rows(file: Any, header: Any, table: np.dtype) -> Iterator[np.ndarray]:
+    """Yield the points of one scan in chunks, as rows of `table`."""
+    kinds = _kinds(header)
+    system = _CARTESIAN if kinds.keys() >= set(_CARTESIAN) else _SPHERICAL
+    if not kinds.keys() >= set(system):
+        raise ValueError(f"points with {', '.join(sorted(kinds))}, without coordinates")
+    invalid = _INVALID[0] if system is _CARTESIAN else _INVALID[1]
+    columns = {name: _NAMES.get(name, name) for name in kinds}
+    columns = {name: new for name, new in columns.items() if new in (table.names or ())}
+    wanted = {*system, *columns, *({invalid} & kinds.keys())}
+    found, buffers = _buffers(file, wanted)
+    reader = header.points.reader(buffers)
+    rotation, translation = header.rotation_matrix, header.translation
+    while count := reader.read():
+        rows = np.zeros(count, table)
+        local = np.stack([found[name][:count] for name in system], axis=1)
+        local = _cartesian(local) if system is _SPHERICAL else local
+        if invalid in found:
+            local[found[invalid][:count] != 0] = np.nan
+        for axis, values in enumerate((local @ rotation.T + translation).T):
+            rows["xyz"[axis]] = values
+        for name, new in columns.items():
+            rows[new] = found[name][:count]
+        yield rows
+
+
+def _buffers(file: Any, names: Iterable[str]) -> tuple[dict[str, np.ndarray], Any]:
+    """Return an array for each field, and the same for the library to fill.
+
+    All are float64, which holds whole numbers up to 2^53: the library takes int64 for int32.
+    """
+    from pye57 import libe57
+
+    arrays, buffers = {}, libe57.VectorSourceDestBuffer()
+    for name in names:
+        arrays[name] = np.empty(CHUNK, "f8")
+        buffers.append(
+            libe57.SourceDestBuffer(file.image_file, name, arrays[name], CHUNK, True, True)
+        )
+    return arrays, buffers
+
+
+def _cartesian(spherical: np.ndarray) -> np.ndarray:
+    """Return range, azimuth and elevation (n, 3), metres and radians, as x, y, z."""
+    distance, azimuth, elevation = spherical.T
+    ground = distance * np.cos(elevation)
+    return np.stack(
+        [ground * np.cos(azimuth), ground * np.sin(azimuth), distance * np.sin(elevation)], axis=1
+    )

@@ -1,0 +1,186 @@
+"""What a study will take, before anything is trained: parameters, time, memory. All estimates.
+
+The time of a step is its arithmetic over this machine's speed at such arithmetic. The speed comes
+from finished runs of this machine that did about as much a block, if there are any, else from a few
+timed steps of the first row.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.config import TrainConfig
+from pipelines.data.store import Store
+from pipelines.errors import DeepGCNError
+from pipelines.launch.own_process import python_command
+from pipelines.model.flop import step_flop
+from pipelines.progress import Progress
+from pipelines.runs.directory import Run, find_runs
+from pipelines.serialization import to_plain
+from pipelines.train import open_samplers
+from pipelines.training.memory import estimate_memory, fit_memory
+
+from .gather import Cell, fraction
+from .study_file import Plan, PlannedRow
+
+MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
+SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs
+MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a machine compiles
+
+
+@dataclass(frozen=True)
+class RowEstimate:
+    """What one row will take; None where that cannot be told.
+
+    Attributes:
+        row: of the plan.
+        runs: that are not scored yet.
+        steps: of each run.
+        seconds: that all of its runs still need, one after the other, scoring not counted.
+        memory: bytes at the highest, of one run.
+    """
+
+    row: PlannedRow
+    runs: int
+    steps: int | None
+    seconds: float | None
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class StudyEstimate:
+    """What a study will take.
+
+    Attributes:
+        study: its name.
+        rows: one estimate each.
+        seconds: of all rows, one run after the other; None where a row's is not known.
+        source: what the times were taken from.
+        notes: of the plan.
+    """
+
+    study: str
+    rows: tuple[RowEstimate, ...]
+    seconds: float | None
+    source: str
+    notes: tuple[str, ...]
+
+
+def estimate(
+    plan: Plan, cells: Sequence[Cell], store: Store, device: str, progress: Progress
+) -> StudyEstimate:
+    """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
+    speed, source = machine_speed(plan, device, progress)
+    steps = StepCounts(store, progress)
+    rows = [_row(row, cells, speed, steps, device) for row in plan.rows]
+    times = [row.seconds for row in rows if row.row.config is not None]
+    total = sum(time for time in times if time is not None)
+    whole = total if all(time is not None for time in times) else None
+    return StudyEstimate(plan.name, tuple(rows), whole, source, plan.notes)
+
+
+def _row(
+    row: PlannedRow,
+    cells: Sequence[Cell],
+    speed: float | None,
+    steps: Callable[[TrainConfig], int | None],
+    device: str,
+) -> RowEstimate:
+    left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
+    if row.config is None:
+        return RowEstimate(row, 0, None, None, None)
+    count = steps(row.config)
+    seconds = None
+    if speed is not None and count is not None:
+        one = count * row.config.batch_size * block_flop(row.config) / speed
+        seconds = sum((1 - fraction(cell.run)) * one for cell in left)
+    memory = estimate_memory(fit_memory(row.config, device), device=device).total
+    return RowEstimate(row, len(left), count, seconds, memory)
+
+
+def block_flop(config: TrainConfig) -> float:
+    """Return the arithmetic of a training step for one block."""
+    return step_flop(config.model, config.num_points)
+
+
+class StepCounts:
+    """How many steps a training takes; the blocks of each test area are counted once."""
+
+    def __init__(self, store: Store, progress: Progress) -> None:
+        self.store, self.progress = store, progress
+        self.blocks: dict[Any, int] = {}
+
+    def __call__(self, config: TrainConfig) -> int | None:
+        """Return the steps of a training; None if it has no blocks to train on."""
+        key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
+        if key not in self.blocks:
+            try:
+                training, _ = open_samplers(config, self.store, self.progress)
+            except DeepGCNError:
+                return None
+            self.blocks[key] = len(training)
+        steps = config.epochs * math.ceil(self.blocks[key] / config.batch_size)
+        return min(steps, config.max_steps or steps)
+
+
+# --- how fast this machine is --------------------------------------------------------------------
+
+
+def machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
+    """Return floating-point operations a second in training, and where the figure is from."""
+    config = next((row.config for row in plan.rows if row.config is not None), None)
+    if config is None:
+        return None, "nothing: no row can be trained"
+    known = [speed for run in find_runs(plan.runs) if (speed := _speed_of(run, device, config))]
+    if known:
+        runs = f"{len(known)} run{'' if len(known) == 1 else 's'}"
+        return statistics.median(known), f"the pace of {runs} of this machine in {plan.runs}"
+    return _timed(config, device, progress)
+
+
+def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
+    """Return a run's arithmetic a second.
+
+    None if it was made elsewhere, is not finished, or did far more or less a block than `like`.
+    """
+    try:
+        status, environment, config = run.status, run.environment, run.config
+    except DeepGCNError:
+        return None
+    here = environment.get("host") == platform.node() and environment.get("device") == device
+    pace = float(status.get("blocks_per_second") or 0)
+    if not here or status.get("state") != "finished" or not pace:
+        return None
+    work = block_flop(config)
+    similar = 1 / SIMILAR <= work / block_flop(like) <= SIMILAR
+    return pace * work if similar else None
+
+
+def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
+    """Time steps of a training, most often of the reference."""
+    blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / block_flop(config))))
+    case = {
+        "model": to_plain(config.model),
+        **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
+        **{"device": device, "threads": config.threads, "repeats": 2},
+    }
+    command = python_command("pipelines.runtime.timing", json.dumps(case))
+    with progress.task(f"Timing steps of {blocks} block{'' if blocks == 1 else 's'}"):
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=MEASURE_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return None, f"nothing: three steps took more than {MEASURE_SECONDS:.0f} s"
+    if done.returncode:
+        progress.warn(f"no time estimates: {(done.stderr.strip() or '–').splitlines()[-1]}")
+        return None, "nothing: a timed step failed"
+    seconds = min(json.loads(done.stdout.splitlines()[-1])["times"])
+    return blocks * block_flop(config) / seconds, "timed steps of the first row"

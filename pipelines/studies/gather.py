@@ -1,0 +1,135 @@
+"""How far each row and seed of a study is, read from the run directories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import DeepGCNError
+from pipelines.reports.scorefiles import known_scores
+from pipelines.runs.directory import METRICS, Run
+
+from .matching import KnownRuns
+from .study_file import Plan, PlannedRow, seeded
+
+STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
+STARTED = "Row "  # how a job's part of its log begins
+TAIL = 4096  # bytes of metrics.jsonl that hold its last record
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row and a seed.
+
+    Attributes:
+        row: of the plan.
+        seed: of the training.
+        state: one of STATES.
+        run: its run directory, once there is one.
+        error: the first line of what went wrong.
+        scores: its scores.json, once there is one.
+    """
+
+    row: PlannedRow
+    seed: int
+    state: str
+    run: Run | None = None
+    error: str = ""
+    scores: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The row and the seed, as a plain file name."""
+        return cell_name(self.row.name, self.seed)
+
+
+def cell_name(row: str, seed: int) -> str:
+    """Return the name of a row and seed within its study."""
+    return f"{row}-s{seed}"
+
+
+def log_path(plan: Plan, name: str) -> Path:
+    """Return where the processes that train and score a cell write what they say."""
+    return plan.folder / "logs" / f"{name}.log"
+
+
+def gather(plan: Plan) -> list[Cell]:
+    """Return every row and seed as it is now, in the order of the plan."""
+    known = KnownRuns(plan.runs)
+    return list(_cells(plan, known))
+
+
+def _cells(plan: Plan, known: KnownRuns) -> Iterator[Cell]:
+    for row in plan.rows:
+        for seed in plan.seeds:
+            if row.config is None:
+                yield Cell(row, seed, "impossible", error=first_line(row.error))
+            else:
+                run = known.match(seeded(row, seed), plan.fingerprint)
+                yield _cell(plan, row, seed, run)
+
+
+def _cell(plan: Plan, row: PlannedRow, seed: int, run: Run | None) -> Cell:
+    logged = logged_error(log_path(plan, cell_name(row.name, seed)))
+    if run is None:
+        return Cell(row, seed, "failed" if logged else "waiting", error=logged)
+    try:
+        state, status = run.state, run.status
+    except DeepGCNError as error:
+        return Cell(row, seed, "failed", run, error=first_line(str(error)))
+    if state == "finished":
+        scores = known_scores(run, plan.evaluation, plan.protocol, plan.fingerprint)
+        if scores is not None:
+            return Cell(row, seed, "scored", run, scores=scores)
+        return Cell(row, seed, "failed" if logged else "trained", run, error=logged)
+    if state == "failed":
+        return Cell(row, seed, state, run, error=first_line(str(status.get("error") or logged)))
+    return Cell(row, seed, state, run)
+
+
+def first_line(text: str) -> str:
+    """Return the first line of an error's text."""
+    return text.splitlines()[0] if text else ""
+
+
+def logged_error(log: Path) -> str:
+    """Return the error that the last process of a cell ended with; "" if it did not."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    starts = [number for number, line in enumerate(lines) if line.startswith(STARTED)]
+    last = lines[starts[-1] :] if starts else lines
+    found = [line for line in last if line.startswith("Error: ")]
+    return found[-1].removeprefix("Error: ") if found else ""
+
+
+def position(run: Run) -> tuple[int, int | None]:
+    """Return the steps that a run has taken, as its journal says, and those it has in all."""
+    try:
+        status, config = run.status, run.config
+    except DeepGCNError:
+        return 0, None
+    total = status.get("steps_total") or config.max_steps
+    return max(_last_step(run.path / METRICS), int(status.get("step") or 0)), total
+
+
+def _last_step(journal: Path) -> int:
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, journal.stat().st_size - TAIL))
+            lines = file.read().split(b"\n")[:-1]
+        return int(json.loads(lines[-1])["step"])
+    except (FileNotFoundError, IndexError, KeyError, ValueError):
+        return 0  # no whole record yet
+
+
+def fraction(run: Run | None) -> float:
+    """Return how much of its training a run has done; its scoring is the last hundredth."""
+    if run is None:
+        return 0.0
+    done, total = position(run)
+    return min(0.99, done / total) if total else 0.0

@@ -1,0 +1,215 @@
+"""Studies of one's own from a YAML file.
+
+    base: {arch: resgcn, depth: 14, width: 32}     # settings of every row
+    axes: {k: [4, 8], epsilon: [0, 0.2]}           # every combination is a row
+    rows: {plain: {arch: plaingcn, dilation: false}}
+    exclude: [{k: 4, epsilon: 0.2}]                # combinations to leave out
+    reference: k-8-epsilon-0                       # the row that the others are compared with
+    seeds: 3
+
+Settings are named as the options of `deepgcn train`, without the dashes in front.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import ConfigError, did_you_mean
+
+from .presets import Row, Section, Study
+
+MOST_RUNS = 10_000
+MOST_BYTES = 1_000_000
+KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# Fields that are no matter of a row, and those whose option has another name.
+NO_ROWS = ("model", "data", "runs", "name", "seed", "in_channels", "num_classes")
+RENAMED = {"test_area": "area", "extra": "with", "loggers": "logger"}
+SETTINGS = {
+    RENAMED.get(field.name, field.name.replace("_", "-")): field.name
+    for config in (ModelConfig, TrainConfig)
+    for field in dataclasses.fields(config)
+    if field.name not in NO_ROWS
+}
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def read_grid(path: Path) -> Study:
+    """Return the study that a file describes.
+
+    Raises:
+        ConfigError: the file is missing, no such YAML, or a key or value is unknown; says where.
+    """
+    values = _mapping(_load(path), f"{path}")
+    _check_keys(values, KEYS, f"{path}")
+    axes = {
+        _setting(name, f"{path}: axes"): _axis(choices, name, f"{path}: axes.{name}")
+        for name, choices in _part(values, "axes", path).items()
+    }
+    seeds = values.get("seeds", 1)
+    if type(seeds) is not int or seeds < 1:
+        raise ConfigError(f"{path}: seeds: found {seeds!r}, expected a whole number from 1.")
+    _check_size(path, axes, len(_part(values, "rows", path)), seeds)
+    excluded = [
+        _excluded(each, axes, f"{path}: exclude {number}")
+        for number, each in enumerate(values.get("exclude") or [], start=1)
+    ]
+    rows = [*_combinations(axes, excluded), *_named_rows(values, path)]
+    _check_names(path, rows, values.get("reference"))
+    title = str(values.get("title") or path.stem)
+    section = Section("mIoU on the test area", tuple(rows), values.get("reference"))
+    base = _settings(_part(values, "base", path), f"{path}: base")
+    return Study(str(values.get("name") or path.stem), title, (section,), base, seeds=seeds)
+
+
+def _load(path: Path) -> Any:
+    import yaml
+
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{path}: found more than {MOST_BYTES:,} bytes, expected a grid.")
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--grid: found no file {path}.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: found no YAML that can be read: {reason}") from error
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: found {type(value).__name__}, expected names with values.")
+    return {str(name): each for name, each in value.items()}
+
+
+def _part(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
+    return _mapping(values.get(name) or {}, f"{path}: {name}")
+
+
+def _check_keys(values: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for name in values:
+        if name not in known:
+            raise ConfigError(
+                f"{where}: found the unknown key {name!r}.{did_you_mean(name, known)}\n"
+                f"Expected some of: {', '.join(known)}."
+            )
+
+
+def _setting(name: str, where: str) -> str:
+    """Return the field that a setting's name means."""
+    dashed = name.replace("_", "-")
+    if dashed not in SETTINGS:
+        raise ConfigError(
+            f"{where}: found the unknown setting {name!r}.{did_you_mean(dashed, SETTINGS)}\n"
+            f"Expected options of deepgcn train: {', '.join(SETTINGS)}."
+        )
+    return SETTINGS[dashed]
+
+
+def _settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings as fields and checked values."""
+    return {
+        _setting(name, where): _value(name, value, f"{where}.{name}")
+        for name, value in values.items()
+    }
+
+
+def _value(name: str, value: Any, where: str) -> Any:
+    """Return a setting's value if it is of the field's type."""
+    hint = _hints()[_setting(name, where)]
+    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not Ellipsis]
+    if typing.get_origin(hint) is tuple:
+        many = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str) for each in many):
+            raise ConfigError(f"{where}: found {value!r}, expected a list of texts.")
+        return tuple(many)
+    if value is None and type(None) in kinds:
+        return None
+    if float in kinds and type(value) is int:
+        return float(value)
+    if type(value) not in kinds:
+        wanted = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
+        raise ConfigError(f"{where}: found {value!r}, expected {wanted}.")
+    return value
+
+
+def _hints() -> dict[str, Any]:
+    return {**typing.get_type_hints(ModelConfig), **typing.get_type_hints(TrainConfig)}
+
+
+def _axis(choices: Any, name: str, where: str) -> list[Any]:
+    if not isinstance(choices, list) or not choices:
+        raise ConfigError(f"{where}: found {choices!r}, expected a list of values.")
+    found = [_value(name, choice, where) for choice in choices]
+    if len(set(found)) < len(found):
+        raise ConfigError(f"{where}: found a value twice in {choices!r}.")
+    return found
+
+
+def _check_size(path: Path, axes: Mapping[str, list[Any]], named: int, seeds: int) -> None:
+    product = math.prod(len(choices) for choices in axes.values()) if axes else 0
+    runs = (product + named) * seeds
+    if runs > MOST_RUNS:
+        raise ConfigError(
+            f"{path}: found {runs:,} runs ({product:,} combinations of axes, {named} rows, "
+            f"{seeds} seeds), expected {MOST_RUNS:,} at most."
+        )
+    if not runs:
+        raise ConfigError(f"{path}: found neither axes nor rows, expected one of them.")
+
+
+def _excluded(each: Any, axes: Mapping[str, list[Any]], where: str) -> dict[str, Any]:
+    found = _settings(_mapping(each, where), where)
+    for name, value in found.items():
+        if value not in axes.get(name, ()):
+            raise ConfigError(f"{where}: found {name} {value!r}, which no axis has.")
+    return found
+
+
+def _combinations(axes: Mapping[str, list[Any]], excluded: list[dict[str, Any]]) -> Iterator[Row]:
+    if not axes:
+        return
+    for values in itertools.product(*axes.values()):
+        found = dict(zip(axes, values, strict=True))
+        if any(each.items() <= found.items() for each in excluded):
+            continue
+        name = "-".join(f"{_plain(name)}-{_plain(value)}" for name, value in found.items())
+        yield Row(name, "grid", found, axes=found)
+
+
+def _plain(value: Any) -> str:
+    """Return a value as part of a plain name."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    text = "+".join(map(str, value)) or "none" if isinstance(value, tuple) else f"{value}"
+    if isinstance(value, float):
+        text = f"{value:g}"
+    return re.sub(r"[^A-Za-z0-9.+]", "-", text)
+
+
+def _named_rows(values: Mapping[str, Any], path: Path) -> Iterator[Row]:
+    for name, changes in _part(values, "rows", path).items():
+        where = f"{path}: rows.{name}"
+        yield Row(name, "named", _settings(_mapping(changes or {}, where), where))
+
+
+def _check_names(path: Path, rows: list[Row], reference: Any) -> None:
+    names = [row.name for row in rows]
+    for number, name in enumerate(names):
+        if not PLAIN.fullmatch(name) or len(name) > 200:
+            raise ConfigError(f"{path}: found the row {name!r}, expected letters, digits and -._+")
+        if name in names[:number]:
+            raise ConfigError(f"{path}: found the row {name!r} twice.")
+    if reference is not None and reference not in names:
+        raise ConfigError(
+            f"{path}: reference: found no row {reference!r}."
+            f"{did_you_mean(str(reference), names)}\nExpected one of: {', '.join(names[:20])}."
+        )

@@ -1,0 +1,248 @@
+"""The studies by name: rows that differ from a reference in one thing each.
+
+A row says what it changes, not what it is, so that the same study can be made at a smaller size:
+what the paper doubles or halves (depth, width, k) is doubled or halved from the reference at hand.
+Networks and published figures come from `model.presets`, the parts of recipes from `config`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from pipelines.checks import AREAS, check_choice
+from pipelines.config import RECIPES, STUDIES, ModelConfig
+from pipelines.model.presets import PRESETS, published_as
+
+SCALED = ("depth", "width", "k")  # settings that follow the reference's
+REFERENCE = "resgcn-28"  # the preset that the published rows differ from
+DEPTHS = (7, 14, 28, 56)
+DEEP: dict[int, dict[str, int]] = {
+    112: {},
+    152: {"k": 3},
+    1001: {"k": 3},
+}  # ResGCN only; k·d has to fit a block
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study.
+
+    Attributes:
+        name: plain, part of the runs' names.
+        group: what kind of change it is.
+        changes: settings (fields of TrainConfig and ModelConfig) and their values.
+        factors: settings and what the reference's value is multiplied by.
+        published: the preset whose published figure stands beside the row, if one does.
+        axes: where the row stands in plots: name of the axis → value, or None for what the
+            resolved network says.
+    """
+
+    name: str
+    group: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, Fraction] = field(default_factory=dict)
+    published: str | None = None
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows of one table; `reference` is the row that the others are compared with.
+
+    With `folds`, the rows are the test areas of one network and are pooled.
+    """
+
+    title: str
+    rows: tuple[Row, ...]
+    reference: str | None = None
+    folds: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """Tables of rows over a common base.
+
+    Attributes:
+        name: plain, part of the runs' names.
+        title: heading.
+        sections: its tables.
+        base: settings of every row, unless the person or the row says otherwise.
+        fixed: settings that the study chooses itself.
+        seeds: of each row.
+    """
+
+    name: str
+    title: str
+    sections: tuple[Section, ...]
+    base: Mapping[str, Any] = field(default_factory=dict)
+    fixed: tuple[str, ...] = ()
+    seeds: int = 1
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The rows of all tables."""
+        return tuple(row for section in self.sections for row in section.rows)
+
+
+def study(name: str, *, deepest: bool = False) -> Study:
+    """Return the study `name`; `deepest` adds 1,001 layers to `depth`.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    check_choice("study", name, STUDIES, flag="--preset")
+    if name == "depth":
+        return _depth(deepest=deepest)
+    return {
+        "paper-table1": _table1,
+        "paper-variants": _variants,
+        "recipe": _recipe,
+        "six-fold": _six_fold,
+        "smoke": _smoke,
+    }[name]()
+
+
+# --- the paper's tables ------------------------------------------------------------------------
+
+# Row, group, preset, axis of the plots. Reference: ICCV 2019, table 1.
+_TABLE1 = (
+    ("reference", "reference", REFERENCE, None),
+    ("no-stochastic", "dilation", "resgcn-28-no-stochastic", None),
+    ("no-dilation", "dilation", "resgcn-28-no-dilation", None),
+    ("fixed", "fixed k-NN", "resgcn-28-fixed", None),
+    ("plain-fixed", "fixed k-NN", "plaingcn-28-fixed", None),
+    ("plain", "connections", "plaingcn-28", None),
+    ("dense", "connections", "densegcn-28", None),
+    ("k-half", "neighbours", "resgcn-28-k8", "k"),
+    ("k-quarter", "neighbours", "resgcn-28-k4", "k"),
+    ("depth-double", "depth", "resgcn-56", "depth"),
+    ("depth-half", "depth", "resgcn-14", "depth"),
+    ("depth-quarter", "depth", "resgcn-7", "depth"),
+    ("width-double", "width", "resgcn-28w", "width"),
+    ("width-half", "width", "resgcn-28-c32", "width"),
+    ("width-quarter", "width", "resgcn-28-c16", "width"),
+    ("no-skip", "no skip, dilated", "plaingcn-28-dilated", "depth"),
+    ("no-skip-double", "no skip, dilated", "plaingcn-56-dilated", "depth"),
+    ("no-skip-half", "no skip, dilated", "plaingcn-14-dilated", "depth"),
+    ("no-skip-quarter", "no skip, dilated", "plaingcn-7-dilated", "depth"),
+)
+_VARIANTS = (
+    ("edge", "reference", REFERENCE, None),
+    ("mr", "vertex layer", "resmrgcn-28", None),
+    ("sage", "vertex layer", "resgraphsage-28", None),
+    ("sage-n", "vertex layer", "resgraphsage-n-28", None),
+    ("gin", "vertex layer", "resgin-28", None),
+)
+
+
+def _table1() -> Study:
+    rows = tuple(published_row(*line) for line in _TABLE1)
+    title = "ResGCN-28 with one thing changed (ICCV 2019, table 1)"
+    section = Section("mIoU on the test area", rows, reference="reference")
+    return Study("paper-table1", title, (section,), fixed=("arch",))
+
+
+def _variants() -> Study:
+    rows = tuple(published_row(*line) for line in _VARIANTS)
+    title = "ResGCN-28 with other vertex layers (TPAMI 2021)"
+    section = Section("mIoU on the test area", rows, reference="edge")
+    return Study("paper-variants", title, (section,), fixed=("arch", "conv"))
+
+
+def published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
+    """Return a published network as what it changes of the reference."""
+    network = PRESETS[preset].config
+    return Row(
+        name,
+        group,
+        **_difference(network),
+        published=preset,
+        axes={"arch": network.arch, **({axis: None} if axis else {})},
+    )
+
+
+def _difference(network: ModelConfig, absolute: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what `network` changes of the reference: `changes` and `factors` of a row."""
+    before = PRESETS[REFERENCE].config
+    names = [each.name for each in dataclasses.fields(network)]
+    changed = [name for name in names if getattr(network, name) != getattr(before, name)]
+    factors = [name for name in changed if name in SCALED and name not in absolute]
+    return {
+        "changes": {name: getattr(network, name) for name in changed if name not in factors},
+        "factors": {
+            name: Fraction(getattr(network, name), getattr(before, name)) for name in factors
+        },
+    }
+
+
+# --- the toolkit's own ---------------------------------------------------------------------------
+
+
+def _depth(*, deepest: bool) -> Study:
+    deep = [depth for depth in DEEP if deepest or depth < 1000]
+    rows = tuple(
+        _depth_row(kind, depth)
+        for kind, depths in (("plain", DEPTHS), ("res", (*DEPTHS, *deep)), ("dense", DEPTHS))
+        for depth in depths
+    )
+    section = Section("mIoU by depth and connections", rows, reference="res-28")
+    return Study("depth", "How deep it can go", (section,), fixed=("arch", "depth"))
+
+
+def _depth_row(kind: str, depth: int) -> Row:
+    network = ModelConfig.published(f"{kind}gcn", depth, **DEEP.get(depth, {}))
+    return Row(
+        f"{kind}-{depth}",
+        f"{kind}gcn",
+        **_difference(network, absolute=("depth",)),
+        published=published_as(network),
+        axes={"arch": network.arch, "depth": None},
+    )
+
+
+def _recipe() -> Study:
+    """Return every recipe with each of its parts removed, and the bare one with each added."""
+    sections = tuple(
+        Section(f"Recipe {recipe}", tuple(_recipe_rows(recipe)), reference=recipe)
+        for recipe in sorted(RECIPES, key=lambda name: not RECIPES[name])
+    )
+    fixed = ("recipe", "without", "extra")
+    return Study("recipe", "Each part of the recipes", sections, fixed=fixed)
+
+
+def _recipe_rows(recipe: str) -> Iterator[Row]:
+    yield Row(recipe, "reference", {"recipe": recipe})
+    for part in RECIPES[recipe]:
+        yield Row(f"{recipe}-no-{part}", "without", {"recipe": recipe, "without": (part,)})
+    for part in RECIPES["modern"]:
+        if part not in RECIPES[recipe]:
+            yield Row(f"{recipe}-{part}", "with", {"recipe": recipe, "extra": (part,)})
+    # One optimizer at a time: SGD takes the place of the recipe's own.
+    instead = ("adamw",) if "adamw" in RECIPES[recipe] else ()
+    changes = {"recipe": recipe, "without": instead, "extra": ("sgd",)}
+    yield Row(f"{recipe}-sgd", "with", changes)
+
+
+def _six_fold() -> Study:
+    rows = tuple(
+        Row(f"area-{area}", "test area", {"test_area": area}, published=REFERENCE) for area in AREAS
+    )
+    section = Section("Six folds", rows, folds=True)
+    return Study("six-fold", "Every area once the test area", (section,), fixed=("test_area",))
+
+
+def _smoke() -> Study:
+    wanted = ("reference", "no-dilation", "plain", "dense", "k-half", "depth-half", "width-half")
+    rows = tuple(dataclasses.replace(row, published=None) for row in _table1().rows)
+    section = Section(
+        "mIoU on the test area", tuple(r for r in rows if r.name in wanted), "reference"
+    )
+    base = {
+        **{"depth": 4, "width": 16, "k": 6, "fusion_channels": 64, "num_points": 256},
+        **{"batch_size": 4, "max_steps": 20, "lr": 5e-3},
+    }
+    return Study("smoke", "A few rows in minutes", (section,), base, fixed=("arch",))

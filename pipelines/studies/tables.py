@@ -1,0 +1,230 @@
+"""From the runs of a study to its tables: samples, paired differences, published figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pipelines.checks import AREAS
+from pipelines.model.presets import PRESETS
+from pipelines.reports.comparison import DRAWS, bootstrap_interval
+from pipelines.reports.folds import pool
+from pipelines.reports.published import SIX_FOLD
+from pipelines.reports.study_table import Delta, Line, Published, Sample, StudyTable
+from pipelines.reports.tables import DAGGER
+from pipelines.runs.directory import Run
+
+from .gather import Cell, position
+from .study_file import Plan, PlannedRow, PlannedSection
+
+PUBLISHED_FOLDS = "ResGCN-28"  # of results.published.SIX_FOLD
+PUBLISHED_AREA = 5  # that the presets' figures are of
+
+
+def study_tables(plan: Plan, cells: Sequence[Cell]) -> tuple[StudyTable, ...]:
+    """Return the tables of a study as its cells are now."""
+    by_row: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row.name, []).append(cell)
+    return tuple(_table(plan, section, by_row) for section in plan.sections)
+
+
+def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) -> StudyTable:
+    lines = [_line(row, section, cells) for row in section.rows]
+    if section.folds:
+        lines += _fold_lines(section, cells)
+    return StudyTable(
+        study=plan.name,
+        title=section.title,
+        reference=section.reference,
+        lines=tuple(lines),
+        seeds=len(plan.seeds),
+        facts=_facts(plan, section),
+        notes=tuple(_notes(plan, lines)),
+    )
+
+
+def _line(row: PlannedRow, section: PlannedSection, cells: dict[str, list[Cell]]) -> Line:
+    own = cells[row.name]
+    reference = cells.get(section.reference or "")
+    compared = reference is not None and row.name != section.reference
+    return Line(
+        name=row.name,
+        group=row.group,
+        label=row.label,
+        samples=tuple(_sample(cell) for cell in own if cell.scores is not None),
+        delta=paired(reference, own) if reference and compared else None,
+        parameters=row.parameters,
+        published=_published(row, section),
+        remark=_remark(own),
+        axes=row.axes,
+        network=dataclasses.asdict(row.config.model) if row.config else {},
+    )
+
+
+def _fold_lines(section: PlannedSection, cells: dict[str, list[Cell]]) -> list[Line]:
+    """Return the lines of the folds together, over the seeds of which every fold is scored.
+
+    As `deepgcn eval --six-fold` does: the scores of the summed counts, and the areas' mean.
+    """
+    folds = [cells[row.name] for row in section.rows]
+    pooled, mean = [], []
+    for same_seed in zip(*folds, strict=True):
+        values = {cell.scores["test_area"]: cell.scores for cell in same_seed if cell.scores}
+        if len(values) == len(folds):
+            _, both, average = pool(values)
+            seed = same_seed[0].seed
+            pooled.append(Sample(seed, "", both.oa, both.macc, both.miou))
+            assert average.oa is not None
+            assert average.macc is not None
+            mean.append(Sample(seed, "", average.oa, average.macc, average.miou))
+    whole = len(section.rows) == len(AREAS) and all(row.full_size for row in section.rows)
+    paper = next(row for row in SIX_FOLD if row.name == PUBLISHED_FOLDS)
+    published = Published(paper.miou, None, paper.cited, comparable=whole)
+    label = f"{len(folds)} areas"
+    return [
+        Line("pooled", "all areas", label, tuple(pooled), published=published),
+        Line("mean", "all areas", label, tuple(mean)),
+    ]
+
+
+def _sample(cell: Cell) -> Sample:
+    assert cell.run is not None
+    assert cell.scores is not None
+    status = cell.run.status
+    return Sample(
+        seed=cell.seed,
+        run=cell.run.name,
+        **{name: float(cell.scores[name]) for name in ("oa", "macc", "miou")},
+        seconds=status.get("seconds"),
+        peak_memory=status.get("peak_memory"),
+        loss=final_loss(cell.run),
+    )
+
+
+def final_loss(run: Run) -> float | None:
+    """Return the mean loss of the last tenth of a run's training steps; None without any."""
+    losses = [record["loss"] for record in run.metrics() if record.get("event") == "step"]
+    last = losses[-max(1, len(losses) // 10) :]
+    return statistics.fmean(last) if last else None
+
+
+def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
+    """Return a row's difference to its reference over the seeds that both have scores of.
+
+    None if there are none, or if they were scored on other rooms or classes.
+    """
+    theirs = {cell.seed: cell.scores for cell in reference if cell.scores is not None}
+    ours = {cell.seed: cell.scores for cell in own if cell.scores is not None}
+    pairs = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
+    if not pairs or any(_subject(first) != _subject(other) for first, other in pairs):
+        return None
+    rooms = sorted(pairs[0][0]["rooms"])
+    first, other = (
+        np.array([[scores["rooms"][room] for room in rooms] for scores in side])
+        for side in zip(*pairs, strict=True)
+    )
+    single = len(rooms) == 1 and len(pairs) == 1
+    low, high = (None, None) if single else bootstrap_interval(first, other)
+    return Delta(
+        miou=float(np.mean([b["miou"] - a["miou"] for a, b in pairs])),
+        low=low,
+        high=high,
+        rooms=len(rooms),
+        seeds=len(pairs),
+    )
+
+
+def _subject(scores: dict[str, Any]) -> tuple[Any, ...]:
+    return scores["test_area"], tuple(scores["classes"]), tuple(sorted(scores["rooms"]))
+
+
+def _published(row: PlannedRow, section: PlannedSection) -> Published | None:
+    if row.published is None or row.config is None:
+        return None
+    if row.config.test_area != PUBLISHED_AREA and section.folds:
+        return None
+    preset = PRESETS[row.published]
+    if preset.published is None:
+        return None
+    reference = next((r for r in section.rows if r.name == section.reference), None)
+    base = PRESETS[reference.published] if reference and reference.published else None
+    delta = None
+    if base is not None and base.published is not None and row is not reference:
+        delta = preset.published - base.published
+    return Published(preset.published, delta, preset.cited, row.full_size)
+
+
+def _remark(cells: Sequence[Cell]) -> str:
+    """Return what is not finished, or went wrong, over the seeds of a row."""
+    if cells[0].state == "impossible":
+        return f"not trained: {cells[0].error}"
+    parts = []
+    for cell in cells:
+        if cell.state == "scored":
+            parts += _split(cell)
+            continue
+        what = cell.state
+        if cell.run is not None and cell.state in ("running", "interrupted"):
+            done, total = position(cell.run)
+            what += f" at step {done:,}" + (f" of {total:,}" if total else "")
+        parts.append(f"seed {cell.seed} {what}" + (f": {cell.error}" if cell.error else ""))
+    states = {part.split(" ", 2)[2] for part in parts}
+    if len(parts) == len(cells) and len(states) == 1:
+        return states.pop()
+    return "; ".join(parts)
+
+
+def _split(cell: Cell) -> list[str]:
+    """Say where memory made a run take its steps in micro-batches: batch norm counts each alone."""
+    assert cell.run is not None
+    assert cell.row.config is not None
+    found = cell.run.config.micro_batch
+    if found == cell.row.config.micro_batch:
+        return []
+    return [f"seed {cell.seed} in micro-batches of {found}"]
+
+
+def _facts(plan: Plan, section: PlannedSection) -> dict[str, str]:
+    config = next((row.config for row in section.rows if row.config is not None), None)
+    evaluation = plan.evaluation
+    votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
+    facts = {
+        "study": f"{plan.title}; seeds {', '.join(map(str, plan.seeds))}",
+        "scored": f"protocol {plan.protocol}{votes}, {evaluation.checkpoint} checkpoint",
+    }
+    if config is None:
+        return facts
+    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.epochs} epochs"
+    if not section.folds:
+        facts["test area"] = str(config.test_area)
+    facts["budget"] = (
+        f"{length}, batch {config.batch_size} × {config.num_points} points, "
+        f"lr {config.first_lr:g}, "
+        f"{config.model.layout} layout"
+    )
+    facts["data"] = f"{config.data} ({plan.fingerprint[:12]})"
+    return facts
+
+
+def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:
+    notes = ["Scores in percent, mean ± standard deviation over the seeds."]
+    deltas = [line.delta for line in lines if line.delta is not None]
+    if deltas:
+        notes.append(
+            f"Δ: to the reference row, seed by seed; in brackets 95 % of {DRAWS:,} bootstrap draws "
+            f"of the {deltas[0].rooms} test rooms and the seeds."
+        )
+    published = [line.published for line in lines if line.published is not None]
+    if any(each.delta is not None and not each.comparable for each in published):
+        notes.append(
+            "Published, full size: the paper's difference to its own reference row; network, "
+            "recipe, budget or data here are other ones."
+        )
+    if any(not each.cited for each in published):
+        notes.append(f"{DAGGER} recalled from the paper, not read again.")
+    return [*notes, *plan.notes]

@@ -1,0 +1,84 @@
+"""The one line that says what a training is about to do."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data.sampler import BlockSampler
+from pipelines.model.presets import PRESETS, published_as
+from pipelines.runtime.device import describe_device
+from pipelines.weights.safetensors import describe
+
+from .memory import describe_memory
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def describe_training(
+    config: TrainConfig,
+    model: nn.Module,
+    train: BlockSampler,
+    validation: BlockSampler,
+    device: torch.device,
+    sharing: int = 1,
+) -> str:
+    """Return the resolved facts of a training in one line; `sharing` as for `describe_memory`."""
+    facts = [
+        f"{describe(config.model)}, {count_parameters(model) / 1e6:.3f} M parameters",
+        describe_dilation(config.model),
+        f"test area {config.test_area}",
+        f"{_count(len(train.rooms), 'training room')} ({_count(len(train), 'block')})",
+        _count(len(validation.rooms), "validation room"),
+        f"recipe {config.recipe_text} ({config.model.layout} layout), "
+        f"lr {config.first_lr:g}, seed {config.seed}",
+        describe_device(device) + describe_processes(config),
+        "" if config.precision == "32" else f"products in {config.precision}",
+        *describe_steps(config),
+        describe_memory(config, device.type, sharing),
+        describe_published(config.model),
+    ]
+    return "; ".join(fact for fact in facts if fact)
+
+
+def describe_processes(config: TrainConfig) -> str:
+    """Return " × 2 processes, synchronised batch norm" where there are several."""
+    if config.devices == 1:
+        return ""
+    norms = ", synchronised batch norm" if config.sync_bn else ""
+    return f" × {config.devices} processes{norms}"
+
+
+def describe_steps(config: TrainConfig) -> list[str]:
+    """Return how a step is computed where that is not all at once."""
+    found = []
+    if config.micro_batch and config.micro_batch < config.share:
+        found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
+    if config.checkpoint_layers:
+        found.append(f"{_count(config.checkpoint_layers, 'layer')} computed again at once")
+    return found
+
+
+def describe_dilation(config: ModelConfig) -> str:
+    """Return the range of the dilation: "dilation 1–27 (ε 0.2)"."""
+    widest = max(config.dilations())
+    if widest == 1:
+        return "dilation 1"
+    return f"dilation 1–{widest}" + (f" (ε {config.epsilon:g})" if config.epsilon else "")
+
+
+def describe_published(config: ModelConfig) -> str:
+    """Return what was published for this network on Area 5; a dagger where it is from memory."""
+    name = published_as(config)
+    if name is None or PRESETS[name].published is None:
+        return ""
+    row = PRESETS[name]
+    return f"published {row.published:.2f}{'' if row.cited else '†'} % mIoU on area 5 ({name})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,142 @@
+"""PyTorch's checkpoints (`torch.save`), read as tensors only: no code in them is ever run."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipelines.errors import WeightsError
+
+SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
+STATES = ("state_dict", "model_state_dict", "model")  # where trainers put the weights
+
+
+def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a checkpoint by name, and the plain values that stand beside them.
+
+    Raises:
+        WeightsError: the file is missing, broken, holds code, or holds no named tensors.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: found no file, expected weights.")
+    _check_version(path)
+    _check_sizes(path)
+    content = _load(path)
+    state, facts = find_state(content)
+    if not state:
+        raise WeightsError(
+            f"{path}: found {_kind(content)}, expected tensors by name, "
+            f"alone or under one of {', '.join(STATES)}."
+        )
+    _check_numbers(path, state)
+    return state, facts
+
+
+def find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the named tensors of what a trainer saved, and its plain values as texts."""
+    if not isinstance(content, Mapping):
+        return {}, {}
+    inner = (content[name] for name in STATES if isinstance(content.get(name), Mapping))
+    chosen = next(inner, content)
+    state = {
+        str(name): value.detach()
+        for name, value in chosen.items()
+        if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
+    }
+    facts = {
+        str(name): str(value)
+        for name, value in content.items()
+        if isinstance(value, str | int | float | np.number)
+    }
+    return state, facts
+
+
+def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose numbers are not all in the file: a view can make many of one."""
+    absent = next((name for name, value in state.items() if value.is_meta), None)
+    if absent is not None:
+        raise WeightsError(f"{path}: found only the shape of {absent!r}, expected its numbers.")
+    total = sum(math.prod(value.shape) for value in state.values())
+    if total > path.stat().st_size:  # every number takes a byte or more
+        raise WeightsError(
+            f"{path}: its tensors claim {total:,} numbers, the file has "
+            f"{path.stat().st_size:,} bytes.\n"
+            "Expected each tensor with numbers of its own: save value.clone() of each."
+        )
+
+
+def _check_version(path: Path) -> None:
+    found = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
+    if found < SAFE_SINCE:
+        raise WeightsError(
+            f"{path}: PyTorch {torch.__version__} cannot read such a file safely.\n"
+            "Expected 2.6 or newer: pip install 'torch>=2.6'"
+        )
+
+
+def _check_sizes(path: Path) -> None:
+    """Refuse an archive whose entries are larger than it is: torch.save compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            total = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as a PyTorch file: {error}.") from error
+    if total > path.stat().st_size:
+        raise WeightsError(
+            f"{path}: its parts claim {total:,} bytes, the file has {path.stat().st_size:,}.\n"
+            "Expected a file as torch.save writes it, uncompressed."
+        )
+
+
+def _load(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unusual pickle protocols
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(_refusal(path, str(error))) from error
+    except Exception as error:  # a broken pickle can fail in any way
+        told = re.split(r"\n|\. ", str(error), maxsplit=1)[0] or type(error).__name__
+        raise WeightsError(f"{path}: cannot be read as a PyTorch file: {told}.") from error
+
+
+def _numpy_scalars() -> list[Any]:
+    """Return what a pickled NumPy number needs: the released trainer saves its best score as one.
+
+    Under both names of NumPy's module, as old files have the old one.
+    """
+    scalar = np.float64(0).__reduce__()[0]  # the function that unpickles one
+    double = type(np.dtype(np.float64))
+    single = type(np.dtype(np.float32))
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    return [*((scalar, f"{module}.scalar") for module in modules), np.dtype, double, single]
+
+
+def _refusal(path: Path, message: str) -> str:
+    """Return why torch refused a file, by the name of what it would have had to run."""
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    if found is None:
+        return f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save."
+    return (
+        f"{path}: its pickle calls {found[1]}: code, which could do anything, so it is refused.\n"
+        "Expected tensors only: save model.state_dict() alone, with torch.save, and import that."
+    )
+
+
+def _kind(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    shown = ", ".join(str(name) for name in list(content)[:4])
+    return f"a dictionary of {len(content)} entries ({shown}{', …' if len(content) > 4 else ''})"

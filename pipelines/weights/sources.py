@@ -1,0 +1,130 @@
+"""Any file with weights in it, opened: what is inside, by name, shape and dtype."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipelines.errors import WeightsError
+
+from .published import is_optimizer
+from .pytorch import read_torch
+from .tensorflow import Bundle, bundle_prefix, open_bundle
+
+CHUNK = 1 << 20  # bytes hashed at a time
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor's shape and dtype, such as (64, 18) and float32."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file with weights.
+
+    Attributes:
+        path: the file; the common prefix of a TensorFlow checkpoint's files.
+        form: "safetensors", "PyTorch" or "TensorFlow".
+        files: all files that it consists of.
+        tensors: what is inside, in the file's order.
+        facts: what the file says of itself.
+        read: reads the network's tensors; an optimizer's are left where they are.
+    """
+
+    path: Path
+    form: str
+    files: tuple[Path, ...]
+    tensors: Mapping[str, TensorInfo]
+    facts: Mapping[str, str]
+    read: Callable[[], dict[str, Tensor]]
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of its files, one after the other."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as opened:
+                while chunk := opened.read(CHUNK):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+def open_weights(path: Path) -> WeightsFile:
+    """Open a file with weights, whatever wrote it.
+
+    Raises:
+        WeightsError: there is none, or it is of no known form or broken.
+    """
+    prefix = bundle_prefix(path)
+    if prefix is not None:
+        return _open_tensorflow(open_bundle(prefix))
+    if not path.is_file():
+        raise WeightsError(
+            f"{path}: found {'a folder' if path.is_dir() else 'no file'}, expected weights: a "
+            "safetensors or PyTorch file, or a TensorFlow checkpoint (PREFIX or PREFIX.index)."
+        )
+    with path.open("rb") as opened:
+        start = opened.read(9)
+    return _open_safetensors(path) if start[8:9] == b"{" else _open_torch(path)
+
+
+def _open_safetensors(path: Path) -> WeightsFile:
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            facts = dict(opened.metadata() or {})
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = {
+                name: TensorInfo(tuple(part.get_shape()), _dtype_name(part.get_dtype()))
+                for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+    return WeightsFile(path, "safetensors", (path,), tensors, facts, lambda: load_file(path))
+
+
+def _dtype_name(code: str) -> str:
+    """Return PyTorch's name of a safetensors dtype such as F32, BF16 or I64."""
+    for letter, name in (("BF", "bfloat"), ("F", "float"), ("I", "int"), ("U", "uint")):
+        if code.startswith(letter) and code.removeprefix(letter).isdecimal():
+            return name + code.removeprefix(letter)
+    return code.lower()
+
+
+def _open_torch(path: Path) -> WeightsFile:
+    state, facts = read_torch(path)
+    tensors = {
+        name: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
+        for name, value in state.items()
+    }
+    return WeightsFile(path, "PyTorch", (path,), tensors, facts, lambda: state)
+
+
+def _open_tensorflow(bundle: Bundle) -> WeightsFile:
+    names = {"f": "float", "i": "int", "u": "uint", "?": "bool"}
+    tensors = {}
+    for name, entry in bundle.entries.items():
+        code = (entry.dtype or "").lstrip("<")
+        bits = str(8 * int(code[1:])) if code[1:] else ""
+        dtype = f"{names[code[0]]}{bits}" if code else "not numbers"
+        tensors[name] = TensorInfo(entry.shape, dtype)
+
+    def read() -> dict[str, Tensor]:
+        names = [name for name in tensors if not is_optimizer(name)]
+        bundle.check_data(names)
+        return {name: torch.from_numpy(bundle.read(name).copy()) for name in names}
+
+    index = bundle.prefix.with_name(f"{bundle.prefix.name}.index")
+    data = (bundle.data_file(shard) for shard in range(bundle.shards))
+    files = (index, *(path for path in data if path.is_file()))
+    return WeightsFile(bundle.prefix, "TensorFlow", files, tensors, {}, read)

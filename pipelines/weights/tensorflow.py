@@ -1,0 +1,300 @@
+"""TensorFlow's checkpoints (V2, "tensor bundles"), read without TensorFlow.
+
+A checkpoint `PREFIX` is two kinds of files: `PREFIX.index`, a sorted table of names with what is
+known of each tensor, and `PREFIX.data-00000-of-00001`, …, the tensors' bytes. The table is
+LevelDB's: blocks of prefix-compressed keys, an index block of the blocks, and a footer that says
+where that is. Every block and every tensor carries a checksum.
+
+Nothing in these files is trusted: sizes are compared with the files before anything is allocated.
+
+Reference:
+    LevelDB, doc/table_format.md; TensorFlow, core/protobuf/tensor_bundle.proto and
+    core/util/tensor_bundle.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.errors import WeightsError
+
+from .crc32c import masked_crc32c
+
+MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of every table
+FOOTER = 48  # two handles of at most 20 bytes, padding, the magic number
+TRAILER = 5  # after each block: its compression, its checksum
+LARGEST_INDEX = 1 << 28  # bytes; the released ones have 50 kB
+KEY_BYTES = 1 << 26  # of all names together: prefix compression can make much of little
+MOST_AXES = 32  # what every NumPy can hold
+DTYPES = {
+    1: "<f4",
+    2: "<f8",
+    3: "<i4",
+    4: "u1",
+    5: "<i2",
+    6: "i1",
+    9: "<i8",
+    10: "?",
+    17: "<u2",
+    19: "<f2",
+    22: "<u4",
+    23: "<u8",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the table says of a tensor.
+
+    Attributes:
+        dtype: NumPy's name of its dtype; None for one that NumPy lacks, such as strings.
+        shape: its shape.
+        shard: the number of the data file that holds it.
+        offset: where in that file it begins, in bytes.
+        size: its length in bytes.
+        crc: the masked CRC-32C of its bytes.
+        sliced: it is stored in parts, under other names.
+    """
+
+    dtype: str | None
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    size: int
+    crc: int
+    sliced: bool
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened checkpoint: its path without suffixes, how many data files, and its tensors."""
+
+    prefix: Path
+    shards: int
+    entries: Mapping[str, Entry]
+
+    def read(self, name: str) -> np.ndarray:
+        """Return the tensor `name`, its checksum verified.
+
+        Raises:
+            WeightsError: its bytes are missing or damaged, or its kind cannot be read.
+        """
+        entry = self.entries[name]
+        where = f"{self.data_file(entry.shard)}: tensor {name!r}"
+        if entry.dtype is None or entry.sliced:
+            kind = "is stored in slices" if entry.sliced else "is no array of numbers"
+            raise WeightsError(f"{where} {kind}, which cannot be read.")
+        content = self._content(entry, where)
+        if masked_crc32c(content) != entry.crc:
+            raise WeightsError(
+                f"{where}: its checksum is wrong: the file is damaged.\nGet the checkpoint again."
+            )
+        return np.frombuffer(content, entry.dtype).reshape(entry.shape)
+
+    def check_data(self, names: Iterable[str]) -> None:
+        """Raise WeightsError if these tensors have more bytes together than the data files."""
+        claimed = sum(self.entries[name].size for name in names)
+        files = [self.data_file(shard) for shard in range(self.shards)]
+        size = sum(path.stat().st_size for path in files if path.is_file())
+        if claimed > size and all(path.is_file() for path in files):
+            raise WeightsError(
+                f"{self.prefix}: its tensors claim {claimed:,} bytes, its data files have "
+                f"{size:,}.\nGet the checkpoint again."
+            )
+
+    def data_file(self, shard: int) -> Path:
+        """Return the path of a data file."""
+        return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
+
+    def _content(self, entry: Entry, where: str) -> bytes:
+        path = self.data_file(entry.shard)
+        assert entry.dtype is not None
+        expected = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
+        if entry.size != expected:
+            raise WeightsError(
+                f"{where}: found {entry.size} bytes, expected {expected} for {entry.shape}."
+            )
+        if not path.is_file():
+            raise WeightsError(f"{path}: found no file; the index beside it refers to it.")
+        if entry.offset + entry.size > path.stat().st_size:
+            raise WeightsError(f"{where}: the file ends before it does.\nGet the file again.")
+        with path.open("rb") as opened:
+            opened.seek(entry.offset)
+            return opened.read(entry.size)
+
+
+def bundle_prefix(path: Path) -> Path | None:
+    """Return the prefix of the checkpoint that `path` is or belongs to, None if it is none."""
+    name = re.sub(r"(\.index|\.data-\d{5}-of-\d{5}|\.meta)$", "", path.name)
+    prefix = path.with_name(name) if name else path
+    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+
+
+def open_bundle(prefix: Path) -> Bundle:
+    """Read the table of the checkpoint `prefix`; its tensors stay on disk.
+
+    Raises:
+        WeightsError: the table is missing, damaged, or not one of this format.
+    """
+    path = prefix.with_name(f"{prefix.name}.index")
+    if not path.is_file():
+        raise WeightsError(f"{path}: found no file, expected a TensorFlow checkpoint's index.")
+    if path.stat().st_size > LARGEST_INDEX:
+        raise WeightsError(f"{path}: too large for an index ({path.stat().st_size:,} bytes).")
+    try:
+        items = dict(table_items(path.read_bytes()))
+        shards = _header(items.pop(b"", b""))
+        entries = {key.decode(): _entry(value, shards) for key, value in sorted(items.items())}
+    except (ValueError, IndexError) as error:
+        raise WeightsError(
+            f"{path}: cannot be read as the index of a TensorFlow checkpoint: {error}.\n"
+            "Expected version 2 (PREFIX.index with PREFIX.data-00000-of-00001), undamaged."
+        ) from error
+    return Bundle(prefix, shards, entries)
+
+
+def table_items(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of a LevelDB table, in its order.
+
+    Raises:
+        ValueError: it is no table, or damaged.
+    """
+    if len(content) < FOOTER or int.from_bytes(content[-8:], "little") != MAGIC:
+        raise ValueError("found no table's footer at its end")
+    footer = content[-FOOTER:]
+    _, at = _handle(footer, 0)  # of the filters, which none of these has
+    handle, _ = _handle(footer, at)
+    total = end = 0
+    for _, value in _block_items(_block(content, handle)):
+        (offset, size), _ = _handle(value, 0)
+        if offset < end:
+            raise ValueError(f"the block at {offset} is listed twice or out of order")
+        end = offset + size + TRAILER
+        for key, item in _block_items(_block(content, (offset, size))):
+            total += len(key)
+            if total > KEY_BYTES:
+                raise ValueError("its names are too long")
+            yield key, item
+
+
+def _block(content: bytes, handle: tuple[int, int]) -> bytes:
+    offset, size = handle
+    end = offset + size
+    if end + TRAILER > len(content) - FOOTER:
+        raise ValueError(f"a block at {offset} reaches beyond the file")
+    if masked_crc32c(content[offset : end + 1]) != int.from_bytes(
+        content[end + 1 : end + TRAILER], "little"
+    ):
+        raise ValueError(f"the checksum of the block at {offset} is wrong")
+    if content[end] != 0:
+        raise ValueError(f"the block at {offset} is compressed (kind {content[end]})")
+    return content[offset:end]
+
+
+def _block_items(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the keys and values of a block; each key repeats the start of the one before it."""
+    if len(block) < 4:
+        raise ValueError("a block is too short")
+    end = len(block) - 4 * (int.from_bytes(block[-4:], "little") + 1)  # restart points, their count
+    if end < 0:
+        raise ValueError("a block has more restart points than bytes")
+    key, at = b"", 0
+    while at < end:
+        shared, at = _varint(block, at)
+        own, at = _varint(block, at)
+        size, at = _varint(block, at)
+        if shared > len(key) or at + own + size > end:
+            raise ValueError("a block's entry reaches beyond it")
+        key = key[:shared] + block[at : at + own]
+        yield key, block[at + own : at + own + size]
+        at += own + size
+
+
+def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
+    offset, at = _varint(data, at)
+    size, at = _varint(data, at)
+    return (offset, size), at
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins at `at`, seven bits a byte, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(data):
+            raise ValueError("a number reaches beyond its block")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError("a number has more than 64 bits")
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield the numbers and values of a protocol buffer's fields."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        value: int | bytes
+        if tag & 7 == 0:
+            value, at = _varint(message, at)
+        else:
+            if tag & 7 not in (1, 2, 5):
+                raise ValueError(f"found the unknown wire type {tag & 7}")
+            size = {1: 8, 5: 4}.get(tag & 7)
+            if size is None:
+                size, at = _varint(message, at)
+            if at + size > len(message):
+                raise ValueError("a field reaches beyond its message")
+            value = message[at : at + size]
+            at += size
+        yield tag >> 3, value
+
+
+def _header(message: bytes) -> int:
+    """Return the number of data files from a BundleHeaderProto."""
+    fields = dict(_fields(message))
+    shards = fields.get(1, 0)
+    if not isinstance(shards, int) or not 1 <= shards <= 99999:
+        raise ValueError("found no header that tells the number of data files")
+    if fields.get(2, 0) != 0:
+        raise ValueError("its tensors are big-endian")
+    return shards
+
+
+def _entry(message: bytes, shards: int) -> Entry:
+    """Parse a BundleEntryProto."""
+    numbers = {1: 0, 3: 0, 4: 0, 5: 0}
+    shape: tuple[int, ...] = ()
+    crc, sliced = 0, False
+    for field, value in _fields(message):
+        if isinstance(value, int):
+            numbers[field] = value
+        elif field == 2:
+            shape = _shape(value)
+        elif field == 6:
+            crc = int.from_bytes(value, "little")
+        sliced |= field == 7
+    if numbers[3] >= shards:
+        raise ValueError(f"a tensor is in data file {numbers[3]} of {shards}")
+    return Entry(DTYPES.get(numbers[1]), shape, numbers[3], numbers[4], numbers[5], crc, sliced)
+
+
+def _shape(message: bytes) -> tuple[int, ...]:
+    """Parse a TensorShapeProto."""
+    sizes = []
+    for field, value in _fields(message):
+        if field == 2 and isinstance(value, bytes):
+            size = dict(_fields(value)).get(1, 0)
+            if not isinstance(size, int) or size >= 1 << 63:
+                raise ValueError("a tensor's shape is unknown")
+            sizes.append(size)
+    if len(sizes) > MOST_AXES:
+        raise ValueError(f"a tensor has {len(sizes)} axes")
+    return tuple(sizes)

@@ -1,0 +1,157 @@
+"""Labels that grow on disk: a stop loses little, and nothing of another making is gone on with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.inference import label_store as labelling
+from pipelines.inference.label_store import Drawing, Labelled, label_points, part_folder
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import Task
+from tests.small_disk import on_a_small_disk
+
+DRAWING = Drawing(num_points=64, batch_size=2, seed=0, probabilities=True)
+
+
+@pytest.fixture(scope="module")
+def model() -> DeepGCN:
+    torch.manual_seed(0)
+    return DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
+
+
+@pytest.fixture(autouse=True)
+def _as_if_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(labelling, "KEPT_FROM", 10)
+    with kernels.use("reference"):
+        yield
+
+
+def scan(count: int = 1200) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    pos = (rng.random((count, 3)) * np.array([3.4, 2.2, 2.0])).astype(np.float32)
+    pos[[3, 70]] = np.nan
+    return pos, rng.integers(0, 256, (count, 3)).astype(np.uint8)
+
+
+class Stops(Task):
+    """Counts points, and stops everything when a number of them is done."""
+
+    def __init__(self, at: int = 1 << 60) -> None:
+        self.at, self.done, self.first = at, 0, -1
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:  # noqa: ARG002
+        self.first = int(amount) if self.first < 0 else self.first
+        self.done += int(amount)
+        if self.done >= self.at:
+            raise KeyboardInterrupt
+
+
+def label(
+    model: DeepGCN, out: Path, task: Task | None = None, made_from: str = "scan", **changes: object
+) -> Labelled:
+    pos, color = scan()
+    drawing = Drawing(**{**vars(DRAWING), **changes})  # type: ignore[arg-type]
+    return label_points(
+        model,
+        pos,
+        color,
+        drawing,
+        part=part_folder(out),
+        made_from=made_from,
+        task=task or Task(),
+    )
+
+
+def same(first: Labelled, second: Labelled) -> bool:
+    assert first.probabilities is not None
+    assert second.probabilities is not None
+    return (
+        np.array_equal(first.label, second.label)
+        and np.allclose(first.confidence, second.confidence, atol=1e-6)
+        and np.allclose(first.probabilities, second.probabilities, atol=1e-6)
+    )
+
+
+def test_labels_of_every_point(model: DeepGCN, tmp_path: Path) -> None:
+    found = label(model, tmp_path / "out.ply")
+    assert found.probabilities is not None
+    known = np.ones(1200, bool)
+    known[[3, 70]] = False
+    assert (found.label[~known] == labelling.UNLABELLED).all()
+    assert (found.confidence[~known] == 0).all()
+    np.testing.assert_allclose(found.probabilities[known].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found.probabilities[known].argmax(axis=1), found.label[known])
+    np.testing.assert_array_equal(found.probabilities.max(axis=1), found.confidence)
+
+
+@pytest.mark.parametrize("at", [1, 300, 900])
+def test_a_stop_loses_nothing_that_was_done(model: DeepGCN, tmp_path: Path, at: int) -> None:
+    whole = label(model, tmp_path / "whole.ply")
+    out = tmp_path / "out.ply"
+    with pytest.raises(KeyboardInterrupt):
+        label(model, out, Stops(at))
+    done = json.loads((part_folder(out) / "state.json").read_text())["points"]
+    again = Stops()
+    labelled = label(model, out, again)
+    assert same(labelled, whole)
+    assert (whole.earlier, labelled.earlier) == (0, done)
+    assert again.first == done, "what was done before comes at once"
+    assert again.done == 1198
+
+
+@pytest.mark.parametrize(
+    ("made_from", "changes"),
+    [("another scan", {}), ("scan", {"seed": 1}), ("scan", {"num_points": 32})],
+)
+def test_labels_of_another_making_are_not_gone_on_with(
+    model: DeepGCN, tmp_path: Path, made_from: str, changes: dict[str, object]
+) -> None:
+    out = tmp_path / "out.ply"
+    with pytest.raises(KeyboardInterrupt):
+        label(model, out, Stops(600))
+    again = Stops()
+    found = label(model, out, again, made_from, **changes)
+    assert again.first == 0
+    assert same(found, label(model, tmp_path / "whole.ply", None, made_from, **changes))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"made_from": 1}'])
+def test_a_damaged_state_is_begun_anew(model: DeepGCN, tmp_path: Path, content: str) -> None:
+    out = tmp_path / "out.ply"
+    with pytest.raises(KeyboardInterrupt):
+        label(model, out, Stops(600))
+    (part_folder(out) / "state.json").write_text(content)
+    again = Stops()
+    label(model, out, again)
+    assert (again.first, again.done) == (0, 1198)
+
+
+def test_a_small_scan_leaves_nothing_on_disk(
+    model: DeepGCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = label(model, tmp_path / "large.ply")
+    monkeypatch.setattr(labelling, "KEPT_FROM", 1 << 30)
+    assert same(label(model, tmp_path / "small.ply"), large)
+    assert not part_folder(tmp_path / "small.ply").exists()
+
+
+FILLS_THE_DISK = """
+from pathlib import Path
+from pipelines.inference.label_store import Drawing, Keep
+try:
+    Keep.open(Path(".scan.part"), "scan", 3_000_000, 13, Drawing(64, 2, 0))
+except OSError as error:
+    print(error.strerror, list(Path.cwd().iterdir()))
+"""
+
+
+def test_a_disk_too_small_for_the_labels_is_an_error_and_is_left_empty(tmp_path: Path) -> None:
+    assert on_a_small_disk(tmp_path, FILLS_THE_DISK) == "No space left on device []"

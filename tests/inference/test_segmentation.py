@@ -1,0 +1,178 @@
+"""Every point is labelled once, in its own order, whatever the batch size and the input's order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines import segment
+from pipelines.config import ModelConfig
+from pipelines.data.blocks import block_features, block_points, cover, room_blocks
+from pipelines.data.grid import grid_sort
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.inference.segmentation import add_rows, block_logits, softmax
+from pipelines.kernels import use
+from pipelines.model.deepgcn import DeepGCN
+
+POINTS = 64  # of a draw
+
+
+@pytest.fixture(scope="module")
+def model() -> DeepGCN:
+    torch.manual_seed(0)
+    return DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
+
+
+def scan(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    pos = rng.random((count, 3)) * (2.6, 1.4, 2.0) + (100.0, -7.0, 3.0)
+    return pos, rng.integers(0, 256, (count, 3)).astype(np.uint8)
+
+
+def slow_probabilities(model: DeepGCN, pos: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Return what `segment` should, one draw and one point at a time."""
+    local = (pos - pos.min(axis=0)).astype(np.float32)
+    order, grid = grid_sort(local)
+    local, color = local[order], color[order]
+    total = np.zeros((len(pos), 13), np.float64)
+    for number, block in enumerate(room_blocks(grid, stride=1.0, min_points=1)):
+        points = block_points(block)
+        rng = np.random.default_rng([0, number])
+        for chosen in cover(block.count, POINTS, rng):
+            rows = points[chosen]
+            features = block_features(local[rows], color[rows], block.corner, local.max(axis=0))
+            with torch.inference_mode():
+                logits = model(torch.from_numpy(features)[None])[0].numpy()
+            for row, values in zip(rows, logits, strict=True):
+                total[row] += values
+    exponential = np.exp(total - total.max(axis=1, keepdims=True))
+    probabilities = np.empty_like(total)
+    probabilities[order] = exponential / exponential.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def test_agrees_with_one_point_at_a_time(model: DeepGCN) -> None:
+    pos, color = scan(700)
+    with use("reference"):
+        label, probabilities = segment(model, pos, color, num_points=POINTS, batch_size=3)
+        expected = slow_probabilities(model, pos, color)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
+    assert label.dtype == np.int64
+    np.testing.assert_array_equal(label, probabilities.argmax(axis=1))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
+def test_the_batch_size_changes_nothing(model: DeepGCN, batch_size: int) -> None:
+    pos, color = scan(900, seed=1)
+    with use("reference"):
+        _, alone = segment(model, pos, color, num_points=POINTS, batch_size=4)
+        _, found = segment(model, pos, color, num_points=POINTS, batch_size=batch_size)
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_every_point_belongs_to_one_block(model: DeepGCN) -> None:
+    pos, color = scan(1500, seed=2)
+    local = (pos - pos.min(axis=0)).astype(np.float32)
+    order, grid = grid_sort(local)
+    seen = np.zeros(len(pos), int)
+    for block in block_logits(
+        model,
+        local[order],
+        color[order],
+        grid,
+        local.max(axis=0),
+        num_points=POINTS,
+        batch_size=5,
+        seed=0,
+    ):
+        seen[block.points] += 1
+        assert block.logits.shape == (len(block.points), 13)
+        assert (np.abs(block.logits).sum(axis=1) > 0).all(), "a point without logits"
+    assert (seen == 1).all()
+
+
+@pytest.mark.parametrize("count", [1, 3, POINTS, POINTS + 1])
+def test_few_points(model: DeepGCN, count: int) -> None:
+    pos, color = scan(count)
+    label, probabilities = segment(model, pos, color, num_points=POINTS)
+    assert label.shape == (count,)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_color_from_0_to_1_means_the_same(model: DeepGCN) -> None:
+    pos, color = scan(200)
+    _, expected = segment(model, pos, color, num_points=POINTS)
+    _, found = segment(model, pos, (color / 255).astype(np.float32), num_points=POINTS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pos", "color", "found"),
+    [
+        (np.zeros((0, 3)), np.zeros((0, 3)), r"pos \(0, 3\)"),
+        (np.zeros((4, 2)), np.zeros((4, 2)), r"pos \(4, 2\)"),
+        (np.zeros((4, 3)), np.zeros((3, 3)), r"color \(3, 3\)"),
+        (np.full((4, 3), np.nan), np.zeros((4, 3)), "4 of 4 points with NaN"),
+        (np.full((4, 3), "1"), np.zeros((4, 3)), "pos of type <U1"),
+        (np.ones((4, 3)), np.full((4, 3), 255), "color of type int64"),
+        (np.ones((4, 3)), np.full((4, 3), 255.0), "color from 255.0 to 255.0"),
+        (np.ones((4, 3)), np.full((4, 3), -0.5), "color from -0.5 to -0.5"),
+        (np.ones((4, 3)), np.full((4, 3), np.nan), "color from nan to nan"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    model: DeepGCN, pos: np.ndarray, color: np.ndarray, found: str
+) -> None:
+    with pytest.raises(DatasetError, match=found):
+        segment(model, pos, color)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float16, torch.float32])
+def test_any_kind_of_coordinates(model: DeepGCN, kind: type | torch.dtype) -> None:
+    pos, color = scan(200)
+    whole = np.round((pos - pos.min(axis=0)) * 80 - 100).clip(-128, 127)  # wider than int8 holds
+    _, expected = segment(model, whole, color, num_points=POINTS)
+    tensor = isinstance(kind, torch.dtype)
+    given = torch.from_numpy(whole).to(kind) if tensor else whole.astype(kind)
+    _, found = segment(
+        model, given, torch.from_numpy(color) if tensor else color, num_points=POINTS
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_far_points_are_refused_whatever_their_type(model: DeepGCN) -> None:
+    pos = np.array([[-2_000_000_000, 0, 0], [2_000_000_000, 0, 0]], np.int32)  # 4e9 apart wraps
+    for each in (pos, pos.astype(np.float32), pos * 1e200):
+        with pytest.raises(DatasetError, match="segment: found an extent of"):
+            segment(model, each, np.zeros((2, 3), np.uint8))
+
+
+@pytest.mark.parametrize("values", [{"num_points": 0}, {"batch_size": 0}, {"seed": -1}])
+def test_impossible_numbers_are_refused(model: DeepGCN, values: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=rf"{next(iter(values))}: found"):
+        segment(model, *scan(10), **values)
+
+
+def test_too_few_points_for_the_neighborhood(model: DeepGCN) -> None:
+    with pytest.raises(ConfigError, match="k·d"):
+        segment(model, *scan(100), num_points=3)
+
+
+@given(st.lists(st.integers(0, 6), max_size=30))
+def test_repeated_rows_are_added_up(rows: list[int]) -> None:
+    values = np.arange(2 * len(rows), dtype=np.float32).reshape(-1, 2)
+    total = np.ones((7, 2), np.float32)
+    expected = np.ones((7, 2), np.float32)
+    if rows:
+        add_rows(total, np.array(rows), values)
+        np.add.at(expected, rows, values)
+    np.testing.assert_array_equal(total, expected)
+
+
+def test_softmax_of_large_logits() -> None:
+    found = softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3)]], np.float32))
+    np.testing.assert_allclose(found, [[0.5, 0.5], [0.25, 0.75]], atol=1e-6)
+    assert found.dtype == np.float32

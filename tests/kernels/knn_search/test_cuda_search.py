@@ -1,0 +1,140 @@
+"""The k-NN of `cuda_near` against full sorts, as `test_cuda_knn` tests that of `cuda_knn`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipelines.kernels import cuda, reference
+from pipelines.kernels.ranks import RankTables
+from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+pytestmark = pytest.mark.skipif(
+    cuda.why_not(DEVICE) is not None, reason="no GPU; test_cuda runs this in Triton's interpreter"
+)
+
+
+def find(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    from pipelines.kernels.knn_search.cuda import search as near
+
+    return near.knn(x.to(DEVICE), ranks).cpu()
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use short lists, small tiles and several slabs for few points, as for many."""
+    from pipelines.kernels.knn_search.cuda import search as near
+
+    monkeypatch.setattr(near, "FEWEST", 1)
+    monkeypatch.setattr(near, "SAMPLE", 16)
+    monkeypatch.setattr(near, "LIMIT_ROWS", 64)
+    monkeypatch.setattr(near, "TILE", (64, 32))
+    monkeypatch.setattr(near, "SHORTEST", 16)
+    monkeypatch.setattr(near, "COUNTED", 5)
+    monkeypatch.setattr(near, "UNCOUNTED_ROOM", 32)
+    monkeypatch.setattr(near, "LISTS", 4096)
+    monkeypatch.setattr(near, "REDO_CHUNK", 64)
+    monkeypatch.setattr(near, "REDO_LONG", 128)
+    monkeypatch.setattr(near, "REDO_PROGRAMS", 3)
+    monkeypatch.setattr(near, "EXACT_PROGRAMS", 2)
+    monkeypatch.setattr(near, "SORTED_AT_ONCE", 1024)
+
+
+@pytest.mark.parametrize(
+    ("batch", "points", "channels", "ranks"),
+    [
+        (1, 1, 3, (0,)),
+        (2, 2, 1, (0, 1)),
+        (3, 37, 5, tuple(range(0, 20, 4))),
+        (1, 150, 64, tuple(range(0, 24, 3))),
+        (2, 75, 7, (0, 3, 4, 20, 44)),
+        (1, 120, 100, tuple(range(9))),
+    ],
+)
+def test_equals_a_full_sort(batch: int, points: int, channels: int, ranks: tuple[int, ...]) -> None:
+    x = whole_points(batch, points, channels, seed=points)
+    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+
+
+def test_ranks_in_a_table_that_changes() -> None:
+    from pipelines.kernels.knn_search.cuda import search as near
+
+    x = whole_points(2, 39, 7, seed=5)
+    tables = RankTables([24], 4, DEVICE)
+    for ranks in ((0, 6, 12, 18), (0, 3, 4, 20)):
+        tables.set([ranks])
+        found = near.knn(x.to(DEVICE), tables.tables[0])
+        assert torch.equal(found, near.knn(x.to(DEVICE), ranks, 24))
+        assert_same_sets(found.cpu(), sorted_neighbors(x, ranks))
+
+
+def test_distances_have_the_digits_of_float32() -> None:
+    x = torch.randn(1, 130, 64, generator=torch.Generator().manual_seed(0)) + 3.0
+    ranks = tuple(range(0, 36, 3))
+    truth = reference.knn(x.double(), ranks).sort(dim=-1).values
+    found = find(x, ranks).sort(dim=-1).values
+    wrong = (found != truth).any(dim=-1).sum()
+    assert wrong <= (reference.knn(x, ranks).sort(dim=-1).values != truth).any(dim=-1).sum() + 2
+
+
+def test_equal_points_are_ordered_by_index() -> None:
+    """No limit is right where all distances are equal: every row is done again."""
+    ranks = (0, 1, 5, 25)
+    index = find(torch.ones(1, 40, 2), ranks)
+    assert torch.equal(index.sort(dim=-1).values, torch.tensor(ranks).expand(1, 40, 4).int())
+
+
+def test_every_point_many_times() -> None:
+    x = whole_points(1, 30, 3, seed=2).repeat(1, 5, 1)
+    ranks = tuple(range(0, 20, 2))
+    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, interpreting
+def test_distances_of_all_magnitudes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each point has its own power of two, so that small ones do not vanish beside large ones."""
+    from pipelines.kernels.knn_search.cuda import search as near
+
+    monkeypatch.setattr(near, "REDO_LONG", 64)  # rows that are done again are not held whole
+    x = torch.cat([3.0 ** torch.arange(35.0), torch.zeros(10)]).view(1, 45, 1)
+    x = torch.cat([x, -x], dim=1)
+    ranks = tuple(range(8))
+    # On the same device: the sum of numbers so far apart depends on their order.
+    expected = reference.knn(x.to(DEVICE), ranks).cpu().sort(dim=-1).values
+    assert torch.equal(find(x, ranks).sort(dim=-1).values, expected)
+
+
+def test_a_sample_that_tells_nothing() -> None:
+    """Every sampled point is far off, so that all limits are too high."""
+    near_by = whole_points(1, 36, 3, seed=3)
+    far = whole_points(1, 36, 3, seed=4) * 64
+    x = torch.stack([far, near_by], dim=2).flatten(1, 2)
+    ranks = tuple(range(0, 10))
+    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+
+
+@pytest.mark.filterwarnings(  # NumPy's, interpreting
+    "ignore:invalid value encountered:RuntimeWarning",
+    "ignore:All-NaN slice encountered:RuntimeWarning",
+    "ignore:overflow encountered:RuntimeWarning",
+)
+def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
+    x = whole_points(2, 34, 3, seed=4)
+    expected = sorted_neighbors(x, tuple(range(6)))
+    x[0, 7, 1] = float("nan")
+    index = find(x, tuple(range(6)))
+    assert torch.equal(index[0], torch.arange(6).expand(34, 6).int())  # all equal: by index
+    assert_same_sets(index[1:], expected[1:])
+
+
+def test_longer_lists_for_farther_ranks() -> None:
+    from pipelines.kernels.knn_search.cuda import search as near
+
+    plans = [near.plan(wanted, 4096) for wanted in range(1, 400)]
+    counted = [plan.room for plan in plans if plan.counted]
+    assert counted == sorted(counted)
+    assert all(plan.room > plan.wanted for plan in plans)
+    assert near.plan(100_000, 65536).room > near.LONGEST

@@ -1,0 +1,117 @@
+"""Comparing runs: intervals with known answers, and runs that do not compare."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.errors import RunError
+from pipelines.metrics import scores
+from pipelines.reports.comparison import bootstrap_interval, compare_scores, different_settings
+from pipelines.reports.published import SIX_FOLD
+
+CLASSES = ("a", "b")
+
+
+def room(correct: int, wrong: int) -> np.ndarray:
+    return np.array([[correct, wrong], [wrong, correct]])
+
+
+def values(rooms: dict[str, np.ndarray], **changes: Any) -> dict[str, Any]:
+    found = scores(np.sum(list(rooms.values()), axis=0), CLASSES)
+    plain = {name: matrix.tolist() for name, matrix in rooms.items()}
+    return {
+        "protocol": "room",
+        "test_area": 5,
+        "classes": list(CLASSES),
+        "rooms": plain,
+        "miou": found.miou,
+        "iou": list(found.iou),
+        **changes,
+    }
+
+
+def test_a_run_against_itself_differs_in_nothing() -> None:
+    same = values({"x": room(8, 2), "y": room(5, 5)})
+    (found,) = compare_scores(["one", "two"], [same, same])
+    assert (found.name, found.miou, found.low, found.high) == ("two", 0, 0, 0)
+    assert found.iou == (0, 0)
+
+
+def test_the_same_gain_in_every_room_is_certain() -> None:
+    before = values({name: room(6, 4) for name in "uvwxyz"})
+    after = values({name: room(9, 1) for name in "uvwxyz"})
+    (found,) = compare_scores(["one", "two"], [before, after])
+    assert found.miou == pytest.approx(9 / 11 - 6 / 14)
+    assert found.low == pytest.approx(found.high) == pytest.approx(found.miou)
+
+
+def test_the_interval_of_two_seeds_and_rooms_is_what_all_draws_give() -> None:
+    """Two rooms and two trainings drawn twice each: 16 equally likely draws, counted out."""
+    first = np.array([[room(6, 4), room(6, 4)], [room(7, 3), room(5, 5)]])
+    other = np.array([[room(9, 1), room(3, 7)], [room(8, 2), room(8, 2)]])
+
+    def miou(matrices: np.ndarray) -> float:
+        return scores(matrices.sum(axis=0), CLASSES).miou
+
+    differences = [
+        np.mean([miou(other[n][list(rooms)]) - miou(first[n][list(rooms)]) for n in trainings])
+        for rooms in itertools.product((0, 1), repeat=2)
+        for trainings in itertools.product((0, 1), repeat=2)
+    ]
+    low, high = bootstrap_interval(first, other)
+    # 2.5 % of the draws are less than the 1 in 16 that the least and the greatest each have
+    assert low == pytest.approx(min(differences))
+    assert high == pytest.approx(max(differences))
+
+
+def test_one_training_a_side_is_the_bootstrap_over_rooms() -> None:
+    rng = np.random.default_rng(3)
+    first, other = rng.integers(0, 50, (2, 9, 4, 4))
+    assert bootstrap_interval(first[None], other[None]) == bootstrap_interval(first, other)
+    twice = (np.stack([first, first]), np.stack([other, other]))
+    assert bootstrap_interval(*twice) == pytest.approx(bootstrap_interval(first, other))
+
+
+def test_the_interval_of_two_rooms_is_what_all_draws_give() -> None:
+    """Rooms (x, y) drawn twice: xx, xy, yx, yy; a quarter of the draws has only the worse one."""
+    first = np.array([room(6, 4), room(6, 4)])
+    other = np.array([room(9, 1), room(3, 7)])
+    low, high = bootstrap_interval(first, other)
+    assert low == pytest.approx(3 / 17 - 6 / 14)
+    assert high == pytest.approx(9 / 11 - 6 / 14)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"protocol": "block-s1"}, "two: found protocol block-s1, expected that of one: room"),
+        ({"test_area": 1}, "two: found test_area 1, expected that of one: 5"),
+        ({"rooms": {"z": [[1, 0], [0, 1]]}}, "two: scored on other data than one"),
+        ({"store": {"fingerprint": "b"}}, "two: scored on other data than one"),
+        ({"absent_as": "zero"}, "two: found absent_as zero, expected that of one: None"),
+    ],
+)
+def test_what_does_not_compare(changes: dict[str, Any], found: str) -> None:
+    first = values({"x": room(8, 2)})
+    with pytest.raises(RunError, match=found):
+        compare_scores(["one", "two"], [first, {**first, **changes}])
+
+
+def test_different_settings_are_named_with_dots() -> None:
+    configs = [
+        {"name": "a", "seed": 0, "model": {"depth": 7, "k": 16}},
+        {"name": "b", "seed": 0, "model": {"depth": 28, "k": 16}},
+    ]
+    assert different_settings(configs) == {"model.depth": [7, 28]}
+    assert different_settings(configs, ignored=()) == {"name": ["a", "b"], "model.depth": [7, 28]}
+
+
+def test_published_rows_average_to_their_miou() -> None:
+    for row in SIX_FOLD:
+        if row.iou is not None:
+            assert len(row.iou) == 13
+            assert sum(row.iou) / 13 == pytest.approx(row.miou, abs=0.06), row.name

@@ -1,0 +1,103 @@
+"""Where a network fails: distances, densities and counts of scenes drawn up by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from pipelines.reports.failures import (
+    EDGES,
+    NEIGHBORS,
+    bin_names,
+    confused_pairs,
+    find_failures,
+    no_failures,
+    surroundings,
+)
+
+
+def sheet(step: float = 0.05, size: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    """Return a square grid of points, left half class 0, right half class 1."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(size), np.arange(size), indexing="ij"))
+    pos = np.column_stack([x, y, np.zeros_like(x)]) * step
+    return pos.astype(np.float32), (x >= size // 2).astype(np.uint8)
+
+
+def test_distance_and_density_by_brute_force() -> None:
+    rng = np.random.default_rng(0)
+    pos = rng.random((300, 3)).astype(np.float32)
+    label = (pos[:, 0] > 0.5).astype(np.uint8)
+    chosen = np.arange(0, 300, 7)
+    distance, density = surroundings(pos, label, chosen)
+    every = cdist(pos, pos)
+    order = every.argsort(axis=1)[:, : NEIGHBORS + 1]
+    edge = (label[order] != label[:, None]).any(axis=1)
+    np.testing.assert_allclose(distance, every[np.ix_(chosen, edge)].min(axis=1), atol=1e-6)
+    reach = np.sort(every, axis=1)[chosen, NEIGHBORS]
+    np.testing.assert_allclose(density, NEIGHBORS / (np.pi * reach**2), rtol=1e-4)
+
+
+def test_density_of_an_even_sheet_is_about_one_point_per_cell() -> None:
+    pos, label = sheet(step=0.05)
+    middle = np.flatnonzero((np.abs(pos[:, :2] - 1.0) < 0.2).all(axis=1))
+    _, density = surroundings(pos, label, middle)
+    assert np.median(density) == pytest.approx(1 / 0.05**2, rel=0.3)
+
+
+def test_errors_at_the_boundary_are_found_there() -> None:
+    pos, label = sheet()
+    predicted = label.copy()
+    wrong = np.abs(pos[:, 0] - 0.975) < 0.03
+    predicted[wrong] = 1 - predicted[wrong]
+    found = find_failures(pos, label, predicted)
+    rows = found.rows("boundary")
+    assert rows[0][2] > 0.9, "points on the boundary are wrong, but for some at the sheet's rim"
+    assert rows[-1][2] == 0.0, "none far from it is"
+    for name in EDGES:
+        assert sum(points for _, points, _ in found.rows(name)) == len(pos)
+        assert found.counts[name][:, 1].sum() == wrong.sum()
+
+
+def test_rooms_add_up() -> None:
+    pos, label = sheet(size=12)
+    one = find_failures(pos, label, label)
+    two = one + one + no_failures()
+    for name in EDGES:
+        np.testing.assert_array_equal(two.counts[name], 2 * one.counts[name])
+
+
+def test_one_class_has_no_boundary_and_few_points_are_no_trouble() -> None:
+    pos, label = sheet(size=6)
+    rows = find_failures(pos, np.zeros_like(label), label).rows("boundary")
+    assert [points for _, points, _ in rows] == [0, 0, 0, 0, 0, 36]
+    single = find_failures(pos[:1], label[:1], label[:1])
+    assert single.counts["height"].sum() == 1
+
+
+def test_names_of_bins_meet() -> None:
+    for edges in EDGES.values():
+        names = bin_names(edges)
+        assert len(names) == len(edges) + 1
+        assert names[0] == f"< {edges[0]:g}"
+        for left, right in itertools.pairwise(names[1:-1]):
+            assert left.split(" – ")[1] == right.split(" – ")[0]
+
+
+def test_pairs_are_ordered_by_points() -> None:
+    matrix = np.array([[5, 2, 0], [4, 6, 0], [1, 0, 9]])
+    assert confused_pairs(matrix, "abc") == [
+        ("b", "a", 4, 0.4),
+        ("a", "b", 2, 2 / 7),
+        ("c", "a", 1, 0.1),
+    ]
+    assert confused_pairs(matrix, "abc", most=1) == [("b", "a", 4, 0.4)]
+
+
+def test_points_without_a_class_are_not_counted() -> None:
+    pos, label = sheet(size=10)
+    label[:30] = 255
+    found = find_failures(pos, label, np.zeros_like(label))
+    assert found.counts["height"].sum(axis=0).tolist() == [70, 50]

@@ -1,0 +1,237 @@
+"""The HTML report: its tables by hand, its charts by their coordinates, nothing from outside."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import RunError
+from pipelines.metrics import scores
+from pipelines.reports.charts import HEIGHT, LEFT, RIGHT, TOP, WIDTH, bar, curves, nice_ticks
+from pipelines.reports.html import write_html_report
+from pipelines.reports.tables import Report, Row
+from pipelines.reports.tables import Table as FurtherTable
+
+CLASSES = ("floor", "wall", "sofa")
+MATRIX = [[6, 2, 0], [1, 11, 0], [0, 0, 0]]
+ROOMS = {
+    "good": [[5, 0, 0], [0, 5, 0], [0, 0, 0]],
+    "bad": [[1, 2, 0], [1, 6, 0], [0, 0, 0]],
+}
+PICTURE = b"\x89PNG\r\n\x1a\n and so on"
+EPOCHS = [
+    {"event": "epoch", "step": 10, "loss": 2.0, "val_miou": 0.25, "val_oa": 0.5},
+    {"event": "epoch", "step": 20, "loss": 1.0, "val_miou": None, "val_oa": 0.6},
+    {"event": "epoch", "step": 30, "loss": float("nan"), "val_miou": 0.75, "val_oa": 0.7},
+]
+
+
+@dataclass
+class Table:
+    caption: str = ""
+    rows: list[list[str]] = field(default_factory=list)
+
+
+class Outline(HTMLParser):
+    """Collects headings, tables, terms and pictures; checks that elements are closed in order."""
+
+    VOID = frozenset({"meta", "img"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.tables: list[Table] = []
+        self.terms: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag == "table":
+            self.tables.append(Table())
+        if tag == "tr":
+            self.tables[-1].rows.append([])
+        if tag in ("th", "td"):
+            self.tables[-1].rows[-1].append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert "svg" in self.open, f"{tag} {attrs}: only SVG has elements that close themselves"
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        place = self.open[-1] if self.open else ""
+        if place in ("h1", "h2"):
+            self.headings.append(data)
+        elif place in ("dt", "dd"):
+            self.terms.append(data)
+        elif place == "caption":
+            self.tables[-1].caption = data
+        elif place in ("th", "td"):
+            self.tables[-1].rows[-1][-1] += data
+
+
+def write(path: Path, **changes: Any) -> tuple[str, Outline]:
+    """Write a report of the small matrix and read it."""
+    found = scores(np.array(MATRIX), CLASSES)
+    values = {
+        "classes": list(CLASSES),
+        "confusion": MATRIX,
+        "rooms": ROOMS,
+    }
+    rows = (Row.of("ours", found), Row("published", 0.6))
+    report = Report("A title", CLASSES, rows, {"protocol": "room", "seed": "3"}, ("A note.",))
+    values |= changes.pop("values", {})
+    write_html_report(path, values, **{"report": report, **changes})
+    text = path.read_text(encoding="utf-8")
+    return text, Outline(text)
+
+
+def test_the_tables_by_hand(tmp_path: Path) -> None:
+    _, outline = write(tmp_path / "r.html")
+    summary, classes, confusion, rooms = outline.tables
+    assert summary.rows[1:] == [["ours", "85.0", "83.3", "72.6"], ["published", "–", "–", "60.0"]]
+    # IoU: floor 6/9, wall 11/14; accuracy: 6/8, 11/12.
+    assert classes.rows[1:] == [
+        ["floor", "", "66.7", "75.0", "8", "7"],
+        ["wall", "", "78.6", "91.7", "12", "13"],
+        ["sofa", "", "–", "–", "0", "0"],
+    ]
+    assert confusion.rows[1:] == [
+        ["floor", "75", "25", "·", "8"],
+        ["wall", "8", "92", "·", "12"],
+        ["sofa", "–", "–", "–", "0"],
+    ]
+    # bad: IoU floor 1/4, wall 6/9; of 10 points 2 are floor taken for wall.
+    assert rooms.rows[1:] == [
+        ["bad", "45.8", "70.0", "10", "floor as wall: 20.0 % of its points"],
+        ["good", "100.0", "100.0", "10", "none"],
+    ]
+    assert outline.headings == [
+        *("A title", "Scores", "Classes", "Confusion", "Worst rooms", "Facts")
+    ]
+    assert outline.terms == ["protocol", "room", "seed", "3"]
+
+
+def test_further_tables(tmp_path: Path) -> None:
+    lines = (("floor", "1,234", "5.5"), ("<wall>", "–", "-1"), ("3 to 4", "0", "7"))
+    table = FurtherTable("Most confused", ("truth", "points", "%"), lines)
+    report = Report("A title", CLASSES, (), {}, tables=(table,))
+    text, outline = write(tmp_path / "r.html", report=report)
+    assert outline.tables[4].caption == "Most confused"
+    assert [tuple(row) for row in outline.tables[4].rows] == [table.columns, *lines]
+    assert re.findall(r'data-value="([^"]*)"', text.split("Most confused")[-1]) == [
+        *("1234", "5.5", "-1", "0", "7")
+    ]
+
+
+def test_at_most_twenty_rooms_the_worst_first(tmp_path: Path) -> None:
+    rooms = {f"room {n}": [[n, 30 - n, 0], [0, 30, 0], [0, 0, 0]] for n in range(25)}
+    _, outline = write(tmp_path / "r.html", values={"rooms": rooms})
+    table = outline.tables[3]
+    assert [row[0] for row in table.rows[1:]] == [f"room {n}" for n in range(20)]
+    assert "20 rooms of least mIoU, of 25" in table.caption
+
+
+def test_pictures_are_embedded(tmp_path: Path) -> None:
+    paths = [tmp_path / "room_hall_1.png", tmp_path / "confusion.png"]
+    for number, path in enumerate(paths):
+        path.write_bytes(PICTURE + bytes([number]))
+    _, outline = write(tmp_path / "r.html", pictures=paths)
+    for path, image in zip(paths, outline.images, strict=True):
+        kind, data = (image["src"] or "").split(",")
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data) == path.read_bytes()
+    assert [image["alt"] for image in outline.images] == ["room hall 1", "confusion"]
+
+
+def test_a_picture_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "room.png"
+    with pytest.raises(RunError, match=r"room\.png: cannot be read"):
+        write(tmp_path / "r.html", pictures=[path])
+    path.write_text("<svg>")
+    with pytest.raises(RunError, match="found no PNG"):
+        write(tmp_path / "r.html", pictures=[path])
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_nothing_comes_from_outside(tmp_path: Path) -> None:
+    text, _ = write(tmp_path / "r.html", history=EPOCHS)
+    assert not re.search(r"https?:|url\(|@import|<link", text)
+    assert "default-src 'none'" in text
+    assert "{{" not in text
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    name = "<script>alert('{{style}}')</script>"
+    report = Report(name, CLASSES, (Row(name, 0.5),), {name: name}, (name,))
+    text, outline = write(
+        tmp_path / "r.html",
+        report=report,
+        values={"classes": [name, "wall", "sofa"], "rooms": {name: ROOMS["bad"]}},
+    )
+    assert "<script>alert" not in text
+    assert outline.headings[0] == name
+    assert outline.terms == [name, name]
+    assert outline.tables[3].rows[1][0] == name
+
+
+def points(svg: str, color: str) -> list[list[tuple[float, float]]]:
+    """Return the lines of a colour as lists of points."""
+    found = re.findall(rf'<polyline [^>]*stroke="{color}"[^>]*points="([^"]*)"', svg)
+    return [[tuple(map(float, pair.split(","))) for pair in line.split()] for line in found]  # type: ignore[misc]
+
+
+def test_the_training_curves(tmp_path: Path) -> None:
+    text, _ = write(tmp_path / "r.html", history=EPOCHS)
+    loss, validation = re.findall(r'<svg viewBox="0 0 520.*?</svg>', text)
+    (line,) = points(loss, "#0072b2")
+    assert len(line) == 2, "a loss that is not a number breaks the line"
+    (x0, y0), (x1, y1) = line
+    low = HEIGHT - 36
+    assert x0 == LEFT
+    assert x1 == pytest.approx((LEFT + WIDTH - RIGHT) / 2, abs=0.06)
+    assert (low - y0) == pytest.approx(2 * (low - y1), abs=0.2), "2.0 is twice as high as 1.0"
+    assert [len(line) for line in points(validation, "#0072b2")] == [1, 1], "mIoU has a gap"
+    (overall,) = points(validation, "#d55e00")
+    assert [low - y for _, y in overall] == pytest.approx(
+        [share * (low - TOP) for share in (0.5, 0.6, 0.7)], abs=0.06
+    )
+    assert "Training" not in Outline(write(tmp_path / "s.html", history=EPOCHS[:1])[0]).headings
+
+
+@given(st.floats(1e-6, 1e9))
+def test_ticks_are_round_and_reach_the_top(top: float) -> None:
+    ticks = nice_ticks(top)
+    assert ticks[0] == 0
+    assert ticks[-1] >= top * (1 - 1e-6)
+    assert 4 <= len(ticks) <= 8
+    assert ticks[-2] <= top * (1 + 1e-6) or len(ticks) == 4
+    mantissa = f"{ticks[1]:.3e}"[:5]
+    assert mantissa in ("1.000", "2.000", "5.000")
+    np.testing.assert_allclose(np.diff(ticks), ticks[1], rtol=1e-5)
+
+
+def test_a_bar() -> None:
+    assert 'width="37.5"' in bar(0.375)
+    assert 'width="100.0"' in bar(2.0)
+
+
+def test_a_flat_curve_at_zero() -> None:
+    assert points(curves([1, 2], {"loss": [0.0, 0.0]}, "flat"), "#0072b2")[0][0][1] == HEIGHT - 36

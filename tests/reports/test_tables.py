@@ -1,0 +1,62 @@
+"""Reports read back: Markdown by eye, CSV and JSON by their parsers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+from pipelines.metrics import Scores
+from pipelines.reports.tables import Report, Row, escape_latex, markdown_table, percent
+
+SCORES = Scores(
+    oa=0.875, macc=0.5, miou=0.25, iou=(0.5, None), accuracy=(1.0, None), absent=("b",), points=8
+)
+
+
+def report() -> Report:
+    rows = (Row.of("mine", SCORES), Row("published †", 0.5249))
+    return Report("Area 5", ("a", "b"), rows, {"seed": "0"}, ("A note.",), {"oa": 0.875})
+
+
+def test_markdown() -> None:
+    assert report().as_markdown() == (
+        "# Area 5\n\n"
+        "|  | OA | mAcc | mIoU | a | b |\n"
+        "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+        "| mine | 87.5 | 50.0 | 25.0 | 50.0 | – |\n"
+        "| published † | – | – | 52.5 | – | – |\n\n"
+        "A note.\n\n- seed: 0\n"
+    )
+
+
+def test_csv() -> None:
+    lines = list(csv.reader(io.StringIO(report().as_csv())))
+    assert lines[0] == ["name", "oa", "macc", "miou", "a", "b"]
+    assert lines[1] == ["mine", "0.875000", "0.500000", "0.250000", "0.500000", ""]
+    assert lines[2] == ["published †", "", "", "0.524900", "", ""]
+
+
+def test_json() -> None:
+    assert json.loads(report().as_json()) == {"oa": 0.875}
+
+
+def test_percent_and_pipes() -> None:
+    assert (percent(None), percent(0.0), percent(1.0)) == ("–", "0.0", "100.0")
+    assert markdown_table(["a"], [["x|y"]]).endswith("| x\\|y |")
+
+
+def test_latex() -> None:
+    text = report().as_latex()
+    assert r"mine & 87.5 & 50.0 & 25.0 & 50.0 & -- \\" in text
+    assert r"published $\dagger$ & -- & -- & 52.5 & -- & -- \\" in text
+    assert r"\begin{tabular}{lrrrrr}" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    assert "% A note." in text
+    assert "% seed: 0" in text
+
+
+def test_latex_shows_every_sign_as_it_is() -> None:
+    assert escape_latex(r"a_b & 5 % {x} \ ~") == (
+        r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciitilde{}"
+    )

@@ -1,0 +1,81 @@
+"""The frame and the files say the same as the index."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import pipelines
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import ConfigError
+from pipelines.runs.directory import create_run
+from pipelines.runs.frame import export_runs
+from pipelines.runs.schema import COLUMNS
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    folder = tmp_path / "runs"
+    for number, arch in enumerate(("resgcn", "densegcn")):
+        model = ModelConfig.published(arch, 7 + number)
+        run = create_run(TrainConfig(model=model, runs=folder, name=arch), environment={})
+        if number:
+            scores = run.path / "eval" / "room"
+            scores.mkdir(parents=True)
+            (scores / "scores.json").write_text(json.dumps({"oa": 0.9, "macc": 0.8, "miou": 0.7}))
+    return folder
+
+
+def test_frame(runs: Path) -> None:
+    frame = pipelines.runs_frame(runs)
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["name"].tolist() == ["resgcn", "densegcn"]
+    assert frame["depth"].tolist() == [7, 8]
+    assert frame["depth"].dtype == "Int64"
+    assert frame["room_miou"].isna().tolist() == [True, False]
+    assert frame["room_miou"].max() == 0.7
+    age = pd.Timestamp.now("UTC") - frame["created"]
+    assert age.between(pd.Timedelta(0), pd.Timedelta(minutes=10)).all()
+    assert frame["max_steps"].isna().all()
+
+
+def test_frame_of_some(runs: Path) -> None:
+    assert pipelines.runs_frame(str(runs), "miou>0.4")["name"].tolist() == ["densegcn"]
+    nothing = pipelines.runs_frame(runs.parent / "nothing", "miou>0.4")
+    assert nothing.empty
+    assert list(nothing.columns) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_export_can_be_read_back(runs: Path, ending: str) -> None:
+    path = runs.parent / f"out.{ending}"
+    assert export_runs(path, runs, sort="-depth") == 2
+    found = pd.read_csv(path) if ending == "csv" else pd.read_parquet(path)
+    assert found["name"].tolist() == ["densegcn", "resgcn"]
+    assert found["k"].tolist() == [8, 16]
+    assert found["room_miou"].tolist()[0] == 0.7
+    expected = pipelines.runs_frame(runs, sort="-depth")["created"]
+    assert pd.to_datetime(found["created"], utc=True).tolist() == expected.tolist()
+    assert export_runs(path, runs, where="miou>0.9") == 0
+    assert sorted(file.name for file in runs.parent.iterdir()) == [f"out.{ending}", "runs"]
+
+
+def test_export_to_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"out\.xlsx: found '\.xlsx', expected .*\.csv or"):
+        export_runs(runs / "out.xlsx", runs)
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name == "pyarrow":
+            raise ImportError
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ConfigError, match=r"pip install 'deepgcn\[parquet\]'"):
+        export_runs(runs / "out.parquet", runs)
+    assert not (runs / "out.parquet").exists()

@@ -1,0 +1,291 @@
+"""LAS and LAZ scans: every version and point format keeps all that it had."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from plyfile import PlyData
+
+from pipelines.data.s3dis import CLASSES
+from pipelines.errors import DatasetError
+from pipelines.scans import open_scan, write_labelled
+from tests.scans.scan_labels import labels_for, placed
+
+laspy = pytest.importorskip("laspy")
+pytest.importorskip("lazrs")
+
+COUNT = 500
+
+
+def write(path: Path, version: str, point_format: int, *, painted: bool = True) -> Any:
+    """Write random points with two extra dimensions, one of them scaled and one named `class`."""
+    rng = np.random.default_rng(point_format)
+    header = laspy.LasHeader(version=version, point_format=point_format)
+    header.scales, header.offsets = [0.001] * 3, [500_000, 4_000_000, 100]
+    header.vlrs.append(laspy.VLR("somebody", 7, "a note", b"keep me"))
+    header.add_extra_dim(laspy.ExtraBytesParams("class", "i2"))
+    scaled = {"offsets": np.array([1.0]), "scales": np.array([0.5])}
+    header.add_extra_dim(laspy.ExtraBytesParams("depth", "u2", "below", **scaled))
+    data = laspy.LasData(header)
+    for axis, name in enumerate("XYZ"):
+        data[name] = rng.integers(0, 4000 + axis, COUNT)
+    data["class"] = rng.integers(-9, 9, COUNT)
+    data["depth"] = rng.integers(2, 99, COUNT) * 0.5 + 1
+    data.classification = rng.integers(0, 31, COUNT)
+    data.intensity = rng.integers(0, 65536, COUNT)
+    data.return_number = rng.integers(1, 4, COUNT)
+    if painted and "red" in data.point_format.dimension_names:
+        for name in ("red", "green", "blue"):
+            data[name] = rng.integers(0, 65536, COUNT)
+    data.write(str(path))
+    return data
+
+
+FORMATS = [("1.2", 0), ("1.2", 2), ("1.2", 3), ("1.3", 1), ("1.4", 6), ("1.4", 7), ("1.4", 8)]
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize(("version", "point_format"), FORMATS)
+def test_everything_stays(tmp_path: Path, version: str, point_format: int, suffix: str) -> None:
+    path, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    before = write(path, version, point_format)
+    scan = open_scan(path)
+    labels = labels_for(COUNT, probabilities=True)
+    write_labelled(out, scan, labels)
+    after = laspy.read(out)
+    assert str(after.header.version) == version
+    assert after.header.point_format.id == point_format
+    np.testing.assert_array_equal(after["class"], labels.label)
+    np.testing.assert_array_equal(after["confidence"], labels.confidence)
+    np.testing.assert_array_equal(after["p_clutter"], labels.probabilities[:, 12])
+    np.testing.assert_array_equal(after["scan_class"], before["class"])
+    np.testing.assert_array_equal(after["depth"], before["depth"])
+    known = labels.label < 255
+    if point_format >= 6:
+        np.testing.assert_array_equal(after["scan_classification"], before.classification)
+        np.testing.assert_array_equal(after.classification[known], 64 + labels.label[known])
+        assert set(after.classification[~known]) == {1}
+    else:
+        np.testing.assert_array_equal(after.classification, before.classification)
+    for name in before.point_format.standard_dimension_names:
+        if name != "classification":
+            np.testing.assert_array_equal(after[name], before[name])
+    np.testing.assert_array_equal(after.header.scales, before.header.scales)
+    kept = {(item.user_id, item.record_id): item.record_data_bytes() for item in after.vlrs}
+    assert kept["somebody", 7] == b"keep me"
+    lines = kept["deepgcn", 1].decode().splitlines()
+    assert lines[1:] == [f"class {number} {name}" for number, name in enumerate(CLASSES)]
+
+
+@pytest.mark.parametrize(("version", "point_format"), FORMATS)
+def test_places_and_colors(tmp_path: Path, version: str, point_format: int) -> None:
+    data = write(tmp_path / "in.las", version, point_format)
+    scan = open_scan(tmp_path / "in.las")
+    np.testing.assert_allclose(placed(scan), data.xyz, atol=1e-6)
+    if "red" in data.point_format.dimension_names:
+        sixteen = np.stack([data[name] for name in ("red", "green", "blue")], axis=1)
+        np.testing.assert_array_equal(scan.colors(), np.rint(sixteen / 257))
+    else:
+        assert scan.colors() is None
+
+
+@pytest.mark.parametrize(("version", "point_format"), FORMATS)
+def test_everything_is_in_a_ply(tmp_path: Path, version: str, point_format: int) -> None:
+    before = write(tmp_path / "in.las", version, point_format)
+    write_labelled(tmp_path / "out.ply", open_scan(tmp_path / "in.las"), labels_for(COUNT))
+    vertex = PlyData.read(str(tmp_path / "out.ply"))["vertex"].data
+    renamed = {name: f"scan_{name}" for name in ("class", "red", "green", "blue")}
+    for name in before.point_format.dimension_names:
+        if name not in ("X", "Y", "Z"):
+            found = vertex[renamed.get(name, name)]
+            np.testing.assert_array_equal(found, np.asarray(before[name]))
+
+
+def test_dimensions_of_several_numbers(tmp_path: Path) -> None:
+    header = laspy.LasHeader(version="1.4", point_format=6)
+    header.add_extra_dim(laspy.ExtraBytesParams("normal", "3f4"))
+    data = laspy.LasData(header)
+    data.X = data.Y = data.Z = np.arange(2)
+    data["normal"] = [[1, 2, 3], [4, 5, 6]]
+    data.write(str(tmp_path / "in.las"))
+    rows = open_scan(tmp_path / "in.las").rows
+    assert rows["normal"].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+def test_colors_that_are_all_black_are_none(tmp_path: Path) -> None:
+    write(tmp_path / "in.las", "1.2", 2, painted=False)
+    scan = open_scan(tmp_path / "in.las")
+    assert scan.colors() is None
+    assert scan.without_color() == "only 0 in the colours red, green, blue"
+
+
+def test_labelling_twice_keeps_the_first_labels(tmp_path: Path) -> None:
+    path = tmp_path / "in.las"
+    first = write(path, "1.4", 7)
+    labels = [labels_for(COUNT, seed=seed) for seed in (1, 2)]
+    for number, found in enumerate(labels):
+        write_labelled(tmp_path / f"{number}.laz", open_scan(path), found)
+        path = tmp_path / f"{number}.laz"
+    twice = laspy.read(path)
+    np.testing.assert_array_equal(twice["class"], labels[1].label)
+    np.testing.assert_array_equal(twice["scan_class"], first["class"], "the scan's own")
+    np.testing.assert_array_equal(twice["scan_scan_class"], labels[0].label)
+    records = [item for item in twice.vlrs if item.user_id == "deepgcn"]
+    assert len(records) == 1
+
+
+def test_records_behind_the_points_stay(tmp_path: Path) -> None:
+    data = write(tmp_path / "in.las", "1.4", 6)
+    data.evlrs = laspy.vlrs.vlrlist.VLRList([laspy.VLR("somebody", 9, "behind", b"x" * 100)])
+    data.write(str(tmp_path / "in.las"))
+    write_labelled(tmp_path / "out.las", open_scan(tmp_path / "in.las"), labels_for(COUNT))
+    (record,) = laspy.read(tmp_path / "out.las").evlrs
+    assert record.record_data_bytes() == b"x" * 100
+
+
+def damaged(path: Path, at: int, content: bytes) -> str:
+    whole = bytearray(path.read_bytes())
+    whole[at : at + len(content)] = content
+    path.write_bytes(whole)
+    with pytest.raises(DatasetError) as caught:
+        open_scan(path)
+    assert len(str(caught.value).splitlines()) == 2
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "content", "found"),
+    [
+        (25, b"\x09", "version 1.9, expected 1.0 to 1.4"),
+        (90, b"\xff\xff\x0f\x27", "date value out of range"),
+        (96, b"\xff\xff\xff\x7f", "points that begin at byte 2,147,483,647"),
+        (100, b"\xff\xff\xff\xff", "4,294,967,295 records"),
+        (104, b"\x3f", "point format 63, expected 0 to 10"),
+        (105, b"\x01\0", "points of 1 bytes"),
+        (131, bytes(8), "a scale of 0"),
+        (243, b"\xff\xff\xff\xff", "4,294,967,295 records behind the points"),
+        (247, b"\xff" * 7, "72,057,594,037,927,935 points"),
+    ],
+)
+def test_headers_that_lie(tmp_path: Path, at: int, content: bytes, found: str) -> None:
+    write(tmp_path / "in.las", "1.4", 6)
+    assert found in damaged(tmp_path / "in.las", at, content)
+
+
+def test_a_table_of_chunks_that_lies(tmp_path: Path) -> None:
+    """The decompressor would ask for 64 GiB and end the process."""
+    path = tmp_path / "in.laz"
+    write(path, "1.4", 6)
+    start = int.from_bytes(path.read_bytes()[96:100], "little")
+    table = int.from_bytes(path.read_bytes()[start : start + 8], "little")
+    assert "4,294,967,295 chunks in" in damaged(path, table + 4, b"\xff" * 4)
+
+
+def test_a_layer_that_lies(tmp_path: Path) -> None:
+    path = tmp_path / "in.laz"
+    data = write(path, "1.4", 6)
+    start = int.from_bytes(path.read_bytes()[96:100], "little")
+    layer = start + 8 + data.point_format.size + 4
+    assert "in chunk 0 of 1" in damaged(path, layer, b"\xff" * 4)
+
+
+def test_a_laz_without_its_record(tmp_path: Path) -> None:
+    path = tmp_path / "in.laz"
+    write(path, "1.4", 6)
+    at = path.read_bytes().index(b"laszip encoded")
+    assert "without the record of LASzip" in damaged(path, at, b"LASZIP")
+
+
+def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "in.las", "1.2", 0)
+    monkeypatch.setitem(__import__("sys").modules, "lazrs", None)
+    with pytest.raises(DatasetError, match=r'pip install "deepgcn\[las\]"'):
+        open_scan(tmp_path / "in.las")
+
+
+@given(
+    name=st.text(
+        st.characters(min_codepoint=33, max_codepoint=126, exclude_characters=":"),
+        min_size=1,
+        max_size=32,
+    ),  # laspy cannot write a colon
+    count=st.integers(1, 5),
+    far=st.sampled_from([0.0, 5e8, -4e8]),
+    form=st.sampled_from(FORMATS),
+    suffix=st.sampled_from([".las", ".laz"]),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    count: int,
+    far: float,
+    form: tuple[str, int],
+    suffix: str,
+) -> None:
+    """One point, any offset, an extra dimension of any name."""
+    folder = tmp_path_factory.getbasetemp()
+    header = laspy.LasHeader(version=form[0], point_format=form[1])
+    header.scales, header.offsets = [0.001] * 3, [far, -far, 0]
+    assume(name not in (*header.point_format.dimension_names, *"xyz"))  # laspy cannot write those
+    header.add_extra_dim(laspy.ExtraBytesParams(name, "f8"))
+    data = laspy.LasData(header)
+    rng = np.random.default_rng(count)
+    data.X, data.Y, data.Z = rng.integers(-(2**31), 2**31, (3, count))
+    data[name] = rng.random(count)
+    data.write(str(folder / f"trip{suffix}"))
+    scan = open_scan(folder / f"trip{suffix}")
+    labels = labels_for(count)
+    write_labelled(folder / f"trip.out{suffix}", scan, labels)
+    again = laspy.read(folder / f"trip.out{suffix}")
+    for axis in "XYZ":
+        np.testing.assert_array_equal(again[axis], data[axis])
+    new = f"scan_{name}" if name in (*labels.columns(), "scan_classification") else name
+    np.testing.assert_array_equal(again[new], data[name])
+    assert again["class"].tolist() == labels.label.tolist()
+    np.testing.assert_array_equal(placed(open_scan(folder / f"trip.out{suffix}")), placed(scan))
+    assert scan.rows[name].tolist() == data[name].tolist()
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("form", [("1.2", 2), ("1.4", 7)])
+def test_no_points(tmp_path: Path, suffix: str, form: tuple[str, int]) -> None:
+    path = tmp_path / f"in{suffix}"
+    laspy.LasData(laspy.LasHeader(version=form[0], point_format=form[1])).write(str(path))
+    with pytest.raises(DatasetError, match=r"found 0 points, expected at least one\."):
+        open_scan(path)
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_older_versions_are_written_as_1_2(tmp_path: Path, minor: int) -> None:
+    path = tmp_path / "in.las"
+    before = write(path, "1.2", 0)
+    content = bytearray(path.read_bytes())
+    content[25] = minor
+    path.write_bytes(content)
+    write_labelled(tmp_path / "out.las", open_scan(path), labels_for(COUNT))
+    after = laspy.read(tmp_path / "out.las")
+    assert str(after.header.version) == "1.2"
+    np.testing.assert_array_equal(after.X, before.X)
+    np.testing.assert_array_equal(after["class"], labels_for(COUNT).label)
+
+
+def test_a_full_disk_is_not_the_scan_s_damage(tmp_path: Path) -> None:
+    write(tmp_path / "in.las", "1.2", 3)
+    scan = open_scan(tmp_path / "in.las")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_labelled(tmp_path / "out.las", scan, labels_for(COUNT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not (tmp_path / "out.las").exists()

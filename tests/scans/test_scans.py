@@ -1,0 +1,395 @@
+"""Scans of every format: options, names of results, and files that lie about themselves."""
+
+from __future__ import annotations
+
+import gc
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.scans import FORMATS, check_format, labelled_name, open_scan, write_labelled
+from pipelines.scans import table as scan_table
+from pipelines.scans.ply_header import write_points
+from pipelines.scans.table import Scan, ScanOptions
+from tests.scans.scan_labels import RGB, XYZ, labels_for, placed
+
+PCD = """# .PCD v0.7 - Point Cloud Data file format
+VERSION 0.7
+FIELDS x y z rgb _ n
+SIZE 8 8 8 4 1 2
+TYPE F F F U U I
+COUNT 1 1 1 1 3 2
+WIDTH 3
+HEIGHT 1
+VIEWPOINT 0 0 0 1 0 0 0
+POINTS 3
+DATA {}
+"""
+
+
+def write_ply(path: Path) -> None:
+    write_points(path, XYZ, RGB)
+
+
+def write_pcd(path: Path) -> None:
+    kind = [(c, "<f8") for c in "xyz"] + [("rgb", "<u4"), ("_", "u1", 3), ("n", "<i2", 2)]
+    rows = np.zeros(3, kind)
+    rows["x"], rows["y"], rows["z"] = XYZ.T
+    rows["rgb"] = [0x010203, 0x040506, 0xFF0080]
+    path.write_bytes(PCD.format("binary").encode() + rows.tobytes())
+
+
+def write_compressed_pcd(path: Path) -> None:
+    columns = [XYZ.T.tobytes(), np.array([0x010203, 0x040506, 0xFF0080], "<u4").tobytes()]
+    plain = b"".join([*columns, bytes(9), bytes(12)])
+    # Runs of literals are valid LZF: a byte (length - 1), then at most 32 bytes.
+    runs = [plain[start : start + 32] for start in range(0, len(plain), 32)]
+    packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
+    sizes = np.array([len(packed), len(plain)], "<u4").tobytes()
+    path.write_bytes(PCD.format("binary_compressed").encode() + sizes + packed)
+
+
+def write_csv(path: Path) -> None:
+    lines = [",".join(map(str, [*p, *c])) for p, c in zip(XYZ, RGB, strict=True)]
+    path.write_text("\n".join(["x,y,z,red,green,blue", *lines]))
+
+
+def write_las(path: Path) -> None:
+    laspy = pytest.importorskip("laspy")
+    header = laspy.LasHeader(version="1.4", point_format=7)
+    header.scales, header.offsets = [0.125] * 3, [500_000, 0, 0]
+    data = laspy.LasData(header)
+    data.x, data.y, data.z = XYZ.T
+    for name, values in zip(("red", "green", "blue"), RGB.T, strict=True):
+        data[name] = values.astype(np.uint16) * 257
+    data.write(str(path))
+
+
+def write_e57(path: Path) -> None:
+    pye57 = pytest.importorskip("pye57")
+    names = ("cartesianX", "cartesianY", "cartesianZ")
+    colors = ("colorRed", "colorGreen", "colorBlue")
+    file = pye57.E57(str(path), mode="w")
+    columns = dict(zip(names, (XYZ - [500_000, 0, 0]).T.copy(), strict=True))
+    columns |= dict(zip(colors, RGB.T.copy(), strict=True))
+    file.write_scan_raw(columns, translation=np.array([500_000.0, 0, 0]))
+    file.close()
+
+
+def write_npy(path: Path) -> None:
+    np.save(path, np.hstack([XYZ, RGB]))
+
+
+def write_npz(path: Path) -> None:
+    np.savez_compressed(path, xyz=XYZ, rgb=RGB, names=np.array(["a", "b"]))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "a.ply": write_ply,
+    "b.pcd": write_pcd,
+    "c.pcd": write_compressed_pcd,
+    "d.csv": write_csv,
+    "e.las": write_las,
+    "f.laz": write_las,
+    "g.e57": write_e57,
+    "h.npy": write_npy,
+    "i.npz": write_npz,
+}
+
+
+def written(folder: Path, name: str) -> Path:
+    path = folder / name
+    WRITERS[name](path)
+    return path
+
+
+def test_every_format_is_tried_here() -> None:
+    text = {".xyz", ".xyzrgb", ".txt", ".pts", ".asc"}  # as .csv; see test_scan_text
+    assert {Path(name).suffix for name in WRITERS} | text == set(FORMATS)
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_every_format_keeps_place_and_color(tmp_path: Path, name: str) -> None:
+    scan = open_scan(written(tmp_path, name))
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    np.testing.assert_array_equal(scan.colors(), RGB)
+    assert len(scan) == 3
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_the_result_is_a_scan_with_the_same_points(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name)
+    out = path.with_name(labelled_name(path))
+    for source, suffix in ((path, out.suffix), (path, ".ply"), (out, out.suffix)):
+        target = tmp_path / f"{source.stem}.again{suffix}"
+        write_labelled(target, open_scan(source), labels_for(3, probabilities=True))
+        again = open_scan(target)
+        np.testing.assert_array_equal(placed(again), XYZ)
+        np.testing.assert_array_equal(again.colors(), RGB)
+        if suffix == out.suffix:
+            target.rename(out)
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_class_names_are_in_the_result(tmp_path: Path, name: str) -> None:
+    path = written(tmp_path, name)
+    out = tmp_path / labelled_name(path)
+    write_labelled(out, open_scan(path), labels_for(3))
+    content = out.read_bytes().replace(b"\0", b"")
+    at = [content.index(word) for word in (b"ceiling", b"floor", b"bookcase", b"clutter")]
+    assert at == sorted(at)
+
+
+@pytest.mark.parametrize("name", ["a.ply", "b.pcd", "d.csv", "e.las", "h.npy"])
+def test_small_chunks_change_nothing(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path, name)
+    results = []
+    for size in (1 << 20, 2):
+        for module in ("table", "las", "e57"):
+            monkeypatch.setattr(f"pipelines.scans.{module}.CHUNK", size)
+        out = tmp_path / f"{size}.labelled{Path(labelled_name(path)).suffix}"
+        scan = open_scan(path)
+        write_labelled(out, scan, labels_for(3))
+        results.append((placed(scan).tolist(), scan.colors().tolist(), out.read_bytes()))
+    assert results[0][:2] == results[1][:2]
+    if name != "e.las":  # a LAS header holds the day it was written
+        assert results[0][2] == results[1][2]
+
+
+@pytest.mark.parametrize(("up", "expected"), [("z", (0, 1, 2)), ("y", (2, 0, 1)), ("x", (1, 2, 0))])
+def test_up_axis_and_scale(tmp_path: Path, up: str, expected: tuple[int, ...]) -> None:
+    path = written(tmp_path, "a.ply")
+    scan = open_scan(path, ScanOptions(up=up, scale=0.001))
+    local, origin = scan.positions()
+    np.testing.assert_allclose(local + origin, XYZ[:, expected] * 0.001, atol=1e-9)
+    assert expected[2] == "xyz".index(up), "the vertical axis becomes z"
+    turned = np.linalg.det(np.eye(3)[list(expected)])
+    assert turned == pytest.approx(1), "turned, not mirrored"
+    write_labelled(tmp_path / "out.ply", scan, labels_for(3))
+    np.testing.assert_array_equal(placed(open_scan(tmp_path / "out.ply")), XYZ)
+
+
+def test_millimetres_far_away_keep_their_precision(tmp_path: Path) -> None:
+    """UTM coordinates in millimetres: 4e9 with steps of 1 mm, beyond float32 by far."""
+    pos = np.array([[5e8, 4e9, 0], [5e8 + 1, 4e9 + 3, 7]])
+    write_points(tmp_path / "mm.ply", pos, np.zeros((2, 3), np.uint8))
+    local, _ = open_scan(tmp_path / "mm.ply", ScanOptions(scale=0.001)).positions()
+    np.testing.assert_allclose(local[1], [0.001, 0.003, 0.007], rtol=1e-6)
+
+
+@given(
+    values=st.lists(
+        st.tuples(*[st.floats(width=64, allow_nan=True, allow_infinity=True)] * 3),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_any_floats_give_finite_rows_or_nan_rows(values: list[tuple[float, ...]]) -> None:
+    rows = np.array(values, [(name, "f8") for name in "xyz"])
+    scan = Scan(Path("scan"), rows, tuple("xyz"), None, tuple("xyz"))
+    with np.errstate(over="ignore"):
+        local, origin = scan.positions()
+    assert np.isfinite(origin).all()
+    bad = np.isnan(local).any(axis=1)
+    assert np.isnan(local[bad]).all()
+    assert (local[~bad] >= 0).all()
+    wild = ~np.isfinite(np.array(values)).all(axis=1)
+    assert bad[wild].all()
+
+
+@pytest.mark.parametrize(
+    ("columns", "ok"),
+    [
+        ("x,y,z", True),
+        ("-,X, y ,z,r,g,b,-", True),
+        ("x,y", False),
+        ("x,y,z,r,g", False),
+        ("x,y,z,z", False),
+        ("x,y,z,red,green,blue", False),
+        ("", False),
+    ],
+)
+def test_columns_option(columns: str, ok: bool) -> None:
+    if ok:
+        assert ScanOptions(columns=columns).columns == columns
+    else:
+        with pytest.raises(ConfigError, match="expected x, y and z"):
+            ScanOptions(columns=columns)
+
+
+@pytest.mark.parametrize("options", [{"up": "w"}, {"scale": 0}, {"scale": float("nan")}])
+def test_impossible_options(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="expected"):
+        ScanOptions(**options)
+
+
+def test_columns_are_for_plain_columns_only(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="whose columns have names"):
+        open_scan(written(tmp_path, "a.ply"), ScanOptions(columns="x,y,z"))
+
+
+def test_names_of_results(tmp_path: Path) -> None:
+    expected = {
+        "a.b.LAZ": "a.b.labelled.laz",
+        "scan.csv": "scan.labelled.csv",
+        "scan.npy": "scan.labelled.npz",
+        "scan.e57": "scan.labelled.ply",
+    }
+    assert {name: labelled_name(Path(name)) for name in expected} == expected
+    (tmp_path / "office_1").mkdir()
+    assert labelled_name(tmp_path / "office_1") == "office_1.labelled.ply"
+
+
+def test_unknown_formats_and_results() -> None:
+    with pytest.raises(ConfigError, match=r"Did you mean '\.las'\?"):
+        check_format(Path("scan.lass"))
+    with pytest.raises(ConfigError, match=r"out\.las: .* expected one of: \.pcd, \.ply"):
+        check_format(Path("scan.pcd"), Path("out.las"))
+    check_format(Path("scan.las"), Path("out.laz"))
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(DatasetError, match="found no file there"):
+        open_scan(Path("nowhere/scan.las"))
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_nothing_but_a_suffix(tmp_path: Path, name: str) -> None:
+    for content in (b"", b"\0" * 1000, b"\x89PNG\r\n\x1a\n" + bytes(range(256)), b"x y z\n"):
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(DatasetError) as caught:
+            open_scan(path)
+        assert str(caught.value).startswith(str(path))
+        assert len(str(caught.value).splitlines()) <= 3
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The content of a whole file of each format; each has been read, so its reader is imported."""
+    folder = tmp_path_factory.mktemp("samples")
+    paths = {name: written(folder, name) for name in WRITERS}
+    for path in paths.values():
+        open_scan(path).positions()
+    return {name: path.read_bytes() for name, path in paths.items()}
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+@given(data=st.data())
+def test_damaged_files_end_in_a_clear_error(
+    samples: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory, name: str, data: Any
+) -> None:
+    """Some bytes changed, or the end cut off: read all the same or refused, and nothing else."""
+    content = bytearray(samples[name])
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    for _ in range(data.draw(st.integers(0, 4))):
+        if content:
+            at = data.draw(st.integers(0, min(len(content), 500) - 1))
+            length = data.draw(st.sampled_from((1, 4, 8)))
+            content[at : at + length] = data.draw(st.binary(min_size=length, max_size=length))
+    path = tmp_path_factory.getbasetemp() / f"damaged.{name}"
+    path.write_bytes(content)
+    refused = str(path)
+    gc.disable()  # what the tests before have left is not this reader's to collect
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        scan = open_scan(path)
+        scan.positions(), scan.colors()
+    except DatasetError as error:
+        refused = str(error)
+    finally:
+        seconds = time.process_time() - start
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        gc.enable()
+    assert str(path) in refused
+    assert seconds < 1
+    assert peak < 250e6
+
+
+@pytest.mark.parametrize("kind", [("<f4", (3,)), "S3"])
+def test_a_field_of_several_numbers_or_of_letters_is_no_coordinate(
+    tmp_path: Path, kind: Any
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros(4, [("x", kind), ("y", "<f4"), ("z", "<f4")]))
+    with pytest.raises(DatasetError, match="found the properties y, z; expected coordinates x, y"):
+        open_scan(path)
+    path = tmp_path / "a.pcd"
+    header = PCD.format("binary").replace("COUNT 1 1 1 1 3 2", "COUNT 2 1 1 1 3 2")
+    path.write_bytes(header.encode() + bytes(400))
+    with pytest.raises(DatasetError, match="found the properties y, z"):
+        open_scan(path)
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("needs /dev/full")
+    monkeypatch.setattr(scan_table.tempfile, "TemporaryFile", lambda: full.open("wb"))
+    with pytest.raises(DatasetError, match="set TMPDIR to a folder on a larger disk"):
+        open_scan(written(tmp_path, "d.csv"))
+
+
+def test_a_room_folder(tmp_path: Path) -> None:
+    room = tmp_path / "Area_1" / "office_1"
+    (room / "Annotations").mkdir(parents=True)
+    lines = [f"{p[0]} {p[1]} {p[2]} {c[0]} {c[1]} {c[2]}\n" for p, c in zip(XYZ, RGB, strict=True)]
+    (room / "Annotations" / "chair_1.txt").write_text(lines[0])
+    (room / "Annotations" / "floor_1.txt").write_text("".join(lines[1:]))
+    scan = open_scan(room)
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    assert scan.notes == ("read from 2 objects",)
+    (room / "office_1.txt").write_text("".join(reversed(lines)))
+    scan = open_scan(room)
+    np.testing.assert_array_equal(placed(scan), XYZ[::-1])
+    np.testing.assert_array_equal(scan.colors(), RGB[::-1])
+    write_labelled(tmp_path / "out.ply", scan, labels_for(3))
+    np.testing.assert_array_equal(placed(open_scan(tmp_path / "out.ply")), XYZ[::-1])
+    with pytest.raises(DatasetError, match=r"without Area_1\.txt and Annotations"):
+        open_scan(tmp_path / "Area_1")
+
+
+@pytest.mark.parametrize(("name", "count"), [("pcd", 113_662), ("ply", 123_403)])
+def test_real_scans(real_dir: Path, tmp_path: Path, name: str, count: int) -> None:
+    path = real_dir / f"scan_unlabelled.{name}"
+    scan = open_scan(path)
+    local, _ = scan.positions()
+    assert len(scan) == count
+    assert 0.5 < local.max() < 20, "a room, in metres"
+    assert scan.colors().std() > 20, "colourful"
+    write_labelled(tmp_path / f"out.{name}", scan, labels_for(count))
+    again = open_scan(tmp_path / f"out.{name}")
+    np.testing.assert_array_equal(again.positions()[0], local)
+    np.testing.assert_array_equal(again.colors(), scan.colors())
+
+
+def test_an_invalid_point_moves_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npy"
+    np.save(
+        path, np.array([[5.0, 6, 7, 1, 2, 3], [6, 8, 10, 1, 2, 3], [np.nan, -50, -99, 1, 2, 3]])
+    )
+    pos, origin = open_scan(path).positions()
+    assert origin.tolist() == [5, 6, 7]
+    assert pos[:2].tolist() == [[0, 0, 0], [1, 2, 3]]
+    assert np.isnan(pos[2]).all()
+
+
+def test_white_a_little_above_1_is_white(tmp_path: Path) -> None:
+    color = np.array([[1.0000001, 0.5, 0], [1, 1, 0.25], [0, 0, 0]], np.float32)
+    np.savez(tmp_path / "scan.npz", pos=np.eye(3), color=color)
+    colors = open_scan(tmp_path / "scan.npz").colors()
+    assert colors is not None
+    assert colors.tolist() == [[255, 128, 0], [255, 255, 64], [0, 0, 0]]

@@ -1,0 +1,262 @@
+"""Text scans: what is detected, that every line stays to the letter, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.scans import open_scan, write_labelled
+from pipelines.scans.table import Labels, ScanOptions
+from tests.scans.scan_labels import RGB, XYZ, labels_for, placed
+
+FLOATS = (RGB / 255).round(6)
+NORMALS = np.array([[0.5, -0.25, 0.75], [0, 0, 1], [-1, 0, 0]])
+ONE = np.ones((3, 1))
+PTS_HEAD = "3\n"
+
+
+def lines_of(*columns: np.ndarray, joint: str = " ", decimal: str = ".") -> str:
+    table = np.hstack([np.asarray(column, float) for column in columns]).tolist()
+    shown = [[f"{value:.10g}".replace(".", decimal) for value in row] for row in table]
+    return "".join(joint.join(row) + "\n" for row in shown)
+
+
+DETECTED = {
+    "a.xyz": (lines_of(XYZ), "x,y,z", "space or tab"),
+    "b.txt": (lines_of(XYZ, RGB), "x,y,z,r,g,b", "space or tab"),
+    "c.txt": (lines_of(XYZ, FLOATS, joint="\t"), "x,y,z,r,g,b", "space or tab"),
+    "d.csv": (lines_of(XYZ, RGB, joint=","), "x,y,z,r,g,b", "comma"),
+    "e.csv": (lines_of(XYZ, RGB, joint=", "), "x,y,z,r,g,b", "comma"),
+    "f.csv": (
+        lines_of(XYZ, RGB, joint=";", decimal=","),
+        "x,y,z,r,g,b",
+        "semicolon, with decimal commas",
+    ),
+    "g.txt": (lines_of(XYZ, decimal=","), "x,y,z", "space or tab, with decimal commas"),
+    "h.pts": (PTS_HEAD + lines_of(XYZ, 70 * ONE, RGB), "x,y,z,-,r,g,b", "space or tab"),
+    "i.pts": (PTS_HEAD + lines_of(XYZ, -70 * ONE, RGB), "x,y,z,-,r,g,b", "space or tab"),
+    "j.txt": (lines_of(XYZ, -70 * ONE, RGB), "x,y,z,-,r,g,b", "space or tab"),
+    "k.txt": (lines_of(XYZ, RGB, 7 * ONE), "x,y,z,r,g,b,-", "space or tab"),
+    "l.txt": (lines_of(XYZ, NORMALS), "x,y,z,-,-,-", "space or tab"),
+    "m.txt": (lines_of(XYZ, NORMALS, RGB), "x,y,z,-,-,-,r,g,b", "space or tab"),
+    "n.txt": (lines_of(XYZ, abs(NORMALS[1:2].repeat(3, 0)), RGB), "x,y,z,-,-,-,r,g,b", "space"),
+    "o.txt": (lines_of(XYZ, RGB, NORMALS), "x,y,z,r,g,b,-,-,-", "space or tab"),
+    "p.csv": (
+        '"Blue",z,Y,X,id,Green,RED\n' + lines_of(RGB[:, 2:], XYZ[:, ::-1], ONE, RGB[:, 1::-1],
+                                                   joint=","),
+        "b,z,y,x,-,g,r",
+        "comma",
+    ),
+    "q.asc": ("//X Y Z Nx Ny Nz R G B\n" + lines_of(XYZ, RGB, RGB), "x,y,z,-,-,-,r,g,b", "space"),
+    "r.txt": ("\ufeff# a comment\n\n# x y z\n" + lines_of(XYZ), "x,y,z", "space or tab"),
+    "s.csv": (lines_of(XYZ, RGB, joint=",").replace("\n", ",chair\r\n"), "x,y,z,r,g,b,-", "comma"),
+    "t.txt": (lines_of(XYZ, RGB, joint="|"), "x,y,z,r,g,b", "bar"),
+    "u.csv": (lines_of(XYZ, RGB, joint=",").replace("\n", ",\n"), "x,y,z,r,g,b,-", "comma"),
+    "v.xyzrgb": (lines_of(XYZ, FLOATS, joint="   "), "x,y,z,r,g,b", "space or tab"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(DETECTED))
+def test_columns_are_detected_and_said(tmp_path: Path, name: str) -> None:
+    content, columns, cut = DETECTED[name]
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    scan = open_scan(path)
+    (note,) = scan.notes
+    assert note.startswith(f"columns {columns} (")
+    assert f"cut by {cut}" in note
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    if "r" in columns.split(","):
+        np.testing.assert_array_equal(scan.colors(), RGB)
+    else:
+        assert scan.colors() is None
+
+
+@pytest.mark.parametrize("name", list(DETECTED))
+def test_every_line_stays_and_gets_its_label(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(DETECTED[name][0].encode())
+    labels = labels_for(3, probabilities=True)
+    out = tmp_path / f"out{path.suffix}"
+    write_labelled(out, open_scan(path), labels)
+    before = path.read_bytes().removeprefix("\ufeff".encode()).splitlines()
+    after = out.read_bytes().splitlines()
+    comments = [line for line in after if line.startswith(b"# ") and line not in before]
+    comments = [line for line in comments if not line.startswith(b"# x y z ") or name != "r.txt"]
+    assert len(after) == len(before) + len(comments)
+    assert comments[1].decode().startswith("# classes: 0 ceiling, 1 floor, 2 wall")
+    rest = [line for line in after if line not in comments]
+    assert all(new.startswith(old) for new, old in zip(rest, before, strict=True))
+    decimal = "," if b",0" in before[-1] and b";" in before[-1] else "."
+    if "decimal commas" in DETECTED[name][2]:
+        decimal = ","
+    added = [line[len(old) :].decode() for line, old in zip(rest, before, strict=True)][-3:]
+    joint = added[0][0]
+    for row, text in enumerate(added):
+        words = text.replace(decimal, ".") if decimal == "," else text
+        values = [float(word) for word in words.split(joint)[1:]]
+        assert values[0] == labels.label[row]
+        np.testing.assert_allclose(values[1], labels.confidence[row], atol=5.1e-5)
+        np.testing.assert_allclose(values[2:], labels.probabilities[row], atol=5.1e-5)
+    again = open_scan(out)
+    np.testing.assert_array_equal(placed(again), XYZ)
+    assert (again.colors() is None) == (open_scan(path).colors() is None)
+
+
+def test_pandas_reads_the_result(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,z,red,green,blue,class\n" + lines_of(XYZ, RGB, 5 * ONE, joint=","))
+    labels = labels_for(3)
+    write_labelled(tmp_path / "b.csv", open_scan(path), labels)
+    table = pd.read_csv(tmp_path / "b.csv", comment="#")
+    assert list(table)[:6] == ["x", "y", "z", "red", "green", "blue"]
+    assert table["scan_class"].tolist() == [5, 5, 5]
+    assert table["class"].tolist() == labels.label.tolist()
+    np.testing.assert_allclose(table["confidence"], labels.confidence, atol=5.1e-5)
+
+
+def test_told_columns_win(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(lines_of(ONE, XYZ[:, ::-1], RGB, RGB[:, ::-1]))
+    scan = open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r"))
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    np.testing.assert_array_equal(scan.colors(), RGB)
+    assert scan.notes[0].startswith("columns -,z,y,x,-,-,-,b,g,r (as told)")
+    with pytest.raises(ConfigError, match="found 11 names, expected at most 10"):
+        open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r,-"))
+
+
+def test_nan_and_empty_words_cannot_be_placed(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,z\n1,2,3\nnan,2,3\n1,,3\n1,2,-nan(ind)\n4,5,inf\n2,3,4\n")
+    local, _ = open_scan(path).positions()
+    assert np.isnan(local).all(axis=1).tolist() == [False, True, True, True, True, False]
+
+
+def test_blocks_of_few_bytes_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    pos = (rng.random((50, 3)) * 10).round(3)
+    path = tmp_path / "a.txt"
+    path.write_text("# a comment\nx y z\n" + lines_of(pos).replace("\n", "\n\n", 3))
+    expected = placed(open_scan(path))
+    write_labelled(tmp_path / "b.txt", open_scan(path), labels_for(50))
+    whole = (tmp_path / "b.txt").read_bytes()
+    monkeypatch.setattr("pipelines.scans.lines.BLOCK", 37)
+    np.testing.assert_array_equal(placed(open_scan(path)), expected)
+    write_labelled(tmp_path / "b.txt", open_scan(path), labels_for(50))
+    assert (tmp_path / "b.txt").read_bytes() == whole
+    np.testing.assert_allclose(expected, pos, atol=1e-6)
+
+
+@given(
+    pos=st.lists(st.tuples(*[st.floats(-1e9, 1e9, allow_nan=False)] * 3), min_size=1, max_size=9),
+    joint=st.sampled_from([" ", "\t", ",", ";", "  ", ", "]),
+    end=st.sampled_from(["\n", "\r\n"]),
+    last=st.booleans(),
+)
+def test_round_trip(
+    tmp_path_factory: pytest.TempPathFactory,
+    pos: list[tuple[float, ...]],
+    joint: str,
+    end: str,
+    last: bool,
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    path = folder / "trip.txt"
+    text = end.join(joint.join(map(repr, row)) for row in pos) + (end if last else "")
+    path.write_bytes(text.encode())
+    scan = open_scan(path)
+    # pandas may be off by one in the last of 53 bits, far below float32.
+    np.testing.assert_allclose(
+        np.stack([scan.rows[name] for name in "xyz"], axis=1), np.array(pos), rtol=1e-15
+    )
+    write_labelled(folder / "trip.out.txt", scan, labels_for(len(pos)))
+    again = open_scan(folder / "trip.out.txt")
+    np.testing.assert_array_equal(again.rows, scan.rows)
+
+
+BAD = {
+    "empty": ("", "found 0 points"),
+    "comments only": ("# nothing\n\n", "found 0 points"),
+    "words": ("once upon a time\nthere was a scan\n", "found 'there was a scan', expected a point"),
+    "two columns": ("1 2\n3 4\n", "expected a point"),
+    "a word": ("1 2 3\n4 five 6\n", ":2: found 'five' in column 2, expected a number"),
+    "a missing column": ("x,y,z\n1,2,3\n1,2\n", ":3: found 2 columns, expected 3"),
+    "one more column": ("1 2 3\n# fine\n1 2 3 4\n", ":3: found 4 columns, expected 3"),
+    "digits with underscores": ("1 2 3\n1 2 3_0\n", ":2: found '3_0' in column 3"),
+    "a hexadecimal": ("1 2 3\n1 2 0x1F\n", ":2: found '0x1F'"),
+    "UTF-16": ("\ufeff1 2 3\n".encode("utf-16").decode("latin-1"), "no UTF-8 text"),
+    "a long line": ("1 " * 100_000, "found a line of more than"),
+    "other names": ("lat,lon,name,a,b,c\n" + "a,1,b,2,c,3\n" * 3, "--columns x,y,z,r,g,b,-"),
+    "names only": ("x,y,z\n", "expected a point"),
+    "quotes and other line ends": ('1;2;3\n4;\r"5;6\n', ":2: found '\"5' in column 2"),
+    "quotes over lines": ('1,2,3,"a"\n1,2,3,"b\n1,2,3,c"\n', "one"),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_bad_files_get_one_clear_error(tmp_path: Path, name: str) -> None:
+    content, found = BAD[name]
+    path = tmp_path / "scan.txt"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DatasetError) as caught:
+        open_scan(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:")
+    assert found in message
+    assert len(message.splitlines()) <= 3
+
+
+def test_a_scan_that_changes_meanwhile(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text(lines_of(XYZ))
+    scan = open_scan(path)
+    path.write_text(lines_of(XYZ[:2]))
+    with pytest.raises(DatasetError, match="found 2 points, expected 3"):
+        write_labelled(tmp_path / "b.txt", scan, labels_for(3))
+    assert [item.name for item in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_class_names_of_any_language(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("x,y,z\n" + lines_of(XYZ, joint=","))
+    label, confidence = np.array([0, 1, 0], np.uint8), np.ones(3, np.float32)
+    table = np.full((3, 2), 0.5, np.float32)
+    labels = Labels(label, confidence, ("Stuhl, grün", "Stuhl; grün"), [(1, 2, 3)] * 2, table)
+    for suffix in (".csv", ".ply"):
+        write_labelled(tmp_path / f"b{suffix}", open_scan(path), labels)
+        assert len(open_scan(tmp_path / f"b{suffix}")) == 3
+    head = (tmp_path / "b.csv").read_text(encoding="utf-8")
+    assert "0 Stuhl, grün, 1 Stuhl; grün" in head
+    assert "x,y,z,class,confidence,p_0,p_1\n" in head, "the names would be the same"
+
+
+@pytest.mark.parametrize("joint", [";", " ", "\t", "|"])
+def test_a_first_line_of_whole_numbers_does_not_hide_decimal_commas(
+    tmp_path: Path, joint: str
+) -> None:
+    """A spreadsheet writes 1 for 1,000."""
+    path = tmp_path / "scan.csv"
+    path.write_text("1 2 3 10 20 30\n4,5 5,25 6 40 50 60\n".replace(" ", joint))
+    scan = open_scan(path)
+    assert placed(scan).tolist() == [[1, 2, 3], [4.5, 5.25, 6]]
+    assert scan.colors().tolist() == [[10, 20, 30], [40, 50, 60]]
+    write_labelled(tmp_path / "out.csv", scan, labels_for(2))
+    again = open_scan(tmp_path / "out.csv")
+    assert placed(again).tolist() == placed(scan).tolist()
+
+
+def test_a_pts_that_tells_more_points_than_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pts"
+    path.write_text("3\n1 2 3 -100 4 5 6\n7 8 9 -200 10 11 12\n")
+    assert "found 2 points, but its first line tells 3: is it whole?" in open_scan(path).notes
+    path.write_text(path.read_text() + "1 1 1 -100 4 5 6\n")
+    assert not any("first line" in note for note in open_scan(path).notes)

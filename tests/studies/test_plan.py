@@ -1,0 +1,131 @@
+"""Plans: rows resolved against a store, what is left out or cannot be, and the study file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import AblateConfig, ModelConfig, TrainConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, RunError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.studies.plan import make_plan, parameters_of
+from pipelines.studies.study_file import FILE, load_plan, save_plan
+from tests.tiny_store import write_tiny_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data", points=50)
+
+
+def config(store: Store, preset: str = "paper-table1", **changes: Any) -> AblateConfig:
+    return AblateConfig(preset=preset, data=store.path, runs=store.path / "runs", **changes)
+
+
+def test_a_row_like_the_reference_is_left_out_and_named(store: Store) -> None:
+    plan = make_plan(config(store, base={"epsilon": 0.0}), store)
+    assert "no-stochastic" not in [row.name for row in plan.rows]
+    (note,) = [note for note in plan.notes if note.startswith("no-stochastic")]
+    assert note.endswith("it is the same as reference.")
+
+
+def test_a_row_that_cannot_be_built_stays_with_its_reason(store: Store) -> None:
+    plan = make_plan(config(store, base={"num_points": 432, "depth": 28, "k": 16}), store)
+    assert plan.row("reference").config is not None, "28 layers need 27 · 16 = 432 points"
+    double = plan.row("depth-double")
+    assert double.config is None
+    assert double.error.startswith("k·d: layer 55 takes neighbours from the 440 nearest")
+
+
+def test_chosen_rows_come_with_their_reference(store: Store) -> None:
+    plan = make_plan(config(store, rows=("dense", "plain")), store)
+    assert [row.name for row in plan.rows] == ["reference", "plain", "dense"]
+    recipes = make_plan(config(store, "recipe", rows=("paper-flip",)), store)
+    assert [row.name for row in recipes.rows] == ["paper", "paper-flip"]
+    with pytest.raises(ConfigError, match=r"unknown row 'dens'\. Did you mean 'dense'"):
+        make_plan(config(store, rows=("dens",)), store)
+
+
+def test_what_the_rows_choose_is_not_for_the_base(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"--depth: found 14, but the rows of depth choose it"):
+        make_plan(config(store, "depth", base={"depth": 14}), store)
+    with pytest.raises(ConfigError, match=r"--area: found 1"):
+        make_plan(config(store, "six-fold", base={"test_area": 1}), store)
+
+
+def test_every_row_has_the_same_data_seeds_and_budget(store: Store) -> None:
+    base = {"max_steps": 7, "batch_size": 2, "lr": 0.01, "num_points": 2048}
+    plan = make_plan(config(store, seeds=3, base=base), store)
+    assert plan.seeds == (0, 1, 2)
+    configs = [row.config for row in plan.rows if row.config is not None]
+    assert len(configs) == 19
+    same = {
+        (c.data, c.test_area, c.max_steps, c.batch_size, c.lr, c.num_points, c.val_fraction)
+        for c in configs
+    }
+    assert same == {(store.path, 3, 7, 2, 0.01, 2048, TrainConfig.val_fraction)}
+
+
+def test_folds_that_the_data_lacks_are_named(store: Store) -> None:
+    plan = make_plan(config(store, "six-fold"), store)
+    assert [row.name for row in plan.rows] == ["area-1", "area-2", "area-3"]
+    assert "does not hold area-4, area-5, area-6" in plan.notes[0]
+
+
+def test_published_size_means_network_recipe_budget_and_data(store: Store) -> None:
+    """A store that says it is S3DIS: the tiny one, with as many rooms as it claims to have."""
+    manifest = {**store.manifest, "published_rooms": len(store.rooms())}
+    s3dis = Store(store.path, manifest)
+    assert not any(row.full_size for row in make_plan(config(store), store).rows)
+    area_3 = make_plan(config(store), s3dis)
+    assert not any(row.full_size for row in area_3.rows), "the figures are of area 5"
+    assert all(row.full_size for row in make_plan(config(store, "six-fold"), s3dis).rows)
+    for base in ({"max_steps": 5}, {"layout": "torch"}, {"width": 32}, {"extra": ("flip",)}):
+        rows = make_plan(config(store, "six-fold", base=base), s3dis).rows
+        assert not any(row.full_size for row in rows), base
+
+
+def test_parameters_are_counted_without_allocating_them() -> None:
+    model = ModelConfig(depth=3, width=8, k=4)
+    assert parameters_of(model) == sum(p.numel() for p in DeepGCN(model).parameters())
+    assert parameters_of(ModelConfig()) == 3_644_301
+
+
+def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> None:
+    made = make_plan(config(store, base={"num_points": 432}, seeds=2), store)
+    plan = dataclasses.replace(made, runs=tmp_path)
+    path = save_plan(plan)
+    assert path == tmp_path / "studies" / "paper-table1" / FILE
+    assert load_plan(path) == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 99}, "another version"),
+        ({"seeds": None}, "damaged study"),
+        ({"sections": [{"title": "x"}]}, "damaged study"),
+        ({"surprise": 1}, "damaged study"),
+    ],
+)
+def test_a_damaged_study_file_is_refused(
+    store: Store, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = save_plan(dataclasses.replace(make_plan(config(store), store), runs=tmp_path))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(RunError, match=message):
+        load_plan(path)
+    path.write_text("{")
+    with pytest.raises(RunError, match="expected JSON"):
+        load_plan(path)
+
+
+def test_a_missing_study_names_those_there_are(store: Store, tmp_path: Path) -> None:
+    save_plan(dataclasses.replace(make_plan(config(store), store), runs=tmp_path))
+    with pytest.raises(RunError, match=r"its studies: paper-table1\. Did you mean 'paper-table1'"):
+        load_plan(tmp_path / "studies" / "paper-table" / FILE)

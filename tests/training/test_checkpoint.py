@@ -1,0 +1,147 @@
+"""A checkpoint holds everything that the next steps depend on."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipelines.config import ModelConfig
+from pipelines.errors import RunError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.runtime.seeding import seed_everything
+from pipelines.training.checkpoint import (
+    Counters,
+    first_not_finite,
+    load_checkpoint,
+    save_checkpoint,
+)
+from pipelines.training.ema import WeightAverage
+
+CONFIG = ModelConfig(depth=3, width=4, k=3, epsilon=0.5, fusion_channels=8, num_classes=4)
+
+
+def build(config: ModelConfig = CONFIG) -> tuple[DeepGCN, torch.optim.Adam]:
+    model = DeepGCN(config)
+    return model, torch.optim.Adam(model.parameters(), lr=1e-2)
+
+
+def step(model: DeepGCN, optimizer: torch.optim.Adam) -> float:
+    model.train()
+    loss = model(torch.rand(2, 16, 9)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    seed_everything(0)
+    model, optimizer = build()
+    for _ in range(3):
+        step(model, optimizer)
+    counters = Counters(epoch=1, batch=2, step=3, samples=6, loss_sum=0.1 + 0.2, best_miou=1 / 3)
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, counters)
+    expected = [step(model, optimizer) for _ in range(4)]
+
+    seed_everything(99)
+    other, its_optimizer = build()
+    assert load_checkpoint(tmp_path / "last.pt", other, its_optimizer) == counters
+    assert [step(other, its_optimizer) for _ in range(4)] == expected
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"optimizer": {"state": {}, "param_groups": []}}, "different number of parameter groups"),
+        ({"counters": {"step": "x"}}, "step: found 'x', expected int"),
+        ({"counters": [1]}, r"Counters: found \[1\], expected its settings"),
+    ],
+)
+def test_a_state_of_another_training_is_said(tmp_path: Path, changes: dict, told: str) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    save_checkpoint(path, model, optimizer, Counters())
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    with pytest.raises(RunError, match=rf"last\.pt: found a damaged checkpoint: .*{told}"):
+        load_checkpoint(path, model, optimizer)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_a_damaged_file_is_said(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    save_checkpoint(path, model, optimizer, Counters())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(RunError, match=r"last\.pt: found a damaged checkpoint"):
+        load_checkpoint(path, model, optimizer)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97, 0.99])
+def test_a_flipped_bit_is_noticed(tmp_path: Path, share: float) -> None:
+    path = tmp_path / "last.pt"
+    model, optimizer = build()
+    step(model, optimizer)
+    save_checkpoint(path, model, optimizer, Counters())
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:  # where the contents lie, not the filling between them
+        places = [e.header_offset for e in archive.infolist() if "/data/" in e.filename]
+    entry = places[int(share * len(places))]
+    # A local header has 30 bytes, then a name and a further field, whose lengths it ends with.
+    lengths = (int.from_bytes(whole[entry + at : entry + at + 2], "little") for at in (26, 28))
+    flipped = bytearray(whole)
+    flipped[entry + 30 + sum(lengths)] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(RunError, match=r"last\.pt: found a damaged .* not what was saved"):
+        load_checkpoint(path, *build())
+
+
+def test_another_network_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    with pytest.raises(RunError, match="damaged checkpoint"):
+        load_checkpoint(tmp_path / "last.pt", *build(ModelConfig(depth=4, width=4, k=3)))
+
+
+def test_finds_a_weight_that_is_not_finite() -> None:
+    model, _ = build()
+    assert first_not_finite(model) is None
+    with torch.no_grad():
+        model.classifier.bias[1] = float("inf")
+    assert first_not_finite(model) == "classifier.bias"
+
+
+def test_the_average_is_kept(tmp_path: Path) -> None:
+    seed_everything(0)
+    model, optimizer = build()
+    average = WeightAverage(model)
+    for number in (1, 2, 3):
+        step(model, optimizer)
+        average.update(model, number)
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters(step=3), average)
+    other, its_optimizer = build()
+    its_average = WeightAverage(other)
+    load_checkpoint(tmp_path / "last.pt", other, its_optimizer, its_average)
+    for name, value in average.model.state_dict().items():
+        assert torch.equal(its_average.model.state_dict()[name], value), name
+    assert not torch.equal(its_average.model.classifier.weight, other.classifier.weight)
+
+
+def test_a_checkpoint_without_the_average_that_is_wanted_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    with pytest.raises(RunError, match="damaged checkpoint"):
+        load_checkpoint(tmp_path / "last.pt", model, optimizer, WeightAverage(model))
+
+
+def test_another_version_is_said(tmp_path: Path) -> None:
+    model, optimizer = build()
+    save_checkpoint(tmp_path / "last.pt", model, optimizer, Counters())
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    torch.save({**state, "version": 1}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match=r"found version 1, expected 2\.\n.*deepgcn train"):
+        load_checkpoint(tmp_path / "last.pt", model, optimizer)

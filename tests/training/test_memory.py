@@ -1,0 +1,184 @@
+"""Estimates of memory against measured steps, and what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import ConfigError
+from pipelines.runtime import memory_limits
+from pipelines.runtime.memory_limits import available_memory
+from pipelines.serialization import to_plain
+from pipelines.training import memory
+from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
+
+SMALL = ModelConfig(depth=7, width=32, k=8)
+CONFIG = TrainConfig(model=SMALL, batch_size=8, num_points=1024)
+
+
+def total(**changes: Any) -> int:
+    return estimate_memory(dataclasses.replace(CONFIG, **changes), device="cpu").total
+
+
+def measured(config: TrainConfig) -> int:
+    """The peak of training steps in a process of their own, in bytes."""
+    case = {
+        "model": to_plain(config.model),
+        **{"work": "step", "batch_size": config.batch_size, "num_points": config.num_points},
+        **{"device": "cpu", "threads": 1, "repeats": 2},
+    }
+    command = [sys.executable, "-m", "pipelines.runtime.timing", json.dumps(case)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(json.loads(done.stdout.splitlines()[-1])["memory"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured with Linux's peak of the process")
+@pytest.mark.parametrize(
+    "model",
+    [
+        SMALL,
+        ModelConfig(arch="densegcn", depth=14, width=16, k=8),
+        ModelConfig(conv="mr", depth=14, width=32, k=8, layout="torch"),
+    ],
+    ids=lambda model: f"{model.arch}-{model.conv}",
+)
+def test_the_estimate_is_near_the_measured_peak(model: ModelConfig) -> None:
+    config = dataclasses.replace(CONFIG, model=model, batch_size=4)
+    estimate = estimate_memory(config, device="cpu").total
+    assert estimate == pytest.approx(measured(config), rel=0.3)
+
+
+def test_activations_are_linear_in_the_points() -> None:
+    def activations(**changes: Any) -> int:
+        config = dataclasses.replace(CONFIG, **changes)
+        return estimate_memory(config, device="cpu").activations
+
+    one = activations(batch_size=1)
+    assert activations() == pytest.approx(8 * one, rel=1e-6)
+    assert activations(batch_size=1, num_points=4096) == pytest.approx(4 * one, rel=1e-6)
+
+
+def test_layers_computed_again_need_far_less_at_depth() -> None:
+    deep = dataclasses.replace(SMALL, depth=152, k=3)
+    plain, again = (total(model=deep, checkpoint_layers=length) for length in (0, 12))
+    assert again < 0.4 * plain
+    deepest = dataclasses.replace(SMALL, depth=1001, k=1)
+    assert total(model=deepest, checkpoint_layers=32) < 3 * again
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Say how much memory there is: so many times what a plain step plans with."""
+
+    def have(times: float, size: int | None = None) -> None:
+        needed = (size or total()) / memory.SHARE
+        monkeypatch.setattr(memory, "available_memory", lambda device: int(times * needed))  # noqa: ARG005
+
+    return have
+
+
+def test_a_plain_step_is_taken_where_it_fits(room: Callable[[float], None]) -> None:
+    room(1.01)
+    assert fit_memory(CONFIG, "cpu") == CONFIG
+    assert fit_memory(CONFIG, "cpu", sharing=2) != CONFIG
+
+
+def test_layers_are_computed_again_before_blocks_are_split(room: Callable[..., None]) -> None:
+    again = total(checkpoint_layers=3)
+    assert again < total()
+    room(1.01, again)
+    fitted = fit_memory(CONFIG, "cpu")
+    assert (fitted.micro_batch, fitted.checkpoint_layers) == (None, 3)
+    room(1.01, total(micro_batch=3, checkpoint_layers=3))
+    fitted = fit_memory(CONFIG, "cpu")
+    assert (fitted.micro_batch, fitted.checkpoint_layers) == (3, 3)  # 8 = 3 + 3 + 2
+    room(1.01, total(micro_batch=3, checkpoint_layers=0))
+    fitted = fit_memory(dataclasses.replace(CONFIG, checkpoint_layers=0), "cpu")
+    assert (fitted.micro_batch, fitted.checkpoint_layers) == (3, 0)
+
+
+def test_what_was_asked_for_stays(room: Callable[..., None]) -> None:
+    room(0.01)
+    asked = dataclasses.replace(CONFIG, micro_batch=5, checkpoint_layers=2)
+    assert fit_memory(asked, "cpu") == asked
+    least = fit_memory(CONFIG, "cpu")
+    assert (least.micro_batch, least.checkpoint_layers) == (1, 3)
+    together = dataclasses.replace(CONFIG, devices=2, sync_bn=True)
+    assert fit_memory(together, "cpu").micro_batch is None
+
+
+def test_it_is_said_against_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "available_memory", lambda device: 23_400_000_000)  # noqa: ARG005
+    one, two = (describe_memory(CONFIG, "cpu", sharing) for sharing in (1, 2))
+    assert one == f"memory about {total() / 1e9:.1f} GB of 23 GB"
+    assert two == f"memory about {2 * total() / 1e9:.1f} GB of 23 GB"
+
+
+def test_settings_that_cannot_be() -> None:
+    with pytest.raises(ConfigError, match=r"--micro-batch: found 9, expected at most the 8 blocks"):
+        TrainConfig(batch_size=8, micro_batch=9)
+    with pytest.raises(ConfigError, match=r"--micro-batch: found 2 with --sync-bn, expected 4"):
+        TrainConfig(batch_size=8, devices=2, sync_bn=True, micro_batch=2)
+    with pytest.raises(ConfigError, match="--checkpoint-layers"):
+        TrainConfig(checkpoint_layers=-1)
+
+
+# --- how much there is ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files as Linux has them: 8 GiB available, in a group of 2 GiB within one of 3 GiB."""
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable: 8388608 kB\n")
+    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/outer/inner\n")
+    for folder, limit, used in (("outer", 3 << 30, 1 << 30), ("outer/inner", 2 << 30, 1 << 29)):
+        group = tmp_path / "groups" / folder
+        group.mkdir(parents=True)
+        (group / "memory.max").write_text(f"{limit}\n")
+        (group / "memory.current").write_text(f"{used}\n")
+    monkeypatch.setattr(memory_limits, "PROCESS", tmp_path / "proc")
+    monkeypatch.setattr(memory_limits, "GROUPS", tmp_path / "groups")
+    return tmp_path
+
+
+def test_the_tightest_limit_counts(system: Path) -> None:
+    assert available_memory("cpu") == 3 << 29
+    inner = system / "groups" / "outer" / "inner"
+    (inner / "memory.stat").write_text("anon 5\ninactive_file 1048576\n")
+    assert available_memory("cpu") == (3 << 29) + (1 << 20)
+    (inner / "memory.max").write_text("max\n")
+    assert available_memory("cpu") == 2 << 30
+    (system / "groups" / "outer" / "memory.max").write_text("max\n")
+    assert available_memory("cpu") == 8 << 30
+
+
+def test_a_system_without_such_files_has_all_of_its_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_limits, "PROCESS", tmp_path)
+    monkeypatch.setattr(memory_limits, "GROUPS", tmp_path)
+    assert available_memory("cpu") > 100 << 20
+
+
+def test_a_limit_of_the_process_counts() -> None:
+    code = """
+import resource
+from pipelines.runtime.memory_limits import available_memory
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + (64 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+print(available_memory("cpu"))
+"""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 60 << 20 < int(done.stdout) <= 64 << 20

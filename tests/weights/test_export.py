@@ -1,0 +1,174 @@
+"""Weights for other programs: the names come back, and the computation is the network's own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipelines.config import CONVS, ModelConfig
+from pipelines.errors import ConfigError, WeightsError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.weights.export import (
+    agreement,
+    published_name,
+    published_state,
+    random_block,
+    write_onnx,
+    write_program,
+    write_state,
+)
+from pipelines.weights.published import build_released, recognise
+from pipelines.weights.safetensors import own_name
+from pipelines.weights.settings import read_facts
+from pipelines.weights.sources import open_weights
+
+SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
+NETWORKS = {
+    "resgcn": SMALL,
+    "densegcn": dataclasses.replace(SMALL, arch="densegcn"),
+    "plaingcn": dataclasses.replace(SMALL, arch="plaingcn", dilation=False, epsilon=0.0),
+    "paper": dataclasses.replace(SMALL, layout="paper"),
+    **{conv: dataclasses.replace(SMALL, conv=conv) for conv in CONVS if conv != "edge"},
+    "dgcnn": ModelConfig.published("dgcnn", k=4, width=8, fusion_channels=16),
+}
+
+
+def trained(config: ModelConfig) -> DeepGCN:
+    """A network whose every number is random, batch norms of both signs included."""
+    torch.manual_seed(0)
+    model = DeepGCN(config).eval()
+    for value in model.state_dict().values():
+        if value.is_floating_point():
+            value.normal_(0, 0.4)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_var.uniform_(0.3, 2)
+    return model
+
+
+@pytest.mark.parametrize("conv", CONVS)
+def test_published_names_are_the_inverse_of_our_reading(conv: str) -> None:
+    model = DeepGCN(dataclasses.replace(SMALL, conv=conv))
+    for name in model.state_dict():
+        assert own_name(published_name(name, conv=conv), conv=conv) == name
+
+
+def test_published_names_and_shapes_by_hand() -> None:
+    shapes = {n: tuple(v.shape) for n, v in published_state(DeepGCN(SMALL)).items()}
+    assert shapes["head.gconv.nn.0.weight"] == (8, 18, 1, 1)
+    assert shapes["backbone.1.body.gconv.nn.2.running_mean"] == (8,)
+    assert shapes["fusion_block.0.weight"] == (16, 24, 1, 1)
+    assert shapes["prediction.0.0.weight"] == (512, 40, 1, 1)
+    assert shapes["prediction.1.2.num_batches_tracked"] == ()
+    assert shapes["prediction.3.0.weight"] == (13, 256, 1, 1)
+    assert shapes["prediction.3.0.bias"] == (13,)
+    # six tensors and a counter in each of six units, two in the classifier
+    assert len(shapes) == 6 * 7 + 2
+
+
+def test_published_dgcnn_names_and_shapes_by_hand() -> None:
+    state = published_state(DeepGCN(ModelConfig.published("dgcnn")))
+    assert len(state) == 89  # as in the released file
+    assert state["conv1.0.weight"].shape == (64, 18, 1, 1)
+    assert state["conv6.0.weight"].shape == (1024, 192, 1)
+    assert state["bn8.running_var"].shape == (256,)
+    assert state["conv9.weight"].shape == (13, 256, 1)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_tensors_read_back_as_the_same_network(
+    tmp_path: Path, name: str, suffix: str
+) -> None:
+    model = trained(NETWORKS[name])
+    path = tmp_path / f"w{suffix}"
+    write_state(path, model, published=True, facts={"num_points": "64"})
+    opened = open_weights(path)
+    release = recognise(opened.tensors)
+    assert release is not None
+    again = build_released(release, opened.read(), read_facts(opened.facts))
+    assert again.config == dataclasses.replace(model.config, dropout=again.config.dropout)
+    assert opened.facts["num_points"] == "64"
+    own = model.state_dict()
+    assert all(torch.equal(value, own[key]) for key, value in again.state_dict().items())
+
+
+def test_own_names_in_a_torch_file(tmp_path: Path) -> None:
+    model = trained(SMALL)
+    write_state(tmp_path / "w.pth", model, published=False, facts={})
+    found = torch.load(tmp_path / "w.pth", weights_only=True)["state_dict"]
+    assert found.keys() == model.state_dict().keys()
+
+
+def test_networks_without_a_release() -> None:
+    with pytest.raises(ConfigError, match="vertex layer GATConv, which no release has"):
+        published_state(DeepGCN(dataclasses.replace(SMALL, conv="GATConv")))
+    with pytest.raises(ConfigError, match="found depth 2, expected the published 3"):
+        published_state(DeepGCN(ModelConfig.published("dgcnn", 2, width=8)))
+
+
+@pytest.mark.slow  # the first import of torch.export alone can take that long
+@pytest.mark.parametrize("name", ["densegcn", "dgcnn"])
+def test_exported_program_computes_the_network(tmp_path: Path, name: str) -> None:
+    model = trained(NETWORKS[name])
+    path = tmp_path / "w.pt2"
+    assert write_program(path, model, 48) == 1.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.pt2"]
+    x = torch.rand(1, 48, 9)
+    torch.testing.assert_close(load_program(path)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def load_program(path: Path) -> nn.Module:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own deprecations
+        return torch.export.load(path).module()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["densegcn", "mr", "gin", "sage-n", "dgcnn", "paper"])
+def test_onnx_labels_are_the_network_s(tmp_path: Path, name: str) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = trained(NETWORKS[name])
+    path = tmp_path / "w.onnx"
+    assert write_onnx(path, model, 48, {"run": "mine"}) == 1.0
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.onnx"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["run"] == "mine"
+    x = torch.rand(1, 48, 9)
+    (found,) = session.run(["logits"], {"features": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_onnx_sorts_equal_distances_by_index(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = trained(SMALL)
+    write_onnx(tmp_path / "w.onnx", model, 48, {})
+    session = onnxruntime.InferenceSession(str(tmp_path / "w.onnx"))
+    x = torch.rand(1, 12, 9).repeat(1, 4, 1)  # every point four times, as draws repeat them
+    (found,) = session.run(["logits"], {"features": x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_another_computation_is_not_written(tmp_path: Path) -> None:
+    model = trained(SMALL)
+    features = random_block(model, 48)
+    logits: Tensor = model(features)
+    path = tmp_path / "w.onnx"
+    assert agreement(path, model, features, logits) == 1.0
+    with pytest.raises(WeightsError, match=r"w\.onnx: .* expected at least 99%; nothing was"):
+        agreement(path, model, features, -logits)
+
+
+def test_a_block_that_is_too_small(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a block has only 7"):
+        write_program(tmp_path / "w.pt2", DeepGCN(SMALL), 7)
+    assert not list(tmp_path.iterdir())
