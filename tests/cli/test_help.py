@@ -7,20 +7,11 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 import pytest
-import typer.main
 from typer.models import OptionInfo
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.app import app
-
-ROOT = typer.main.get_command(app)
-
-
-def commands(command: Any = ROOT, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the path of every command and group."""
-    yield path
-    for name, child in getattr(command, "commands", {}).items():
-        yield from commands(child, (*path, name))
+from tests.cli.help_texts import FOLDER, ROOT, commands, help_text, snapshot
 
 
 def find(words: list[str]) -> tuple[Any, list[str]]:
@@ -50,6 +41,17 @@ def test_help_ends_with_examples_that_can_be_typed(
         command, rest = find(words)
         assert not getattr(command, "commands", None), f"{line}: no such command"
         command.make_context("deepgcn", list(rest))  # raises where it is not accepted
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_help_is_the_reviewed_one(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change that is meant: `python -m tests.cli.help_texts`, and read the difference."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert help_text(path) == snapshot(path).read_text(encoding="utf-8")
+
+
+def test_every_reviewed_help_is_of_a_command() -> None:
+    assert {*FOLDER.iterdir()} == {snapshot(path) for path in commands()}
 
 
 def callbacks(part: Any = app) -> Iterator[Any]:
