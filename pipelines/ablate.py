@@ -15,12 +15,12 @@ from typing import cast
 
 from pipelines.data.store import Store
 from pipelines.launch.local import Ended, Job, Launcher, local_launcher
-from pipelines.launch.own_process import python_command
 from pipelines.launch.slurm import SlurmOptions, slurm_launcher
 from pipelines.reports.study_table import duration
 from pipelines.runs.resume import differences
 from pipelines.runtime.device import gpu_names, pick_device
 from pipelines.runtime.interruption import Interruption, watch_for_interruption
+from pipelines.runtime.own_process import python_command
 from pipelines.studies.estimates import StudyEstimate, estimate
 from pipelines.studies.gather import STATES, Cell, fraction, gather, log_path, logged_error
 from pipelines.studies.matching import KnownRuns

@@ -53,10 +53,8 @@ STILL_UP = {
     ("pipelines/runtime/timing.py", "training"),
     ("pipelines/runs/index.py", "model"),
     ("pipelines/runs/status.py", "training"),
-    ("pipelines/training/workers.py", "launch"),
     ("pipelines/training/follow.py", "train"),
     ("pipelines/train.py", "launch"),
-    ("pipelines/bench.py", "launch"),
 }
 ONLY_IN = {
     "typer": ("deepgcn_cli/",),

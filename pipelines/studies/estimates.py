@@ -19,10 +19,10 @@ from typing import Any
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import DeepGCNError
-from pipelines.launch.own_process import python_command
 from pipelines.model.flop import step_flop
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run, find_runs
+from pipelines.runtime.own_process import python_command
 from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory

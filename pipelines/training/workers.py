@@ -22,8 +22,8 @@ from typing import Any
 
 from torch import distributed
 
-from pipelines.launch.own_process import python_command
 from pipelines.progress import SILENT, Progress
+from pipelines.runtime.own_process import python_command
 
 from .distributed import PATIENCE, Processes, ProcessLostError, here, meet
 from .placement import Place

@@ -1,4 +1,4 @@
-"""How to start Python again with one of our modules."""
+"""Start another Python process with one of our own modules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]  # of a checkout, which holds benchmarks, too
-# Not `-m`: it looks into the current folder first, and a `pipelines` or `json.py` of the user's own
-# there would be run. (`-P`, which forbids that, is Python 3.11's.)
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout: it holds `benchmarks` as well
+# Not `-m`, which looks into the current folder first: a `json.py` of the user's own would be run.
+# (`-P`, which forbids that, needs Python 3.11.)
 _START = (
     f"import sys; sys.path[:] = sys.argv.pop(1).split({os.pathsep!r}); "
     "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.launch.own_process import python_command
 from pipelines.runtime import timing
+from pipelines.runtime.own_process import python_command
 
 TAKEN = ("pipelines/__init__.py", "json.py", "runpy.py", "statistics.py")
 
