@@ -24,8 +24,7 @@ from pipelines.reports.scorecard import Counts, Evaluation, build_report, record
 from pipelines.reports.scorefiles import write_protocols, write_scores
 from pipelines.reports.tables import Report
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
-from pipelines.runs.directory import Run, latest_finished, named_run
-from pipelines.runs.index import changing
+from pipelines.runs.directory import Run, changing, latest_finished, named_run
 from pipelines.runs.resume import open_data
 from pipelines.runtime.device import pick_device
 from pipelines.weights.safetensors import describe, load_weights

@@ -22,10 +22,17 @@ from pipelines.data.split import split_rooms
 from pipelines.data.store import RoomInfo, Store
 from pipelines.launch.local import trainings_at_once
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runs.directory import Run, create_run, open_run, resume_command
+from pipelines.runs.directory import (
+    Run,
+    create_run,
+    last_checkpoint,
+    open_run,
+    record_failure,
+    reopen,
+    resume_command,
+)
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
-from pipelines.runs.status import last_checkpoint, record_outcome, reopen
 from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
 from pipelines.runtime.device import cpu_threads, device_of, pick_device
 from pipelines.runtime.environment import describe_environment
@@ -130,7 +137,7 @@ def train(
         run = begun_run or create_run(config, environment=begun)
         stack.enter_context(lock_run(run.path))
         interruption = stack.enter_context(watch_for_interruption())
-        stack.enter_context(record_outcome(run))
+        stack.enter_context(record_failure(run))
         stack.enter_context(explain_lost_process(run, followers))
         stack.enter_context(explain_out_of_memory(config))
         processes.tell("run", str(run.path))

@@ -1,22 +1,28 @@
-"""What people write on a run: tags and a note, in files of the run directory.
+"""What people do with runs: tag them, write a note on them, move them to the trash and back.
 
-    runs/<name>/
-        <tag>.tag    an empty file a tag
-        note.txt     free text
+    runs/<name>/<tag>.tag    an empty file a tag
+    runs/<name>/note.txt     free text
+    runs/.trash/<name>       a run that `deepgcn runs rm` removed
 
-A tag is a file of its own, so that any number of processes may add and remove tags at once without
-a lock: making a file loses nothing that others do. The files are in the run directory itself, so
-that each change changes the directory's time, by which the index notices it.
+A tag is a file of its own, so that any number of processes may add and remove tags without a lock.
+Tags and notes lie in the run directory itself: each change changes the directory's time, by which
+the index notices it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipelines.errors import ConfigError, RunError, did_you_mean
 from pipelines.files import atomic_text
+from pipelines.progress import SILENT, Progress
+
+from .directory import TRASH, Run
+from .lock import is_locked, lock_run
 
 TAG, NOTE = ".tag", "note.txt"
 _TAG = re.compile(r"\w[\w.-]{0,63}")
@@ -29,7 +35,7 @@ def read_tags(run: Path) -> tuple[str, ...]:
 
 
 def add_tag(run: Path, tag: str) -> None:
-    """Give the run directory `run` a tag; nothing happens if it has it.
+    """Add a tag to the run directory `run`, unless it has it.
 
     Raises:
         ConfigError: the tag is not one word.
@@ -39,7 +45,7 @@ def add_tag(run: Path, tag: str) -> None:
 
 
 def remove_tag(run: Path, tag: str) -> None:
-    """Take a tag from the run directory `run`.
+    """Remove a tag from the run directory `run`.
 
     Raises:
         ConfigError: the tag is not one word.
@@ -66,13 +72,13 @@ def check_tag(tag: str) -> None:
 
 
 def read_note(run: Path) -> str:
-    """Return the note on the run directory `run`; empty if there is none."""
+    """Return the note of the run directory `run`; empty if it has none."""
     path = run / NOTE
     return path.read_text(encoding="utf-8", errors="replace").rstrip("\n") if path.is_file() else ""
 
 
 def write_note(run: Path, text: str) -> None:
-    """Put a note on the run directory `run`; an empty text removes it.
+    """Write the note of the run directory `run`; an empty text removes it.
 
     Raises:
         ConfigError: the text is not Unicode.
@@ -87,9 +93,99 @@ def write_note(run: Path, text: str) -> None:
 
 
 def _is_text(text: str) -> bool:
-    """Whether a text from the command line can be written as UTF-8."""
+    """Return whether a text from the command line can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
         return False
     return True
+
+
+def discard(runs: Sequence[Run]) -> list[Path]:
+    """Move runs to the trash beside them and return their new paths.
+
+    A second run of the same name becomes `<name>-2` there.
+
+    Raises:
+        RunError: a process is training one of the runs; nothing was moved.
+    """
+    for run in runs:
+        if is_locked(run.path):
+            raise _in_use(run)
+    return [_discard(run) for run in runs]
+
+
+def discarded(runs_dir: Path) -> list[str]:
+    """Return the names of the runs in the trash, sorted."""
+    folder = runs_dir / TRASH
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def restore(runs_dir: Path, name: str) -> Run:
+    """Move a run back from the trash and return it.
+
+    Raises:
+        RunError: it is not in the trash, or another run has its name now.
+    """
+    source, target = runs_dir / TRASH / name, runs_dir / name
+    known = discarded(runs_dir)
+    if name not in known:
+        raise RunError(
+            f"{runs_dir / TRASH}: found no run {name!r}.{did_you_mean(name, known)}\n"
+            f"There: {', '.join(known) or 'nothing'}."
+        )
+    if target.exists():
+        raise RunError(
+            f"{target}: found a run of this name there already, nothing was changed.\n"
+            f"Rename that one first: mv {target} {target}-other"
+        )
+    os.rename(source, target)
+    return Run(target)
+
+
+def empty_trash(runs_dir: Path, progress: Progress = SILENT) -> list[str]:
+    """Delete the runs in the trash permanently and return their names."""
+    names = discarded(runs_dir)
+    with progress.task("Deleting", total=len(names), unit="runs") as task:
+        for name in names:
+            path = runs_dir / TRASH / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+            task.advance()
+    return names
+
+
+def _discard(run: Run) -> Path:
+    folder = run.path.parent / TRASH
+    folder.mkdir(exist_ok=True)
+    try:
+        with lock_run(run.path):  # so that no process goes on with it from now on
+            path = _move(run.path, folder)
+    except RunError:
+        raise _in_use(run) from None
+    return path
+
+
+def _move(source: Path, folder: Path) -> Path:
+    number = 1
+    while True:
+        path = folder / (source.name if number == 1 else f"{source.name}-{number}")
+        if path.exists():
+            number += 1
+            continue
+        try:
+            os.rename(source, path)
+        except OSError:
+            if path.exists():
+                continue  # another process was faster with this name
+            raise
+        return path
+
+
+def _in_use(run: Run) -> RunError:
+    return RunError(
+        f"{run.path}: a process is training this run; it was not moved.\n"
+        "Stop that process first (Ctrl-C where it runs), then try again."
+    )

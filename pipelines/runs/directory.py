@@ -1,4 +1,4 @@
-"""The run directory: what a training leaves behind, and how the other stages find it.
+"""The run directory: what a training writes, and how the other stages find and read it.
 
     runs/<name>/
         config.json           the resolved TrainConfig
@@ -17,7 +17,8 @@ Everything is replaced atomically or only appended to.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,11 +26,11 @@ from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError, command, did_you_mean
-from pipelines.files import atomic_json
+from pipelines.files import DISK_FULL, atomic_json, remove_unfinished
 from pipelines.serialization import fits, from_plain, to_plain
 
 from .lock import is_locked
-from .metrics_log import read_journal
+from .metrics_log import read_metrics
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
@@ -40,6 +41,7 @@ STATUS_TYPES = {
     "peak_memory": int,
 }
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
+CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """How far the run is, as it last said itself; see `state` for whether it is still alive.
+        """The run's progress as its process last wrote it; `state` says if that process lives.
 
         Raises:
             RunError: status.json is missing or damaged.
@@ -87,24 +89,32 @@ class Run:
     def state(self) -> str:
         """The run's state: running, finished, interrupted or failed.
 
-        A run that says it is running while no process holds its lock was killed: interrupted.
+        A run whose status is "running" while no process holds its lock was killed: interrupted.
         """
         state = str(self.status.get("state", "interrupted"))
         return "interrupted" if state == "running" and not is_locked(self.path) else state
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What the run was made with."""
+        """Versions, machine, commit and data fingerprint of the training."""
         return _read_json(self.path / ENVIRONMENT)
 
     @property
     def training_state(self) -> Path:
-        """Where the whole training state is kept; not there before the first checkpoint."""
+        """The file of the whole training state; missing before the first checkpoint."""
         return self.path / CHECKPOINTS / "last.pt"
 
+    def saved_step(self) -> int:
+        """Return the optimizer step that the training state was saved after."""
+        import torch
+
+        path = self.training_state
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return int(state["counters"]["step"])
+
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of metrics.jsonl; a last line that was cut short is left out."""
-        return read_journal(self.path / METRICS)
+        """Return the records of metrics.jsonl, without a last line that was cut short."""
+        return read_metrics(self.path / METRICS)
 
     def weights(self, checkpoint: str = "best") -> Path:
         """Return the path of the "best" or the "last" weights.
@@ -122,7 +132,7 @@ class Run:
         return path
 
     def checkpoint_path(self, checkpoint: str) -> Path:
-        """Return where the weights of `checkpoint` are, whether or not there are any."""
+        """Return the path of the weights of `checkpoint`; the file may not exist yet."""
         return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
 
     def scores(self, protocol: str) -> dict[str, Any] | None:
@@ -144,23 +154,21 @@ class Run:
         return values
 
     def update_status(self, **fields: Any) -> None:
-        """Change fields of status.json; the others stay."""
+        """Change fields of status.json and keep the others."""
         before = self.status if (self.path / STATUS).is_file() else {}
         atomic_json(self.path / STATUS, {**before, **fields, "updated": _now()})
-        if (self.path / CONFIG).is_file():
-            _record(self)
 
 
 def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
     """Make the directory of a new run and write its configuration, environment and status.
 
     Args:
-        config: resolved; a name of None is replaced by one from the network, the area and the time.
-        environment: what `describe_environment` gave, and the store's facts.
+        config: resolved; a name of None becomes one from the network, the area and the time.
+        environment: from `describe_environment`, and the store's classes and fingerprint.
 
     Raises:
         ConfigError: the name is not a plain directory name.
-        RunError: a run of this name is there already.
+        RunError: a run of this name exists.
     """
     path = _make_directory(config)
     run = Run(path)
@@ -173,7 +181,69 @@ def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
 def save_config(run: Run, config: TrainConfig) -> None:
     """Write the run's configuration, under the run's own name."""
     atomic_json(run.path / CONFIG, to_plain(replace(config, name=run.name)))
-    _record(run, create=True)
+
+
+def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
+    """Record that another process continues the run under `config`, in `environment`.
+
+    The environment of the first process stays; those of later ones follow under "resumed".
+    Unfinished files of a killed process are removed: the caller holds the run's lock.
+    """
+    for folder in (run.path, run.path / CHECKPOINTS):
+        remove_unfinished(folder)
+    first = run.environment
+    resumed = [*first.get("resumed", []), dict(environment)]
+    atomic_json(run.path / ENVIRONMENT, {**first, "resumed": resumed})
+    save_config(run, config)
+    run.update_status(state="running", error=None)
+
+
+@contextmanager
+def record_failure(run: Run) -> Iterator[None]:
+    """Write to the run's status that the `with` block was interrupted or failed, and why.
+
+    Raises:
+        RunError: the disk is full; names the last checkpoint.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.update_status(state="interrupted")
+        raise
+    except Exception as error:
+        with suppress(OSError):  # a full disk, perhaps: the error below matters more
+            run.update_status(state="failed", error=str(error))
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise RunError(
+                f"{run.path}: cannot write: {error.strerror}. {last_checkpoint(run)}\n"
+                f"Make room, then go on with it: {resume_command(run.path)}"
+            ) from error
+        raise
+
+
+def last_checkpoint(run: Run) -> str:
+    """Return a sentence about the checkpoint that the run would resume from."""
+    if not run.training_state.is_file():
+        return "There is no checkpoint yet."
+    # Its own step: the status may be older, if the disk was full when it was to be written.
+    return f"The last checkpoint, {run.training_state}, is whole (step {run.saved_step()})."
+
+
+@contextmanager
+def changing(run: Run) -> Iterator[None]:
+    """Let the index notice that a `with` block writes files in subfolders of the run.
+
+    Such writes don't change the directory's own time; making and removing a marker does. If the
+    process is killed, the marker stays, and the run is read at every look at the index.
+    """
+    marker = run.path / CHANGING
+    with suppress(OSError):  # somebody else's directory
+        marker.touch()
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            marker.unlink()
 
 
 def open_run(path: Path) -> Run:
@@ -199,7 +269,7 @@ def open_run(path: Path) -> Run:
 
 
 def named_run(named: Path, runs_dir: Path) -> Run:
-    """Return the run that a person means: a name in the folder of the runs, or a path.
+    """Return the run that `named` means: a name in the folder of the runs, or a path.
 
     Raises:
         RunError: neither is a run.
@@ -213,7 +283,7 @@ def named_run(named: Path, runs_dir: Path) -> Run:
 
 
 def find_runs(runs_dir: Path) -> list[Run]:
-    """Return the runs in a folder, oldest first; none if there is no such folder.
+    """Return the runs in a folder, oldest first; none if the folder is missing.
 
     Raises:
         RunError: it is a file.
@@ -226,10 +296,10 @@ def find_runs(runs_dir: Path) -> list[Run]:
 
 
 def is_folder(runs_dir: Path) -> bool:
-    """Whether the folder of the runs is there.
+    """Return whether the folder of the runs exists.
 
     Raises:
-        RunError: a file is in its place.
+        RunError: it is a file.
     """
     if runs_dir.exists() and not runs_dir.is_dir():
         raise RunError(f"{runs_dir}: found a file, expected the folder of the runs (--runs).")
@@ -259,12 +329,6 @@ def latest_finished(runs_dir: Path) -> Run:
 def resume_command(path: Path) -> str:
     """Return the command that goes on with the run in `path`."""
     return command("train", "--resume", path)
-
-
-def _record(run: Run, *, create: bool = False) -> None:
-    from .index import record  # which reads runs
-
-    record(run, create=create)
 
 
 def _make_directory(config: TrainConfig) -> Path:
@@ -309,7 +373,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _time(run: Run, field: str) -> str:
-    """Return a time of status.json; for a run whose status is lost, that of its configuration."""
+    """Return a time of status.json; without a status, the time of the configuration file."""
     try:
         return str(run.status[field])
     except (RunError, KeyError):

@@ -10,13 +10,13 @@ from pipelines.files import atomic_write
 from pipelines.progress import SILENT, Progress
 
 from .index import query
-from .schema import COLUMNS
+from .query import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMATS = (".csv", ".parquet")
-_TYPES = {"INTEGER": "Int64", "REAL": "float64"}  # of whole numbers one may be missing
+_TYPES = {"INTEGER": "Int64", "REAL": "float64"}  # Int64 can hold NA
 _TIMES = ("created", "updated")
 
 
@@ -30,18 +30,17 @@ def runs_frame(
     """Return the runs in a folder as a frame, one row a run, oldest first.
 
     Args:
-        runs_dir: the folder; none: an empty frame.
-        where: a condition such as "arch=resgcn and miou>0.4", None: all runs.
-        sort: columns, comma-separated, `-` before a falling one.
-        progress: who listens when many runs have to be read again.
+        runs_dir: the folder; if missing, the frame is empty.
+        where: a condition such as "arch=resgcn and miou>0.4"; None: all runs.
+        sort: columns, comma-separated, `-` before a descending one.
+        progress: is notified when many runs have to be read again.
 
     Returns:
         The columns that docs/runs.md lists. Scores are from 0 to 1, `created` and `updated` are
-        times in UTC, whole numbers are of type Int64 and texts objects; what is missing is NA.
+        times in UTC, integers are of type Int64 and texts objects; missing values are NA.
 
     Raises:
         ConfigError: `where` or `sort` cannot be understood.
-        RunError: the index is of a newer version.
     """
     import pandas as pd
 
@@ -68,7 +67,6 @@ def export_runs(
     Raises:
         ConfigError: the file's ending is another one, Parquet is not installed, or `where` or
             `sort` cannot be understood.
-        RunError: the index is of a newer version.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:

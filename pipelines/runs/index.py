@@ -1,98 +1,58 @@
-"""The index of runs, `runs/results.db`: filled from the run directories and from nothing else.
+"""The index of runs, `runs/results.db`: an SQLite copy of what the run directories say.
 
-The directories are the truth. What changes a run calls `record`, which reads the run's files and
-writes its line within one transaction, so of several processes the last one to write has also read
-the newest state. That is best effort: a training must not be hurt by an index that is locked,
-damaged or on a full disk, and on a network folder, where SQLite is fragile, nothing is recorded.
+The directories are the truth. Trainings and evaluations write their own directory and never the
+index, so any number of them may run on a shared file system. Who reads the index first brings it
+up to date (`_refresh`): one scan of the folder compares names and each directory's time of change
+with the column `stamp`, and only runs that differ are read. A file that is edited in place does not
+change that time; `sync` reads everything again.
 
-So whoever reads the index looks first whether it is still true (`refresh`): one scan of the folder
-compares the names and each directory's time of change with the column `stamp`, and only runs that
-differ are read again. A file that is replaced in the run directory changes that time, and so does
-`record`; scores, which are a level below, are written within `changing`. What was edited in place,
-by hand, is not noticed: `sync` reads everything again. The
-scan is not left out for finished runs, because it is cheap (docs/runs.md has the figures) and what
-was evaluated or tagged on another machine is then seen too.
+`state` depends on whether a process holds the run's lock, and is looked up at every reading.
 
-A run says itself that it is running (`status`); whether a process still holds its lock is looked up
-at every reading, so one that was killed is listed as interrupted (`state`).
+`.results.lock` separates processes that use the file (shared) from one that replaces a damaged one
+(exclusive): an SQLite file must not be exchanged while its write-ahead log is in use.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.config import PROTOCOLS, ModelConfig
-from pipelines.errors import DeepGCNError, RunError
+from pipelines.errors import DeepGCNError
 from pipelines.progress import SILENT, Progress
 
 from .annotations import read_note, read_tags
-from .directory import CONFIG, ENVIRONMENT, TRASH, Run, is_folder
-from .lock import is_locked
-from .network_mounts import is_on_network
-from .query import parse_columns, parse_sort, parse_where
-from .schema import COLUMNS, FILE, memory_index, with_index
-from .weights_header import count_parameters
+from .directory import CHANGING, CONFIG, ENVIRONMENT, TRASH, Run, is_folder
+from .lock import hold_lock, is_locked, is_on_network
+from .query import COLUMNS, parse_columns, parse_sort, parse_where
 
-SCORES = ("oa", "macc", "miou")
-RECORD_SECONDS = 5.0  # how long a training waits for other processes at most
-READ_SECONDS = 30.0  # how long a person does
+FILE, LOCK = "results.db", ".results.lock"
+WAIT_SECONDS = 30.0  # for other processes
 CHUNK = 200  # runs read within one transaction
-MARK = ".changing"  # in a run directory: its time does not tell whether it changed
+RECENT = 2 * 10**9  # ns; a directory that changed so lately may change again at the same time
+LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, as safetensors itself limits it
+# A batch norm's running statistics are saved with the weights but not learned.
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 T = TypeVar("T")
 
 _OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
 _OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs")
 _OF_STATUS = ("created", "updated", "epoch", "step", "seconds", "best_epoch", "peak_memory")
+_TABLE = f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
+VERSION = zlib.crc32(_TABLE.encode()) >> 1  # of the schema; an index of another one is rebuilt
 _UPSERT = (
     f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) "
     f"VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
 )
-
-
-def record(run: Run, *, create: bool = False) -> bool:
-    """Write a run's line into the index beside it, as its directory is now.
-
-    Never fails for the index's sake; False says that nothing was written. Then the next reader
-    does it, since the directory's time of change is renewed in any case.
-
-    Args:
-        run: a directory without config.json is no run yet and is left out.
-        create: whether to make the index if there is none.
-    """
-    folder = run.path.parent
-    with suppress(OSError):  # somebody else's directory
-        os.utime(run.path)
-    if is_on_network(folder) or not (create or (folder / FILE).is_file()):
-        return False
-    try:
-        with_index(folder, lambda db: _update(db, folder, [run.name]), seconds=RECORD_SECONDS)
-    except (OSError, sqlite3.Error, RunError, UnicodeEncodeError):  # the docstring says why
-        return False
-    return True
-
-
-@contextmanager
-def changing(run: Run) -> Iterator[None]:
-    """Record a run at the end of a `with` block that changes files below its directory.
-
-    Such a change does not change the directory's own time. If the process is killed within the
-    block, the mark that it set stays, and the run is read at every look until the next block ends.
-    """
-    mark = run.path / MARK
-    with suppress(OSError):  # somebody else's directory
-        mark.touch()
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            mark.unlink()
-        record(run)
 
 
 def query(
@@ -104,19 +64,18 @@ def query(
     columns: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[Any, ...]]:
-    """Return the lines of the runs in a folder, as they are now, each with the columns asked for.
+    """Return the rows of the runs in a folder, as they are now.
 
     Args:
-        runs_dir: the folder; none: no runs.
-        where: a condition (see `runs.query`), None: all runs.
-        sort: columns, comma-separated, `-` before a falling one; None: oldest first.
-        limit: how many lines at most.
+        runs_dir: the folder; if missing, there are no runs.
+        where: a condition (see `runs.query`); None: all runs.
+        sort: columns, comma-separated, `-` before a descending one; None: oldest first.
+        limit: the most rows to return.
         columns: their names; None: all, in the order of COLUMNS.
-        progress: who listens when many runs have to be read again.
+        progress: is notified when many runs have to be read again.
 
     Raises:
         ConfigError: `where`, `sort` or `columns` cannot be understood; the index is not touched.
-        RunError: the index is of a newer version.
     """
     condition, values = parse_where(where)
     names, order = ", ".join(parse_columns(columns)), parse_sort(sort)
@@ -124,36 +83,91 @@ def query(
     bounds = (*values, -1 if limit is None else limit)
 
     def select(database: sqlite3.Connection) -> list[tuple[Any, ...]]:
-        refresh(database, runs_dir, progress)
+        _refresh(database, runs_dir, progress)
         return database.execute(sql, bounds).fetchall()
 
-    return _reading(runs_dir, select, progress) if is_folder(runs_dir) else []
+    return _with_index(runs_dir, select, progress) if is_folder(runs_dir) else []
 
 
 def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
-    """Read all run directories again, whatever the index says, and return how many runs there are.
-
-    Raises:
-        RunError: the index is of a newer version.
-    """
+    """Read all run directories again, whatever the index says, and return how many runs exist."""
 
     def work(database: sqlite3.Connection) -> int:
         (state,) = database.execute("PRAGMA quick_check(1)").fetchone()
         if state != "ok":
-            raise sqlite3.DatabaseError(state)  # damaged: made anew
+            raise sqlite3.DatabaseError(state)
         database.execute("UPDATE runs SET stamp = NULL")
-        refresh(database, runs_dir, progress)
+        _refresh(database, runs_dir, progress)
         return int(database.execute("SELECT count(*) FROM runs").fetchone()[0])
 
-    return _reading(runs_dir, work, progress) if is_folder(runs_dir) else 0
+    return _with_index(runs_dir, work, progress) if is_folder(runs_dir) else 0
 
 
-def refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress = SILENT) -> None:
+def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
+    """Return the result of `work` on the index; on one in memory if the file is not writable."""
+    path = runs_dir / FILE
+    try:
+        return _with_file(path, work)
+    except (OSError, sqlite3.OperationalError) as error:
+        progress.warn(f"{path} cannot be used ({error}); reading all directories.")
+        with closing(_opened(":memory:")) as database:
+            return work(database)
+
+
+def _with_file(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Return the result of `work` on the index in `path`; a damaged file is replaced."""
+
+    def attempt(*, shared: bool) -> T:
+        with hold_lock(path.with_name(LOCK), shared=shared, seconds=WAIT_SECONDS) as held:
+            if not held:
+                raise sqlite3.OperationalError(f"it was in use for {WAIT_SECONDS:g} seconds")
+            if not shared:
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    path.with_name(path.name + suffix).unlink(missing_ok=True)
+            with closing(_opened(path)) as database:
+                return work(database)
+
+    try:
+        return attempt(shared=True)
+    except sqlite3.DatabaseError as error:
+        if type(error) is not sqlite3.DatabaseError:  # a lock or the disk, not the file
+            raise
+        return attempt(shared=False)
+
+
+def _opened(path: Path | str) -> sqlite3.Connection:
+    """Open the index, with an empty table if it is new or of another version of the schema."""
+    database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
+    try:
+        # Not synced at each commit: what a power cut takes is read again.
+        database.execute("PRAGMA synchronous=NORMAL")
+        if isinstance(path, Path):
+            mode = "DELETE" if is_on_network(path.parent) else "WAL"
+            with suppress(sqlite3.OperationalError):  # others use it: the mode stays as it is
+                database.execute(f"PRAGMA journal_mode={mode}")
+        if _version(database) != VERSION:
+            database.execute("BEGIN IMMEDIATE")
+            if _version(database) != VERSION:  # no other process was faster
+                database.execute("DROP TABLE IF EXISTS runs")
+                database.execute(_TABLE)
+                database.execute(f"PRAGMA user_version={VERSION}")
+            database.execute("COMMIT")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _version(database: sqlite3.Connection) -> int:
+    return int(database.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -> None:
     """Bring the index up to date with the directories; only what changed is read.
 
-    A killed process leaves what it had read until then, so the next one goes on from there.
+    Chunk by chunk, so that after a killed process the next one has less to read.
     """
-    # First the index, then the folder: a run that begins between the two is not taken for gone.
+    # First the index, then the folder: a run that begins in between is not taken for deleted.
     known = dict(database.execute("SELECT name, stamp FROM runs"))
     found = _stamps(runs_dir)
     changed = [
@@ -170,95 +184,11 @@ def refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress = S
                 task.advance(len(chunk))
     elif changed:
         _update(database, runs_dir, changed)
-    _look_for_processes(database, runs_dir)
-
-
-def describe(run: Run) -> dict[str, Any]:
-    """Return a run's line, as its files are now; what they do not say is None.
-
-    A run that cannot be read has a line too, with state "broken" and the reason in `error`.
-    """
-    line: dict[str, Any] = dict.fromkeys(COLUMNS)
-    line["name"] = run.name
-    line["stamp"] = run.path.stat().st_mtime_ns  # before reading: a later change is noticed
-    if (run.path / MARK).exists():
-        line["stamp"] = None
-    try:
-        line["tags"] = " ".join(read_tags(run.path)) or None
-        line["note"] = read_note(run.path) or None
-        _add_settings(line, run)
-        _add_course(line, run)
-        for protocol in PROTOCOLS:
-            scores = run.scores(protocol) or {}
-            for score in SCORES:
-                line[f"{protocol.replace('-', '_')}_{score}"] = scores.get(score)
-    except (DeepGCNError, OSError) as error:
-        line["state"], line["status"], line["error"] = "broken", None, str(error)
-    return {name: _storable(value) for name, value in line.items()}
-
-
-def _add_settings(line: dict[str, Any], run: Run) -> None:
-    config = run.config
-    environment = run.environment if (run.path / ENVIRONMENT).is_file() else {}
-    line.update({name: getattr(config.model, name) for name in _OF_MODEL})
-    line.update({name: getattr(config, name) for name in _OF_CONFIG})
-    line["lr"], line["max_steps"] = config.first_lr, config.max_steps
-    line["data"] = str(config.data)
-    line["dilation"] = int(config.model.dilation)
-    line["parts"] = " ".join(config.parts)
-    line["preset"] = _preset(config.model)
-    line["device"] = environment.get("device") or config.device
-    line["hardware"] = environment.get("gpu") or environment.get("cpu")
-
-
-def _add_course(line: dict[str, Any], run: Run) -> None:
-    status = run.status
-    line.update({name: status.get(name) for name in _OF_STATUS})
-    line["val_miou"], line["error"] = status.get("best_miou"), status.get("error")
-    line["status"], line["state"] = str(status.get("state", "interrupted")), run.state
-    line["blocks_per_second"] = status.get("blocks_per_second") or None  # 0: not measured
-    line["parameters"] = count_parameters(run.checkpoint_path("last"))
-
-
-@cache
-def _preset(model: ModelConfig) -> str | None:
-    from pipelines.model.presets import published_as
-
-    return published_as(model)
-
-
-def _storable(value: Any) -> Any:
-    """Return what SQLite can hold of a value that a damaged or foreign file gave."""
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return float(value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # JSON can hold half a character
-    return value if isinstance(value, (int, float, type(None))) else str(value)
-
-
-def _update(database: sqlite3.Connection, runs_dir: Path, names: Iterable[str]) -> None:
-    """Read runs and write their lines, or drop those of runs that are gone, in one transaction."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
-        for name in names:
-            try:
-                found = (runs_dir / name / CONFIG).is_file()
-                line = describe(Run(runs_dir / name)) if found else None
-            except FileNotFoundError:  # removed while it was read
-                line = None
-            if line is None:
-                database.execute("DELETE FROM runs WHERE name = ?", (name,))
-            else:
-                database.execute(_UPSERT, line)
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
+    _update_states(database, runs_dir)
 
 
 def _stamps(runs_dir: Path) -> dict[str, int]:
-    """Return when each directory in the folder last changed, in ns."""
+    """Return each directory's time of change, in ns."""
     found = {}
     with os.scandir(runs_dir) as entries:
         for entry in entries:
@@ -271,8 +201,29 @@ def _stamps(runs_dir: Path) -> dict[str, int]:
     return found
 
 
-def _look_for_processes(database: sqlite3.Connection, runs_dir: Path) -> None:
-    """Set the state of the runs that say they are running."""
+def _update(database: sqlite3.Connection, runs_dir: Path, names: Iterable[str]) -> None:
+    """Read runs and write their rows, or delete those of missing runs, in one transaction."""
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        for name in names:
+            try:
+                found = (runs_dir / name / CONFIG).is_file()
+                row = describe(Run(runs_dir / name)) if found else None
+            except FileNotFoundError:  # removed while it was read
+                row = None
+            if row is None:
+                database.execute("DELETE FROM runs WHERE name = ?", (name,))
+            else:
+                database.execute(_UPSERT, row)
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
+
+
+def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
+    """Set the state of the runs whose status is "running": is a process still at work?"""
     rows = database.execute("SELECT name, state FROM runs WHERE status = 'running'").fetchall()
     for name, state in rows:
         now = "running" if is_locked(runs_dir / name) else "interrupted"
@@ -282,11 +233,76 @@ def _look_for_processes(database: sqlite3.Connection, runs_dir: Path) -> None:
             )
 
 
-def _reading(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
-    """Return what `work` makes of the index; where it cannot be written, of one in memory."""
+def describe(run: Run) -> dict[str, Any]:
+    """Return a run's row, as its files are now; what they do not say is None.
+
+    A run that cannot be read has a row too, with state "broken" and the reason in `error`.
+    """
+    row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "name": run.name}
+    changed = run.path.stat().st_mtime_ns  # before reading, so that a later change is noticed
+    if time.time_ns() - changed > RECENT and not (run.path / CHANGING).exists():
+        row["stamp"] = changed
     try:
-        return with_index(runs_dir, work, seconds=READ_SECONDS)
-    except (OSError, sqlite3.OperationalError) as error:
-        progress.warn(f"{runs_dir / FILE} cannot be used ({error}); reading all directories.")
-        with closing(memory_index()) as database:
-            return work(database)
+        row["tags"] = " ".join(read_tags(run.path)) or None
+        row["note"] = read_note(run.path) or None
+        _add_settings(row, run)
+        _add_progress(row, run)
+        for protocol in PROTOCOLS:
+            scores = run.scores(protocol) or {}
+            for score in ("oa", "macc", "miou"):
+                row[f"{protocol.replace('-', '_')}_{score}"] = scores.get(score)
+    except (DeepGCNError, OSError) as error:
+        row["state"], row["status"], row["error"] = "broken", None, str(error)
+    return {name: _storable(value) for name, value in row.items()}
+
+
+def _add_settings(row: dict[str, Any], run: Run) -> None:
+    config = run.config
+    environment = run.environment if (run.path / ENVIRONMENT).is_file() else {}
+    row.update({name: getattr(config.model, name) for name in _OF_MODEL})
+    row.update({name: getattr(config, name) for name in _OF_CONFIG})
+    row["lr"], row["max_steps"] = config.first_lr, config.max_steps
+    row["data"] = str(config.data)
+    row["dilation"] = int(config.model.dilation)
+    row["parts"] = " ".join(config.parts)
+    row["preset"] = _preset(config.model)
+    row["device"] = environment.get("device") or config.device
+    row["hardware"] = environment.get("gpu") or environment.get("cpu")
+
+
+def _add_progress(row: dict[str, Any], run: Run) -> None:
+    status = run.status
+    row.update({name: status.get(name) for name in _OF_STATUS})
+    row["val_miou"], row["error"] = status.get("best_miou"), status.get("error")
+    row["status"], row["state"] = str(status.get("state", "interrupted")), run.state
+    row["blocks_per_second"] = status.get("blocks_per_second") or None  # 0: not measured
+    row["parameters"] = count_parameters(run.checkpoint_path("last"))
+
+
+@cache
+def _preset(model: ModelConfig) -> str | None:
+    from pipelines.model.presets import published_as
+
+    return published_as(model)
+
+
+def count_parameters(path: Path) -> int | None:
+    """Return the number of trainable values by a safetensors header; None if unreadable."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if length <= LONGEST_HEADER else {}
+        shapes = {name: each["shape"] for name, each in header.items() if name != "__metadata__"}
+        learned = [s for name, s in shapes.items() if name.rpartition(".")[2] not in STATISTICS]
+        return sum(math.prod(shape) for shape in learned) or None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None  # the reader of weights says what is wrong
+
+
+def _storable(value: Any) -> Any:
+    """Return what SQLite can hold of a value from a damaged or foreign file."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # JSON can hold half a character
+    return value if isinstance(value, (int, float, type(None))) else str(value)

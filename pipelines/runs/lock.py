@@ -1,4 +1,4 @@
-"""Locks between processes: one process at a time in a run directory, and locks on other files."""
+"""Locks between processes, and which file systems are on a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from pipelines.errors import RunError
 
 try:
     import fcntl
-except ImportError:  # not a POSIX system: nothing keeps two processes apart
+except ImportError:  # not a POSIX system: no locks
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
 HELD = (errno.EWOULDBLOCK, errno.EACCES)
+MOUNTS = Path("/proc/self/mounts")
+# SQLite's write-ahead log needs memory that its users share, so all must be on one machine.
+NETWORK_FILE_SYSTEMS = {
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "afs"),
+    *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "orangefs", "panfs", "wekafs"),
+}
 
 
 @contextmanager
@@ -27,10 +33,10 @@ def lock_run(path: Path) -> Iterator[None]:
     """Hold the lock of the run directory `path` within a `with` block.
 
     The system drops the lock when its process ends, however it ends, so a lock is never stale;
-    the file that stays behind says who had it last.
+    the file stays behind and names the last holder.
 
     Raises:
-        RunError: another process holds it; says which, and where.
+        RunError: another process holds it; says which, and on which machine.
     """
     with (path / LOCK).open("a+", encoding="utf-8") as file:
         if not _acquire_soon(file):
@@ -46,7 +52,7 @@ def lock_run(path: Path) -> Iterator[None]:
 
 
 def was_locked_here(path: Path) -> bool:
-    """Whether this process is the last one that held the lock of the run directory `path`."""
+    """Return whether this process was the last to hold the lock of the run directory `path`."""
     try:
         return (path / LOCK).read_text(encoding="utf-8").strip() == _this_process()
     except OSError:
@@ -54,7 +60,7 @@ def was_locked_here(path: Path) -> bool:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of the run directory `path`."""
+    """Return whether a process holds the lock of the run directory `path`."""
     lock = path / LOCK
     if not lock.is_file():
         return False
@@ -62,14 +68,14 @@ def is_locked(path: Path) -> bool:
         with lock.open("r", encoding="utf-8") as file:
             return not _acquire(file, shared=True)
     except PermissionError:
-        return False  # somebody else's run; its status is all there is to go by
+        return False  # somebody else's run; only its status is known
 
 
 @contextmanager
 def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
-    """Hold a lock on the file `path`, made if it is not there, within a `with` block.
+    """Hold a lock on the file `path`, created if missing, within a `with` block.
 
-    Yields whether it is held; False after `seconds` in which others held it.
+    Yields False if others held it for all of `seconds`, else True.
     """
     with path.open("a", encoding="utf-8") as file:
         end = time.monotonic() + seconds
@@ -83,7 +89,7 @@ def _this_process() -> str:
 
 
 def _acquire_soon(file: IO[str]) -> bool:
-    """Take the lock, trying for half a second: a look at it (`is_locked`) holds it for a moment."""
+    """Take the lock, trying for half a second, as `is_locked` holds it for a moment."""
     for _ in range(5):
         if _acquire(file):
             return True
@@ -92,12 +98,29 @@ def _acquire_soon(file: IO[str]) -> bool:
 
 
 def _acquire(file: IO[str], *, shared: bool = False) -> bool:
-    """Take the lock, shared or exclusive, until `file` is closed; False: somebody has it."""
+    """Take the lock, shared or exclusive, until `file` is closed; False: another process has it."""
     if fcntl is None:
         return True
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
-        # A file system without locks (ENOLCK, ENOTSUP) must not keep anybody from training.
+        # On a file system without locks (ENOLCK, ENOTSUP) training must work, too.
         return error.errno not in HELD
     return True
+
+
+def is_on_network(folder: Path, mounts: Path = MOUNTS) -> bool:
+    """Return whether `folder` is on a network file system; False if the system doesn't say."""
+    try:
+        text = mounts.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    where = folder.resolve()
+    kinds = {}
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) > 2:
+            point = Path(fields[1].replace("\\040", " "))
+            if point == where or point in where.parents:
+                kinds[len(point.parts)] = fields[2]  # of two mounts at one place the later counts
+    return bool(kinds) and kinds[max(kinds)] in NETWORK_FILE_SYSTEMS

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, only ever appended to."""
+"""The metrics log, metrics.jsonl: one JSON object a line, only ever appended to."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 from pipelines.files import atomic_write
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
-    """Return a journal's records; none without a file, and without a last line cut short."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return a log's records: none if the file is missing, and no last line cut short."""
     return [json.loads(line) for line in _whole_lines(path)]
 
 
 def _whole_lines(path: Path) -> list[bytes]:
     if not path.is_file():
         return []
-    # What follows the last newline was being written when the process was killed.
+    # After the last newline is what a killed process was writing.
     return path.read_bytes().split(b"\n")[:-1]
 
 
-class Journal:
-    """A journal that is open for appending.
+class MetricsLog:
+    """A metrics log that is open for appending.
 
     Args:
-        path: the file; made if it is not there.
-        keep: how many of its first records stay; the rest is from steps that will be done again.
+        path: the file; created if missing.
+        keep: how many of its first records stay; the rest is from steps that will be repeated.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
@@ -40,13 +40,13 @@ class Journal:
         self._file = path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Write one record; a reader sees it at once."""
+        """Write one record; readers see it at once."""
         self._file.write(json.dumps(record).encode() + b"\n")
         self._file.flush()
         self.records += 1
 
     def sync(self) -> None:
-        """Have everything on the disk, so that a checkpoint may count on it."""
+        """Force all records to the disk, as a checkpoint relies on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

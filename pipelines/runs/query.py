@@ -1,28 +1,48 @@
 """Conditions on runs: "arch=resgcn and miou>0.4" becomes SQL with its values kept apart.
 
-    condition   = conjunction { "or" conjunction }
-    conjunction = factor { "and" factor }
-    factor      = "not" factor | "(" condition ")" | comparison
-    comparison  = column ( "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "~" ) value
-    value       = a word | "quoted" | 'quoted' | none
+    condition  = operand { ("and" | "or") operand }
+    operand    = "not" operand | "(" condition ")" | comparison
+    comparison = column ( "=" | "==" | "!=" | "<" | "<=" | ">" | ">=" | "~" ) value
+    value      = a word | "quoted" | 'quoted' | none
 
-`~` means contains, whatever the case of A to Z. Scores are from 0 to 1, or in percent: 40%. A value
-that is missing is `none`; it fulfils no comparison but `= none` and `!= something`. Only names of
-COLUMNS get into the SQL; whatever a person types as a value is bound to a place.
+`not` binds closest, then `and`, as in SQL, so the operators are passed on in their order. `~` means
+contains, ignoring the case of A to Z. Scores are from 0 to 1, or in percent: 40%. A missing value
+is `none`; it satisfies no comparison but `= none` and `!= something`. Only names of COLUMNS get
+into the SQL; every value that a person types is bound to a placeholder.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import ConfigError, did_you_mean
 
-from .schema import COLUMNS
-
 Value = str | int | float | None
 
+# The columns of the index, in the order of `runs export`; docs/runs.md says what each one means.
+COLUMNS = {
+    "name": "TEXT PRIMARY KEY",
+    **dict.fromkeys(("state", "created", "arch"), "TEXT"),
+    "depth": "INTEGER",
+    "conv": "TEXT",
+    **dict.fromkeys(("width", "k"), "INTEGER"),
+    **dict.fromkeys(("layout", "recipe"), "TEXT"),
+    **dict.fromkeys(("test_area", "num_points", "batch_size", "seed", "epoch", "step"), "INTEGER"),
+    **dict.fromkeys(("seconds", "val_miou"), "REAL"),
+    **dict.fromkeys(("room_oa", "room_macc", "room_miou"), "REAL"),
+    **dict.fromkeys(("block_s1_oa", "block_s1_macc", "block_s1_miou"), "REAL"),
+    **dict.fromkeys(("block_s05_oa", "block_s05_macc", "block_s05_miou"), "REAL"),
+    **dict.fromkeys(("error", "status", "updated", "preset", "knn", "parts"), "TEXT"),
+    "dilation": "INTEGER",
+    **dict.fromkeys(("epsilon", "dropout", "lr"), "REAL"),
+    **dict.fromkeys(("epochs", "max_steps", "best_epoch", "parameters"), "INTEGER"),
+    "blocks_per_second": "REAL",
+    "peak_memory": "INTEGER",
+    **dict.fromkeys(("device", "hardware", "data", "tags", "note"), "TEXT"),
+    "stamp": "INTEGER",
+}
 ALIASES = {
     **{score: f"room_{score}" for score in ("oa", "macc", "miou")},
     "run": "name",
@@ -31,7 +51,8 @@ ALIASES = {
 TAG = "tag"  # of the words in `tags`, one
 SCORES = tuple(name for name in COLUMNS if name.endswith(("_oa", "_macc", "_miou")))
 TRUTH = {"true": 1, "on": 1, "yes": 1, "1": 1, "false": 0, "off": 0, "no": 0, "0": 0}
-LONGEST, MOST, DEEPEST = 10_000, 100, 30  # characters, comparisons, parentheses and nots
+LONGEST, MOST = 5_000, 50  # characters; parentheses and nots: what SQLite's parser can take
+EXAMPLE = 'For example: --where "arch=resgcn and (miou>0.4 or not state=finished)"'
 _TOKEN = re.compile(
     r"""\s*(?: (?P<operator> <= | >= | != | == | [=<>~] )
             | (?P<parenthesis> [()] )
@@ -50,20 +71,46 @@ class Token:
     text: str
 
     def is_word(self, word: str) -> bool:
-        """Whether this is the keyword `word`, in any case."""
+        """Return whether this is the keyword `word`, in upper or lower case."""
         return self.kind == "word" and self.text.lower() == word
 
 
 def parse_where(where: str | None) -> tuple[str, list[Value]]:
-    """Return a condition as an SQL expression and the values for its places.
+    """Return a condition as an SQL expression and the values of its placeholders.
 
     Raises:
         ConfigError: it cannot be understood.
+
+    Examples:
+        >>> parse_where("arch=resgcn and miou>40%")
+        ('((arch IS ?) AND coalesce(room_miou > ?, 0))', ['resgcn', 0.4])
     """
     if where is None:
         return "1", []
-    parser = _Parser(_tokens(where))
-    return parser.whole(), parser.values
+    tokens = iter(_tokens(where))
+    sql: list[str] = []
+    values: list[Value] = []
+    opened = prefixes = 0
+    while True:
+        token = next(tokens)
+        while token.is_word("not") or token == Token("parenthesis", "("):
+            prefixes += 1
+            if prefixes > MOST:
+                raise ConfigError(f"--where: found more than {MOST} of ( and not.")
+            opened += token.text == "("
+            sql.append("(" if token.text == "(" else "NOT ")
+            token = next(tokens)
+        sql.append(_comparison(token, tokens, values))
+        token = next(tokens)
+        while opened and token == Token("parenthesis", ")"):
+            opened -= 1
+            sql.append(")")
+            token = next(tokens)
+        if token.kind == "end" and not opened:
+            return f"({''.join(sql)})", values
+        if not (token.is_word("and") or token.is_word("or")):
+            raise _unexpected(token, ")" if opened else "and, or, or the end")
+        sql.append(f" {token.text.upper()} ")
 
 
 def parse_sort(sort: str | None) -> str:
@@ -81,10 +128,10 @@ def parse_sort(sort: str | None) -> str:
 
 
 def parse_columns(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the columns that are meant; None: all.
+    """Return the columns of the index that `names` mean; None: all.
 
     Raises:
-        ConfigError: there is no such column, or none is named.
+        ConfigError: there is no such column.
     """
     if names is None:
         return tuple(COLUMNS)
@@ -115,119 +162,57 @@ def _tokens(where: str) -> list[Token]:
         if match is None:
             rest = where[place:].strip()
             what = "an unclosed quote" if rest[0] in "\"'" else f"{rest[0]!r}"
-            raise ConfigError(f"--where: found {what} at {_shown(rest)}.\n{_EXAMPLE}")
+            raise ConfigError(f"--where: found {what} at {_shown(rest)}.\n{EXAMPLE}")
         kind = str(match.lastgroup)
         tokens.append(Token(kind, match[kind]))
         place = match.end()
-    return tokens
+    return [*tokens, Token("end", "")]
 
 
-class _Parser:
-    """A descent through the grammar above; the values gather in the order of their places."""
+def _comparison(token: Token, tokens: Iterator[Token], values: list[Value]) -> str:
+    """Return the SQL of the comparison that begins with `token`, and add its value to `values`."""
+    if token.kind != "word":
+        raise _unexpected(token, "a column")
+    name = token.text
+    column = TAG if name.lower() == TAG else _column(name, "--where")
+    token = next(tokens)
+    if token.kind != "operator":
+        raise _unexpected(token, f"= != < <= > >= or ~ after {name}")
+    operator = token.text
+    token = next(tokens)
+    if token.kind not in ("word", "quoted"):
+        raise _unexpected(token, f"a value after {name} {operator}")
+    sql, value = _compared(column, operator, token)
+    values.append(value)
+    return sql
 
-    def __init__(self, tokens: list[Token]) -> None:
-        self.tokens, self.place, self.depth = tokens, 0, 0
-        self.comparisons = 0
-        self.values: list[Value] = []
 
-    @property
-    def next(self) -> Token:
-        """The token that is read next."""
-        return self.tokens[self.place] if self.place < len(self.tokens) else Token("end", "")
+def _compared(column: str, operator: str, token: Token) -> tuple[str, Value]:
+    """Return SQL that is 1 or 0, never NULL, so that `not` is its opposite, and its value."""
+    if column == TAG:
+        if operator not in ("=", "==", "!="):
+            raise ConfigError(f"--where: found {TAG} {operator}, expected {TAG} = or !=.")
+        found = "instr(' ' || coalesce(tags, '') || ' ', ?)"
+        return f"({found} {'=' if operator == '!=' else '>'} 0)", f" {_text(token)} "
+    if operator == "~":
+        if not COLUMNS[column].startswith("TEXT"):
+            raise ConfigError(f"--where: found {column} ~, but {column} is a number.")
+        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", _text(token)
+    value = _value(column, token)
+    if operator in ("=", "==", "!="):
+        return f"({column} IS {'NOT ' if operator == '!=' else ''}?)", value
+    if value is None:
+        raise ConfigError(f"--where: found {column} {operator} none, expected = or != there.")
+    return f"coalesce({column} {operator} ?, 0)", value
 
-    def take(self) -> Token:
-        """Return the next token and go on to the one after it."""
-        token = self.next
-        self.place += 1
-        return token
 
-    def whole(self) -> str:
-        """Read a condition that ends where the text ends."""
-        sql = self.condition()
-        if self.next.kind != "end":
-            raise self.error("and, or, or the end")
-        return sql
-
-    def condition(self) -> str:
-        terms = [self.conjunction()]
-        while self.next.is_word("or"):
-            self.take()
-            terms.append(self.conjunction())
-        return f"({' OR '.join(terms)})"
-
-    def conjunction(self) -> str:
-        factors = [self.factor()]
-        while self.next.is_word("and"):
-            self.take()
-            factors.append(self.factor())
-        return f"({' AND '.join(factors)})"
-
-    def factor(self) -> str:
-        if self.next.is_word("not"):
-            self.take()
-            return f"NOT {self.deeper(self.factor)}"
-        if self.next == Token("parenthesis", "("):
-            self.take()
-            sql = self.deeper(self.condition)
-            if self.next != Token("parenthesis", ")"):
-                raise self.error(")")
-            self.take()
-            return sql
-        return self.comparison()
-
-    def deeper(self, rule: Callable[[], str]) -> str:
-        """Follow a rule one level down; SQLite and Python both have their limits."""
-        self.depth += 1
-        if self.depth > DEEPEST:
-            raise ConfigError(f"--where: found more than {DEEPEST} levels of ( and not.")
-        sql = rule()
-        self.depth -= 1
-        return sql
-
-    def comparison(self) -> str:
-        self.comparisons += 1
-        if self.comparisons > MOST:
-            raise ConfigError(f"--where: found more than {MOST} comparisons.")
-        if self.next.kind != "word":
-            raise self.error("a column")
-        name = self.take().text
-        column = TAG if name.lower() == TAG else _column(name, "--where")
-        if self.next.kind != "operator":
-            raise self.error(f"= != < <= > >= or ~ after {name}")
-        operator = self.take().text
-        if self.next.kind not in ("word", "quoted"):
-            raise self.error(f"a value after {name} {operator}")
-        return self.compared(column, operator, self.take())
-
-    def compared(self, column: str, operator: str, token: Token) -> str:
-        """Return the SQL of one comparison: 1 or 0, never NULL, so that `not` is its opposite."""
-        if column == TAG:
-            if operator not in ("=", "==", "!="):
-                raise ConfigError(f"--where: found {TAG} {operator}, expected {TAG} = or !=.")
-            self.values.append(f" {_text(token)} ")
-            found = "instr(' ' || coalesce(tags, '') || ' ', ?)"
-            return f"({found} {'=' if operator == '!=' else '>'} 0)"
-        if operator == "~":
-            if not COLUMNS[column].startswith("TEXT"):
-                raise ConfigError(f"--where: found {column} ~, but {column} is a number.")
-            self.values.append(_text(token))
-            return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)"
-        value = _value(column, token)
-        self.values.append(value)
-        if operator in ("=", "==", "!="):
-            return f"({column} IS {'NOT ' if operator == '!=' else ''}?)"
-        if value is None:
-            raise ConfigError(f"--where: found {column} {operator} none, expected = or != there.")
-        return f"coalesce({column} {operator} ?, 0)"
-
-    def error(self, expected: str) -> ConfigError:
-        """Return the error for the next token."""
-        found = repr(self.next.text) if self.next.kind != "end" else "the end"
-        return ConfigError(f"--where: found {found}, expected {expected}.\n{_EXAMPLE}")
+def _unexpected(token: Token, expected: str) -> ConfigError:
+    found = repr(token.text) if token.kind != "end" else "the end"
+    return ConfigError(f"--where: found {found}, expected {expected}.\n{EXAMPLE}")
 
 
 def _value(column: str, token: Token) -> Value:
-    """Return the value that a token means for a column.
+    """Convert a token to a value of a column.
 
     Raises:
         ConfigError: the column holds something else.
@@ -260,6 +245,3 @@ def _text(token: Token) -> str:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:40] + "…")
-
-
-_EXAMPLE = 'For example: --where "arch=resgcn and (miou>0.4 or not state=finished)"'

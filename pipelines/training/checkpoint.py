@@ -157,12 +157,6 @@ def check_sums(path: Path) -> None:
         raise zipfile.BadZipFile(f"{damaged} is not what was saved")
 
 
-def saved_step(path: Path) -> int:
-    """Return the optimizer step that a whole checkpoint was written after."""
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(state["counters"]["step"])
-
-
 def first_not_finite(model: DeepGCN) -> str | None:
     """Return the name of a weight or running statistic that is not finite, or None."""
     for name, value in model.state_dict().items():

@@ -24,9 +24,15 @@ from pipelines.errors import RunError
 from pipelines.metrics import Scores, confusion, scores
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress
-from pipelines.runs.directory import METRICS, TENSORBOARD, Run, resume_command, save_config
-from pipelines.runs.metrics_log import Journal
-from pipelines.runs.status import last_checkpoint
+from pipelines.runs.directory import (
+    METRICS,
+    TENSORBOARD,
+    Run,
+    last_checkpoint,
+    resume_command,
+    save_config,
+)
+from pipelines.runs.metrics_log import MetricsLog
 from pipelines.runtime.device import gpu_memory
 from pipelines.runtime.interruption import Interruption
 from pipelines.runtime.precision import Precision
@@ -50,7 +56,7 @@ SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 class Training:
     """One process's work on a run: what it works with, and how far it is."""
 
-    journal: Journal
+    journal: MetricsLog
     events: Events
 
     def __init__(
@@ -111,7 +117,7 @@ class Training:
             if self.processes.main:
                 metrics = self.run.path / METRICS
                 self.journal = stack.enter_context(
-                    closing(Journal(metrics, keep=self.counters.records))
+                    closing(MetricsLog(metrics, keep=self.counters.records))
                 )
                 self.events = stack.enter_context(
                     open_events(

@@ -15,7 +15,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
 from pipelines.runs.directory import create_run
 from pipelines.runs.frame import export_runs
-from pipelines.runs.schema import COLUMNS
+from pipelines.runs.query import COLUMNS
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -12,15 +14,14 @@ from typing import Any
 import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.errors import ConfigError, RunError
+from pipelines.errors import ConfigError
 from pipelines.progress import Progress
-from pipelines.runs import index
 from pipelines.runs.annotations import add_tag, write_note
-from pipelines.runs.directory import Run, create_run
+from pipelines.runs.directory import Run, changing, create_run
 from pipelines.runs.frame import runs_frame
-from pipelines.runs.index import changing, describe, query, record, sync
+from pipelines.runs.index import FILE, VERSION, describe, query, sync
 from pipelines.runs.lock import lock_run
-from pipelines.runs.schema import FILE
+from pipelines.runs.query import COLUMNS
 
 
 def make(runs: Path, name: str, **model: Any) -> Run:
@@ -45,13 +46,22 @@ def listed(runs: Path, **options: Any) -> list[str]:
     return [name for (name,) in query(runs, columns=["name"], **options)]
 
 
-def test_a_run_is_in_the_file_as_soon_as_it_changes(tmp_path: Path) -> None:
+def age(run: Run) -> None:
+    """Make the last change of a run's directory a minute old."""
+    past = run.path.stat().st_mtime_ns - 60 * 10**9
+    os.utime(run.path, ns=(past, past))
+
+
+def test_a_reading_brings_the_file_up_to_date(tmp_path: Path) -> None:
     run = make(tmp_path, "mine", epsilon=0.1)
+    assert not (tmp_path / FILE).exists(), "who writes a run does not touch the index"
+    query(tmp_path)
     assert rows(tmp_path, "name, status, epsilon") == [("mine", "running", 0.1)]
     run.update_status(state="finished", best_miou=0.5, epoch=3)
+    with changing(run):
+        score(run, 0.7, "block-s1")
+    query(tmp_path)
     assert rows(tmp_path, "name, state, epoch, val_miou") == [("mine", "finished", 3, 0.5)]
-    score(run, 0.7, "block-s1")
-    assert record(run)
     assert rows(tmp_path, "block_s1_oa, block_s1_macc, block_s1_miou") == [(0.9, 0.8, 0.7)]
 
 
@@ -71,6 +81,8 @@ def test_a_line_says_what_the_files_say(tmp_path: Path) -> None:
     add_tag(run.path, "paper")
     add_tag(run.path, "area-2")
     write_note(run.path, "two\nlines")
+    assert describe(run)["stamp"] is None, "the directory may change again in the same instant"
+    age(run)
     line = describe(run)
     expected = {
         **{"arch": "resgcn", "depth": 28, "conv": "mr", "preset": "resmrgcn-28", "dilation": 1},
@@ -95,24 +107,10 @@ def test_changes_behind_our_back_are_seen(tmp_path: Path) -> None:
     assert [name for name, *_ in rows(tmp_path)] == ["renamed"]
 
 
-def test_what_could_not_be_recorded_is_read_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = make(tmp_path, "mine")
-    with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(index, "RECORD_SECONDS", 0.1)
-        run.update_status(step=7)
-        score(run, 0.4)
-        assert not record(run)
-        other.execute("ROLLBACK")
-    assert rows(tmp_path, "step, room_miou") == [(0, None)]
-    assert query(tmp_path, columns=["step", "miou"]) == [(7, 0.4)]
-    assert rows(tmp_path, "step, room_miou") == [(7, 0.4)]
-
-
 def test_only_sync_sees_what_was_edited_in_place(tmp_path: Path) -> None:
     run = make(tmp_path, "mine")
+    age(run)
+    assert query(tmp_path, columns=["depth"]) == [(7,)]
     text = (run.path / "config.json").read_text()
     with (run.path / "config.json").open("r+") as file:
         file.write(text.replace('"depth": 7', '"depth": 9'))
@@ -128,8 +126,8 @@ def test_a_kill_while_scores_are_written_hides_nothing(tmp_path: Path) -> None:
         assert query(tmp_path, columns=["miou"]) == [(0.1,)]
         score(run, 0.2)
         assert query(tmp_path, columns=["miou"]) == [(0.2,)], "seen within the block already"
-    assert rows(tmp_path, "room_miou, stamp") == [(0.2, run.path.stat().st_mtime_ns)]
     (run.path / ".changing").touch()  # as a killed process leaves it
+    age(run)
     for miou in (0.3, 0.4):
         score(run, miou)
         assert query(tmp_path, columns=["miou"]) == [(miou,)]
@@ -196,6 +194,7 @@ def test_odd_values_do_no_harm(tmp_path: Path, status: str) -> None:
 def test_a_damaged_file_is_made_anew(tmp_path: Path, content: bytes | None) -> None:
     for number in range(30):
         make(tmp_path, f"run{number}")
+    assert len(listed(tmp_path)) == 30
     path = tmp_path / FILE
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -208,9 +207,8 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, content: bytes | None) -> N
 
 def test_a_database_of_another_program_is_made_anew(tmp_path: Path) -> None:
     make(tmp_path, "mine")
-    (tmp_path / FILE).unlink()
     with closing(sqlite3.connect(tmp_path / FILE)) as database:
-        database.execute("CREATE TABLE songs (title TEXT)")
+        database.execute("CREATE TABLE runs (title TEXT)")
     assert listed(tmp_path) == ["mine"]
 
 
@@ -225,26 +223,22 @@ class Heard(Progress):
 
 
 def test_where_nothing_can_be_written_the_directories_are_read(tmp_path: Path) -> None:
-    run = make(tmp_path, "mine")
-    for path in tmp_path.glob(f"{FILE}*"):
-        path.unlink()
+    make(tmp_path, "mine")
     (tmp_path / FILE).mkdir()
     heard = Heard()
     assert query(tmp_path, columns=["name", "depth"], progress=heard) == [("mine", 7)]
     assert "cannot be used" in heard.warnings[0]
-    assert not record(run)
 
 
-def test_on_a_network_folder_training_does_not_record(
+def test_on_a_network_folder_there_is_no_write_ahead_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(index, "is_on_network", lambda folder: True)  # noqa: ARG005
-    monkeypatch.setattr("pipelines.runs.schema.is_on_network", lambda folder: True)  # noqa: ARG005
     make(tmp_path, "mine")
-    assert not (tmp_path / FILE).exists()
-    assert listed(tmp_path) == ["mine"]
-    with closing(sqlite3.connect(tmp_path / FILE)) as database:
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    for network, mode in ((False, "wal"), (True, "delete")):
+        monkeypatch.setattr("pipelines.runs.index.is_on_network", lambda _, is_it=network: is_it)
+        assert listed(tmp_path) == ["mine"]
+        with closing(sqlite3.connect(tmp_path / FILE)) as database:
+            assert database.execute("PRAGMA journal_mode").fetchone() == (mode,)
 
 
 def test_several_at_once(tmp_path: Path) -> None:
@@ -261,7 +255,6 @@ def test_order_and_limit(tmp_path: Path) -> None:
         run = make(tmp_path, name)
         if miou is not None:
             score(run, miou)
-            record(run)
     assert listed(tmp_path) == ["a", "b", "c", "d"]
     assert listed(tmp_path, sort="miou") == ["a", "d", "c", "b"]
     assert listed(tmp_path, sort="-miou,-name") == ["c", "d", "a", "b"]
@@ -277,33 +270,29 @@ def test_no_folder_no_runs(tmp_path: Path) -> None:
 
 def test_wrong_questions_do_not_touch_the_index(tmp_path: Path) -> None:
     make(tmp_path, "mine")
-    (tmp_path / FILE).unlink()
     for options in ({"where": "miou>"}, {"sort": "miou;"}, {"columns": ["1"]}):
         with pytest.raises(ConfigError):
             query(tmp_path, **options)
     assert not (tmp_path / FILE).exists()
 
 
-def test_scoring_does_not_make_an_index_beside_a_lone_run(tmp_path: Path) -> None:
-    run = make(tmp_path / "runs", "mine")
-    lone = tmp_path / "elsewhere" / "mine"
-    lone.parent.mkdir()
-    run.path.rename(lone)
-    assert not record(Run(lone))
-    assert [path.name for path in lone.parent.iterdir()] == ["mine"]
-
-
-def test_a_newer_version_is_left_alone(tmp_path: Path) -> None:
-    run = make(tmp_path, "mine")
+@pytest.mark.parametrize("version", [1, 3, VERSION + 1])
+def test_an_index_of_another_schema_is_rebuilt(tmp_path: Path, version: int) -> None:
+    make(tmp_path, "mine")
     with closing(sqlite3.connect(tmp_path / FILE)) as database:
-        database.execute("PRAGMA user_version=99")
-    before = (tmp_path / FILE).read_bytes()
-    for work in (query, sync):
-        with pytest.raises(RunError, match=r"found version 99 .* up to 3; nothing was changed"):
-            work(tmp_path)
-    run.update_status(step=3)  # a training goes on
-    assert run.status["step"] == 3
-    assert (tmp_path / FILE).read_bytes() == before
+        database.execute("CREATE TABLE runs (name TEXT PRIMARY KEY, depth INTEGER)")
+        database.execute("INSERT INTO runs VALUES ('mine', 1), ('gone', 1)")
+        database.execute(f"PRAGMA user_version={version}")
+        database.commit()
+    assert query(tmp_path, columns=["name", "depth", "epsilon"]) == [("mine", 7, 0.2)]
+    with closing(sqlite3.connect(tmp_path / FILE)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (VERSION,)
+
+
+def test_the_documentation_names_every_column_and_its_type() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \| (TEXT|INTEGER|REAL) \| \S", text, re.MULTILINE)
+    assert documented == [(name, kind.split()[0]) for name, kind in COLUMNS.items()]
 
 
 def test_a_run_without_tags_has_none(tmp_path: Path) -> None:

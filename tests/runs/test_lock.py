@@ -1,4 +1,4 @@
-"""One process at a time, and no lock outlives its process."""
+"""One process at a time, no lock outlives its process; network folders by the list of mounts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import RunError
-from pipelines.runs.lock import is_locked, lock_run
+from pipelines.runs.lock import is_locked, is_on_network, lock_run
 
 HOLD = """
 import sys, time
@@ -18,6 +18,13 @@ from pipelines.runs.lock import lock_run
 with lock_run(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
+"""
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+server:/home /home nfs4 rw 0 0
+/dev/sdb1 /home/me/local ext4 rw 0 0
+//server/share /mnt/my\\040share cifs rw 0 0
 """
 
 
@@ -46,3 +53,21 @@ def test_another_process_is_refused_until_the_first_is_killed(tmp_path: Path) ->
 def test_no_lock_without_a_file(tmp_path: Path) -> None:
     assert not is_locked(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("/tmp/runs", False),
+        ("/home/me/runs", True),
+        ("/home", True),
+        ("/homes/runs", False),
+        ("/home/me/local/runs", False),
+        ("/mnt/my share/runs", True),
+    ],
+)
+def test_the_nearest_mount_counts(tmp_path: Path, folder: str, expected: bool) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNTS)
+    assert is_on_network(Path(folder), mounts) is expected
+    assert not is_on_network(Path(folder), tmp_path / "nothing")

@@ -7,27 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs.metrics_log import Journal, read_journal
+from pipelines.runs.metrics_log import MetricsLog, read_metrics
 
 
 def write(path: Path, numbers: range, *, keep: int = 0) -> int:
-    with closing(Journal(path, keep=keep)) as journal:
+    with closing(MetricsLog(path, keep=keep)) as log:
         for number in numbers:
-            journal.append({"step": number, "loss": 0.1 * number})
-        journal.sync()
-        return journal.records
+            log.append({"step": number, "loss": 0.1 * number})
+        log.sync()
+        return log.records
 
 
 def steps(path: Path) -> list[int]:
-    return [record["step"] for record in read_journal(path)]
+    return [record["step"] for record in read_metrics(path)]
 
 
 def test_a_reader_sees_records_at_once(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert read_journal(path) == []
-    with closing(Journal(path)) as journal:
-        journal.append({"step": 1})
-        assert read_journal(path) == [{"step": 1}]
+    assert read_metrics(path) == []
+    with closing(MetricsLog(path)) as log:
+        log.append({"step": 1})
+        assert read_metrics(path) == [{"step": 1}]
 
 
 @pytest.mark.parametrize("keep", [0, 2, 4, 9])

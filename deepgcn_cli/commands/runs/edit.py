@@ -54,7 +54,6 @@ def tag_runs(
     from deepgcn_cli.display import print_json, print_text
     from pipelines.runs.annotations import add_tag, check_tag, read_tags, remove_tag
     from pipelines.runs.directory import named_run
-    from pipelines.runs.index import record
 
     *names, tag = words
     if not names:
@@ -63,7 +62,6 @@ def tag_runs(
     found = [named_run(Path(name), runs or TrainConfig.runs) for name in names]
     for run in found:
         (remove_tag if remove else add_tag)(run.path, tag)
-        record(run)
     tags = {str(run.path): read_tags(run.path) for run in found}
     if as_json:
         return print_json(tags)
@@ -84,12 +82,10 @@ def note_run(
     from deepgcn_cli.display import print_json, print_text
     from pipelines.runs.annotations import read_note, write_note
     from pipelines.runs.directory import named_run
-    from pipelines.runs.index import record
 
     found = named_run(run, runs or TrainConfig.runs)
     if text is not None:
         write_note(found.path, text)
-        record(found)
     note = read_note(found.path)
     if as_json:
         return print_json({"run": found.path, "note": note})
@@ -112,7 +108,7 @@ def remove_runs(
 ) -> None:
     """Move runs to the trash, runs/.trash; `deepgcn runs restore` brings them back."""
     from deepgcn_cli.display import print_json, print_text
-    from pipelines.runs.trash import discard
+    from pipelines.runs.annotations import discard
 
     folder = runs or TrainConfig.runs
     if empty:
@@ -148,8 +144,8 @@ def _chosen(folder: Path, names: list[Path], where: str | None) -> list:
 
 def _empty(folder: Path, *, yes: bool, as_json: bool) -> None:
     from deepgcn_cli.display import print_json, print_text
+    from pipelines.runs.annotations import discarded, empty_trash
     from pipelines.runs.directory import TRASH
-    from pipelines.runs.trash import discarded, empty_trash
 
     names = discarded(folder)
     if names:
@@ -182,7 +178,7 @@ def restore_runs(
 ) -> None:
     """Bring runs back from the trash."""
     from deepgcn_cli.display import print_json, print_text
-    from pipelines.runs.trash import restore
+    from pipelines.runs.annotations import restore
 
     found = [restore(runs or TrainConfig.runs, name) for name in names]
     if as_json:

@@ -163,8 +163,7 @@ def export(
 def sync_runs(runs: Runs = None, as_json: Json = False, quiet: Quiet = False) -> None:
     """Read every run directory again, also those that look unchanged, into the index results.db."""
     from deepgcn_cli.display import print_json, print_text
-    from pipelines.runs.index import sync
-    from pipelines.runs.schema import FILE
+    from pipelines.runs.index import FILE, sync
 
     folder = runs or TrainConfig.runs
     count = sync(folder, Later(quiet=quiet))

@@ -68,13 +68,14 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert difference["low"] <= difference["miou"] <= difference["high"]
 
 
-def test_training_and_evaluation_record_themselves(
+def test_the_index_tells_of_training_and_evaluation(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     succeed(capsys, "eval", "second", "--no-pictures", "--device", "cpu", "--protocol", "block-s1")
     scores = json.loads((folder / "runs/second/eval/block-s1/scores.json").read_text())
     model = load_model("runs/second")
     learned = sum(parameter.numel() for parameter in model.parameters())
+    succeed(capsys, "runs", "sync")
     with closing(sqlite3.connect(folder / "runs" / "results.db")) as database:
         columns = "state, step, parameters, block_s1_miou, blocks_per_second > 0"
         query = f"SELECT {columns} FROM runs WHERE name = 'second'"
