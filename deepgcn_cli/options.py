@@ -1,60 +1,131 @@
-"""The options that several commands share, and how flags become a configuration.
+"""How the fields of a configuration become the options of a command.
 
-Every option is None unless it was given, so that its default has one home: the field of the
-configuration that it is named after. The help shows that default.
+An option is None unless it was given, so that its default has one home: the field. The help shows
+that default.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from pipelines.config import (
-    ADAM_LR,
-    ARCHS,
-    CONVS,
-    DEVICES,
-    KNNS,
-    LAYOUTS,
-    PARTS,
-    PRECISIONS,
-    RECIPES,
-    SGD_LR,
-    EvalConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from pipelines.config import TrainConfig
+from pipelines.config.options import Option, flag_of, options_of
 
-MODERN = RECIPES["modern"]
-OTHERS = tuple(part for part in PARTS if part not in MODERN)
+METAVARS = {int: "N", float: "X", str: "NAME", Path: "DIR"}
+
+Flags: TypeAlias = dict[str, Any]  # the options that were given, by their fields' names
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
+]
 
 
-def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
-    """Return a typer option that is None unless given.
+def takes(*configs: type, command: str | None = None) -> Callable[[Callable], Callable]:
+    """Let a command have the options of some configurations in the place of its `flags`.
+
+    The command is called with those that were given, by their fields' names.
 
     Args:
-        help: what it does.
-        names: how it is typed; none: as the parameter is called. To be given where the metavar is
-            the parameter's name in capitals: typer 0.27 would not know the option otherwise.
-        default: the configuration's default, shown in the help.
-        metavar: what its value is called in the help.
+        configs: dataclasses of `pipelines.config`.
+        command: its name; None: as the function is called.
     """
-    shown = help if default is None else f"{help} [default: {default}]"
-    return typer.Option(*names, help=shown, show_default=False, metavar=metavar)
+
+    def decorate(function: Callable) -> Callable:
+        name = command or function.__name__
+        taken = [each for config in configs for each in parameters(config, name)]
+        own = inspect.signature(function, eval_str=True).parameters.values()
+
+        @functools.wraps(function)
+        def with_flags(**values: Any) -> Any:
+            flags = {each.name: values.pop(each.name) for each in taken}
+            return function(**values, flags=given(flags))
+
+        places = [taken if each.name == "flags" else [each] for each in own]
+        signature = inspect.Signature([each for some in places for each in some])
+        with_flags.__signature__ = signature  # type: ignore[attr-defined]
+        with_flags.__annotations__ = {
+            each.name: each.annotation for each in signature.parameters.values()
+        }
+        return with_flags
+
+    return decorate
 
 
-def given(config: type, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given and are fields of the dataclass `config`."""
-    names = {field.name for field in dataclasses.fields(config)}
+def parameters(config: type, command: str) -> Iterator[inspect.Parameter]:
+    """Yield the parameters of a command that are options of a configuration."""
+    hints = typing.get_type_hints(config)
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name, option in options_of(config, command).items():
+        kind = _kind(hints[name])
+        info = _typer_info(name, option, kind, defaults[name])
+        needed = option.flag == "" and not (option.metavar or "").startswith("[")
+        yield inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if needed else None,
+            annotation=Annotated[kind if needed else kind | None, info],
+        )
+
+
+def _kind(hint: Any) -> Any:
+    """Return what typer reads for a field: a list for several, texts for NAME=VALUE pairs."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return list[typing.get_args(hint)[0]]  # type: ignore[misc]
+    return list[str] if typing.get_origin(hint) is Mapping else hint
+
+
+def _typer_info(name: str, option: Option, kind: Any, default: Any) -> Any:
+    """Return what typer needs to know of an option or argument."""
+    joint = " or " if len(option.choices) == 2 else ", "
+    help = option.help.replace("{}", joint.join(option.choices))
+    if option.flag == "":
+        return typer.Argument(metavar=(option.metavar or "").strip("[]"), help=help)
+    typed = option.flag or flag_of(name, option)
+    if kind is bool and default is True:
+        typed = f"{typed}/--no-{typed.removeprefix('--')}"
+    shown = _shown(default, typed)
+    metavar = option.metavar or METAVARS.get((*typing.get_args(kind), kind)[0])
+    return typer.Option(
+        typed,
+        help=f"{help} [default: {shown}]" if shown else help,
+        show_default=False,
+        metavar=metavar,
+    )
+
+
+def _shown(default: Any, typed: str) -> str:
+    """Return a default for the help; nothing for one that the help does not say or says itself."""
+    if isinstance(default, bool):
+        return ("on" if default else "off") if "/" in typed else ""
+    if isinstance(default, tuple):
+        return ", ".join(map(str, default))
+    return "" if default in (None, dataclasses.MISSING) else str(default)
+
+
+def given(flags: Mapping[str, Any]) -> Flags:
+    """Return the flags that were given."""
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in flags.items()
-        if name in names and value is not None and value != []
+        if value is not None and value != []
     }
+
+
+def fields_of(config: type, flags: Flags) -> Flags:
+    """Return those of the flags that are fields of a configuration."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in flags.items() if name in names}
 
 
 def examples(*commands: str) -> str:
@@ -62,176 +133,12 @@ def examples(*commands: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
-Data = Annotated[
-    Path | None,
-    option("Folder of the prepared data.", default=TrainConfig.data, metavar="DIR"),
-]
+def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
+    """Return an option that no configuration has; it is None unless given."""
+    shown = help if default is None else f"{help} [default: {default}]"
+    return typer.Option(*names, help=shown, show_default=False, metavar=metavar)
+
+
 Runs = Annotated[
-    Path | None, option("Folder of the runs.", default=TrainConfig.runs, metavar="DIR")
-]
-Seed = Annotated[
-    int | None, option("Seed of all randomness.", default=TrainConfig.seed, metavar="N")
-]
-Device = Annotated[
-    str | None,
-    option(f"{', '.join(DEVICES)}.", default=TrainConfig.device, metavar="NAME"),
-]
-InferenceBatch = Annotated[
-    int | None,
-    option("Blocks computed at a time.", default=EvalConfig.batch_size, metavar="N"),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
-]
-
-# The network, as train, ablate and bench take it; `commands_train.chosen_model` puts it together.
-Arch = Annotated[
-    str | None, option(f"{', '.join(ARCHS)}.", default=ModelConfig.arch, metavar="NAME")
-]
-Depth = Annotated[int | None, option("Layers.", default=ModelConfig.depth, metavar="L")]
-Preset = Annotated[
-    str | None,
-    option("A published network (deepgcn presets); other flags change it.", metavar="NAME"),
-]
-Conv = Annotated[
-    str | None,
-    option(
-        f"Vertex layer: {', '.join(CONVS)}, or a class of torch_geometric.nn.",
-        default=ModelConfig.conv,
-        metavar="NAME",
-    ),
-]
-Width = Annotated[
-    int | None,
-    option(
-        "Channels of a layer; of densegcn the growth rate, 32 as published.",
-        default=ModelConfig.width,
-        metavar="C",
-    ),
-]
-FusionChannels = Annotated[
-    int | None,
-    option(
-        "Channels of the fusion, and of the vector for the whole block.",
-        "--fusion-channels",
-        default=ModelConfig.fusion_channels,
-        metavar="N",
-    ),
-]
-Neighbors = Annotated[
-    int | None,
-    option(
-        "Neighbours; as published 8 for densegcn, 20 for dgcnn.",
-        "-k",
-        default=ModelConfig.k,
-        metavar="K",
-    ),
-]
-Devices = Annotated[
-    int | None,
-    option(
-        "Processes that share each batch: GPUs, or parts of the CPU.",
-        default=TrainConfig.devices,
-        metavar="N",
-    ),
-]
-SyncBatchNorm = Annotated[
-    bool | None,
-    option(
-        "Batch norm over the whole batch, not over each process's share.",
-        "--sync-bn/--no-sync-bn",
-        default="off",
-    ),
-]
-Precision = Annotated[
-    str | None,
-    option(
-        f"Of the dense products: {', '.join(PRECISIONS)}.",
-        default=TrainConfig.precision,
-        metavar="NAME",
-    ),
-]
-MicroBatch = Annotated[
-    int | None,
-    option(
-        "Blocks computed at once, their gradients added up. [default: as many as fit]",
-        metavar="N",
-    ),
-]
-CheckpointLayers = Annotated[
-    int | None,
-    option(
-        "Layers computed again at once in the backward pass, for memory; 0: none. "
-        "[default: only where memory is short]",
-        metavar="N",
-    ),
-]
-Threads = Annotated[int | None, option("CPU threads. [default: as PyTorch chooses]", metavar="N")]
-
-# The rest of a training, as train and ablate take it.
-Dilation = Annotated[
-    bool | None,
-    option("Take every d-th of the k·d nearest.", "--dilation/--no-dilation", default="on"),
-]
-Epsilon = Annotated[
-    float | None,
-    option("Probability of stochastic dilation.", default=ModelConfig.epsilon, metavar="P"),
-]
-Knn = Annotated[
-    str | None,
-    option(f"Graph: {' or '.join(KNNS)}.", default=ModelConfig.knn, metavar="NAME"),
-]
-Layout = Annotated[
-    str | None,
-    option(f"Release: {' or '.join(LAYOUTS)}.", default=ModelConfig.layout, metavar="NAME"),
-]
-Dropout = Annotated[
-    float | None,
-    option("Rate before the last layer.", default=ModelConfig.dropout, metavar="P"),
-]
-TestArea = Annotated[
-    int | None,
-    option("Area to leave out. [default: as prepared]", "--area", metavar="N"),
-]
-Recipe = Annotated[
-    str | None,
-    option(f"{', '.join(RECIPES)}.", default=TrainConfig.recipe, metavar="NAME"),
-]
-Without = Annotated[
-    list[str] | None,
-    option(
-        f"Part of the recipe to leave out, repeatable; of modern: {', '.join(MODERN)}.",
-        metavar="PART",
-    ),
-]
-With = Annotated[
-    list[str] | None,
-    option(
-        f"Part to add, repeatable: any of modern or {', '.join(OTHERS)}.", "--with", metavar="PART"
-    ),
-]
-Epochs = Annotated[
-    int | None,
-    option("Passes over the training blocks.", default=TrainConfig.epochs, metavar="N"),
-]
-MaxSteps = Annotated[int | None, option("Stop after so many steps at the latest.", metavar="N")]
-BatchSize = Annotated[
-    int | None, option("Blocks a step.", default=TrainConfig.batch_size, metavar="N")
-]
-NumPoints = Annotated[
-    int | None,
-    option("Points drawn from a block.", default=TrainConfig.num_points, metavar="N"),
-]
-LearningRate = Annotated[
-    float | None,
-    option("First learning rate.", default=f"{ADAM_LR:g}, with sgd {SGD_LR:g}", metavar="X"),
-]
-ValFraction = Annotated[
-    float | None,
-    option(
-        "Share of the training rooms that chooses the best checkpoint.",
-        default=TrainConfig.val_fraction,
-        metavar="P",
-    ),
+    Path | None, option("Folder of the runs.", "--runs", default=TrainConfig.runs, metavar="DIR")
 ]

@@ -28,8 +28,7 @@ from pipelines.weights.safetensors import (
 from pipelines.weights.settings import LOG, read_facts, read_log
 from pipelines.weights.sources import TensorInfo, WeightsFile, open_weights
 
-from .checks import check_num_points
-from .config import ModelConfig
+from .config import POINTS, ModelConfig
 from .errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from .files import atomic_text
 from .progress import SILENT, Progress
@@ -249,7 +248,7 @@ def _check_options(out: Path, names: str | None, num_points: int | None) -> None
             f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
         )
     if num_points is not None:
-        check_num_points(num_points)
+        POINTS.check("--num-points", num_points)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def from_plain(cls: type, values: Any) -> Any:
             f"{cls.__name__}: found the unknown setting {unknown[0]!r}."
             + did_you_mean(unknown[0], hints)
         )
-    return cls(**{name: _typed(name, hints[name], value) for name, value in values.items()})
+    typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
+    return cls.from_saved(typed) if hasattr(cls, "from_saved") else cls(**typed)
 
 
 def fits(hint: Any, value: Any) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE = {"checks", "config", "errors", "files", "metrics", "progress", "serialization"}
+BASE = {"config", "errors", "files", "metrics", "progress", "serialization"}
 # What each part of `pipelines` may import of the others; everything may import BASE.
 ALLOWED: dict[str, set[str]] = {
     **{name: set() for name in BASE},
@@ -78,7 +78,8 @@ IN_FUNCTIONS = {
 }
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
-    *(f"pipelines/{name}.py" for name in ("__init__", *sorted(BASE))),
+    *(f"pipelines/{name}.py" for name in ("__init__", *sorted(BASE - {"config"}))),
+    "pipelines/config/",
     "pipelines/data/",
     "pipelines/results/",
     "pipelines/launch/process_guard.py",

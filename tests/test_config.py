@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from deepgcn_cli.commands.demo import Settings
 from pipelines.config import (
     ARCHS,
-    PARTS,
     BenchConfig,
     EvalConfig,
     ModelConfig,
@@ -23,6 +22,7 @@ from pipelines.config import (
     SynthConfig,
     TrainConfig,
 )
+from pipelines.config.recipes import PARTS
 from pipelines.errors import ConfigError
 from pipelines.serialization import from_plain, to_plain
 
@@ -55,7 +55,7 @@ SEEDED = (
 @pytest.mark.parametrize("config", SEEDED)
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_a_seed_that_cannot_be_stored_is_refused(config: Callable[..., object], seed: int) -> None:
-    with pytest.raises(ConfigError, match=f"--seed: found {seed}, expected a number from 0 to"):
+    with pytest.raises(ConfigError, match=f"--seed: found {seed:,}, expected a number from 0 to"):
         config(seed=seed)
 
 

@@ -2,68 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.options import (
-    Arch,
-    BatchSize,
-    CheckpointLayers,
-    Conv,
-    Data,
-    Depth,
-    Device,
-    Dilation,
-    Dropout,
-    Epochs,
-    Epsilon,
-    FusionChannels,
-    Json,
-    Knn,
-    Layout,
-    LearningRate,
-    MaxSteps,
-    MicroBatch,
-    Neighbors,
-    NumPoints,
-    Precision,
-    Quiet,
-    Recipe,
-    Runs,
-    TestArea,
-    Threads,
-    ValFraction,
-    Width,
-    With,
-    Without,
-    examples,
-    given,
-    option,
-)
-from pipelines.config import (
-    LAUNCHERS,
-    PROTOCOLS,
-    REPORTS,
-    STUDIES,
-    AblateConfig,
-    ModelConfig,
-    TrainConfig,
-)
+from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, takes
+from pipelines.config import SLURM, AblateConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from pipelines.studies.estimates import RowEstimate
     from pipelines.studies.summary import AblateResult
-
-# Fields of SlurmOptions that --slurm sets; the rest of what it is given is for sbatch.
-SLURM = {
-    **{"partition": str, "minutes": int, "gpus": int, "cpus": int, "memory_gb": int},
-    **{"requeues": int, "setup": str},
-}
-OWN = tuple(field.name for field in dataclasses.fields(AblateConfig))
 
 
 def register(app: typer.Typer) -> None:
@@ -85,107 +35,16 @@ def register(app: typer.Typer) -> None:
     )(ablate_job)
 
 
+@takes(AblateConfig, ModelConfig, TrainConfig)
 def ablate(
-    preset: Annotated[
-        str | None, option(f"Study: {', '.join(STUDIES)}.", "--preset", metavar="NAME")
-    ] = None,
-    grid: Annotated[
-        Path | None, option("YAML file with rows of your own, instead.", metavar="FILE")
-    ] = None,
-    name: Annotated[
-        str | None, option("Name of the study. [default: the preset's]", "--name", metavar="NAME")
-    ] = None,
-    rows: Annotated[
-        list[str] | None,
-        option(
-            "Only this row, repeatable; the reference is always there.", "--rows", metavar="ROW"
-        ),
-    ] = None,
-    seeds: Annotated[
-        int | None, option("Trainings of each row: seeds 0, 1, … [default: 1]", metavar="N")
-    ] = None,
-    deepest: Annotated[
-        bool | None, option("With --preset depth: 1,001 layers too.", "--deepest")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        option("Trainings at a time. [default: 1; with slurm what it allows]", metavar="N"),
-    ] = None,
-    launcher: Annotated[
-        str | None,
-        option(f"{' or '.join(LAUNCHERS)}.", default=AblateConfig.launcher, metavar="NAME"),
-    ] = None,
-    slurm: Annotated[
-        list[str] | None,
-        option(
-            f"Option of a SLURM job, repeatable: {', '.join(SLURM)}; any other is sbatch's.",
-            "--slurm",
-            metavar="NAME=VALUE",
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        option(
-            f"What is scored: {', '.join(PROTOCOLS)}.",
-            default=AblateConfig.protocol,
-            metavar="NAME",
-        ),
-    ] = None,
-    votes: Annotated[
-        int | None,
-        option("Passes over each room.", default=AblateConfig.votes, metavar="N"),
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        option("What is scored: best or last.", default=AblateConfig.checkpoint, metavar="NAME"),
-    ] = None,
-    reports: Annotated[
-        list[str] | None,
-        option(
-            f"Table to write: {', '.join(REPORTS)}; repeatable.",
-            "--report",
-            default=", ".join(AblateConfig.reports),
-            metavar="FORMAT",
-        ),
-    ] = None,
-    pictures: Annotated[
-        bool | None,
-        option("Draw mIoU over depth, width and k.", "--pictures/--no-pictures", default="on"),
-    ] = None,
+    *,
+    flags: Flags,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
     ] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
     ] = False,
-    arch: Arch = None,
-    depth: Depth = None,
-    conv: Conv = None,
-    width: Width = None,
-    fusion_channels: FusionChannels = None,
-    k: Neighbors = None,
-    dilation: Dilation = None,
-    epsilon: Epsilon = None,
-    knn: Knn = None,
-    layout: Layout = None,
-    dropout: Dropout = None,
-    test_area: TestArea = None,
-    recipe: Recipe = None,
-    without: Without = None,
-    extra: With = None,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
-    micro_batch: MicroBatch = None,
-    checkpoint_layers: CheckpointLayers = None,
-    num_points: NumPoints = None,
-    lr: LearningRate = None,
-    val_fraction: ValFraction = None,
-    device: Device = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    data: Data = None,
-    runs: Runs = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -196,14 +55,15 @@ def ablate(
     stopped, and takes finished runs as they are, whatever they are called. Exit code 1: a run
     failed; the others are in the table.
     """
-    flags = locals()
+    own = fields_of(AblateConfig, flags)
     if status:
-        return _show_status(flags)
-    flags["slurm"] = slurm_options(slurm or [])
-    config = AblateConfig(**given(AblateConfig, flags), base=base_settings(flags))
-
+        return _show_status(own, as_json=as_json)
+    if "slurm" in own:
+        own["slurm"] = slurm_options(own["slurm"])
+    base = {name: value for name, value in flags.items() if name not in own}
+    config = AblateConfig(**own, base=base)
     if dry_run:
-        return _show_estimate(config, flags)
+        return _show_estimate(config, as_json=as_json, quiet=quiet)
 
     from deepgcn_cli.interruption import interruptible
     from deepgcn_cli.progress import open_progress
@@ -214,12 +74,6 @@ def ablate(
     _print_result(result, as_json=as_json)
     if result.failed:
         raise typer.Exit(1)
-
-
-def base_settings(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of every row among the flags."""
-    found = {**given(ModelConfig, flags), **given(TrainConfig, flags)}
-    return {name: value for name, value in found.items() if name not in OWN}
 
 
 def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -241,27 +95,24 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _show_status(flags: Mapping[str, Any]) -> None:
+def _show_status(flags: Flags, *, as_json: bool) -> None:
     from pipelines.studies.study_file import latest_study
     from pipelines.studies.summary import study_so_far
 
-    runs, grid = flags["runs"] or TrainConfig.runs, flags["grid"]
-    name = flags["name"] or flags["preset"] or (grid.stem if grid else latest_study(runs))
-    reports = tuple(flags["reports"] or ())
-    _print_result(
-        study_so_far(runs, name, reports, pictures=bool(flags["pictures"])),
-        as_json=flags["as_json"],
-    )
+    runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
+    name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
+    reports, pictures = flags.get("reports", ()), flags.get("pictures", False)
+    _print_result(study_so_far(runs, name, reports, pictures=pictures), as_json=as_json)
 
 
-def _show_estimate(config: AblateConfig, flags: Mapping[str, Any]) -> None:
+def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:
     from deepgcn_cli.display import print_json, print_table, print_text
     from deepgcn_cli.progress import open_progress
     from pipelines.ablate import dry_run
     from pipelines.reports.study_table import duration
 
-    found = dry_run(config, progress=open_progress(quiet=flags["quiet"]))
-    if flags["as_json"]:
+    found = dry_run(config, progress=open_progress(quiet=quiet))
+    if as_json:
         return print_json(found)
     columns = ("group", "row", "network", "runs", "parameters", "steps", "time", "memory")
     print_table(columns, [_estimated(row) for row in found.rows])

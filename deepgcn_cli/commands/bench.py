@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from deepgcn_cli.options import (
-    Arch,
-    Conv,
-    Depth,
-    Device,
-    FusionChannels,
-    Json,
-    Neighbors,
-    Preset,
-    Quiet,
-    Threads,
-    Width,
-    examples,
-    given,
-    option,
-)
-from pipelines.config import INPUTS, WORKS, BenchConfig
+from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, takes
+from pipelines.config import BenchConfig, ModelConfig
 
-from .train import chosen_model
+from .train import Preset, chosen_model
 
 if TYPE_CHECKING:
     from pipelines.bench import BenchResult, Figures, Row
@@ -48,70 +32,13 @@ def register(app: typer.Typer) -> None:
     )(bench)
 
 
+@takes(ModelConfig, BenchConfig)
 def bench(
-    arch: Arch = None,
-    depth: Depth = None,
-    preset: Preset = None,
-    conv: Conv = None,
-    width: Width = None,
-    fusion_channels: FusionChannels = None,
-    k: Neighbors = None,
-    works: Annotated[
-        list[str] | None,
-        option(
-            f"What is measured: {', '.join(WORKS)}; repeatable.",
-            "--work",
-            default="all",
-            metavar="NAME",
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None, option("Blocks at a time.", default=BenchConfig.batch_size, metavar="N")
-    ] = None,
-    num_points: Annotated[
-        int | None, option("Points of a block.", default=BenchConfig.num_points, metavar="N")
-    ] = None,
-    input: Annotated[
-        str | None,
-        option(
-            "The network's input: scan (a synthetic room) or noise, the slowest to search.",
-            "--input",
-            default=BenchConfig.input,
-            metavar="|".join(INPUTS),
-        ),
-    ] = None,
-    repeats: Annotated[
-        int | None,
-        option("Timed runs, after one that warms up.", default=BenchConfig.repeats, metavar="N"),
-    ] = None,
-    naive: Annotated[
-        bool | None,
-        option("Measure the released algorithm too.", "--naive/--no-naive", default="on"),
-    ] = None,
-    scaling: Annotated[
-        bool | None,
-        option("Measure N from 1,024 to 65,536 and depth 7 to 152 instead.", "--scaling"),
-    ] = None,
-    checkpoint_layers: Annotated[
-        int | None,
-        option(
-            "Layers that a step's backward pass computes again at once, for memory; 0: none.",
-            "--checkpoint-layers",
-            default=BenchConfig.checkpoint_layers,
-            metavar="N",
-        ),
-    ] = None,
-    device: Device = None,
-    threads: Threads = None,
-    out: Annotated[
-        Path | None, option("JSON file to write.", default=BenchConfig.out, metavar="FILE")
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    *, preset: Preset = None, flags: Flags, as_json: Json = False, quiet: Quiet = False
 ) -> None:
     """Measure forward pass, training step and k-NN, beside the released algorithm."""
-    flags = locals()
-    config = BenchConfig(model=chosen_model(flags), **given(BenchConfig, flags))
+    model = chosen_model(preset, fields_of(ModelConfig, flags))
+    config = BenchConfig(model=model, **fields_of(BenchConfig, flags))
 
     from deepgcn_cli.display import print_json
     from deepgcn_cli.progress import open_progress

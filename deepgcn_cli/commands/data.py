@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from deepgcn_cli.options import Json, Quiet, examples, given, option
+from deepgcn_cli.options import Flags, Json, Quiet, examples, takes
 from pipelines.config import PrepareConfig, SynthConfig
 from pipelines.errors import command
 
@@ -26,27 +23,10 @@ def register(app: typer.Typer) -> None:
     )(prepare)
 
 
-def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    areas: Annotated[
-        int | None, option("Areas, 1 to 6.", default=SynthConfig.areas, metavar="N")
-    ] = None,
-    rooms: Annotated[
-        int | None, option("Rooms per area.", default=SynthConfig.rooms, metavar="N")
-    ] = None,
-    seed: Annotated[
-        int | None, option("Seed of the building.", default=SynthConfig.seed, metavar="N")
-    ] = None,
-    density: Annotated[
-        float | None,
-        option("Points per m² of surface.", default=SynthConfig.density, metavar="X"),
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@takes(SynthConfig)
+def synth(*, flags: Flags, as_json: Json = False, quiet: Quiet = False) -> None:
     """Write a synthetic building in the raw S3DIS layout."""
-    flags = locals()
-    config = SynthConfig(**given(SynthConfig, flags))
+    config = SynthConfig(**flags)
 
     from deepgcn_cli.display import print_json, print_text
     from deepgcn_cli.progress import open_progress
@@ -60,53 +40,14 @@ def synth(
     progress.say(f"Next: {command('prepare', result.out)}")
 
 
-def prepare(
-    raw: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="RAW", help="S3DIS folder or zip; left out: found in the current folder."
-        ),
-    ] = None,
-    test_area: Annotated[
-        int | None,
-        option(
-            "Area that train leaves out and eval scores.",
-            "--area",
-            default="5",
-            metavar="N",
-        ),
-    ] = None,
-    dataset: Annotated[
-        Path | None,
-        option("YAML description of labelled data of your own, instead of RAW.", metavar="FILE"),
-    ] = None,
-    data: Annotated[
-        Path | None, option("Folder to write.", default=PrepareConfig.data, metavar="DIR")
-    ] = None,
-    workers: Annotated[
-        int | None,
-        option("Rooms read at a time, 0 for one per core.", default=PrepareConfig.workers),
-    ] = None,
-    export: Annotated[
-        str | None, option("Also write a published form: pointnet-h5.", metavar="FORMAT")
-    ] = None,
-    allow_incomplete: Annotated[
-        bool | None,
-        option("Leave out rooms that cannot be read.", "--allow-incomplete"),
-    ] = None,
-    seed: Annotated[
-        int | None, option("Seed of the exported draws.", default=PrepareConfig.seed, metavar="N")
-    ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@takes(PrepareConfig)
+def prepare(*, flags: Flags, as_json: Json = False, quiet: Quiet = False) -> None:
     """Read raw S3DIS rooms, repair known defects and write the prepared data.
 
     Every area found is prepared; --area is only recorded, as the default of train and eval. Run it
     again to go on after a stop.
     """
-    flags = locals()
-    config = PrepareConfig(**given(PrepareConfig, flags))
+    config = PrepareConfig(**flags)
 
     from deepgcn_cli.display import print_json, print_text
     from deepgcn_cli.interruption import interruptible

@@ -19,9 +19,16 @@ from typing import Annotated
 
 import typer
 
-from deepgcn_cli.options import Quiet, examples, option
-from pipelines.checks import check_at_least, check_seed
-from pipelines.config import EvalConfig, ModelConfig, PredictConfig, PrepareConfig, TrainConfig
+from deepgcn_cli.options import Flags, Quiet, examples, takes
+from pipelines.config import (
+    SEED,
+    EvalConfig,
+    ModelConfig,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+)
+from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
@@ -37,12 +44,11 @@ MADE = ("raw", "data", f"runs/{RUN}", "scan.ply", "labelled.ply", SETTINGS)
 class Settings:
     """What a demo is made with; another one needs another folder or a fresh start."""
 
-    seed: int = 0
-    steps: int = 500
+    seed: int = option(0, "Seed of everything.", within=SEED)
+    steps: int = option(500, "Training steps.", within=COUNT)
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        check_at_least("--steps", self.steps, 1)
+        check_options(self)
 
 
 @dataclass(frozen=True)
@@ -102,16 +108,13 @@ def register(app: typer.Typer) -> None:
     app.command(epilog=examples("deepgcn demo", "deepgcn demo elsewhere --seed 1"))(demo)
 
 
+@takes(Settings)
 def demo(
+    *,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder to work in.", show_default=True)
     ] = FOLDER,
-    seed: Annotated[
-        int | None, option("Seed of everything.", default=Settings.seed, metavar="N")
-    ] = None,
-    steps: Annotated[
-        int | None, option("Training steps.", default=Settings.steps, metavar="N")
-    ] = None,
+    flags: Flags,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -122,8 +125,7 @@ def demo(
     from deepgcn_cli.interruption import interruptible
     from deepgcn_cli.progress import open_progress
 
-    given = {name: value for name, value in (("seed", seed), ("steps", steps)) if value is not None}
-    settings = claim(folder, given, fresh=fresh)
+    settings = claim(folder, flags, fresh=fresh)
     tour = Demo(folder, settings, open_progress(quiet=quiet))
     with interruptible(f"resume with: {command('demo', folder)}"):
         for number, (name, finished, work) in enumerate(STAGES, 1):

@@ -3,58 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from deepgcn_cli.options import (
-    Arch,
-    BatchSize,
-    CheckpointLayers,
-    Conv,
-    Data,
-    Depth,
-    Device,
-    Devices,
-    Dilation,
-    Dropout,
-    Epochs,
-    Epsilon,
-    FusionChannels,
-    Json,
-    Knn,
-    Layout,
-    LearningRate,
-    MaxSteps,
-    MicroBatch,
-    Neighbors,
-    NumPoints,
-    Precision,
-    Preset,
-    Quiet,
-    Recipe,
-    Runs,
-    Seed,
-    SyncBatchNorm,
-    TestArea,
-    Threads,
-    ValFraction,
-    Width,
-    With,
-    Without,
-    examples,
-    given,
-    option,
-)
-from pipelines.config import LOGGERS, ModelConfig, TrainConfig
+from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, option, takes
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
 from pipelines.errors import RunError, command
+
+Preset = Annotated[
+    str | None,
+    option(
+        "A published network (deepgcn presets); other flags change it.",
+        "--preset",
+        metavar="NAME",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
     app.command(
+        help=(train.__doc__ or "").format(free=_flags(LENGTH, SPEED), processes=_flags(PROCESSES)),
         epilog=examples(
             "deepgcn train --arch densegcn --depth 28",
             "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
@@ -64,63 +36,26 @@ def register(app: typer.Typer) -> None:
             "deepgcn train --devices 4 --sync-bn --precision bf16",
             "deepgcn train --depth 1001 -k 3 --batch-size 4",
             "deepgcn train --resume",
-        )
+        ),
     )(train)
 
 
+def _flags(*shapes: str) -> str:
+    """Return the options of a training that shape one of `shapes`, as "--a, --b and --c"."""
+    options = options_of(TrainConfig, "train").items()
+    *others, last = (flag_of(name, each) for name, each in options if each.shapes in shapes)
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+@takes(ModelConfig, TrainConfig)
 def train(
+    *,
     run: Annotated[
         str | None,
         typer.Argument(metavar="RUN", help="With --resume: the run's name or folder."),
     ] = None,
-    arch: Arch = None,
-    depth: Depth = None,
     preset: Preset = None,
-    conv: Conv = None,
-    width: Width = None,
-    fusion_channels: FusionChannels = None,
-    k: Neighbors = None,
-    dilation: Dilation = None,
-    epsilon: Epsilon = None,
-    knn: Knn = None,
-    layout: Layout = None,
-    dropout: Dropout = None,
-    test_area: TestArea = None,
-    recipe: Recipe = None,
-    without: Without = None,
-    extra: With = None,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    batch_size: BatchSize = None,
-    micro_batch: MicroBatch = None,
-    checkpoint_layers: CheckpointLayers = None,
-    num_points: NumPoints = None,
-    lr: LearningRate = None,
-    val_fraction: ValFraction = None,
-    seed: Seed = None,
-    device: Device = None,
-    devices: Devices = None,
-    sync_bn: SyncBatchNorm = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    workers: Annotated[
-        int | None,
-        option("Threads that prepare batches.", default=TrainConfig.workers, metavar="N"),
-    ] = None,
-    loggers: Annotated[
-        list[str] | None,
-        option(
-            f"Also log to {' or '.join(LOGGERS)}, repeatable; TensorBoard always.",
-            "--logger",
-            metavar="NAME",
-        ),
-    ] = None,
-    data: Data = None,
-    runs: Runs = None,
-    name: Annotated[
-        str | None,
-        option("Name of the run. [default: network, area and time]", "--name", metavar="NAME"),
-    ] = None,
+    flags: Flags,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run."),
@@ -131,14 +66,12 @@ def train(
     """Train a network on every prepared area but one.
 
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
-    own settings: only --epochs, --max-steps, --device, --workers, --threads and --logger may
-    change, and --devices with --sync-bn.
+    own settings: only {free} may change, and {processes} with --sync-bn.
     """
-    flags = locals()
-    _check_usage(resume=resume, run=run, name=name)
+    _check_usage(resume=resume, run=run, named="name" in flags)
     _follow_another()
-    folder = _run_to_resume(runs or TrainConfig.runs, run) if resume else None
-    config = _resumed(folder, flags) if folder else _fresh(flags)
+    folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if resume else None
+    config = _resumed(folder, preset, flags) if folder else _fresh(preset, flags)
 
     from deepgcn_cli.display import print_json, print_text
     from deepgcn_cli.interruption import interruptible
@@ -173,40 +106,38 @@ def _follow_another() -> None:
         raise typer.Exit(follow())
 
 
-def _check_usage(*, resume: bool, run: str | None, name: str | None) -> None:
+def _check_usage(*, resume: bool, run: str | None, named: bool) -> None:
     if run is not None and not resume:
         raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
-    if resume and name is not None:
+    if resume and named:
         raise typer.BadParameter("found --name with --resume; a run keeps its name.")
 
 
-def _fresh(flags: Mapping[str, Any]) -> TrainConfig:
+def _fresh(preset: str | None, flags: Flags) -> TrainConfig:
     """Return the configuration of a new run."""
-    changes = given(TrainConfig, flags)
-    return TrainConfig(model=chosen_model(flags), **changes)
+    model = chosen_model(preset, fields_of(ModelConfig, flags))
+    return TrainConfig(model=model, **fields_of(TrainConfig, flags))
 
 
-def chosen_model(flags: Mapping[str, Any]) -> ModelConfig:
+def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
     """Return the preset's network or the published one of the given depth, changed by flags."""
-    changes = given(ModelConfig, flags)
-    if flags["preset"] is not None:
-        from pipelines.model.presets import preset
+    if preset is not None:
+        from pipelines.model.presets import preset as find_preset
 
-        return dataclasses.replace(preset(flags["preset"]).config, **changes)
-    arch, depth = changes.pop("arch", ModelConfig.arch), changes.pop("depth", None)
-    return ModelConfig.published(arch, depth, **changes)
+        return dataclasses.replace(find_preset(preset).config, **changes)
+    return ModelConfig.published(**{"arch": ModelConfig.arch, **changes})
 
 
-def _resumed(folder: Path, flags: Mapping[str, Any]) -> TrainConfig:
+def _resumed(folder: Path, preset: str | None, flags: Flags) -> TrainConfig:
     """Return the run's own configuration, changed by flags; the stage says which may change."""
     from pipelines.runs.directory import open_run
 
-    config = open_run(folder).config
-    model = dataclasses.replace(config.model, **given(ModelConfig, flags))
-    if flags["preset"] is not None:
-        model = chosen_model(flags)
-    changes = {**given(TrainConfig, flags), "runs": folder.parent}
-    return dataclasses.replace(config, model=model, **changes)
+    config, changes = open_run(folder).config, fields_of(ModelConfig, flags)
+    model = dataclasses.replace(config.model, **changes)
+    if preset is not None:
+        model = chosen_model(preset, changes)
+    own = {**fields_of(TrainConfig, flags), "model": model, "runs": folder.parent}
+    return dataclasses.replace(config, **own)
 
 
 def _run_to_resume(runs: Path, run: str | None) -> Path:

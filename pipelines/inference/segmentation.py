@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipelines.checks import check_at_least, check_seed
-from pipelines.config import ModelConfig
+from pipelines.config import SEED, ModelConfig
+from pipelines.config.options import COUNT
 from pipelines.data.blocks import Block, block_features, block_points, cover, room_blocks
 from pipelines.data.grid import Grid, check_ground, grid_sort
 from pipelines.errors import DatasetError
@@ -186,9 +186,9 @@ def segment(
         DatasetError: the arrays do not fit together, hold no point or a coordinate that is not
             finite, or lie too far apart; or `color` is of another type or range.
     """
-    check_at_least("num_points", model.num_points if num_points is None else num_points, 1)
-    check_at_least("batch_size", batch_size, 1)
-    check_seed(seed)
+    COUNT.check("num_points", model.num_points if num_points is None else num_points)
+    COUNT.check("batch_size", batch_size)
+    SEED.check("--seed", seed)
     pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU will do
     _check_arrays(pos, color)
     if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around

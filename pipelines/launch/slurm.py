@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipelines.checks import check_at_least
+from pipelines.config.options import COUNT, Bounds
 from pipelines.errors import ConfigError, RunError
 
 from . import slurm_queue
@@ -55,11 +55,11 @@ class SlurmOptions:
 
     def __post_init__(self) -> None:
         for name in ("minutes", "cpus", "at_most"):
-            check_at_least(f"SLURM option {name}", getattr(self, name), 1)
+            COUNT.check(f"SLURM option {name}", getattr(self, name))
         for name in ("gpus", "requeues"):
-            check_at_least(f"SLURM option {name}", getattr(self, name), 0)
+            Bounds(0).check(f"SLURM option {name}", getattr(self, name))
         if self.memory_gb is not None:
-            check_at_least("SLURM option memory_gb", self.memory_gb, 1)
+            COUNT.check("SLURM option memory_gb", self.memory_gb)
 
     @property
     def save_seconds(self) -> int:

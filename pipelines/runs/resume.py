@@ -7,22 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig
+from pipelines.config.options import (
+    LENGTH,
+    MEMORY,
+    PLACE,
+    PROCESSES,
+    RECIPE,
+    RESULT,
+    SPEED,
+    options_of,
+)
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.serialization import to_plain
 
 from .directory import Run, resume_command
 
-# How fast and where a run is computed, and who is told, may change from one start to the next, and
-# how long unless the rates follow from the length.
-FREE = ("device", "workers", "threads", "loggers")
-LENGTH = ("epochs", "max_steps")
-# Batch norm counts each process's share of a batch, unless it is synchronised.
-PROCESSES = ("devices",)
-# How a step is made to fit the memory; where it was not asked for, the machine decides.
-MEMORY = ("micro_batch", "checkpoint_layers")
-# The run's directory says its name; the store's fingerprint, not its path, says which data it is.
-PLACES = ("name", "runs", "data")
+# The run's directory says its name; the store's fingerprint, not its path, says which data it is;
+# a recipe is its parts, whatever it is called.
+NO_RESULT = (SPEED, PLACE, RECIPE)
+SHAPES = {name: option.shapes for name, option in options_of(TrainConfig).items()}
+FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (SPEED, PLACE))
 
 
 def open_data(run: Run, data: Path | None) -> Store:
@@ -52,9 +57,10 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     Raises:
         RunError: a setting that shapes the result, or the data, is another one; says which.
     """
-    changed = differences(to_plain(run.config), to_plain(config))
-    free = {*(() if "cosine" in config.parts else LENGTH), *(PROCESSES if config.sync_bn else ())}
-    changed = [text for text in changed if text.split()[0] not in free]
+    free = {*(() if "cosine" in config.parts else (LENGTH,))}
+    free |= {*((PROCESSES,) if config.sync_bn else ())}
+    found = differences(to_plain(run.config), to_plain(config))
+    changed = [text for text in found if SHAPES.get(text.split()[0]) not in free]
     if changed:
         raise RunError(
             f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"
@@ -81,13 +87,9 @@ def identity(config: TrainConfig, fingerprint: str) -> str:
         fingerprint: of the store.
     """
     settings = to_plain(config).items()
-    values = {name: value for name, value in settings if shapes_result(name) and name not in MEMORY}
+    apart = (*NO_RESULT, MEMORY)
+    values = {name: value for name, value in settings if SHAPES.get(name, RESULT) not in apart}
     return json.dumps([values, fingerprint], sort_keys=True)
-
-
-def shapes_result(setting: str) -> bool:
-    """Whether a setting of TrainConfig can change what a training comes to."""
-    return setting not in (*FREE, *PLACES)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -95,7 +97,7 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     found = []
     for name in sorted({*before, *now}):
         old, new = before.get(name), now.get(name)
-        if not prefix and not shapes_result(name):
+        if not prefix and SHAPES.get(name, RESULT) in NO_RESULT:
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += differences(old, new, prefix=f"{name}.")

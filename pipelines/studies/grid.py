@@ -12,7 +12,6 @@ Settings are named as the options of `deepgcn train`, without the dashes in fron
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 import re
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config.options import PLACE, check_option, flag_of, options_of
 from pipelines.errors import ConfigError, did_you_mean
+from pipelines.serialization import fits
 
 from .presets import Row, Section, Study
 
@@ -30,15 +31,16 @@ MOST_RUNS = 10_000
 MOST_BYTES = 1_000_000
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-# Fields that are no matter of a row, and those whose option has another name.
-NO_ROWS = ("model", "data", "runs", "name", "seed", "in_channels", "num_classes")
-RENAMED = {"test_area": "area", "extra": "with", "loggers": "logger"}
+# The options of `deepgcn train` by name and the fields that they set, but where its files are and
+# the seed: a study has its own.
 SETTINGS = {
-    RENAMED.get(field.name, field.name.replace("_", "-")): field.name
+    flag_of(name, option).lstrip("-"): name
     for config in (ModelConfig, TrainConfig)
-    for field in dataclasses.fields(config)
-    if field.name not in NO_ROWS
+    for name, option in options_of(config, "train").items()
+    if option.shapes != PLACE and name != "seed"
 }
+OPTIONS = {**options_of(ModelConfig), **options_of(TrainConfig)}
+HINTS = {**typing.get_type_hints(ModelConfig), **typing.get_type_hints(TrainConfig)}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -123,26 +125,27 @@ def _settings(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any, where: str) -> Any:
-    """Return a setting's value if it is of the field's type."""
-    hint = _hints()[_setting(name, where)]
-    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not Ellipsis]
+    """Return a setting's value if its field can have it."""
+    field = _setting(name, where)
+    found = _typed(value, HINTS[field], where)
+    check_option(where, OPTIONS[field], found)
+    return found
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """Return a value as the type `hint` has it: a number as float, a list as tuple."""
+    kinds = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is tuple:
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str) for each in many):
             raise ConfigError(f"{where}: found {value!r}, expected a list of texts.")
         return tuple(many)
-    if value is None and type(None) in kinds:
-        return None
     if float in kinds and type(value) is int:
         return float(value)
-    if type(value) not in kinds:
+    if not fits(hint, value):
         wanted = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
         raise ConfigError(f"{where}: found {value!r}, expected {wanted}.")
     return value
-
-
-def _hints() -> dict[str, Any]:
-    return {**typing.get_type_hints(ModelConfig), **typing.get_type_hints(TrainConfig)}
 
 
 def _axis(choices: Any, name: str, where: str) -> list[Any]:

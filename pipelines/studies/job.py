@@ -61,8 +61,8 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
         return run
     progress.say(f"{run.path}: {run.state}; going on with it")
     # The run's own settings, which are those of the row, with what the row says of the rest.
-    places = {name: getattr(config, name) for name in (*FREE, "data", "runs")}
-    own = dataclasses.replace(run.config, **places, name=run.name)
+    free = {name: getattr(config, name) for name in FREE if name != "name"}
+    own = dataclasses.replace(run.config, **free)
     return Run(train(own, resume=run.path, progress=progress).run)
 
 

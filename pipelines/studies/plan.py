@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from pipelines.config import ADAM_LR, AblateConfig, EvalConfig, ModelConfig, TrainConfig
+from pipelines.config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
+from pipelines.config.options import flag_of, options_of
+from pipelines.config.recipes import ADAM_LR
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, did_you_mean
 from pipelines.model.deepgcn import DeepGCN
@@ -25,7 +27,8 @@ from .grid import read_grid
 from .presets import Row, Section, Study, study
 from .study_file import Plan, PlannedRow, PlannedSection
 
-MODEL = tuple(field.name for field in dataclasses.fields(ModelConfig))
+SETTINGS = {**options_of(TrainConfig), **options_of(ModelConfig)}
+MODEL = tuple(options_of(ModelConfig))
 LEAST = {"depth": 2, "width": 1, "k": 1}
 PUBLISHED_AREA = 5
 BUDGET = ("epochs", "max_steps", "batch_size", "num_points")
@@ -91,9 +94,9 @@ def chosen_study(config: AblateConfig) -> Study:
 def _check_base(config: AblateConfig, wanted: Study) -> None:
     for name in config.base:
         if name in wanted.fixed:
-            flag = {"test_area": "area", "extra": "with"}.get(name, name).replace("_", "-")
+            flag = flag_of(name, SETTINGS[name])
             raise ConfigError(
-                f"--{flag}: found {config.base[name]}, but the rows of {wanted.name} choose it.\n"
+                f"{flag}: found {config.base[name]}, but the rows of {wanted.name} choose it.\n"
                 f"Leave it out; choose rows with --rows."
             )
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from pipelines.checks import AREAS, check_choice
-from pipelines.config import RECIPES, STUDIES, ModelConfig
+from pipelines.config import AREAS, STUDIES, ModelConfig
+from pipelines.config.options import check_choice
+from pipelines.config.recipes import RECIPES
 from pipelines.model.presets import PRESETS, published_as
 
 SCALED = ("depth", "width", "k")  # settings that follow the reference's

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.checks import AREAS
+from pipelines.config import AREAS
 from pipelines.model.presets import PRESETS
 from pipelines.reports.comparison import DRAWS, bootstrap_interval
 from pipelines.reports.folds import pool

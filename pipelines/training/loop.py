@@ -80,7 +80,7 @@ class Training:
         self.model.checkpoint_layers = config.checkpoint_layers or 0
         self.recorder = Recorder(self.model, training=True, say=progress.warn)
         self.accumulation = Accumulation(
-            config.micro_batch or config.share,
+            config.micro_batch or config.local_batch,
             on_smaller=self.note_smaller,
             anywhere=processes.any,
             forward=self.recorder,

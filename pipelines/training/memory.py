@@ -70,7 +70,7 @@ def estimate_memory(
         batch_size: blocks at once; None: `config.micro_batch`, or all that a process has.
     """
     model, points = config.model, config.num_points
-    total = (batch_size or config.micro_batch or config.share) * points
+    total = (batch_size or config.micro_batch or config.local_batch) * points
     weights = FLOAT * count_weights(model)
     kept_each, passing_each = _activations(model, config.checkpoint_layers or 0, device)
     kept = int(total * kept_each)
@@ -111,7 +111,7 @@ def _micro_batches(config: TrainConfig) -> list[int | None]:
     # Synchronised batch norm needs all blocks of a process at once.
     if config.micro_batch is not None or config.sync_bn:
         return [config.micro_batch]
-    sizes = {math.ceil(config.share / parts) for parts in range(2, config.share + 1)}
+    sizes = {math.ceil(config.local_batch / parts) for parts in range(2, config.local_batch + 1)}
     return [None, *sorted(sizes, reverse=True)]
 
 

@@ -261,7 +261,7 @@ def smaller_options(config: TrainConfig) -> list[str]:
     found = []
     if not config.checkpoint_layers and model.depth > 2:
         found.append(f"--checkpoint-layers {segment_length(model.depth)}")
-    micro = config.micro_batch or config.share
+    micro = config.micro_batch or config.local_batch
     if micro > 1 and not config.sync_bn:
         found.append(f"--micro-batch {micro // 2}")
     if config.batch_size > 1:

@@ -56,7 +56,7 @@ def describe_processes(config: TrainConfig) -> str:
 def describe_steps(config: TrainConfig) -> list[str]:
     """Return how a step is computed where that is not all at once."""
     found = []
-    if config.micro_batch and config.micro_batch < config.share:
+    if config.micro_batch and config.micro_batch < config.local_batch:
         found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
     if config.checkpoint_layers:
         found.append(f"{_count(config.checkpoint_layers, 'layer')} computed again at once")

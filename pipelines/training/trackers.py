@@ -17,8 +17,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.checks import check_choice
 from pipelines.config import LOGGERS, TrainConfig
+from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.serialization import to_plain

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipelines.checks import check_choice, check_num_points
-from pipelines.config import ARCHS, CONVS, ModelConfig
+from pipelines.config import ARCHS, CONVS, POINTS, ModelConfig
+from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
@@ -57,11 +57,11 @@ class Untold:
 
     def __post_init__(self) -> None:
         if self.conv is not None:
-            check_choice("vertex layer", self.conv, CONVS, flag="--conv")
+            check_choice("graph convolution", self.conv, CONVS, flag="--conv")
         if self.arch is not None:
             check_choice("architecture", self.arch, ARCHS, flag="--arch")
         if self.num_points is not None:
-            check_num_points(self.num_points)
+            POINTS.check("--num-points", self.num_points)
 
     def or_else(self, other: Untold) -> Untold:
         """Return these values, and those of `other` where there is none."""

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.checks import check_num_points
-from pipelines.config import ModelConfig
+from pipelines.config import POINTS, ModelConfig
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
@@ -123,7 +122,7 @@ def parse_num_points(facts: Mapping[str, str]) -> int | None:
         return None
     if not re.fullmatch(r"[0-9]{1,18}", told):
         raise ConfigError(f"num_points: found {reprlib.repr(told)}, expected a number of points.")
-    check_num_points(int(told), flag="num_points")
+    POINTS.check("num_points", int(told))
     return int(told)
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from deepgcn_cli import __main__ as main
 from deepgcn_cli.__main__ import run
-from deepgcn_cli.commands import data as commands_data
 from deepgcn_cli.commands.train import _how_to_resume as how_to_resume
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
@@ -57,10 +56,19 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
         ("predict scan.plyy", "Did you mean '.ply'?"),
         ("predict a.ply --run r --weights w", "--run and --weights: found both"),
         ("runs show foo", "runs/foo: found no run there"),
-        ("synth out --areas 9", "--areas: found 9, S3DIS has areas 1 to 6"),
-        ("synth out --density inf", "--density: found inf, expected 1 to 1,000,000 points/m²"),
-        ("synth out --density 1e-300", "--density: found 1e-300, expected 1 to 1,000,000 points"),
-        ("synth out --rooms 99999999999999", "--rooms: found 99999999999999, expected at most"),
+        ("synth out --areas 9", "--areas: found 9, expected a number from 1 to 6"),
+        (
+            "synth out --density inf",
+            "expected points per m² from 1 to 1,000,000",
+        ),
+        (
+            "synth out --density 1e-300",
+            "--density: found 1e-300, expected",
+        ),
+        (
+            "synth out --rooms 99999999999999",
+            "found 99,999,999,999,999, expected",
+        ),
         ("demo . --steps 0", "--steps: found 0, expected at least 1"),
     ],
 )
@@ -125,7 +133,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_a_full_disk(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands_data, "given", _raising(OSError(number, "full", "out/room.txt")))
+    monkeypatch.setattr("pipelines.synth.synth", _raising(OSError(number, "full", "out/room.txt")))
     shown = fails("synth out", capsys)
     assert shown.startswith("Error: out/room.txt: the disk is full.\n")
 
@@ -134,14 +142,14 @@ def test_a_folder_that_may_not_be_written(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = PermissionError(errno.EACCES, "Permission denied", "out")
-    monkeypatch.setattr(commands_data, "given", _raising(error))
+    monkeypatch.setattr("pipelines.synth.synth", _raising(error))
     assert fails("synth out", capsys) == "Error: out: Permission denied.\n"
 
 
 def test_a_bug_shows_its_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(commands_data, "given", _raising(RuntimeError("unforeseen")))
+    monkeypatch.setattr("pipelines.synth.synth", _raising(RuntimeError("unforeseen")))
     assert run(["synth", "out"]) == 1
     shown = capsys.readouterr().err
     assert "RuntimeError: unforeseen" in shown

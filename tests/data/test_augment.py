@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from pipelines.config import RECIPES
+from pipelines.config.recipes import RECIPES
 from pipelines.data.augment import COLOR_DROP, GREY, PARTS, SCALE, BlockPoints, augment, rotate
 from pipelines.data.blocks import block_features
 

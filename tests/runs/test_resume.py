@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config.recipes import PARTS, RECIPES
 from pipelines.data.store import RoomInfo, Store
 from pipelines.errors import DatasetError, RunError
-from pipelines.runs.directory import create_run
-from pipelines.runs.resume import check_same, open_data, room_checksums
+from pipelines.runs.directory import CONFIG, create_run
+from pipelines.runs.resume import check_same, identity, open_data, room_checksums
 from tests.tiny_store import write_tiny_store
 
 
@@ -53,7 +55,7 @@ def test_length_speed_and_places_may_change(tmp_path: Path) -> None:
         ({"batch_size": 8}, "batch_size was 16, now 8"),
         ({"num_points": 2048}, "num_points was 4096, now 2048"),
         ({"lr": 0.01}, "lr was 0.001, now 0.01"),
-        ({"extra": ("ema",)}, "extra was [], now ['ema']"),
+        ({"extra": ("ema",)}, "parts was [], now ['ema']"),
         ({"seed": 3}, "seed was 0, now 3"),
         ({"test_area": 1}, "test_area was 5, now 1"),
         ({"model": ModelConfig(depth=7, k=8)}, "model.k was 16, now 8"),
@@ -72,6 +74,38 @@ def test_what_shapes_the_result_may_not(
         check_same(run, dataclasses.replace(config, **changes), store_of("aa"))
     assert f"cannot go on with other settings: {said}.\n" in str(error.value)
     assert f"deepgcn train --resume {tmp_path / 'run'}" in str(error.value)
+
+
+def test_a_run_keeps_its_parts_when_its_recipe_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(recipe="modern", without=("ema",), runs=tmp_path, name="run", test_area=5)
+    run = create_run(config, environment={"store": {"fingerprint": "aa"}})
+    monkeypatch.setattr("pipelines.config.recipes.PARTS", ("mixup", *PARTS))
+    monkeypatch.setitem(RECIPES, "modern", ("mixup", *RECIPES["modern"]))
+    assert run.config.parts == config.parts
+    assert run.config.recipe_text == "modern without mixup, ema"
+    check_same(run, run.config, store_of("aa"))
+    renewed = TrainConfig(recipe="modern", without=("ema",), test_area=5)
+    assert renewed.parts == ("mixup", *config.parts)
+    assert identity(renewed, "aa") != identity(run.config, "aa")
+    with pytest.raises(RunError, match=r"parts was \['balance', .*, now \['mixup', 'balance'"):
+        check_same(run, renewed, store_of("aa"))
+
+
+def test_a_run_of_version_0_1_has_the_parts_of_its_recipe_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TrainConfig(recipe="modern", without=("ema",), runs=tmp_path, name="run", test_area=5)
+    run = create_run(config, environment={})
+    values = json.loads((run.path / CONFIG).read_text(encoding="utf-8"))
+    assert values.pop("parts") == list(config.parts)
+    (run.path / CONFIG).write_text(json.dumps(values), encoding="utf-8")
+    assert run.config == dataclasses.replace(config, name="run")
+    now = ("mixup", *(part for part in RECIPES["modern"] if part not in ("clip", "ema")))
+    monkeypatch.setitem(RECIPES, "modern", now)
+    assert run.config.parts == config.parts
+    assert (run.config.without, run.config.extra) == (("mixup",), ("clip",))
 
 
 def test_nor_the_data(tmp_path: Path) -> None:

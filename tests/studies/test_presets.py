@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import RECIPES, STUDIES, AblateConfig, TrainConfig
+from pipelines.config import STUDIES, AblateConfig, TrainConfig
+from pipelines.config.recipes import RECIPES
 from pipelines.errors import ConfigError
 from pipelines.model.presets import PRESETS
 from pipelines.studies.plan import base_config, changed

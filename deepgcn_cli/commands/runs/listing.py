@@ -14,8 +14,8 @@ import typer
 
 from deepgcn_cli.later import Later
 from deepgcn_cli.options import Json, Quiet, Runs, examples, option
-from pipelines.checks import check_at_least
 from pipelines.config import TrainConfig
+from pipelines.config.options import COUNT
 
 Where = Annotated[
     str | None,
@@ -73,7 +73,7 @@ def list_runs(
     from pipelines.runs.query import parse_columns
 
     if limit is not None:
-        check_at_least("--limit", limit, 1)
+        COUNT.check("--limit", limit)
         limit = min(limit, sys.maxsize)  # SQLite takes no more
     names = parse_columns(columns.split(",") if columns is not None else None)
     if columns is None and not as_json:

@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.checks import AREAS
+from pipelines.config import AREAS
 from pipelines.data.store import IGNORED
 from pipelines.errors import ConfigError, did_you_mean
 from pipelines.scans import RESULT

@@ -1,0 +1,412 @@
+"""Every option once, in frozen dataclasses (standard library only).
+
+A field carries its default, its help, its bounds or choices and what it shapes (`options`). The
+command line turns flags into one of these, a stage takes one and nothing else, and a run saves its
+own as `config.json`. A default lives here and nowhere else, except that the published networks
+have defaults of their own (`ModelConfig.published`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.errors import ConfigError
+
+from .model import ARCHS, CONVS, KNNS, LAYOUTS, ModelConfig
+from .options import (
+    COUNT,
+    LENGTH,
+    MEMORY,
+    PLACE,
+    PROCESSES,
+    RECIPE,
+    SPEED,
+    Bounds,
+    argument,
+    check_options,
+    option,
+)
+from .recipes import ADAM_LR, PARTS, RECIPES, SGD_LR, as_it_was, parts_of
+
+__all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "ModelConfig"]  # what others take from here
+
+DEVICES = ("auto", "cpu", "cuda")
+LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
+PRECISIONS = ("32", "tf32", "bf16", "16")
+PROTOCOLS = ("room", "block-s1", "block-s05")
+CHECKPOINTS = ("best", "last")
+REPORTS = ("md", "json", "csv", "html", "tex")
+STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
+# Fields of SlurmOptions that --slurm sets; other names go to sbatch as they are.
+SLURM: dict[str, type] = {
+    **{"partition": str, "minutes": int, "gpus": int, "cpus": int, "memory_gb": int},
+    **{"requeues": int, "setup": str},
+}
+AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
+AREA = Bounds(1, 6, "an S3DIS area")
+POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
+SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
+SEED = Bounds(0, 2**63 - 1)  # what NumPy, PyTorch and SQLite can all take
+TRAIN = ("train",)
+
+
+@dataclass(frozen=True)
+class SynthConfig:
+    """A synthetic building in the raw S3DIS layout."""
+
+    out: Path = argument("Folder to write.", "OUT")
+    areas: int = option(6, "Areas, 1 to 6.", within=Bounds(1, 6))
+    rooms: int = option(3, "Rooms per area.", within=Bounds(1, 10_000))
+    seed: int = option(0, "Seed of the building.", within=SEED)
+    density: float = option(
+        3000.0, "Points per m² of surface.", within=Bounds(1, 1_000_000, "points per m²")
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says."""
+
+    raw: Path | None = argument(
+        "S3DIS folder or zip; left out: found in the current folder.", "[RAW]", None
+    )
+    test_area: int | None = option(
+        None, "Area that train leaves out and eval scores. [default: 5]", flag="--area", within=AREA
+    )
+    dataset: Path | None = option(
+        None, "YAML description of labelled data of your own, instead of RAW.", "FILE"
+    )
+    data: Path = option(Path("data"), "Folder to write.")
+    workers: int = option(0, "Rooms read at a time, 0 for one per core.", within=Bounds(0))
+    export: str | None = option(
+        None, "Also write a published form: {}.", "FORMAT", choices=("pointnet-h5",)
+    )
+    allow_incomplete: bool = option(False, "Leave out rooms that cannot be read.")
+    seed: int = option(0, "Seed of the exported draws.", within=SEED)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.raw is not None and self.dataset is not None:
+            raise ConfigError("RAW and --dataset: found both, expected one of them.")
+        if self.export is not None and self.dataset is not None:
+            raise ConfigError("--export: found it with --dataset, but the form is of S3DIS only.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; `test_area` None is the one that `prepare` recorded."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    test_area: int | None = option(
+        None, "Area to leave out. [default: as prepared]", flag="--area", within=AREA
+    )
+    recipe: str = option("paper", "{}.", choices=tuple(RECIPES), shapes=RECIPE)
+    without: tuple[str, ...] = option(
+        (),
+        f"Part of the recipe to leave out, repeatable; of modern: {', '.join(RECIPES['modern'])}.",
+        "PART",
+        shapes=RECIPE,
+    )
+    extra: tuple[str, ...] = option(
+        (),
+        "Part to add, repeatable: {}.",
+        "PART",
+        flag="--with",
+        choices=PARTS,
+        noun="part",
+        shapes=RECIPE,
+    )
+    parts: tuple[str, ...] = field(init=False)  # of the recipe as it is used, ordered as in PARTS
+    epochs: int = option(100, "Passes over the training blocks.", within=COUNT, shapes=LENGTH)
+    max_steps: int | None = option(
+        None, "Stop after so many steps at the latest.", within=COUNT, shapes=LENGTH
+    )
+    batch_size: int = option(16, "Blocks a step.", within=COUNT)
+    micro_batch: int | None = option(
+        None,
+        "Blocks computed at once, their gradients added up. [default: as many as fit]",
+        within=COUNT,
+        shapes=MEMORY,
+    )
+    checkpoint_layers: int | None = option(
+        None,
+        "Layers recomputed in the backward pass, to save memory; 0: none. "
+        "[default: only where memory is short]",
+        within=Bounds(0),
+        shapes=MEMORY,
+    )
+    num_points: int = option(4096, "Points drawn from a block.", within=SAMPLE)
+    lr: float | None = option(
+        None,
+        f"First learning rate. [default: {ADAM_LR:g}, with sgd {SGD_LR:g}]",
+        within=Bounds(0, exclusive=True),
+    )
+    val_fraction: float = option(
+        0.1,
+        "Fraction of the training rooms that chooses the best checkpoint.",
+        "P",
+        within=Bounds(0, 1, exclusive=True),
+    )
+    seed: int = option(0, "Seed of all randomness.", within=SEED, commands=TRAIN)
+    device: str = option("auto", "{}.", choices=DEVICES, shapes=SPEED)
+    devices: int = option(
+        1,
+        "Processes that share each batch: GPUs, or parts of the CPU.",
+        within=COUNT,
+        shapes=PROCESSES,
+        commands=TRAIN,
+    )
+    sync_bn: bool = option(
+        False,
+        "Batch norm over the whole batch, not over each process's local batch.",
+        flag="--sync-bn/--no-sync-bn",
+        commands=TRAIN,
+    )
+    precision: str = option("32", "Matmul precision: {}.", choices=PRECISIONS)
+    threads: int | None = option(
+        None, "CPU threads. [default: as PyTorch chooses]", within=COUNT, shapes=SPEED
+    )
+    workers: int = option(
+        0, "Threads that prepare batches.", within=Bounds(0), shapes=SPEED, commands=TRAIN
+    )
+    loggers: tuple[str, ...] = option(
+        (),
+        "Also log to {}, repeatable; TensorBoard always.",
+        flag="--logger",
+        choices=LOGGERS,
+        shapes=SPEED,
+        commands=TRAIN,
+    )
+    data: Path = option(Path("data"), "Folder of the prepared data.", shapes=PLACE, commands=TRAIN)
+    runs: Path = option(Path("runs"), "Folder of the runs.", shapes=PLACE, commands=TRAIN)
+    name: str | None = option(
+        None, "Name of the run. [default: network, area and time]", shapes=PLACE, commands=TRAIN
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        parts = parts_of(self.recipe, self.without, self.extra)
+        object.__setattr__(self, "parts", parts)  # as a frozen dataclass computes a field
+        self._check_local_batch()
+        self.model.check_points(self.num_points)
+
+    def _check_local_batch(self) -> None:
+        if self.devices > self.batch_size:
+            raise ConfigError(
+                f"--devices: found {self.devices} with batches of {self.batch_size}, expected at "
+                "least one block for each.\n"
+                f"Use --batch-size {self.devices} or more, or fewer devices."
+            )
+        if self.micro_batch is None:
+            return
+        if self.micro_batch > self.local_batch:
+            raise ConfigError(
+                f"--micro-batch: found {self.micro_batch}, expected at most the "
+                f"{self.local_batch} blocks of a step (--batch-size) that a process has."
+            )
+        if self.sync_bn and self.micro_batch < self.local_batch:
+            raise ConfigError(
+                f"--micro-batch: found {self.micro_batch} with --sync-bn, expected "
+                f"{self.local_batch}, all blocks of a process: batch norm over the whole batch "
+                "needs them at once.\nLeave one of the two out."
+            )
+
+    @classmethod
+    def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
+        """Return a saved configuration; its recipe keeps the parts that it had then."""
+        parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
+        if recipe in RECIPES:
+            before = values.get("without", ()), values.get("extra", ())
+            values["without"], values["extra"] = as_it_was(recipe, *before, parts)
+        return cls(**values)
+
+    @property
+    def local_batch(self) -> int:
+        """The most blocks of a step that one process has."""
+        return -(-self.batch_size // self.devices)
+
+    @property
+    def first_lr(self) -> float:
+        """The learning rate that the schedule starts from."""
+        return self.lr or (SGD_LR if "sgd" in self.parts else ADAM_LR)
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe for people: "modern", "modern without flip", "paper with cosine"."""
+        left_out = f" without {', '.join(self.without)}" if self.without else ""
+        added = f" with {', '.join(self.extra)}" if self.extra else ""
+        return f"{self.recipe}{left_out}{added}"
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Scores of finished runs on their held-out areas. No runs: the latest finished one."""
+
+    run_dirs: tuple[Path, ...] = argument(
+        "Run folders; none: the latest finished run.", "[RUN]", ()
+    )
+    protocols: tuple[str, ...] = option(
+        ("room",),
+        "What is scored: room, block-s1, block-s05 or all; repeatable.",
+        flag="--protocol",
+        choices=PROTOCOLS,
+    )
+    reports: tuple[str, ...] = option(
+        ("md",), "Report to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS
+    )
+    checkpoint: str = option("best", "{}.", choices=CHECKPOINTS)
+    absent: str = option(
+        "exclude",
+        "What a class that never occurs counts as in the means: {}.",
+        choices=("exclude", "zero", "one", "minus-one"),
+        noun="convention",
+    )
+    votes: int = option(
+        1,
+        "Passes over each room, turned, mirrored and scaled, whose logits are summed.",
+        within=COUNT,
+    )
+    pictures: bool = option(True, "Draw rooms, errors, confusion, curves.")
+    palette: str = option(
+        "s3dis", "Colours of the classes: {} (for colour-blind readers).", choices=("s3dis", "safe")
+    )
+    view: bool = option(False, "Also write rooms as HTML pages to look at in 3-D.")
+    data: Path | None = option(None, "Folder of the prepared data. [default: the run's]", "DIR")
+    runs: Path = option(Path("runs"), "Folder of the runs.")
+    batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
+    seed: int = option(0, "Seed of all randomness.", within=SEED)
+    device: str = option("auto", "{}.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class AblateConfig:
+    """Trainings that differ in one thing each, scored alike, in one table.
+
+    `base` has the settings that every row takes where it has none of its own: fields of
+    TrainConfig and ModelConfig by name.
+    """
+
+    preset: str | None = option(None, "Study: {}.", choices=STUDIES, noun="study")
+    grid: Path | None = option(None, "YAML file with rows of your own, instead.", "FILE")
+    name: str | None = option(None, "Name of the study. [default: the preset's]")
+    rows: tuple[str, ...] = option(
+        (), "Only this row, repeatable; the reference is always there.", "ROW"
+    )
+    seeds: int | None = option(
+        None, "Trainings of each row: seeds 0, 1, … [default: 1]", within=COUNT
+    )
+    deepest: bool = option(False, "With --preset depth: 1,001 layers too.")
+    workers: int | None = option(
+        None, "Trainings at a time. [default: 1; with slurm what it allows]", within=COUNT
+    )
+    launcher: str = option("local", "{}.", choices=("local", "slurm"))
+    slurm: Mapping[str, Any] = option(
+        {},
+        f"Option of a SLURM job, repeatable: {', '.join(SLURM)}; any other is sbatch's.",
+        "NAME=VALUE",
+    )
+    protocol: str = option("room", "What is scored: {}.", choices=PROTOCOLS)
+    votes: int = option(1, "Passes over each room.", within=COUNT)
+    checkpoint: str = option("best", "What is scored: {}.", choices=CHECKPOINTS)
+    reports: tuple[str, ...] = option(
+        ("md",), "Table to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS
+    )
+    pictures: bool = option(True, "Draw mIoU over depth, width and k.")
+    data: Path = option(Path("data"), "Folder of the prepared data.")
+    runs: Path = option(Path("runs"), "Folder of the runs.")
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if (self.preset is None) == (self.grid is None):
+            found = "neither" if self.preset is None else "both"
+            raise ConfigError(f"--preset and --grid: found {found}, expected one of them.")
+        if self.deepest and self.preset != "depth":
+            raise ConfigError("--deepest: found it without --preset depth, which it belongs to.")
+        if self.slurm and self.launcher != "slurm":
+            raise ConfigError(
+                f"--slurm: found {', '.join(self.slurm)} without --launcher slurm.\n"
+                "Add --launcher slurm, or leave --slurm out."
+            )
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Labels for scans. Neither run nor weights: the latest finished run."""
+
+    scans: tuple[Path, ...] = argument(
+        "PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", ()
+    )
+    run: Path | None = option(None, "Run folder. [default: the latest finished run]", "RUN")
+    weights: Path | None = option(None, "Weights file, instead of a run.", "FILE")
+    runs: Path = option(Path("runs"), "Folder of the runs.")
+    out: Path | None = option(
+        None, "Folder, or for one scan a file. [default: beside the scan]", "PATH"
+    )
+    format: str | None = option(
+        None, "Format of the results: ply, las, csv, … [default: the scan's]"
+    )
+    no_color_ok: bool = option(False, "Take scans without colour, as grey.")
+    drop_nan: bool = option(False, "Leave out points without coordinates.")
+    view: bool = option(False, "Also write an HTML page to look at it in 3-D, offline.")
+    probabilities: bool = option(False, "Also write the probability of every class.")
+    up: str = option("z", "The scans' vertical axis: z, y or x.", "AXIS")
+    scale: float = option(1.0, "Metres per unit of their coordinates; 0.001 for millimetres.")
+    columns: str | None = option(
+        None, "Columns of text files, as x,y,z,r,g,b,-. [default: detected]", "NAMES"
+    )
+    num_points: int | None = option(
+        None, "Points drawn at a time. [default: as in training]", within=POINTS
+    )
+    batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
+    seed: int = option(0, "Seed of all randomness.", within=SEED)
+    device: str = option("auto", "{}.", choices=DEVICES)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.run is not None and self.weights is not None:
+            raise ConfigError("--run and --weights: found both, expected one of them.")
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Times and memory of a network on this machine, against the released algorithm."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    works: tuple[str, ...] = option(
+        ("forward", "step", "knn"),
+        "What is measured: {}; repeatable.",
+        flag="--work",
+        choices=("forward", "step", "knn"),
+    )
+    batch_size: int = option(1, "Blocks at a time.", within=COUNT)
+    num_points: int = option(4096, "Points of a block.", within=SAMPLE)
+    input: str = option(
+        "scan",
+        "The network's input: scan (a synthetic room) or noise, the slowest to search.",
+        "scan|noise",
+        choices=("scan", "noise"),
+    )
+    repeats: int = option(5, "Timed runs, after one that warms up.", within=COUNT)
+    naive: bool = option(True, "Measure the released algorithm too.")
+    scaling: bool = option(False, "Measure N from 1,024 to 65,536 and depth 7 to 152 instead.")
+    checkpoint_layers: int = option(
+        0,
+        "Layers that a step recomputes in its backward pass, to save memory; 0: none.",
+        within=Bounds(0),
+    )
+    device: str = option("auto", "{}.", choices=DEVICES)
+    threads: int | None = option(None, "CPU threads. [default: as PyTorch chooses]", within=COUNT)
+    out: Path = option(Path("bench.json"), "JSON file to write.", "FILE")
+
+    def __post_init__(self) -> None:
+        check_options(self)

@@ -1,0 +1,101 @@
+"""The options of a network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import ConfigError
+
+from .options import COUNT, FRACTION, Bounds, check_options, option
+
+ARCHS = ("plaingcn", "resgcn", "densegcn", "dgcnn")
+CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
+LAYOUTS = ("paper", "torch")
+KNNS = ("dynamic", "fixed")
+TRAININGS = ("train", "ablate")  # the commands that have every option of a network
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network of the DeepGCN family.
+
+    `width` is C, the channels of a layer. `layout` chooses between the two releases (order in the
+    MLP, batch-norm epsilon, the channels that span the first graph, the order of dense
+    concatenation, the initialisation).
+    """
+
+    arch: str = option("resgcn", "{}.", choices=ARCHS, noun="architecture")
+    depth: int = option(28, "Layers.", "L")
+    conv: str = option(
+        "edge", f"Graph convolution: {', '.join(CONVS)}, or a class of torch_geometric.nn."
+    )
+    width: int = option(
+        64, "Channels of a layer; of densegcn the growth rate, 32 as published.", "C", within=COUNT
+    )
+    fusion_channels: int = option(
+        1024, "Channels of the fusion, and of the vector for the whole block.", within=COUNT
+    )
+    k: int = option(
+        16, "Neighbours; as published 8 for densegcn, 20 for dgcnn.", "K", flag="-k", within=COUNT
+    )
+    dilation: bool = option(True, "Take every d-th of the k·d nearest.", commands=TRAININGS)
+    epsilon: float = option(
+        0.2, "Probability of stochastic dilation.", "P", within=FRACTION, commands=TRAININGS
+    )
+    knn: str = option("dynamic", "Graph: {}.", choices=KNNS, noun="k-NN graph", commands=TRAININGS)
+    layout: str = option("paper", "Release: {}.", choices=LAYOUTS, commands=TRAININGS)
+    dropout: float = option(
+        0.3, "Rate before the last layer.", "P", within=FRACTION, commands=TRAININGS
+    )
+    in_channels: int = option(9, "Channels of a point.", within=COUNT, commands=())
+    num_classes: int = option(13, "Classes.", within=COUNT, commands=())
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        Bounds(1 if self.arch == "dgcnn" else 2).check("--depth", self.depth)
+
+    @classmethod
+    def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
+        """Return the network that the paper calls `arch` at `depth`, with `changes` applied.
+
+        DenseGCN has growth rate 32 and k 8, depth 56 has k 8, PlainGCN has neither dilation nor
+        stochastic dilation, DGCNN has three dynamic EdgeConv blocks with k 20.
+        Changes that are None are left out.
+
+        >>> ModelConfig.published("densegcn", 28).width
+        32
+        """
+        values: dict[str, Any] = {"arch": arch, **_PUBLISHED.get(arch, {})}
+        if depth is not None:
+            values["depth"] = depth
+            if depth == 56 and arch in ("plaingcn", "resgcn"):
+                values["k"] = 8
+        values.update({name: value for name, value in changes.items() if value is not None})
+        return cls(**values)
+
+    def dilations(self) -> tuple[int, ...]:
+        """Return the dilation d of each layer: 1, 1, 2, 3, … or 1 throughout."""
+        if not self.dilation or self.arch == "dgcnn" or self.knn == "fixed":
+            return (1,) * self.depth
+        return tuple(max(layer, 1) for layer in range(self.depth))
+
+    def check_points(self, num_points: int) -> None:
+        """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""
+        dilation = max(self.dilations())
+        if self.k * dilation > num_points:
+            most = num_points // dilation
+            smaller = f"a smaller -k (at most {most}), " if most else ""
+            raise ConfigError(
+                f"k·d: layer {self.depth - 1} takes neighbours from the {self.k * dilation} "
+                f"nearest points (k {self.k} × dilation {dilation}), a block has only "
+                f"{num_points}.\n"
+                f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."
+            )
+
+
+_PUBLISHED: dict[str, dict[str, Any]] = {
+    "plaingcn": {"dilation": False, "epsilon": 0.0},
+    "densegcn": {"width": 32, "k": 8},
+    "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
+}

@@ -1,0 +1,133 @@
+"""What a field of a configuration carries beside its default: its option and the values it takes.
+
+The options of `deepgcn`, the checks, the settings of `ablate --grid` and what may change when a
+run is resumed all follow from this (standard library only).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import MISSING, dataclass
+from typing import Any
+
+from pipelines.errors import ConfigError, did_you_mean
+
+# What a setting of a training shapes, and so whether it may change when a run is resumed.
+RESULT = "result"  # the weights that come out: never
+LENGTH = "length"  # how long it trains: yes, unless the learning rate follows from the length
+PROCESSES = "processes"  # the batch that each one normalises: yes, where they normalise together
+MEMORY = "memory"  # how a step fits into the memory: no, but the same training has it otherwise
+RECIPE = "recipe"  # the recipe's parts, which are compared in its place
+SPEED = "speed"  # how fast and where it is computed, and who is notified: yes
+PLACE = "place"  # where its files are: yes
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a value can be.
+
+    >>> Bounds(1, 6, "an S3DIS area").check("--area", 5)
+    """
+
+    least: float
+    most: float | None = None
+    unit: str = "a number"
+    exclusive: bool = False  # whether `least` and `most` themselves are out of bounds
+
+    def check(self, flag: str, value: float) -> None:
+        """Raise ConfigError, naming the option, unless `value` is within the bounds."""
+        inside = value >= self.least and (self.most is None or value <= self.most)
+        if not inside or (self.exclusive and value in (self.least, self.most)):
+            raise ConfigError(f"{flag}: found {value:,}, expected {self}.")
+
+    def __str__(self) -> str:
+        if self.exclusive:
+            above = f"{self.unit} above {self.least}"
+            return above if self.most is None else f"{above} and below {self.most}"
+        if self.most is None:
+            return f"at least {self.least}"
+        return f"{self.unit} from {self.least} to {self.most:,}"
+
+
+COUNT = Bounds(1)
+FRACTION = Bounds(0, 1)
+
+
+@dataclass(frozen=True)
+class Option:
+    """The option of a field, and the values that the field takes.
+
+    Attributes:
+        help: what it does; `{}` stands for the choices.
+        metavar: what its value is called in the help; None: that follows from the type.
+        flag: how it is typed, where that is not the field's name; "": it is an argument.
+        choices: what a text, or each text of several, can be.
+        noun: what messages call a choice; None: what the option is called.
+        within: the numbers that it can be.
+        shapes: what the setting shapes: RESULT, LENGTH, …
+        commands: those that have the option; None: all that take the configuration.
+    """
+
+    help: str
+    metavar: str | None = None
+    flag: str | None = None
+    choices: tuple[str, ...] = ()
+    noun: str | None = None
+    within: Bounds | None = None
+    shapes: str = RESULT
+    commands: tuple[str, ...] | None = None
+
+
+def option(default: Any, help: str, metavar: str | None = None, **about: Any) -> Any:
+    """Return a dataclass field that is an option; `about` has further fields of `Option`."""
+    metadata = {"option": Option(help, metavar, **about)}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
+    """Return a dataclass field that is an argument of the command, typed without a flag."""
+    return option(default, help, metavar, flag="")
+
+
+def options_of(config: Any, command: str | None = None) -> dict[str, Option]:
+    """Return the options of a configuration's fields; of `command` alone, if one is named."""
+    found = {field.name: field.metadata.get("option") for field in dataclasses.fields(config)}
+    return {
+        name: option
+        for name, option in found.items()
+        if option and (command is None or option.commands is None or command in option.commands)
+    }
+
+
+def flag_of(name: str, option: Option) -> str:
+    """Return the option of the field `name` as it is typed: "--test-area", "-k"."""
+    return option.flag.partition("/")[0] if option.flag else f"--{name.replace('_', '-')}"
+
+
+def check_options(config: Any) -> None:
+    """Raise ConfigError unless the fields' values are among their choices or within bounds."""
+    for name, option in options_of(config).items():
+        check_option(flag_of(name, option), option, getattr(config, name))
+
+
+def check_option(flag: str, option: Option, value: Any) -> None:
+    """Raise ConfigError, naming the option as `flag`, unless it can be `value`; None: not given."""
+    if value is None:
+        return
+    if option.within:
+        option.within.check(flag, value)
+    noun = option.noun or flag.strip("-")
+    for each in value if isinstance(value, tuple) else (value,):
+        if option.choices:
+            check_choice(noun, each, option.choices, flag=flag)
+
+
+def check_choice(noun: str, value: str, choices: tuple[str, ...], *, flag: str) -> None:
+    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ConfigError(
+            f"{flag}: found the unknown {noun} {value!r}.{did_you_mean(value, choices)}\n"
+            f"Expected one of: {', '.join(choices)}."
+        )

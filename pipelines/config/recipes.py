@@ -1,0 +1,75 @@
+"""The recipes of a training, and the parts that they are made of (standard library only)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pipelines.errors import ConfigError
+
+# All that a recipe can be made of.
+PARTS = (
+    *("balance", "resample"),  # which blocks and points are drawn
+    *("rotate", "flip", "scale", "jitter", "contrast", "color-drop"),  # what is done to them
+    *("smoothing", "adamw", "sgd", "cosine", "clip", "ema"),  # the optimisation
+)
+# "paper" is the published one: Adam, each block's points drawn once, no augmentation.
+RECIPES: dict[str, tuple[str, ...]] = {
+    "paper": (),
+    "modern": tuple(part for part in PARTS if part != "sgd"),
+}
+# What they were in version 0.1, whose runs did not save their parts. Never to change.
+RECIPES_0_1 = {
+    "paper": (),
+    "modern": (
+        *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
+        *("smoothing", "adamw", "cosine", "clip", "ema"),
+    ),
+}
+ADAM_LR = 1e-3  # as published
+SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate for Adam
+
+
+def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> tuple[str, ...]:
+    """Return the parts of a recipe as it is used, in the order of PARTS.
+
+    >>> parts_of("paper", (), ("ema", "cosine"))
+    ('cosine', 'ema')
+
+    Raises:
+        ConfigError: a part is left out that the recipe does not have, or two optimizers are in it.
+    """
+    for part in without:
+        if part not in RECIPES[recipe]:
+            raise ConfigError(
+                f"--without: found {part!r}, which recipe {recipe} does not have.\n"
+                f"Its parts: {', '.join(RECIPES[recipe]) or 'none'}."
+            )
+    wanted = {*RECIPES[recipe], *extra} - {*without}
+    if {"adamw", "sgd"} <= wanted:
+        raise ConfigError(
+            "--with: found adamw and sgd, expected one optimizer.\n"
+            "Leave one out, as with: --without adamw --with sgd"
+        )
+    return tuple(part for part in PARTS if part in wanted)
+
+
+def as_it_was(
+    recipe: str, without: Collection[str], extra: Collection[str], parts: Collection[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return `without` and `extra` with which a saved recipe has the parts that it had then.
+
+    What the recipe has gained since is left out, what it has lost is added.
+
+    Args:
+        recipe: its name, one of RECIPES.
+        without: the parts that were left out.
+        extra: the parts that were added.
+        parts: the parts that were saved; None: version 0.1 saved none.
+    """
+    if parts is None:
+        parts = ({*RECIPES_0_1.get(recipe, ())} | {*extra}) - {*without}
+    now = RECIPES[recipe]
+    if {*without} <= {*now} and {*parts} == ({*now} | {*extra}) - {*without}:
+        return tuple(without), tuple(extra)
+    left_out = tuple(part for part in now if part not in parts)
+    return left_out, tuple(part for part in PARTS if part in parts and part not in now)
