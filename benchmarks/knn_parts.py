@@ -27,7 +27,7 @@ import pipelines
 from pipelines.config import ModelConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
-from pipelines.data.synthetic.blocks import room_features
+from pipelines.data.synthetic import room_features
 from pipelines.kernels import cpu
 from pipelines.kernels import threads as team
 from pipelines.kernels.knn_search.cpu import select as cpu_select

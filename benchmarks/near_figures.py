@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.gpu_table import Bench, constants, ms, shared_neighbors
 from pipelines.config import ModelConfig
-from pipelines.data.synthetic.blocks import room_features
+from pipelines.data.synthetic import room_features
 from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
 

@@ -23,7 +23,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.knn_parts import parts
 from benchmarks.naive import NaiveDeepGCN
 from pipelines.config import ModelConfig
-from pipelines.data.synthetic.blocks import room_features
+from pipelines.data.synthetic import room_features
 from pipelines.runtime.allocation import keep_freed_memory
 from pipelines.runtime.timing import Case, own_network, own_search, work_of
 

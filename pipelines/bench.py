@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.synthetic.blocks import room_features
+from pipelines.data.synthetic import room_features
 from pipelines.model.flop import forward_flop, search_flop, step_flop
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.environment import describe_environment

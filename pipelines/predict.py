@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
-from pipelines.data.grid import check_ground
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.inference.label_store import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from pipelines.model.deepgcn import DeepGCN

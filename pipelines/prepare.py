@@ -21,8 +21,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.custom import CustomDataset, CustomRoom, read_description
-from pipelines.data.custom.rooms import read_custom_room
+from pipelines.data.custom import CustomDataset, CustomRoom, read_custom_room, read_description
 from pipelines.data.s3dis.pointnet_h5 import export_pointnet_h5
 from pipelines.data.s3dis.raw import RawDataset, RawRoom, find_raw
 from pipelines.data.s3dis.rooms import RoomNotes, read_raw_room
@@ -31,8 +30,8 @@ from pipelines.data.store import (
     RoomInfo,
     Store,
     area_file,
-    kept_entries,
     read_rooms,
+    readable_entries,
     write_manifest,
     write_rooms,
 )
@@ -161,7 +160,7 @@ def _prepare_rooms(
 
     An entry is the manifest's record of a room, or {"failed": reason}.
     """
-    kept = kept_entries(config.data)
+    kept = readable_entries(config.data)
     earlier = {f"Area_{room['area']}/{room['name']}": room for room in kept}
     entries: dict[str, dict[str, Any]] = {}
     todo: list[RoomFiles] = []
@@ -297,7 +296,7 @@ def _complete(
     if not good:
         raise DatasetError(f"{dataset.source}: found no room that can be read, expected one.")
     infos = [_info(entry) for entry in good]
-    kept = [_info(entry) for entry in kept_entries(config.data)]
+    kept = [_info(entry) for entry in readable_entries(config.data)]
     with progress.task("Writing areas", total=len(infos), unit="rooms") as task:
         for area in sorted({info.area for info in infos}):
             members = [info for info in infos if info.area == area]

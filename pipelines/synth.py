@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
 
@@ -54,16 +53,15 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
     rooms = [f"Area_{plan.area}/{plan.name}" for plan in plans]
     settings = {"seed": config.seed, "density": config.density}
     atomic_json(config.out / MARKER, {"generator": GENERATOR, **settings, "rooms": rooms})
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     try:
         with progress.task("Building rooms", total=len(plans), unit="rooms") as task:
             for plan in plans:
-                for name, points in _write_room(config.out, plan, config.density).items():
-                    counts[name] = counts.get(name, 0) + points
+                counts += _write_room(config.out, plan, config.density)
                 task.advance()
     finally:
         shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
-    return SynthResult(config.out, len(plans), sum(counts.values()), counts)
+    return SynthResult(config.out, len(plans), counts.total(), dict(counts))
 
 
 def _clear(out: Path, plans: list[RoomPlan]) -> None:
@@ -112,31 +110,20 @@ def _folder(out: Path, plan: RoomPlan) -> Path:
     return out / f"Area_{plan.area}" / plan.name
 
 
-def _write_room(out: Path, plan: RoomPlan, density: float) -> dict[str, int]:
-    """Write one room beside its place, move it there, and return the points of each class."""
-    objects = scan_room(plan, density)
-    sizes = [len(item.pos) for item in objects]
-    text, lines = format_points(
-        np.concatenate([item.pos for item in objects]),
-        np.concatenate([item.color for item in objects]),
-    )
+def _write_room(out: Path, plan: RoomPlan, density: float) -> Counter[str]:
+    """Write one room in a temporary folder, move it to its own; return the points of each class."""
     part = out / UNFINISHED / plan.name
     shutil.rmtree(part, ignore_errors=True)
     (part / "Annotations").mkdir(parents=True)
-    ends = np.cumsum([0, *sizes])
-    counts: dict[str, int] = {}
-    for item, start, stop in zip(objects, ends, ends[1:], strict=False):
-        (part / "Annotations" / f"{item.name}.txt").write_bytes(text[lines[start] : lines[stop]])
-        name = item.name.rpartition("_")[0]
-        counts[name] = counts.get(name, 0) + int(stop - start)
-    _write_durably(part / f"{plan.name}.txt", text)
+    counts: Counter[str] = Counter()
+    with (part / f"{plan.name}.txt").open("wb") as whole:
+        for item in scan_room(plan, density):
+            text = format_points(item.pos, item.color)
+            (part / "Annotations" / f"{item.name}.txt").write_bytes(text)
+            whole.write(text)
+            counts[item.name.rpartition("_")[0]] += len(item.pos)
+        whole.flush()
+        os.fsync(whole.fileno())
     _folder(out, plan).parent.mkdir(exist_ok=True)
     os.replace(part, _folder(out, plan))
     return counts
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

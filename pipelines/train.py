@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from pipelines.data.blocks import MIN_POINTS
-from pipelines.data.sampler import BlockSampler
-from pipelines.data.split import split_rooms
+from pipelines.data.sampler import BlockSampler, split_rooms
 from pipelines.data.store import RoomInfo, Store
 from pipelines.launch.local import trainings_at_once
 from pipelines.model.deepgcn import DeepGCN

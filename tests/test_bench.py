@@ -17,7 +17,7 @@ from benchmarks.part_products import emulated, error
 from pipelines import kernels
 from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.config import CONVS, BenchConfig, ModelConfig
-from pipelines.data.synthetic.blocks import room_features
+from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.flop import forward_flop, search_flop, step_flop

@@ -1,8 +1,8 @@
-"""Blocks drawn from the store: which ones, in which order, with which points.
+"""Blocks drawn from the store: of which rooms, in which order, with which points.
 
 Every draw follows from (seed, epoch, block) alone. So any thread may make any batch at any time,
-and a resumed run needs to know no more than where in the epoch it was. A block that is drawn twice
-in an epoch has a number for each time (`balance.draw_blocks`), and so other points.
+and a resumed run only has to know its place in the epoch. A block that is drawn several times in an
+epoch has a number for each time (`draw_blocks`), and so other points each time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress
 
-from .augment import PARTS as AUGMENTATIONS
-from .augment import BlockPoints, augment
+from .augment import AUGMENTATIONS, BlockPoints, augment
 from .balance import block_counts, block_probabilities, draw_blocks
 from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
 from .store import Room, RoomInfo, Store
 
 BYTES_PER_POINT = 16  # pos, color, label
-ORDER, POINTS, AUGMENT = 0, 1, 2  # what a stream of random numbers is for
+ORDER, POINTS, AUGMENT = 0, 1, 2  # what a random stream is for
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Batch:
     Attributes:
         features: (B, N, 9) float32.
         label: (B, N) uint8.
-        blocks: (B,) the blocks' numbers within their sampler. On several processes those of the
-            whole batch, while `features` and `label` are one process's share of it.
-        idle: whether the share is empty, and `features` a stand-in that must not count.
+        blocks: (B,) the blocks' numbers within their sampler. With several processes those of the
+            whole batch, while `features` and `label` are this rank's local batch.
+        idle: the local batch is empty, and `features` a stand-in that must not count.
     """
 
     features: np.ndarray
@@ -50,17 +50,17 @@ class BlockSampler:
 
     Args:
         store: the prepared data.
-        rooms: whose blocks; their order numbers the blocks.
+        rooms: the rooms; blocks are numbered in their order.
         num_points: N, the points drawn from each block.
-        seed: what all draws follow from.
+        seed: of all draws.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
         layout: "paper" or "torch", see `block_features`.
         parts: of the recipe. "resample" draws a block's points anew every epoch; without it they
             are drawn once, as for the published HDF5 files. "balance" draws blocks by their
-            classes (`data.balance`); without it every block comes once an epoch. Those of
-            `data.augment` change what was drawn.
+            classes (`data.balance`); without it every block comes once an epoch. AUGMENTATIONS
+            change the points that were drawn.
         sharing: processes on this machine that each keep rooms in its memory.
-        progress: hears how the rooms are read, which is done once to find their blocks.
+        progress: of reading all rooms once, to find their blocks.
     """
 
     def __init__(
@@ -78,23 +78,21 @@ class BlockSampler:
     ) -> None:
         self.num_points, self.seed, self.layout = num_points, seed, layout
         self.resample = "resample" in parts
-        self.augment = tuple(part for part in parts if part in AUGMENTATIONS)
+        self.augmentations = tuple(part for part in parts if part in AUGMENTATIONS)
         self.rooms = tuple(rooms)
         self._cache = RoomCache(store, sharing)
         self._blocks: list[tuple[RoomInfo, Block]] = []
-        self._probabilities: np.ndarray | None = None  # None: every block once
         counts: list[np.ndarray] = []
         with progress.task("Reading rooms", total=len(self.rooms), unit="rooms") as task:
             for info in self.rooms:
                 room = self._cache.read(info)
-                blocks = room_blocks(room.grid, stride=stride)
-                self._blocks += [(info, block) for block in blocks]
-                if "balance" in parts:
-                    classes = len(store.classes)
-                    counts += [block_counts(room.label, block, classes) for block in blocks]
+                for block in room_blocks(room.grid, stride=stride):
+                    self._blocks.append((info, block))
+                    if "balance" in parts:
+                        counts.append(block_counts(room.label, block, len(store.classes)))
                 task.advance()
-        if counts:
-            self._probabilities = block_probabilities(np.stack(counts))
+        # None: every block comes once an epoch.
+        self._probabilities = block_probabilities(np.stack(counts)) if counts else None
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -123,17 +121,16 @@ class BlockSampler:
 
     def sample(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, 9) float32 and label (N,) uint8 of a block as drawn in an epoch."""
-        info, place = self._blocks[block % len(self)]
+        info, column = self._blocks[block % len(self)]
         room = self._cache.read(info)
         key = (POINTS, epoch, block) if self.resample else (POINTS, 0, block % len(self))
-        drawn = draw(place.count, self.num_points, self._rng(*key))
-        points = block_points(place)[drawn]
+        points = block_points(column)[draw(column.count, self.num_points, self._rng(*key))]
         pos, color = room.pos[points], room.color[points]
-        corner, extent = place.corner, room.extent
-        if self.augment:
-            middle = np.array(corner) + BLOCK_SIZE / 2
-            whole = BlockPoints(pos, color / np.float32(255), middle, extent)
-            moved = augment(whole, self.augment, self._rng(AUGMENT, epoch, block))
+        corner, extent = column.corner, room.extent
+        if self.augmentations:
+            center = np.array(corner) + BLOCK_SIZE / 2
+            drawn = BlockPoints(pos, color / np.float32(255), center, extent)
+            moved = augment(drawn, self.augmentations, self._rng(AUGMENT, epoch, block))
             pos, color, corner, extent = moved.pos, moved.color, moved.corner, moved.extent
         features = block_features(pos, color, corner, extent, layout=self.layout)
         return features, room.label[points]
@@ -148,12 +145,16 @@ class BlockSampler:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
+def _slices(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(numbers), size):
+        yield numbers[first : first + size]
+
+
 class RoomCache:
     """The rooms read last, as many as fit into half of the memory; several threads may read.
 
-    Processes that are `sharing` a machine have that half together.
-
-    All of S3DIS takes 11 GB. With less than twice that, rooms are read again and again.
+    The processes that are `sharing` a machine divide that half. All of S3DIS takes 11 GB; with less
+    than twice that, rooms are read again and again.
     """
 
     def __init__(self, store: Store, sharing: int = 1) -> None:
@@ -167,22 +168,56 @@ class RoomCache:
             if info not in self._rooms:
                 self._rooms[info] = self._store.read(info)
             self._rooms.move_to_end(info)
-            while len(self._rooms) > 1 and self._points() > self._limit:
+            while len(self._rooms) > 1 and sum(room.points for room in self._rooms) > self._limit:
                 self._rooms.popitem(last=False)
             return self._rooms[info]
 
-    def _points(self) -> int:
-        return sum(info.points for info in self._rooms)
-
 
 def memory() -> int:
-    """Return the computer's memory in bytes; 8 GB where the system does not tell."""
+    """Return the computer's memory in bytes; 8 GB where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 8 * 10**9
 
 
-def _slices(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
+def split_rooms(
+    rooms: Sequence[RoomInfo], *, test_area: int, val_fraction: float, seed: int
+) -> tuple[list[RoomInfo], list[RoomInfo]]:
+    """Split the rooms outside the test area into training and validation rooms.
+
+    The validation rooms, which choose the best checkpoint, are spread over the areas in proportion
+    to their sizes. Each part has at least one room. The result depends on the set of rooms and the
+    seed, not on the order of `rooms`.
+
+    Raises:
+        DatasetError: fewer than two rooms lie outside the test area.
+    """
+    usable = sorted(
+        (room for room in rooms if room.area != test_area), key=lambda room: (room.area, room.name)
+    )
+    if len(usable) < 2:
+        areas = sorted({room.area for room in rooms})
+        raise DatasetError(
+            f"training rooms: found {len(usable)} outside test area {test_area} "
+            f"(prepared areas: {', '.join(map(str, areas)) or 'none'}), expected at least 2.\n"
+            "Prepare more areas, or hold out another one with --area."
+        )
+    count = min(max(1, round(val_fraction * len(usable))), len(usable) - 1)
+    ranks = _spread([room.area for room in usable], np.random.default_rng(seed))
+    chosen = set(np.argsort(ranks, kind="stable")[:count].tolist())
+    train = [room for number, room in enumerate(usable) if number not in chosen]
+    return train, [usable[number] for number in sorted(chosen)]
+
+
+def _spread(areas: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """Return a rank from 0 to 1 for each room, so that the lowest ranks hold every area's part.
+
+    The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area.
+    """
+    of_room = np.asarray(areas)
+    ranks = np.empty(len(areas))
+    for area in np.unique(of_room):
+        members = np.flatnonzero(of_room == area)
+        ranks[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
+    return ranks

@@ -1,6 +1,6 @@
 """The prepared data: one HDF5 file per area and a manifest, read and written here alone.
 
-    data/manifest.json   what is there: classes, fold, rooms with counts and checksums, repairs
+    data/manifest.json   classes, test area, rooms with their counts and checksums, repairs
     data/area_<k>.h5     /rooms/<room>/{pos float32 (N, 3), color uint8 (N, 3), label uint8 (N,),
                          offsets int64 (nx·ny + 1,)}, attributes origin float64 (3,), nx, ny
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,18 @@ import numpy as np
 from pipelines.errors import DatasetError, command
 from pipelines.files import atomic_json, atomic_write
 
-from .grid import Grid, check_ground, grid_sort
+from .blocks import Grid, check_ground, grid_sort
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-IGNORED = 255  # label of a point of no class: it is seen, but neither learned nor scored
+IGNORED = 255  # label of a point of no class: an input like the others, but not in loss or scores
+UNREADABLE = (OSError, KeyError, ValueError, RuntimeError)  # what h5py raises for a damaged file
 
 
 @dataclass(frozen=True)
 class RoomInfo:
-    """What the manifest says of a room.
+    """The manifest's record of a room.
 
     Attributes:
         area: its area, 1 to 6.
@@ -50,6 +51,12 @@ class RoomInfo:
     extent: tuple[float, float, float]
     checksum: str
     counts: tuple[int, ...]
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> RoomInfo:
+        """Read the record of a room from JSON, whatever else stands there."""
+        values = {field.name: entry[field.name] for field in fields(cls)}
+        return cls(**{**values, "extent": tuple(entry["extent"]), "counts": tuple(entry["counts"])})
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,14 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
     origin = np.array([axis.min() for axis in pos.T], np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too
         local = (pos - origin).astype(np.float32)
+    extent = _extent(local)
     advice = "Correct its unit, or remove points that lie far off."
-    check_ground(f"Area_{area}/{name}", _maximum(local), advice)
+    check_ground(f"Area_{area}/{name}", extent, advice)
     order, grid = grid_sort(local)
-    local = local[order]
-    return Room(area, name, origin, local, color[order], label[order], grid, _maximum(local))
+    return Room(area, name, origin, local[order], color[order], label[order], grid, extent)
 
 
-def _maximum(pos: np.ndarray) -> np.ndarray:
+def _extent(pos: np.ndarray) -> np.ndarray:
     """Return pos.max(axis=0), (3,), which NumPy computes much faster column by column."""
     return np.array([axis.max() if len(axis) else 0 for axis in pos.T], pos.dtype)
 
@@ -143,8 +150,15 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
             _check_schema(path, file.attrs)
             for name in list(file["rooms"]) if names is None else names:
                 yield _read_room(file["rooms"][name], name)
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except UNREADABLE as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
+
+
+def _read_room(group: Any, name: str) -> Room:
+    pos, attrs = group["pos"][()], group.attrs
+    grid = Grid(int(attrs["nx"]), int(attrs["ny"]), group["offsets"][()])
+    values = (attrs["origin"], pos, group["color"][()], group["label"][()])
+    return Room(int(attrs["area"]), name, *values, grid, _extent(pos))
 
 
 def _damaged(path: Path, reason: str) -> DatasetError:
@@ -154,16 +168,8 @@ def _damaged(path: Path, reason: str) -> DatasetError:
     )
 
 
-def _read_room(group: Any, name: str) -> Room:
-    pos = group["pos"][()]
-    attrs = group.attrs
-    grid = Grid(int(attrs["nx"]), int(attrs["ny"]), group["offsets"][()])
-    values = (attrs["origin"], pos, group["color"][()], group["label"][()])
-    return Room(int(attrs["area"]), name, *values, grid, _maximum(pos))
-
-
-def _check_schema(path: Path, facts: Any) -> None:
-    schema, version = facts.get("schema"), facts.get("version")
+def _check_schema(path: Path, header: Any) -> None:
+    schema, version = header.get("schema"), header.get("version")
     if schema != SCHEMA or version != SCHEMA_VERSION:
         raise DatasetError(
             f"{path}: found schema {schema!r} version {version!r}, "
@@ -172,39 +178,40 @@ def _check_schema(path: Path, facts: Any) -> None:
         )
 
 
-def kept_entries(data: Path) -> list[dict[str, Any]]:
+def readable_entries(data: Path) -> list[dict[str, Any]]:
     """Return the manifest's records of the rooms that can still be read.
 
-    None of a store that is damaged, of another version or not there: it has to be prepared again.
+    An empty list if the store is missing, damaged or of another version: all of it is then
+    prepared again.
 
     Raises:
-        DatasetError: the folder is another program's.
+        DatasetError: the folder belongs to other software.
     """
     path = data / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        foreign = manifest.get("schema") != SCHEMA
-        rooms = list(Store(data, manifest).manifest["rooms"])
+        schema, version = manifest.get("schema"), manifest.get("version")
+        entries = {RoomInfo.from_entry(entry): entry for entry in manifest["rooms"]}
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    if foreign:
+    if schema != SCHEMA:
         raise DatasetError(
             f"{path}: found the manifest of something else, expected {SCHEMA!r}; nothing was "
             "changed.\nGive another folder with --data."
         )
-    if manifest.get("version") != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         return []
-    there = {area: _rooms_in(area_file(data, area)) for area in {room["area"] for room in rooms}}
-    return [room for room in rooms if room["name"] in there[room["area"]]]
+    names = {area: _rooms_in(area_file(data, area)) for area in {info.area for info in entries}}
+    return [entry for info, entry in entries.items() if info.name in names[info.area]]
 
 
 def _rooms_in(path: Path) -> set[str]:
-    """Return the rooms in an area's file; none if it cannot be read."""
+    """Return the names of the rooms in an area's file; none if it cannot be read."""
     try:
         with h5py.File(path, "r") as file:
             _check_schema(path, file.attrs)
             return set(file["rooms"])
-    except (OSError, KeyError, ValueError, RuntimeError, DatasetError):
+    except (*UNREADABLE, DatasetError):
         return set()
 
 
@@ -226,17 +233,17 @@ def write_manifest(
     classes: tuple[str, ...],
     class_colors: tuple[tuple[int, int, int], ...],
     test_area: int,
-    **facts: Any,
+    **more: Any,
 ) -> None:
     """Write the manifest, which makes the store complete.
 
     Args:
         data: the store's folder.
-        rooms: one record a room: the fields of RoomInfo and whatever else is to be kept.
+        rooms: one record a room: the fields of RoomInfo and anything else to keep.
         classes: names in the order of the labels.
         class_colors: one RGB colour per class.
-        test_area: the fold that `train` and `eval` take unless told.
-        facts: more to record.
+        test_area: the area that `train` leaves out and `eval` scores by default.
+        more: other values to record.
     """
     entries = sorted(rooms, key=lambda room: (room["area"], room["name"]))
     atomic_json(
@@ -248,7 +255,7 @@ def write_manifest(
             "class_colors": [list(color) for color in class_colors],
             "test_area": test_area,
             "fingerprint": fingerprint(entries),
-            **facts,
+            **more,
             "rooms": [dict(room) for room in entries],
         },
     )
@@ -259,36 +266,25 @@ class Store:
 
     Attributes:
         path: the folder.
-        manifest: all that `prepare` recorded.
+        manifest: everything that `prepare` recorded.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
         self._checked: set[RoomInfo] = set()
-        self._rooms = [
-            RoomInfo(
-                room["area"],
-                room["name"],
-                room["points"],
-                tuple(room["extent"]),
-                room["checksum"],
-                tuple(room["counts"]),
-            )
-            for room in manifest["rooms"]
-        ]
+        self._rooms = [RoomInfo.from_entry(entry) for entry in manifest["rooms"]]
 
     @classmethod
     def open(cls, data: Path) -> Store:
         """Open the store in folder `data`.
 
         Raises:
-            DatasetError: there is none, it is unfinished, damaged or of another version.
+            DatasetError: it is missing, unfinished, damaged or of another version.
         """
-        path = data / MANIFEST
+        path, how = data / MANIFEST, command("prepare", "--data", data)
         if not path.is_file():
             raise DatasetError(
-                f"{data}: found no prepared data (no {MANIFEST}).\n"
-                f"Prepare it first: {command('prepare', '--data', data)}"
+                f"{data}: found no prepared data (no {MANIFEST}).\nPrepare it first: {how}"
             )
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -296,14 +292,13 @@ class Store:
             store = cls(data, manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(
-                f"{path}: found a damaged manifest ({error}).\n"
-                f"Prepare again: {command('prepare', '--data', data)}"
+                f"{path}: found a damaged manifest ({error}).\nPrepare again: {how}"
             ) from error
         for area in store.areas:
             if not area_file(data, area).is_file():
                 raise DatasetError(
                     f"{area_file(data, area)}: found no file, but {MANIFEST} lists its rooms.\n"
-                    f"Prepare again: {command('prepare', '--data', data)}"
+                    f"Prepare again: {how}"
                 )
         return store
 
@@ -319,12 +314,12 @@ class Store:
 
     @property
     def test_area(self) -> int:
-        """The held-out area that `prepare` recorded."""
+        """The test area that `prepare` recorded."""
         return int(self.manifest["test_area"])
 
     @property
     def published_rooms(self) -> int:
-        """How many rooms the whole data set has as published; 0 for data of one's own."""
+        """The number of rooms of the whole published data set; 0 for your own data."""
         return int(self.manifest.get("published_rooms", 0))
 
     @property
@@ -342,7 +337,7 @@ class Store:
         return [room for room in self._rooms if area is None or room.area == area]
 
     def read(self, info: RoomInfo) -> Room:
-        """Read the points of one room, the first time comparing them with their checksum.
+        """Read the points of one room; the first read compares them with their checksum.
 
         Raises:
             DatasetError: the area's file is missing, truncated, changed or of another version.

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.grid import Grid, grid_sort
+from pipelines.data.blocks import Grid, grid_sort
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.data.grid import grid_sort
+from pipelines.data.blocks import grid_sort
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Room, RoomInfo, Store
 from pipelines.metrics import confusion

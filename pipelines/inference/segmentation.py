@@ -16,8 +16,16 @@ import torch
 
 from pipelines.config import SEED, ModelConfig
 from pipelines.config.options import COUNT
-from pipelines.data.blocks import Block, block_features, block_points, cover, room_blocks
-from pipelines.data.grid import Grid, check_ground, grid_sort
+from pipelines.data.blocks import (
+    Block,
+    Grid,
+    block_features,
+    block_points,
+    check_ground,
+    cover,
+    grid_sort,
+    room_blocks,
+)
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.s3dis.text import Repair, parse_points
+from pipelines.data.s3dis.rooms import Repair, parse_points
 from pipelines.errors import DatasetError
 
 from .table import COLOR_NAMES, Scan, ScanOptions, Spool

@@ -7,7 +7,15 @@ import pytest
 from scipy.spatial.distance import pdist
 
 from pipelines.config.recipes import RECIPES
-from pipelines.data.augment import COLOR_DROP, GREY, PARTS, SCALE, BlockPoints, augment, rotate
+from pipelines.data.augment import (
+    AUGMENTATIONS,
+    COLOR_DROP,
+    GREY,
+    SCALE,
+    BlockPoints,
+    augment,
+    rotate,
+)
 from pipelines.data.blocks import block_features
 
 EXTENT = np.array([5.0, 3.0, 2.5], np.float32)
@@ -23,13 +31,13 @@ def block(seed: int = 0, count: int = 60) -> BlockPoints:
 
 def moved(name: str, seed: int = 1) -> tuple[BlockPoints, BlockPoints]:
     before = block()
-    return before, PARTS[name](before, np.random.default_rng(seed))
+    return before, AUGMENTATIONS[name](before, np.random.default_rng(seed))
 
 
 def test_the_recipe_names_parts_that_there_are() -> None:
-    assert set(PARTS) <= set(RECIPES["modern"])
+    assert set(AUGMENTATIONS) <= set(RECIPES["modern"])
     others = {"balance", "resample", "smoothing", "adamw", "cosine", "clip", "ema"}
-    assert set(RECIPES["modern"]) - set(PARTS) == others
+    assert set(RECIPES["modern"]) - set(AUGMENTATIONS) == others
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,11 +53,11 @@ def test_shape_is_kept(name: str, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("name", ["rotate", "flip", "scale", "jitter"])
-def test_the_block_stays_around_its_middle_and_inside_its_room(name: str, seed: int) -> None:
+def test_the_block_stays_around_its_centre_and_inside_its_room(name: str, seed: int) -> None:
     before, after = moved(name, seed)
     scale = float(after.extent[2] / before.extent[2])
-    reach = np.abs(before.pos[:, :2] - before.middle).max()
-    assert np.abs(after.pos[:, :2] - after.middle).max() < scale * reach * 2**0.5 + 0.03
+    reach = np.abs(before.pos[:, :2] - before.center).max()
+    assert np.abs(after.pos[:, :2] - after.center).max() < scale * reach * 2**0.5 + 0.03
     assert (after.pos.min(axis=0) > -0.03).all()
     assert (after.pos.max(axis=0) < after.extent + 0.03).all()
 
@@ -66,7 +74,7 @@ def test_a_quarter_turn_by_hand() -> None:
     expected = np.column_stack([3 - before.pos[:, 1], before.pos[:, 0], before.pos[:, 2]])
     np.testing.assert_allclose(after.pos, expected, atol=1e-5)
     np.testing.assert_allclose(after.extent, (3, 5, 2.5), atol=1e-5)
-    np.testing.assert_allclose(after.middle, (3 - before.middle[1], before.middle[0]), atol=1e-5)
+    np.testing.assert_allclose(after.center, (3 - before.center[1], before.center[0]), atol=1e-5)
 
 
 def test_features_of_a_turned_block_are_turned() -> None:

@@ -1,4 +1,4 @@
-"""Data of one's own: labels by property, column and file name, and descriptions that do not fit."""
+"""Your own data: labels by property, column and file name, and descriptions that do not fit."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import pytest
 from plyfile import PlyData, PlyElement
 
 from pipelines.config import PrepareConfig
-from pipelines.data.custom import read_description, spread_colors
-from pipelines.data.custom.rooms import read_custom_room
+from pipelines.data.custom import read_custom_room, read_description, spread_colors
 from pipelines.data.store import IGNORED, Room, Store
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare
@@ -286,7 +285,7 @@ def test_no_description(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_rooms_described_as_data_of_ones_own(real_dir: Path, tmp_path: Path) -> None:
+def test_real_rooms_described_as_your_own_data(real_dir: Path, tmp_path: Path) -> None:
     """The example's description gives the same points as the reader of S3DIS, in other classes."""
     archive = real_dir / "scans_s3dis_layout.zip"
     with zipfile.ZipFile(archive) as opened:
@@ -310,14 +309,14 @@ def test_real_rooms_described_as_data_of_ones_own(real_dir: Path, tmp_path: Path
     np.testing.assert_allclose(np.sort(first.pos, axis=0), np.sort(second.pos, axis=0), atol=1e-5)
 
 
-def test_a_label_of_several_numbers_is_refused(tmp_path: Path) -> None:
+def test_a_label_of_several_values_is_refused(tmp_path: Path) -> None:
     rows = np.zeros(4, [*((name, "f4") for name in "xyzrgb"), ("kind", "u1", 2)])
     for axis, name in enumerate("xyz"):
         rows[name], rows["rgb"[axis]] = POS[:, axis], RGB[:, axis]
     np.save(tmp_path / "a.npy", rows)
     text = "{classes: [a, b], areas: {1: ['a.npy']}, label: kind}"
     dataset = read_description(describe(tmp_path, text))
-    with pytest.raises(DatasetError, match="several numbers a point in 'kind'"):
+    with pytest.raises(DatasetError, match="several values a point in 'kind'"):
         read_custom_room(dataset, dataset.rooms[0])
 
 

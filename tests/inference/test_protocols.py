@@ -10,7 +10,7 @@ import torch
 from scipy.spatial.distance import pdist
 
 from pipelines.config import ModelConfig
-from pipelines.data.grid import grid_sort
+from pipelines.data.blocks import grid_sort
 from pipelines.data.store import Room, Store
 from pipelines.inference.protocols import (
     SCALES,

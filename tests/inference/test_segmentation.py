@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines import segment
 from pipelines.config import ModelConfig
-from pipelines.data.blocks import block_features, block_points, cover, room_blocks
-from pipelines.data.grid import grid_sort
+from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.inference.segmentation import add_rows, block_logits, softmax
 from pipelines.kernels import use

@@ -1,9 +1,9 @@
 """A synthetic building: areas of furnished rooms, scanned, in the raw S3DIS form.
 
-Reading order: `plan_building` decides the rooms and where they lie, `scan_room` makes the points
-of one of them, `format_points` their text. A room depends on the seed, its area and its number
-alone, so rooms can be made in any order. The parts are in `synthetic_rooms` (what is in a room),
-`synthetic_scanner` (how it is seen) and `synthetic_surface` (how it looks).
+`plan_building` decides the rooms and where they lie, `scan_room` makes the points of one of them,
+`format_points` their text. A room depends on the seed, its area and its number alone, so rooms can
+be made in any order. `rooms` furnishes them, from `shell`, `furniture` and the geometry in `scene`;
+`surface` colours them and `laser` scans them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.data.blocks import block_features, block_points, draw, grid_sort, room_blocks
+
 from .laser import scan, scan_positions
 from .rooms import furnish, room_kinds, room_size
 from .shell import Size
@@ -21,6 +23,7 @@ from .surface import Lighting
 GENERATOR = 1  # raised whenever the same seed gives other points
 WALL = 0.2  # m between the insides of two neighbouring rooms
 ROOMS_PER_ROW = 5
+LEAST_DENSITY = 4000.0  # points per square metre of `room_features`
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RoomPlan:
 
     @property
     def kind(self) -> str:
-        """The kind of room, a key of `synthetic_rooms.KINDS`."""
+        """The kind of room, a key of `rooms.KINDS`."""
         return self.name.rpartition("_")[0]
 
 
@@ -93,47 +96,38 @@ def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
     return result
 
 
-def format_points(pos: np.ndarray, color: np.ndarray) -> tuple[bytes, np.ndarray]:
+def format_points(pos: np.ndarray, color: np.ndarray) -> bytes:
     """Return the lines `x y z r g b` of points: metres with three decimals, integers 0–255.
 
     Args:
-        pos: (n, 3) float, |pos| < 10,000 m.
+        pos: (n, 3) float, metres.
         color: (n, 3) uint8.
-
-    Returns:
-        The text, and the position of each line's start and of the end, int64 (n + 1,).
     """
-    thousandths = np.rint(np.asarray(pos, np.float64) * 1000).astype(np.int32)
-    table = np.zeros((len(pos), 42), np.uint8)  # right-aligned fields; 0 is dropped below
-    for axis in range(3):
-        _put_metres(table[:, 10 * axis : 10 * axis + 10], thousandths[:, axis])
-        _put_integer(table[:, 30 + 4 * axis : 34 + 4 * axis], color[:, axis])
-    table[:, -1] = ord("\n")
-    used = table != 0
-    lines = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
-    return table[used].tobytes(), lines
+    pos = np.rint(np.asarray(pos, np.float64) * 1000) / 1000 + 0.0  # without −0.000
+    values = np.column_stack([pos, color]).ravel().tolist()
+    return b"%.3f %.3f %.3f %d %d %d\n" * len(pos) % tuple(values)
 
 
-def _put_metres(cells: np.ndarray, thousandths: np.ndarray) -> None:
-    """Write sign, up to four digits, the point, three digits and a space into (n, 10) cells."""
-    size = np.abs(thousandths)
-    whole = size // 1000
-    cells[:, 9] = ord(" ")
-    for column, power in ((8, 1), (7, 10), (6, 100)):
-        cells[:, column] = ord("0") + size // power % 10
-    cells[:, 5] = ord(".")
-    cells[:, 4] = ord("0") + whole % 10
-    for column, power in ((3, 10), (2, 100), (1, 1000)):
-        cells[:, column] = np.where(whole >= power, ord("0") + whole // power % 10, 0)
-    cells[:, 0] = np.where(thousandths < 0, ord("-"), 0)
+def room_features(batch: int, num_points: int) -> np.ndarray:
+    """Return the features (batch, num_points, 9) float32 of blocks of one room, for benchmarks.
 
-
-def _put_integer(cells: np.ndarray, value: np.ndarray) -> None:
-    """Write up to three digits and a space into (n, 4) cells."""
-    cells[:, 3] = ord(" ")
-    cells[:, 2] = ord("0") + value % 10
-    cells[:, 1] = np.where(value >= 10, ord("0") + value // 10 % 10, 0)
-    cells[:, 0] = np.where(value >= 100, ord("0") + value // 100, 0)
+    They are always the same. The blocks with most points come first, and again if there are fewer
+    than `batch`. The scan is so dense that a block with walls has `num_points` points or more.
+    """
+    (plan,) = plan_building(areas=1, rooms=1, seed=0)
+    objects = scan_room(plan, max(LEAST_DENSITY, num_points / 2))
+    pos = np.concatenate([one.pos for one in objects])
+    pos = (pos - pos.min(axis=0)).astype(np.float32)
+    order, grid = grid_sort(pos)
+    pos, color = pos[order], np.concatenate([one.color for one in objects])[order]
+    blocks = sorted(room_blocks(grid, stride=1.0), key=lambda block: -block.count)
+    rng, extent = np.random.default_rng(0), pos.max(axis=0)
+    features = np.empty((batch, num_points, 9), np.float32)
+    for number in range(batch):
+        block = blocks[number % len(blocks)]
+        points = block_points(block)[draw(block.count, num_points, rng)]
+        features[number] = block_features(pos[points], color[points], block.corner, extent)
+    return features
 
 
 def _light(size: Size, rng: np.random.Generator) -> Lighting:
@@ -146,5 +140,5 @@ def _light(size: Size, rng: np.random.Generator) -> Lighting:
 
 
 def _source(seed: int, *key: int) -> np.random.Generator:
-    """Return the random source of one purpose, independent of all others."""
+    """Return the random generator of one purpose, independent of all others."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))

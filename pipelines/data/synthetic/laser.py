@@ -1,8 +1,8 @@
 """A terrestrial laser scanner in a synthetic room.
 
-From each position, rays go out on a jittered grid of angles; the nearest surface answers. So
+From each position, rays go out on a jittered grid of angles and hit the nearest surface. So
 occlusion is exact, and the density falls with the squared distance and the angle of incidence, as
-with a real scanner; where many rays meet, the cloud is thinned to the wanted density.
+with a real scanner; where it is higher than wanted, the cloud is thinned.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .layout import Layout
 from .scene import Patches, Scene
+from .shell import Layout
 from .surface import Lighting, surface_axes, surface_color, value_noise
 
 LOWEST = np.deg2rad(-74.0)  # a scanner doesn't see its own tripod
@@ -26,6 +26,16 @@ class Points:
     pos: np.ndarray  # (n, 3) float64, m
     color: np.ndarray  # (n, 3) uint8
     object: np.ndarray  # (n,) int64, index into Scene.objects
+
+
+@dataclass(frozen=True)
+class Hits:
+    """The echoes of one scan."""
+
+    patch: np.ndarray  # (n,) int32, index into Patches
+    ray: np.ndarray  # (n, 3) float64, unit length
+    reach: np.ndarray  # (n,) float64, m
+    cosine: np.ndarray  # (n,) of the angle of incidence
 
 
 @dataclass(frozen=True)
@@ -70,8 +80,10 @@ def scan(
     """
     patches = scene.patches()
     step = float(np.sqrt(2.0 / density) / REACH)
-    share = density / len(positions)
-    parts = [_scan_once(scene, patches, at, lighting, step, share, rng) for at in positions]
+    parts = []
+    for position in positions:
+        hits = _hit(scene, patches, position, step, density / len(positions), rng)
+        parts.append(_measure(scene, patches, position, hits, lighting, rng))
     owner = np.concatenate([part.object for part in parts])
     order = np.argsort(owner, kind="stable")
     return Points(
@@ -81,27 +93,26 @@ def scan(
     )
 
 
-def _scan_once(
+def _hit(
     scene: Scene,
     patches: Patches,
     position: np.ndarray,
-    lighting: Lighting,
     step: float,
-    share: float,
+    density: float,
     rng: np.random.Generator,
-) -> Points:
+) -> Hits:
+    """Return the echoes of one scan, thinned to `density` points per square metre."""
     rays = cast_rays(step, rng)
     distance, patch = cast(patches, position, rays.direction, step)
-    distance, pure = _mix_edges(distance, rng), patch >= 0
-    row, column = np.nonzero(pure)
+    distance = _mix_edges(distance, rng)
+    row, column = np.nonzero(patch >= 0)
     hit, reach = patch[row, column], distance[row, column].astype(np.float64)
     ray = rays.direction[row, column].astype(np.float64)
     cosine = np.abs((ray * patches.normal[hit]).sum(1))
     local = cosine / (reach**2 * rays.step**2 * np.cos(rays.elevation[row]))
     dropout = np.array([m.dropout for m in scene.materials])[patches.material[hit]]
-    keep = rng.random(len(hit)) < np.minimum(1.0, share / local) * (1 - dropout)
-    hit, ray, reach, cosine = hit[keep], ray[keep], reach[keep], cosine[keep]
-    return _measure(scene, patches, position, lighting, hit, ray, reach, cosine, rng)
+    keep = rng.random(len(hit)) < np.minimum(1.0, density / local) * (1 - dropout)
+    return Hits(hit[keep], ray[keep], reach[keep], cosine[keep])
 
 
 def cast_rays(step: float, rng: np.random.Generator) -> Rays:
@@ -128,8 +139,8 @@ def cast(
         step: the grid's angle between neighbours.
 
     Returns:
-        The distance (rows, columns) float32, infinite where nothing answers, and the patch hit
-        (rows, columns) int32, -1 where nothing answers.
+        The distance (rows, columns) float32, infinite where nothing is hit, and the patch hit
+        (rows, columns) int32, -1 where nothing is hit.
     """
     rows, columns = direction.shape[:2]
     distance = np.full((rows, columns), np.inf, np.float32)
@@ -142,39 +153,25 @@ def cast(
         for index in visible.tolist():
             for start, stop in _wrapped(int(left[index]), int(right[index]), columns):
                 window = np.s_[low[index] : high[index], start:stop]
-                _test(
-                    direction[window],
-                    solve[index],
-                    shift[index],
-                    bool(patches.disc[index]),
-                    distance[window],
-                    hit[window],
-                    index,
-                )
+                plane, disc = (solve[index], shift[index]), bool(patches.disc[index])
+                reach, inside = _meet(direction[window], *plane, disc)
+                nearer = inside & (reach > 0.05) & (reach < distance[window])
+                np.copyto(distance[window], reach, where=nearer)
+                hit[window][nearer] = index
     return distance, hit
 
 
-def _test(
-    direction: np.ndarray,
-    solve: np.ndarray,
-    shift: np.ndarray,
-    disc: bool,
-    distance: np.ndarray,
-    hit: np.ndarray,
-    index: int,
-) -> None:
-    """Let one patch answer the rays of a window where it is the nearest so far (in place)."""
+def _meet(
+    direction: np.ndarray, solve: np.ndarray, shift: np.ndarray, disc: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distance of a patch's plane along rays, and whether they meet it in the patch."""
     local = direction @ solve  # (h, w, 3): along u, v and the normal
     reach = shift[2] / local[..., 2]
     a = reach * local[..., 0] - shift[0]
     b = reach * local[..., 1] - shift[1]
-    nearer = (reach > 0.05) & (reach < distance)
     if disc:
-        nearer &= (a - 0.5) ** 2 + (b - 0.5) ** 2 <= 0.25
-    else:
-        nearer &= (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
-    np.copyto(distance, reach, where=nearer)
-    hit[nearer] = index
+        return reach, (a - 0.5) ** 2 + (b - 0.5) ** 2 <= 0.25
+    return reach, (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
 
 
 def _planes(patches: Patches, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -236,7 +233,7 @@ def _wrapped(left: int, right: int, columns: int) -> list[tuple[int, int]]:
 
 
 def _mix_edges(distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return distances in which some beams that hit an edge answer from between two surfaces."""
+    """Return distances in which some beams that hit an edge echo from between two surfaces."""
     behind = np.roll(distance, -1, axis=1)
     edge = (behind > distance + 0.05) & (behind < np.inf)
     edge &= rng.random(distance.shape, dtype=np.float32) < 0.08
@@ -250,31 +247,26 @@ def _measure(
     scene: Scene,
     patches: Patches,
     position: np.ndarray,
+    hits: Hits,
     lighting: Lighting,
-    hit: np.ndarray,
-    ray: np.ndarray,
-    reach: np.ndarray,
-    cosine: np.ndarray,
     rng: np.random.Generator,
 ) -> Points:
     """Turn hits into noisy, coloured points."""
-    pos = position + ray * reach[:, None]
-    normal = patches.normal[hit]
+    ray = hits.ray
+    pos = position + ray * hits.reach[:, None]
+    normal = patches.normal[hits.patch]
     normal *= -np.sign((normal * ray).sum(1, keepdims=True))
-    kind = patches.material[hit]
+    material = patches.material[hits.patch]
     s, t = surface_axes(pos, normal)
-    color = surface_color(scene.materials, kind, s, t).astype(np.float64)
+    color = surface_color(scene.materials, material, s, t).astype(np.float64)
     color *= lighting.shade(pos, normal)[:, None]
     color *= rng.uniform(0.8, 1.1) * rng.uniform(0.92, 1.08, 3)  # exposure and white balance
     color += rng.normal(0, 0.02, color.shape)
-    relief = np.array([m.relief for m in scene.materials])[kind]
-    seed = np.array([m.seed for m in scene.materials], np.uint32)[kind]
+    relief = np.array([m.relief for m in scene.materials])[material]
+    seed = np.array([m.seed for m in scene.materials], np.uint32)[material]
     pos += normal * (relief * (value_noise(s / 0.12, t / 0.12, seed) - 0.5))[:, None]
-    sigma = (0.001 + 0.0007 * reach) / np.sqrt(np.maximum(cosine, 0.2))
+    sigma = (0.001 + 0.0007 * hits.reach) / np.sqrt(np.maximum(hits.cosine, 0.2))
     pos += ray * rng.normal(0, 1, len(ray))[:, None] * sigma[:, None]
     pos += rng.normal(0, 0.0008, pos.shape) + rng.normal(0, 0.0015, 3)  # lateral; registration
-    return Points(
-        pos=pos,
-        color=np.clip(np.rint(255 * color), 0, 255).astype(np.uint8),
-        object=patches.object[hit],
-    )
+    rgb = np.clip(np.rint(255 * color), 0, 255).astype(np.uint8)
+    return Points(pos, rgb, patches.object[hits.patch])

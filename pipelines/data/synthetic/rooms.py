@@ -1,21 +1,20 @@
 """Kinds of rooms and how they are furnished.
 
-A kind gives ranges of size and of counts; `furnish` fills a room in a fixed order, the parts of
-the building first, then what stands at walls, then what stands free, then clutter.
+`furnish` fills a room in a fixed order: the parts of the building, furniture at walls, furniture
+that stands free, clutter.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
-from . import clutter as clutter
-from .clutter import Adder
-from .furniture import add_board, add_bookcase, add_chair, add_sofa, add_table
-from .layout import Layout
+from . import furniture
+from .furniture import Clutter, add_board, add_bookcase, add_chair, add_sofa, add_table
 from .scene import Frame, Scene
 from .shell import (
+    Layout,
     Opening,
     Size,
     build_beam,
@@ -27,100 +26,48 @@ from .shell import (
 )
 
 Range = tuple[float, float]
-Count = tuple[int, int]
+
+# Ranges of sizes in metres, and of how many of each thing. Cases are bookcases, meetings are tables
+# with chairs around them, chairs those that stand alone, things are clutter on the floor, hangings
+# clutter on the walls.
+_SIZES = """
+kind           width   depth    height
+office         3.2-4.6 4.2-5.8  2.55-3.1
+conferenceRoom 4.4-5.8 5.0-7.5  2.55-3.1
+lounge         4.2-6.0 5.0-6.8  2.6-3.4
+lobby          5.0-7.0 6.0-7.5  2.7-3.6
+hallway        1.9-2.6 7.0-12.0 2.55-3.1
+copyRoom       2.8-4.2 3.2-4.8  2.55-3.1
+storage        2.6-3.6 3.2-4.6  2.55-3.1
+openspace      6.0-8.0 6.0-8.0  2.7-3.4
+"""
+_COUNTS = """
+kind           doors windows columns beams boards cases desks sofas meetings chairs things hangings
+office         1     1-2     1       0-2   1      1-3   1-2   0     0        1-2    2-5    2-5
+conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-2    2-5    2-5
+lounge         1     1-2     0-1     1-2   0-1    0-2   0     2-3   1-2      0-2    2-5    2-5
+lobby          2-3   1-2     1-3     1-3   0-1    0-2   0     2-4   1-3      2-5    4-7    2-5
+hallway        3-5   0-1     1-3     1-3   0-2    0-1   0     0     0        0-3    2-5    2-5
+copyRoom       1     0-1     0-1     0-2   1      1-2   1     0     0        0-2    4-7    2-5
+storage        1     0-1     0-1     1-2   0-1    2-4   0-1   0     0        0-2    5-9    2-5
+openspace      1     1-2     1-2     1-3   0-1    1-3   3-6   0-1   0-1      0-2    2-5    2-5
+"""
 
 
-@dataclass(frozen=True)
-class RoomKind:
-    """The ranges that a kind of room is drawn from: metres, and how many of each thing."""
-
-    width: Range
-    depth: Range
-    height: Range = (2.55, 3.1)
-    doors: Count = (1, 1)
-    windows: Count = (1, 2)
-    columns: Count = (0, 1)
-    beams: Count = (0, 2)
-    boards: Count = (0, 1)
-    bookcases: Count = (0, 2)
-    sofas: Count = (0, 0)
-    desks: Count = (0, 0)
-    meetings: Count = (0, 0)  # tables with chairs around them
-    chairs: Count = (0, 2)  # that stand alone
-    things: Count = (2, 5)  # clutter on the floor
-    hangings: Count = (2, 5)  # clutter on walls and ceiling
+def _read_table(text: str) -> dict[str, dict[str, Range]]:
+    """Return the ranges of a table: kind → column → (low, high)."""
+    (_, *columns), *rows = (line.split() for line in text.strip().splitlines())
+    return {
+        kind: {
+            name: (float(cell.split("-")[0]), float(cell.split("-")[-1]))
+            for name, cell in zip(columns, cells, strict=True)
+        }
+        for kind, *cells in rows
+    }
 
 
-KINDS: dict[str, RoomKind] = {
-    "office": RoomKind(
-        (3.2, 4.6),
-        (4.2, 5.8),
-        columns=(1, 1),
-        boards=(1, 1),
-        bookcases=(1, 3),
-        desks=(1, 2),
-        chairs=(1, 2),
-    ),
-    "conferenceRoom": RoomKind(
-        (4.4, 5.8), (5.0, 7.5), boards=(1, 2), meetings=(1, 1), beams=(1, 2), sofas=(1, 1)
-    ),
-    "lounge": RoomKind(
-        (4.2, 6.0), (5.0, 6.8), (2.6, 3.4), sofas=(2, 3), meetings=(1, 2), beams=(1, 2)
-    ),
-    "lobby": RoomKind(
-        (5.0, 7.0),
-        (6.0, 7.5),
-        (2.7, 3.6),
-        doors=(2, 3),
-        columns=(1, 3),
-        beams=(1, 3),
-        sofas=(2, 4),
-        meetings=(1, 3),
-        chairs=(2, 5),
-        things=(4, 7),
-    ),
-    "hallway": RoomKind(
-        (1.9, 2.6),
-        (7.0, 12.0),
-        doors=(3, 5),
-        windows=(0, 1),
-        columns=(1, 3),
-        beams=(1, 3),
-        boards=(0, 2),
-        bookcases=(0, 1),
-        chairs=(0, 3),
-    ),
-    "copyRoom": RoomKind(
-        (2.8, 4.2),
-        (3.2, 4.8),
-        windows=(0, 1),
-        boards=(1, 1),
-        bookcases=(1, 2),
-        desks=(1, 1),
-        things=(4, 7),
-    ),
-    "storage": RoomKind(
-        (2.6, 3.6),
-        (3.2, 4.6),
-        windows=(0, 1),
-        beams=(1, 2),
-        bookcases=(2, 4),
-        desks=(0, 1),
-        things=(5, 9),
-    ),
-    "openspace": RoomKind(
-        (6.0, 8.0),
-        (6.0, 8.0),
-        (2.7, 3.4),
-        columns=(1, 2),
-        beams=(1, 3),
-        boards=(0, 1),
-        bookcases=(1, 3),
-        desks=(3, 6),
-        meetings=(0, 1),
-        sofas=(0, 1),
-    ),
-}
+SIZES, COUNTS = _read_table(_SIZES), _read_table(_COUNTS)
+KINDS = tuple(SIZES)
 FIRST = "office"  # with one of SECOND it holds all 13 classes
 SECOND = ("lounge", "conferenceRoom", "lobby")
 
@@ -129,21 +76,21 @@ def room_kinds(count: int, rng: np.random.Generator) -> list[str]:
     """Return the kinds of an area's rooms; the first two already hold every class."""
     kinds = [FIRST, SECOND[rng.integers(len(SECOND))]]
     while len(kinds) < count:
-        kinds += [str(kind) for kind in rng.permutation(list(KINDS))]
+        kinds += [str(kind) for kind in rng.permutation(KINDS)]
     return kinds[:count]
 
 
 def room_size(kind: str, rng: np.random.Generator) -> Size:
     """Draw the inner size of a room, metres."""
-    ranges = KINDS[kind]
-    width, depth = rng.uniform(*ranges.width), rng.uniform(*ranges.depth)
-    height = float(rng.uniform(*ranges.height))
+    ranges = SIZES[kind]
+    width, depth = rng.uniform(*ranges["width"]), rng.uniform(*ranges["depth"])
+    height = float(rng.uniform(*ranges["height"]))
     return (width, depth, height) if rng.random() < 0.5 else (depth, width, height)
 
 
 def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Layout]:
     """Build a room: its shell and everything in it."""
-    room = _Furnisher(KINDS[kind], size, rng)
+    room = _Furnisher(COUNTS[kind], size, rng)
     room.openings()
     room.structure()
     room.walls()
@@ -155,8 +102,8 @@ def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Lay
 class _Furnisher:
     """A room while it is being furnished."""
 
-    def __init__(self, kind: RoomKind, size: Size, rng: np.random.Generator) -> None:
-        self.kind, self.size, self.rng = kind, size, rng
+    def __init__(self, counts: dict[str, Range], size: Size, rng: np.random.Generator) -> None:
+        self.counts, self.size, self.rng = counts, size, rng
         self.scene, self.layout = Scene(), Layout(size, rng)
         self.tops: list[tuple[Frame, float, float, bool]] = []  # tables: frame, width, depth
 
@@ -164,11 +111,11 @@ class _Furnisher:
         """Put doors and windows into the walls, then build floor, ceiling and walls."""
         rng, top = self.rng, self.size[2] - 0.35
         doors, windows = [], []
-        for _ in self._count(self.kind.doors):
+        for _ in self._number("doors"):
             width = rng.choice((rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.7)), p=(0.85, 0.15))
             door = self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
             doors += [door] if door else []
-        for _ in self._count(self.kind.windows):
+        for _ in self._number("windows"):
             low = rng.uniform(0.15, 1.0)
             window = self._opening(rng.uniform(0.9, 2.2), low, min(rng.uniform(1.9, 2.4), top))
             windows += [window] if window else []
@@ -182,7 +129,7 @@ class _Furnisher:
     def structure(self) -> None:
         """Add columns, at walls or standing free, and beams."""
         rng = self.rng
-        for _ in self._count(self.kind.columns):
+        for _ in self._number("columns"):
             width, depth = rng.uniform(0.3, 0.55, 2)
             if min(self.size[:2]) > 4.8 and rng.random() < 0.5:
                 self._free_column(width, depth)
@@ -190,34 +137,34 @@ class _Furnisher:
             frame = self._at_wall(width, 0.0, self.size[2], depth)
             if frame:
                 build_column(self.scene, frame, width, depth, self.size[2], rng)
-        for _ in self._count(self.kind.beams):
+        for _ in self._number("beams"):
             build_beam(self.scene, self.size, rng)
 
     def walls(self) -> None:
         """Add what stands at or hangs on walls: boards, bookcases, desks, sofas."""
         rng = self.rng
-        for _ in self._count(self.kind.boards):
+        for _ in self._number("boards"):
             width, low = rng.uniform(0.9, 2.2), rng.uniform(0.85, 1.05)
             high = low + rng.uniform(0.8, 1.15)
             frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
                 add_board(self.scene, frame, width - 0.06, low, high, rng)
-        for _ in self._count(self.kind.bookcases):
+        for _ in self._number("cases"):
             width, depth = rng.uniform(0.7, 1.3), rng.uniform(0.27, 0.4)
             height = rng.uniform(0.9, 2.15)
             frame = self._at_wall(width, 0.0, height, depth)
             if frame:
                 add_bookcase(self.scene, frame.at(0, 0.01), width, depth, height, rng)
-        for _ in self._count(self.kind.desks):
+        for _ in self._number("desks"):
             self._desk()
-        for _ in self._count(self.kind.sofas):
+        for _ in self._number("sofas"):
             self._sofa()
 
     def seats(self) -> None:
         """Add tables with chairs around them and chairs that stand alone."""
-        for _ in self._count(self.kind.meetings):
+        for _ in self._number("meetings"):
             self._meeting()
-        for _ in self._count(self.kind.chairs):
+        for _ in self._number("chairs"):
             spot = self.layout.on_floor(0.55, 0.55, gap=0.02)
             if spot:
                 frame = Frame(spot[0], spot[1], 0.0, self.rng.uniform(0, 6.283))
@@ -225,22 +172,22 @@ class _Furnisher:
 
     def clutter(self) -> None:
         """Add clutter on tables, on the floor, on walls and under the ceiling."""
-        rng, kind = self.rng, self.kind
+        rng = self.rng
         for frame, width, depth, is_desk in self.tops:
             self._load(frame, width, depth, is_desk)
-        for _ in self._count(kind.things):
+        for _ in self._number("things"):
             spot = self.layout.on_floor(0.5, 0.5, gap=0.02)
             if spot:
                 frame = Frame(spot[0], spot[1], 0.0, rng.uniform(0, 6.283))
-                self._pick(clutter.ON_FLOOR)(self.scene, frame, rng)
-        for _ in self._count(kind.hangings):
+                self._clutter(frame, self._one_of(furniture.ON_FLOOR))
+        for _ in self._number("hangings"):
             wall = self._at_wall(1.1, 0.1, 2.2, gap=0.0)
             if wall:
-                self._pick(clutter.ON_WALL)(self.scene, wall, rng)
-        for _ in self._count((0, 3)):
+                self._clutter(wall, self._one_of(furniture.ON_WALL))
+        for _ in self._between(0, 3):
             x, y = rng.uniform(0.2, 0.8, 2) * self.size[:2]
             under = Frame(x, y, self.size[2], rng.choice((0.0, np.pi / 2)))
-            clutter.add_ceiling_lamp(self.scene, under, rng)
+            self._clutter(under, furniture.ceiling_lamp)
 
     def _opening(self, width: float, low: float, high: float) -> Opening | None:
         spot = self.layout.at_wall(width, low, high, gap=0.25)
@@ -316,15 +263,23 @@ class _Furnisher:
         rng = self.rng
         if is_desk:
             x = rng.uniform(-0.2, 0.2)
-            clutter.add_monitor(self.scene, frame.at(x, 0.2, 0, rng.normal(0, 0.2)), rng)
-            clutter.add_keyboard(self.scene, frame.at(x, 0.42, 0, rng.normal(0, 0.1)), rng)
-        for _ in self._count((1, 4)):
+            self._clutter(frame.at(x, 0.2, 0, rng.normal(0, 0.2)), furniture.monitor)
+            self._clutter(frame.at(x, 0.42, 0, rng.normal(0, 0.1)), furniture.keyboard)
+        for _ in self._between(1, 4):
             x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
             place = frame.at(x, y, 0, rng.uniform(0, 6.283))
-            self._pick(clutter.ON_TABLE[2:])(self.scene, place, rng)
+            self._clutter(place, self._one_of(furniture.ON_TABLE))
 
-    def _count(self, bounds: Count) -> range:
-        return range(int(self.rng.integers(bounds[0], bounds[1] + 1)))
+    def _number(self, things: str) -> range:
+        """Draw how many of the things this kind of room has."""
+        low, high = self.counts[things]
+        return self._between(int(low), int(high))
 
-    def _pick(self, adders: tuple[Adder, ...]) -> Adder:
-        return adders[self.rng.integers(len(adders))]
+    def _between(self, low: int, high: int) -> range:
+        return range(int(self.rng.integers(low, high + 1)))
+
+    def _clutter(self, frame: Frame, build: Clutter) -> None:
+        build(self.scene.add("clutter", frame), self.rng)
+
+    def _one_of(self, choices: Sequence[Clutter]) -> Clutter:
+        return choices[int(self.rng.integers(len(choices)))]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -130,6 +130,10 @@ class Part:
     scene: Scene
     index: int
     frame: Frame
+
+    def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Part:
+        """Return the same object in a frame at (x, y, z) of this one, turned by `yaw`."""
+        return replace(self, frame=self.frame.at(x, y, z, yaw))
 
     def sheet(self, origin: Vector, u: Vector, v: Vector, material: Material) -> None:
         """Add a thin parallelogram that is seen from both sides."""

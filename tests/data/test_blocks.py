@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.blocks import block_features, block_points, cover, draw, room_blocks
-from pipelines.data.grid import grid_sort, positions, too_large
+from pipelines.data.blocks import (
+    block_features,
+    block_points,
+    cover,
+    draw,
+    grid_sort,
+    positions,
+    room_blocks,
+    too_large,
+)
 
 
 def room(x: float, y: float, count: int = 4000, seed: int = 0) -> np.ndarray:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.s3dis import text as s3dis_text
-from pipelines.data.s3dis.text import Repair, check_lines, parse_points
+from pipelines.data.s3dis import rooms
+from pipelines.data.s3dis.rooms import Repair, check_lines, parse_points
 from pipelines.errors import DatasetError
 
 
@@ -43,7 +43,7 @@ def test_equals_numpy(rows: list[tuple[str, ...]], end: str) -> None:
 def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     text = b"".join(b"%d.5 -2.25 3.125 1 2 %d\n" % (i, i % 256) for i in range(500))
     whole = parse(text)
-    monkeypatch.setattr(s3dis_text, "CHUNK", 64)
+    monkeypatch.setattr(rooms, "CHUNK", 64)
     for have, want in zip(parse(text)[:2], whole[:2], strict=True):
         assert np.array_equal(have, want)
     broken = text[:5000].rpartition(b"\n")[0] + b"\n1 2 three 4 5 6\n"
@@ -109,6 +109,6 @@ def test_blank_lines_and_a_missing_last_newline() -> None:
 def test_a_file_without_lines_is_refused_without_reading_it_whole(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3dis_text, "CHUNK", 8192)
+    monkeypatch.setattr(rooms, "CHUNK", 8192)
     with pytest.raises(DatasetError, match="more than 4096 bytes"):
         parse(b"7" * 100_000)

@@ -1,13 +1,19 @@
-"""Where raw rooms are found, and archives and folders that are not what they should be."""
+"""Raw data sets where they are found, damaged and unsafe ones, and the entries of zips."""
 
 from __future__ import annotations
 
+import io
+import random
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipelines.data.s3dis.raw import find_raw
+from pipelines.data.s3dis import raw as s3dis_raw
+from pipelines.data.s3dis.raw import READ_ERRORS, find_raw, open_entry
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from tests.raw_tree import (
@@ -20,6 +26,92 @@ from tests.raw_tree import (
     write_tree,
     write_zip,
 )
+
+TEXT = b"".join(b"%d.%03d 2.500 3.125 17 200 9\n" % (n % 70, n % 997) for n in range(60_000))
+
+
+def pack(path: Path, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("first.txt", b"something else")
+        archive.writestr("a/entry.txt", content)
+    return path
+
+
+def read_all(path: Path, size: int) -> bytes:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, open_entry(archive, "a/entry.txt") as stream:
+        while text := stream.read(size):
+            assert len(text) <= size
+            whole.write(text)
+        assert stream.read(size) == b""
+    return whole.getvalue()
+
+
+@given(
+    content=st.binary(max_size=3000) | st.just(TEXT) | st.just(bytes(700_000)),
+    size=st.sampled_from([1 << 12, 1 << 16, 1 << 22]),
+)
+def test_gives_what_went_in(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int
+) -> None:
+    path = pack(tmp_path_factory.mktemp("zip") / "a.zip", content)
+    assert read_all(path, size) == content
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_BZIP2])
+def test_other_methods(tmp_path: Path, method: int) -> None:
+    assert read_all(pack(tmp_path / "a.zip", TEXT, method), 1 << 16) == TEXT
+
+
+def test_without_isal_it_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3dis_raw, "inflate", zlib)
+    assert read_all(pack(tmp_path / "a.zip", TEXT), 1 << 16) == TEXT
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_flipped_byte_is_noticed_or_harmless(tmp_path: Path, seed: int) -> None:
+    path = pack(tmp_path / "a.zip", TEXT)
+    damaged = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("a/entry.txt")
+    start = info.header_offset + 30 + len(info.filename)
+    place = random.Random(seed).randrange(start, start + info.compress_size)
+    damaged[place] ^= 0x20
+    path.write_bytes(damaged)
+    with pytest.raises(READ_ERRORS):
+        read_all(path, 1 << 16)
+
+
+def test_a_header_that_is_not_there(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", TEXT)
+    damaged = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        damaged[archive.getinfo("a/entry.txt").header_offset] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(zipfile.BadZipFile, match="magic"):
+        read_all(path, 1 << 16)
+
+
+def read_to_end(archive: zipfile.ZipFile) -> None:
+    with open_entry(archive, "a/entry.txt") as stream:
+        while stream.read(1 << 16):
+            pass
+
+
+def test_an_entry_longer_than_the_zip_says(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", TEXT)
+    with zipfile.ZipFile(path) as archive:
+        archive.getinfo("a/entry.txt").file_size -= 5
+        with pytest.raises(READ_ERRORS):
+            read_to_end(archive)
+
+
+def test_an_entry_cut_short(tmp_path: Path) -> None:
+    path = pack(tmp_path / "a.zip", TEXT)
+    with zipfile.ZipFile(path) as archive:
+        archive.getinfo("a/entry.txt").compress_size -= 40
+        with pytest.raises(READ_ERRORS):
+            read_to_end(archive)
 
 
 @pytest.mark.parametrize("level", ["", "Area_5", "Area_5/hallway_6"])
