@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from deepgcn_cli.display import draw_table, percent, plain_table, print_json, print_table
-from deepgcn_cli.options import examples, given
 from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
 from deepgcn_cli.scores import print_scan
-from pipelines.config import EvalConfig, PrepareConfig
+from pipelines.config import PrepareConfig
 from pipelines.predict import ScanResult
 
 
@@ -71,15 +70,6 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_percent() -> None:
     assert (percent(0.12345), percent(None)) == ("12.35", "–")
-
-
-def test_only_flags_that_were_given_reach_a_configuration() -> None:
-    flags = {"reports": ["md", "csv"], "seed": None, "device": "cpu", "other": 1, "run_dirs": []}
-    assert given(EvalConfig, flags) == {"reports": ("md", "csv"), "device": "cpu"}
-
-
-def test_examples() -> None:
-    assert examples("a", "b") == "\b\nExamples:\n  a\n  b"
 
 
 def test_a_meter_tells_speed_and_time_left() -> None:

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from deepgcn_cli.__main__ import run
-from deepgcn_cli.commands.ablate import base_settings, slurm_options
+from deepgcn_cli.commands.ablate import slurm_options
 from tests.tiny_store import write_tiny_store
 
 
@@ -76,15 +76,6 @@ def test_how_a_step_is_computed_is_the_same_in_every_row(
     rows = [row["row"]["config"] for row in json.loads(capsys.readouterr().out)["rows"]]
     found = [(row["precision"], row["micro_batch"], row["checkpoint_layers"]) for row in rows]
     assert found == [("bf16", 2, 3)] * 2
-
-
-def test_options_of_a_training_go_to_the_base() -> None:
-    flags = {"width": 16, "k": None, "batch_size": 4, "data": Path("d"), "name": "n", "workers": 2}
-    assert base_settings({**flags, "without": ["flip"]}) == {
-        "width": 16,
-        "batch_size": 4,
-        "without": ("flip",),
-    }
 
 
 def test_slurm_options() -> None:
