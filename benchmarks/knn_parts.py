@@ -101,7 +101,7 @@ def network_features(network: DeepGCN, block: np.ndarray, dilation: int) -> Tens
     layer = config.dilations().index(dilation, 2)
     with torch.no_grad():
         outputs = network.backbone(torch.from_numpy(block)[None])
-    return outputs[..., (layer - 1) * config.width : layer * config.width].contiguous()
+    return outputs[layer - 1].contiguous()
 
 
 def area_block(data: Path, points: int, layout: str) -> np.ndarray:

@@ -46,7 +46,7 @@ def scan_layers(bench: Bench) -> tuple[DeepGCN, Tensor, Tensor]:
     model = DeepGCN(config).to(bench.device).train()
     features = torch.from_numpy(room_features(batch, points)).to(bench.device)
     with torch.no_grad():
-        layers = model.backbone(features).unflatten(-1, (config.depth, -1))
+        layers = torch.stack(model.backbone(features), dim=2)
     return model, features, layers.movedim(-2, 0).contiguous()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.data.synthetic import room_features
-from pipelines.model.flop import forward_flop, search_flop, step_flop
+from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.environment import describe_environment
 from pipelines.runtime.own_process import ROOT, python_command

@@ -1,7 +1,7 @@
 """`edge_reduce` for autograd, from the two passes over the edges that an implementation has.
 
 They are apart from autograd for those who keep something else for the backward pass than u and v,
-as `model.edge_linear` does.
+as `model.linear` does.
 """
 
 from __future__ import annotations

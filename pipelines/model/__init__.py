@@ -1,1 +1,1 @@
-"""The network, read from the parts to the whole: unit → conv → deepgcn → presets → weights."""
+"""The network, from its parts to the whole: linear, layers, conv, blocks, head, deepgcn."""

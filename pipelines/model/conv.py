@@ -1,13 +1,17 @@
-"""The vertex layers: how a point's new features follow from its own and its neighbours'.
+"""The graph convolutions: a point's new features from its own and its neighbours'.
 
-Every layer maps x (B, N, C) and index (B, N, k) int32, the neighbours within the block, to
-(B, N, C').
+Every one is a module `Conv(in_channels, out_channels, …)` whose forward pass maps x (B, N, C) and
+index (B, N, k) int32, the neighbours of each point within its block, to (B, N, C').
 """
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,23 +22,27 @@ from pipelines import kernels
 from pipelines.config import CONVS
 from pipelines.errors import ConfigError, did_you_mean
 
-from .edge_linear import edge_map_reduce, split_edge_map
 from .layers import Norm, Style, Unit
-from .linear import linear
+from .linear import edge_map_reduce, linear, split_edge_map
 
 
 class EdgeConv(nn.Module):
-    """max_j MLP([x_i, x_j − x_i]) with one or more units in the MLP.
+    """Compute max_j MLP([x_i, x_j − x_i]), with one or more units in the MLP.
 
     With one unit no edge is ever stored. The linear map splits,
 
         W [x_i ; x_j − x_i] + b = ((W_a − W_b) x_i + b) + W_b x_j = u_i + v_j,
 
-    and what follows it is monotone per channel: increasing where the norm's scale is positive,
-    decreasing where it is negative, so the largest or the smallest edge decides.
+    and norm and activation are monotone per channel: where the norm's scale is positive the largest
+    edge value gives the maximum, where it is negative the smallest.
 
     Reference:
         Wang et al., Dynamic Graph CNN, TOG 2019, equation 7; Li et al., DeepGCNs, ICCV 2019.
+
+    Example:
+        >>> x, index = torch.rand(2, 50, 9), torch.zeros(2, 50, 4, dtype=torch.int32)
+        >>> EdgeConv(9, (64,), Style.of("paper"))(x, index).shape
+        torch.Size([2, 50, 64])
     """
 
     def __init__(self, in_channels: int, channels: tuple[int, ...], style: Style) -> None:
@@ -64,7 +72,7 @@ class EdgeConv(nn.Module):
 
 
 class MRConv(nn.Module):
-    """MLP([x_i, max_j (x_j − x_i)]), the max-relative graph convolution.
+    """Compute MLP([x_i, max_j (x_j − x_i)]), the max-relative graph convolution.
 
     Reference:
         Li et al., DeepGCNs, TPAMI 2021, section 3.2 (MRGCN).
@@ -80,10 +88,10 @@ class MRConv(nn.Module):
 
 
 class SAGEConv(nn.Module):
-    """MLP₂([x_i, max_j MLP₁(x_j)]), optionally l2-normalised.
+    """Compute MLP₂([x_i, max_j MLP₁(x_j)]), optionally l2-normalised.
 
-    MLP₁ acts on the edges' sources. It gives the same for every edge that leaves a point, so it is
-    computed once a point, and its batch statistics count a point as often as it is a neighbour.
+    MLP₁ depends on an edge's source alone, so it is computed once per point; its batch statistics
+    weight a point by the number of edges that it is the source of.
 
     Reference:
         Hamilton et al., GraphSAGE, NeurIPS 2017; Li et al., DeepGCNs, TPAMI 2021, section 3.2.
@@ -103,7 +111,7 @@ class SAGEConv(nn.Module):
 
 
 def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
-    """Apply norm and activation to x (B, N, C) with the statistics of all edges' sources."""
+    """Apply norm and activation to x (B, N, C), with batch statistics over all edges' sources."""
     x = x if unit.style.norm_first else unit.activate(x)
     if unit.norm.training:
         degree = in_degree(index).unsqueeze(-1)  # (B, N, 1)
@@ -115,7 +123,12 @@ def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
 
 
 def in_degree(index: Tensor) -> Tensor:
-    """Return how often each point is a neighbour, (B, N) float64."""
+    """Return how often each point occurs as a neighbour, (B, N) float64.
+
+    Example:
+        >>> in_degree(torch.tensor([[[0, 1], [1, 1], [2, 0]]])).tolist()
+        [[2.0, 3.0, 1.0]]
+    """
     batch, points, _ = index.shape
     flat = index.long().view(batch, -1)
     ones = torch.ones_like(flat, dtype=torch.float64)
@@ -125,7 +138,7 @@ def in_degree(index: Tensor) -> Tensor:
 
 
 class GINConv(nn.Module):
-    """MLP((1 + ε) x_i + Σ_j x_j) with ε learned from 0, or fixed at 0.
+    """Compute MLP((1 + ε) x_i + Σ_j x_j) with ε learned from 0, or fixed at 0.
 
     Reference:
         Xu et al., How Powerful are Graph Neural Networks?, ICLR 2019, equation 4.1.
@@ -144,79 +157,56 @@ class GINConv(nn.Module):
 
 
 class PyGConv(nn.Module):
-    """Any `torch_geometric.nn` convolution of (x, edge_index), with norm and activation.
+    """Follow a convolution of PyTorch Geometric, (x, edge_index) → x, by norm and activation.
 
-    Autocast does not reach the convolution: many of PyG's cannot mix types of numbers.
+    It runs without autocast: many of PyG's convolutions cannot mix dtypes.
     """
 
-    def __init__(self, name: str, in_channels: int, out_channels: int, style: Style) -> None:
+    def __init__(self, conv: nn.Module, out_channels: int, style: Style) -> None:
         super().__init__()
-        self.conv = build_pyg(name, in_channels, out_channels)
+        self.conv = conv
         self.style = style
         self.norm = Norm(out_channels, eps=style.eps)
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        batch, points, channels = x.shape
+        B, N, C = x.shape
         with torch.autocast(x.device.type, enabled=False):
-            y = self.conv(x.reshape(-1, channels), edge_index(index))
-        if self.style.norm_first:
-            return F.relu(self.norm(y)).view(batch, points, -1)
-        return self.norm(F.relu(y)).view(batch, points, -1)
+            y = self.conv(x.reshape(B * N, C), edge_index(index))  # (B·N, C')
+        y = F.relu(self.norm(y)) if self.style.norm_first else self.norm(F.relu(y))
+        return y.view(B, N, -1)
 
 
 def edge_index(index: Tensor) -> Tensor:
-    """Return PyG's edge_index (2, B·N·k) int64, rows source j and target i, over a whole batch."""
-    batch, points, k = index.shape
-    first = torch.arange(batch, device=index.device).view(batch, 1, 1) * points
+    """Return PyG's edge_index (2, B·N·k) int64 of a batch: source j, then target i.
+
+    Example:
+        >>> edge_index(torch.tensor([[[0, 1], [1, 0]]])).tolist()
+        [[0, 1, 1, 0], [0, 0, 1, 1]]
+    """
+    B, N, k = index.shape
+    first = torch.arange(B, device=index.device).view(B, 1, 1) * N
     source = (index.long() + first).view(-1)
-    target = torch.arange(batch * points, device=index.device).repeat_interleave(k)
+    target = torch.arange(B * N, device=index.device).repeat_interleave(k)
     return torch.stack([source, target])
 
 
-def build_pyg(name: str, in_channels: int, out_channels: int) -> nn.Module:
-    """Build the `torch_geometric.nn` convolution `name`.
+def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """Build the graph convolution `name`.
+
+    Args:
+        name: one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
+            "package.module:Class" for one's own; see docs/model.md.
+        in_channels: C.
+        out_channels: C'.
+        style: of the units; a class of one's own brings its own norm and activation.
 
     Raises:
-        ConfigError: there is no such convolution, or it needs more than two channel counts and an
-            edge_index.
+        ConfigError: there is no such class, or it does not map the channels as it should.
+
+    Example:
+        >>> build_conv("GATConv", 9, 64, Style.of("paper")).conv
+        GATConv(9, 64, heads=1)
     """
-    from torch_geometric import nn as pyg
-
-    names = [entry for entry in dir(pyg) if entry.endswith("Conv")]
-    if name not in names:
-        raise ConfigError(
-            f"--conv: found the unknown convolution {name!r}."
-            f"{did_you_mean(name, [*CONVS, *names])}\n"
-            f"Expected one of {', '.join(CONVS)} or a class of torch_geometric.nn such as GATConv."
-        )
-    try:
-        layer = getattr(pyg, name)(in_channels, out_channels)
-        if torch.get_default_device().type == "meta":
-            return layer  # only shapes are asked for, and many cannot be tried without numbers
-        points = torch.zeros(2, in_channels)
-        result = layer(points, torch.tensor([[0, 1], [1, 0]]))
-    except Exception as error:  # any signature is possible in a hundred foreign classes
-        raise ConfigError(
-            f"--conv {name}: torch_geometric.nn.{name}({in_channels}, {out_channels}) does not map "
-            f"(x, edge_index) by itself: {str(error).splitlines()[0] if str(error) else error!r}\n"
-            f"Its signature is {_signature(getattr(pyg, name))}; choose one that needs only two "
-            "channel counts, such as GATConv, SAGEConv or TransformerConv."
-        ) from error
-    if not isinstance(result, Tensor) or result.shape != (2, out_channels):
-        raise ConfigError(
-            f"--conv {name}: expected (2, {out_channels}) features from 2 points, found "
-            f"{tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__}."
-        )
-    layer.reset_parameters()
-    return layer
-
-
-def _signature(layer: Any) -> str:
-    return str(inspect.signature(layer.__init__)).replace("(self, ", "(")
-
-
-def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
-    """Build the vertex layer `name`: one of `pipelines.config.CONVS` or a PyG class name."""
     if name == "edge":
         return EdgeConv(in_channels, (out_channels,), style)
     if name == "mr":
@@ -225,4 +215,104 @@ def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> 
         return SAGEConv(in_channels, out_channels, style, l2=name == "sage-n")
     if name in ("gin", "gin-0"):
         return GINConv(in_channels, out_channels, style, learned_eps=name == "gin")
-    return PyGConv(name, in_channels, out_channels, style)
+    found = own_class(name, flag="--conv") if ":" in name else pyg_class(name)
+    channels, flag = (in_channels, out_channels), f"--conv {name}"
+    pyg = sys.modules.get("torch_geometric.nn")  # a subclass of its classes has imported it
+    if ":" not in name or (pyg and issubclass(found, pyg.MessagePassing)):
+        inputs = torch.zeros(2, in_channels), torch.tensor([[0, 1], [1, 0]])
+        layer: Any = build_checked(found, channels, inputs, lambda _: (2, out_channels), flag=flag)
+        layer.reset_parameters()  # as version 0.1 did, so that a seed gives the same weights
+        return PyGConv(layer, out_channels, style)
+    inputs = torch.zeros(1, 2, in_channels), torch.zeros(1, 2, 1, dtype=torch.int32)
+    return build_checked(found, channels, inputs, lambda _: (1, 2, out_channels), flag=flag)
+
+
+def pyg_class(name: str) -> type[nn.Module]:
+    """Return the convolution `name` of `torch_geometric.nn`."""
+    from torch_geometric import nn as pyg
+
+    names = [entry for entry in dir(pyg) if entry.endswith("Conv")]
+    if name not in names:
+        raise ConfigError(
+            f"--conv: found the unknown convolution {name!r}."
+            f"{did_you_mean(name, [*CONVS, *names])}\n"
+            f"Expected one of {', '.join(CONVS)}, a class of torch_geometric.nn such as GATConv, "
+            "or package.module:Class."
+        )
+    found: type[nn.Module] = getattr(pyg, name)
+    return found
+
+
+def own_class(name: str, *, flag: str) -> type[nn.Module]:
+    """Import "package.module:Class" from an installed package or the current folder.
+
+    Importing runs code: only call this with a name that the user gave. The current folder is
+    searched last, so that its files never take the place of an installed module.
+
+    Raises:
+        ConfigError: there is no such module or class, or it is no `torch.nn.Module`.
+
+    Example:
+        >>> own_class("torch.nn:Identity", flag="--conv")
+        <class 'torch.nn.modules.linear.Identity'>
+    """
+    module_name, _, class_name = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module can do anything
+        raise ConfigError(
+            f"{flag} {name}: the module {module_name} cannot be imported: {error}\n"
+            f"Expected it in an installed package or in the current folder, {here}."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        classes = [each for each, value in vars(module).items() if isinstance(value, type)]
+        raise ConfigError(
+            f"{flag} {name}: {class_name} in {module.__file__} is "
+            f"{'missing' if found is None else repr(found)}, expected a class of torch.nn.Module."
+            f"{did_you_mean(class_name, classes)}"
+        )
+    return found
+
+
+def build_checked(
+    cls: type[nn.Module],
+    arguments: tuple[Any, ...],
+    inputs: tuple[Tensor, ...],
+    shape: Callable[[Any], tuple[int, ...]],
+    *,
+    flag: str,
+) -> nn.Module:
+    """Build a class that is not ours, and try it on a tiny input, in evaluation.
+
+    Args:
+        cls: the class.
+        arguments: for its constructor.
+        inputs: for its forward pass.
+        shape: given the module, the shape that it has to return.
+        flag: where the class was named.
+
+    Raises:
+        ConfigError: it cannot be built or run, or returns something else.
+    """
+    try:
+        module = cls(*arguments)
+        if torch.get_default_device().type == "meta":
+            return module  # only sizes are wanted, and many modules cannot run without values
+        with torch.no_grad(), torch.random.fork_rng([]):
+            result, expected = module.eval()(*inputs), shape(module)
+    except Exception as error:  # the class can do anything
+        kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
+        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+        raise ConfigError(
+            f"{flag}: {cls.__name__}({kinds}) does not map inputs of shapes {shapes}: "
+            f"{next(iter(str(error).splitlines()), '') or repr(error)}\n"
+            f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
+        ) from error
+    if not isinstance(result, Tensor) or result.shape != expected:
+        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        raise ConfigError(f"{flag}: {cls.__name__} returned {found}, expected shape {expected}.")
+    return module.train()

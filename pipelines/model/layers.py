@@ -1,7 +1,7 @@
-"""The unit that everything is built of: a linear map with batch norm and an activation.
+"""The unit that every part of the network is built of: linear map, batch norm and activation.
 
-A 1 × 1 convolution over points (or edges) is a linear map of their channels, so arrays keep the
-shape (…, C) throughout.
+A 1 × 1 convolution over points or edges is a linear map of their channels, so arrays keep the shape
+(…, C) throughout.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import ModelConfig
 from pipelines.kernels.reductions import row_sums
 
 from .linear import linear, rows
 
-# Adds up sums (n,) float64 over the processes of a training; differentiable.
+# Sums a vector (n,) float64 over the ranks of a training; differentiable.
 Reduce = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Style:
-    """What the two releases and DGCNN do differently inside a unit.
+    """The details of a unit in which the two releases and DGCNN differ.
 
     Attributes:
         norm_first: linear → norm → activation (paper); else linear → activation → norm (torch).
@@ -42,17 +41,26 @@ class Style:
     bias: bool = True
 
     @classmethod
-    def of(cls, config: ModelConfig) -> Style:
-        """Return the style of a network."""
-        if config.arch == "dgcnn":
-            return cls(norm_first=True, eps=1e-5, slope=0.2, bias=False)
-        if config.layout == "paper":
+    def of(cls, layout: str) -> Style:
+        """Return the style of a release.
+
+        Example:
+            >>> Style.of("torch")
+            Style(norm_first=False, eps=1e-05, slope=0.0, bias=True)
+        """
+        if layout == "paper":
             return cls(norm_first=True, eps=1e-3)
         return cls(norm_first=False, eps=1e-5)
 
 
 class Unit(nn.Module):
-    """A linear map with batch norm and an activation, in the order of its style."""
+    """A linear map with batch norm and an activation, in the order of its style.
+
+    Example:
+        >>> unit = Unit(6, 8, Style.of("paper"))
+        >>> unit(torch.rand(2, 5, 6)).shape
+        torch.Size([2, 5, 8])
+    """
 
     def __init__(self, in_channels: int, out_channels: int, style: Style) -> None:
         super().__init__()
@@ -65,12 +73,12 @@ class Unit(nn.Module):
         return self.finish(linear(x, self.linear.weight, self.linear.bias))
 
     def finish(self, x: Tensor) -> Tensor:
-        """Apply norm and activation to what the linear map gave, (…, out_channels).
+        """Apply norm and activation to the linear map's result (…, out_channels).
 
-        x may be overwritten.
+        May overwrite x.
         """
         if self.style.norm_first:
-            # Activated before it is a view again: writing into a view would cost a copy.
+            # Activate before the view: writing in place into a view would cost a copy.
             return self.activate(self.norm(x.reshape(-1, x.shape[-1]))).view(x.shape)
         x = self.activate(x)
         return self.norm(x.reshape(-1, x.shape[-1])).view(x.shape)
@@ -78,8 +86,8 @@ class Unit(nn.Module):
     def finish_max(self, x: Tensor) -> Tensor:
         """Return max_i finish(x)_i (B, out_channels) over the points of x (B, N, out_channels).
 
-        What follows the linear map is monotone per channel, so it is applied to the largest or the
-        smallest value alone: nothing of x's size is stored.
+        Norm and activation are monotone per channel, so they are applied to the largest or the
+        smallest value alone, and nothing of x's size is stored.
         """
         extreme, total, squares = kernels.point_reduce(
             x,
@@ -92,11 +100,13 @@ class Unit(nn.Module):
     def finish_moments(
         self, x: Tensor, first: Tensor | None, second: Tensor | None, count: int
     ) -> Tensor:
-        """Apply what follows the moments: the norm, and the activation where the norm is first.
+        """Apply the norm, given its sums, and the activation if it comes after the norm.
 
         Args:
-            x: (…, C), activated already where the activation is first.
-            first, second, count: the statistics, as `normalize_moments` takes them.
+            x: (…, C), already activated if the activation comes first.
+            first: Σ e (C,), or None in evaluation; as for `normalize_moments`.
+            second: Σ e² (C,), or None in evaluation.
+            count: how many values per channel were summed.
         """
         slope = self.style.slope if self.style.norm_first else None
         return normalize_moments(self.norm, x, first, second, count, slope=slope)
@@ -107,22 +117,22 @@ class Unit(nn.Module):
 
 
 def activate(x: Tensor, slope: float) -> Tensor:
-    """Apply leaky_relu, in place; a slope of 0 makes 0 of every negative number, of −∞ too."""
+    """Apply leaky_relu in place; with slope 0 every negative value becomes 0, even −∞."""
     return F.leaky_relu_(x, slope) if slope else F.relu_(x)
 
 
 def activation_gradient(g: Tensor, x: Tensor, slope: float) -> Tensor:
-    """Return what x receives from `activate`, given the gradient g of its result."""
+    """Return the gradient of `activate`'s input x, given that of its result, g."""
     if slope:
         return torch.ops.aten.leaky_relu_backward(g, x, slope, False)
     return torch.ops.aten.threshold_backward(g, x, 0)
 
 
 class Norm(nn.BatchNorm1d):
-    """PyTorch's batch norm over rows (n, C), whose statistics may span several processes.
+    """PyTorch's batch norm over rows (n, C), whose statistics may span several ranks.
 
     Attributes:
-        reduce: adds up the statistics of all processes while training; None: this one's alone.
+        reduce: sums the statistics of all ranks in training; None: only this rank's count.
     """
 
     reduce: Reduce | None = None
@@ -135,7 +145,7 @@ class Norm(nn.BatchNorm1d):
 
 
 class _RowSums(torch.autograd.Function):
-    """Σ x and Σ x² (C,) float64 over the rows of x (n, C), without a float64 copy of x."""
+    """Sum x and x² over the rows of x (n, C) to (C,) float64, without a float64 copy of x."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
@@ -160,9 +170,9 @@ def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[T
 def normalize_with(
     norm: nn.BatchNorm1d, x: Tensor, mean: Tensor, var: Tensor, slope: float | None = None
 ) -> Tensor:
-    """Normalise x (…, C) by given moments, as `norm` would if it had computed them itself.
+    """Normalise x (…, C) by given moments with the scale and shift of `norm`.
 
-    With a `slope` the activation follows: negative values are multiplied by it.
+    With a `slope` leaky_relu follows.
     """
     scale = norm.weight * torch.rsqrt(var + norm.eps).to(x.dtype)
     shift = norm.bias - mean.to(x.dtype) * scale
@@ -173,7 +183,7 @@ def normalize_with(
 
 
 class _Activated(torch.autograd.Function):
-    """leaky_relu(scale · x + shift), which keeps x alone: what is activated is computed again."""
+    """Compute leaky_relu(scale · x + shift); only x is saved, the backward pass recomputes it."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
@@ -199,7 +209,7 @@ class _Activated(torch.autograd.Function):
 
 @torch.no_grad()
 def track(norm: nn.BatchNorm1d, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
-    """Move the running statistics of `norm` towards a batch's, as PyTorch's batch norm does."""
+    """Update the running statistics of `norm` with a batch's, as PyTorch's batch norm does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -223,17 +233,27 @@ def normalize_moments(
     *,
     slope: float | None = None,
 ) -> Tensor:
-    """Apply `norm` to x with the batch statistics of a larger set, known by its sums.
+    """Apply `norm` to x with the batch statistics of a larger set of values, given its sums.
 
-    This is where all layers and kernels meet: `norm.reduce` joins the sums of several processes.
+    x is, for example, the maximum over each point's edges, and the set is all edges. The kernels
+    deliver the sums, and `norm.reduce` sums them over the ranks.
 
     Args:
-        norm: the batch norm; in evaluation its running statistics are used, as always.
+        norm: the batch norm; without sums its running statistics are used.
         x: (…, C).
         first: Σ e (C,) over the set, None in evaluation.
         second: Σ e² (C,) over the set, None in evaluation.
         count: how many values per channel the set has.
-        slope: of the activation that follows, None: no activation.
+        slope: the negative slope of the activation that follows, None: no activation.
+
+    Example:
+        >>> edges = torch.rand(2, 5, 4, 3, dtype=torch.float64)  # (B, N, k, C)
+        >>> norm, largest = Norm(3).double(), edges.amax(dim=2)
+        >>> sums = edges.sum(dim=(0, 1, 2)), edges.square().sum(dim=(0, 1, 2))
+        >>> found = normalize_moments(norm, largest, *sums, count=2 * 5 * 4)
+        >>> expected = Norm(3).double()(edges.view(-1, 3)).view(edges.shape).amax(dim=2)
+        >>> torch.allclose(found, expected)
+        True
     """
     if first is None or second is None:
         assert norm.running_mean is not None

@@ -19,7 +19,7 @@ from typing import Any
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import DeepGCNError
-from pipelines.model.flop import step_flop
+from pipelines.model.figures import step_flop
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run, find_runs
 from pipelines.runtime.own_process import python_command

@@ -20,8 +20,8 @@ from pipelines.config import TrainConfig
 from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
 from pipelines.errors import RunError
-from pipelines.model.checkpointing import segment_length
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.model.head import segment_length
 from pipelines.runtime.precision import FULL, Precision
 from pipelines.training.cuda_graphs import in_evaluation
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.model.checkpointing import segment_length
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.model.head import segment_length
 
 # Nearly every layer draws its ranks, and dropout acts: the repetition must do both the same way.
 SMALL = ModelConfig(depth=7, width=8, k=3, epsilon=0.9, dropout=0.3, fusion_channels=16)

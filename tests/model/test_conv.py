@@ -160,5 +160,5 @@ def test_unknown_layer_names_the_nearest() -> None:
 
 
 def test_layer_with_another_signature_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs only two channel counts"):
+    with pytest.raises(ConfigError, match="expected one that needs only these"):
         build_conv("NNConv", CHANNELS, OUT, PAPER)

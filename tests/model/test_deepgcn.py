@@ -11,7 +11,8 @@ from torch import Tensor
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
-from pipelines.model.deepgcn import DeepGCN, dense_columns
+from pipelines.model.blocks import dense_columns
+from pipelines.model.deepgcn import DeepGCN
 
 SMALL = ModelConfig(depth=4, width=8, k=4, dropout=0.0, fusion_channels=16)
 
@@ -47,7 +48,7 @@ def test_zeroed_convolutions_make_the_residual_backbone_an_identity() -> None:
         for layer in list(model.layers)[1:]:
             layer.mlp[0].norm.weight.zero_()
             layer.mlp[0].norm.bias.zero_()
-        outputs = model.backbone(features()).chunk(4, dim=-1)
+        outputs = model.backbone(features())
     for output in outputs[1:]:
         assert torch.equal(output, outputs[0])
     assert outputs[0].abs().max() > 0
@@ -58,7 +59,7 @@ def test_zeroed_convolutions_make_the_plain_backbone_zero() -> None:
     with torch.no_grad():
         model.layers[1].mlp[0].norm.weight.zero_()
         model.layers[1].mlp[0].norm.bias.zero_()
-        outputs = model.backbone(features()).chunk(4, dim=-1)
+        outputs = model.backbone(features())
     assert outputs[1].abs().max() == 0
 
 
@@ -66,7 +67,7 @@ def test_zeroed_convolutions_make_the_plain_backbone_zero() -> None:
 def test_dense_fusion_equals_the_explicit_concatenation(layout: str) -> None:
     model = build(arch="densegcn", layout=layout).eval()
     x = features()
-    pieces = model.backbone(x).chunk(4, dim=-1)
+    pieces = model.backbone(x)
     outputs = []
     for number in range(4):
         upto = list(pieces[: number + 1])
@@ -79,10 +80,8 @@ def test_dense_fusion_equals_the_explicit_concatenation(layout: str) -> None:
 
 
 def test_dense_columns_of_three_layers_by_hand() -> None:
-    config = ModelConfig(arch="densegcn", depth=3, width=1, layout="paper")
-    assert dense_columns(config).tolist() == [0, 1, 0, 2, 1, 0]
-    config = dataclasses.replace(config, layout="torch")
-    assert dense_columns(config).tolist() == [0, 0, 1, 0, 1, 2]
+    assert dense_columns(3, 1, "paper").tolist() == [0, 1, 0, 2, 1, 0]
+    assert dense_columns(3, 1, "torch").tolist() == [0, 0, 1, 0, 1, 2]
 
 
 def test_dilations_start_with_one_twice() -> None:
@@ -174,3 +173,10 @@ def test_initial_weights_follow_the_layout(layout: str) -> None:
     expected = (2 / (fan_in + fan_out)) ** 0.5 if layout == "paper" else (2 / fan_in) ** 0.5
     assert linear.weight.std().item() == pytest.approx(expected, rel=0.05)
     assert linear.bias.abs().max() == 0
+
+
+def test_from_reference_can_be_imported_from_its_earlier_place() -> None:
+    from pipelines.model.weights import from_reference
+    from pipelines.weights.safetensors import from_reference as current
+
+    assert from_reference is current

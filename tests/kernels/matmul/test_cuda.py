@@ -1,4 +1,4 @@
-"""Products of float32 matrices from fp16 parts, against float64.
+"""Matmuls of float32 matrices from fp16 parts, against float64.
 
 On a GPU where there is one; else in Triton's interpreter, started by `test_cuda`.
 """
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines import kernels
 from pipelines.kernels import cuda
-from pipelines.model.linear import Products, linear, linear_pair
+from pipelines.model.linear import Matmul, linear, linear_pair
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -183,7 +183,7 @@ def test_is_left_to_pytorch_where_it_should_be(monkeypatch: pytest.MonkeyPatch) 
         assert not kernels.own_product(a.bfloat16(), b.bfloat16())
         with torch.autocast(kind, dtype=torch.bfloat16):
             assert not kernels.own_product(a, b)
-            assert Products(a).shorten
+            assert Matmul(a).lower
             assert linear(a, b).dtype == torch.float32
         torch.set_float32_matmul_precision("high")
         assert not kernels.own_product(a, b)

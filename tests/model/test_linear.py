@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.model.edge_linear import edge_map_reduce, split_edge_map
 from pipelines.model.layers import Norm, Style, Unit, normalize_with
-from pipelines.model.linear import linear, linear_pair
+from pipelines.model.linear import edge_map_reduce, linear, linear_pair, split_edge_map
 
 BATCH, POINTS, CHANNELS, OUT, K = 2, 9, 5, 3, 4
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}

@@ -1,0 +1,188 @@
+"""What a network costs: its weights, its arithmetic, and what its backward pass keeps.
+
+Arithmetic and kept activations are counted, not derived: small networks of 2, 3 and 4 layers run
+on few points, PyTorch counts their matrix multiplications, and every tensor that autograd saves is
+added up. Both are at most quadratic in the depth (the input of dense blocks grows) and in the
+points (the distances of a graph), so the small networks determine every size. That holds for any
+graph convolution or block, also for those of PyTorch Geometric and of one's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipelines import kernels
+from pipelines.config import ModelConfig
+
+from .deepgcn import DeepGCN
+
+LEAST_POINTS = 64  # of the small networks
+DEPTHS = (2, 3, 4)
+# A matmul that adds to its result, which PyTorch leaves out.
+ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}
+
+Figures = tuple[Callable[[int, int], float], Callable[[int, int], float]]
+
+
+@functools.lru_cache(maxsize=8)
+def meta_network(config: ModelConfig) -> DeepGCN:
+    """Return a network with shapes but without memory.
+
+    Example:
+        >>> sum(weight.numel() for weight in meta_network(ModelConfig()).parameters())  # ResGCN-28
+        3644301
+    """
+    with torch.device("meta"):
+        return DeepGCN(config)
+
+
+def forward_flop(model: ModelConfig, points: int) -> float:
+    """Return the floating-point operations of a forward pass of one block.
+
+    Only matrix multiplications count, an addition and a multiplication for each product, and none
+    is left out: N² scalar products for every graph, though symmetry and pruning save most of them.
+
+    Example:
+        >>> f"{forward_flop(ModelConfig(), 4096):.3g}"  # ResGCN-28
+        '8.36e+10'
+    """
+    return round(_flop(_small(model))[0](model.depth, points))
+
+
+def step_flop(model: ModelConfig, points: int) -> float:
+    """Return those of a training step: forward and backward pass.
+
+    Example:
+        >>> step_flop(ModelConfig(), 4096) > 2 * forward_flop(ModelConfig(), 4096)
+        False
+    """
+    return round(_flop(_small(model))[1](model.depth, points))
+
+
+def search_flop(channels: int, points: int) -> float:
+    """Return those of the distances of one graph.
+
+    Example:
+        >>> search_flop(64, 4096)
+        2147483648
+    """
+    return 2 * points * points * channels
+
+
+def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, float]:
+    """Return what backbone and head keep for the backward pass, in bytes per point, at a depth.
+
+    Args:
+        model: the network, whose own depth does not matter.
+        device: "cpu" or "cuda", whose kernels are measured.
+        depth: L.
+
+    Example:
+        >>> backbone, head = kept_bytes(ModelConfig(), "cpu", 28)
+        >>> backbone > head
+        True
+    """
+    if not depth:
+        return 0.0, 0.0
+    # Without points remains what does not grow with them.
+    backbone, head = (
+        figure(depth, 1) - figure(depth, 0)
+        for figure in _kept(_small(model), device, kernels.forced())
+    )
+    return backbone, head
+
+
+def _small(model: ModelConfig) -> ModelConfig:
+    """Return the smallest network like `model`, whose figures hold for every depth."""
+    return dataclasses.replace(model, depth=DEPTHS[0], dilation=False, epsilon=0.0)
+
+
+def _extrapolate(values: Sequence[float], steps: float) -> float:
+    """Return the value `steps` after the first, on the parabola through three values a step apart.
+
+    Example:
+        >>> _extrapolate([0, 1, 4], 5)
+        25.0
+    """
+    first, second, third = values
+    bend = third - 2 * second + first
+    return first + steps * (second - first) + steps * (steps - 1) / 2 * bend
+
+
+def _grid(small: ModelConfig, measure: Callable[[ModelConfig, int], tuple[int, int]]) -> Figures:
+    """Measure small networks; return both results as functions of depth and points."""
+    least = max(LEAST_POINTS, small.k)
+    grid = [
+        [measure(dataclasses.replace(small, depth=depth), times * least) for times in (1, 2, 3)]
+        for depth in DEPTHS
+    ]  # depths × points × 2
+
+    def value(which: int, depth: int, points: int) -> float:
+        of_depths = [_parabola([each[which] for each in row], points / least - 1) for row in grid]
+        return _parabola(of_depths, depth - DEPTHS[0])
+
+    return functools.partial(value, 0), functools.partial(value, 1)
+
+
+def _parabola(values: Sequence[float], steps: float) -> float:
+    """Return the value `steps` after the first on the parabola through three, a step apart.
+
+    Example:
+        >>> _parabola([0, 1, 4], 5)
+        25.0
+    """
+    first, second, third = values
+    bend = third - 2 * second + first
+    return first + steps * (second - first) + steps * (steps - 1) / 2 * bend
+
+
+@functools.lru_cache(maxsize=256)
+def _flop(small: ModelConfig) -> Figures:
+    return _grid(small, _multiplied)
+
+
+def _multiplied(config: ModelConfig, points: int) -> tuple[int, int]:
+    """Return the operations of a forward pass and of a step."""
+    # The reference kernels leave nothing out and compute nothing twice.
+    with torch.random.fork_rng([]), torch.enable_grad(), kernels.use("reference"):
+        model, features = DeepGCN(config).train(), torch.rand(1, points, config.in_channels)
+        with FlopCounterMode(display=False, custom_mapping=ADDED) as counter:
+            loss = model(features).sum()
+            forward = counter.get_total_flops()
+            loss.backward()
+            return forward, counter.get_total_flops()
+
+
+@functools.lru_cache(maxsize=64)
+def _kept(small: ModelConfig, device: str, implementation: str | None) -> Figures:  # noqa: ARG001
+    return _grid(small, functools.partial(_saved, device))
+
+
+def _saved(device: str, config: ModelConfig, points: int) -> tuple[int, int]:
+    """Return the bytes that backbone and head of a network save for the backward pass."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    devices = [torch.cuda.current_device()] if device == "cuda" else []
+    with torch.random.fork_rng(devices), torch.enable_grad():
+        model = DeepGCN(config).to(device).train()
+        features = torch.rand(1, points, config.in_channels, device=device)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            outputs = model.backbone(features)
+            backbone = sum(storages.values())
+            del outputs
+            storages.clear()
+            logits = model(features)
+            total = sum(storages.values())
+            del logits
+    return backbone, total - backbone
