@@ -32,7 +32,8 @@ def print_scores(result: EvalResult, *, as_json: bool) -> None:
 def print_report(report: Report, files: Sequence[Path]) -> None:
     """Print a report's table, classes down and rows across, so that it fits on a terminal."""
     print_text(report.title)
-    columns, lines = report.table()
+    table = report.table()
+    columns, lines = table.columns, table.lines
     names = ["", *(line[0] for line in lines)]
     rows = [[columns[n], *(line[n] for line in lines)] for n in range(1, len(columns))]
     print_table(names, rows)

@@ -16,7 +16,7 @@ from typing import cast
 from pipelines.data.store import Store
 from pipelines.launch.local import Ended, Job, Launcher, local_launcher
 from pipelines.launch.slurm import SlurmOptions, slurm_launcher
-from pipelines.reports.study_table import duration
+from pipelines.reports.studies import duration
 from pipelines.runs.resume import differences
 from pipelines.runtime.device import gpu_names, pick_device
 from pipelines.runtime.interruption import Interruption, watch_for_interruption

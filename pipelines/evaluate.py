@@ -1,8 +1,9 @@
-"""The evaluate stage: runs → scores on the area that they never saw.
+"""The evaluate stage: runs → scores on the area that their training left out.
 
-Under each protocol (see `scoring`) the confusion counts M are summed over all rooms of the test
-area, and every figure follows from M (`reports.metrics`). Deterministic: the same weights, store
-and seed give the same counts.
+For each run: open its network and the rooms of its test area; under each protocol
+(`inference.protocols`) sum the confusion counts over the rooms; write scores, reports and pictures
+into the run directory (`reports.scores`). Every figure follows from the counts (`metrics`). The
+same weights, data and seed give the same counts.
 """
 
 from __future__ import annotations
@@ -15,13 +16,25 @@ import numpy as np
 import torch
 
 from pipelines.data.store import Room
-from pipelines.inference.protocols import RoomAnswer, Subject, answer_rooms, count_blocks
+from pipelines.inference.protocols import (
+    EvalTarget,
+    RoomPrediction,
+    count_blocks,
+    learn_height_bands,
+    predict_rooms,
+    score_height_bands,
+)
 from pipelines.metrics import Scores, scores
-from pipelines.reports.baseline import learn_height_bands, score_height_bands
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture
-from pipelines.reports.scorecard import Counts, Evaluation, build_report, record_scores
-from pipelines.reports.scorefiles import write_protocols, write_scores
+from pipelines.reports.scores import (
+    Counts,
+    Evaluation,
+    build_report,
+    score_record,
+    write_protocols,
+    write_scores,
+)
 from pipelines.reports.tables import Report
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, latest_finished, named_run
@@ -33,7 +46,7 @@ from .config import EvalConfig
 from .errors import DatasetError, RunError
 from .progress import SILENT, Progress
 
-PICTURES = 4  # rooms drawn at most
+PICTURES = 4  # the most rooms to draw
 
 
 @dataclass(frozen=True)
@@ -43,12 +56,12 @@ class RunScores:
     Attributes:
         run: its directory.
         area: the test area.
-        protocol: what was scored.
-        scores: the figures.
-        baseline: the scores of answering by height bands, under protocol `room`.
+        protocol: a key of PROTOCOLS.
+        scores: of the network.
+        baseline: of predicting by height bands, under protocol `room`.
         report: the table and what belongs to it.
         files: what was written.
-        blocks: network passes, in blocks.
+        blocks: draws passed through the network.
         seconds: wall time.
     """
 
@@ -76,13 +89,18 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     Raises:
         RunError: there is no finished run, or a run has no weights.
         DatasetError: the store is missing, has other classes or no rooms of the test area.
+
+    Examples:
+        >>> result = evaluate(EvalConfig(run_dirs=(Path("runs/mine"),)))  # doctest: +SKIP
+        >>> result.results[0].scores.miou  # doctest: +SKIP
+        0.52
     """
     device = pick_device(config.device, progress)
     results = []
     for run in chosen_runs(config, progress):
         evaluation = _open(config, run, device, progress)
-        baseline = _baseline(evaluation, progress)
-        found = [_score(evaluation, name, baseline, progress) for name in config.protocols]
+        bands = _count_height_bands(evaluation, progress)
+        found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
             write_protocols(run.path, [(each.protocol, each.scores) for each in found])
         results += found
@@ -125,7 +143,7 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         )
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
-    subject = Subject(
+    target = EvalTarget(
         model=load_weights(run.weights(config.checkpoint)).to(device),
         store=store,
         rooms=tuple(rooms),
@@ -134,12 +152,12 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         seed=config.seed,
         votes=config.votes,
     )
-    return Evaluation(run, trained, subject, config)
+    return Evaluation(run, trained, target, config)
 
 
-def _baseline(evaluation: Evaluation, progress: Progress) -> np.ndarray:
-    """Return the counts of height bands, learned on all areas but the test area."""
-    store = evaluation.subject.store
+def _count_height_bands(evaluation: Evaluation, progress: Progress) -> np.ndarray:
+    """Return the counts of the height-band baseline, learned on all areas but the test area."""
+    store = evaluation.target.store
     classes = len(store.classes)
     training = [info for info in store.rooms() if info.area != evaluation.config.test_area]
     with progress.task("Height bands", total=len(training), unit="rooms") as task:
@@ -150,34 +168,31 @@ def _baseline(evaluation: Evaluation, progress: Progress) -> np.ndarray:
                 task.advance()
 
         best = learn_height_bands(read(), classes)
-    rooms = evaluation.subject.rooms
-    return np.sum([score_height_bands(best, store.read(info), classes) for info in rooms], axis=0)
+    rooms = (store.read(info) for info in evaluation.target.rooms)
+    return np.sum([score_height_bands(best, room, classes) for room in rooms], axis=0)
 
 
 def _score(
     evaluation: Evaluation, protocol: str, bands: np.ndarray, progress: Progress
 ) -> RunScores:
-    classes, absent = evaluation.subject.store.classes, evaluation.options.absent
+    """Score a run under one protocol and write its files."""
+    classes, options = evaluation.target.store.classes, evaluation.options
     folder = evaluation.run.path / "eval" / protocol
     if protocol == "room":
         counts = _count_rooms(evaluation, folder, progress)
     else:
         counts = _count_blocks(evaluation, protocol, progress)
-    found = scores(counts.matrix, classes, absent_as=absent)
-    baseline = scores(bands, classes, absent_as=absent)
-    values = record_scores(evaluation, protocol, counts, found, baseline)
-    report = build_report(evaluation, protocol, counts, found, baseline, values)
-    options = evaluation.options
+    found = scores(counts.matrix, classes, absent_as=options.absent)
+    baseline = scores(bands, classes, absent_as=options.absent)
+    values = score_record(evaluation, protocol, counts, found, baseline)
+    report = build_report(evaluation, counts, found, baseline, values)
+    history = [record for record in evaluation.run.metrics() if record["event"] == "epoch"]
     with changing(evaluation.run):
         files = write_scores(
-            folder,
-            report,
-            counts.matrix,
-            reports=options.reports,
-            pictures=options.pictures,
+            *(folder, report, options),
             failures=counts.failures,
             rooms=counts.pictures,
-            history=[record for record in evaluation.run.metrics() if record["event"] == "epoch"],
+            history=history,
         )
     return RunScores(
         run=evaluation.run.path,
@@ -193,71 +208,59 @@ def _score(
 
 
 def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Counts:
-    """Score every point of each room; draw the first rooms."""
-    subject, options = evaluation.subject, evaluation.options
-    classes = len(subject.store.classes)
+    """Count the predictions for every point of each room; draw the first rooms."""
+    target, options = evaluation.target, evaluation.options
+    classes = len(target.store.classes)
     rooms: dict[str, np.ndarray] = {}
     first = np.zeros((classes, classes), np.int64)
     failures, blocks, seconds = no_failures(), 0, 0.0
     drawn: list[Path] = []
-    for number, answer in enumerate(answer_rooms(subject, progress)):
-        room = answer.room
-        rooms[room.name] = answer.matrix(classes)
-        if subject.votes > 1:
-            first += replace(answer, predicted=answer.first).matrix(classes)
-        failures += find_failures(room.pos, room.label, answer.predicted)
-        blocks, seconds = blocks + answer.blocks, seconds + answer.seconds
+    for number, found in enumerate(predict_rooms(target, progress)):
+        room = found.room
+        rooms[room.name] = found.matrix(classes)
+        if target.votes > 1:
+            first += replace(found, predicted=found.first).matrix(classes)
+        failures += find_failures(room.pos, room.label, found.predicted)
+        blocks, seconds = blocks + found.blocks, seconds + found.seconds
         if options.pictures and number < PICTURES:
-            drawn.append(_draw(evaluation, folder, answer))
+            drawn.append(_draw(evaluation, folder, found))
         if options.view and number < PICTURES:
-            drawn.append(_write_view(evaluation, folder, answer))
-    votes = first if subject.votes > 1 else None
+            drawn.append(_write_view(evaluation, folder, found))
+    votes = first if target.votes > 1 else None
     return Counts(rooms, votes, failures, tuple(sorted(drawn)), blocks, seconds)
 
 
 def _count_blocks(evaluation: Evaluation, protocol: str, progress: Progress) -> Counts:
-    found = list(count_blocks(evaluation.subject, protocol, progress))
+    found = list(count_blocks(evaluation.target, protocol, progress))
     rooms = {counted.room.name: counted.matrix for counted in found}
     blocks, seconds = sum(c.blocks for c in found), sum(c.seconds for c in found)
     return Counts(rooms, None, None, (), blocks, seconds)
 
 
-def _colors(evaluation: Evaluation) -> tuple[tuple[int, ...], ...]:
-    store = evaluation.subject.store
-    if evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS):
-        return SAFE_COLORS[: len(store.classes)]
-    return tuple(tuple(color) for color in store.class_colors)
-
-
-def _draw(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> Path:
-    room = answer.room
+def _draw(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
+    room, store = found.room, evaluation.target.store
     path = folder / f"room_{room.name}.png"
+    safe = evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS)
     room_picture(
-        path,
-        room.pos,
-        room.color,
-        room.label,
-        answer.predicted,
-        classes=evaluation.subject.store.classes,
-        class_colors=_colors(evaluation),
+        *(path, room.pos, room.color, room.label, found.predicted),
+        classes=store.classes,
+        class_colors=SAFE_COLORS if safe else store.class_colors,
         title=f"Area {room.area}, {room.name} (without ceiling)",
     )
     return path
 
 
-def _write_view(evaluation: Evaluation, folder: Path, answer: RoomAnswer) -> Path:
-    room, run = answer.room, evaluation.run
+def _write_view(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
+    room, store = found.room, evaluation.target.store
     path = folder / f"view_{room.name}.html"
     write_viewer(
-        path,
-        room.pos,
-        room.color,
-        classes=evaluation.subject.store.classes,
-        class_colors=evaluation.subject.store.class_colors,
+        *(path, room.pos, room.color),
+        classes=store.classes,
+        class_colors=store.class_colors,
         title=f"Area {room.area}, {room.name}",
-        facts={"run": run.name, "network": describe(evaluation.config.model)},
+        facts={"run": evaluation.run.name, "network": describe(evaluation.config.model)},
         label=room.label,
-        predicted=answer.predicted,
-        confidence=answer.confidence,
+        predicted=found.predicted,
+        confidence=found.confidence,
     )
     return path

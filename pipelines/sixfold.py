@@ -16,10 +16,8 @@ import numpy as np
 
 from pipelines.data.store import Store
 from pipelines.metrics import Scores
-from pipelines.reports.comparison import different_settings
-from pipelines.reports.folds import pool
-from pipelines.reports.published import SIX_FOLD
-from pipelines.reports.scorefiles import known_scores, write_scores
+from pipelines.reports.comparison import SIX_FOLD, different_settings, pool
+from pipelines.reports.scores import known_scores, write_scores
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.resume import open_data
@@ -190,16 +188,7 @@ def _pool(
     }
     report = dataclasses.replace(report, values=plain)
     folder = base.path.parent / "six-fold" / base.name / protocol
-    files = write_scores(
-        folder,
-        report,
-        matrix,
-        reports=config.reports,
-        pictures=config.pictures,
-        failures=None,
-        rooms=(),
-        history=(),
-    )
+    files = write_scores(folder, report, config)
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 

@@ -23,7 +23,7 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.reports.comparison import bootstrap_interval
-from pipelines.reports.study_table import Line
+from pipelines.reports.studies import Line
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
@@ -343,7 +343,7 @@ def command(store: Store, folder: Path, *more: str) -> list[str]:
 
 def table_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study without what depends on the clock and the machine."""
-    from pipelines.reports.study_table import tables_values
+    from pipelines.reports.studies import tables_values
 
     (values,) = tables_values(study_so_far(folder / "runs", "grid").tables)
     for row in values["rows"]:

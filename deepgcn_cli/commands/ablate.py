@@ -109,7 +109,7 @@ def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:
     from deepgcn_cli.display import print_json, print_table, print_text
     from deepgcn_cli.progress import open_progress
     from pipelines.ablate import dry_run
-    from pipelines.reports.study_table import duration
+    from pipelines.reports.studies import duration
 
     found = dry_run(config, progress=open_progress(quiet=quiet))
     if as_json:
@@ -130,7 +130,7 @@ def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:
 
 
 def _estimated(row: RowEstimate) -> tuple[str, ...]:
-    from pipelines.reports.study_table import duration
+    from pipelines.reports.studies import duration
 
     planned = row.row
     return (
@@ -147,8 +147,7 @@ def _estimated(row: RowEstimate) -> tuple[str, ...]:
 
 def _print_result(result: AblateResult, *, as_json: bool) -> None:
     from deepgcn_cli.display import print_json, print_text
-    from pipelines.reports.study_files import tables_markdown
-    from pipelines.reports.study_table import tables_values
+    from pipelines.reports.studies import tables_markdown, tables_values
 
     if as_json:
         counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}

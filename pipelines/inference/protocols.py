@@ -1,15 +1,18 @@
-"""What is scored: a network's answers on rooms, under each protocol.
+"""A network's predictions on the test rooms under each protocol, and a baseline without a network.
 
-`room` answers every point once (disjoint 1 m blocks, every point drawn at least once, logits of
-repeated draws and of votes summed). `block-s1` and `block-s05` answer one draw of each block, at
+`room` predicts every point once (disjoint 1 m blocks, every point drawn at least once, logits of
+repeated draws and of votes summed). `block-s1` and `block-s05` predict one draw of each block, at
 stride 1 m (the TensorFlow release) and 0.5 m (the PyTorch release, whose blocks overlap).
+
+The baseline predicts the most frequent class of each 10 cm of height. Floors are low, ceilings high
+and walls in between, so a network that is no better has learned heights only.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,11 +29,12 @@ from .segmentation import block_logits, softmax
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
 SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
+BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is open upwards
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network and the rooms that it is asked about.
+class EvalTarget:
+    """A network and the rooms that it is evaluated on.
 
     Attributes:
         model: on its device.
@@ -52,16 +56,16 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class RoomAnswer:
-    """The network's answer for every point of a room.
+class RoomPrediction:
+    """The network's prediction for every point of a room.
 
     Attributes:
         room: the room.
         predicted: (N,) uint8, after all votes.
         first: (N,) uint8, after the first vote.
         confidence: (N,) float32, the largest softmax probability of the mean logits of the votes.
-        blocks: draws that the network saw.
-        seconds: time that it took, drawing included.
+        blocks: draws passed through the network.
+        seconds: wall time, drawing included.
     """
 
     room: Room
@@ -86,61 +90,63 @@ class BlockCounts:
     seconds: float
 
 
-def answer_rooms(subject: Subject, progress: Progress = SILENT) -> Iterator[RoomAnswer]:
-    """Answer every point of every room, one room at a time."""
-    total = subject.votes * sum(info.points for info in subject.rooms)
+def predict_rooms(target: EvalTarget, progress: Progress = SILENT) -> Iterator[RoomPrediction]:
+    """Predict every point of every room, one room at a time."""
+    total = target.votes * sum(info.points for info in target.rooms)
     with progress.task("Scoring rooms", total=total, unit="points") as task:
-        for info in subject.rooms:
-            yield answer_room(subject, subject.store.read(info), task)
+        for info in target.rooms:
+            yield predict_room(target, target.store.read(info), task)
 
 
-def answer_room(subject: Subject, room: Room, task: Task | None = None) -> RoomAnswer:
-    """Answer every point of a room; votes are summed as logits."""
+def predict_room(target: EvalTarget, room: Room, task: Task | None = None) -> RoomPrediction:
+    """Predict every point of a room; the logits of votes are summed."""
     start = time.monotonic()
-    total = np.zeros((len(room.pos), subject.model.config.num_classes), np.float32)
+    total = np.zeros((len(room.pos), target.model.config.num_classes), np.float32)
     first = np.empty(0, np.uint8)
     blocks = 0
-    for vote in range(subject.votes):
-        blocks += _add_vote(subject, room, vote, total, task)
+    for vote in range(target.votes):
+        blocks += _add_vote(target, room, vote, total, task)
         if vote == 0:
             first = total.argmax(axis=1).astype(np.uint8)
-    predicted = total.argmax(axis=1).astype(np.uint8) if subject.votes > 1 else first
-    confidence = softmax(total / subject.votes).max(axis=1)
-    return RoomAnswer(room, predicted, first, confidence, blocks, time.monotonic() - start)
+    predicted = total.argmax(axis=1).astype(np.uint8) if target.votes > 1 else first
+    confidence = softmax(total / target.votes).max(axis=1)
+    return RoomPrediction(room, predicted, first, confidence, blocks, time.monotonic() - start)
 
 
-def _add_vote(subject: Subject, room: Room, vote: int, total: np.ndarray, task: Task | None) -> int:
-    """Add one vote's logits (N, C) to `total`; return the draws."""
+def _add_vote(
+    target: EvalTarget, room: Room, vote: int, total: np.ndarray, task: Task | None
+) -> int:
+    """Add one vote's logits (N, C) to `total` and return the number of draws."""
     pos, grid, extent = room.pos, room.grid, room.extent
     order = None
     if vote:
-        pos = vote_pos(room.pos, vote, subject.votes)
+        pos = vote_pos(room.pos, vote, target.votes)
         order, grid = grid_sort(pos)
         pos, extent = pos[order], pos.max(axis=0)
     color = room.color if order is None else room.color[order]
     blocks = 0
     for block in block_logits(
-        subject.model,
+        target.model,
         pos,
         color,
         grid,
         extent,
-        num_points=subject.num_points,
-        batch_size=subject.batch_size,
-        seed=subject.seed + vote,
+        num_points=target.num_points,
+        batch_size=target.batch_size,
+        seed=target.seed + vote,
         task=task,
     ):
         rows = block.points if order is None else order[block.points]
         total[rows] += block.logits
-        blocks += -(-len(rows) // subject.num_points)
+        blocks += -(-len(rows) // target.num_points)
     return blocks
 
 
 def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
-    """Return points (N, 3) as vote number `vote` sees them, metres from their new minimum.
+    """Transform points (N, 3) for vote number `vote`, in metres from their new minimum.
 
-    Vote 0 is the room as it is. The others turn it about z by equal parts of a full turn, every
-    second one mirrored, and scale it by 1, 0.95, 1.05 in turn.
+    Vote 0 leaves the room as it is. The others rotate it about z by equal parts of a full turn,
+    mirror every second one, and scale by 1, 0.95, 1.05 in turn.
     """
     if vote == 0:
         return pos
@@ -153,19 +159,44 @@ def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
 
 
 def count_blocks(
-    subject: Subject, protocol: str, progress: Progress = SILENT
+    target: EvalTarget, protocol: str, progress: Progress = SILENT
 ) -> Iterator[BlockCounts]:
-    """Count the answers for one draw of each block, one room at a time."""
-    classes, layout = len(subject.store.classes), subject.model.config.layout
-    with progress.task(f"Scoring {protocol}", total=len(subject.rooms), unit="rooms") as task:
-        for info in subject.rooms:
+    """Count the predictions for one draw of each block, one room at a time."""
+    classes, layout = len(target.store.classes), target.model.config.layout
+    with progress.task(f"Scoring {protocol}", total=len(target.rooms), unit="rooms") as task:
+        for info in target.rooms:
             start = time.monotonic()
             sampler = BlockSampler(
-                subject.store, [info], subject.num_points, subject.seed, STRIDES[protocol], layout
+                target.store, [info], target.num_points, target.seed, STRIDES[protocol], layout
             )
             matrix = np.zeros((classes, classes), np.int64)
-            batches = (sampler.batch(0, b) for b in sampler.in_order(subject.batch_size))
-            for label, predicted in predict_batches(subject.model, batches):
+            batches = (sampler.batch(0, b) for b in sampler.in_order(target.batch_size))
+            for label, predicted in predict_batches(target.model, batches):
                 matrix += confusion(label, predicted, classes)
             task.advance()
             yield BlockCounts(info, matrix, len(sampler), time.monotonic() - start)
+
+
+def learn_height_bands(rooms: Iterable[Room], num_classes: int) -> np.ndarray:
+    """Return the most frequent class (BANDS,) of each band over labelled rooms.
+
+    A band without points takes the class that is most frequent overall.
+    """
+    counts = np.zeros((BANDS, num_classes), np.int64)
+    for room in rooms:
+        known = room.label < num_classes
+        cells = height_bands(room)[known] * num_classes + room.label[known]
+        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+    best = counts.argmax(axis=1)
+    best[counts.sum(axis=1) == 0] = counts.sum(axis=0).argmax()
+    return best
+
+
+def score_height_bands(best: np.ndarray, room: Room, num_classes: int) -> np.ndarray:
+    """Return the confusion counts (C, C) of predicting each point by its band's class `best`."""
+    return confusion(room.label, best[height_bands(room)], num_classes)
+
+
+def height_bands(room: Room) -> np.ndarray:
+    """Return the band (N,) of each point by its height above the room's lowest point."""
+    return np.minimum((room.pos[:, 2] / BAND).astype(np.int64), BANDS - 1)

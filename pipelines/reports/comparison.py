@@ -1,9 +1,9 @@
-"""Two or more runs side by side: what differs in their settings and in their scores.
+"""Runs side by side: settings, scores, the areas of a six-fold evaluation, published results.
 
 Reference:
     The interval is the percentile bootstrap over rooms (Efron & Tibshirani, 1993, section 13.3):
-    rooms are drawn with repetition, the same ones for both runs, and the counts pooled.
-    `bootstrap_interval` says what is drawn where there are several trainings a side.
+    rooms are drawn with replacement, the same ones for both runs, and the counts pooled.
+    `bootstrap_interval` says what is drawn if there are several trainings a side.
 """
 
 from __future__ import annotations
@@ -15,10 +15,47 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import RunError, command
-from pipelines.metrics import mean_iou
+from pipelines.metrics import Scores, mean_iou, scores
+
+from .tables import Row
 
 DRAWS = 2000
 LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A published six-fold result on S3DIS, in percent; the IoUs are in the class order of S3DIS.
+
+    Only the figures marked `cited` were read in a public source; the others are recalled from the
+    paper and carry a dagger wherever they are shown.
+    """
+
+    name: str
+    oa: float | None
+    miou: float
+    iou: tuple[float, ...] | None = None
+    cited: bool = False
+
+
+# Li et al., DeepGCNs, ICCV 2019, table 2; each row's IoUs average to its mIoU.
+# fmt: off
+SIX_FOLD = (
+    PublishedRow("PointNet", 78.5, 47.6, (
+        88.0, 88.7, 69.3, 42.4, 23.1, 47.5, 51.6, 54.1, 42.0, 9.6, 38.2, 29.4, 35.2)),
+    PublishedRow("MS+CU", 79.2, 47.8, (
+        88.6, 95.8, 67.3, 36.9, 24.9, 48.6, 52.3, 51.9, 45.1, 10.6, 36.8, 24.7, 37.5)),
+    PublishedRow("G+RCU", 81.1, 49.7, (
+        90.3, 92.1, 67.9, 44.7, 24.2, 52.3, 51.2, 58.1, 47.4, 6.9, 39.0, 30.0, 41.9)),
+    PublishedRow("PointNet++", None, 53.2, (
+        90.2, 91.7, 73.1, 42.7, 21.2, 49.7, 42.3, 62.7, 59.0, 19.6, 45.8, 48.2, 45.6)),
+    PublishedRow("3DRNN+CF", 86.9, 56.3, (
+        92.9, 93.8, 73.1, 42.5, 25.9, 47.6, 59.2, 60.4, 66.7, 24.8, 57.0, 36.7, 51.6)),
+    PublishedRow("DGCNN", 84.1, 56.1, cited=True),
+    PublishedRow("ResGCN-28", 85.9, 60.0, (
+        93.1, 95.3, 78.2, 33.9, 37.4, 56.1, 68.2, 64.9, 61.0, 34.6, 51.5, 51.1, 54.4)),
+)
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -30,7 +67,7 @@ class Difference:
         miou: difference of the mIoUs, −1 to 1.
         low: lower end of the interval.
         high: upper end.
-        iou: difference per class; None where one of them lacks the class.
+        iou: difference per class; None if one of the two lacks the class.
     """
 
     name: str
@@ -90,10 +127,9 @@ def _difference(name: str, first: Mapping[str, Any], other: Mapping[str, Any]) -
 def bootstrap_interval(first: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Return the interval of the difference of mIoUs, other minus first.
 
-    In each draw the rooms are drawn with repetition, and so are the trainings, independently; a
-    drawn training is scored on the drawn rooms' pooled counts, and the scores are averaged over
-    the drawn trainings. Both sides have the same draw, so what they share cancels. With one
-    training on each side that is the bootstrap over rooms.
+    In each draw, rooms and trainings are drawn independently with replacement; each drawn training
+    is scored on the pooled counts of the drawn rooms, and the scores are averaged. Both sides share
+    the draw, so what they have in common cancels. One training a side: the bootstrap over rooms.
 
     Args:
         first: (rooms, C, C) confusion counts, or (trainings, rooms, C, C).
@@ -139,3 +175,35 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + name] = value
     return found
+
+
+def pool(
+    values: Mapping[int, Mapping[str, Any]], *, absent_as: str = "exclude"
+) -> tuple[dict[int, Scores], Scores, Row]:
+    """Return each area's scores, those of the summed counts, and the means over the areas.
+
+    Args:
+        values: the scores.json of each area.
+        absent_as: what an absent class counts as in the means.
+    """
+    classes = tuple(next(iter(values.values()))["classes"])
+    counts = {area: np.array(each["confusion"]) for area, each in values.items()}
+    areas = {area: scores(each, classes, absent_as=absent_as) for area, each in counts.items()}
+    pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
+    return areas, pooled, mean_over_areas(list(areas.values()))
+
+
+def mean_over_areas(found: Sequence[Scores]) -> Row:
+    """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.mean(known)) if known else None
+
+    return Row(
+        name="mean of areas",
+        miou=float(np.mean([each.miou for each in found])),
+        oa=float(np.mean([each.oa for each in found])),
+        macc=float(np.mean([each.macc for each in found])),
+        iou=tuple(mean(values) for values in zip(*(each.iou for each in found), strict=True)),
+    )

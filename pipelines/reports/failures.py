@@ -1,7 +1,7 @@
-"""Where a network fails: errors by distance to an object boundary, by density, by height.
+"""Where a network fails: wrong points by distance to an object boundary, density, height and class.
 
-Everything is kept as counts per bin (points, wrong points), so figures of rooms add up, and tables
-and plots follow from what scores.json stores.
+Everything is kept as counts per bin (points, wrong points), which add up over rooms; scores.json
+stores them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import numpy as np
 
 from pipelines.data.store import IGNORED
 
-NEIGHBORS = 8  # that decide whether a point lies on a boundary, and the density around it
-MOST_POINTS = 200_000  # of a room that are looked at, spread evenly
+from .tables import Table, percent
+
+NEIGHBORS = 8  # of a point, for the boundary and the density
+MOST_POINTS = 200_000  # examined in a room, spread evenly
 
 # Upper ends of the bins; the last one is open.
 EDGES: dict[str, tuple[float, ...]] = {
-    "boundary": (0.02, 0.05, 0.1, 0.2, 0.5),  # m to the nearest point with another label around it
+    "boundary": (0.02, 0.05, 0.1, 0.2, 0.5),  # m to the nearest point beside another label
     "density": (250, 500, 1000, 2000, 4000, 8000),  # points per m² of surface
     "height": (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),  # m above the room's lowest point
 }
@@ -126,3 +128,19 @@ def confused_pairs(
         for a, b in pairs
         if wrong[a, b]
     ]
+
+
+def failure_tables(
+    failures: Failures | None, matrix: np.ndarray, classes: Sequence[str]
+) -> tuple[Table, ...]:
+    """Return tables of the pairs confused most and of errors by attribute; none without counts."""
+    if failures is None:
+        return ()
+    pairs = confused_pairs(matrix, classes)
+    most = tuple((a, b, f"{count:,}", percent(share)) for a, b, count, share in pairs)
+    tables = [Table("Most confused", ("ground truth", "taken for", "points", "% of it"), most)]
+    for name, title in TITLES.items():
+        rows = failures.rows(name)
+        lines = tuple((label, f"{points:,}", percent(share)) for label, points, share in rows)
+        tables.append(Table(f"Errors by {title}", (UNITS[name], "points", "% wrong"), lines))
+    return tuple(tables)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +14,29 @@ import numpy as np
 from pipelines.files import atomic_write
 
 from .failures import EDGES, TITLES, UNITS, Failures
-from .render import render
+from .tables import Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 100
+AZIMUTH, ELEVATION = 25.0, 55.0  # degrees, of the view of a room
+BACKGROUND = 255  # grey
+# Okabe and Ito's colours, which stay apart for colour-blind readers.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+MARKERS = "os^Dvp*"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a curve: its place, the mIoU of each seed, a note beside it."""
+
+    place: float
+    miou: tuple[float, ...]
+    note: str = ""
+
+
 WRONG, RIGHT = (200, 30, 30), (205, 205, 205)
 UNLABELLED = (128, 128, 128)
 
@@ -121,20 +141,19 @@ def confusion_picture(path: Path, matrix: np.ndarray, classes: Sequence[str], ti
     save_figure(figure, path)
 
 
-def iou_bars(
-    path: Path, rows: Sequence[tuple[str, Sequence[float | None]]], classes: Sequence[str]
-) -> None:
-    """Draw the IoU per class, a bar for each row; a row is (name, IoUs from 0 to 1 or None)."""
+def iou_bars(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
+    """Draw the IoU per class, a bar for each row that has IoUs."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(rows)
+    shown = [(row.name, row.iou) for row in rows if row.iou is not None]
+    width = 0.8 / len(shown)
     places = np.arange(len(classes))
-    for number, (name, iou) in enumerate(rows):
+    for number, (name, iou) in enumerate(shown):
         heights = [100 * (value or 0) for value in iou]
-        shade = str(0.25 + 0.5 * number / max(1, len(rows) - 1)) if number else "#0072b2"
-        offset = (number - (len(rows) - 1) / 2) * width
+        shade = str(0.25 + 0.5 * number / max(1, len(shown) - 1)) if number else COLORS[0]
+        offset = (number - (len(shown) - 1) / 2) * width
         axes.bar(places + offset, heights, width, label=name, color=shade)
         for place, value in zip(places, iou, strict=True):
             if value is None:
@@ -146,22 +165,34 @@ def iou_bars(
     save_figure(figure, path)
 
 
-def training_curve(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
-    """Draw loss and validation mIoU over epochs from the "epoch" records of metrics.jsonl."""
+def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw the loss and the validation scores over the steps of "epoch" records.
+
+    A value that is missing or not finite leaves a gap.
+    """
     from matplotlib.figure import Figure
 
-    epochs = [record["epoch"] for record in history]
-    figure = Figure(figsize=(6, 3.4), dpi=DPI, layout="constrained")
-    left = figure.subplots()
-    left.plot(epochs, [record["loss"] for record in history], "-", color="#d55e00")
-    left.set_xlabel("epoch")
-    left.set_ylabel("training loss (solid)")
-    right = left.twinx()
-    right.plot(
-        epochs, [100 * record["val_miou"] for record in history], "--o", color="#0072b2", ms=3
-    )
-    right.set_ylabel("validation mIoU, % (dashed)")
-    save_figure(figure, path)
+    def values(name: str) -> np.ndarray:
+        return np.array([record.get(name) for record in history], dtype=float)  # None: NaN
+
+    steps = [record.get("step", number) for number, record in enumerate(history, 1)]
+    figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
+    loss, validation = figure.subplots(1, 2)
+    loss.plot(steps, values("loss"), ".-", color=COLORS[0])
+    loss.set_title("training loss", fontsize=10)
+    names = {"val_miou": ("mIoU", "-"), "val_macc": ("mAcc", "--"), "val_oa": ("OA", ":")}
+    for (name, (label, dash)), color in zip(names.items(), COLORS, strict=False):
+        if not np.isnan(found := values(name)).all():
+            validation.plot(steps, 100 * found, dash, marker=".", color=color, label=label)
+    validation.set_title("validation, %", fontsize=10)
+    validation.set_ylim(0, 100)
+    if validation.lines:
+        validation.legend(frameon=False, fontsize=8)
+    for axes in (loss, validation):
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("step")
+        axes.grid(axis="y", color="0.9")
+    return figure
 
 
 def failure_plot(path: Path, failures: Failures) -> None:
@@ -172,7 +203,7 @@ def failure_plot(path: Path, failures: Failures) -> None:
     panels = figure.subplots(1, len(EDGES), sharey=True)
     for axes, name in zip(panels, EDGES, strict=True):
         rows = failures.rows(name)
-        axes.bar(range(len(rows)), [100 * (share or 0) for _, _, share in rows], color="#0072b2")
+        axes.bar(range(len(rows)), [100 * (share or 0) for _, _, share in rows], color=COLORS[0])
         axes.set_xticks(range(len(rows)), [label for label, _, _ in rows], rotation=40, ha="right")
         axes.set_title(f"by {TITLES[name]}", fontsize=10)
         axes.set_xlabel(UNITS[name])
@@ -180,7 +211,140 @@ def failure_plot(path: Path, failures: Failures) -> None:
     save_figure(figure, path)
 
 
+def study_plot(path: Path, title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
+    """Draw mIoU over what a study varies, a panel for each: axis label → name → curve.
+
+    Each seed is a dot, the line goes through the means, a bar is ± one standard deviation.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1 + 4.2 * len(panels), 3.8), dpi=DPI, layout="constrained")
+    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, curves) in zip(drawn, panels.items(), strict=True):
+        for number, (name, curve) in enumerate(curves.items()):
+            _draw_curve(axes, number, name, curve)
+        places = sorted({point.place for curve in curves.values() for point in curve})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+        axes.set_xlabel(label)
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    drawn[0].set_ylabel("mIoU, %")
+    figure.suptitle(title, fontsize=11)
+    save_figure(figure, path)
+
+
+def _draw_curve(axes: Axes, number: int, name: str, curve: Sequence[Point]) -> None:
+    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+    seeds = [100 * np.array(point.miou) for point in curve]
+    means = [float(values.mean()) for values in seeds]
+    spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in seeds]
+    style: dict[str, Any] = {
+        "color": color,
+        "marker": marker,
+        "ms": 5,
+        "lw": 1.4,
+        "capsize": 3,
+        "label": name,
+    }
+    bars = spreads if any(spreads) else None
+    axes.errorbar([point.place for point in curve], means, yerr=bars, **style)
+    for point, values, mean in zip(curve, seeds, means, strict=True):
+        if len(values) > 1:
+            axes.plot([point.place] * len(values), values, ".", color=color, alpha=0.45, ms=6)
+        if point.note:
+            above = (point.place, mean)
+            text = axes.annotate(point.note, above, (0, 8), textcoords="offset points", ha="right")
+            text.set(fontsize=8, color="0.3")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, without the date and program in it."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def figure_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, the same bytes for the same figure."""
+    import matplotlib
+
+    file = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "deepgcn"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
+def project(pos: np.ndarray, azimuth: float, elevation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return screen coordinates (N, 2), right and up, and depth (N,), in the unit of `pos`."""
+    turn, tilt = math.radians(azimuth), math.radians(elevation)
+    right = np.array([math.cos(turn), math.sin(turn), 0.0])
+    ahead = np.array([-math.sin(turn), math.cos(turn), 0.0])
+    up = np.array([0.0, 0.0, 1.0])
+    screen_up = ahead * math.sin(tilt) + up * math.cos(tilt)
+    looking = ahead * math.cos(tilt) - up * math.sin(tilt)
+    pos = pos.astype(np.float64)
+    return pos @ np.column_stack([right, screen_up]), pos @ looking
+
+
+def render(
+    pos: np.ndarray,
+    color: np.ndarray,
+    *,
+    width: int = 640,
+    azimuth: float = AZIMUTH,
+    elevation: float = ELEVATION,
+    splat: int | None = None,
+) -> np.ndarray:
+    """Draw points as squares, the nearest in front, in an orthographic view.
+
+    Azimuth 0 looks along +y with +x to the right, as on a map; a larger azimuth turns the camera
+    counter-clockwise. Nothing is mirrored.
+
+    Args:
+        pos: (N, 3) metres.
+        color: (N, 3) uint8.
+        width: of the picture, pixels; its height follows.
+        azimuth: degrees.
+        elevation: degrees above the horizon that the camera looks down from.
+        splat: side of a point, pixels; None: large enough to close the gaps between points.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    screen, depth = project(pos, azimuth, elevation)
+    low, high = screen.min(axis=0), screen.max(axis=0)
+    scale = (width - 8) / max(float(high[0] - low[0]), 1e-6)
+    height = max(8, round((high[1] - low[1]) * scale) + 8)
+    if splat is None:
+        splat = min(12, max(1, round(1.6 * math.sqrt(width * height / len(pos)))))
+    columns = np.rint((screen[:, 0] - low[0]) * scale).astype(np.int64) + 4 - splat // 2
+    rows = np.rint((high[1] - screen[:, 1]) * scale).astype(np.int64) + 4 - splat // 2
+    return _paint(rows, columns, depth, color, (height, width), splat)
+
+
+def _paint(
+    rows: np.ndarray,
+    columns: np.ndarray,
+    depth: np.ndarray,
+    color: np.ndarray,
+    size: tuple[int, int],
+    splat: int,
+) -> np.ndarray:
+    """Paint squares of `splat` pixels; in each pixel the nearest point wins."""
+    height, width = size
+    far_first = np.argsort(-depth, kind="stable")
+    rank = np.empty(len(depth), np.int64)
+    rank[far_first] = np.arange(len(depth))
+    front = np.full(height * width, -1, np.int64)
+    for down in range(splat):
+        for right in range(splat):
+            y, x = rows + down, columns + right
+            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+            np.maximum.at(front, y[inside] * width + x[inside], rank[inside])
+    picture = np.full((height * width, 3), BACKGROUND, np.uint8)
+    seen = front >= 0
+    picture[seen] = color[far_first[front[seen]]]
+    return picture.reshape(height, width, 3)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.metrics import Scores
 
 DAGGER = "†"
+NONE = "–"  # in place of a missing value
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a result table: a name and its scores; `iou` None for a published mIoU alone."""
+    """One row of a result table: a name and its scores; a published row may have mIoU only."""
 
     name: str
     miou: float
@@ -26,31 +27,73 @@ class Row:
 
     @classmethod
     def of(cls, name: str, found: Scores) -> Row:
-        """Return the line of scores."""
+        """Return the row of scores."""
         return cls(name, found.miou, found.oa, found.macc, found.iou)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A further table of a report: its title, column names and lines of texts."""
+    """A table of texts: title, columns and lines; the first `texts` columns hold no numbers."""
 
     title: str
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
+    texts: int = 1
+
+    def as_markdown(self) -> str:
+        """Return the table as Markdown, numbers aligned to the right."""
+        rule = [*["---"] * self.texts, *["---:"] * (len(self.columns) - self.texts)]
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
+            for row in (self.columns, rule, *self.lines)
+        )
+
+    def as_latex(self, caption: str, remarks: Iterable[str], *, upright: int | None = None) -> str:
+        """Return the table as LaTeX, for the package booktabs.
+
+        Args:
+            caption: below the table.
+            remarks: as comments above it.
+            upright: how many of the headings are not rotated; None: all.
+        """
+        heads = [escape_latex(name) for name in self.columns]
+        if upright is not None:
+            heads[upright:] = [rf"\rotatebox{{90}}{{{name}}}" for name in heads[upright:]]
+        rows = [heads, *(map(escape_latex, line) for line in self.lines)]
+        head, *body = (" & ".join(row) + r" \\" for row in rows)
+        columns = "l" * self.texts + "r" * (len(heads) - self.texts)
+        return "\n".join(
+            [
+                *(f"% {remark}" for remark in remarks),
+                rf"% needs \usepackage{{booktabs{'' if upright is None else ',graphicx'}}}",
+                r"\begin{table*}",
+                r"\centering\small",
+                rf"\caption{{{escape_latex(caption)}}}",
+                rf"\begin{{tabular}}{{{columns}}}",
+                r"\toprule",
+                head,
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table*}",
+                "",
+            ]
+        )
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says.
+    """Scores as a person reads them.
 
     Attributes:
         title: heading.
         classes: names, in the order of the IoUs.
-        rows: the lines of the table, ours first.
+        rows: the rows of the table, ours first.
         facts: what the scores were made with, in order.
         notes: sentences below the table.
-        values: everything again, for JSON.
-        tables: further tables, in Markdown only.
+        values: what scores.json records, for JSON and HTML.
+        tables: further tables, for Markdown and HTML.
     """
 
     title: str
@@ -63,75 +106,45 @@ class Report:
 
     def as_markdown(self) -> str:
         """Return the report as Markdown."""
-        parts = [f"# {self.title}", markdown_table(*self.table())]
-        parts += list(self.notes)
-        for table in self.tables:
-            parts += [f"## {table.title}", markdown_table(table.columns, table.lines)]
-        parts.append("\n".join(f"- {name}: {value}" for name, value in self.facts.items()))
-        return "\n\n".join(part for part in parts if part) + "\n"
+        further = [text for t in self.tables for text in (f"## {t.title}", t.as_markdown())]
+        table = self.table().as_markdown()
+        return joined_markdown([f"# {self.title}", table, *self.notes, *further], self.facts)
 
     def as_csv(self) -> str:
-        """Return the table as CSV, scores from 0 to 1, empty where there is none."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["name", "oa", "macc", "miou", *self.classes])
-        for row in self.rows:
-            iou = row.iou or (None,) * len(self.classes)
-            values = (row.oa, row.macc, row.miou, *iou)
-            writer.writerow([row.name, *("" if v is None else f"{v:.6f}" for v in values)])
-        return text.getvalue()
+        """Return the table as CSV, scores from 0 to 1."""
+        columns = ["name", "oa", "macc", "miou", *self.classes]
+        return csv_text(columns, [[row.name, *self._values(row)] for row in self.rows])
 
     def as_latex(self) -> str:
-        """Return the table as LaTeX, for the package booktabs; notes and facts as comments."""
-        columns, lines = self.table()
-        rows = [" & ".join(escape_latex(cell) for cell in line) + r" \\" for line in lines]
-        heads = [rf"\rotatebox{{90}}{{{escape_latex(name)}}}" for name in self.classes]
-        head = " & ".join([*columns[:4], *heads]) + r" \\"
-        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.facts.items())]
-        return "\n".join(
-            [
-                *(f"% {remark}" for remark in remarks),
-                r"% needs \usepackage{booktabs,graphicx}",
-                r"\begin{table*}",
-                r"\centering\small",
-                rf"\caption{{{escape_latex(self.title)}. IoU per class, in percent.}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}",
-                r"\toprule",
-                head,
-                r"\midrule",
-                *rows,
-                r"\bottomrule",
-                r"\end{tabular}",
-                r"\end{table*}",
-                "",
-            ]
-        )
+        """Return the table as LaTeX; notes and facts are comments."""
+        caption = f"{self.title}. IoU per class, in percent."
+        return self.table().as_latex(caption, remarks(self.notes, self.facts), upright=4)
 
     def as_json(self) -> str:
         """Return all values as JSON."""
         return json.dumps(self.values, indent=2, ensure_ascii=False) + "\n"
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the column names and the lines, scores in percent."""
-        lines = []
-        for row in self.rows:
-            iou = row.iou or (None,) * len(self.classes)
-            lines.append([row.name, *(percent(v) for v in (row.oa, row.macc, row.miou, *iou))])
-        return ["", "OA", "mAcc", "mIoU", *self.classes], lines
+    def table(self) -> Table:
+        """Return the table of texts, scores in percent."""
+        lines = tuple((row.name, *map(percent, self._values(row))) for row in self.rows)
+        return Table(self.title, ("", "OA", "mAcc", "mIoU", *self.classes), lines)
+
+    def _values(self, row: Row) -> list[float | None]:
+        return [row.oa, row.macc, row.miou, *(row.iou or (None,) * len(self.classes))]
 
 
 def hardware_text(environment: Mapping[str, Any]) -> str:
-    """Return what computed, for people."""
+    """Return the GPU or processor of an environment record."""
     return str(environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads")
 
 
 def software_text(environment: Mapping[str, Any]) -> str:
-    """Return what it was computed with, for people."""
+    """Return the PyTorch version and commit of an environment record."""
     return f"torch {environment['packages']['torch']}, commit {environment['commit']}"
 
 
 def absent_notes(found: Scores) -> list[str]:
-    """Return a sentence on what absent classes count as in the means; nothing without any."""
+    """Return a sentence on how absent classes count in the means; none without any."""
     if not found.absent:
         return []
     names = ", ".join(found.absent)
@@ -147,8 +160,33 @@ def absent_notes(found: Scores) -> list[str]:
 
 
 def percent(value: float | None) -> str:
-    """Return a score in percent with one decimal; – where there is none."""
-    return "–" if value is None else f"{100 * value:.1f}"
+    """Return a score in percent with one decimal.
+
+    Examples:
+        >>> percent(0.6004), percent(None)
+        ('60.0', '–')
+    """
+    return NONE if value is None else f"{100 * value:.1f}"
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Return a table as CSV: floats with six decimals, None empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)
+    return text.getvalue()
+
+
+def joined_markdown(parts: Iterable[str], facts: Mapping[str, str]) -> str:
+    """Return paragraphs of Markdown, and the facts as a list below them."""
+    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    return "\n\n".join(part for part in (*parts, listed) if part) + "\n"
+
+
+def remarks(notes: Sequence[str], facts: Mapping[str, str]) -> list[str]:
+    """Return notes and facts as lines."""
+    return [*notes, *(f"{name}: {value}" for name, value in facts.items())]
 
 
 _LATEX = {
@@ -169,14 +207,3 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """Return text that LaTeX shows as it is."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
-
-
-def markdown_table(
-    columns: Sequence[str], lines: Sequence[Sequence[str]], *, texts: int = 1
-) -> str:
-    """Return a Markdown table with its first `texts` columns to the left, numbers to the right."""
-    rule = [*["---"] * texts, *["---:"] * (len(columns) - texts)]
-    rows = [columns, rule, *lines]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import DeepGCNError
-from pipelines.reports.scorefiles import known_scores
+from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run
 
 from .matching import KnownRuns

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.reports.study_files import write_study
-from pipelines.reports.study_table import StudyTable
+from pipelines.reports.studies import StudyTable, write_study
 
 from .gather import Cell, gather
 from .study_file import FILE, Plan, load_plan, study_folder

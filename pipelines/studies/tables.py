@@ -11,17 +11,15 @@ import numpy as np
 
 from pipelines.config import AREAS
 from pipelines.model.presets import PRESETS
-from pipelines.reports.comparison import DRAWS, bootstrap_interval
-from pipelines.reports.folds import pool
-from pipelines.reports.published import SIX_FOLD
-from pipelines.reports.study_table import Delta, Line, Published, Sample, StudyTable
+from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, pool
+from pipelines.reports.studies import Delta, Line, Published, Sample, StudyTable
 from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
 from .gather import Cell, position
 from .study_file import Plan, PlannedRow, PlannedSection
 
-PUBLISHED_FOLDS = "ResGCN-28"  # of results.published.SIX_FOLD
+PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
 PUBLISHED_AREA = 5  # that the presets' figures are of
 
 

@@ -1,4 +1,4 @@
-"""Votes: each sees the room in another way, and every point gets all of their logits."""
+"""Votes see a room in different ways and their logits add up; height bands of rooms by hand."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from scipy.spatial.distance import pdist
 
 from pipelines.config import ModelConfig
 from pipelines.data.blocks import grid_sort
-from pipelines.data.store import Room, Store
+from pipelines.data.store import Room, Store, make_room
 from pipelines.inference.protocols import (
+    BANDS,
     SCALES,
-    Subject,
-    answer_room,
-    answer_rooms,
+    EvalTarget,
     count_blocks,
+    height_bands,
+    learn_height_bands,
+    predict_room,
+    predict_rooms,
+    score_height_bands,
     vote_pos,
 )
 from pipelines.inference.segmentation import block_logits, softmax
@@ -32,10 +36,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def subject(store: Store) -> Subject:
+def target(store: Store) -> EvalTarget:
     torch.manual_seed(0)
     model = DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
-    return Subject(model, store, tuple(store.rooms(3)), num_points=64)
+    return EvalTarget(model, store, tuple(store.rooms(3)), num_points=64)
 
 
 def test_vote_0_is_the_room_itself() -> None:
@@ -68,48 +72,48 @@ def test_votes_turn_and_mirror() -> None:
     assert [turn(vote)[1] for vote in (1, 2, 3)] == [-1, 1, -1]
 
 
-def test_votes_sum_the_logits_of_each_view(subject: Subject, store: Store) -> None:
-    room = store.read(subject.rooms[0])
+def test_votes_sum_the_logits_of_each_view(target: EvalTarget, store: Store) -> None:
+    room = store.read(target.rooms[0])
     votes = 3
     with use("reference"):
-        found = answer_room(dataclasses.replace(subject, votes=votes), room)
-        once = answer_room(subject, room)
-        total = sum(_view_logits(subject, room, vote, votes) for vote in range(votes))
+        found = predict_room(dataclasses.replace(target, votes=votes), room)
+        once = predict_room(target, room)
+        total = sum(_view_logits(target, room, vote, votes) for vote in range(votes))
     np.testing.assert_array_equal(found.first, once.predicted)
     assert (found.predicted == total.argmax(axis=1)).mean() > 0.999
     np.testing.assert_allclose(found.confidence, softmax(total / votes).max(axis=1), atol=1e-4)
     assert found.blocks > 2 * once.blocks
 
 
-def _view_logits(subject: Subject, room: Room, vote: int, votes: int) -> np.ndarray:
+def _view_logits(target: EvalTarget, room: Room, vote: int, votes: int) -> np.ndarray:
     """Return one view's logits (N, C) in the room's order."""
     pos = vote_pos(room.pos, vote, votes)
     order, grid = grid_sort(pos)
     total = np.zeros((len(pos), 13), np.float32)
     for block in block_logits(
-        subject.model,
+        target.model,
         pos[order],
         room.color[order],
         grid,
         pos.max(axis=0),
-        num_points=subject.num_points,
+        num_points=target.num_points,
         batch_size=1,
-        seed=subject.seed + vote,
+        seed=target.seed + vote,
     ):
         total[order[block.points]] = block.logits
     return total
 
 
-def test_every_protocol_counts_what_it_says(subject: Subject, store: Store) -> None:
+def test_every_protocol_counts_what_it_says(target: EvalTarget, store: Store) -> None:
     with use("reference"):
-        rooms = list(answer_rooms(subject))
-        one, half = (list(count_blocks(subject, name)) for name in ("block-s1", "block-s05"))
-    assert [answer.room.name for answer in rooms] == [info.name for info in subject.rooms]
-    assert [a.matrix(13).sum() for a in rooms] == [info.points for info in subject.rooms]
+        rooms = list(predict_rooms(target))
+        one, half = (list(count_blocks(target, name)) for name in ("block-s1", "block-s05"))
+    assert [answer.room.name for answer in rooms] == [info.name for info in target.rooms]
+    assert [a.matrix(13).sum() for a in rooms] == [info.points for info in target.rooms]
     for counted in (*one, *half):
-        assert counted.matrix.sum() == counted.blocks * subject.num_points
+        assert counted.matrix.sum() == counted.blocks * target.num_points
     for found, stride in ((one, 1.0), (half, 0.5)):
-        expected = [dense_blocks(store.read(info).pos, stride) for info in subject.rooms]
+        expected = [dense_blocks(store.read(info).pos, stride) for info in target.rooms]
         assert [counted.blocks for counted in found] == expected
     assert sum(counted.blocks for counted in half) > sum(counted.blocks for counted in one)
 
@@ -123,3 +127,38 @@ def dense_blocks(pos: np.ndarray, stride: float) -> int:
             inside = (pos[:, :2] >= (x, y)).all(axis=1) & (pos[:, :2] < (x + 1, y + 1)).all(axis=1)
             found += int(inside.sum() >= 100)
     return found
+
+
+def made_room(heights: list[float], label: list[int]) -> Room:
+    pos = np.column_stack([np.linspace(0, 0.4, len(heights)), np.zeros(len(heights)), heights])
+    color = np.zeros((len(heights), 3), np.uint8)
+    return make_room(1, "office_1", pos, color, np.array(label, np.uint8))
+
+
+def test_the_most_frequent_class_of_a_band_wins() -> None:
+    first = made_room([0.0, 0.01, 0.02, 1.05, 1.06, 2.5], [1, 1, 2, 2, 2, 0])
+    second = made_room([0.0, 0.05, 1.01, 2.51], [2, 1, 0, 0])
+    best = learn_height_bands([first, second], 3)
+    assert best[0] == 1
+    assert best[10] == 2
+    assert best[25] == 0
+    assert best[50] == 2, "an empty band answers the class that is most frequent overall"
+
+
+def test_a_room_starts_at_its_own_floor_and_the_top_band_is_open() -> None:
+    tall = made_room([7.0, 7.05, 30.0], [0, 0, 1])
+    assert sorted(height_bands(tall).tolist()) == [0, 0, BANDS - 1]
+
+
+def test_counts() -> None:
+    best = np.zeros(BANDS, np.int64)
+    best[0] = 1
+    matrix = score_height_bands(best, made_room([0.0, 0.05, 1.0], [1, 0, 0]), 2)
+    assert matrix.tolist() == [[1, 1], [0, 1]]
+
+
+def test_points_without_a_class_are_neither_learned_nor_scored() -> None:
+    odd = made_room([0.0, 0.01, 0.02, 1.0], [255, 255, 1, 0])
+    best = learn_height_bands([odd], 2)
+    assert best[0] == 1
+    assert score_height_bands(best, odd, 2).sum() == 2

@@ -10,8 +10,12 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.metrics import scores
-from pipelines.reports.comparison import bootstrap_interval, compare_scores, different_settings
-from pipelines.reports.published import SIX_FOLD
+from pipelines.reports.comparison import (
+    SIX_FOLD,
+    bootstrap_interval,
+    compare_scores,
+    different_settings,
+)
 
 CLASSES = ("a", "b")
 

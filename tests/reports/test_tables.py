@@ -7,7 +7,7 @@ import io
 import json
 
 from pipelines.metrics import Scores
-from pipelines.reports.tables import Report, Row, escape_latex, markdown_table, percent
+from pipelines.reports.tables import Report, Row, Table, escape_latex, percent
 
 SCORES = Scores(
     oa=0.875, macc=0.5, miou=0.25, iou=(0.5, None), accuracy=(1.0, None), absent=("b",), points=8
@@ -43,7 +43,7 @@ def test_json() -> None:
 
 def test_percent_and_pipes() -> None:
     assert (percent(None), percent(0.0), percent(1.0)) == ("–", "0.0", "100.0")
-    assert markdown_table(["a"], [["x|y"]]).endswith("| x\\|y |")
+    assert Table("t", ("a",), (("x|y",),)).as_markdown().endswith("| x\\|y |")
 
 
 def test_latex() -> None:

@@ -11,17 +11,18 @@ from pathlib import Path
 import pytest
 
 from pipelines.reports.html import write_html_tables
-from pipelines.reports.study_files import write_study
-from pipelines.reports.study_plot import series
-from pipelines.reports.study_table import (
+from pipelines.reports.plots import Point
+from pipelines.reports.studies import (
     Delta,
     Line,
     Published,
     Sample,
     StudyTable,
+    curves,
     duration,
     tables_csv,
     tables_values,
+    write_study,
 )
 from pipelines.reports.tables import Table
 
@@ -118,13 +119,9 @@ def test_csv_and_json_are_unrounded() -> None:
 
 
 def test_a_curve_goes_through_the_reference() -> None:
-    found = series([TABLE], "depth")
-    assert list(found) == ["resgcn"]
-    assert [(place, line.name) for place, line in found["resgcn"]] == [
-        (28.0, "reference"),
-        (56.0, "deep"),
-    ]
-    assert series([TABLE], "width") == {}, "nothing varies the width"
+    found = curves([TABLE], "depth")
+    assert found == {"resgcn": [Point(28.0, (0.50, 0.53, 0.56)), Point(56.0, (0.55,), "k 8")]}
+    assert curves([TABLE], "width") == {}, "nothing varies the width"
 
 
 def test_every_file_is_written(tmp_path: Path) -> None:

@@ -1,0 +1,290 @@
+"""What an evaluation came to: the record that scores.json keeps, the report, and their files.
+
+runs/<run>/eval/<protocol>/
+    scores.json, confusion.csv, report.<format>
+    confusion.png, iou.png, failures.png, training.png, room_<name>.png, view_<name>.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import EvalConfig, TrainConfig
+from pipelines.errors import RunError
+from pipelines.files import atomic_json, atomic_text
+from pipelines.inference.protocols import EvalTarget
+from pipelines.metrics import Scores, scores
+from pipelines.model.presets import PRESETS, published_as
+from pipelines.runs.directory import Run
+from pipelines.runtime.environment import describe_environment
+from pipelines.weights.safetensors import describe
+
+from .failures import Failures, failure_tables
+from .html import write_html_report
+from .plots import confusion_picture, failure_plot, iou_bars, save_figure, training_curves
+from .tables import (
+    DAGGER,
+    Report,
+    Row,
+    Table,
+    absent_notes,
+    csv_text,
+    hardware_text,
+    percent,
+    software_text,
+)
+
+PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, and how: a run and its configuration, its network on its test rooms."""
+
+    run: Run
+    config: TrainConfig
+    target: EvalTarget
+    options: EvalConfig
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted under one protocol.
+
+    Attributes:
+        rooms: confusion counts (C, C) by room.
+        first: counts of the first vote, summed; None without votes.
+        failures: where points are wrong; under protocol `room` only.
+        pictures: pictures and viewer pages of rooms.
+        blocks: draws passed through the network.
+        seconds: wall time, reading and drawing points included, pictures not.
+    """
+
+    rooms: dict[str, np.ndarray]
+    first: np.ndarray | None
+    failures: Failures | None
+    pictures: tuple[Path, ...]
+    blocks: int
+    seconds: float
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The counts of all rooms."""
+        return np.sum(list(self.rooms.values()), axis=0)
+
+
+def score_record(
+    evaluation: Evaluation, protocol: str, counts: Counts, found: Scores, baseline: Scores
+) -> dict[str, Any]:
+    """Return everything that scores.json records."""
+    target, options = evaluation.target, evaluation.options
+    values = {
+        "run": evaluation.run.name,
+        "protocol": protocol,
+        "test_area": evaluation.config.test_area,
+        "checkpoint": options.checkpoint,
+        "seed": options.seed,
+        "votes": options.votes if protocol == "room" else 1,
+        "num_points": target.num_points,
+        "classes": list(target.store.classes),
+        **asdict(found),
+        "baseline": asdict(baseline),
+        "confusion": counts.matrix.tolist(),
+        "rooms": {name: matrix.tolist() for name, matrix in counts.rooms.items()},
+        "blocks": counts.blocks,
+        "seconds": counts.seconds,
+        "store": {"path": str(target.store.path), "fingerprint": target.store.fingerprint},
+        "store_rooms": len(target.store.rooms()),
+        "training": evaluation.run.environment,
+        "environment": describe_environment(next(target.model.parameters()).device),
+    }
+    if counts.first is not None:
+        once = scores(counts.first, target.store.classes, absent_as=options.absent)
+        values["first_vote"] = asdict(once)
+    if counts.failures is not None:
+        values["failures"] = counts.failures.plain()
+    return values
+
+
+def build_report(
+    evaluation: Evaluation,
+    counts: Counts,
+    found: Scores,
+    baseline: Scores,
+    values: Mapping[str, Any],
+) -> Report:
+    """Return the report of the record `values`: our rows, then the baseline and published ones."""
+    model, target, run = evaluation.config.model, evaluation.target, evaluation.run
+    rows = [Row.of(f"{run.name}: {describe(model)}", found)]
+    notes = _notes(target, found)
+    if "first_vote" in values:
+        once = values["first_vote"]
+        rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
+        gain = 100 * (found.miou - once["miou"])
+        notes.append(
+            f"{target.votes} votes changed mIoU by {gain:+.2f} points for {target.votes} times "
+            "the work."
+        )
+    rows.append(Row.of("height bands, no network", baseline))
+    preset = PRESETS.get(published_as(model) or "")
+    if preset and preset.published and target.store.published_rooms and values["test_area"] == 5:
+        mark = "" if preset.cited else f" {DAGGER}"
+        rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
+        if mark:
+            notes.append(f"{DAGGER} recalled from the paper, not read again.")
+    return Report(
+        title=f"{run.name} on Area {values['test_area']}, protocol {values['protocol']}",
+        classes=target.store.classes,
+        rows=tuple(rows),
+        facts=_facts(evaluation, values),
+        notes=tuple(notes),
+        values=values,
+        tables=failure_tables(counts.failures, counts.matrix, target.store.classes),
+    )
+
+
+def _facts(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the scores were made with."""
+    config, options, target = evaluation.config, evaluation.options, evaluation.target
+    votes = f", {target.votes} votes" if values["votes"] > 1 else ""
+    return {
+        "protocol": f"{values['protocol']}{votes}, seed {options.seed}, "
+        f"{values['points']:,} points scored",
+        "test area": f"{config.test_area}, {len(target.rooms)} rooms",
+        "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
+        f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
+        "data": f"{target.store.path}, fingerprint {target.store.fingerprint[:12]}",
+        "hardware": hardware_text(values["environment"]),
+        "software": software_text(values["environment"]),
+        "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
+    }
+
+
+def _notes(target: EvalTarget, found: Scores) -> list[str]:
+    notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
+    rooms, published = len(target.store.rooms()), target.store.published_rooms
+    if rooms < published:
+        notes.append(
+            f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
+            "are of the whole and do not compare."
+        )
+    return notes
+
+
+def write_scores(
+    folder: Path,
+    report: Report,
+    options: EvalConfig,
+    *,
+    failures: Failures | None = None,
+    rooms: Sequence[Path] = (),
+    history: Sequence[Mapping[str, Any]] = (),
+) -> tuple[Path, ...]:
+    """Write an evaluation's files and return them, with the pictures of its rooms.
+
+    Pictures of an earlier evaluation stay if it had the same counts; those of other predictions are
+    removed, as they would contradict the scores beside them.
+
+    Args:
+        folder: runs/<run>/eval/<protocol>.
+        report: with the record for scores.json.
+        options: which formats to write, and whether to draw.
+        failures: where points are wrong, if known.
+        rooms: pictures and viewer pages that this evaluation has put into the folder.
+        history: the run's "epoch" records.
+    """
+    matrix, classes = np.array(report.values["confusion"]), report.classes
+    counts = csv_text(
+        ["", *classes], ([name, *row] for name, row in zip(classes, matrix, strict=True))
+    )
+    files = [folder / "scores.json", folder / "confusion.csv"]
+    _remove_outdated(files[1], counts, keep=rooms)
+    atomic_json(files[0], report.values)
+    atomic_text(files[1], counts)
+    if options.pictures:
+        files += _draw(folder, report, matrix, failures, history)
+    pictures = sorted(folder.glob("room_*.png"))
+    texts = {
+        "md": report.as_markdown,
+        "csv": report.as_csv,
+        "json": report.as_json,
+        "tex": report.as_latex,
+    }
+    for kind in dict.fromkeys(options.reports):
+        files.append(folder / f"report.{kind}")
+        if kind == "html":
+            write_html_report(files[-1], report, pictures=pictures, history=history)
+        else:
+            atomic_text(files[-1], texts[kind]())
+    return (*files, *pictures, *sorted(folder.glob("view_*.html")))
+
+
+def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> None:
+    """Remove the pictures beside `confusion` if it holds other counts than `counts`."""
+    if not confusion.is_file() or confusion.read_text(encoding="utf-8") == counts:
+        return
+    for pattern in (*PLOTS, "room_*.png", "view_*.html"):
+        for path in confusion.parent.glob(pattern):
+            if path not in keep:
+                path.unlink(missing_ok=True)
+
+
+def _draw(
+    folder: Path,
+    report: Report,
+    matrix: np.ndarray,
+    failures: Failures | None,
+    history: Sequence[Mapping[str, Any]],
+) -> list[Path]:
+    confusion, iou, wrong, training = (folder / name for name in PLOTS)
+    files = [confusion, iou]
+    confusion_picture(confusion, matrix, report.classes, report.title)
+    iou_bars(iou, report.rows, report.classes)
+    if failures is not None:
+        files.append(wrong)
+        failure_plot(wrong, failures)
+    if len(history) > 1:
+        files.append(training)
+        save_figure(training_curves(history), training)
+    return files
+
+
+def known_scores(
+    run: Run, config: EvalConfig, protocol: str, fingerprint: str
+) -> dict[str, Any] | None:
+    """Return a run's scores.json if `evaluate(config)` would give the same scores now, else None.
+
+    That is: the same settings, data of that `fingerprint`, and weights older than the scores.
+    """
+    path = run.path / "eval" / protocol / "scores.json"
+    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
+    wanted |= {"absent_as": config.absent}
+    if protocol == "room":
+        wanted["votes"] = config.votes
+    try:
+        known = run.scores(protocol)
+        weights = run.checkpoint_path(config.checkpoint)
+        if known is None or path.stat().st_mtime <= weights.stat().st_mtime:
+            return None
+    except (RunError, FileNotFoundError):
+        return None
+    same = all(known.get(name) == value for name, value in wanted.items())
+    return known if same and (known.get("store") or {}).get("fingerprint") == fingerprint else None
+
+
+def write_protocols(run: Path, found: Sequence[tuple[str, Scores]]) -> Path:
+    """Write eval/protocols.md: the same run under several protocols, side by side."""
+    lines = tuple(
+        (name, f"{s.points:,}", *(percent(value) for value in (s.oa, s.macc, s.miou)))
+        for name, s in found
+    )
+    table = Table(run.name, ("protocol", "points scored", "OA", "mAcc", "mIoU"), lines)
+    path = run / "eval" / "protocols.md"
+    text = f"# {run.name} under each protocol\n\n{table.as_markdown()}\n\nScores in percent.\n"
+    atomic_text(path, text)
+    return path

@@ -1,0 +1,379 @@
+"""A study as tables and a plot: the scores of each row, over its seeds and against its reference.
+
+Scores are from 0 to 1 in the data and in percent where they are shown. ± is the standard deviation
+over the seeds (n − 1 in the denominator).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipelines.files import atomic_text
+
+from .html import write_html_tables
+from .plots import Point, study_plot
+from .tables import DAGGER, NONE, Table, csv_text, joined_markdown, remarks
+
+# What a study may vary, as the axis of a plot.
+AXES = {"depth": "layers", "width": "channels of a layer", "k": "neighbours k"}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One scored run of a row; memory in bytes.
+
+    `loss` is the mean cross-entropy of the last tenth of its training steps.
+    """
+
+    seed: int
+    run: str
+    oa: float
+    macc: float
+    miou: float
+    seconds: float | None = None
+    peak_memory: int | None = None
+    loss: float | None = None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """mIoU against the reference row: the mean over the seeds that both have, and its interval.
+
+    `low` and `high` are None for one room and one seed, which have no spread.
+    """
+
+    miou: float
+    low: float | None
+    high: float | None
+    rooms: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Published:
+    """The paper's figures for a row, in percent.
+
+    Attributes:
+        miou: the row's figure.
+        delta: its difference to the reference row's; None for the reference itself.
+        cited: read in a public source; otherwise recalled, and shown with a dagger.
+        comparable: whether the runs have the published network, recipe, budget and data.
+    """
+
+    miou: float
+    delta: float | None
+    cited: bool
+    comparable: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        name: of the row.
+        group: the kind of change.
+        label: the network and what else the row changes, for people.
+        samples: its scored runs.
+        delta: against the reference row.
+        parameters: trainable values.
+        published: the paper's figures.
+        remark: what is not finished, or went wrong.
+        axes: the plots that it belongs to; its place there is in `network`.
+        network: the settings of its network.
+    """
+
+    name: str
+    group: str
+    label: str
+    samples: tuple[Sample, ...] = ()
+    delta: Delta | None = None
+    parameters: int | None = None
+    published: Published | None = None
+    remark: str = ""
+    axes: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def mean(self, figure: str) -> float | None:
+        """Return the mean of a figure over the seeds that have it."""
+        values = self._values(figure)
+        return statistics.fmean(values) if values else None
+
+    def deviation(self, figure: str) -> float | None:
+        """Return the standard deviation of a figure over the seeds; None for fewer than two."""
+        values = self._values(figure)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def most(self, figure: str) -> float | None:
+        """Return the largest of a figure over the seeds that have it."""
+        return max(self._values(figure), default=None)
+
+    def _values(self, figure: str) -> list[float]:
+        found = (getattr(sample, figure) for sample in self.samples)
+        return [value for value in found if value is not None]
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One table of a study.
+
+    Attributes:
+        study: its name.
+        title: heading.
+        reference: the row that the others are compared with, if any.
+        lines: its rows, in the study's order.
+        seeds: how many each row has when all is done.
+        facts: what all rows share, in order.
+        notes: sentences below the table.
+    """
+
+    study: str
+    title: str
+    reference: str | None
+    lines: tuple[Line, ...]
+    seeds: int
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def table(self) -> Table:
+        """Return the rows as texts, without columns that are empty."""
+        lines = [tuple(text(line) for text, _ in COLUMNS.values()) for line in self.lines]
+        kept = [
+            number
+            for number, (_, always) in enumerate(COLUMNS.values())
+            if always or any(line[number] not in ("", NONE) for line in lines)
+        ]
+        names = tuple(COLUMNS)
+        return Table(
+            self.title,
+            tuple(names[number] for number in kept),
+            tuple(tuple(line[number] for number in kept) for line in lines),
+            texts=3,
+        )
+
+    def as_markdown(self) -> str:
+        """Return the table, its notes and facts as Markdown."""
+        parts = (f"## {self.title}", self.table().as_markdown(), *self.notes)
+        return joined_markdown(parts, self.facts)
+
+    def as_latex(self) -> str:
+        """Return the table as LaTeX; notes and facts are comments."""
+        return self.table().as_latex(f"{self.title}.", remarks(self.notes, self.facts))
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return a flat record a row, unrounded, for CSV and JSON."""
+        return [_record(self, line) for line in self.lines]
+
+
+def write_study(
+    folder: Path, tables: Sequence[StudyTable], *, reports: Sequence[str], pictures: bool
+) -> tuple[Path, ...]:
+    """Write a study's tables in the formats asked for, and its plot, and return the files.
+
+    Args:
+        folder: runs/studies/<study>.
+        tables: one a section.
+        reports: formats, some of REPORTS.
+        pictures: whether to draw.
+    """
+    texts: dict[str, Callable[[], str]] = {
+        "md": lambda: tables_markdown(tables),
+        "csv": lambda: tables_csv(tables),
+        "json": lambda: json.dumps(tables_values(tables), indent=2, ensure_ascii=False) + "\n",
+        "tex": lambda: "\n".join(table.as_latex() for table in tables),
+    }
+    panels = {label: found for axis, label in AXES.items() if (found := curves(tables, axis))}
+    drawn = [folder / "plot.png"] if pictures and panels else []
+    for plot in drawn:
+        study_plot(plot, tables[0].study, panels)
+    files = []
+    for kind in dict.fromkeys(reports):
+        files.append(folder / f"table.{kind}")
+        if kind == "html":
+            parts = [(table.table(), table.notes, table.facts) for table in tables]
+            write_html_tables(files[-1], tables[0].study, parts, drawn)
+        else:
+            atomic_text(files[-1], texts[kind]())
+    return (*files, *drawn)
+
+
+def tables_markdown(tables: Sequence[StudyTable]) -> str:
+    """Return all tables of a study as one Markdown document."""
+    return "\n".join([f"# {tables[0].study}\n", *(table.as_markdown() for table in tables)])
+
+
+def tables_csv(tables: Sequence[StudyTable]) -> str:
+    """Return the rows of all tables as CSV: fractions, seconds, bytes; missing values are empty.
+
+    Published figures are in percent, as published.
+    """
+    records = [record for table in tables for record in table.records()]
+    return csv_text(list(records[0]), (record.values() for record in records))
+
+
+def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
+    """Return all that the tables hold, with every seed's scores, for JSON."""
+    return [
+        {
+            **{"study": table.study, "title": table.title, "reference": table.reference},
+            **{"facts": dict(table.facts), "notes": list(table.notes)},
+            "rows": [
+                {
+                    **record,
+                    "axes": dict(line.axes),
+                    "samples": [dataclasses.asdict(sample) for sample in line.samples],
+                }
+                for record, line in zip(table.records(), table.lines, strict=True)
+            ],
+        }
+        for table in tables
+    ]
+
+
+def _record(table: StudyTable, line: Line) -> dict[str, Any]:
+    delta, published = line.delta, line.published
+    ours = line.mean("miou")
+    both = published is not None and published.comparable and ours is not None
+    return {
+        "study": table.study,
+        "table": table.title,
+        "group": line.group,
+        "row": line.name,
+        "network": line.label,
+        "seeds": len(line.samples),
+        **{f"{name}_mean": line.mean(name) for name in ("oa", "macc", "miou")},
+        **{f"{name}_sd": line.deviation(name) for name in ("oa", "macc", "miou")},
+        "delta_miou": delta and delta.miou,
+        "delta_low": delta and delta.low,
+        "delta_high": delta and delta.high,
+        "loss": line.mean("loss"),
+        "parameters": line.parameters,
+        "seconds": line.mean("seconds"),
+        "peak_memory": line.most("peak_memory"),
+        "published_miou": published and published.miou,
+        "published_delta": published and published.delta,
+        "published_cited": published and published.cited,
+        "published_comparable": published and published.comparable,
+        "difference": 100 * ours - published.miou if both and published and ours else None,
+        "remark": line.remark,
+    }
+
+
+def duration(seconds: float) -> str:
+    """Return "45 s", "3 min 5 s" or "2 h 10 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _score(name: str) -> Callable[[Line], str]:
+    """Return the function that shows a score of a line: "52.49 ± 0.31", in percent."""
+
+    def text(line: Line) -> str:
+        spread = _shown(line.deviation(name), lambda value: f"{100 * value:.2f}")
+        return _shown(line.mean(name), lambda value: f"{100 * value:.2f} ± {spread}")
+
+    return text
+
+
+def _shown(value: Any, text: Callable[[Any], str]) -> str:
+    return NONE if value is None else text(value)
+
+
+def _delta(line: Line) -> str:
+    delta = line.delta
+    if delta is None:
+        return NONE
+    between = ""
+    if delta.low is not None and delta.high is not None:
+        between = f" [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
+    return f"{100 * delta.miou:+.2f}{between}"
+
+
+def _loss(line: Line) -> str:
+    spread = line.deviation("loss")
+    after = "" if spread is None else f" ± {spread:.3f}"
+    return _shown(line.mean("loss"), lambda value: f"{value:.3f}{after}")
+
+
+def _published(line: Line, *, delta: bool = False) -> str:
+    """Return the paper's mIoU, if it compares, or its difference to the reference row."""
+    found = line.published
+    if found is None or (found.delta is None if delta else not found.comparable):
+        return NONE
+    mark = "" if found.cited else f" {DAGGER}"
+    return f"{found.delta:+.2f}{mark}" if delta else f"{found.miou:.2f}{mark}"
+
+
+def _difference(line: Line) -> str:
+    ours, found = line.mean("miou"), line.published
+    if ours is None or found is None or not found.comparable:
+        return NONE
+    return f"{100 * ours - found.miou:+.2f}"
+
+
+# What each column shows, and whether it stays when it is empty.
+COLUMNS: dict[str, tuple[Callable[[Line], str], bool]] = {
+    "group": (lambda line: line.group, True),
+    "row": (lambda line: line.name, True),
+    "network": (lambda line: line.label, True),
+    "OA": (_score("oa"), True),
+    "mIoU": (_score("miou"), True),
+    "Δ mIoU": (_delta, False),
+    "training loss": (_loss, False),
+    "seeds": (lambda line: str(len(line.samples)), True),
+    "parameters": (lambda line: _shown(line.parameters, lambda n: f"{n / 1e6:.3f} M"), False),
+    "time": (lambda line: _shown(line.mean("seconds"), duration), False),
+    "memory": (lambda line: _shown(line.most("peak_memory"), lambda n: f"{n / 1e9:.2f} GB"), False),
+    "published Δ, full size": (lambda line: _published(line, delta=True), False),
+    "published": (_published, False),
+    "ours − published": (_difference, False),
+    "remark": (lambda line: line.remark, False),
+}
+
+
+def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:
+    """Return the curves of mIoU over an axis of the plot, each in ascending order.
+
+    A row belongs to the axis if the study put it there; the reference row joins the curve of its
+    own kind. With fewer than two places there is nothing to draw: no curves.
+    """
+    found: dict[str, list[Line]] = {}
+    for table in tables:
+        lines = [line for line in table.lines if line.samples]
+        kinds = {_kind(line, axis, table, tables) for line in lines if axis in line.axes}
+        for line in lines:
+            kind = _kind(line, axis, table, tables)
+            if axis in line.axes or (line.name == table.reference and kind in kinds):
+                found.setdefault(kind, []).append(line)
+    if len({line.network[axis] for lines in found.values() for line in lines}) < 2:
+        return {}
+    return {
+        kind: sorted((_point(line, axis, lines) for line in lines), key=lambda p: p.place)
+        for kind, lines in found.items()
+    }
+
+
+def _kind(line: Line, axis: str, table: StudyTable, tables: Sequence[StudyTable]) -> str:
+    """Return the name of a row's curve: its values on the other axes."""
+    others = [str(v) if n == "arch" else f"{n} {v}" for n, v in line.axes.items() if n != axis]
+    return ", ".join([*([table.title] if len(tables) > 1 else []), *others]) or "mIoU"
+
+
+def _point(line: Line, axis: str, curve: Sequence[Line]) -> Point:
+    """Return a row as a point; its note names the settings that differ from most of the curve."""
+    notes = []
+    for name in AXES:
+        values = [other.network[name] for other in curve]
+        if name != axis and line.network[name] != max(values, key=values.count):
+            notes.append(f"{name} {line.network[name]}")
+    miou = tuple(sample.miou for sample in line.samples)
+    return Point(float(line.network[axis]), miou, ", ".join(notes))
