@@ -21,6 +21,7 @@ import numpy as np
 from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
+from pipelines.data.s3dis.scan import read_room
 from pipelines.inference.label_store import UNLABELLED, Drawing, Labelled, label_points, part_folder
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
@@ -50,7 +51,7 @@ class ScanResult:
         points: its points.
         unlabelled: points without coordinates, written with class 255.
         counts: points per class.
-        areas: m² of the surfaces of each class, an estimate (`scans.surface_area.surface_areas`).
+        areas: m² of the surfaces of each class, an estimate (`inference.surface_area`).
         extent: the scan's size along x, y and z in metres.
         confidence: mean confidence of the labelled points, 0 to 1.
         seconds: wall time.
@@ -256,7 +257,8 @@ def _predict_one(
     config: PredictConfig, network: _Network, path: Path, out: Path, progress: Progress
 ) -> ScanResult:
     start = time.monotonic()
-    scan = open_scan(path, ScanOptions(config.up, config.scale, config.columns))
+    options = ScanOptions(config.up, config.scale, config.columns)
+    scan = open_scan(path, options, folder=read_room)
     for note in scan.notes:
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)

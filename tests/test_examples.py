@@ -15,7 +15,7 @@ import pytest
 
 from pipelines import synth, train
 from pipelines.config import SynthConfig, TrainConfig
-from pipelines.scans.ply_header import write_points
+from pipelines.scans.ply import write_points
 from pipelines.synth import SynthResult
 from pipelines.train import TrainResult
 from tests.tiny_run import train_tiny_run

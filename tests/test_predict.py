@@ -15,6 +15,7 @@ from plyfile import PlyData
 from pipelines import kernels, load_model, segment
 from pipelines.config import ModelConfig, PredictConfig
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.s3dis.scan import read_room
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
@@ -29,7 +30,7 @@ from pipelines.predict import (
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run
 from pipelines.scans import Labels, open_scan, write_labelled
-from pipelines.scans.ply_header import write_points
+from pipelines.scans.ply import write_points
 from pipelines.weights.safetensors import save_weights
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
@@ -419,7 +420,7 @@ def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) 
     made = []
     for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
         file.write_text(text)
-        made.append(_made_from(file.parent, open_scan(file.parent), network))
+        made.append(_made_from(file.parent, open_scan(file.parent, folder=read_room), network))
     assert made[0] != made[1]
 
 

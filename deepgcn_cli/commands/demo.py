@@ -272,7 +272,7 @@ def label(tour: Demo) -> None:
     """Write a room of the test area as a scan without labels, and label it."""
     from pipelines.data.store import Store
     from pipelines.predict import predict
-    from pipelines.scans.ply_header import write_points
+    from pipelines.scans.ply import write_points
 
     store = Store.open(tour.data)
     room = store.read(store.rooms(TEST_AREA)[0])

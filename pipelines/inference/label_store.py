@@ -21,10 +21,10 @@ from pipelines.data.blocks import Grid, grid_sort
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
-from pipelines.scans.surface_area import surface_areas
 from pipelines.scans.table import chunks
 
 from .segmentation import block_logits, softmax
+from .surface_area import surface_areas
 
 UNLABELLED = 255  # class of a point without coordinates
 KEPT_FROM = 1_000_000  # points; fewer are soon labelled again

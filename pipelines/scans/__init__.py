@@ -1,21 +1,24 @@
-"""Any scan in, the same scan with labels out.
+"""Read scans of any format, and write them again with a label for each point.
 
-    suffix                          read by       labels are written as
-    .ply                            scan_ply      PLY
-    .pcd                            scan_pcd      PCD
-    .las .laz                       scan_las      LAS or LAZ
-    .e57                            scan_e57      PLY
-    .xyz .xyzrgb .txt .csv .pts .asc  scan_text    the same lines, longer
-    .npy .npz                       scan_numpy    NPZ
-    a room folder of S3DIS          scan_s3dis    PLY
+    suffix                             module     labels are written as
+    .ply                               ply        PLY
+    .pcd                               pcd        PCD
+    .las .laz                          las        LAS or LAZ
+    .e57                               e57        PLY
+    .xyz .xyzrgb .txt .csv .pts .asc   text       the same lines with more columns
+    .npy .npz                          numpy      NPZ
 
-Any scan's labels can be written as PLY, too. Every writer keeps every point, in the file's order,
-and the scan's other columns, and writes the classes' names into the file.
+Any scan's labels can also be written as PLY. Every writer keeps all points in the order of the
+file, and the scan's other columns, and writes the names of the classes into the file.
+
+To add a format, write one module with a reader, and a writer if the format can hold labels, and
+give it an entry in FORMATS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import ConfigError, DatasetError, did_you_mean
@@ -25,85 +28,101 @@ from .las import read_las, write_las
 from .numpy import read_npy, read_npz, write_npz
 from .pcd import read_pcd, write_pcd
 from .ply import read_ply, write_ply
-from .s3dis import read_room
 from .table import Labels, Scan, ScanOptions
 from .text import read_text, write_text
 
 __all__ = ["FORMATS", "Labels", "Scan", "ScanOptions"]
 
-_LAS = (".las", ".laz")
-_TEXT = (".xyz", ".xyzrgb", ".txt", ".csv", ".pts", ".asc")
-FORMATS: dict[str, Callable[[Path, ScanOptions], Scan]] = {
-    ".ply": read_ply,
-    ".pcd": read_pcd,
-    **dict.fromkeys(_LAS, read_las),
-    ".e57": read_e57,
-    **dict.fromkeys(_TEXT, read_text),
-    ".npy": read_npy,
-    ".npz": read_npz,
-}
-_WRITERS: dict[str, Callable[[Path, Scan, Labels], None]] = {
-    ".ply": write_ply,
-    ".pcd": write_pcd,
-    **dict.fromkeys(_LAS, write_las),
-    **dict.fromkeys(_TEXT, write_text),
-    ".npz": write_npz,
-}
-# What the labels of a scan can be written as; the first is the usual one.
-_RESULTS = {
-    ".ply": (".ply",),
-    ".pcd": (".pcd", ".ply"),
-    ".las": (*_LAS, ".ply"),
-    ".laz": (".laz", ".las", ".ply"),
-    **{suffix: (suffix, *(s for s in _TEXT if s != suffix), ".ply") for suffix in _TEXT},
-    ".npy": (".npz", ".ply"),
-    ".npz": (".npz", ".ply"),
-}
 RESULT = ".labelled"  # stands before the suffix of a result's name
-_PLAIN = (*_TEXT, ".npy", ".npz")  # what `columns` is for
+Reader = Callable[[Path, ScanOptions], Scan]
+Writer = Callable[[Path, Scan, Labels], None]
 
 
-def _suffix(path: Path) -> str:
-    return "" if path.is_dir() else path.suffix.lower()
+@dataclass(frozen=True)
+class Format:
+    """Say how scans of one format are read and written.
+
+    Attributes:
+        suffixes: of its files, in lower case.
+        read: opens a scan.
+        write: writes a scan with its labels; None if the format cannot hold them.
+        labels_as: the suffix of the labelled scan if there is no `write`.
+        unnamed: whether columns can be without names, so that `--columns` makes sense.
+    """
+
+    suffixes: tuple[str, ...]
+    read: Reader
+    write: Writer | None = None
+    labels_as: str = ".ply"
+    unnamed: bool = False
+
+    def results(self, suffix: str) -> tuple[str, ...]:
+        """Return the suffixes that a labelled scan can have, the default first."""
+        own = sorted(self.suffixes, key=lambda other: other != suffix) if self.write else []
+        return tuple(dict.fromkeys((*own, self.labels_as, ".ply")))
+
+
+_ALL = (
+    Format((".ply",), read_ply, write_ply),
+    Format((".pcd",), read_pcd, write_pcd),
+    Format((".las", ".laz"), read_las, write_las),
+    Format((".e57",), read_e57),
+    Format(
+        (".xyz", ".xyzrgb", ".txt", ".csv", ".pts", ".asc"), read_text, write_text, unnamed=True
+    ),
+    Format((".npy",), read_npy, labels_as=".npz", unnamed=True),
+    Format((".npz",), read_npz, write_npz, unnamed=True),
+)
+FORMATS = {suffix: form for form in _ALL for suffix in form.suffixes}
+
+
+def _results(path: Path) -> tuple[str, ...]:
+    suffix = path.suffix.lower()
+    found = None if path.is_dir() else FORMATS.get(suffix)
+    return found.results(suffix) if found else (".ply",)
 
 
 def check_format(path: Path, out: Path | None = None) -> None:
-    """Check by the names alone that a scan can be read, and its labels be written to `out`.
+    """Check by the names alone that a scan can be read and its labels be written to `out`.
 
     Raises:
-        ConfigError: the format is not known, or cannot be written from this one.
+        ConfigError: the format is unknown, or `out` cannot be written from it.
     """
-    suffix = _suffix(path)
-    if suffix not in FORMATS and not path.is_dir():
+    if path.suffix.lower() not in FORMATS and not path.is_dir():
         raise ConfigError(
             f"{path}: found the format {path.suffix or 'without a suffix'!r}."
             f"{did_you_mean(path.suffix, FORMATS)}\nExpected one of: {', '.join(FORMATS)}, or a "
             "room folder of S3DIS."
         )
-    results = _RESULTS.get(suffix, (".ply",))
-    if out is not None and out.suffix.lower() not in results:
+    if out is not None and out.suffix.lower() not in _results(path):
         raise ConfigError(
             f"{out}: found the format {out.suffix or 'without a suffix'!r} for the labels of "
-            f"{path.name}, expected one of: {', '.join(results)}."
+            f"{path.name}, expected one of: {', '.join(_results(path))}."
         )
 
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:
     """Return the name of the result: `room.las` becomes `room.labelled.las`.
 
-    `suffix` names another format than the usual one, with or without its dot.
+    `suffix` names another format than the default, with or without its dot.
     """
     stem = path.resolve().name if path.is_dir() else path.stem
-    if suffix is not None:
-        return f"{stem}{RESULT}.{suffix.lower().lstrip('.')}"
-    return f"{stem}{RESULT}{_RESULTS.get(_suffix(path), ('.ply',))[0]}"
+    chosen = _results(path)[0] if suffix is None else f".{suffix.lower().lstrip('.')}"
+    return f"{stem}{RESULT}{chosen}"
 
 
-def open_scan(path: Path, options: ScanOptions | None = None) -> Scan:
+def open_scan(
+    path: Path, options: ScanOptions | None = None, *, folder: Reader | None = None
+) -> Scan:
     """Open a scan of any format.
 
+    Args:
+        path: the file.
+        options: what its file does not say.
+        folder: reads a scan that is a folder, as a room of S3DIS.
+
     Raises:
-        ConfigError: the format is not known, or an option does not fit it.
+        ConfigError: the format is unknown, or an option does not fit it.
         DatasetError: the scan is missing, damaged, without points or without coordinates, or the
             package that reads it is missing.
     """
@@ -111,13 +130,19 @@ def open_scan(path: Path, options: ScanOptions | None = None) -> Scan:
     check_format(path)
     if not path.exists():
         raise DatasetError(f"{path}: found no file there, expected a scan.")
-    if options.columns is not None and _suffix(path) not in _PLAIN:
+    if path.is_dir() and folder is None:
+        raise DatasetError(f"{path}: found a folder, expected the file of a scan.")
+    found = None if path.is_dir() else FORMATS[path.suffix.lower()]
+    if options.columns is not None and not (found and found.unnamed):
+        unnamed = (suffix for suffix, form in FORMATS.items() if form.unnamed)
         raise ConfigError(
             f"--columns: found {options.columns!r} for {path.name}, whose columns have names; "
-            f"expected it for these only: {', '.join(_PLAIN)}."
+            f"expected it for these only: {', '.join(unnamed)}."
         )
+    read = found.read if found else folder
+    assert read is not None
     try:
-        return read_room(path, options) if path.is_dir() else FORMATS[_suffix(path)](path, options)
+        return read(path, options)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror or error}).\nCheck the file and its rights."
@@ -125,11 +150,13 @@ def open_scan(path: Path, options: ScanOptions | None = None) -> Scan:
 
 
 def write_labelled(path: Path, scan: Scan, labels: Labels) -> None:
-    """Write a scan with its labels, whole or not at all; the suffix of `path` says the format.
+    """Write a scan with its labels, completely or not at all, in the format of the suffix.
 
     Raises:
-        ConfigError: the scan cannot be written so.
+        ConfigError: the scan cannot be written in this format.
         OSError: the disk is full or the folder cannot be written.
     """
     check_format(scan.path, path)
-    _WRITERS[path.suffix.lower()](path, scan, labels)
+    write = FORMATS[path.suffix.lower()].write
+    assert write is not None
+    write(path, scan, labels)

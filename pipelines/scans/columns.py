@@ -1,20 +1,23 @@
-"""Which columns of a text scan, or of a plain array, are coordinates and colours."""
+"""Find out how text scans and plain arrays are laid out.
+
+That is: how a line is cut into columns, and which columns are coordinates and colours.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
 
-from .lines import Columns, is_data, is_number, shown
-from .table import named_columns
-
-SAMPLE = 200  # lines whose values are looked at
-_ROLES = {
+COLUMN_NAMES = {"r": "red", "g": "green", "b": "blue"}  # of roles that have a longer name
+_SPELLINGS = {
     "x": ("x", "px", "posx", "pos_x", "easting", "x coordinate"),
     "y": ("y", "py", "posy", "pos_y", "northing", "y coordinate"),
     "z": ("z", "pz", "posz", "pos_z", "height", "elevation", "z coordinate"),
@@ -22,71 +25,107 @@ _ROLES = {
     "g": ("g", "green", "gf", "scan_green", "scan_g"),
     "b": ("b", "blue", "bf", "scan_blue", "scan_b"),
 }
-LABEL = "label"  # the role of a column that was asked for besides
+LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
+NOT_A_NUMBER = ["", "nan", "-nan", "nan(ind)", "-nan(ind)", "NaN", "NAN", "null", "NULL", "NA"]
+SAMPLE = 200  # lines whose values are looked at
+_COMMENTS = (b"#", b"//")
 _DELIMITERS = {" ": "space or tab", ",": "comma", ";": "semicolon", "|": "bar", "\t": "tab"}
-# What a line may be cut by, and its decimal sign, in the order of trial.
+# Delimiters and decimal signs, in the order in which they are tried.
 _CUTS = ((";", "."), (";", ","), ("|", "."), (" ", "."), (" ", ","), (",", "."), ("\t", "."))
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How a text scan is written.
+class Cut:
+    """Say how lines are cut into words.
 
     Attributes:
-        columns: how its lines are cut, and which columns are read.
-        roles: "x", "y", "z", "r", "g", "b" or "-" for each column.
+        delimiter: one character; " " is any run of spaces and tabs.
+        decimal: "." or ",".
+        count: words in a line.
+    """
+
+    delimiter: str = " "
+    decimal: str = "."
+    count: int = 0
+
+    def split(self, line: bytes) -> list[str]:
+        """Return the words of a line."""
+        text = line.decode("utf-8", "replace")
+        if self.delimiter == " ":
+            return text.split()
+        words = text.split(self.delimiter)
+        if '"' in text:
+            # A quote that csv refuses is a letter, so its word is no number.
+            with suppress(csv.Error):
+                words = next(csv.reader([text], delimiter=self.delimiter))
+        return [word.strip() for word in words]
+
+    def count_words(self, line: bytes) -> int:
+        """Return the number of words of a line."""
+        if self.delimiter == " ":
+            return len(line.split())
+        if b'"' in line:
+            return len(self.split(line))
+        return line.count(self.delimiter.encode()) + 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Say how a text scan is written.
+
+    Attributes:
+        cut: how its lines are cut.
+        roles: "x", "y", "z", "r", "g", "b", LABEL or "-" for each column.
         head_lines: lines before the first point.
         header: which of them (from 0) names the columns, if one does.
         counted: whether the first line is the number of points, as in a PTS file.
-        joint: what stands between two columns.
+        tabs: whether the first point has tabs between its columns.
         notes: what was detected.
+        label: the name of the column with the role LABEL.
     """
 
-    columns: Columns
+    cut: Cut
     roles: tuple[str, ...]
     head_lines: int
     header: int | None
     counted: bool
-    joint: str
+    tabs: bool
     notes: tuple[str, ...]
-    label: tuple[str, ...] = ()
+    label: str = LABEL
 
     @property
-    def has_color(self) -> bool:
-        """Whether there are colours."""
-        return "r" in self.roles
+    def joint(self) -> str:
+        """Return what stands between two columns."""
+        return "\t" if self.cut.delimiter == " " and self.tabs else self.cut.delimiter
+
+    def read(self) -> list[tuple[str, int]]:
+        """Return the name of each field that is read, and the column that it is in."""
+        roles = [role for role in (*"xyzrgb", LABEL) if role in self.roles]
+        names = {**COLUMN_NAMES, LABEL: self.label}
+        return [(names.get(role, role), self.roles.index(role)) for role in roles]
 
     def names(self) -> list[str]:
-        """Return a name for each column of a scan without a header."""
-        found = [f"column_{n}" if r == "-" else r for n, r in enumerate(self.roles, start=1)]
-        return [{"r": "red", "g": "green", "b": "blue"}.get(name, name) for name in found]
-
-    def used_order(self) -> list[int]:
-        """Return where x, y, z (and r, g, b) are among the columns that are read."""
-        wanted = [*("xyzrgb" if self.has_color else "xyz"), *(LABEL for _ in self.label)]
-        return [self.columns.used.index(self.roles.index(role)) for role in wanted]
+        """Return a name for each column, for a scan without a header."""
+        roles = [f"column_{n}" if r == "-" else r for n, r in enumerate(self.roles, start=1)]
+        return [COLUMN_NAMES.get(role, role) for role in roles]
 
 
 def find_layout(
     path: Path, lines: Sequence[bytes], columns: str | None = None, label: str | None = None
 ) -> Layout:
-    """Detect how a text scan is written from its first lines.
+    """Detect from its first lines, without line ends, how a text scan is written.
 
-    Args:
-        path: the file.
-        lines: its first lines, without line ends.
-        columns: the names of the columns, if they are known.
-        label: a further column to read, see `ScanOptions`.
+    `columns` and `label` are those of `ScanOptions`.
 
     Raises:
         ConfigError: `columns` does not fit.
         DatasetError: no line of at least three numbers follows at most one header line.
     """
     first, counted = _first_data(path, lines)
-    names_at = None
+    header = None
     cut = _cut(lines[first])
-    if cut is None and first + 1 < len(lines):  # the line of names, then the data
-        names_at = first
+    if cut is None and first + 1 < len(lines):  # a line of names, then the data
+        header = first
         first = next((n for n in range(first + 1, len(lines)) if is_data(lines[n])), first)
         cut = _cut(lines[first])
     if cut is None:
@@ -94,76 +133,67 @@ def find_layout(
             f"{path}:{first + 1}: found {shown(lines[first])}, expected a point: at least three "
             "numbers x y z, cut by spaces, tabs, commas, semicolons or bars."
         )
-    if names_at is None:
-        names_at = _commented_names(lines[:first], cut)
-    names = _names(lines[names_at], cut) if names_at is not None else None
+    if header is None:
+        header = _commented_names(lines[:first], cut)
+    names = _names(lines[header], cut) if header is not None else None
     sample = [cut.split(line) for line in lines[first:] if is_data(line)]
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
-    sample = sample[:SAMPLE]
-    roles, how = _roles(path, cut, names, sample, columns)
-    found: tuple[str, ...] = ()
-    if label is not None and (place := _place_of(label, names, roles)) is not None:
-        roles = tuple(LABEL if n == place else role for n, role in enumerate(roles))
-        found = (label,)
-    used = tuple(n for n, role in enumerate(roles) if role != "-")
-    cut = Columns(cut.count, used, ("f8",) * len(used), cut.delimiter, cut.decimal)
-    joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
+    roles, how = _roles(path, cut, names, sample[:SAMPLE], columns)
+    if (place := _place_of(label or "", names, roles)) is not None:
+        roles = (*roles[:place], LABEL, *roles[place + 1 :])
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
-    if cut.decimal == ",":
-        note += ", with decimal commas"
-    return Layout(cut, roles, first, names_at, counted, joint, (note,), found)
+    note += ", with decimal commas" if cut.decimal == "," else ""
+    return Layout(
+        cut, roles, first, header, counted, b"\t" in lines[first], (note,), label or LABEL
+    )
 
 
 def _place_of(label: str, names: Sequence[str] | None, roles: Sequence[str]) -> int | None:
-    """Return which column (from 0) is meant, unless it is none or has another role."""
+    """Return which column (from 0) a label names, unless it is none or has another role."""
     named = [*(names or ()), *(f"column_{n}" for n in range(1, len(roles) + 1))]
-    wanted = label.lower()
-    if wanted not in named:
+    if not label or label.lower() not in named:
         return None
-    place = named.index(wanted) % len(roles)
+    place = named.index(label.lower()) % len(roles)
     return place if roles[place] == "-" else None
 
 
 def _first_data(path: Path, lines: Sequence[bytes]) -> tuple[int, bool]:
-    """Return the first line that is data or names, and whether a count stood before it."""
+    """Return the first line that is data or names, and whether a count stands before it."""
     data = [number for number, line in enumerate(lines) if is_data(line)]
-    counted = len(data) > 1 and data[0] == 0 and lines[0].strip().isdigit()
     if not data:
         raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
+    counted = len(data) > 1 and data[0] == 0 and lines[0].strip().isdigit()
     return data[1 if counted else 0], counted
 
 
-def _cut(line: bytes) -> Columns | None:
-    """Return how a line is cut such that most of its columns, and at least three, are numbers."""
+def _cut(line: bytes) -> Cut | None:
+    """Return the cut that gives most numbers, and at least three."""
     best, most = None, 2
     for delimiter, decimal in _CUTS:
-        words = Columns(0, (), (), delimiter, decimal).split(line)
+        words = Cut(delimiter, decimal).split(line)
         if delimiter == " " and any(word.endswith(",") for word in words):
             continue  # `1, 2, 3` is cut by commas
         numbers = sum(is_number(word, decimal) for word in words)
         if numbers > most:
-            best, most = Columns(len(words), (), (), delimiter, decimal), numbers
+            best, most = Cut(delimiter, decimal, len(words)), numbers
     return best
 
 
-def _decimal(cut: Columns, sample: Sequence[Sequence[str]]) -> str:
-    """Return the decimal sign: the first line may hold whole numbers only."""
-    if cut.delimiter == ",":
-        return cut.decimal
-    for words in sample:
-        for word in words:
-            if is_number(word, ".") != is_number(word, ","):
-                return "." if is_number(word, ".") else ","
+def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
+    """Return the decimal sign, by more than the first line: that may hold whole numbers only."""
+    for word in chain.from_iterable(sample if cut.delimiter != "," else ()):
+        if is_number(word, ".") != is_number(word, ","):
+            return "." if is_number(word, ".") else ","
     return cut.decimal
 
 
-def _names(line: bytes, cut: Columns) -> list[str]:
+def _names(line: bytes, cut: Cut) -> list[str]:
     words = cut.split(line.lstrip(b"#/ "))
     return [word.strip('"').lower() for word in words]
 
 
-def _commented_names(lines: Sequence[bytes], cut: Columns) -> int | None:
+def _commented_names(lines: Sequence[bytes], cut: Cut) -> int | None:
     """Return which comment names the columns, as CloudCompare's `//X Y Z R G B` does."""
     for number in reversed(range(len(lines))):
         names = _names(lines[number], cut)
@@ -173,39 +203,81 @@ def _commented_names(lines: Sequence[bytes], cut: Columns) -> int | None:
 
 
 def _roles(
-    path: Path,
-    cut: Columns,
-    names: list[str] | None,
-    sample: list[list[str]],
-    columns: str | None,
+    path: Path, cut: Cut, names: list[str] | None, sample: list[list[str]], columns: str | None
 ) -> tuple[tuple[str, ...], str]:
     """Return the role of each column, and how it is known."""
     if columns is not None:
-        return given_roles(path, columns, cut.count), "as told"
+        return given_roles(path, columns, cut.count), "as given"
     if names is not None and len(names) == cut.count:
-        roles = _named_roles(names)
+        roles = named_roles(names)
         if {*"xyz"} <= set(roles):
             return roles, "from the header"
-    values = np.full((len(sample), cut.count), np.nan)
-    for row, words in enumerate(sample):
-        for column, word in enumerate(words):
-            if is_number(word, cut.decimal):
-                values[row, column] = float(word.replace(cut.decimal, ".") or "nan")
     if not all(is_number(word, cut.decimal) for word in sample[0][:3] if word):
         raise DatasetError(
             f"{path}: found the columns {', '.join(names or sample[0])[:200]}; expected x, y, z.\n"
             "Say which they are: --columns x,y,z,r,g,b,- (- for any other column)"
         )
+    values = np.full((len(sample), cut.count), np.nan)
+    for row, words in enumerate(sample):
+        for column, word in enumerate(words):
+            if is_number(word, cut.decimal):
+                values[row, column] = float(word.replace(cut.decimal, "."))
     return guessed_roles(values, intensity_first=path.suffix.lower() == ".pts"), "detected"
 
 
-def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
-    """Return the roles that a person gave; columns behind them have none.
+def is_data(line: bytes) -> bool:
+    """Return whether a line is neither empty nor a comment."""
+    return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
+
+
+def reads(word: str, kind: str, decimal: str) -> bool:
+    """Return whether a word is a number of a kind."""
+    try:
+        if kind == "f8":
+            float(word.replace(decimal, ".") if word not in NOT_A_NUMBER else "nan")
+            return "_" not in word
+        lowest, highest = (0, 2**64) if kind == "u8" else (-(2**63), 2**63)
+        return "_" not in word and lowest <= int(word) < highest
+    except ValueError:
+        return False
+
+
+def is_number(word: str, decimal: str = ".") -> bool:
+    """Return whether a word is a number, NaN or infinity."""
+    if decimal == "," and ("." in word or word.endswith(",") or word.startswith(",")):
+        return False
+    return bool(word) and reads(word, "f8", decimal)
+
+
+def shown(line: bytes) -> str:
+    """Return a line as a message can show it."""
+    return repr(line[:60].decode("latin-1").strip())
+
+
+def parse_columns(columns: str) -> list[str]:
+    """Return the roles in an option such as "x,y,z,r,g,b,-".
 
     Raises:
-        ConfigError: there are fewer columns than that.
+        ConfigError: a coordinate is missing, a name is unknown or occurs twice.
     """
-    given = named_columns(columns)
+    names = [name.strip().lower() for name in columns.split(",")]
+    used = [name for name in names if name != "-"]
+    complete = {*"xyz"} <= set(used) and len({*"rgb"} & set(used)) in (0, 3)
+    if not complete or len(set(used)) < len(used) or not set(used) <= {*"xyzrgb"}:
+        raise ConfigError(
+            f"--columns: found {columns!r}, expected x, y and z, with or without r, g and b, each "
+            "once, and - for any other column: x,y,z,r,g,b,-"
+        )
+    return names
+
+
+def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
+    """Return the role of each of `count` columns as the option gives them; "-" for the rest.
+
+    Raises:
+        ConfigError: the option names more columns than there are.
+    """
+    given = parse_columns(columns)
     if len(given) > count:
         raise ConfigError(
             f"--columns {columns}: found {len(given)} names, expected at most {count}, the number "
@@ -214,11 +286,14 @@ def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
     return (*given, *["-"] * (count - len(given)))
 
 
-def _named_roles(names: list[str]) -> tuple[str, ...]:
-    """Return the roles of columns by their names; a scan's own colour goes before a class's."""
+def named_roles(names: list[str]) -> tuple[str, ...]:
+    """Return the roles of columns by their names, in lower case.
+
+    In a labelled scan the scan's own colour, `scan_red` …, goes before that of the classes.
+    """
     roles = ["-"] * len(names)
-    own = all(f"scan_{name}" in names for name in ("red", "green", "blue"))
-    for role, spellings in _ROLES.items():
+    own = all(f"scan_{name}" in names for name in COLUMN_NAMES.values())
+    for role, spellings in _SPELLINGS.items():
         order = reversed(spellings) if own else spellings
         found = next((names.index(name) for name in order if name in names), None)
         if found is not None:
@@ -231,21 +306,20 @@ def _named_roles(names: list[str]) -> tuple[str, ...]:
 def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple[str, ...]:
     """Return the roles of unnamed columns from some of their values (n, columns).
 
-    The first three are coordinates. Colours are the first three neighbours behind that are whole
-    numbers 0–65535 and not all 0 or 1 (as normals may be), or else such as those, or else all
-    within 0–1. In a PTS file (`intensity_first`) an intensity stands before them.
+    The first three are coordinates. The colours are the first three adjacent columns after them
+    that hold whole numbers 0–65535 and not only 0 and 1 (as normals may); failing that, whole
+    numbers of any kind; failing that, values from 0 to 1. In a PTS file (`intensity_first`) an
+    intensity stands before them.
     """
     count = values.shape[1]
-    roles = ["x", "y", "z", *["-"] * (count - 3)]
-    # Before any other place: behind the coordinates, and behind normals.
+    # Right after the coordinates and after normals is likelier than any other place.
     starts = [4] if intensity_first and count >= 7 else [3, 6, *range(4, count - 2)]
     starts = [start for start in starts if start + 3 <= count]
     for test in (_bytes, _whole, _fraction):
         for start in starts:
             if test(values[:, start : start + 3]):
-                roles[start : start + 3] = ["r", "g", "b"]
-                return tuple(roles)
-    return tuple(roles)
+                return (*"xyz", *["-"] * (start - 3), *"rgb", *["-"] * (count - start - 3))
+    return (*"xyz", *["-"] * (count - 3))
 
 
 def _bytes(values: np.ndarray) -> bool:

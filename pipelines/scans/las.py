@@ -1,10 +1,14 @@
-"""LAS and LAZ scans, versions 1.2 to 1.4, through laspy (extra `las`).
+"""Read and write LAS and LAZ scans, versions 1.2 to 1.4, with laspy (extra `las`).
 
-The points are read once, in chunks, into a spool of coordinates and colours. The result is the
-same file, point for point, with three or more dimensions added.
+The points are read once, in chunks, into a spool of coordinates and all dimensions. The labelled
+scan is the same file, point for point, with more dimensions. laspy and its decompressor believe
+what a file declares, and ask for memory that does not exist, which ends the process: so headers
+and the tables of compressed chunks are checked against the file first.
 
 Reference:
     ASPRS, LAS Specification 1.4 – R15, 2019: header, variable length records, extra bytes.
+    Isenburg, LASzip: lossless compression of LiDAR data, 2013, and the LASzip source's description
+    of its record, chunk table and layered chunks.
 """
 
 from __future__ import annotations
@@ -13,24 +17,27 @@ import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import DISK_FULL, atomic_write
 
-from .laz import RECORD as LAZ_RECORD
-from .laz import laz_problem
 from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, Spool, kept_names
 
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
-RECORD = ("deepgcn", 1)  # user and record ID of the names of the classes
+# User and number of records: ours with the names of the classes, of LASzip, of extra dimensions.
+_OURS, _LASZIP, _EXTRA = ("deepgcn", 1), ("laszip encoded", 22204), ("LASF_Spec", 4)
 _DISK = (*DISK_FULL, errno.EROFS, errno.EACCES)
-# Bytes of a point in each format 0 to 10.
-_POINT_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)
+_POINT_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # of the point formats 0 to 10
+_CHUNKED, _LAYERED = 2, 3  # compressors of the point formats 0 to 5, and 6 to 10
+# Layers of the items of point formats 6 to 10; an item 14 (extra bytes) has one for each byte.
+_LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
+_EXTRA_BYTES = 14
 
 
 def read_las(path: Path, options: ScanOptions) -> Scan:
@@ -46,7 +53,7 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
         with Spool(path, kind) as spool:
             for points in reader.chunk_iterator(CHUNK):
                 table = np.empty(len(points), kind)
-                with np.errstate(over="ignore", invalid="ignore"):  # infinite is no place: NaN
+                with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates are NaN
                     for name in names:
                         table[name] = points[name]
                 spool.append(table)
@@ -60,8 +67,8 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
 def _columns(form: Any) -> np.dtype:
     """Return the columns: coordinates, then all dimensions of the point format.
 
-    They have laspy's names, by which it gives scaled ones as their values. An extra dimension that
-    is called like a coordinate cannot be had so.
+    They have laspy's names, under which it gives scaled dimensions as their values. An extra
+    dimension that is called like a coordinate cannot be read so.
     """
     coordinates = {*"XYZ", *"xyz"}
     kinds = [(item.name, _kind(item)) for item in form.dimensions if item.name not in coordinates]
@@ -110,9 +117,94 @@ def check_header(path: Path) -> None:
     }
     found = next((text for text, wrong in problems.items() if wrong), None)
     if found is None and packed:
-        found = laz_problem(path, header_bytes, start, length, count)
+        with path.open("rb") as file:
+            found = _laz_problem(file, _Points(header_bytes, start, length, count, size))
     if found is not None:
         raise _damaged(path, found)
+
+
+@dataclass(frozen=True)
+class _Points:
+    """What a LAS header says of its points.
+
+    Attributes:
+        records: the byte at which the records before them begin.
+        start: the byte at which they begin.
+        length: bytes of an uncompressed point.
+        count: how many there are.
+        size: bytes of the file.
+    """
+
+    records: int
+    start: int
+    length: int
+    count: int
+    size: int
+
+
+def _laz_problem(file: BinaryIO, points: _Points) -> str | None:
+    """Return what cannot be true of a LAZ file's compression, or None."""
+    try:
+        record = _laszip_record(file, points)
+        if record is None:
+            return "compressed points without the record of LASzip"
+        compressor, chunk_size, number = struct.unpack_from("<H10xI16xH", record)
+        items = [struct.unpack_from("<HH2x", record, 34 + 6 * item) for item in range(number)]
+        if sum(size for _, size in items) != points.length or not items:
+            return f"compressed items {tuple(items)} in points of {points.length} bytes"
+        if compressor not in (_CHUNKED, _LAYERED):
+            return None  # one run of points without chunks, or unknown to the decompressor
+        table = _chunk_table(file, points)
+        if not points.start + 8 <= table <= points.size - 8:
+            return f"a table of chunks at byte {table:,} of {points.size:,}"
+        file.seek(table + 4)
+        (chunks,) = struct.unpack("<I", file.read(4))
+        if chunks * points.length > table - points.start - 8:
+            return f"{chunks:,} chunks in {table - points.start:,} bytes"
+        if chunk_size == 0 or points.count > chunks * chunk_size:
+            return f"{points.count:,} points in {chunks:,} chunks of {chunk_size:,}"
+        return (
+            _layer_problem(file, points, items, table, chunks) if compressor == _LAYERED else None
+        )
+    except struct.error:
+        return "compressed points that are cut off"
+
+
+def _laszip_record(file: BinaryIO, points: _Points) -> bytes | None:
+    """Return the content of the LASzip record: compressor, points a chunk, items of a point."""
+    at = points.records
+    while at + 54 <= points.start:
+        file.seek(at)
+        user, number, length = struct.unpack("<2x16sHH32x", file.read(54))
+        if (user.rstrip(b"\0").decode("latin-1"), number) == _LASZIP:
+            return file.read(length)
+        at += 54 + length
+    return None
+
+
+def _chunk_table(file: BinaryIO, points: _Points) -> int:
+    """Return the byte at which the table of chunks begins."""
+    for at in (points.start, points.size - 8):
+        file.seek(at)
+        (table,) = struct.unpack("<q", file.read(8))
+        if table != -1:  # or it stands at the end: the program could not go back
+            break
+    return int(table)
+
+
+def _layer_problem(
+    file: BinaryIO, points: _Points, items: list[tuple[Any, ...]], table: int, chunks: int
+) -> str | None:
+    """Walk from chunk to chunk: a whole point, the number of points, the layers' sizes, layers."""
+    layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
+    at = points.start + 8
+    for number in range(chunks):
+        file.seek(at + points.length)
+        count, *sizes = struct.unpack(f"<{1 + layers}I", file.read(4 + 4 * layers))
+        at += points.length + 4 + 4 * layers + sum(sizes)
+        if at > table:
+            return f"{count:,} points that end at byte {at:,} in chunk {number} of {chunks:,}"
+    return None
 
 
 def _damaged(path: Path, found: str) -> DatasetError:
@@ -139,7 +231,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:
             yield reader
     except BaseException as error:
-        # A full disk under the result is not the scan's damage.
+        # A full disk under the result does not mean that the scan is damaged.
         if isinstance(error, OSError) and error.errno in _DISK:
             raise
         # A panic of the decompressor has no class that could be imported.
@@ -159,34 +251,28 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
     """
     import laspy
 
-    with _opened(scan.path) as reader:
+    with _opened(scan.path) as reader, atomic_write(path) as temporary:
         header, kept = _new_header(reader.header, labels)
-        with atomic_write(path) as temporary:
-            writer = laspy.open(
-                temporary,
-                mode="w",
-                header=header,
-                do_compress=path.suffix.lower() == ".laz",
-                closefd=True,
-            )
-            with writer:
-                start = 0
-                for points in reader.chunk_iterator(CHUNK):
-                    part = slice(start, start + len(points))
-                    writer.write_points(_labelled(points, header, kept, labels, part))
-                    start = part.stop
-                if header.version.minor >= 4 and reader.evlrs:
-                    writer.write_evlrs(reader.evlrs)
+        compress = path.suffix.lower() == ".laz"
+        with laspy.open(
+            temporary, mode="w", header=header, do_compress=compress, closefd=True
+        ) as writer:
+            start = 0
+            for points in reader.chunk_iterator(CHUNK):
+                part = slice(start, start + len(points))
+                writer.write_points(_labelled(points, header, kept, labels, part))
+                start = part.stop
+            if header.version.minor >= 4 and reader.evlrs:
+                writer.write_evlrs(reader.evlrs)
 
 
 def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
     """Return the result's header, and the name in it of each of the scan's extra dimensions."""
     import laspy
 
-    added = labels.columns()
-    overwrites = old.point_format.id >= 6
-    if overwrites:
-        added = {**added, "scan_classification": np.dtype("u1")}
+    added = {name: column.dtype for name, column in labels.columns().items()}
+    if old.point_format.id >= 6:
+        added["scan_classification"] = np.dtype("u1")
     extra = list(old.point_format.extra_dimensions)
     kept = kept_names([item.name for item in extra], list(added))
     # 1.2 is the oldest that laspy writes all formats in; points of 1.0 and 1.1 look the same in it.
@@ -198,29 +284,21 @@ def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
     ):
         setattr(header, name, getattr(old, name))
     header.vlrs.extend(
-        item for item in old.vlrs if (item.user_id, item.record_id) not in (RECORD, _EXTRA, _LAZ)
+        item for item in old.vlrs if (item.user_id, item.record_id) not in (_OURS, _EXTRA, _LASZIP)
     )
+    names = ("description", "offsets", "scales", "no_data")
     header.add_extra_dims(
         [
             laspy.ExtraBytesParams(
-                name=kept[item.name],
-                type=item.dtype,
-                description=item.description,
-                offsets=item.offsets,
-                scales=item.scales,
-                no_data=item.no_data,
+                kept[item.name], item.dtype, **{name: getattr(item, name) for name in names}
             )
             for item in extra
         ]
         + [laspy.ExtraBytesParams(name=name, type=kind) for name, kind in added.items()]
     )
     text = "\n".join(labels.comments()).encode()
-    header.vlrs.append(laspy.VLR(RECORD[0], RECORD[1], LABELLED, text[:65535]))
+    header.vlrs.append(laspy.VLR(*_OURS, LABELLED, text[:65535]))
     return header, kept
-
-
-_EXTRA = ("LASF_Spec", 4)
-_LAZ = (LAZ_RECORD[0].decode(), LAZ_RECORD[1])
 
 
 def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, part: slice) -> Any:
@@ -230,8 +308,8 @@ def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, pa
     new = laspy.ScaleAwarePointRecord.zeros(len(points), header=header)
     for name in points.array.dtype.names:
         new.array[kept.get(name, name)] = points.array[name]
-    for name, values in labels.part(part).items():
-        new.array[name] = values
+    for name, values in labels.columns().items():
+        new.array[name] = values[part]
     if header.point_format.id >= 6:
         new.array["scan_classification"] = points.array["classification"]
         label = labels.label[part]

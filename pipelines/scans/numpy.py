@@ -1,4 +1,4 @@
-"""NumPy scans: NPY and NPZ in, NPZ out.
+"""Read NumPy scans, NPY and NPZ; write labelled NPZ.
 
 An NPY file holds a structured array with named fields, or a plain one (N, columns ≥ 3). An NPZ file
 holds such an array, or coordinates (N, 3) and perhaps colours (N, 3) under the names below. Pickled
@@ -7,34 +7,35 @@ objects are never read; sizes are checked before anything is allocated.
 
 from __future__ import annotations
 
-import ast
-import operator
+import io
+import math
 import shutil
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.files import atomic_write
 
-from .columns import given_roles, guessed_roles
+from .columns import COLUMN_NAMES, given_roles, guessed_roles
 from .table import (
     COLOR_NAMES,
     Labels,
     Scan,
     ScanOptions,
-    Spool,
     chunks,
-    find_color,
-    find_position,
+    column_kind,
     kept_names,
-    single_fields,
+    named_scan,
+    spooled,
+    tables,
 )
 
 POSITIONS = ("pos", "xyz", "points", "positions", "coords", "coord", "vertices", "data", "scan")
@@ -45,25 +46,21 @@ _BAD_ARCHIVE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
     *(ValueError, OverflowError),
 )
-_NAMES = {"r": "red", "g": "green", "b": "blue"}
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True)
-class Member:
-    """What the header of one array says: its type, shape, order, and where its numbers begin."""
+class Header:
+    """Say of what type and shape an array is, and at which byte of its file its values begin.
 
+    `fortran` says whether they are stored column by column; `where` names the array in messages.
+    """
+
+    where: str
     kind: np.dtype
     shape: tuple[int, ...]
     fortran: bool
     start: int
-
-    @property
-    def size(self) -> int:
-        """The bytes of the numbers."""
-        size = self.kind.itemsize
-        for length in self.shape:
-            size *= length
-        return size
 
 
 def read_npy(path: Path, options: ScanOptions) -> Scan:
@@ -74,12 +71,9 @@ def read_npy(path: Path, options: ScanOptions) -> Scan:
         DatasetError: it is no NPY, holds objects, is cut off, or has no coordinates.
     """
     with path.open("rb") as file:
-        member = _header(str(path), file)
-    found = path.stat().st_size - member.start
-    _check_size(str(path), member, found)
-    order = "F" if member.fortran else "C"
-    array = _mapped(path, member.kind, member.start, member.shape, order)
-    return _scan_of(path, str(path), _as_rows(path, array), options)
+        header = _header(str(path), file, size := path.stat().st_size)
+    content = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
+    return _scan_of(path, header.where, _rows(path, header, content[header.start :]), options)
 
 
 def read_npz(path: Path, options: ScanOptions) -> Scan:
@@ -103,16 +97,21 @@ def _damaged(path: Path, error: Exception) -> DatasetError:
     )
 
 
+def _stored(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+
 def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) -> Scan:
-    stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    stored = _stored(archive)
     position = next((name for name in POSITIONS if name in stored), None)
     if position is None:
         raise DatasetError(
             f"{path}: found the arrays {', '.join(stored)[:200] or 'nothing'}; expected "
             f"coordinates under one of: {', '.join(POSITIONS)}."
         )
-    rows = _unpacked(path, archive, stored[position])
-    scan = _scan_of(path, f"{path}: {position}", rows, options)
+    scan = _scan_of(
+        path, f"{path}: {position}", _unpacked(path, archive, stored[position]), options
+    )
     color = next((name for name in COLORS if name in stored), None)
     if color is not None and scan.color is None:
         scan = _joined(scan, COLOR_NAMES, _unpacked(path, archive, stored[color]), color)
@@ -124,7 +123,7 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) ->
 
 
 def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -> Scan:
-    """Return the scan with the first columns of another array besides, under new names.
+    """Return the scan with the first columns of another array as well, under new names.
 
     Raises:
         DatasetError: the array has another number of rows, or too few or many columns.
@@ -135,66 +134,76 @@ def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -
             f"{scan.path}: found the array {array} of {len(columns):,} rows of {len(found)} "
             f"numbers; expected {len(scan):,} rows of {len(names)}."
         )
-    fields = [(name, scan.rows.dtype[name]) for name in scan.fields if name not in names]
-    source = dict(zip(names, found, strict=False))
-    kind = np.dtype([*fields, *((name, columns.dtype[source[name]]) for name in names)])
-    with Spool(scan.path, kind) as spool:
-        for part in chunks(len(scan)):
-            table = np.empty(part.stop - part.start, kind)
-            for name, _ in fields:
-                table[name] = scan.rows[name][part]
-            for name in names:
-                table[name] = columns[source[name]][part]
-            spool.append(table)
-        return replace(scan, rows=spool.rows(), fields=tuple(kind.names or ()))
+    sources = {name: scan.rows[name] for name in scan.fields if name not in names}
+    sources |= {new: columns[old] for new, old in zip(names, found, strict=False)}
+    parts = (table for _, table in tables(sources))
+    rows = spooled(scan.path, parts, column_kind(sources))
+    return replace(scan, rows=rows, fields=tuple(sources))
 
 
 def _unpacked(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, least: int = 3
 ) -> np.ndarray:
     """Return an array of the archive as rows of `least` or more numbers, through a spool."""
-    where = f"{path}: {info.filename}"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile(f"{info.filename} is compressed as type {info.compress_type}")
     with archive.open(info) as stream:
-        member = _header(where, stream)
-        _check_size(where, member, info.file_size - member.start)
-        kind = _row_kind(where, member.kind, member.shape, least)
-        if not member.fortran:
-            return _streamed(path, where, stream, kind, member.shape[0])
-        numbers = _streamed(path, where, stream, member.kind, member.size // member.kind.itemsize)
-    return _as_rows(path, numbers.reshape(member.shape, order="F"), least)
+        header = _header(f"{path}: {info.filename}", stream, info.file_size)
+        _row_kind(header, least)
+        parts = (stream.read(part.stop - part.start) for part in chunks(info.file_size))
+        bytes_of = (np.frombuffer(part, np.uint8) for part in parts)
+        content = spooled(path, bytes_of, np.dtype(np.uint8))
+    if len(content) < info.file_size - header.start:
+        raise DatasetError(f"{header.where}: found it cut off.\nCopy or save the scan again.")
+    return _rows(path, header, content, least)
 
 
-def _streamed(path: Path, where: str, stream: IO[bytes], kind: np.dtype, count: int) -> np.ndarray:
-    with Spool(path, kind) as spool:
-        for part in chunks(count):
-            wanted = (part.stop - part.start) * kind.itemsize
-            content = stream.read(wanted)
-            if len(content) < wanted:
-                raise DatasetError(f"{where}: found it cut off.\nCopy or save the scan again.")
-            spool.append(np.frombuffer(content, kind))
-        return spool.rows()
-
-
-def _header(where: str, stream: IO[bytes]) -> Member:
-    """Read the header of an array.
+def _row_kind(header: Header, least: int = 3) -> np.dtype:
+    """Return the structured type of a row.
 
     Raises:
-        DatasetError: it is none, too long, or of pickled objects.
+        DatasetError: the array is neither structured (N,) nor numbers (N, `least` or more).
     """
+    kind, shape = header.kind, header.shape
+    if kind.names and len(shape) == 1:
+        return kind
+    if least == 1 and len(shape) == 1:
+        shape = (*shape, 1)
+    if kind.kind in "biuf" and len(shape) == 2 and least <= shape[1] < 1000:
+        return np.dtype([(f"column_{number}", kind) for number in range(shape[1])])
+    raise DatasetError(
+        f"{header.where}: found {kind.name} of shape {header.shape}, expected numbers "
+        f"(N, {least} or more) or a structured array (N,) with fields x, y, z."
+    )
+
+
+def _rows(path: Path, header: Header, content: np.ndarray, least: int = 3) -> np.ndarray:
+    """Return the values of an array, given as bytes, as rows of a structured type."""
+    kind = _row_kind(header, least)
+    if not header.fortran or len(header.shape) == 1:
+        return content.view(kind)
+    values = content.view(header.kind).reshape(header.shape, order="F")
+    columns = dict(zip(kind.names or (), values.T, strict=True))
+    return spooled(path, (table for _, table in tables(columns)), kind)
+
+
+def _header(where: str, stream: IO[bytes], size: int) -> Header:
+    """Read the header of an array, and leave the stream at its values.
+
+    Raises:
+        DatasetError: it is none, of pickled objects, or does not fit the `size` of header and
+            values in bytes.
+    """
+    head = io.BytesIO(stream.read(LONGEST_HEADER))  # so a length that lies allocates nothing
     try:
-        version = np.lib.format.read_magic(stream)
+        version = np.lib.format.read_magic(head)
         if version not in ((1, 0), (2, 0), (3, 0)):
             raise ValueError(f"its version is {version}")
-        length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
-        if length > LONGEST_HEADER:
-            raise ValueError(f"its header has {length:,} bytes")
-        facts = ast.literal_eval(stream.read(length).decode("latin-1").strip())
-        shape, fortran = tuple(map(operator.index, facts["shape"])), bool(facts["fortran_order"])
-        kind = np.lib.format.descr_to_dtype(facts["descr"])
-        start = stream.tell()
-    except (ValueError, TypeError, SyntaxError, KeyError, MemoryError, RecursionError) as error:
+        # 3.0 differs from 2.0 in the encoding of field names only.
+        lib = np.lib.format
+        read = lib.read_array_header_1_0 if version == (1, 0) else lib.read_array_header_2_0
+        shape, fortran, kind = read(head, max_header_size=LONGEST_HEADER)
+    except _BAD_HEADER as error:
         raise DatasetError(
             f"{where}: found no NPY array ({str(error)[:120]!r}).\n"
             "Save it with numpy.save or numpy.savez."
@@ -204,57 +213,19 @@ def _header(where: str, stream: IO[bytes]) -> Member:
             f"{where}: found an array of Python objects, expected numbers (objects are never "
             "loaded).\nSave it with a numeric dtype."
         )
-    return Member(kind, shape, fortran, start)
-
-
-def _check_size(where: str, member: Member, found: int) -> None:
-    if member.size != found:
+    start = head.tell()
+    needed = math.prod((kind.itemsize, *shape))
+    if needed != size - start:
         raise DatasetError(
-            f"{where}: found {found:,} bytes after the header, expected {member.size:,} for "
-            f"{member.kind.name} of shape {member.shape}.\nCopy or save the scan again."
+            f"{where}: found {size - start:,} bytes after the header, expected {needed:,} for "
+            f"{kind.name} of shape {shape}.\nCopy or save the scan again."
         )
-
-
-def _mapped(
-    path: Path, kind: np.dtype, start: int, shape: tuple[int, ...], order: Any
-) -> np.ndarray:
-    if 0 in shape or kind.itemsize == 0:
-        return np.empty(shape, kind)
-    return np.memmap(path, kind, mode="r", offset=start, shape=shape, order=order)
-
-
-def _row_kind(where: str, kind: np.dtype, shape: Sequence[int], least: int = 3) -> np.dtype:
-    """Return the structured type of a row.
-
-    Raises:
-        DatasetError: the array is neither structured (N,) nor numbers (N, `least` or more).
-    """
-    if kind.names is not None and len(shape) == 1:
-        return kind
-    if least == 1 and len(shape) == 1:
-        shape = (*shape, 1)
-    if kind.names is None and kind.kind in "biuf" and len(shape) == 2 and least <= shape[1] < 1000:
-        return np.dtype([(f"column_{number}", kind) for number in range(shape[1])])
-    raise DatasetError(
-        f"{where}: found {kind.name} of shape {tuple(shape)}, "
-        f"expected numbers (N, {least} or more) or a structured array (N,) with fields x, y, z."
-    )
-
-
-def _as_rows(path: Path, array: np.ndarray, least: int = 3) -> np.ndarray:
-    kind = _row_kind(str(path), array.dtype, array.shape, least)
-    if array.dtype.names is not None:
-        return array
-    if array.flags.c_contiguous:
-        return array.view(kind).reshape(len(array))
-    with Spool(path, kind) as spool:
-        for part in chunks(len(array)):
-            spool.append(np.ascontiguousarray(array[part]).view(kind).reshape(-1))
-        return spool.rows()
+    stream.seek(start)
+    return Header(where, kind, shape, fortran, start)
 
 
 def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> Scan:
-    """Give the columns their meaning."""
+    """Give the columns their roles."""
     names = rows.dtype.names or ()
     if names[:1] != ("column_0",):
         if options.columns is not None:
@@ -262,20 +233,15 @@ def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> 
                 f"--columns: found {options.columns!r} for {where}, whose fields have names, "
                 "expected it for text files and plain arrays only."
             )
-        single = single_fields(rows.dtype)
-        position = find_position(path, single)
-        return Scan(path, rows, position, find_color(single), names, options=options)
+        return named_scan(path, rows, options)
     if options.columns is not None:
-        roles, how = given_roles(path, options.columns, len(names)), "as told"
+        roles, how = given_roles(path, options.columns, len(names)), "as given"
     else:
-        sample = rows[:SAMPLE]
-        values = np.stack([sample[name].astype(np.float64) for name in names], axis=1)
-        roles, how = guessed_roles(values), "detected"
-    named = tuple(
-        name if role == "-" else _NAMES.get(role, role)
-        for name, role in zip(names, roles, strict=True)
-    )
-    kind = np.dtype(list(zip(named, (rows.dtype[name] for name in names), strict=True)))
+        sample = [rows[:SAMPLE][name].astype(np.float64) for name in names]
+        roles, how = guessed_roles(np.stack(sample, axis=1)), "detected"
+    roles_of = zip(names, roles, strict=True)
+    named = tuple(name if role == "-" else COLUMN_NAMES.get(role, role) for name, role in roles_of)
+    kind = np.dtype([(new, rows.dtype[name]) for new, name in zip(named, names, strict=True)])
     color = COLOR_NAMES if "red" in named else None
     notes = (f"columns {','.join(roles)} ({how})",)
     return Scan(path, rows.view(kind), tuple("xyz"), color, named, notes, options=options)
@@ -285,47 +251,40 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
     """Write the arrays of the scan's file and the labels as NPZ.
 
     Added are `class` uint8 (255 for a point without label), `confidence` float32, `classes` (the
-    names, in the order of the labels), and `probabilities` (N, classes) float32 if there are any.
-    An array of the scan whose name is taken gets `scan_` in front; that of an NPY file is
-    `points`.
+    names, in the order of the labels), and `probabilities` (N, C) float32 if there are any. An
+    array of the scan whose name is taken gets `scan_` in front; that of an NPY file is `points`.
 
     Raises:
         DatasetError: an array of the scan is damaged.
     """
+    added = {
+        "class": labels.label,
+        "confidence": labels.confidence,
+        "classes": np.array(list(labels.classes)),
+        "probabilities": labels.probabilities,
+    }
     with (
         atomic_write(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
         try:
-            _copy_arrays(scan.path, archive)
+            for name, stream in _arrays(scan.path, tuple(added)):
+                with stream, archive.open(f"{name}.npy", "w", force_zip64=True) as copy:
+                    shutil.copyfileobj(stream, copy, 1 << 22)
         except _BAD_ARCHIVE as error:  # in an array that labelling did not need
             raise _damaged(scan.path, error) from error
-        arrays = {
-            "class": labels.label,
-            "confidence": labels.confidence,
-            "classes": np.array(list(labels.classes)),
-        }
-        if labels.probabilities is not None:
-            arrays["probabilities"] = labels.probabilities
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, array, allow_pickle=False)
+        for name, array in added.items():
+            if array is not None:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as copy:
+                    np.lib.format.write_array(copy, array, allow_pickle=False)
 
 
-def _copy_arrays(source: Path, archive: zipfile.ZipFile) -> None:
-    """Copy the scan's own arrays, byte by byte."""
-    for name, stream in _arrays(source):
-        with stream, archive.open(f"{name}.npy", "w", force_zip64=True) as copy:
-            shutil.copyfileobj(stream, copy, 1 << 22)
-
-
-def _arrays(source: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the name in the result and the content of each of the file's arrays."""
+def _arrays(source: Path, added: Sequence[str]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the name in the result and the bytes of each of the file's arrays."""
     if source.suffix.lower() == ".npy":
         yield "points", source.open("rb")
         return
     with zipfile.ZipFile(source) as archive:
-        stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        added = ("class", "confidence", "classes", "probabilities")
+        stored = _stored(archive)
         for name, new in kept_names(list(stored), added).items():
             yield new, archive.open(stored[name])

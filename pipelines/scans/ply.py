@@ -1,7 +1,7 @@
-"""PLY scans: whatever carries coordinates and colour in, labelled PLY out.
+"""Read PLY scans with any coordinates and colours; write any scan with its labels as PLY.
 
-plyfile reads the data (binary files as a memory map), after `ply.read_header` has compared the
-header with the file's size.
+The header is checked against the size of the file before anything is allocated. Binary vertices
+are memory-mapped; faces and other elements are skipped.
 
 Reference:
     Greg Turk, The PLY Polygon File Format, 1994.
@@ -9,28 +9,70 @@ Reference:
 
 from __future__ import annotations
 
-import io
-import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
-from pipelines.scans.ply_header import PlyHeader, header, read_header
 
-from .table import (
-    COLOR_NAMES,
-    Labels,
-    Scan,
-    ScanOptions,
-    chunks,
-    find_color,
-    find_position,
-    kept_names,
-    single_fields,
-)
+from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, kept_names, named_scan, tables
+from .text import text_rows
+
+LONGEST_HEADER = 1 << 16  # bytes
+_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_NAMES = {
+    **{"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort"},
+    **{"i4": "int", "u4": "uint", "f4": "float", "f8": "double"},
+}
+_TYPES = {
+    **{name: kind for kind, name in _NAMES.items()},
+    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
+    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
+}
+
+
+@dataclass(frozen=True)
+class Element:
+    """Say how many elements of one name there are, and what each holds.
+
+    `properties` are pairs of a name and types: of the value, or of a list's length and items.
+    """
+
+    name: str
+    count: int
+    properties: list[tuple[str, list[str]]]
+
+    @property
+    def has_lists(self) -> bool:
+        """Return whether the elements can differ in size."""
+        return any(len(kinds) > 1 for _, kinds in self.properties)
+
+    def least_bytes(self, order: str) -> int:
+        """Return the least bytes that the elements take: lists can be empty, words one letter."""
+        sizes = [np.dtype(kinds[0]).itemsize if order else 2 for _, kinds in self.properties]
+        return self.count * sum(sizes)
+
+
+@dataclass(frozen=True)
+class Header:
+    """Hold what a PLY header says.
+
+    Attributes:
+        order: the byte order "<" or ">"; "" for text.
+        elements: in the order of the file.
+        start: the byte at which the data begins.
+        newline: the line end of the header.
+        labelled: whether deepgcn wrote the file.
+    """
+
+    order: str
+    elements: list[Element]
+    start: int
+    newline: bytes
+    labelled: bool
 
 
 def read_ply(path: Path, options: ScanOptions) -> Scan:
@@ -40,63 +82,150 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
         DatasetError: the file is no PLY, truncated, without points, or its vertices have no
             coordinates or a list property.
     """
-    from plyfile import PlyData, PlyParseError
+    header = read_header(path)
+    at = [element.name for element in header.elements].index("vertex")
+    before, vertex = header.elements[:at], header.elements[at]
+    kind = np.dtype([(name, header.order + kinds[0]) for name, kinds in vertex.properties])
+    rows: np.ndarray
+    if header.order:
+        start = _vertex_start(path, header, before)
+        rows = np.memmap(path, kind, mode="r", offset=start, shape=(vertex.count,))
+    else:
+        first = sum(element.count for element in before)
+        lines = range(first, first + vertex.count)
+        rows = text_rows(path, header.start, kind, vertex.count, lines, header.newline)
+    dropped = {item.name: item.count for item in header.elements if item.name != "vertex"}
+    return named_scan(path, rows, options, labelled=header.labelled, dropped=dropped)
 
-    facts = read_header(path)
+
+def read_header(path: Path) -> Header:
+    """Read a PLY header and check that what it declares can be in the file.
+
+    Comments are free text, in UTF-8 or any other encoding.
+
+    Raises:
+        DatasetError: it cannot, or the header is damaged.
+    """
+    with path.open("rb") as file:
+        head = file.read(LONGEST_HEADER)
+    newline = b"\r\n" if head[3:5] == b"\r\n" else head[3:4]
+    lines, start = _header_lines(path, head, newline)
     try:
-        with path.open("rb") as file:
-            data = PlyData.read(_PlainStream(file, facts), mmap="r")
-    except (PlyParseError, ValueError, OSError, IndexError, OverflowError) as error:
-        raise DatasetError(
-            f"{path}: found a damaged or truncated PLY ({str(error).splitlines()[0]}).\n"
-            "Export or copy the scan again."
-        ) from error
-    vertex = next(element for element in data.elements if element.name == "vertex").data
-    names = tuple(facts.names.get(name, name) for name in vertex.dtype.names)
-    rows = _renamed(vertex, names)
-    single = single_fields(rows.dtype)
-    return Scan(
-        path,
-        rows,
-        find_position(path, single),
-        find_color(single, labelled=facts.labelled),
-        names,
-        dropped={item.name: item.count for item in data.elements if item.name != "vertex"},
-        options=options,
+        order, elements = _parse_header(lines)
+    except (ValueError, IndexError) as error:
+        raise DatasetError(f"{path}: found a damaged PLY header: {error}.") from error
+    _check_vertices(path, elements)
+    _check_size(path, order, elements, start)
+    labelled = any(line.startswith("comment") and LABELLED in line for line in lines)
+    return Header(order, elements, start, newline, labelled)
+
+
+def _header_lines(path: Path, head: bytes, newline: bytes) -> tuple[list[str], int]:
+    """Return the header's lines, the first and the last included, and where the data begins."""
+    lines: list[str] = []
+    start = 0
+    if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
+        while (end := head.find(newline, start)) >= 0:
+            if line := _decoded(head[start:end]):
+                lines.append(line)
+            start = end + len(newline)
+            if lines[-1] == "end_header":
+                return lines, start
+    raise DatasetError(
+        f"{path}: found no PLY header (its first bytes are {head[:8]!r}), expected 'ply' … "
+        f"'end_header' within {LONGEST_HEADER} bytes."
     )
 
 
-class _PlainStream(io.BufferedIOBase):
-    """An open PLY file whose header is read as `PlyHeader.plain`: plyfile takes ASCII only."""
-
-    def __init__(self, file: BinaryIO, facts: PlyHeader) -> None:
-        self._file, self._header = file, facts.plain
-        self._file.seek(facts.start)
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        if not self._header:
-            return self._file.read(-1 if size is None else size)
-        piece, self._header = self._header[:size], self._header[size:]
-        return piece
-
-    read1 = read
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def fileno(self) -> int:
-        return self._file.fileno()
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return line.decode("latin-1").strip()
 
 
-def _renamed(rows: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    kinds = [rows.dtype[name] for name in rows.dtype.names or ()]
-    return rows.view(np.dtype(list(zip(names, kinds, strict=True))))
+def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
+    """Return the byte order and the elements; see `Header`."""
+    order = None
+    elements: list[Element] = []
+    for line in lines[1:-1]:
+        match line.split():
+            case ["comment" | "obj_info", *_]:
+                pass
+            case ["format", name, _] if name in _ORDERS:
+                order = _ORDERS[name]
+            case ["element", name, count]:
+                if int(count) < 0:
+                    raise ValueError(f"{name} has the count {count}")
+                elements.append(Element(name, int(count), []))
+            case ["property", "list", length, item, name]:
+                elements[-1].properties.append((name, [_known(length), _known(item)]))
+            case ["property", kind, name]:
+                elements[-1].properties.append((name, [_known(kind)]))
+            case _:
+                raise ValueError(f"the line {line[:60]!r}")
+    if order is None:
+        raise ValueError("no format")
+    return order, elements
+
+
+def _known(kind: str) -> str:
+    if kind not in _TYPES:
+        raise ValueError(f"the unknown type {kind!r}")
+    return _TYPES[kind]
+
+
+def _check_vertices(path: Path, elements: list[Element]) -> None:
+    vertex = next((element for element in elements if element.name == "vertex"), None)
+    if vertex is None:
+        shown = ", ".join(element.name for element in elements) or "nothing"
+        raise DatasetError(f"{path}: found the elements {shown}, expected 'vertex'.")
+    if vertex.count == 0:
+        raise DatasetError(f"{path}: found 0 points, expected at least one.")
+    if vertex.has_lists:
+        raise DatasetError(
+            f"{path}: found a list among the vertex properties, expected numbers only.\n"
+            "Export the scan without it."
+        )
+    names = [name for name, _ in vertex.properties]
+    if len(set(names)) < len(names):
+        raise DatasetError(f"{path}: found a damaged PLY header: two properties of one name.")
+
+
+def _check_size(path: Path, order: str, elements: list[Element], start: int) -> None:
+    """Raise DatasetError if the elements cannot be in the file from byte `start` on."""
+    rest = max(0, path.stat().st_size - start)
+    needed = sum(element.least_bytes(order) for element in elements)
+    # The last line of a text may end without a newline.
+    if needed - (not order) > rest:
+        shown = ", ".join(f"{element.count:,} {element.name}" for element in elements)
+        raise DatasetError(
+            f"{path}: found {rest:,} bytes after the header, expected at least {needed:,} for "
+            f"{shown}.\nThe file was cut off: copy or export it again."
+        )
+
+
+def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
+    """Return the byte at which binary vertices begin, after the elements `before` them.
+
+    Raises:
+        DatasetError: the lists of those elements end behind the file.
+    """
+    start = header.start
+    with path.open("rb") as file:
+        for element in before:
+            if not element.has_lists:
+                start += element.least_bytes(header.order)
+                continue
+            for _ in range(element.count):
+                for _, kinds in element.properties:
+                    first, *items = (np.dtype(header.order + kind) for kind in kinds)
+                    file.seek(start)
+                    value = file.read(first.itemsize).ljust(first.itemsize, b"\0")
+                    length = int(np.nan_to_num(np.frombuffer(value, first)[0])) if items else 0
+                    start += first.itemsize + sum(item.itemsize * max(0, length) for item in items)
+    _check_size(path, header.order, header.elements[len(before) :], start)
+    return start
 
 
 def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
@@ -104,56 +233,64 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
 
     Added are `class` (uchar, 255 for a point without label), `confidence` (float, 0 to 1), the
     probabilities if there are any, and the class colour as `red`, `green`, `blue`. Every column of
-    the scan is kept; one whose name is taken gets `scan_` in front. Written in chunks, whole or
-    not at all.
+    the scan is kept; one whose name is taken gets `scan_` in front.
     """
-    added = labels.columns()
-    flat = _flat_columns(scan)
+    flat, added = _flat_columns(scan), labels.columns()
     kept = kept_names(list(flat), (*COLOR_NAMES, *added))
-    fields = [(kept[name], _ply_kind(_column(scan.rows[:1], flat[name]).dtype)) for name in flat]
-    rows = np.dtype([*fields, *((name, np.dtype("u1")) for name in COLOR_NAMES), *added.items()])
+    columns = {kept[name]: column for name, column in flat.items()}
+    fields = [(name, _ply_kind(column.dtype)) for name, column in columns.items()]
+    fields += [(name, np.dtype("u1")) for name in COLOR_NAMES]
+    fields += [(name, _ply_kind(column.dtype)) for name, column in added.items()]
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(header(len(scan), rows, labels.comments()))
-        for part in chunks(len(scan)):
-            table = np.empty(part.stop - part.start, rows)
-            for name, new in kept.items():
-                table[new] = _column(scan.rows[part], flat[name])
-            for name, values in labels.part(part).items():
-                table[name] = values
+        file.write(_header(len(scan), np.dtype(fields), labels.comments()))
+        for part, table in tables({**columns, **added}, np.dtype(fields)):
             for name, values in zip(COLOR_NAMES, labels.colors(part).T, strict=True):
                 table[name] = values
             file.write(table.tobytes())
 
 
-_Column = tuple[str, int | None]
+def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
+    """Write points (N, 3), metres, and colours (N, 3) uint8 as a binary PLY without labels.
 
-
-def _flat_columns(scan: Scan) -> dict[str, _Column]:
-    """Return PLY names for the columns; a column of several numbers becomes several.
-
-    Colours that the scan packs into one number come first, one by one.
+    >>> write_points(Path("points.ply"), np.zeros((5, 3)), np.full((5, 3), 255, np.uint8))
     """
-    flat: dict[str, _Column] = {}
+    floats = [(name, pos.dtype.newbyteorder("<")) for name in "xyz"]
+    rows = np.empty(len(pos), np.dtype([*floats, *((name, "u1") for name in COLOR_NAMES)]))
+    for axis in range(3):
+        rows["xyz"[axis]], rows[COLOR_NAMES[axis]] = pos[:, axis], color[:, axis]
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_header(len(pos), rows.dtype) + rows.tobytes())
+
+
+def _header(count: int, kind: np.dtype, comments: Sequence[str] = ()) -> bytes:
+    """Return the header of a binary PLY of `count` vertices of a structured type."""
+    lines = ["ply", "format binary_little_endian 1.0"]
+    lines += [f"comment {' '.join(comment.split())}" for comment in comments]
+    lines.append(f"element vertex {count}")
+    lines += [f"property {_NAMES[kind[name].str[1:]]} {name}" for name in kind.names or ()]
+    return "\n".join([*lines, "end_header", ""]).encode("ascii", "replace")
+
+
+def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:
+    """Return the columns (N,) by names that PLY can hold; fields of several values are split.
+
+    Colours that the scan packs into one integer come first, one by one.
+    """
+    flat: dict[str, np.ndarray] = {}
     if scan.color is not None and not set(scan.color) <= set(scan.fields):
-        flat = {plain: (name, None) for plain, name in zip(COLOR_NAMES, scan.color, strict=True)}
+        colors = (scan.rows[name] for name in scan.color)
+        flat = dict(zip(COLOR_NAMES, colors, strict=True))
     for name in scan.fields:
-        if scan.rows.dtype[name].base.kind not in "biuf":
+        values = scan.rows[name]
+        if values.dtype.kind not in "biuf":
             continue  # text: a PLY holds numbers only
         plain = "".join(c if c.isascii() and c.isprintable() and c != " " else "_" for c in name)
-        size = int(np.prod(scan.rows.dtype[name].shape))
-        numbers = [None] if scan.rows.dtype[name].shape == () else range(size)
-        for number in numbers:
-            new = plain or "_"
-            new = new if number is None else f"{new}_{number}"
+        for number, column in enumerate(values.reshape(len(scan), -1).T):
+            new = (plain or "_") if values.ndim == 1 else f"{plain or '_'}_{number}"
             while new in flat:
                 new += "_"
-            flat[new] = (name, number)
+            flat[new] = column
     return flat
-
-
-def _column(rows: np.ndarray, column: _Column) -> np.ndarray:
-    name, number = column
-    return rows[name] if number is None else rows[name].reshape(len(rows), -1)[:, number]
 
 
 def _ply_kind(kind: np.dtype) -> np.dtype:

@@ -1,12 +1,15 @@
-"""Text scans: XYZ, TXT, CSV, PTS and ASC in, the same lines with their labels out.
+"""Read and write text scans: XYZ, TXT, CSV, PTS and ASC.
 
-The points are parsed once, into a spool of coordinates and colours. The result repeats the file's
-own lines, each with its label behind, so that every other column stays to the letter.
+The points are parsed once, by pandas and a block of lines at a time, into a spool of coordinates
+and colours. The labelled scan repeats the lines of the file, each with its label at the end, so
+that every other column stays as it is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import io
+import math
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
@@ -15,12 +18,12 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .columns import Layout, find_layout
-from .lines import is_data, line_blocks, parse_block
-from .table import COLOR_NAMES, Labels, Scan, ScanOptions, Spool, chunks
+from .columns import NOT_A_NUMBER, Cut, Layout, find_layout, is_data, reads, shown
+from .table import COLOR_NAMES, Labels, Scan, ScanOptions, Spool, chunks, spooled, tables
 
-SAMPLE = 1000  # lines from which the columns are detected
-_TEXT = (np.dtype("<f8"), np.dtype("<f4"))  # of coordinates and of colours in the spool
+BLOCK = 1 << 25  # bytes of text handled at a time
+LONGEST_LINE = 1 << 16  # bytes
+SAMPLE = 1000  # lines from which the layout is detected
 
 
 def read_text(path: Path, options: ScanOptions) -> Scan:
@@ -32,37 +35,123 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
     """
     first = _first_lines(path)
     layout = find_layout(path, first, options.columns, options.label)
-    names = [*"xyz", *(COLOR_NAMES if layout.has_color else ()), *layout.label]
-    kinds = [_TEXT[name in COLOR_NAMES] for name in names]
-    kind = np.dtype(list(zip(names, kinds, strict=True)))
-    with Spool(path, kind) as spool:
-        for number, lines in _after_head(path, layout):
-            columns = parse_block(path, number, lines, layout.columns)
-            if columns is None:
-                continue
-            table = np.empty(len(columns[0]), kind)
-            for name, where in zip(names, layout.used_order(), strict=True):
-                with np.errstate(over="ignore"):
-                    table[name] = columns[where]
-            spool.append(table)
-        rows = spool.rows()
-    notes = layout.notes
-    if layout.counted and (told := int(first[0])) != len(rows):
-        notes += (f"found {len(rows):,} points, but its first line tells {told:,}: is it whole?",)
-    return Scan(
-        path,
-        rows,
-        ("x", "y", "z"),
-        COLOR_NAMES if layout.has_color else None,
-        tuple(names),
-        notes=notes,
-        options=options,
-        source=layout,
+    names = tuple(name for name, _ in layout.read())
+    kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in names])
+    kinds = {column: "f8" for _, column in layout.read()}
+    parts = (
+        table
+        for number, lines in _after_head(path, layout)
+        if (found := parse_lines(path, number, lines, layout.cut, kinds))
+        for _, table in tables({name: found[column] for name, column in layout.read()}, kind)
     )
+    rows = spooled(path, parts, kind)
+    notes = layout.notes
+    if layout.counted and (declared := int(first[0])) != len(rows):
+        notes += (
+            f"found {len(rows):,} points, but its first line says {declared:,}: is it whole?",
+        )
+    color = COLOR_NAMES if "r" in layout.roles else None
+    return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
+
+
+def text_rows(
+    path: Path,
+    start: int,
+    kind: np.dtype,
+    count: int,
+    wanted: range | None = None,
+    newline: bytes = b"\n",
+) -> np.ndarray:
+    """Return `count` rows of a structured type, parsed from one line each.
+
+    Args:
+        path: the file.
+        start: the byte at which the first line begins.
+        kind: the type; a field of several elements is as many words.
+        count: the number of rows.
+        wanted: which lines they are, counted from `start`; None: all lines of data.
+        newline: a line's end, if it is a carriage return alone.
+
+    Raises:
+        DatasetError: a line holds something else, or there are fewer or more lines.
+    """
+    fields = [kind[name] for name in kind.names or ()]
+    words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
+    cut, kinds = Cut(count=len(words)), dict(enumerate(words))
+    passed = found = 0
+    with Spool(path, kind) as spool:
+        for number, lines in _line_blocks(path, start, newline):
+            low = max(0, wanted.start - passed) if wanted else 0
+            high = max(0, wanted.stop - passed) if wanted else len(lines)
+            passed += len(lines)
+            columns = parse_lines(path, number + low, lines[low:high], cut, kinds)
+            if columns is not None:
+                rows = _rows_of(path, list(columns.values()), kind)
+                found += len(rows)
+                spool.append(rows)
+            if found > count or high == 0:
+                break
+        rows = spool.rows()
+    if found != count:
+        raise DatasetError(
+            f"{path}: found {'more than ' * (found > count)}{min(found, count):,} lines of data, "
+            f"expected {count:,}.\nThe file was cut off or changed: export the scan again."
+        )
+    return rows
+
+
+def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarray:
+    """Return rows from one array for each word of a line."""
+    rows = np.empty(len(columns[0]), kind)
+    words = iter(columns)
+    for name in kind.names or ():
+        shape = kind[name].shape
+        values = np.stack([next(words) for _ in range(math.prod(shape))], axis=1)
+        values = values.reshape(len(rows), *shape)
+        with np.errstate(over="ignore"):
+            rows[name] = values
+        if kind[name].base.kind in "iu" and (rows[name] != values).any():
+            raise DatasetError(
+                f"{path}: found a value of {name} that is too large for its type, "
+                f"{kind[name].base.name}.\nExport the scan again."
+            )
+    return rows
+
+
+def _line_blocks(
+    path: Path, start: int = 0, newline: bytes = b"\n"
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield blocks of lines without line ends and byte order mark, and the first line's number.
+
+    `start` is the byte at which a line begins; line numbers count from the file's beginning.
+
+    Raises:
+        DatasetError: a line is too long for text.
+    """
+    with path.open("rb") as file:
+        number = file.read(start).count(newline) + 1
+        rest = b""
+        while block := file.read(BLOCK):
+            block = block.replace(b"\r", b"\n") if newline == b"\r" else block
+            lines = (rest + block).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+            rest = lines.pop()
+            if len(rest) > LONGEST_LINE:
+                raise DatasetError(
+                    f"{path}:{number + len(lines)}: found a line of more than {LONGEST_LINE} "
+                    "bytes, expected lines of numbers."
+                )
+            yield number, lines
+            number += len(lines)
+        if rest:
+            yield number, [rest]
 
 
 def _first_lines(path: Path) -> list[bytes]:
-    """Return the first lines of a file, refusing what is no text in an encoding known here."""
+    """Return the first lines of a file.
+
+    Raises:
+        DatasetError: the file is no text, or in an encoding like UTF-16.
+    """
     with path.open("rb") as file:
         head = file.read(1 << 16)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
@@ -70,20 +159,93 @@ def _first_lines(path: Path) -> list[bytes]:
             f"{path}: found bytes that are no UTF-8 text (the first are {head[:8]!r}), expected "
             "lines of numbers.\nSave it as UTF-8 text, or name it by its real format."
         )
-    lines = chain.from_iterable(lines for _, lines in line_blocks(path))
+    lines = chain.from_iterable(lines for _, lines in _line_blocks(path))
     return [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
 
 
 def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the blocks of lines without the header."""
-    for number, lines in line_blocks(path):
+    for number, lines in _line_blocks(path):
         skipped = max(0, layout.head_lines + 1 - number)
         if skipped < len(lines):
             yield number + skipped, lines[skipped:]
 
 
+def parse_lines(
+    path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
+) -> dict[int, np.ndarray] | None:
+    """Return the wanted columns of the lines of data, or None if there are none.
+
+    Args:
+        path: the file, for messages.
+        number: the first line's number.
+        lines: lines without line ends; empty ones and comments are left out.
+        cut: how they are cut.
+        kinds: "f8", "i8" or "u8" for each wanted column, ascending.
+
+    Raises:
+        DatasetError: a line has another number of columns, or no number in a wanted one.
+    """
+    import pandas as pd
+
+    data = [line for line in lines if is_data(line)]
+    if not data:
+        return None
+    if any(cut.count_words(line) != cut.count for line in data):
+        raise _complaint(path, number, lines, cut, kinds)
+    try:
+        table = pd.read_csv(
+            io.BytesIO(b"\n".join(data)),
+            sep=r"\s+" if cut.delimiter == " " else cut.delimiter,
+            header=None,
+            names=range(cut.count),
+            index_col=False,
+            usecols=list(kinds),
+            dtype=dict(kinds),
+            decimal=cut.decimal,
+            skipinitialspace=True,
+            keep_default_na=False,
+            na_values=NOT_A_NUMBER,
+            encoding="latin-1",
+            low_memory=False,
+        )
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        raise _complaint(path, number, lines, cut, kinds) from error
+    if len(table) != len(data):
+        raise DatasetError(
+            f"{path}:{number}: found quotes that span lines in or after this line, expected one "
+            "point a line.\nExport the scan again without them."
+        )
+    return {column: table[column].to_numpy() for column in kinds}
+
+
+def _complaint(
+    path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
+) -> DatasetError:
+    """Return the error of the first line that is not cut into numbers as expected."""
+    for where, line in enumerate(lines, start=number):
+        if not is_data(line):
+            continue
+        words, found = cut.split(line), ""
+        if (count := cut.count_words(line)) != cut.count:
+            found = f"{count} columns, expected {cut.count} as in the lines before"
+        for column, kind in kinds.items() if not found else ():
+            if not reads(words[column], kind, cut.decimal):
+                expected = "a number" if kind == "f8" else "a whole number"
+                found = f"{words[column][:40]!r} in column {column + 1}, expected {expected}"
+                break
+        if found:
+            return DatasetError(
+                f"{path}:{where}: found {found}.\nCorrect this line ({shown(line)})."
+            )
+    return DatasetError(
+        f"{path}:{number}: found a line that cannot be read in or after this line, expected "
+        "numbers.\nExport the scan again."
+    )
+
+
 def write_text(path: Path, scan: Scan, labels: Labels) -> None:
-    """Write the scan's lines again, each with class, confidence and probabilities behind.
+    """Write the scan's lines again, each followed by class, confidence and probabilities.
 
     The first lines (in a PTS file the second and third: the first is the number of points) are
     comments `#` with the class names and, if the scan has no header, its columns. A header line
@@ -120,7 +282,7 @@ def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
     added = list(labels.columns())
     if layout.header is not None:
-        lines[layout.header] = _longer_header(lines[layout.header], layout, added)
+        lines[layout.header] = _longer_header(lines[layout.header], layout.joint, added)
     comments = [f"{labels.comments()[0]}; columns behind the scan's own: {', '.join(added)}"]
     names = ", ".join(f"{number} {name}" for number, name in enumerate(labels.classes))
     comments.append(f"classes: {' '.join(names.split())}")
@@ -132,30 +294,25 @@ def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
     return b"".join([*lines[:counted], comment, *lines[counted:]])
 
 
-def _longer_header(line: bytes, layout: Layout, added: list[str]) -> bytes:
+def _longer_header(line: bytes, joint: str, added: list[str]) -> bytes:
     """Return the header line with the names of the new columns."""
-    text = line.decode("utf-8", "surrogateescape").rstrip("\r\n")
-    joint = layout.joint
-    words = text.split(joint)
+    words = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split(joint)
     plain = [word.strip(' "') for word in words]
     for number, word in enumerate(plain):
         new = word
         while new in added or (new != word and new in plain):
             new = f"scan_{new}"
         words[number] = words[number].replace(word, new) if word else words[number]
-    text = joint.join(words)
     end = "\r\n" if line.endswith(b"\r\n") else "\n"
-    return (joint.join([text, *added]) + end).encode("utf-8", "surrogateescape")
+    return (joint.join([*words, *added]) + end).encode("utf-8", "surrogateescape")
 
 
 def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
     """Yield, for each point, what stands behind its line."""
     joint = layout.joint
     for part in chunks(len(labels.label)):
-        found = labels.part(part)
-        columns = [found["class"].tolist()]
-        columns += [values.tolist() for name, values in found.items() if name != "class"]
+        columns = [values[part].tolist() for values in labels.columns().values()]  # class first
         form = joint + "%d" + (joint + "%.4f") * (len(columns) - 1)
         for values in zip(*columns, strict=True):
             text = form % values
-            yield (text.replace(".", ",") if layout.columns.decimal == "," else text).encode()
+            yield (text.replace(".", ",") if layout.cut.decimal == "," else text).encode()

@@ -85,12 +85,12 @@ def test_names_in_an_archive(tmp_path: Path, position: str, color: str) -> None:
         assert found["class"].shape == (3,)
 
 
-def test_told_columns(tmp_path: Path) -> None:
+def test_given_columns(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", np.hstack([RGB, XYZ]))
     scan = open_scan(tmp_path / "scan.npy", ScanOptions(columns="r,g,b,x,y,z"))
     np.testing.assert_array_equal(placed(scan), XYZ)
     np.testing.assert_array_equal(scan.colors(), RGB)
-    assert scan.notes == ("columns r,g,b,x,y,z (as told)",)
+    assert scan.notes == ("columns r,g,b,x,y,z (as given)",)
     np.save(tmp_path / "named.npy", np.zeros(3, [(name, "f4") for name in "xyz"]))
     with pytest.raises(ConfigError, match="whose fields have names"):
         open_scan(tmp_path / "named.npy", ScanOptions(columns="x,y,z"))

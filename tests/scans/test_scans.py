@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.scans import FORMATS, check_format, labelled_name, open_scan, write_labelled
 from pipelines.scans import table as scan_table
-from pipelines.scans.ply_header import write_points
+from pipelines.scans.ply import read_ply, write_points
 from pipelines.scans.table import Scan, ScanOptions
 from tests.scans.scan_labels import RGB, XYZ, labels_for, placed
 
@@ -343,23 +343,11 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         open_scan(written(tmp_path, "d.csv"))
 
 
-def test_a_room_folder(tmp_path: Path) -> None:
-    room = tmp_path / "Area_1" / "office_1"
-    (room / "Annotations").mkdir(parents=True)
-    lines = [f"{p[0]} {p[1]} {p[2]} {c[0]} {c[1]} {c[2]}\n" for p, c in zip(XYZ, RGB, strict=True)]
-    (room / "Annotations" / "chair_1.txt").write_text(lines[0])
-    (room / "Annotations" / "floor_1.txt").write_text("".join(lines[1:]))
-    scan = open_scan(room)
-    np.testing.assert_array_equal(placed(scan), XYZ)
-    assert scan.notes == ("read from 2 objects",)
-    (room / "office_1.txt").write_text("".join(reversed(lines)))
-    scan = open_scan(room)
-    np.testing.assert_array_equal(placed(scan), XYZ[::-1])
-    np.testing.assert_array_equal(scan.colors(), RGB[::-1])
-    write_labelled(tmp_path / "out.ply", scan, labels_for(3))
-    np.testing.assert_array_equal(placed(open_scan(tmp_path / "out.ply")), XYZ[::-1])
-    with pytest.raises(DatasetError, match=r"without Area_1\.txt and Annotations"):
-        open_scan(tmp_path / "Area_1")
+def test_a_folder_needs_a_reader(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="found a folder, expected the file of a scan"):
+        open_scan(tmp_path)
+    with pytest.raises(ConfigError, match="whose columns have names"):
+        open_scan(tmp_path, ScanOptions(columns="x,y,z"), folder=read_ply)
 
 
 @pytest.mark.parametrize(("name", "count"), [("pcd", 113_662), ("ply", 123_403)])

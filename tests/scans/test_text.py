@@ -121,13 +121,13 @@ def test_pandas_reads_the_result(tmp_path: Path) -> None:
     np.testing.assert_allclose(table["confidence"], labels.confidence, atol=5.1e-5)
 
 
-def test_told_columns_win(tmp_path: Path) -> None:
+def test_given_columns_win(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text(lines_of(ONE, XYZ[:, ::-1], RGB, RGB[:, ::-1]))
     scan = open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r"))
     np.testing.assert_array_equal(placed(scan), XYZ)
     np.testing.assert_array_equal(scan.colors(), RGB)
-    assert scan.notes[0].startswith("columns -,z,y,x,-,-,-,b,g,r (as told)")
+    assert scan.notes[0].startswith("columns -,z,y,x,-,-,-,b,g,r (as given)")
     with pytest.raises(ConfigError, match="found 11 names, expected at most 10"):
         open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r,-"))
 
@@ -149,7 +149,7 @@ def test_blocks_of_few_bytes_change_nothing(
     expected = placed(open_scan(path))
     write_labelled(tmp_path / "b.txt", open_scan(path), labels_for(50))
     whole = (tmp_path / "b.txt").read_bytes()
-    monkeypatch.setattr("pipelines.scans.lines.BLOCK", 37)
+    monkeypatch.setattr("pipelines.scans.text.BLOCK", 37)
     np.testing.assert_array_equal(placed(open_scan(path)), expected)
     write_labelled(tmp_path / "b.txt", open_scan(path), labels_for(50))
     assert (tmp_path / "b.txt").read_bytes() == whole
@@ -254,9 +254,9 @@ def test_a_first_line_of_whole_numbers_does_not_hide_decimal_commas(
     assert placed(again).tolist() == placed(scan).tolist()
 
 
-def test_a_pts_that_tells_more_points_than_it_has(tmp_path: Path) -> None:
+def test_a_pts_with_fewer_points_than_it_declares(tmp_path: Path) -> None:
     path = tmp_path / "cut.pts"
     path.write_text("3\n1 2 3 -100 4 5 6\n7 8 9 -200 10 11 12\n")
-    assert "found 2 points, but its first line tells 3: is it whole?" in open_scan(path).notes
+    assert "found 2 points, but its first line says 3: is it whole?" in open_scan(path).notes
     path.write_text(path.read_text() + "1 1 1 -100 4 5 6\n")
     assert not any("first line" in note for note in open_scan(path).notes)
