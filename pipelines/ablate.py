@@ -1,40 +1,57 @@
 """The ablate stage: variations of a base → run directories and one table.
 
-Every run is a process of its own (`ablate_job`), so that one that fails does not stop the others.
-The run directories are the only state: the same command takes what is finished as it is, goes on
-with what was interrupted and trains what is missing.
+Every run is a process of its own, so that one that fails does not stop the others. The run
+directories are the only state: the same command takes what is finished as it is, goes on with what
+was interrupted and trains what is missing.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import cast
 
 from pipelines.data.store import Store
-from pipelines.launch.local import Ended, Job, Launcher, local_launcher
-from pipelines.launch.slurm import SlurmOptions, slurm_launcher
+from pipelines.launch import Job, Look
+from pipelines.launch.local import LocalLauncher, divide_machine
+from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from pipelines.reports.studies import duration
-from pipelines.runs.resume import differences
-from pipelines.runtime.device import gpu_names, pick_device
-from pipelines.runtime.interruption import Interruption, watch_for_interruption
-from pipelines.runtime.own_process import python_command
+from pipelines.runs.directory import Run
+from pipelines.runs.lock import is_locked
+from pipelines.runs.resume import FREE, differences
+from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
+from pipelines.runtime.interruption import watch_for_interruption
 from pipelines.studies.estimates import StudyEstimate, estimate
-from pipelines.studies.gather import STATES, Cell, fraction, gather, log_path, logged_error
-from pipelines.studies.matching import KnownRuns
 from pipelines.studies.plan import make_plan
+from pipelines.studies.state import (
+    STARTED,
+    STATES,
+    Cell,
+    KnownRuns,
+    cell_name,
+    fraction,
+    free_name,
+    gather,
+    log_path,
+    logged_error,
+    match_run,
+)
 from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
-from pipelines.studies.summary import AblateResult, summed_up
+from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
-from .errors import RunError
+from .errors import ConfigError, RunError
 from .progress import SILENT, Progress, Task
 from .serialization import to_plain
+from .sixfold import scores_of
+from .train import train
 
 LOOK = 5.0  # seconds between two looks at how far the runs are
-LEAST_SHARE = 0.05  # of a run that has to be done before the rest is estimated from it
+LEAST_DONE = 0.05  # of a run, before the time left is estimated from it
+POLL = 5.0  # seconds between two looks at a run that another process is training
 
 
 def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult:
@@ -52,12 +69,11 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     _check_same_study(plan)
     save_plan(plan)
     cells = gather(plan)
-    todo = [cell for cell in cells if cell.state != "scored" and cell.row.config is not None]
+    todo = [cell for cell in cells if cell.state not in ("scored", "impossible")]
     progress.say(_overview(plan, cells, todo))
     if todo:
-        with watch_for_interruption() as interruption:
-            _run(plan, config, cells, todo, interruption, progress)
-    return summed_up(plan, gather(plan), config.reports, pictures=config.pictures)
+        _run(plan, config, [cell for cell in cells if cell.state != "impossible"], progress)
+    return summarize(plan, gather(plan), config.reports, pictures=config.pictures)
 
 
 def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstimate:
@@ -78,14 +94,12 @@ def _check_same_study(plan: Plan) -> None:
     path = plan.folder / FILE
     if not path.is_file():
         return
-    before = load_plan(path)
-    rows = {row.name: row for row in before.rows}
+    before = {row.name: row.config for row in load_plan(path).rows}
     for row in plan.rows:
-        known = rows.get(row.name)
-        if known is None or known.config is None or row.config is None:
+        known = before.get(row.name)
+        if known is None or row.config is None:
             continue
-        found = differences(to_plain(known.config), to_plain(row.config))
-        if found:
+        if found := differences(to_plain(known), to_plain(row.config)):
             raise RunError(
                 f"{path}: found the study with other settings: {row.name}'s {'; '.join(found)}.\n"
                 f"Give this one a name of its own: --name NAME, or the same settings as before."
@@ -94,121 +108,150 @@ def _check_same_study(plan: Plan) -> None:
 
 def _overview(plan: Plan, cells: Sequence[Cell], todo: Sequence[Cell]) -> str:
     rows, seeds = len({cell.row.name for cell in cells}), len(plan.seeds)
-    found = f"{plan.name}: {rows} rows × {seeds} seed{'' if seeds == 1 else 's'}"
     states = {state: sum(cell.state == state for cell in cells) for state in STATES}
-    facts = [f"{number} {state}" for state, number in states.items() if number]
-    return f"{found}; {', '.join(facts)}; {len(todo)} to run"
+    counts = [f"{number} {state}" for state, number in states.items() if number]
+    shown = f"{plan.name}: {rows} rows × {seeds} seed{'' if seeds == 1 else 's'}"
+    return f"{shown}; {', '.join(counts)}; {len(todo)} to run"
 
 
-# --- running -------------------------------------------------------------------------------------
+def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Progress) -> None:
+    """Bring all cells to their end, `config.workers` at a time."""
+    jobs = [_job(plan, cell) for cell in cells if cell.state != "scored"]
+    with (
+        watch_for_interruption() as interruption,
+        progress.task("Ablation", total=len(cells), unit="runs") as task,
+        # Closing it stops local jobs, which save.
+        closing(cast("Generator[Look, None, None]", _launched(plan, config, jobs))) as looks,
+    ):
+        meter = StudyMeter(task, plan, cells)
+        for look in looks:
+            if interruption.requested is not None:
+                raise KeyboardInterrupt
+            meter.update(look)
+            for name in look.ended:
+                _report_end(plan, meter.cells[name], progress)
 
 
-class Bar:
-    """The progress of all cells as one bar: finished ones, and the share of those under way."""
+def _job(plan: Plan, cell: Cell) -> Job:
+    """Return the job that calls `ablate_job`, by the command that has its error messages."""
+    study = str((plan.folder / FILE).absolute())
+    arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
+    log = log_path(plan, cell.name).absolute()
+    return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)
+
+
+def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Iterator[Look]:
+    """Run jobs on SLURM, or on this machine with a GPU or a share of its cores each."""
+    if config.launcher == "slurm":
+        options = dict(config.slurm)
+        if config.workers is not None:
+            options["at_most"] = config.workers
+        return SlurmLauncher(plan.folder / "slurm", SlurmOptions(**options)).run(jobs)
+    devices = () if config.base.get("device") == "cpu" else gpu_names()
+    workers = divide_machine(config.workers or 1, devices, config.base.get("threads"))
+    return LocalLauncher(workers).run(jobs)
+
+
+def _report_end(plan: Plan, cell: Cell, progress: Progress) -> None:
+    """Say how a cell's process ended, as the run directory and the log have it."""
+    found = match_run(plan, KnownRuns(plan.runs), cell.row, cell.seed)
+    if found.state == "scored":
+        return progress.say(f"{cell.name}: done")
+    log = log_path(plan, cell.name)
+    reason = logged_error(log) or "its process ended without a result; it may have been killed"
+    progress.warn(f"{cell.name} failed: {reason} (see {log})")
+
+
+class StudyMeter:
+    """The progress of all cells as one bar: a finished one counts 1, others what they have done."""
 
     def __init__(self, task: Task, plan: Plan, cells: Sequence[Cell]) -> None:
         self.task, self.plan = task, plan
-        self.done = {cell.name: 1.0 for cell in cells if cell.state == "scored"}
-        self.running: dict[str, Cell] = {}
-        self.looked, self.began = 0.0, time.monotonic()
-        for cell in cells:
-            self.done.setdefault(cell.name, fraction(cell.run))
+        self.cells = {cell.name: cell for cell in cells}
+        self.done = {
+            cell.name: 1.0 if cell.state == "scored" else fraction(cell.run) for cell in cells
+        }
+        self.looked = self.began = time.monotonic()
         self.before = sum(self.done.values())
         task.advance(self.before)
 
-    def start(self, cell: Cell) -> None:
-        """Note that a cell's process has begun."""
-        self.running[cell.name] = cell
-
-    def end(self, cell: Cell) -> None:
-        """Note that a cell's process has ended, well or not: it is not waited for any more."""
-        self.running.pop(cell.name, None)
-        self._advance({cell.name: 1.0})
-
-    def look(self) -> None:
-        """Look how far the running cells are, every few seconds."""
-        if time.monotonic() - self.looked < LOOK:
+    def update(self, look: Look) -> None:
+        """Show how far the running cells are, every few seconds and when one has ended."""
+        if not look.ended and time.monotonic() - self.looked < LOOK:
             return
         self.looked = time.monotonic()
-        known = KnownRuns(self.plan.runs)
-        found = {
-            name: fraction(known.match(seeded(cell.row, cell.seed), self.plan.fingerprint))
-            for name, cell in self.running.items()
-        }
-        self._advance({name: max(share, self.done[name]) for name, share in found.items()})
-
-    def _advance(self, shares: Mapping[str, float]) -> None:
-        gained = sum(share - self.done[name] for name, share in shares.items())
-        self.done.update(shares)
-        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in self.running)
-        self.task.advance(gained, left=self.left(), now=now or "–")
+        before, known = sum(self.done.values()), KnownRuns(self.plan.runs)
+        for name in look.running:
+            cell = self.cells[name]
+            run = known.match(seeded(cell.row, cell.seed), self.plan.fingerprint)
+            self.done[name] = max(self.done[name], fraction(run))
+        self.done.update(dict.fromkeys(look.ended, 1.0))  # well or not: it is not waited for
+        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in look.running)
+        self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
 
     def left(self) -> str:
         """Return how long the rest will take if it goes on as since the beginning.
 
-        The figure of a bar's own is that of the last half minute, in which a run may have begun.
+        A bar's own figure is that of the last half minute, in which a run may have begun.
         """
         done = sum(self.done.values())
-        if done - self.before < LEAST_SHARE:
+        if done - self.before < LEAST_DONE:
             return "–"
         passed = time.monotonic() - self.began
         return duration(passed * (len(self.done) - done) / (done - self.before))
 
 
-def _run(
-    plan: Plan,
-    config: AblateConfig,
-    cells: Sequence[Cell],
-    todo: Sequence[Cell],
-    interruption: Interruption,
-    progress: Progress,
-) -> None:
-    """Bring the cells in `todo` to their end, `config.workers` at a time."""
-    jobs = {cell.name: (cell, _job(plan, cell)) for cell in todo}
-    launcher = _launcher(plan, config)
-    total = sum(cell.row.config is not None for cell in cells)
-    with progress.task("Ablation", total=total, unit="runs") as task:
-        bar = Bar(task, plan, [cell for cell in cells if cell.row.config is not None])
+def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT) -> Path:
+    """Bring a row and seed of the study in a file to its end, from wherever it is.
 
-        def tick() -> None:
-            if interruption.requested is not None:
-                raise KeyboardInterrupt
-            bar.look()
+    A finished run with these settings is scored, an unfinished one gone on with; else a new one is
+    trained. While another process trains it, this one waits. Does nothing the second time.
 
-        endings = launcher.run(
-            [job for _, job in jobs.values()],
-            on_start=lambda job: bar.start(jobs[job.name][0]),
-            tick=tick,
-        )
-        # Closing stops the jobs, which save.
-        with closing(cast("Generator[Ended, None, None]", endings)):
-            for end in endings:
-                cell = jobs[end.job.name][0]
-                bar.end(cell)
-                _say_end(cell, end, progress)
+    Returns:
+        The run directory.
+
+    Raises:
+        ConfigError: the row does not exist or cannot be trained.
+        RunError: the study file is missing or damaged, or the run fails.
+        DatasetError: the store is missing or broken.
+    """
+    progress.say(f"{STARTED}{row}, seed {seed}")
+    plan = load_plan(study)
+    planned = plan.row(row)
+    if planned.config is None:
+        raise ConfigError(planned.error)
+    config = seeded(planned, seed)
+    wanted = f"{plan.name}-{cell_name(row, seed)}"
+    run = _trained(config, wanted, plan, progress)
+    options = dataclasses.replace(plan.evaluation, data=config.data)
+    with cpu_threads(config.threads):
+        scores_of(options, plan.protocol, run, progress)
+    return run.path
 
 
-def _job(plan: Plan, cell: Cell) -> Job:
-    arguments = ("ablate-job", str(plan.folder / FILE), cell.row.name, str(cell.seed))
-    command = python_command("deepgcn_cli", *arguments)
-    return Job(cell.name, command, log_path(plan, cell.name), cwd=Path.cwd())
+def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -> Run:
+    run = _match(config, plan, progress)
+    if run is None:
+        name = free_name(config.runs, wanted)
+        return Run(train(dataclasses.replace(config, name=name), progress=progress).run)
+    if run.state == "finished":
+        progress.say(f"{run.path}: trained before")
+        return run
+    progress.say(f"{run.path}: {run.state}; going on with it")
+    # The run's own settings, which are those of the row, with what the row says of the rest.
+    free = {name: getattr(config, name) for name in FREE if name != "name"}
+    own = dataclasses.replace(run.config, **free)
+    return Run(train(own, resume=run.path, progress=progress).run)
 
 
-def _launcher(plan: Plan, config: AblateConfig) -> Launcher:
-    """Return what runs the jobs: SLURM, or this machine with a GPU or a share of its cores each."""
-    if config.launcher == "slurm":
-        options = dict(config.slurm)
-        if config.workers is not None:
-            options["at_most"] = config.workers
-        return slurm_launcher(SlurmOptions(plan.folder / "slurm", **options))
-    devices = () if config.base.get("device") == "cpu" else gpu_names()
-    return local_launcher(config.workers or 1, devices, config.base.get("threads"))
-
-
-def _say_end(cell: Cell, end: Ended, progress: Progress) -> None:
-    if end.returncode == 0:
-        progress.say(f"{cell.name}: done in {end.seconds:.0f} s")
-        return
-    killed = f"killed by signal {-end.returncode}" if end.returncode < 0 else ""
-    reason = logged_error(end.job.log) or end.reason or killed or f"exit code {end.returncode}"
-    progress.warn(f"{cell.name} failed: {reason} (see {end.job.log})")
+def _match(config: TrainConfig, plan: Plan, progress: Progress) -> Run | None:
+    """Return the run with these settings, once no other process is training it."""
+    said = False
+    while True:
+        run = KnownRuns(config.runs).match(config, plan.fingerprint)
+        if run is None or not is_locked(run.path):
+            return run
+        if not said:
+            progress.say(f"{run.path}: another process is training it; waiting")
+            said = True
+        time.sleep(POLL)

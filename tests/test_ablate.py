@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from pipelines import kernels
-from pipelines.ablate import ablate, dry_run
+from pipelines.ablate import ablate, ablate_job, dry_run
 from pipelines.config import AblateConfig, EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
@@ -27,11 +27,10 @@ from pipelines.reports.studies import Line
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
-from pipelines.studies.gather import Cell, gather
-from pipelines.studies.job import ablate_job
 from pipelines.studies.plan import make_plan
+from pipelines.studies.state import Cell, gather
 from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
-from pipelines.studies.summary import study_so_far
+from pipelines.studies.tables import study_so_far
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store
 
@@ -252,7 +251,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
         lock.__exit__(None, None, None)  # the other process ends
 
     lock.__enter__()
-    monkeypatch.setattr("pipelines.studies.job.time.sleep", sleep)
+    monkeypatch.setattr("pipelines.ablate.time.sleep", sleep)
     assert ablate_job(plan.folder / FILE, "reference", 0) == path
     assert len(waited) == 1
 

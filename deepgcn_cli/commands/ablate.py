@@ -13,7 +13,7 @@ from pipelines.config import SLURM, AblateConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from pipelines.studies.estimates import RowEstimate
-    from pipelines.studies.summary import AblateResult
+    from pipelines.studies.tables import AblateResult
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +97,7 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
 
 def _show_status(flags: Flags, *, as_json: bool) -> None:
     from pipelines.studies.study_file import latest_study
-    from pipelines.studies.summary import study_so_far
+    from pipelines.studies.tables import study_so_far
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
@@ -167,6 +167,6 @@ def ablate_job(
     """Train and score one row and seed of a study; what deepgcn ablate runs."""
     from deepgcn_cli.display import print_text
     from deepgcn_cli.progress import open_progress
-    from pipelines.studies.job import ablate_job as stage
+    from pipelines.ablate import ablate_job as stage
 
     print_text(str(stage(study, row, seed, progress=open_progress(quiet=quiet))))

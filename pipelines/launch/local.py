@@ -1,122 +1,45 @@
-"""Many commands, a few at a time: what a launcher is, and the one for this machine.
+"""Jobs on this machine, a few at a time, each with cores or a GPU of its own.
 
-    jobs = [Job("a", python_command("deepgcn_cli", "train", …), log=Path("a.log"))]
-    with closing(local_launcher(2).run(jobs)) as ends:
-        for ended in ends:
-            ...
-
-The other launcher is `pipelines.launch.slurm`.
+A job's process is in a session of its own, so that Ctrl-C reaches only the process that started it.
+It ends when that process releases a lock: at Ctrl-C, and also when it is killed.
 """
 
 from __future__ import annotations
 
 import os
-import selectors
-import subprocess
+import signal
 import sys
+import tempfile
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, TYPE_CHECKING, Any
 
-from pipelines.errors import ConfigError
+from pipelines.runtime.own_process import module_path
 
-from . import process_guard as guard
+from . import Job, Look
+
+if TYPE_CHECKING:
+    from submitit import LocalExecutor
 
 GRACE = 60.0  # seconds that a training has, when asked to stop, to end its step and save
-TICK = 1.0  # seconds between two calls of `tick`
+TICK = 0.2  # seconds between two looks at the jobs
+NO_LIMIT = 60 * 24 * 366  # minutes; submitit has a time limit of two minutes otherwise
 SHARING = "DEEPGCN_SHARING"  # tells a job how many jobs have its device's memory together
 
 
 @dataclass(frozen=True)
-class Job:
-    """One command to run.
+class Worker:
+    """A part of the machine that runs one job at a time.
 
     Attributes:
-        name: unique among the jobs of a launch; a plain file name.
-        command: the program and its arguments. It may be run again after it was stopped, so it has
-            to go on with what it began.
-        log: where its output goes, after what is there already.
-        cwd: the folder to run in; None: this process's.
-        environment: variables added to this process's.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    log: Path
-    cwd: Path | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended.
-
-    Attributes:
-        job: the job.
-        returncode: the command's; negative: the signal that ended it.
-        seconds: how long it ran.
-        reason: why it ended, where the launcher knows more than the return code says.
-    """
-
-    job: Job
-    returncode: int
-    seconds: float
-    reason: str = ""
-
-
-class Launcher(Protocol):
-    """A way to run many jobs."""
-
-    def run(
-        self,
-        jobs: Sequence[Job],
-        *,
-        on_start: Callable[[Job], None] | None = None,
-        tick: Callable[[], None] | None = None,
-    ) -> Iterator[Ended]:
-        """Run all jobs; yield each as it ends, in the order of ending.
-
-        Args:
-            jobs: with different names.
-            on_start: called when a job starts.
-            tick: called about once a second while jobs run.
-
-        Raises:
-            ConfigError: two jobs have the same name, or a name is not a plain file name.
-        """
-        ...
-
-
-def local_launcher(
-    workers: int, devices: Sequence[str] = (), threads: int | None = None
-) -> LocalLauncher:
-    """Return the launcher that runs `workers` jobs at a time on this machine.
-
-    Args:
-        workers: jobs at a time.
-        devices: GPUs as CUDA_VISIBLE_DEVICES names them, given to the workers in turn; none: CPU.
-        threads: CPU threads of a job; None: the cores divided by the workers.
-
-    Raises:
-        ConfigError: `workers` or `threads` is less than 1.
-    """
-    for flag, value in (("--workers", workers), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{flag}: found {value}, expected at least 1.")
-    return LocalLauncher(cpu_shares(workers, devices, threads))
-
-
-@dataclass(frozen=True)
-class Share:
-    """A worker's part of the machine.
-
-    Attributes:
-        cores: the CPUs that it stays on; none: all.
+        cores: the CPUs that its jobs stay on; none: all.
         threads: for OMP_NUM_THREADS.
-        device: for CUDA_VISIBLE_DEVICES; None: left as it is.
+        device: for CUDA_VISIBLE_DEVICES; None: not set.
         sharing: workers that have the memory of the device, or of the machine, together.
     """
 
@@ -125,31 +48,32 @@ class Share:
     device: str | None = None
     sharing: int = 1
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables that keep a job to its share."""
-        variables = {"OMP_NUM_THREADS": str(self.threads), SHARING: str(self.sharing)}
-        if self.device is not None:
-            variables["CUDA_VISIBLE_DEVICES"] = self.device
-        return variables
 
+def divide_machine(
+    workers: int, devices: Sequence[str] = (), threads: int | None = None
+) -> list[Worker]:
+    """Divide the GPUs, in turn, and the cores that this process may use among workers.
 
-def cpu_shares(workers: int, devices: Sequence[str], threads: int | None) -> list[Share]:
-    """Divide the cores that this process may use among workers.
+    Each worker has cores of its own; none is kept to any if their threads are more than cores.
 
-    Each has cores of its own; none is kept to any where the workers' threads are more than cores.
+    Args:
+        workers: jobs at a time.
+        devices: GPUs as CUDA_VISIBLE_DEVICES names them; none: CPU.
+        threads: CPU threads of a job; None: the cores divided by the workers.
     """
     cores = available_cores()
     each = threads or max(1, len(cores) // workers)
     enough = each * workers <= len(cores)
-    given = [devices[worker % len(devices)] if devices else None for worker in range(workers)]
+    visible = devices or (os.environ.get("CUDA_VISIBLE_DEVICES"),)
+    given = [visible[number % len(visible)] for number in range(workers)]
     return [
-        Share(
-            cores=tuple(cores[worker * each : (worker + 1) * each]) if enough else (),
+        Worker(
+            cores=tuple(cores[number * each : (number + 1) * each]) if enough else (),
             threads=each,
             device=device,
             sharing=given.count(device),
         )
-        for worker, device in enumerate(given)
+        for number, device in enumerate(given)
     ]
 
 
@@ -166,112 +90,137 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def check_jobs(jobs: Sequence[Job]) -> None:
-    """Raise ConfigError unless names are different plain file names and folders are there."""
-    seen: set[str] = set()
-    for job in jobs:
-        if job.name in ("", ".", "..") or Path(job.name).name != job.name:
-            raise ConfigError(f"job {job.name!r}: expected a name without slashes.")
-        if job.name in seen:
-            raise ConfigError(f"job {job.name!r}: found two of this name, expected one.")
-        seen.add(job.name)
-        if job.cwd is not None and not job.cwd.is_dir():
-            raise ConfigError(f"job {job.name!r}: found no folder {job.cwd} to run it in.")
+@dataclass(frozen=True)
+class LocalLauncher:
+    """Runs as many jobs at a time as there are workers.
+
+    A job is asked to stop by SIGTERM when the iterator is closed, and when this process ends in
+    whatever way; `grace` seconds later it and its children are killed.
+    """
+
+    workers: Sequence[Worker]
+    grace: float = GRACE
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
+        """Run all jobs; yield what they do. Close the iterator to stop those that run."""
+        import submitit
+
+        waiting, free = deque(jobs), deque(self.workers)
+        running: dict[str, tuple[Any, Worker, Job]] = {}
+        with tempfile.TemporaryDirectory(prefix="deepgcn-") as folder:
+            executor = submitit.LocalExecutor(folder)
+            executor.update_parameters(timeout_min=NO_LIMIT)
+            alive = _locked(Path(folder) / "alive")
+            try:
+                while waiting or running:
+                    while waiting and free:
+                        job, worker = waiting.popleft(), free.popleft()
+                        call = LocalCall(job, worker, alive.name, self.grace)
+                        running[job.name] = (_submit(executor, call), worker, job)
+                    time.sleep(TICK)
+                    ended = [name for name, (process, *_) in running.items() if process.done()]
+                    for name in ended:
+                        process, worker, job = running.pop(name)
+                        free.append(worker)
+                        _keep_failed_start(process, job)
+                    yield Look(tuple(running), tuple(ended))
+            finally:
+                alive.close()
+                while not all(process.done() for process, *_ in running.values()):
+                    time.sleep(TICK)
 
 
-@dataclass
-class Running:
-    """A job that runs, under its guard (see `guard`)."""
+def _locked(path: Path) -> IO[str]:
+    """Return a new file that is locked until it is closed, or this process ends."""
+    import fcntl
 
-    job: Job
-    share: Share
-    process: subprocess.Popen[bytes]
-    began: float
+    file = path.open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
 
-    def stop(self) -> None:
-        """Ask the guard to end the job; the same happens when this process is killed."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
 
-    def ended(self) -> Ended:
-        """Return how the job ended, once its guard has closed its output."""
-        assert self.process.stdout is not None
-        told = self.process.stdout.read().decode().strip()
-        self.process.stdout.close()
-        self.stop()
-        status = self.process.wait()
-        seconds = time.monotonic() - self.began
-        if not told:
-            return Ended(self.job, status or 1, seconds, "the process that watched it was killed")
-        code, _, reason = told.partition(" ")
-        return Ended(self.job, int(code), seconds, reason)
+def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
+    """Start a process for a job, with the environment that has to be there before any import."""
+    variables = {
+        "OMP_NUM_THREADS": str(call.worker.threads),
+        SHARING: str(call.worker.sharing),
+        "PYTHONPATH": module_path(),
+        "PYTHONSAFEPATH": "1",  # no modules of the current folder, from Python 3.11 on
+    }
+    with _environment(variables), _without_sigint():
+        return executor.submit(call)
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name)
+            os.environ.update({name: before[name]} if name in before else {})
+
+
+@contextmanager
+def _without_sigint() -> Iterator[None]:
+    """Block SIGINT for what is started in a `with` block, as long as it lives.
+
+    submitit's process between ours and the job's would kill the job on Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep_failed_start(process: Any, job: Job) -> None:
+    """Append to the log why a job's process could not even begin the job."""
+    said = process.stderr() or ""
+    if "Traceback" in said:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        with job.log.open("a", encoding="utf-8") as log:
+            log.write(said)
 
 
 @dataclass(frozen=True)
-class LocalLauncher:
-    """Runs as many jobs at a time as there are shares.
+class LocalCall:
+    """A job as its own process calls it.
 
-    A job and all its children end when the iterator is closed, and when this process is killed:
-    by SIGTERM, and by SIGKILL `grace` seconds later.
+    Attributes:
+        job: to call.
+        worker: the part of the machine to use.
+        alive: the file that is locked as long as the job may run.
+        grace: seconds between SIGTERM and SIGKILL.
     """
 
-    shares: Sequence[Share]
-    grace: float = GRACE
+    job: Job
+    worker: Worker
+    alive: str
+    grace: float
 
-    def run(
-        self,
-        jobs: Sequence[Job],
-        *,
-        on_start: Callable[[Job], None] | None = None,
-        tick: Callable[[], None] | None = None,
-    ) -> Iterator[Ended]:
-        """Run all jobs; see `Launcher.run`. Close the iterator to stop what runs."""
-        check_jobs(jobs)
-        return self._run(deque(jobs), on_start or (lambda _: None), tick or (lambda: None))
+    def __call__(self) -> None:
+        """Call the job; exit as it does."""
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it
+        threading.Thread(target=self.stop_in_time, daemon=True).start()
+        if self.worker.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, self.worker.cores)
+        if self.worker.device is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides all GPUs
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self.worker.device
+        if code := self.job.call():
+            sys.exit(code)
 
-    def _run(
-        self, waiting: deque[Job], on_start: Callable[[Job], None], tick: Callable[[], None]
-    ) -> Iterator[Ended]:
-        free = deque(self.shares)
-        ticked = time.monotonic()
-        with selectors.DefaultSelector() as running:
-            try:
-                while waiting or running.get_map():
-                    while waiting and free:
-                        started = self._start(waiting.popleft(), free.popleft())
-                        running.register(started.process.stdout, selectors.EVENT_READ, started)  # type: ignore[arg-type]
-                        on_start(started.job)
-                    due = ticked + TICK - time.monotonic()
-                    for key, _ in running.select(max(0.0, due)):
-                        running.unregister(key.fileobj)
-                        free.append(key.data.share)
-                        yield key.data.ended()
-                    if time.monotonic() - ticked >= TICK:
-                        ticked = time.monotonic()
-                        tick()
-            finally:
-                stop_all([key.data for key in running.get_map().values()])
+    def stop_in_time(self) -> None:
+        """Wait until the lock is released; then stop this process, and kill its group if late."""
+        import fcntl
 
-    def _start(self, job: Job, share: Share) -> Running:
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        cores = ",".join(map(str, share.cores)) or "-"
-        program = [sys.executable, "-I", "-S", guard.__file__, str(self.grace), cores]
-        with job.log.open("ab") as log:
-            process = subprocess.Popen(
-                [*program, *job.command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=job.cwd,
-                env={**os.environ, **share.environment(), **job.environment},
-                start_new_session=True,  # Ctrl-C is for this process, which then stops the jobs
-            )
-        return Running(job, share, process, time.monotonic())
-
-
-def stop_all(running: Sequence[Running]) -> None:
-    """Stop jobs and wait for their ends."""
-    for job in running:
-        job.stop()
-    for job in running:
-        job.ended()
+        with open(self.alive) as file:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.grace)
+        os.killpg(0, signal.SIGKILL)

@@ -1,27 +1,44 @@
-"""The launcher for a SLURM cluster: one array job, which the submitting process may leave.
+"""Jobs on a SLURM cluster, as one array job that this process may leave.
 
-submitit writes the batch script and queues a job again that was pre-empted or reached its time
-limit (`slurm_node`); what became of the jobs is asked of SLURM itself (`slurm_queue`), because
-submitit asks only `sacct`, which needs accounting.
+submitit writes the batch script and queues a job again that reached its time limit or was
+pre-empted. Which jobs still have to end is asked of `squeue`, because submitit asks `sacct`, which
+needs accounting. The folder of the launcher has a file for each array, written before the array is
+submitted: deepgcn-3f9c2a71.json has the names of its jobs in order. So a job that SLURM has is
+found again by anybody, and is not submitted twice.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipelines.config.options import COUNT, Bounds
 from pipelines.errors import ConfigError, RunError
+from pipelines.files import atomic_json
+from pipelines.runs.lock import hold_lock
+from pipelines.runtime.own_process import module_path
 
-from . import slurm_queue
-from .local import TICK, Ended, Job, check_jobs
-from .slurm_ledger import Ledger, Submitted
-from .slurm_node import NodeJob
-from .slurm_watch import Watch, key, look
+from . import Job, Look
+
+if TYPE_CHECKING:
+    from submitit.core.utils import DelayedSubmission
+
+TICK = 1.0  # seconds between two looks that are passed on
+FIRST_LOOK, LAST_LOOK = 2.0, 30.0  # seconds between two questions to SLURM, at first and later
+ANSWER = 60.0  # seconds for a busy controller to answer
+UNKNOWN = 3600.0  # seconds without an answer of SLURM after which to give up
+PREFIX = "deepgcn-"
 
 
 @dataclass(frozen=True)
@@ -29,8 +46,6 @@ class SlurmOptions:
     """How jobs run on a cluster.
 
     Attributes:
-        folder: for the list of submitted jobs and their output; on a file system that the nodes
-            share. Jobs of the same folder and name are the same job.
         partition: None: the cluster's default.
         minutes: the time limit of one job, after which it saves and is queued again.
         gpus: per job.
@@ -42,7 +57,6 @@ class SlurmOptions:
         setup: shell lines to run on the node first, ("module load cuda",).
     """
 
-    folder: Path
     partition: str | None = None
     minutes: int = 24 * 60
     gpus: int = 0
@@ -61,31 +75,40 @@ class SlurmOptions:
         if self.memory_gb is not None:
             COUNT.check("SLURM option memory_gb", self.memory_gb)
 
-    @property
-    def save_seconds(self) -> int:
-        """How long before its time limit a job is asked to save: a tenth of it, 20 to 300 s."""
-        return max(20, min(300, 6 * self.minutes))
+    def submitit(self) -> dict[str, object]:
+        """Return the options as submitit names them."""
+        chosen = {
+            "partition": self.partition,
+            "gpus_per_node": self.gpus or None,
+            "mem": f"{self.memory_gb}GB" if self.memory_gb else None,
+        }
+        variables = {"OMP_NUM_THREADS": str(self.cpus), "PYTHONPATH": module_path()}
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+        return {
+            "time": self.minutes,
+            "cpus_per_task": self.cpus,
+            # From 22.05 on srun does not take this from sbatch.
+            "srun_args": [f"--cpus-per-task={self.cpus}"],
+            "array_parallelism": self.at_most,
+            # How long before its time limit a job is asked to save: a tenth of it, 20 to 300 s.
+            "signal_delay_s": max(20, min(300, 6 * self.minutes)),
+            "setup": ["export PYTHONSAFEPATH=1", *exports, *self.setup],
+            "additional_parameters": {
+                "requeue": True,
+                **{option: value or True for option, value in self.extra.items()},
+            },
+            **{option: value for option, value in chosen.items() if value is not None},
+        }
 
 
-def slurm_launcher(options: SlurmOptions) -> SlurmLauncher:
-    """Return the launcher that gives jobs to SLURM.
-
-    Raises:
-        ConfigError: SLURM's commands or submitit are missing; says what to do.
-    """
+def check_slurm() -> None:
+    """Raise ConfigError unless this is a machine that gives jobs to SLURM."""
     for command in ("sbatch", "squeue", "srun"):
         if shutil.which(command) is None:
             raise ConfigError(
                 f"SLURM: found no {command} here, expected a login node of a SLURM cluster.\n"
                 "Start it there, or run the jobs on this machine: --launcher local"
             )
-    try:
-        import submitit  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            "SLURM: the package submitit is missing. Install it: pip install 'deepgcn[slurm]'"
-        ) from None
-    return SlurmLauncher(options)
 
 
 @dataclass(frozen=True)
@@ -93,160 +116,150 @@ class SlurmLauncher:
     """Gives jobs to SLURM as one array, and watches them.
 
     The jobs go on when the iterator is closed and when this process ends. Running the same jobs
-    again comes back to those in the queue, tells of those that ended meanwhile, and submits only
-    the others: never had, cancelled, or lost with their node.
+    again comes back to those in the queue and submits only the others.
+
+    Attributes:
+        folder: for what was submitted; on a file system that the nodes share.
+        options: how the jobs run.
     """
 
+    folder: Path
     options: SlurmOptions
 
-    @property
-    def ledger(self) -> Ledger:
-        """The list of submitted jobs."""
-        return Ledger(self.options.folder.absolute())
-
-    def run(
-        self,
-        jobs: Sequence[Job],
-        *,
-        on_start: Callable[[Job], None] | None = None,
-        tick: Callable[[], None] | None = None,
-    ) -> Iterator[Ended]:
-        """Run all jobs; see `Launcher.run`.
+    def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
+        """Run all jobs; yield what they do, about once a second.
 
         Raises:
-            ConfigError: sbatch refuses the jobs.
-            RunError: SLURM does not answer, or has a job of the same name with another command.
-        """
-        check_jobs(jobs)
-        return self._run(jobs, on_start or (lambda _: None), tick or (lambda: None))
-
-    def states(self) -> dict[str, str]:
-        """Return SLURM's states ("PENDING", "RUNNING", …) of the jobs in the queue, by name.
-
-        Raises:
+            ConfigError: SLURM is not here, or sbatch refuses the jobs.
             RunError: SLURM does not answer.
         """
-        jobs = self.ledger.read()
-        found = look(jobs.values())
-        return {name: found[key(job)].state for name, job in jobs.items() if key(job) in found}
-
-    def cancel(self, names: Iterable[str]) -> list[str]:
-        """Cancel those of the named jobs that are in the queue; return their names.
-
-        A training that is running saves first. The next run submits them anew.
-
-        Raises:
-            RunError: SLURM does not answer.
-        """
-        jobs = self.ledger.read()
-        chosen = {name: jobs[name] for name in names if name in jobs}
-        found = look(chosen.values())
-        cancelled = {name: job for name, job in chosen.items() if key(job) in found}
-        slurm_queue.cancel(found[key(job)].id for job in cancelled.values())
-        for name, job in cancelled.items():
-            self.ledger.forget(name, job)
-        return list(cancelled)
-
-    def _run(
-        self, jobs: Sequence[Job], on_start: Callable[[Job], None], tick: Callable[[], None]
-    ) -> Iterator[Ended]:
-        submitted = self.submit(jobs)
-        watch = Watch(self.ledger, {job.name: (job, submitted[job.name]) for job in jobs})
-        while True:
-            for name in watch.look():
-                on_start(watch.jobs[name][0])
-            for ended in watch.collect():
-                if ended.job.name not in watch.started and ended.seconds:
-                    on_start(ended.job)  # it was over before anybody looked
-                self.ledger.forget(ended.job.name, submitted[ended.job.name])
-                yield ended
-            if not watch.jobs:
-                return
-            tick()
+        check_slurm()
+        self.submit(jobs)
+        waiting = {job.name: False for job in jobs}  # whether it was missing at the last look
+        running: tuple[str, ...] = ()
+        began = answered = time.monotonic()
+        next_look = began
+        while waiting:
+            ended: tuple[str, ...] = ()
+            if (now := time.monotonic()) >= next_look:
+                next_look = now + min(LAST_LOOK, max(FIRST_LOOK, (now - began) / 20))
+                try:
+                    found = self.queued()
+                except RunError as error:
+                    if now - answered > UNKNOWN:
+                        how = "The jobs go on; come back with the same command."
+                        raise RunError(f"{error}\n{how}") from None
+                else:
+                    answered = now
+                    running = tuple(name for name in waiting if found.get(name) == "RUNNING")
+                    ended = tuple(n for n, missing in waiting.items() if missing and n not in found)
+                    waiting = {name: name not in found for name in waiting if name not in ended}
+            yield Look(running, ended)
             time.sleep(TICK)
 
-    def submit(self, jobs: Sequence[Job]) -> dict[str, Submitted]:
-        """Give SLURM the jobs that it does not have; return all of them by name.
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Give SLURM those jobs that it does not have.
 
         Raises:
             ConfigError: sbatch refuses the jobs.
-            RunError: SLURM does not answer, or has a job of the same name with another command.
+            RunError: SLURM does not answer.
         """
-        with self.ledger.lock():
-            before = self.ledger.read()
-            found = look(before.values())
-            had: dict[str, Submitted] = {}
-            for job in jobs:
-                if (known := before.get(job.name)) is None:
-                    continue
-                queued = found.get(key(known))
-                if queued is not None and known.command != job.command:
-                    raise RunError(
-                        f"job {job.name}: SLURM still has it with another command "
-                        f"(job {queued.id}, {queued.state}).\n"
-                        f"Wait for it, or cancel it: scancel {queued.id}"
-                    )
-                ended = self.ledger.end_of(known).is_file() and known.command == job.command
-                if queued is not None or ended:
-                    had[job.name] = replace(known, id=queued.id if queued else known.id)
-            new = [job for job in jobs if job.name not in had]
-            array = self._submit_array(new, {**before, **had}) if new else {}
-            self.ledger.write({**before, **had, **array})
-        return {**had, **array}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER):
+            queued = self.queued()
+            if new := [job for job in jobs if job.name not in queued]:
+                self._submit_array(new)
 
-    def _submit_array(
-        self, jobs: Sequence[Job], others: Mapping[str, Submitted]
-    ) -> dict[str, Submitted]:
-        """Submit one array; it is written down first, so that no death of this process loses it."""
+    def _submit_array(self, jobs: Sequence[Job]) -> None:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        name = f"deepgcn-{uuid.uuid4().hex[:12]}"
-        array = {job.name: Submitted(name, index, job.command) for index, job in enumerate(jobs)}
-        self.ledger.write({**others, **array})
+        name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+        written = self.folder / f"{name}.json"
+        atomic_json(written, [job.name for job in jobs])
         executor = submitit.SlurmExecutor(
-            self.ledger.folder / "submitit", max_num_timeout=self.options.requeues
+            self.folder.absolute() / "submitit", max_num_timeout=self.options.requeues
         )
         try:
-            executor.update_parameters(**self._parameters(name))
-            ids = executor.submit_array([self._node_job(job, array[job.name]) for job in jobs])
+            executor.update_parameters(job_name=name, **self.options.submitit())
+            executor.submit_array([SlurmCall(job) for job in jobs])
         except (FailedJobError, FailedSubmissionError) as error:
-            self.ledger.write(dict(others))
+            written.unlink()
             said = " ".join(str(error).split())
             raise ConfigError(f"SLURM: sbatch refused {len(jobs)} jobs: {said}") from None
-        return {
-            job.name: replace(array[job.name], id=given.job_id)
-            for job, given in zip(jobs, ids, strict=True)
-        }
 
-    def _parameters(self, name: str) -> dict[str, object]:
-        """Return the options as submitit names them."""
-        options = self.options
-        extra = {option: value or True for option, value in options.extra.items()}
-        chosen = {
-            "partition": options.partition,
-            "gpus_per_node": options.gpus or None,
-            "mem": f"{options.memory_gb}GB" if options.memory_gb else None,
-            "setup": list(options.setup) or None,
-        }
-        return {
-            "job_name": name,
-            "time": options.minutes,
-            "cpus_per_task": options.cpus,
-            # From 22.05 on srun does not take this from sbatch.
-            "srun_args": [f"--cpus-per-task={options.cpus}"],
-            "array_parallelism": options.at_most,
-            "signal_delay_s": options.save_seconds,
-            "additional_parameters": {"requeue": True, **extra},
-            **{option: value for option, value in chosen.items() if value is not None},
-        }
+    def queued(self) -> dict[str, str]:
+        """Return SLURM's states ("PENDING", "RUNNING", …) of the jobs in its queue, by name.
 
-    def _node_job(self, job: Job, submitted: Submitted) -> NodeJob:
-        return NodeJob(
-            command=job.command,
-            log=str(job.log.absolute()),
-            cwd=str((job.cwd or Path()).absolute()),
-            environment={"OMP_NUM_THREADS": str(self.options.cpus), **job.environment},
-            end=str(self.ledger.end_of(submitted)),
-            save_seconds=self.options.save_seconds,
-        )
+        Raises:
+            RunError: SLURM does not answer.
+        """
+        arrays = {path.stem: path for path in self.folder.glob(f"{PREFIX}*.json")}
+        if not arrays:
+            return {}
+        jobs = {name: json.loads(path.read_text("utf-8")) for name, path in arrays.items()}
+        found = {}
+        for line in _squeue():
+            number, array, state = line.split("|")
+            if array in jobs:
+                found[jobs[array][int(number.partition("_")[2] or 0)]] = state
+        return found
+
+
+def _squeue() -> list[str]:
+    """Return "12_3|NAME|RUNNING" for each of this user's jobs in the queue."""
+    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER)
+    except FileNotFoundError:
+        raise RunError("squeue: found no such command, expected SLURM's.") from None
+    except subprocess.TimeoutExpired:
+        raise RunError(f"squeue: found no answer from SLURM in {ANSWER:g} s.") from None
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[0]
+        raise RunError(f"squeue: SLURM said: {said}") from None
+    return done.stdout.splitlines()
+
+
+@dataclass(frozen=True)
+class SlurmCall:
+    """A job as a node calls it: stopped in time to save, and queued again."""
+
+    job: Job
+
+    def __call__(self) -> None:
+        """Call the job; exit as it does."""
+        requeue = signal.getsignal(signal.SIGUSR2)
+        stopped: list[int] = []
+
+        def stop(number: int, frame: object) -> None:  # noqa: ARG001
+            stopped.append(number)
+            signal.raise_signal(signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it
+        signal.signal(signal.SIGUSR2, stop)
+        keep_from_children(signal.SIGUSR2)
+        code = self.job.call()
+        if code and stopped and callable(requeue):
+            try:
+                requeue(signal.SIGUSR2, None)  # calls `checkpoint` and exits
+            except RuntimeError as error:  # it was queued again too often
+                print(f"Error: {error}", file=sys.stderr)  # noqa: T201
+                raise
+        if code:
+            sys.exit(code)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Return what is to run when the job is queued again; by now everything is saved."""
+        from submitit.core.utils import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def keep_from_children(number: int) -> None:
+    """Block a signal in the processes that are started from now on, but not in this one.
+
+    SLURM signals every process of a job, and the others would die of it.
+    """
+    threading.Thread(target=threading.Event().wait, daemon=True).start()  # receives the signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})

@@ -15,13 +15,11 @@ _START = (
 )
 
 
+def module_path() -> str:
+    """Return where this process finds its modules, as PYTHONPATH has it."""
+    return os.pathsep.join([*sys.path, str(ROOT)])
+
+
 def python_command(module: str, *arguments: str) -> tuple[str, ...]:
     """Return the command that runs `module`, found where this process finds its own modules."""
-    return (
-        sys.executable,
-        "-c",
-        _START,
-        os.pathsep.join([*sys.path, str(ROOT)]),
-        module,
-        *arguments,
-    )
+    return (sys.executable, "-c", _START, module_path(), module, *arguments)

@@ -27,7 +27,7 @@ from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory
 
-from .gather import Cell, fraction
+from .state import Cell, fraction
 from .study_file import Plan, PlannedRow
 
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core

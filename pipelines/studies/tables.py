@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +14,72 @@ import numpy as np
 from pipelines.config import AREAS
 from pipelines.model.presets import PRESETS
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, pool
-from pipelines.reports.studies import Delta, Line, Published, Sample, StudyTable
+from pipelines.reports.studies import (
+    Delta,
+    Line,
+    Published,
+    Sample,
+    StudyTable,
+    write_study,
+)
 from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
-from .gather import Cell, position
-from .study_file import Plan, PlannedRow, PlannedSection
+from .state import Cell, gather, position
+from .study_file import FILE, Plan, PlannedRow, PlannedSection, load_plan, study_folder
 
 PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
 PUBLISHED_AREA = 5  # that the presets' figures are of
+
+
+@dataclass(frozen=True)
+class AblateResult:
+    """What a study has come to.
+
+    Attributes:
+        study: its name.
+        tables: one a section.
+        files: what was written.
+        runs: of the study.
+        finished: how many of them are trained and scored.
+        failed: how many of them ended with an error.
+    """
+
+    study: str
+    tables: tuple[StudyTable, ...]
+    files: tuple[Path, ...]
+    runs: int
+    finished: int
+    failed: int
+
+
+def study_so_far(
+    runs: Path, name: str, reports: tuple[str, ...] = (), *, pictures: bool = False
+) -> AblateResult:
+    """Return the table of a study as its runs are now; nothing is trained or scored.
+
+    Raises:
+        RunError: there is no such study.
+    """
+    plan = load_plan(study_folder(runs, name) / FILE)
+    cells = gather(plan)
+    return summarize(plan, cells, reports, pictures=pictures)
+
+
+def summarize(
+    plan: Plan, cells: Sequence[Cell], reports: Sequence[str], *, pictures: bool
+) -> AblateResult:
+    """Make the tables of a study as its cells are, and write them in the formats asked for."""
+    tables = study_tables(plan, cells)
+    files = write_study(plan.folder, tables, reports=reports, pictures=pictures)
+    return AblateResult(
+        study=plan.name,
+        tables=tables,
+        files=files,
+        runs=len(cells),
+        finished=sum(cell.state == "scored" for cell in cells),
+        failed=sum(cell.state in ("failed", "impossible") for cell in cells),
+    )
 
 
 def study_tables(plan: Plan, cells: Sequence[Cell]) -> tuple[StudyTable, ...]:

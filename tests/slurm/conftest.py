@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from pipelines.launch.slurm import SlurmOptions
+from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 
 
 @functools.cache
 def why_not() -> str | None:
     """Why no job can be given to a SLURM; None: one answers."""
-    if importlib.util.find_spec("submitit") is None:
-        return "submitit is not installed: pip install 'deepgcn[slurm]'"
     if shutil.which("sinfo") is None:
         return "no SLURM here: make slurm-test starts one"
     try:
@@ -28,8 +25,8 @@ def why_not() -> str | None:
 
 
 @pytest.fixture
-def slurm_options(tmp_path: Path) -> SlurmOptions:
-    """Options for small jobs on whatever SLURM answers; skips where none does."""
+def launcher(tmp_path: Path) -> SlurmLauncher:
+    """A launcher of small jobs on whatever SLURM answers; skips if none does."""
     if reason := why_not():
         pytest.skip(reason)
-    return SlurmOptions(tmp_path / "slurm", minutes=10, cpus=1, at_most=2)
+    return SlurmLauncher(tmp_path / "slurm", SlurmOptions(minutes=10, cpus=1, at_most=2))

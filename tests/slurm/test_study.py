@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
+from pipelines.launch.slurm import SlurmLauncher
 from tests.tiny_store import write_tiny_store
 
 pytestmark = pytest.mark.slurm
@@ -23,20 +23,14 @@ reference: reference
 """
 
 
-def test_a_study_on_a_cluster(tmp_path: Path, slurm_options: SlurmOptions) -> None:
+def test_a_study_on_a_cluster(tmp_path: Path, launcher: SlurmLauncher) -> None:
     store = write_tiny_store(tmp_path / "data", points=300)
     (tmp_path / "grid.yaml").write_text(GRID, encoding="utf-8")
     command = [
         *(sys.executable, "-m", "deepgcn_cli", "ablate", "--grid", "grid.yaml", "--json"),
         *("--data", str(store.path), "--no-pictures", "--workers", "2"),
-        *(
-            "--launcher",
-            "slurm",
-            "--slurm",
-            "cpus=1",
-            "--slurm",
-            f"minutes={slurm_options.minutes}",
-        ),
+        *("--launcher", "slurm", "--slurm", "cpus=1"),
+        *("--slurm", f"minutes={launcher.options.minutes}"),
     ]
     first = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -46,9 +40,10 @@ def test_a_study_on_a_cluster(tmp_path: Path, slurm_options: SlurmOptions) -> No
     while not (journal.is_file() and journal.stat().st_size > 2000):
         assert time.monotonic() < end, "no job has begun"
         time.sleep(0.2)
-    options = SlurmOptions(tmp_path / "runs" / "studies" / "grid" / "slurm")
-    job = SlurmLauncher(options).ledger.read()["reference-s0"]
-    subprocess.run(["scontrol", "requeue", str(job.id)], check=True)
+    asked = ["squeue", "--me", "--noheader", "--array", "--states=R", "--format=%i"]
+    running = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    (reference,) = [job for job in running if job.endswith("_0")]
+    subprocess.run(["scontrol", "requeue", reference], check=True)
     first.kill()  # the jobs stay in the queue; the same command comes back to them
     first.wait()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)

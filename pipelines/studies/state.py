@@ -1,21 +1,25 @@
-"""How far each row and seed of a study is, read from the run directories."""
+"""How far each row and seed of a study is, read from the run directories.
+
+A run belongs to a row and a seed if it has their settings and data, whatever its name.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import TrainConfig
 from pipelines.errors import DeepGCNError
 from pipelines.reports.scores import known_scores
-from pipelines.runs.directory import METRICS, Run
+from pipelines.runs.directory import METRICS, Run, find_runs
+from pipelines.runs.resume import identity
 
-from .matching import KnownRuns
 from .study_file import Plan, PlannedRow, seeded
 
 STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
+ORDER = ("failed", "interrupted", "running", "finished")  # the further a run, the sooner taken
 STARTED = "Row "  # how a job's part of its log begins
 TAIL = 4096  # bytes of metrics.jsonl that hold its last record
 
@@ -59,20 +63,14 @@ def log_path(plan: Plan, name: str) -> Path:
 def gather(plan: Plan) -> list[Cell]:
     """Return every row and seed as it is now, in the order of the plan."""
     known = KnownRuns(plan.runs)
-    return list(_cells(plan, known))
+    return [match_run(plan, known, row, seed) for row in plan.rows for seed in plan.seeds]
 
 
-def _cells(plan: Plan, known: KnownRuns) -> Iterator[Cell]:
-    for row in plan.rows:
-        for seed in plan.seeds:
-            if row.config is None:
-                yield Cell(row, seed, "impossible", error=first_line(row.error))
-            else:
-                run = known.match(seeded(row, seed), plan.fingerprint)
-                yield _cell(plan, row, seed, run)
-
-
-def _cell(plan: Plan, row: PlannedRow, seed: int, run: Run | None) -> Cell:
+def match_run(plan: Plan, known: KnownRuns, row: PlannedRow, seed: int) -> Cell:
+    """Return a row and seed with the run that belongs to it, and what that has come to."""
+    if row.config is None:
+        return Cell(row, seed, "impossible", error=first_line(row.error))
+    run = known.match(seeded(row, seed), plan.fingerprint)
     logged = logged_error(log_path(plan, cell_name(row.name, seed)))
     if run is None:
         return Cell(row, seed, "failed" if logged else "waiting", error=logged)
@@ -133,3 +131,49 @@ def fraction(run: Run | None) -> float:
         return 0.0
     done, total = position(run)
     return min(0.99, done / total) if total else 0.0
+
+
+class KnownRuns:
+    """The runs in a folder by what they train, as they were when this was made."""
+
+    def __init__(self, runs: Path) -> None:
+        self.found: dict[str, list[Run]] = {}
+        for run in find_runs(runs):
+            key = identity_of(run)
+            if key is not None:
+                self.found.setdefault(key, []).append(run)
+
+    def match(self, config: TrainConfig, fingerprint: str) -> Run | None:
+        """Return the run that trains `config` (resolved) on that data, the furthest of several.
+
+        A micro-batch that nobody asked for is what the machine has decided.
+        """
+        runs = self.found.get(identity(config, fingerprint), [])
+        if config.micro_batch is not None:
+            runs = [run for run in runs if run.config.micro_batch == config.micro_batch]
+        return max(runs, key=_progress, default=None)
+
+
+def identity_of(run: Run) -> str | None:
+    """Return what `identity` gives for a run; None for one that cannot be read."""
+    try:
+        return identity(run.config, run.environment["store"]["fingerprint"])
+    except (DeepGCNError, KeyError, TypeError):
+        return None  # a broken run belongs to no row
+
+
+def _progress(run: Run) -> tuple[int, int]:
+    try:
+        status, state = run.status, run.state
+    except DeepGCNError:
+        return -1, 0
+    return ORDER.index(state) if state in ORDER else -1, int(status.get("step") or 0)
+
+
+def free_name(runs: Path, wanted: str) -> str:
+    """Return `wanted`, with a number behind it if something else has the name."""
+    name, number = wanted, 1
+    while (runs / name).exists():
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
