@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import edge_figures, gpu_checks, near_figures, part_products, recorded_figures
+from benchmarks import gpu_checks, knn_figures, matmul_figures
 from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
@@ -35,7 +35,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.timing import Case, measure, own_network, own_search
+from pipelines.runtime.timing import Case, measure, own_search
 
 
 def environment(bench: Bench) -> None:
@@ -77,7 +77,7 @@ def time_operations(bench: Bench) -> None:
         bench.add("operation", f"knn d {dilation} (second: eager)", ms(ours), ms(slow))
     rows = min(256, points)
     slab = bench.seconds(lambda: torch.bmm(x[:, :rows], x.transpose(1, 2))) * points / rows
-    bench.add("operation", "products of knn, cuBLAS float32", ms(slab))
+    bench.add("operation", "scalar products of knn, cuBLAS float32", ms(slab))
     arrays = gpu_checks.edge_case(bench, torch.float32, (batch, points, channels), k)
     for relu in (False, True):
         flags = {"relu": relu, "moments": True}
@@ -88,45 +88,17 @@ def time_operations(bench: Bench) -> None:
             both = [bench.seconds(functools.partial(run, m, flags)) for m in (cuda, reference)]
             bench.add("operation", f"{name}, relu {relu} (second: eager)", *map(ms, both))
     if cuda.why_not(torch.device(bench.device)) is None:
-        from pipelines.kernels.edges import reverse as cuda_reverse
+        from pipelines.kernels.reductions.transpose import reverse
 
-        spent = bench.seconds(lambda: cuda_reverse.reverse(arrays[2]))
+        spent = bench.seconds(lambda: reverse(arrays[2]))
         bench.add("operation", "reverse adjacency", ms(spent))
-
-
-def tune(bench: Bench) -> None:
-    """Time other sizes of the kernels' constants than their own."""
-    from pipelines.kernels.edges import cuda as cuda_edges
-    from pipelines.kernels.knn_search import cuda as cuda_knn
-
-    batch, points, channels, k = (1, 40, 8, 4) if bench.tiny else (16, 4096, 64, 16)
-    x = bench.random(batch, points, channels)
-    ranks = tuple(range(0, min(224, points), 14))
-    arrays = gpu_checks.edge_case(bench, torch.float32, (batch, points, channels), k)
-    flags = {"relu": True, "moments": True}
-    trials: list[tuple[Any, str, tuple[int, ...], Callable[[], Any]]] = [
-        (cuda_knn, "SLAB", (1 << 22, 1 << 23, 1 << 24, 1 << 26), lambda: cuda_knn.knn(x, ranks)),
-        (cuda_knn, "PER_WARP", (256, 1024), lambda: cuda_knn.knn(x, ranks)),
-        (cuda_knn, "REGISTERS", (48, 96, 255), lambda: cuda_knn.knn(x, ranks)),
-        (cuda_knn, "SORT_PER_WARP", (128, 512), lambda: cuda_knn.knn(x, ranks)),
-    ] + [
-        (cuda_edges, name, sizes, lambda: gpu_checks.edge_gradients(cuda, arrays, flags))
-        for name, sizes in (("WARPS", (2, 8)), ("NUMBERS", (512, 2048)), ("EDGES", (8, 32)))
-    ]
-    for module, name, sizes, run in trials:
-        before = getattr(module, name)
-        for size in (before, *sizes):
-            setattr(module, name, size)
-            own = " (as it is)" if size == before else ""
-            bench.add("tuning", f"{name} {size}{own}", ms(bench.seconds(run)))
-        setattr(module, name, before)
 
 
 def compare(bench: Bench, config: ModelConfig, work: str, batch: int, points: int) -> None:
     """Time a network's work, and its peak memory, ours and naive."""
     found: list[tuple[float, int]] = []
     repeats = bench.repeats if batch * points < 1 << 17 and points < 1 << 14 else 2
-    for network, search in ((own_network, own_search), (NaiveDeepGCN, naive_search)):
+    for network, search in ((DeepGCN, own_search), (NaiveDeepGCN, naive_search)):
         case = Case(config, work, batch, points, bench.device, None, repeats)
         try:
             figures = measure(case, network, search)
@@ -182,6 +154,28 @@ def time_scaling(bench: Bench) -> None:
                 compare(bench, config, work, 1, points)
 
 
+def time_cuda_graphs(bench: Bench) -> None:
+    """Time steps and forward passes, captured and not, with the memory that PyTorch reserves."""
+    config = ModelConfig.published("resgcn", 28)
+    cases = [(work, *shape) for shape in ((16, 4096), (4, 1024)) for work in ("step", "forward")]
+    if bench.tiny:
+        config = ModelConfig.published("resgcn", 3, width=8, k=4, fusion_channels=16)
+        cases = [("step", 1, 64), ("forward", 1, 64)]
+    for work, batch, points in cases:
+        texts = []
+        for captured in (False, True):
+            size = work, batch, points
+            case = Case(config, *size, bench.device, None, bench.repeats, captured=captured)
+            if bench.device == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            spent = statistics.median(measure(case, DeepGCN, own_search)["times"])
+            reserved = torch.cuda.max_memory_reserved() if bench.device == "cuda" else 0
+            name = "captured" if captured else "launched"
+            texts.append(f"{name} {ms(spent)}, {reserved / 2**30:.2f} GiB")
+        bench.add("CUDA graphs", f"resgcn-{config.depth} {work}, B {batch}, N {points:,}", *texts)
+
+
 def profile(bench: Bench) -> None:
     """Tell where a ResGCN-28's training step spends the GPU's time."""
     config = ModelConfig.published("resgcn", 3 if bench.tiny else 28)
@@ -212,7 +206,7 @@ def profile(bench: Bench) -> None:
 
 
 @contextlib.contextmanager
-def recorded(answers: list[Tensor], replay: bool = False) -> Iterator[list[Tensor]]:
+def watched(answers: list[Tensor], replay: bool = False) -> Iterator[list[Tensor]]:
     """Keep what every `kernels.knn` finds, or let it find `answers` instead."""
     search = kernels.knn
     kept: list[Tensor] = []
@@ -241,7 +235,7 @@ def precision(bench: Bench) -> None:
     with torch.no_grad():
         model.train()(features)
         model.eval()
-        with recorded([]) as expected:
+        with watched([]) as expected:
             wanted = model(features)
         for name, forced, matmul, half in (
             ("float32 again", None, "highest", False),
@@ -253,7 +247,7 @@ def precision(bench: Bench) -> None:
         ):
             for replay in (False, True):
                 cast = torch.autocast(bench.device, dtype=torch.bfloat16, enabled=half)
-                record = recorded(expected, replay)
+                record = watched(expected, replay)
                 with kernels.use(forced), matmul_precision(matmul), cast, record as found:
                     logits = model(features).float()
                 pairs = zip(found, expected, strict=True)
@@ -275,15 +269,13 @@ PARTS: dict[str, tuple[Callable[[Bench], None], int]] = {  # with seconds; most 
     "points": (gpu_checks.check_points, 20),
     "golden": (gpu_checks.check_golden, 30),
     "networks": (time_networks, 150),
-    "recorded": (recorded_figures.figures, 60),
-    "near": (near_figures.figures, 60),
-    "edges-speed": (edge_figures.figures, 20),
-    "products": (part_products.figures, 40),
+    "cuda-graphs": (time_cuda_graphs, 60),
+    "knn-speed": (knn_figures.figures, 60),
+    "matmul": (matmul_figures.figures, 40),
     "operations": (time_operations, 40),
     "profile": (profile, 30),
     "precision": (precision, 60),
     "scaling": (time_scaling, 90),
-    "tuning": (tune, 40),
 }
 
 

@@ -88,19 +88,6 @@ def ms(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def constants(module: Any, **sizes: Any) -> Iterator[None]:
-    """Let constants of a module have other values within a `with` block."""
-    before = {name: getattr(module, name) for name in sizes}
-    for name, size in sizes.items():
-        setattr(module, name, size)
-    try:
-        yield
-    finally:
-        for name, size in before.items():
-            setattr(module, name, size)
-
-
-@contextlib.contextmanager
 def matmul_precision(name: str) -> Iterator[None]:
     """Set PyTorch's float32 matrix precision within a `with` block."""
     before = torch.get_float32_matmul_precision()

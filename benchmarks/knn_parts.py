@@ -28,11 +28,9 @@ from pipelines.config import ModelConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.data.synthetic import room_features
-from pipelines.kernels import cpu
-from pipelines.kernels import threads as team
-from pipelines.kernels.knn_search.cpu import select as cpu_select
-from pipelines.kernels.knn_search.cpu import tiles as tiles
-from pipelines.kernels.knn_search.cpu.panels import PANEL
+from pipelines.kernels import cpu, threads
+from pipelines.kernels.knn_search.cpu import select, tiles
+from pipelines.kernels.knn_search.cpu.tiles import PANEL
 from pipelines.model.deepgcn import DeepGCN
 
 Part = Callable[..., Any]
@@ -41,7 +39,7 @@ Part = Callable[..., Any]
 def parts(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> dict[str, float]:
     """Return the least seconds of each compiled part of some work, and of the whole, "all"."""
     least: dict[str, float] = {}
-    run = team.run
+    run = threads.run
     spent: dict[str, float] = defaultdict(float)
 
     def timed(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
@@ -50,7 +48,7 @@ def parts(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> di
         spent[part.__name__.removesuffix("_all")] += clock() - start
 
     work()  # compiles
-    with mock.patch.object(team, "run", timed):
+    with mock.patch.object(threads, "run", timed):
         for _ in range(times):
             spent.clear()
             start = clock()
@@ -65,7 +63,7 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
     """Return, in words, what of a search was compared, kept and done again."""
     met = compared = again = 0
     kept: list[float] = []
-    run = team.run
+    run = threads.run
 
     def watched(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
         nonlocal met, compared, again
@@ -79,14 +77,14 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
                         if both:
                             within |= tiles.rows_within(places, boxes, reach, axes, b, a)
                         met, compared = met + 1, compared + bool(within)
-        elif part is cpu_select.select_all:
+        elif part is select.select_all:
             (keys, _), counts, first, wanted = shared[5], *shared[6:9]
             rows = counts[: len(shared[2]) - first * PANEL]
             full = len(keys) // len(counts) - PANEL
             kept.append(float(rows.mean()))
             again += int(((rows <= wanted[-1]) | (rows > full)).sum())
 
-    with mock.patch.object(team, "run", watched):
+    with mock.patch.object(threads, "run", watched):
         cpu.knn(x, ranks)
     return [
         f"pairs of panels compared {100 * compared / met:.0f} %",

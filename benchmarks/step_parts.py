@@ -24,8 +24,9 @@ from benchmarks.knn_parts import parts
 from benchmarks.naive import NaiveDeepGCN
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic import room_features
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.allocation import keep_freed_memory
-from pipelines.runtime.timing import Case, own_network, own_search, work_of
+from pipelines.runtime.timing import Case, own_search, work_of
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 
@@ -55,7 +56,7 @@ def main() -> None:
             *(ModelConfig(), "step", 1, options.num_points, "cpu", None, options.steps),
             features=str(path),
         )
-        step = work_of(case, NaiveDeepGCN if options.naive else own_network, own_search)
+        step = work_of(case, NaiveDeepGCN if options.naive else DeepGCN, own_search)
     if options.naive:
         step()  # allocates the optimizer's moments
         found = {}

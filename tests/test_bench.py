@@ -13,7 +13,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.naive import check
-from benchmarks.part_products import emulated, error
 from pipelines import kernels
 from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.config import CONVS, BenchConfig, ModelConfig
@@ -34,18 +33,6 @@ def test_the_naive_network_is_the_same_function(arch: str, conv: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig.published(arch, 3, conv=conv, k=5, width=16, layout="torch")
     assert check(config, points=64) < 1e-10
-
-
-def test_fp16_parts_that_tensor_cores_add_up_are_as_exact_as_float32() -> None:
-    """As long as few are added up there, where sums are cut off; as float32 sums them in order."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = torch.randn(50, 700, generator=generator), torch.randn(700, 40, generator=generator)
-    exact = a.double() @ b.double()
-    in_order = torch.zeros(50, 40)  # a @ b has another order, and another error, on each processor
-    for n in range(700):
-        in_order += a[:, n, None] * b[n]
-    assert error(emulated(a, b, 64), exact) < error(in_order, exact) / 2
-    assert error(emulated(a, b, 704), exact) > 2 * error(in_order, exact)
 
 
 def test_the_floor_of_the_reference_network() -> None:

@@ -1,19 +1,19 @@
-"""The graph operations behind every layer, with one implementation per kind of hardware.
+"""The graph operations behind every layer, with one implementation for each kind of hardware.
 
     knn             the neighbours of chosen ranks, from feature distances
-    gather          the rows of every point's neighbours (materialises all edges)
+    gather          the rows of every point's neighbours (stores all edges)
     neighbor_max    the largest value among the neighbours, per channel
     neighbor_sum    the sum over the neighbours, per channel
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
+    edge_ops        `edge_reduce` outside autograd, for layers that save less than it does
     point_reduce    the extreme of x_i over the points of a block and the moments of all points
-    activation_passes   an activation after a scale and a shift, and its gradients, on a GPU
-    edge_passes     what edge_reduce does forward and backward, for whoever keeps less than it does
-    product         a b of two matrices, or added to a third
+    activation_ops  an activation after a scale and a shift, and its gradients, on a GPU
+    matmul          a b of two matrices, or added to a third
 
-`reference` is plain PyTorch, written for reading: the oracle of the tests and the implementation
-for everything that has no faster one. `cpu` compiles the same functions with Numba, `cuda` with
-Triton (where it can't, `cuda.why_not` tells why, and `reference` does the work). The dispatch below
-looks at the device alone; `use("reference")` overrides it.
+`reference` is plain PyTorch, written for reading: the definition, the oracle of the tests, and the
+implementation for devices without a faster one. `cpu` compiles the same functions with Numba,
+`cuda` with Triton (if it can't, `cuda.why_not` says why, and `reference` is used). The functions
+below choose by the device alone; `use("reference")` overrides it.
 
 Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
 `index[b, i]` are the neighbours j of point i.
@@ -31,15 +31,20 @@ from torch import Tensor
 
 from pipelines.kernels import cuda, reference
 
-from .autograd import Passes
-from .ranks import Ranks, RankTable, listed
+from .knn_search import Ranks, RankTable, listed
+from .reductions import EdgeOps
 
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
 
 @contextmanager
 def use(name: str | None) -> Iterator[None]:
-    """Use the implementation "reference", "cpu" or "cuda" within a `with` block; None: choose."""
+    """Use the implementation "reference", "cpu" or "cuda" within a `with` block; None: choose.
+
+    >>> with use("reference"):
+    ...     forced()
+    'reference'
+    """
     token = _forced.set(name)
     try:
         yield
@@ -53,7 +58,11 @@ def forced() -> str | None:
 
 
 def implementation(x: Tensor) -> ModuleType:
-    """Return the module that runs operations on tensors like `x`."""
+    """Return the module that runs operations on tensors like `x`.
+
+    >>> implementation(torch.zeros(3)).__name__
+    'pipelines.kernels.cpu'
+    """
     name = _forced.get()
     if name is None:
         name = x.device.type
@@ -67,21 +76,25 @@ def implementation(x: Tensor) -> ModuleType:
 def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -> Tensor:
     """Return the points at the given `ranks` of the distance order, for every point.
 
-    Distances are never of fewer bits than float32, whatever the type of x and autocast.
+    Distances have at least float32's precision, whatever the type of x and autocast.
+
+    >>> x = torch.tensor([[[0.0], [1.0], [3.0], [7.0]]])
+    >>> knn(x, (0, 1)).tolist()  # each point and its nearest neighbour
+    [[[0, 1], [1, 0], [2, 1], [3, 2]]]
 
     Args:
         x: features (B, N, C). No gradient flows through a selection.
         ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself. In a
             table they are not checked.
-        bound: what the ranks of other passes are below. A search that depends on the largest rank
-            in its last bits takes this one instead: the same for them all.
+        bound: all ranks, of this and other calls, are below it. A search whose last bits depend on
+            the largest rank depends on `bound` instead, so that it is the same in all these calls.
 
     Returns:
         (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
         of the given ranks as a set; their order within a row is free but deterministic.
 
     Raises:
-        IndexError: the ranks are not such; the compiled loops don't look.
+        IndexError: the ranks are not increasing or not within the block.
 
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
@@ -104,17 +117,32 @@ def _checked(ranks: tuple[int, ...], points: int) -> Ranks:
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Return the neighbours' rows (B, N, k, C) of x (B, N, C)."""
+    """Return the neighbours' rows (B, N, k, C) of x (B, N, C).
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> gather(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).flatten(2).tolist()
+    [[[1.0, 2.0], [2.0, 4.0], [4.0, 1.0]]]
+    """
     return reference.gather(x, index)
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
-    """Return max_j x_j (B, N, C) over the neighbours j; a tie sends its gradient to one of them."""
+    """Return max_j x_j (B, N, C) over the neighbours j; a tie sends its gradient to one of them.
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> neighbor_max(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).tolist()
+    [[[2.0], [4.0], [4.0]]]
+    """
     return implementation(x).neighbor_max(x, index)
 
 
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
-    """Return Σ_j x_j (B, N, C) over the neighbours j."""
+    """Return Σ_j x_j (B, N, C) over the neighbours j.
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> neighbor_sum(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).tolist()
+    [[[3.0], [6.0], [5.0]]]
+    """
     return implementation(x).neighbor_sum(x, index)
 
 
@@ -122,6 +150,12 @@ def edge_reduce(
     u: Tensor, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Reduce the edge values e_ij = u_i + v_j (or relu of it) without storing them.
+
+    >>> u, v = torch.tensor([[[10.0], [20.0]]]), torch.tensor([[[1.0], [2.0]]])
+    >>> index = torch.tensor([[[0, 1], [0, 1]]], dtype=torch.int32)
+    >>> most, total, squares = edge_reduce(u, v, index, torch.ones(1), relu=False, moments=True)
+    >>> most.tolist(), total.tolist()  # of the edges 11, 12, 21 and 22
+    ([[[12.0], [22.0]]], [66.0])
 
     Args:
         u: (B, N, C), the part of an edge value that belongs to its target i.
@@ -138,12 +172,12 @@ def edge_reduce(
     return implementation(u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
 
 
-def edge_passes(x: Tensor) -> Passes | None:
-    """Return the passes that `edge_reduce` makes over the edges of tensors like `x`.
+def edge_ops(x: Tensor) -> EdgeOps | None:
+    """Return `edge_reduce` of tensors like `x` as forward and backward functions outside autograd.
 
-    They are apart from autograd. None where there are none: `edge_reduce` has to be used then.
+    None if the implementation has no such functions: `edge_reduce` has to be used then.
     """
-    found: Passes | None = implementation(x).edge_passes(x)
+    found: EdgeOps | None = implementation(x).edge_ops(x)
     return found
 
 
@@ -151,6 +185,10 @@ def point_reduce(
     x: Tensor, sign: Tensor, *, relu: bool, moments: bool
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Reduce the values e_i = x_i (or relu of it) over the points of each block.
+
+    >>> x = torch.tensor([[[1.0, 1.0], [3.0, -2.0]]])
+    >>> point_reduce(x, torch.tensor([1.0, -1.0]), relu=False, moments=False)[0].tolist()
+    [[3.0, -2.0]]
 
     Args:
         x: (B, N, C).
@@ -166,13 +204,16 @@ def point_reduce(
     return implementation(x).point_reduce(x, sign, relu=relu, moments=moments)
 
 
-def product(
+def matmul(
     a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
 ) -> Tensor:
     """Return a b, or add it to `total` in place; no gradient flows through it.
 
-    Large products of float32 are made on tensor cores from parts of the numbers where a GPU has
-    them and nothing asks for fewer bits: see `own_product`. All others are PyTorch's.
+    Large float32 matrices are multiplied on a GPU's tensor cores, split into fp16 parts, unless
+    lower precision is asked for: see `uses_split_matmul`. PyTorch multiplies all others.
+
+    >>> matmul(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]), bias=torch.ones(1))
+    tensor([[12.]])
 
     Args:
         a: (n, l), of any strides, as `b`.
@@ -181,23 +222,23 @@ def product(
         bias: (m,), added to every row.
 
     Returns:
-        (n, m); `total` itself where it is given.
+        (n, m); `total` itself if it is given.
     """
-    result: Tensor = implementation(a).product(a, b, total, bias=bias)
+    result: Tensor = implementation(a).matmul(a, b, total, bias=bias)
     return result
 
 
-def activation_passes(x: Tensor) -> ModuleType | None:
-    """Return what computes leaky_relu(scale · x + shift) and its gradients in one pass each.
-
-    It has the functions of `cuda_activation`. None: PyTorch's own operations are to be used.
-    """
-    return cuda.activation_passes(x) if implementation(x) is cuda else None
-
-
-def own_product(a: Tensor, b: Tensor) -> bool:
-    """Tell whether `product` of a (…, l), as a matrix, and b (l, m) is other than PyTorch's own."""
-    if torch.compiler.is_compiling():  # a compiler can follow neither what comes here nor Triton
+def uses_split_matmul(a: Tensor, b: Tensor) -> bool:
+    """Return whether `matmul` of a (…, l), as a matrix, and b (l, m) is other than PyTorch's."""
+    if torch.compiler.is_compiling():  # a compiler can follow neither this function nor Triton
         return False
     name = _forced.get() or a.device.type
-    return name == "cuda" and cuda.own_product(a, b)
+    return name == "cuda" and cuda.uses_split_matmul(a, b)
+
+
+def activation_ops(x: Tensor) -> ModuleType | None:
+    """Return functions for leaky_relu(scale · x + shift) and its gradients that read x once.
+
+    They are those of `pipelines.kernels.activation`. None: PyTorch's own operations are to be used.
+    """
+    return cuda.activation_ops(x) if implementation(x) is cuda else None

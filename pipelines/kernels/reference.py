@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# A tile of distance rows stays below this many numbers, so that no N × N matrix is ever in memory.
-TILE_NUMBERS = 1 << 24
+# Elements of a tile of distance rows, so that no N × N matrix is ever in memory.
+TILE_ELEMENTS = 1 << 24
 
 
 def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
@@ -19,7 +19,7 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     batch, points, _ = x.shape
     x = x - x.mean(dim=1, keepdim=True)
     wanted = torch.tensor(ranks, device=x.device)
-    rows = max(1, TILE_NUMBERS // (batch * points))
+    rows = max(1, TILE_ELEMENTS // (batch * points))
     squares = (x * x).sum(-1).unsqueeze(1)  # (B, 1, N)
     tiles = []
     for start in range(0, points, rows):
@@ -62,14 +62,14 @@ def edge_reduce(
     return extreme, exact.sum(dim=(0, 1, 2)), exact.square().sum(dim=(0, 1, 2))
 
 
-def edge_passes(_: Tensor) -> None:
-    """Return None: autograd follows `edge_reduce`; see `pipelines.kernels.edge_passes`."""
+def edge_ops(_: Tensor) -> None:
+    """Return None: autograd follows `edge_reduce`; see `pipelines.kernels.edge_ops`."""
 
 
-def product(
+def matmul(
     a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
 ) -> Tensor:
-    """Return a b, or add it to `total`; see `pipelines.kernels.product`."""
+    """Return a b, or add it to `total`; see `pipelines.kernels.matmul`."""
     if total is None:
         return a @ b if bias is None else torch.addmm(bias, a, b)
     total.addmm_(a, b)

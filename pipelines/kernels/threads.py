@@ -1,12 +1,11 @@
 # ruff: noqa: ARG001 - Numba dictates the arguments of intrinsics and their generators
-"""Compiled loops on PyTorch's own threads.
+"""Run compiled loops on PyTorch's own thread pool.
 
-PyTorch's OpenMP threads stay awake for some milliseconds after each operation, in a busy loop, to
-begin the next one at once. A second pool has to share the cores with those loops (measured: two
-threads on two cores were then no faster than one), and threads that need Python's lock get in each
-other's way. So `fork` calls `GOMP_parallel` of the OpenMP library that PyTorch itself has loaded,
-straight from compiled code: PyTorch's team runs our loops. Where the library has no such entry
-(macOS, Windows), plain threads do the same work.
+PyTorch's OpenMP threads spin for some milliseconds after each operation, ready to begin the next
+one. A second pool has to share the cores with them (measured: two threads on two cores were then no
+faster than one), and threads that need Python's lock get in each other's way. So `fork` calls
+`GOMP_parallel` of the OpenMP library that PyTorch itself has loaded, straight from compiled code.
+Where the library has no such function (macOS, Windows), Python threads do the same work.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ def count() -> int:
 
 
 def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None:
-    """Call `entry(shared, tasks, counter, team, threads)`, which must be one `fork`, and wait."""
+    """Call `entry(shared, tasks, counter, openmp, workers)`, which must be one `fork`, and wait."""
     counter = np.zeros(1, np.int64)
     workers = max(1, min(count(), tasks))
-    team = _team() if workers > 1 else 0
-    if workers == 1 or team:
-        entry(shared, tasks, counter, team, workers)
+    openmp = _openmp() if workers > 1 else 0
+    if workers == 1 or openmp:
+        entry(shared, tasks, counter, openmp, workers)
         return
     pool = _pool(os.getpid(), workers)  # a forked process has none of its parent's threads
-    for share in [pool.submit(entry, shared, tasks, counter, 0, 1) for _ in range(workers)]:
-        share.result()
+    for future in [pool.submit(entry, shared, tasks, counter, 0, 1) for _ in range(workers)]:
+        future.result()
 
 
 @lru_cache(maxsize=1)
-def _team() -> int:
+def _openmp() -> int:
     """Return the address of `GOMP_parallel` in PyTorch's OpenMP library, 0 if it has none."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
     if sys.platform != "linux" or not library.exists():
@@ -66,13 +65,13 @@ def _pool(_process: int, size: int) -> ThreadPoolExecutor:
 
 @intrinsic
 def fork(
-    typing: Any, kernel: Any, shared: Any, tasks: Any, counter: Any, team: Any, threads: Any
+    typing: Any, kernel: Any, shared: Any, tasks: Any, counter: Any, openmp: Any, workers: Any
 ) -> Any:
     """Call the compiled function `kernel(*shared, task)` for each task in 0 … tasks − 1.
 
-    Every thread of the team takes the next number from `counter` (one int64, zero at first) until
-    none is left. The tasks must write to different places and not raise. With `team` 0 the calling
-    thread takes them all, or as many as others with the same counter leave to it.
+    Each thread takes the next number from `counter` (one int64, zero at first) until none is left.
+    The tasks must write to different places and not raise. With `openmp` 0 the calling thread runs
+    them, except those that other threads with the same counter have taken.
     """
     arguments = (*shared.types, types.int64)
     typing.resolve_function_type(kernel, arguments, {})  # compiles it
@@ -105,7 +104,7 @@ _INT = ir.IntType(32)
 def _body(context: Any, module: Any, compiled: Any, state: Any, length: int) -> Any:
     """Build `void body(void *state)`: take tasks and call the kernel until none is left."""
     kind = ir.FunctionType(ir.VoidType(), [_BYTES])
-    name = f"{compiled.fndesc.mangled_name}.team{next(_names)}"
+    name = f"{compiled.fndesc.mangled_name}.tasks{next(_names)}"
     function = ir.Function(module, kind, name)
     function.linkage = "internal"
     builder = ir.IRBuilder(function.append_basic_block("entry"))

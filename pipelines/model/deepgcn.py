@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
-from pipelines.kernels.ranks import RankTable
+from pipelines.kernels.knn_search import RankTable
 
 from .blocks import build_backbone, dense_columns, out_channels
 from .head import HIDDEN, WITHOUT_GRADIENT, head_maps, head_maps_by_segment

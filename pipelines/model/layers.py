@@ -188,10 +188,10 @@ class _Activated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, scale, shift, slope = args
-        ctx.slope, ctx.passes = slope, kernels.activation_passes(x)
+        ctx.slope, ctx.ops = slope, kernels.activation_ops(x)
         ctx.save_for_backward(x, scale, shift)
-        if ctx.passes is not None:
-            found: Tensor = ctx.passes.activate(x, scale, shift, slope)
+        if ctx.ops is not None:
+            found: Tensor = ctx.ops.activate(x, scale, shift, slope)
             return found
         return activate(torch.addcmul(shift, x, scale), slope)
 
@@ -199,8 +199,8 @@ class _Activated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         x, scale, shift = ctx.saved_tensors
-        if ctx.passes is not None:
-            return *ctx.passes.gradients(grads[0], x, scale, shift, ctx.slope), None
+        if ctx.ops is not None:
+            return *ctx.ops.gradients(grads[0], x, scale, shift, ctx.slope), None
         y = torch.addcmul(shift, x, scale)
         g = activation_gradient(grads[0], y, ctx.slope)
         dscale, dshift = rows(torch.mul(g, x, out=y)).sum(0), rows(g).sum(0)

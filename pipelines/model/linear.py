@@ -30,7 +30,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         >>> linear(torch.ones(2, 5, 3), torch.ones(4, 3)).shape
         torch.Size([2, 5, 4])
     """
-    if kernels.own_product(x, weight.t()):
+    if kernels.uses_split_matmul(x, weight.t()):
         out: Tensor = _Linear.apply(x, weight, bias)
         return out
     return F.linear(x, weight, bias).to(x.dtype)
@@ -88,14 +88,14 @@ class Matmul:
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Return a b (n, m), of matrices (n, l) and (l, m), in the type of a."""
         with self.as_in_forward():
-            return kernels.product(a, b).to(a.dtype)
+            return kernels.matmul(a, b).to(a.dtype)
 
     def added(self, total: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """Add a b to `total` (n, m), in place."""
         if self.lower:
             return total.add_(self(a, b))
         with self.as_in_forward():
-            return kernels.product(a, b, total)
+            return kernels.matmul(a, b, total)
 
 
 def rows(x: Tensor) -> Tensor:
@@ -104,13 +104,13 @@ def rows(x: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Compute x Wᵀ + b (x is (…, C)) by `kernels.product`, forward and backward."""
+    """Compute x Wᵀ + b (x is (…, C)) by `kernels.matmul`, forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.matmul = Matmul(x)
         ctx.save_for_backward(x, weight)
-        y = kernels.product(rows(x), weight.t(), bias=bias)
+        y = kernels.matmul(rows(x), weight.t(), bias=bias)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -188,11 +188,11 @@ def edge_map_reduce(
     Of the input's size only x is saved. With batch statistics the gradients depend on u and v too:
     the backward pass recomputes them, which is two of its six matmuls.
     """
-    passes = kernels.edge_passes(x)
-    if passes is None or not torch.is_grad_enabled():
+    ops = kernels.edge_ops(x)
+    if ops is None or not torch.is_grad_enabled():
         u, v = split_edge_map(x, weight, bias)
         return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
-    extreme, first, second = _MapReduce.apply(passes, x, weight, bias, index, sign, relu, moments)
+    extreme, first, second = _MapReduce.apply(ops, x, weight, bias, index, sign, relu, moments)
     return (extreme, first, second) if moments else (extreme, None, None)
 
 
@@ -201,13 +201,13 @@ class _MapReduce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-        passes, x, weight, bias, index, sign, relu, moments = args
+        ops, x, weight, bias, index, sign, relu, moments = args
         ctx.matmul = Matmul(x)
         u, v = split_edge_map(x, weight, bias)
-        extreme, winner, *sums = passes.reduce(u, v, index, sign, relu=relu, moments=moments)
+        extreme, winner, *sums = ops.forward(u, v, index, sign, relu=relu, moments=moments)
         if not moments:
             ctx.mark_non_differentiable(*sums)
-        ctx.passes, ctx.flags = passes, (relu, moments)
+        ctx.ops, ctx.flags = ops, (relu, moments)
         ctx.save_for_backward(x, weight, bias, index, winner)
         return extreme, *sums
 
@@ -220,8 +220,8 @@ class _MapReduce(torch.autograd.Function):
         if relu or moments:
             with ctx.matmul.as_in_forward():
                 u, v = split_edge_map(x, weight, bias)
-        spread = ctx.passes.spread(u, v, index, winner, grads, relu=relu, moments=moments)
-        du, dv = (rows(each) for each in spread)
+        gradients = ctx.ops.backward(u, v, index, winner, grads, relu=relu, moments=moments)
+        du, dv = (rows(each) for each in gradients)
         return None, *_map_gradients(ctx, du, dv, x, weight), *(None,) * 4
 
 

@@ -2,8 +2,8 @@
 
     python -m pipelines.runtime.timing '{"work": "forward", …}'
 
-prints one line of JSON. A process per measurement keeps one case's memory, caches and threads out
-of the next one's figures. `benchmarks.case` does the same for the naive network.
+prints one line of JSON. With a process for each measurement, no case's figures depend on the
+memory, caches and threads of another. `benchmarks.case` does the same for the naive network.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from pipelines.training.cuda_graphs import Recorder, in_evaluation
 
 from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
 
-UNTIL_RECORDED = 3  # runs: a rehearsal, the recording, and the first one without either
-GEMM = 2048  # rows of the square matrices that the machine's speed is taken from
+UNTIL_CAPTURED = 3  # runs: a warm-up, the capture of CUDA graphs, and the first replay
+GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Case:
         num_points: N.
         device: cpu or cuda.
         threads: CPU threads; None: PyTorch's own choice.
-        repeats: timed runs, after one that warms up, or on a GPU three, which also record.
+        repeats: timed runs, after one that warms up, or on a GPU three, which capture graphs too.
         implementation: of the kernels, or None for the device's own.
-        checkpoint_layers: of a step, layers that its backward pass computes again at once; 0: none.
+        checkpoint_layers: of a step, how many layers the backward pass recomputes at once; 0: none.
         features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
             alone is always among normally distributed points.
-        recorded: on a GPU, repeat passes as CUDA graphs, as training and evaluation do.
+        captured: on a GPU, replay CUDA graphs, as training and evaluation do.
     """
 
     model: ModelConfig
@@ -65,7 +65,7 @@ class Case:
     implementation: str | None = None
     checkpoint_layers: int = 0
     features: str | None = None
-    recorded: bool = True
+    captured: bool = True
 
 
 Network = Callable[[ModelConfig], nn.Module]
@@ -73,14 +73,14 @@ Search = Callable[[Tensor, ModelConfig], Any]
 
 
 def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
-    """Return times (seconds), peak memory beyond what was there before (bytes), and its base."""
+    """Return times (seconds), peak memory beyond that before the work (bytes), and the latter."""
     if case.threads:
         torch.set_num_threads(case.threads)
     torch.manual_seed(0)
     with kernels.use(case.implementation):
         run = work_of(case, network, search)
         base = memory(case.device)
-        for _ in range(UNTIL_RECORDED if case.device == "cuda" and case.recorded else 1):
+        for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
             _time(run, case.device)  # compiles, allocates
         times = [_time(run, case.device) for _ in range(case.repeats)]
     return {"times": times, "memory": peak_memory(case.device) - base, "base": base}
@@ -99,7 +99,7 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
         features = torch.from_numpy(np.load(case.features))
     features = features.to(case.device)
     model = network(case.model).to(case.device)
-    own = model if case.recorded and isinstance(model, DeepGCN) else None
+    own = model if case.captured and isinstance(model, DeepGCN) else None
     if case.work == "forward":
         recorder = in_evaluation(own) if own else None
         return lambda: evaluate(model, features, recorder)
@@ -120,10 +120,10 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
 def evaluate(
     model: nn.Module, features: Tensor, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Return the logits in evaluation; the first time, the norms learn their statistics before.
+    """Return the logits in evaluation, after the norms have learnt their statistics once.
 
-    With the statistics that they begin with, the features of a deep residual network grow by a
-    factor in each layer, to beyond what float32 holds, as they do not after training.
+    With their initial statistics, the features of a deep residual network grow by a factor in each
+    layer, beyond the range of float32; after training they do not.
     """
     if model.training:
         for module in model.modules():
@@ -147,11 +147,11 @@ def _time(run: Callable[[], Any], device: str) -> float:
 
 
 def memory(device: str) -> int:
-    """Return the bytes in use now, of the process or on the GPU, and begin a new peak."""
+    """Return the bytes in use now, of the process or on the GPU, and reset the peak."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return int(torch.cuda.memory_allocated())
-    with suppress(OSError):  # Linux: the peak begins anew; elsewhere preparing the work counts
+    with suppress(OSError):  # Linux only; elsewhere the preparation of the work counts
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _status("VmRSS")
 
@@ -162,7 +162,7 @@ def peak_memory(device: str) -> int:
 
 
 def _status(field: str) -> int:
-    """Return a size of this process; from its highest ever where the system tells no more."""
+    """Return a size of this process in bytes; without /proc its peak since the start."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             line = next(line for line in file if line.startswith(field))
@@ -175,17 +175,12 @@ def _status(field: str) -> int:
 
 
 def gemm_speed(device: str, threads: int | None) -> float:
-    """Return the floating-point operations a second of a large float32 matrix product."""
+    """Return the floating-point operations a second of a large float32 matrix multiplication."""
     if threads:
         torch.set_num_threads(threads)
     a = torch.rand(GEMM, GEMM, device=device)
     times = [_time(lambda: a @ a, device) for _ in range(6)]
     return 2 * GEMM**3 / min(times[1:])
-
-
-def own_network(config: ModelConfig) -> nn.Module:
-    """Return this package's network."""
-    return DeepGCN(config)
 
 
 def own_search(x: Tensor, config: ModelConfig) -> Tensor:
@@ -209,4 +204,4 @@ def main(network: Network, search: Search) -> None:
 
 if __name__ == "__main__":
     keep_freed_memory()  # as `pick_device` does for the stages
-    main(own_network, own_search)
+    main(DeepGCN, own_search)

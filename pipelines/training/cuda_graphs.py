@@ -1,4 +1,4 @@
-"""Passes through a network recorded as CUDA graphs, which a GPU repeats without Python.
+"""EdgeOps through a network recorded as CUDA graphs, which a GPU repeats without Python.
 
 A step of a deep network is some 3,000 launches, and launching them takes Python longer than
 computing them takes a fast GPU. A recording has their arguments as they were, so all that changes
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pipelines import kernels
 from pipelines.config import CONVS
 from pipelines.kernels import cuda
-from pipelines.kernels.ranks import LONGEST
+from pipelines.kernels.knn_search import LONGEST
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
 from pipelines.training.accumulation import PassState, is_out_of_memory, release_memory

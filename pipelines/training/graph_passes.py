@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
-from pipelines.kernels.ranks import RankTables
+from pipelines.kernels.knn_search import RankTables
 from pipelines.model.deepgcn import DeepGCN
 
 SWITCH = "DEEPGCN_CUDA_GRAPHS"  # in the environment; 0: none

@@ -1,8 +1,7 @@
-"""The Triton kernels where there is no GPU: their tests in a process that interprets Triton.
+"""The Triton kernels without a GPU: their tests in processes that interpret Triton.
 
 TRITON_INTERPRET has to be set before Triton is imported, and would change every later use of it, so
-`test_cuda_knn` and its neighbours skip here without a GPU
-and run in a process of their own.
+without a GPU those tests skip where pytest collects them, and run in processes of their own.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ HERE = Path(__file__).parent
 @pytest.mark.parametrize(
     "modules",
     [
-        ("knn_search/test_cuda_search", "knn_search/test_cuda", "edges/test_cuda_reverse"),
-        ("edges/test_cuda", "matmul/test_cuda", "activation/test_cuda"),
+        ("knn_search/test_cuda", "reductions/test_transpose"),
+        ("reductions/test_cuda", "test_split_matmul", "test_activation"),
     ],
     ids=" ".join,
 )

@@ -1,4 +1,4 @@
-"""Every Triton program, as the real code launches it, compiled for GPUs that aren't here.
+"""Every Triton kernel, as the real code launches it, compiled for GPUs that aren't here.
 
 Triton brings NVIDIA's assembler: compiling needs no GPU, and finds what the interpreter doesn't
 (types, shapes, shared memory). The launches are stopped after compiling; nothing is computed.
@@ -22,7 +22,12 @@ from triton.runtime import JITFunction, driver
 
 from pipelines.kernels import cuda
 
-SHARED = {80: 163 * 1024, 86: 99 * 1024, 90: 227 * 1024}  # bytes that a program may use
+SHARED = {
+    75: 64 * 1024,
+    80: 163 * 1024,
+    86: 99 * 1024,
+    90: 227 * 1024,
+}  # bytes that a kernel may use
 FLAGS = [(torch.float32, True, 86), (torch.bfloat16, False, 90), (torch.float32, False, 90)]
 
 pytestmark = [
@@ -73,17 +78,9 @@ def compiled(
         assert len(kernel.asm["cubin"]) > 0
 
 
-@pytest.mark.parametrize(("points", "last", "capability"), [(4096, 210, 90), (20_000, 31, 86)])
-def test_knn(compiled: list[Any], points: int, last: int) -> None:
-    from pipelines.kernels.knn_search import cuda as cuda_knn
-
-    cuda_knn.knn(torch.zeros(1, points, 8), (0, last))
-    assert {kernel.metadata.name for kernel in compiled} == {"narrow", "pick"}
-
-
 @pytest.mark.parametrize(("dtype", "relu", "capability"), FLAGS)
 def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
-    """Both passes, with and without u; names tell that each program was among them."""
+    """Both passes, with and without u; names tell that each kernel was among them."""
     u, v = (torch.zeros(2, 100, 64, dtype=dtype, requires_grad=True) for _ in range(2))
     index = torch.zeros(2, 100, 16, dtype=torch.int32)
     sign = torch.ones(64, dtype=dtype)
@@ -97,19 +94,20 @@ def test_edges(compiled: list[Any], dtype: torch.dtype, relu: bool) -> None:
 
 
 @pytest.mark.parametrize("capability", [90, 80])
-def test_product(compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward, on 9.0 with every other candidate; and for the gradients of input and weight."""
-    from pipelines.kernels.matmul import cuda as cuda_product
+def test_split_matmul(
+    compiled: list[Any], capability: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward, and for the gradients of input and weight."""
+    from pipelines.kernels import split_matmul
 
     x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
-    best = cuda_product.BEST[capability // 10]
-    monkeypatch.setattr(cuda_product, "processors", lambda _: 132)
-    for tiles in cuda_product.CANDIDATES[::2] if capability == 90 else (best,):
-        cuda_product.product(x, weight.t(), bias=torch.zeros(192), tiles=tiles)
-    cuda_product.product(dy, weight, x, tiles=best)
-    cuda_product.product(dy.t(), x, tiles=best)
+    best = split_matmul.BEST[capability // 10]
+    monkeypatch.setattr(split_matmul, "processors", lambda _: 132)
+    split_matmul.matmul(x, weight.t(), bias=torch.zeros(192), tiles=best)
+    split_matmul.matmul(dy, weight, x, tiles=best)
+    split_matmul.matmul(dy.t(), x, tiles=best)
     names = {kernel.metadata.name for kernel in compiled}
-    assert names == {"split_rows", "largest", "split", "multiply"}
+    assert names == {"split_rows", "row_maxima", "split_strided", "multiply"}
     products = [kernel for kernel in compiled if kernel.metadata.name == "multiply"]
     instruction = "wgmma.mma_async" if capability == 90 else "mma.sync"
     assert all(instruction in kernel.asm["ptx"] for kernel in products)
@@ -127,18 +125,21 @@ def test_edges_of_one_point_and_channel(compiled: list[Any]) -> None:
 
 @pytest.mark.parametrize(("slope", "capability"), [(0.0, 90), (0.2, 80)])
 def test_activation(compiled: list[Any], slope: float) -> None:
-    from pipelines.kernels.activation import cuda as cuda_activation
+    from pipelines.kernels import activation
 
     x, scale = torch.zeros(2, 100, 64), torch.zeros(64)
-    cuda_activation.activate(x, scale, scale, slope)
-    cuda_activation.gradients(x, x, scale, scale, slope)
+    activation.activate(x, scale, scale, slope)
+    activation.gradients(x, x, scale, scale, slope)
     assert {kernel.metadata.name for kernel in compiled} == {"forward", "backward"}
 
 
-@pytest.mark.parametrize(("channels", "capability"), [(64, 90), (100, 86)])
-def test_near(compiled: list[Any], channels: int) -> None:
-    from pipelines.kernels.knn_search.cuda import search as cuda_near
-
-    cuda_near.knn(torch.zeros(1, 4096, channels), (0, 100))
+@pytest.mark.parametrize(
+    ("points", "channels", "last", "capability"),
+    [(4096, 64, 100, 90), (4096, 100, 3800, 86), (1, 1, 0, 80), (700, 9, 15, 75)],
+)
+def test_knn(compiled: list[Any], points: int, channels: int, last: int) -> None:
+    cuda.knn(torch.zeros(1, points, channels), tuple(sorted({0, last})))
     names = {kernel.metadata.name for kernel in compiled}
-    assert names == {"prepare", "limits", "count", "near", "redo", "order", "order_exactly"}
+    counting = {"count_within"} if last > 60 else set()
+    kernels = {"prepare", "sample_thresholds", "collect", "redo", "order", "order_exactly"}
+    assert names == kernels | counting

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.kernels import cuda
-from pipelines.kernels.ranks import RankTables
+from pipelines.kernels.knn_search import RankTables
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.seeding import seed_step

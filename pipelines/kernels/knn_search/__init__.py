@@ -1,0 +1,84 @@
+"""k-nearest-neighbour search: `cpu` with Numba, `cuda` with Triton; and the ranks to search for.
+
+Ranks in a `RankTable` are read on the device, so that each replay of a CUDA graph can use others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LONGEST = 4096  # elements of a table: the most candidates of a row that a GPU sorts
+
+
+@dataclass(frozen=True)
+class RankTable:
+    """Some ranks, as the kernels of a GPU look them up.
+
+    Attributes:
+        column: (LONGEST,) int32: the column of the result that a rank belongs to, −1 none.
+        k: how many ranks there are.
+        bound: all ranks, now and later, are below it; it sets the size of the candidate buffers.
+    """
+
+    column: Tensor
+    k: int
+    bound: int
+
+    def __len__(self) -> int:
+        return self.k
+
+    def listed(self) -> tuple[int, ...]:
+        """Return the ranks; waits for the device."""
+        return tuple((self.column >= 0).nonzero().flatten().tolist())
+
+
+Ranks = tuple[int, ...] | RankTable
+
+
+def listed(ranks: Ranks) -> tuple[int, ...]:
+    """Return ranks for an implementation without tables."""
+    return ranks.listed() if isinstance(ranks, RankTable) else ranks
+
+
+def bound_of(ranks: Ranks, bound: int | None, points: int) -> int:
+    """Return a bound that all ranks are below: `bound` if it is given, at most all points."""
+    if isinstance(ranks, RankTable):
+        return min(ranks.bound, points)
+    return max(ranks[-1] + 1, min(bound or 0, points))
+
+
+class RankTables:
+    """The tables of a network's layers, which change together.
+
+    Args:
+        bounds: of the ranks of each layer, LONGEST at most.
+        k: ranks of a layer.
+        device: of the searches.
+    """
+
+    def __init__(self, bounds: Sequence[int], k: int, device: torch.device) -> None:
+        self._host = torch.full((len(bounds), LONGEST), -1, dtype=torch.int32)
+        self._columns = self._host.clone().to(device)
+        self._known: list[tuple[int, ...] | None] = [None] * len(bounds)
+        self.tables = [
+            RankTable(column, k, bound) for column, bound in zip(self._columns, bounds, strict=True)
+        ]
+
+    def set(self, ranks: Sequence[tuple[int, ...]]) -> None:
+        """Put the ranks of every layer into its table, in one copy."""
+        rows = self._host.numpy()
+        changed = [number for number, some in enumerate(ranks) if some != self._known[number]]
+        for number in changed:
+            rows[number] = -1
+            rows[number, list(ranks[number])] = range(len(ranks[number]))
+            self._known[number] = ranks[number]
+        if changed:
+            # PyTorch reuses pinned memory only after the copies from it, so a copy that is still
+            # under way keeps its values.
+            pinned = self._columns.device.type == "cuda"
+            source = self._host.pin_memory() if pinned else self._host
+            self._columns.copy_(source, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What only the compiled k-NN has: limits, slabs, threads, and rows that are done again."""
+"""What only the compiled k-NN has: thresholds, slabs, threads, rows that are searched again."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.kernels import cpu
-from pipelines.kernels import threads as team
+from pipelines.kernels import cpu, threads
 from pipelines.kernels.knn_search import cpu as cpu_knn
-from pipelines.kernels.knn_search.cpu import panels as cpu_panels
+from pipelines.kernels.knn_search.cpu.tiles import PANEL
 from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
 
 
@@ -46,13 +45,13 @@ def test_slabs_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = tuple(range(0, 16 * 5, 5))
     whole = cpu.knn(x, ranks)
     monkeypatch.setattr(cpu_knn, "CANDIDATE_BYTES", 1 << 20)
-    assert cpu_knn._plan(1100, ranks[-1]).slab < -(-1100 // cpu_panels.PANEL)
+    assert cpu_knn._plan(1100, ranks[-1]).slab < -(-1100 // PANEL)
     assert torch.equal(cpu.knn(x, ranks), whole)
     assert_same_sets(whole, sorted_neighbors(x, ranks))
 
 
 def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample of one point's copies sets limits that are far too tight or too loose."""
+    """A sample of one point's copies sets thresholds that are far too tight or too loose."""
     x = whole_points(1, 1000, 4, seed=6)
     ranks = tuple(range(0, 64, 4))
     for chosen in (np.zeros(128, np.int64), np.arange(128)):
@@ -77,7 +76,7 @@ def test_every_pair_of_panels_meets_once() -> None:
             written: set[int] = set()
             for a0, a1, b0, b1, both in table:
                 rows = set(range(a0, a1)) | (set(range(b0, b1)) if both else set())
-                assert not rows & written, "two tasks of a round write to one list"
+                assert not rows & written, "two tasks of a round write to one buffer"
                 written |= rows
                 met[a0:a1, b0:b1] += 1
                 if both and a0 != b0:
@@ -113,6 +112,6 @@ def test_float16_goes_to_eager() -> None:
 def test_a_pool_does_the_same_without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_points(1, 600, 3, seed=7)
     expected = cpu.knn(x, (0, 5, 10))
-    monkeypatch.setattr(team, "_team", lambda: 0)
-    monkeypatch.setattr(team, "count", lambda: 3)
+    monkeypatch.setattr(threads, "_openmp", lambda: 0)
+    monkeypatch.setattr(threads, "count", lambda: 3)
     assert torch.equal(cpu.knn(x, (0, 5, 10)), expected)

@@ -12,7 +12,7 @@ from pipelines.kernels import cpu
 from pipelines.kernels.knn_search import cpu as cpu_knn
 from pipelines.kernels.knn_search.cpu import order as cpu_order
 from pipelines.kernels.knn_search.cpu import tiles as cpu_tiles
-from pipelines.kernels.knn_search.cpu.panels import PANEL
+from pipelines.kernels.knn_search.cpu.tiles import PANEL
 
 
 def scan_like(points: int, channels: int, seed: int) -> np.ndarray:
@@ -69,16 +69,16 @@ def all_keys(packed: np.ndarray, squares: np.ndarray) -> np.ndarray:
     rank=st.integers(0, 60),
     seed=st.integers(0, 1000),
 )
-def test_no_key_within_the_limit_is_ruled_out(
+def test_no_key_within_the_threshold_is_ruled_out(
     kind, points: int, channels: int, scale: float, rank: int, seed: int
 ) -> None:
     x = kind(points, channels, seed) * np.float32(scale)
     order = cpu_order.arrange(x)
     packed, squares = cpu_knn._pack(x, order.points)
     keys = all_keys(packed, squares)
-    limit = np.partition(keys, min(rank, points - 1), axis=1)[:, min(rank, points - 1)]
-    out = ruled_out(order, order.reach(limit, squares))[:points]
-    wanted = (keys <= limit[:, None]).reshape(len(keys), -1, PANEL).any(axis=2)[:points]
+    threshold = np.partition(keys, min(rank, points - 1), axis=1)[:, min(rank, points - 1)]
+    out = ruled_out(order, order.reach(threshold, squares))[:points]
+    wanted = (keys <= threshold[:, None]).reshape(len(keys), -1, PANEL).any(axis=2)[:points]
     assert not (out & wanted).any()
 
 
@@ -105,8 +105,8 @@ def test_of_a_scan_most_pairs_of_panels_are_ruled_out() -> None:
     x = scan_like(2048, 64, seed=3)
     order = cpu_order.arrange(x)
     packed, squares = cpu_knn._pack(x, order.points)
-    limit = np.partition(all_keys(packed, squares), 32, axis=1)[:, 32]
-    out = ruled_out(order, order.reach(limit, squares))
+    threshold = np.partition(all_keys(packed, squares), 32, axis=1)[:, 32]
+    out = ruled_out(order, order.reach(threshold, squares))
     assert out.mean() > 0.8
 
 

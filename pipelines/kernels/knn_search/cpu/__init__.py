@@ -1,17 +1,17 @@
-"""k-NN on the CPU: distances are compared with a limit while they are still in registers.
+"""k-NN on the CPU: distances are compared with a threshold while they are still in registers.
 
 1. `arrange` sorts the points so that near ones are in the same panel of 16, and `pack` writes the
    panels in the order in which the tile loop reads them.
-2. `limits` looks at a sample of N / 16 points and picks, for every row, a distance that lies
+2. `thresholds` looks at a sample of N / 16 points and picks, for every row, a distance that lies
    beyond the last wanted rank almost surely, but not far beyond.
-3. `pairs` leaves out two panels that are too far apart for any point's limit. Of the others it
-   computes x_i · x_j once for both i and j, and appends j to the candidates of i, and i to those of
-   j, where the distance is within the limit. No distance is ever stored elsewhere.
-4. `select` picks the wanted ranks from each row's candidates; a row whose limit was too tight (or
-   so loose that the list overflowed, as among many equal points) is done again with all points.
+3. `pairs` skips two panels that are too far apart for the threshold of any of their points. For the
+   others it computes x_i · x_j once for both i and j, and appends j to the candidates of i, and i
+   to those of j, if the distance is within the threshold. No distance is stored elsewhere.
+4. `select` picks the wanted ranks from each row's candidates. A row whose threshold was too tight
+   (or so loose that its buffer overflowed, as among many equal points) is searched again among all
+   points.
 
-So the result depends neither on the order nor on the sample nor on the number of threads.
-`cpu_order` has the order, `cpu_panels` the panels, `cpu_tiles` steps 2 and 3, `cpu_select` step 4.
+So the result depends neither on the order, nor on the sample, nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines.kernels import reference
-from pipelines.kernels import threads as team
-from pipelines.kernels.knn_search.cpu import select as cpu_select
-from pipelines.kernels.knn_search.cpu import tiles as tiles
+from pipelines.kernels import reference, threads
 
 from .order import arrange, as_given
-from .panels import PANEL, ROWS, pack_all, room_for
+from .select import select_all
+from .tiles import PANEL, ROWS, pack_all, pairs_all, room_for, thresholds_all
 
 SAMPLE_STEP = 16  # one point in so many is in the sample
 SAMPLE_LEAST = 128
@@ -52,14 +50,20 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     wanted = np.array(ranks, dtype=np.int64)
     plan = _plan(points, ranks[-1])
     for features, out in zip(x.numpy(), index.numpy(), strict=True):
-        _block(features, wanted, plan, out)
+        _search_block(features, wanted, plan, out)
     return index
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a block is searched: the sample's size, the rank in it that sets a row's limit (0: none),
-    the length of a row's list of candidates, and how many panels of rows are searched at a time."""
+    """How a block is searched.
+
+    Attributes:
+        sample: points in the sample.
+        rank: in the sample, of the distance that becomes a row's threshold; 0: no thresholds.
+        length: of a row's candidate buffer.
+        slab: how many panels of rows are searched at a time.
+    """
 
     sample: int
     rank: int
@@ -68,10 +72,10 @@ class _Plan:
 
 
 def _plan(points: int, last: int) -> _Plan:
-    """Choose the limit's rank in the sample.
+    """Choose the threshold's rank in the sample.
 
-    Of noise some 5 rows in 1,000 are done again, of a scan hardly any: its sample, spread evenly
-    over the order, strays less.
+    Of noise some 5 rows in 1,000 are searched again, of a scan hardly any: its sample, spread
+    evenly over the order, varies less.
     """
     panels = -(-points // PANEL)
     sample = max(SAMPLE_LEAST, points // SAMPLE_STEP) // PANEL * PANEL
@@ -88,35 +92,34 @@ def _plan(points: int, last: int) -> _Plan:
     return _Plan(sample, rank, length, min(slab, panels))
 
 
-def _block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarray) -> None:
+def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarray) -> None:
     points = len(x)
     order = arrange(x) if plan.rank else as_given(points)
     packed, squares = _pack(x, order.points)
     sample = packed, squares
     if plan.rank:  # evenly over the order, so that it is spread as the points are
         sample = _pack(x, order.points[_sample(points, plan.sample)])
-    limit, floor = room_for(len(squares)), room_for(len(squares))
-    shared: Shared = (packed, points, *sample, plan.rank, limit, floor)
-    team.run(tiles.limits_all, shared, _tasks(len(squares)))
-    near = order.columns, order.places, order.boxes, order.reach(limit, squares)
+    threshold, floor = room_for(len(squares)), room_for(len(squares))
+    shared: Shared = (packed, points, *sample, plan.rank, threshold, floor)
+    threads.run(thresholds_all, shared, _tasks(len(squares)))
+    near = order.columns, order.places, order.boxes, order.reach(threshold, squares)
     panels = len(squares) // PANEL
     for first in range(0, panels, plan.slab):
         last = min(first + plan.slab, panels)
         rows = (last - first) * PANEL
-        lists = _workspace(rows * plan.length)
-        counts = np.zeros(rows, np.int64)
+        found = _candidate_buffers(rows * plan.length), np.zeros(rows, np.int64), first
         for table in _rounds(first, last, panels):
-            shared = (packed, squares, limit, near, order.axes, lists, counts, first, table)
-            team.run(tiles.pairs_all, shared, len(table))
-        shared = (packed, squares, order.points, limit, floor, lists, counts, first, wanted, out)
-        team.run(cpu_select.select_all, shared, _tasks(rows))
+            shared = (packed, squares, threshold, near, order.axes, *found, table)
+            threads.run(pairs_all, shared, len(table))
+        shared = (packed, squares, order.points, threshold, floor, *found, wanted, out)
+        threads.run(select_all, shared, _tasks(rows))
 
 
 def _pack(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen rows in panels, and their squared lengths."""
     rows = -(-len(chosen) // PANEL) * PANEL
     packed, squares = room_for(rows * x.shape[1]), room_for(rows)
-    team.run(pack_all, (x, chosen, packed, squares), _tasks(rows))
+    threads.run(pack_all, (x, chosen, packed, squares), _tasks(rows))
     return packed, squares
 
 
@@ -127,20 +130,20 @@ def _tasks(rows: int) -> int:
 _kept = threading.local()
 
 
-def _workspace(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return room for `size` candidates, the same as last time if it is large enough.
+def _candidate_buffers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return room for the keys and columns of `size` candidates, reused from the last search.
 
-    A fresh one costs a page fault for every 4 KiB, a tenth of a search.
+    Fresh memory costs a page fault for every 4 KiB, a tenth of a search.
     """
     if getattr(_kept, "size", 0) < size:
         _kept.size = size
-        _kept.lists = np.empty(size, np.float32), np.empty(size, np.int32)
-    keys, columns = _kept.lists
+        _kept.buffers = np.empty(size, np.float32), np.empty(size, np.int32)
+    keys, columns = _kept.buffers
     return keys[:size], columns[:size]
 
 
 def _sample(points: int, size: int) -> np.ndarray:
-    """Return `size` positions spread evenly, each shifted a little lest they meet a pattern."""
+    """Return `size` positions spread evenly, each shifted a little to avoid regular patterns."""
     edges = np.arange(size + 1) * points // size
     room = np.diff(edges)
     return edges[:-1] + (np.arange(size) * 2654435761 % 65536) * room // 65536
@@ -149,11 +152,11 @@ def _sample(points: int, size: int) -> np.ndarray:
 def _rounds(first: int, last: int, panels: int) -> list[np.ndarray]:
     """Return the tasks of `pairs` for a slab of panels, in rounds that must follow one another.
 
-    Each group of the slab's panels meets each other (and itself) once, as in a tournament: the
-    pairs of a round have no group in common, so two threads never append to the same list. Panels
-    outside the slab come last, and only give.
+    Each group of the slab's panels is paired with each other (and itself) once, as in a tournament:
+    the pairs of a round have no group in common, so no two threads append to the same buffer.
+    Panels outside the slab come last: they are searched, but get no candidates.
     """
-    groups = 2 * max(1, min(2 * team.count(), MOST_GROUPS // 2, (last - first) // 8))
+    groups = 2 * max(1, min(2 * threads.count(), MOST_GROUPS // 2, (last - first) // 8))
     edges = [first + n * (last - first) // groups for n in range(groups + 1)]
     bounds = list(itertools.pairwise(edges))
     seats = list(range(groups))

@@ -1,9 +1,9 @@
-"""An order of the points in which near ones share a panel, and what it rules out.
+"""An order of the points in which near ones share a panel, to rule out pairs of panels.
 
-The features of a scan vary along few directions. Where the points are sorted into panels by these,
-most pairs of panels have no neighbours in each other, and their boxes tell: two points are at least
-as far apart as their projections to any directions at right angles. What rounding can do to the
-projections and to the keys is allowed for, so that nothing is ruled out which has a neighbour.
+The features of a scan vary along few directions. If the points are sorted into panels by these,
+most pairs of panels have no neighbours in each other, and their bounding boxes show it: two points
+are at least as far apart as their projections to orthogonal directions. Bounds for the rounding of
+projections and keys are added, so that no pair with a neighbour is ruled out.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from pipelines.kernels import threads as team
+from pipelines.kernels import threads
 from pipelines.kernels.simd import LANES, fma, load, load_splat, splat, store
 from pipelines.kernels.threads import fork
 
-from .panels import PANEL, ROWS, ZERO
+from .tiles import PANEL, ROWS, ZERO
 
 AXES = 4
-TURNS = 2  # of the iteration that finds the axes
-LEAST_PANELS = 16  # of a segment that several threads share the halves of
+TURNS = 2  # of the subspace iteration
+LEAST_PANELS = 16  # of a segment that is halved for several threads
 SAMPLE = 256  # points that the axes are found from
 UNIT = 2.0**-24  # the rounding of a float32, relative
-TINY = 1e-36  # more than what numbers too small for a float32 can add up to
+TINY = 1e-36  # more than values too small for a float32 can add up to
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Order:
     Attributes:
         points: (N,) int64; the point at each place.
         places: (N / 16, axes, 16) float32, flat; the projections, in panels.
-        boxes: (N / 16, 2, axes) float32, flat; the least and the largest of each panel.
+        boxes: (N / 16, 2, axes) float32, flat; the lower and upper bounds of each panel.
         channels: of the features.
-        axes: of the projections; 0 rules nothing out.
+        axes: of the projections; with 0 nothing is ruled out.
     """
 
     points: np.ndarray
@@ -53,11 +53,11 @@ class Order:
         filled[: len(self.points)] = self.points
         return filled
 
-    def reach(self, limit: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Return the squared distance of projections beyond which no key is within a row's limit.
+    def reach(self, threshold: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """Return the squared distance of projections beyond which no key is within the threshold.
 
-        A key is |x_j|² − 2 x_i·x_j in float32, `limit` one of it for each row, `squares` |x_i|².
-        Rows beyond the last point have none.
+        A key is |x_j|² − 2 x_i·x_j in float32, `threshold` one for each row, `squares` |x_i|².
+        Rows beyond the last point have no reach.
         """
         points = len(self.points)
         reach = np.full(len(squares), -1, np.float32)
@@ -67,26 +67,26 @@ class Order:
             return reach
         error = 4 * (self.channels + 8) * UNIT * longest + TINY
         blur = 2.1 * math.sqrt(self.axes) * (self.channels + 8) * UNIT * math.sqrt(longest)
-        square = np.maximum(limit[:points].astype(np.float64) + squares[:points] + error, 0)
+        square = np.maximum(threshold[:points].astype(np.float64) + squares[:points] + error, 0)
         with np.errstate(over="ignore"):  # too far for a float32 is infinitely far
             reach[:points] = (np.sqrt(square) * (1 + 1e-6) + blur) ** 2 * (1 + 1e-5)
         return reach
 
 
 def as_given(points: int) -> Order:
-    """Return the points in their own order, which rules nothing out."""
+    """Return the points in their own order, without projections: nothing is ruled out."""
     nothing = np.empty(0, np.float32)
     return Order(np.arange(points), nothing, nothing, 0, 0)
 
 
 def arrange(x: np.ndarray) -> Order:
-    """Return an order of the points x (N, C) float32; their own if a number is not finite."""
+    """Return an order of the points x (N, C) float32; their own if a value is not finite."""
     with np.errstate(all="ignore"):
         basis = _axes(x)
     axes, panels = min(AXES, x.shape[1]), -(-len(x) // PANEL)
     projected = np.empty((len(x), LANES), np.float32)
     shared = (x.reshape(-1), basis.reshape(-1), projected.reshape(-1))
-    team.run(project_all, shared, -(-len(x) // ROWS))
+    threads.run(project_all, shared, -(-len(x) // ROWS))
     if not np.isfinite(projected).all():
         return as_given(len(x))
     projected = projected[:, :axes]
@@ -94,15 +94,15 @@ def arrange(x: np.ndarray) -> Order:
     _split(projected, points, panels)
     places = np.empty(panels * axes * PANEL, np.float32)
     boxes = np.empty(panels * 2 * axes, np.float32)
-    team.run(box_all, (projected, points, places, boxes), -(-panels // PANEL))
+    threads.run(box_all, (projected, points, places, boxes), -(-panels // PANEL))
     return Order(points, places, boxes, x.shape[1], axes)
 
 
 def _axes(x: np.ndarray) -> np.ndarray:
-    """Return unit vectors at right angles along which x (N, C) varies most, (C, 8) float32.
+    """Return orthogonal unit vectors along which x (N, C) varies most, (C, 8) float32.
 
-    Columns beyond AXES, or C, are 0. They are found by a few turns of the subspace iteration on a
-    sample: no result depends on how good they are, only how much is ruled out.
+    Columns beyond AXES, or C, are 0. They are found by a few turns of subspace iteration on a
+    sample: their quality changes how many panels are ruled out, not the result.
     """
     channels = x.shape[1]
     basis = np.zeros((channels, LANES), np.float32)
@@ -134,9 +134,9 @@ def project(x, basis, projected, task):
 
 
 def _split(projected: np.ndarray, points: np.ndarray, panels: int) -> None:
-    """Sort points into panels: halves along the longest axis, each again, as a k-d tree does."""
+    """Sort points into panels: halve along the longest axis, recursively, as a k-d tree does."""
     segments = [(0, panels)]
-    while len(segments) < 4 * team.count() and segments[0][1] > LEAST_PANELS:
+    while len(segments) < 4 * threads.count() and segments[0][1] > LEAST_PANELS:
         _split_all(projected, points, segments, whole=False)
         halves = [(low, (low + high) // 2, high) for low, high in segments]
         segments = [
@@ -149,7 +149,7 @@ def _split_all(
     projected: np.ndarray, points: np.ndarray, segments: list[tuple[int, int]], *, whole: bool
 ) -> None:
     table = np.array(segments, dtype=np.int64)
-    team.run(split_all, (projected, points, table, whole), len(table))
+    threads.run(split_all, (projected, points, table, whole), len(table))
 
 
 @njit(nogil=True)
@@ -222,7 +222,7 @@ def _median(a, b, c):
 
 @njit(nogil=True)
 def box(projected, points, places, boxes, task):
-    """Write the projections of 16 panels in panels, and the least and the largest of each."""
+    """Write the projections of 16 panels in panels, and the bounds of each panel."""
     axes = projected.shape[1]
     for panel in range(task * PANEL, min((task + 1) * PANEL, len(boxes) // (2 * axes))):
         for axis in range(axes):
@@ -237,18 +237,15 @@ def box(projected, points, places, boxes, task):
 
 
 @njit(cache=True, nogil=True)
-def split_all(shared, tasks, counter, team, threads):
-    """Do all tasks of `split` on a team of threads."""
-    fork(split, shared, tasks, counter, team, threads)
+def split_all(shared, tasks, counter, openmp, workers):
+    fork(split, shared, tasks, counter, openmp, workers)
 
 
 @njit(cache=True, nogil=True)
-def box_all(shared, tasks, counter, team, threads):
-    """Do all tasks of `box` on a team of threads."""
-    fork(box, shared, tasks, counter, team, threads)
+def box_all(shared, tasks, counter, openmp, workers):
+    fork(box, shared, tasks, counter, openmp, workers)
 
 
 @njit(cache=True, nogil=True)
-def project_all(shared, tasks, counter, team, threads):
-    """Do all tasks of `project` on a team of threads."""
-    fork(project, shared, tasks, counter, team, threads)
+def project_all(shared, tasks, counter, openmp, workers):
+    fork(project, shared, tasks, counter, openmp, workers)

@@ -26,11 +26,10 @@ from pipelines.kernels.simd import (
 )
 from pipelines.kernels.threads import fork
 
-from .panels import INFINITY, LARGEST, PANEL, ROWS, ZERO
-from .tiles import row_keys
+from .tiles import INFINITY, LARGEST, PANEL, ROWS, ZERO, row_keys
 
 BIN = 2  # candidates in a bin, on average
-LANE_NUMBERS = np.arange(LANES, dtype=np.float32)
+LANE_INDICES = np.arange(LANES, dtype=np.float32)
 LEAST_SPAN = np.float32(1e-30)
 ZERO_INT = np.int32(0)
 NEVER = 1 << 40
@@ -40,12 +39,12 @@ ALL_ONES = np.uint32(0xFFFFFFFF)
 
 
 @njit(nogil=True, error_model="numpy")
-def select(packed, squares, order, limit, floor, lists, counts, origin, wanted, out, task):
+def select(packed, squares, order, threshold, floor, candidates, counts, origin, wanted, out, task):
     """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32.
 
     `order` (N,) says which point is at each place of `packed`, and so which row of `out`.
     """
-    keys, columns = lists
+    keys, columns = candidates
     length = len(keys) // len(counts)
     room = _room(length, len(wanted))
     whole, room_for_whole = np.empty(0, np.float32), room  # made when a row needs them
@@ -55,7 +54,7 @@ def select(packed, squares, order, limit, floor, lists, counts, origin, wanted, 
         count = counts[row - first]
         if wanted[-1] < count <= length - PANEL:
             start = (row - first) * length
-            highest = limit[row]
+            highest = threshold[row]
             if highest == LARGEST:  # all points are candidates
                 highest = keys[start : start + count].max()
             # Points nearer than the sampled ones lie further apart; none is nearer than the row.
@@ -94,13 +93,13 @@ def _choose(keys, columns, start, count, ends, wanted, room, out):
 
 
 @njit(nogil=True)
-def _bin(keys, start, count, floor, limit, scratch):
+def _bin(keys, start, count, lowest, highest, scratch):
     """Give each candidate one of count / BIN equal bins, and count them; return how many bins."""
     bins, sizes = scratch[0], scratch[1]
     number = count // BIN + 1
-    span = limit - floor
+    span = highest - lowest
     scale = np.float32(number) / span if LEAST_SPAN < span < INFINITY else ZERO
-    base = floor if scale > ZERO else limit
+    base = lowest if scale > ZERO else highest
     low, high = splat(ZERO), splat(np.float32(number - 1))
     factor, shift = splat(scale), splat(-base * scale)
     for n in range(0, count, LANES):
@@ -193,7 +192,7 @@ def _of_rank_in_two(distances, points, begin, size, rank):
 @njit(forceinline=True)
 def _inside(distances, points, begin, size):
     """Return 8 distances from `begin` on, infinite beyond `size`, and their points."""
-    lanes, end = load(LANE_NUMBERS, 0), splat(np.float32(size))
+    lanes, end = load(LANE_INDICES, 0), splat(np.float32(size))
     near = choose_beyond(end, lanes, load(distances, begin), splat(INFINITY))
     return near, load(points, begin)
 
@@ -220,6 +219,5 @@ def _ordered(key, column):
 
 
 @njit(cache=True, nogil=True)
-def select_all(shared, tasks, counter, team, threads):
-    """Do all tasks of `select` on a team of threads."""
-    fork(select, shared, tasks, counter, team, threads)
+def select_all(shared, tasks, counter, openmp, workers):
+    fork(select, shared, tasks, counter, openmp, workers)

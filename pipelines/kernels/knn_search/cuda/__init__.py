@@ -1,159 +1,260 @@
-"""k-NN in Triton: a slab of distance rows at a time, narrowed, then sorted.
+"""k-NN in Triton: distances are compared with thresholds as they are computed, never stored.
 
-The inner products of a slab are a matrix product in full float32 whatever autocast or TF32 say,
-since the ranks of near points hang on the last bits. The slab has at most SLAB numbers (128 MB), so
-no N × N matrix is ever in memory. `cuda_select` has the programs.
+1. `prepare` centres the features and splits each value into a sum of two fp16, so that tensor cores
+   give scalar products with the digits of float32.
+2. `sample_thresholds` computes each row's distances to 512 of the points and estimates the distance
+   that the `wanted` nearest of all points are within. For few wanted points, a higher one is taken.
+3. `count_within` is for more: of a lower and an upper estimate, it counts the points at eight
+   distances in between and interpolates a threshold that hardly more than `wanted` are within.
+4. `collect` computes all distances again (faster than storing them) and appends each point within
+   its row's threshold to the row's candidates.
+5. `redo` collects the nearest points of rows that got fewer than `wanted` or too many candidates.
+6. `order` sorts a row's candidates by 32-bit keys and stores the points at the wanted ranks;
+   `order_exactly` does so by distance and position where keys at a rank were equal.
+
+Shapes, of B blocks with N points, padded to M, of which `rows` are searched at a time:
+    parts       (2, B, M, C) fp16, the high and the low parts of the features; zeros as padding
+    units       (B, M) float32, powers of two: a point's parts, added up, times its unit are its
+                features to 22 bits
+    squares     (B, M) float32, |x_j|²; infinite for padding. A distance is |x_j|² − 2 x_i·x_j
+    thresholds  (B, rows, 2) float32
+    candidates  (B, rows, LANES, longest) int64, the bits of the distance above the position. Four
+                threads hold a row's distances of a tile; each has a buffer of its own (a lane)
+    counts      (B, rows, LANES) int32, how many candidates are in each buffer
+    queue       (B·rows,) int32, rows for a later step, in any order, and `waiting` (1,) int32, how
+                many they are
+    index       (B, N, k) int32, the result; `column` (room,) int32, or more: which of its columns a
+                rank belongs to, −1 none
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import os
+from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
 from pipelines.kernels import reference
-from pipelines.kernels.knn_search.cuda import select as cuda_select
-from pipelines.kernels.ranks import LONGEST, Ranks, RankTable, bound_of, listed
+from pipelines.kernels.cuda import on
+from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of, listed
 
-SLAB = 1 << 25  # numbers; with fewer, launching takes longer than computing
-CHUNK = 8192  # the longest piece of a row that one program holds in registers
-MOST_ROOM = LONGEST  # at most half of a piece, so that narrowing pieces always shortens a row
-TILE = 2048  # numbers of a program that does several short rows
-PER_WARP = 512  # numbers that a warp narrows: more need too many registers
-REGISTERS = 64  # of a thread that narrows: without a limit too few programs run side by side
-SORT_PER_WARP = 256
+from . import candidates, distances, ordering, thresholds
+
+MOST_POINTS = 1 << 18  # so that counts fit their 16 bits and offsets of features 32
+SAMPLE = 512  # points
+SLAB = 1 << 26  # candidates of all rows that are searched at a time, 8 bytes each
+SHORTEST = 128  # candidates of a row
+COUNTED = 60  # wanted points; for fewer the sample alone gives the threshold
+UNCOUNTED_ROOM = 256
+DEVIATIONS = 3.0  # standard deviations of a sampled threshold that are counted both ways
+UNEVEN = 16  # candidates that a buffer may have beyond its share by chance, of short ones
+SPARE = 8  # so many points more than are wanted have room, and one in 16 of them
+PREPARED = 32  # points of an instance of `prepare`
+SAMPLE_ROWS, SAMPLE_PER_WARP = 32, 128  # rows of an instance of `sample_thresholds`
+ROUNDS = 4  # guesses of either threshold, which narrow the other one as well
+TILE = (64, 128)  # rows and columns of distances that a kernel instance computes at a time
+WARPS, STAGES = 4, 3
+COUNT_STAGES = 2  # of `count_within`, which is slower with more
+REDO_CHUNK, REDO_LONG = 512, 4096
+REDO_INSTANCES, REDO_ELEMENTS = 1056, 1 << 23
+SORTED_AT_ONCE = 256  # candidates of an instance that sorts several short rows
+KEYS_PER_WARP = 1024
+EXACT_INSTANCES, EXACT_PER_WARP = 4224, 1024  # if points occur twice, all rows are sorted exactly
 
 
 def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`.
 
-    float64 features, and ranks beyond some thousands, are left to `reference`.
+    float64 features, ranks beyond some 3,800 and blocks beyond 2^18 points are left to `reference`.
     """
-    batch, points, _ = x.shape
-    wanted = bound_of(ranks, bound, points)
-    room = room_for(wanted)
-    if x.dtype == torch.float64 or room > MOST_ROOM:
+    points = x.shape[1]
+    plan = plan_search(bound_of(ranks, bound, points), points)
+    if x.dtype == torch.float64 or points > MOST_POINTS or plan.room > LONGEST:
         return reference.knn(x, listed(ranks))
-    x = x.float()
-    x = (x - x.mean(dim=1, keepdim=True)).contiguous()
-    squares = (x * x).sum(-1)  # (B, N)
-    column = column_of(ranks, room, x.device)
-    index = torch.empty(batch, points, len(ranks), dtype=torch.int32, device=x.device)
-    rows = max(1, SLAB // (batch * points))
-    with on(x.device), full_precision(x.device):
-        for start in range(0, points, rows):
-            products = torch.bmm(x[:, start : start + rows], x.transpose(1, 2))  # (B, rows, N)
-            kept = _narrow(products, squares, wanted, room)
-            _pick(kept, column, index, start)
+    index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
+    with on(x.device):
+        search = Search(x.float().contiguous(), plan)
+        column = ranks.column if isinstance(ranks, RankTable) else columns(ranks, x.device)
+        for number, start in enumerate(range(0, points, search.rows)):
+            search.run(number, start, min(search.rows, points - start), column, index)
     return index
 
 
-def room_for(wanted: int) -> int:
-    """Return how many numbers of a row are kept."""
-    return max(32, triton.next_power_of_2(wanted + wanted // 8))
-
-
-def column_of(ranks: Ranks, room: int, device: torch.device) -> Tensor:
-    """Return (room,) int32, or more: the column of the result that a rank belongs to, −1 none."""
-    return ranks.column if isinstance(ranks, RankTable) else columns(ranks, room, device)
-
-
 @functools.lru_cache(maxsize=256)
-def columns(ranks: tuple[int, ...], room: int, device: torch.device) -> Tensor:
-    """Return (room,) int32: the column of the result that a rank belongs to, −1 none."""
-    column = torch.full((room,), -1, dtype=torch.int32)
+def columns(ranks: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return (LONGEST,) int32: the column of the result that a rank belongs to, −1 none."""
+    column = torch.full((LONGEST,), -1, dtype=torch.int32)
     column[list(ranks)] = torch.arange(len(ranks), dtype=torch.int32)
     return column.to(device)
 
 
-def _narrow(products: Tensor, squares: Tensor, wanted: int, room: int) -> Tensor:
-    """Return (B, rows, room) int64: the `wanted` smallest distances of each row, and some more."""
-    batch, rows, width = products.shape
-    source, packed = products, False
-    while True:
-        chunk = min(CHUNK, max(16, triton.next_power_of_2(width)))
-        pieces = triton.cdiv(width, chunk)
-        group = max(1, TILE // chunk)
-        total = batch * rows
-        kept = torch.empty(batch, rows, pieces * room, dtype=torch.int64, device=source.device)
-        cuda_select.narrow[(triton.cdiv(total, group), pieces)](
-            source,
-            squares,
-            kept,
-            width,
-            total,
-            rows,
-            wanted,
-            ROOM=room,
-            CHUNK=chunk,
-            ROWS=group,
-            PACKED=packed,
-            num_warps=min(16, max(2, group * chunk // PER_WARP)),
-            maxnreg=REGISTERS,
-            enable_fp_fusion=True,
-        )
-        if pieces == 1:
-            return kept
-        source, packed, width = kept, True, pieces * room
+@dataclass(frozen=True)
+class Plan:
+    """How a search finds the `wanted` nearest points of a row.
 
-
-def _pick(kept: Tensor, column: Tensor, index: Tensor, start: int) -> None:
-    """Sort the kept distances and store the wanted ranks into `index` from row `start` on."""
-    batch, rows, room = kept.shape
-    _, points, k = index.shape
-    group = max(1, 2 * SORT_PER_WARP // room)
-    total = batch * rows
-    cuda_select.pick[(triton.cdiv(total, group),)](
-        kept,
-        column,
-        index,
-        total,
-        rows,
-        points,
-        start,
-        k,
-        LOG=room.bit_length() - 1,
-        DIMS=(group * room).bit_length() - 1,
-        num_warps=min(8, max(1, group * room // SORT_PER_WARP)),
-        enable_fp_fusion=True,
-    )
-
-
-@contextmanager
-def on(device: torch.device) -> Iterator[None]:
-    """Make `device` the current GPU, where Triton's launches go; nothing for the CPU."""
-    if device.type != "cuda":
-        yield
-        return
-    with torch.cuda.device(device):
-        yield
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Multiply float32 matrices in float32 within a `with` block: no autocast, no TF32.
-
-    PyTorch has an old and a new switch for TF32; reading the old one raises where the new was used.
+    Attributes:
+        wanted: how many ranks there are up to the largest one.
+        bracket: numbers of points: the threshold is sought between the distances that so many are
+            within, by the sample; if not `counted`, the first of these is the threshold.
+        counted: whether points are counted before they are collected.
+        room: for how many candidates of a row there is room; a power of two.
     """
-    matmul = torch.backends.cuda.matmul
-    try:
-        before = torch.get_float32_matmul_precision()
-        old = True
-    except RuntimeError:
-        before, old = matmul.fp32_precision, False
-    with torch.autocast(device.type, enabled=False):
-        try:
-            if old:
-                torch.set_float32_matmul_precision("highest")
-            else:
-                matmul.fp32_precision = "ieee"
-            yield
-        finally:
-            if old:
-                torch.set_float32_matmul_precision(before)
-            else:
-                matmul.fp32_precision = before
+
+    wanted: int
+    bracket: tuple[float, float]
+    counted: bool
+    room: int
+
+
+def plan_search(wanted: int, points: int) -> Plan:
+    """Return how to find the `wanted` nearest of so many points.
+
+    If s points of the sample are within a threshold, the number of all points within it has a
+    standard deviation of about 1/√s of itself. For few points there is room for all of these; more
+    are counted first, so that hardly more are collected, and sorted, than are wanted.
+    """
+    share = min(1.0, SAMPLE / points)
+    if wanted < COUNTED:
+        return Plan(wanted, (math.sqrt(wanted * UNCOUNTED_ROOM),) * 2, False, UNCOUNTED_ROOM)
+    factor = math.exp(max(0.1, DEVIATIONS * math.sqrt((1 - share) / (share * wanted))))
+    bracket = wanted / factor, min(wanted * factor, points - 1)
+    room = triton.next_power_of_2(wanted + wanted // 16 + SPARE)
+    return Plan(wanted, bracket, True, max(SHORTEST, room))
+
+
+def fast_float64(device: torch.device) -> bool:
+    """Return whether a GPU has float64 at half the speed of float32, as those of data centres."""
+    if device.type != "cuda":
+        return True
+    return torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
+
+
+class Search:
+    """The features of some blocks, prepared; `run` searches some rows of all blocks."""
+
+    def __init__(self, x: Tensor, plan: Plan) -> None:
+        batch, points, channels = x.shape
+        self.x, self.plan = x, plan
+        # Buffers of a row fill unevenly by chance, and need room for what a tile can add.
+        self.longest = plan.room * 3 // 8 + UNEVEN + TILE[1] // 4
+        most = max(TILE[0], SLAB // (batch * 4 * self.longest))
+        runs = triton.cdiv(points, most)
+        self.rows = triton.cdiv(points, runs * TILE[0]) * TILE[0]  # of a run: all about the same
+        width = max(16, triton.next_power_of_2(channels))
+        width = width if width <= 64 else triton.cdiv(channels, 64) * 64
+        self.mean = x.mean(dim=1)
+        self.padded = triton.cdiv(points, TILE[1]) * TILE[1]
+        parts = torch.empty(2, batch, self.padded, width, dtype=torch.float16, device=x.device)
+        units, squares = torch.empty(2, batch, self.padded, device=x.device)
+        self.points = parts, units, squares
+        self.tiles = {
+            "C": width,
+            "ROWS": TILE[0],
+            "COLUMNS": TILE[1],
+            "PTX": os.environ.get("TRITON_INTERPRET") != "1",
+            "num_warps": WARPS,
+        }
+        self.waiting = torch.zeros(runs, 2, 1, dtype=torch.int32, device=x.device)  # of two queues
+        distances.prepare[(self.padded // PREPARED, batch)](
+            *(x, self.mean, *self.points, points, self.padded, channels), C=width, ROWS=PREPARED
+        )
+
+    def run(self, number: int, start: int, rows: int, column: Tensor, index: Tensor) -> None:
+        """Store the neighbours of rows `start` to `start + rows` of every block into `index`."""
+        wrong, undecided = self.waiting[number]
+        found = self.collect(self.thresholds(start, rows), start, wrong)
+        self.redo(*found, start, wrong)
+        self.order(*found, column, index, start, undecided)
+
+    def thresholds(self, start: int, rows: int) -> Tensor:
+        """Return thresholds, of which the first of each row holds."""
+        batch, points, _ = self.x.shape
+        plan = self.plan
+        out = torch.empty(batch, rows, 2, device=self.x.device)
+        sizes = points, self.padded, start, rows
+        thresholds.sample_thresholds[(triton.cdiv(rows, SAMPLE_ROWS), batch)](
+            *(*self.points, out, *sizes, *(each * SAMPLE / points for each in plan.bracket)),
+            C=self.tiles["C"],
+            ROWS=SAMPLE_ROWS,
+            SAMPLE=SAMPLE,
+            ROUNDS=ROUNDS if plan.counted else 2 * ROUNDS,
+            BOTH=plan.counted,
+            num_warps=max(1, SAMPLE // SAMPLE_PER_WARP),
+        )
+        if plan.counted:
+            thresholds.count_within[(triton.cdiv(rows, TILE[0]), batch)](
+                *(*self.points, out, *sizes, plan.wanted), **self.tiles, STAGES=COUNT_STAGES
+            )
+        return out
+
+    def collect(self, within: Tensor, start: int, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return candidates, counts and the queue of rows to redo, which `wrong` counts."""
+        batch, rows, _ = within.shape
+        device = within.device
+        found = torch.empty(batch, rows, 4, self.longest, dtype=torch.int64, device=device)
+        counts = torch.empty(batch, rows, 4, dtype=torch.int32, device=device)
+        queue = torch.empty(batch * rows, dtype=torch.int32, device=device)
+        candidates.collect[(triton.cdiv(rows, TILE[0]), batch)](
+            *(*self.points, within, found, counts, queue, wrong),
+            *(self.x.shape[1], self.padded, start, rows),
+            *(self.plan.wanted, self.plan.room, self.longest),
+            **self.tiles,
+            STAGES=STAGES,
+        )
+        return found, counts, queue
+
+    def redo(self, found: Tensor, counts: Tensor, queue: Tensor, start: int, wrong: Tensor) -> None:
+        """Collect the nearest points of the queue's rows."""
+        points, channels = self.x.shape[1:]
+        instances = max(1, min(REDO_INSTANCES, REDO_ELEMENTS // points))
+        scratch = torch.empty(instances, points, dtype=torch.int32, device=self.x.device)
+        candidates.redo[(instances,)](
+            *(self.x, self.mean, self.points[2], found, counts, queue, wrong, scratch),
+            *(points, self.padded, channels, start, counts.shape[1]),
+            *(self.plan.wanted, self.longest),
+            PART=16,
+            CHUNK=REDO_CHUNK,
+            LONG=REDO_LONG,
+            WHOLE=points <= REDO_LONG,
+            num_warps=8,
+        )
+
+    def order(
+        self,
+        found: Tensor,
+        counts: Tensor,
+        queue: Tensor,
+        column: Tensor,
+        index: Tensor,
+        start: int,
+        undecided: Tensor,
+    ) -> None:
+        """Store the candidates of the wanted ranks into `index` from row `start` on."""
+        batch, rows, _ = counts.shape
+        _, points, k = index.shape
+        total, room = batch * rows, self.plan.room
+        group = max(1, SORTED_AT_ONCE // room)
+        kept = torch.empty(total, 3, k, dtype=torch.int32, device=index.device)
+        log, dims = room.bit_length() - 1, (group * room).bit_length() - 1
+        warps = max(1, group * room // KEYS_PER_WARP)
+        ordering.order[(triton.cdiv(total, group),)](
+            *(found, counts, column, kept, index, queue, undecided),
+            *(total, rows, points, start, k, self.longest, -1),
+            LOG=log,
+            DIMS=dims,
+            OWN=max(0, dims - 4 - warps.bit_length()),  # 32 threads a warp: five axes
+            K=triton.next_power_of_2(k),
+            num_warps=warps,
+        )
+        ordering.order_exactly[(min(EXACT_INSTANCES, triton.cdiv(total, group)),)](
+            *(found, counts, column, index, queue, undecided),
+            *(rows, points, start, k, self.longest),
+            LOG=log,
+            DIMS=dims,
+            DOUBLE=fast_float64(index.device),
+            num_warps=max(1, group * room // EXACT_PER_WARP),
+        )

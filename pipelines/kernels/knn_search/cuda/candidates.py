@@ -1,28 +1,32 @@
-"""Triton programs of `cuda_near` that list what is below a row's limit.
-
-    near     what is below its row's limit joins one of the row's four lists
-    redo     the exact lists of rows whose limit was too low or too high
-
-A list holds int64: the bits of a distance above the position.
-"""
+"""Candidates of rows: steps 4 and 5 of `pipelines.kernels.knn_search.cuda`."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from .parts import LANES, halves_of, lanes_of, load_parts, rows_of, tile_distances
-from .select import INT32_MAX, NAN_BITS, distance_of, order_bits
+from .distances import (
+    INT32_MAX,
+    LANES,
+    NAN_BITS,
+    distance_of,
+    halves_of,
+    lanes_of,
+    load_parts,
+    order_bits,
+    rows_of,
+    tile_distances,
+)
 
-FULL = tl.constexpr(1 << 24)  # the length of a list that had no room left
+FULL = tl.constexpr(1 << 24)  # the count of a buffer that had no room left
 
 
 @triton.jit
-def put(base, count, distance, limit, column, PTX: tl.constexpr):
-    """Append distance and column to the lists at `base` where distance ≤ limit; return the counts.
+def put(base, count, distance, threshold, column, PTX: tl.constexpr):
+    """Append distance and column to the buffers at `base` if distance ≤ threshold; return counts.
 
-    PTX: in one instruction sequence for each number. `tl.store` would first move all of them to
-    threads of its own choice, through shared memory: more work than all the rest.
+    With PTX, one instruction sequence for each element: `tl.store` would first move all of them to
+    threads of its own choice, through shared memory, which takes longer than all the rest.
     """
     if PTX:
         return tl.inline_asm_elementwise(
@@ -36,40 +40,40 @@ def put(base, count, distance, limit, column, PTX: tl.constexpr):
             @near add.s32 $0, $0, 1;
             }""",
             "=&r,l,r,f,f,r",
-            [base.to(tl.int64, bitcast=True), count, distance, limit, column],
+            [base.to(tl.int64, bitcast=True), count, distance, threshold, column],
             dtype=tl.int32,
             is_pure=False,
             pack=1,
         )
     else:
-        keep = distance <= limit
+        keep = distance <= threshold
         pair = (distance.to(tl.int32, bitcast=True).to(tl.int64) << 32) | column.to(tl.int64)
         tl.store(base + count, pair, mask=keep)
         return count + keep.to(tl.int32)
 
 
 @triton.jit
-def append(base, count, pieces, limit, column, PTX: tl.constexpr):
-    """Append to each of (ROWS, LANES) lists its distances (ROWS, LANES, M), one by one.
+def append(base, count, pieces, threshold, column, PTX: tl.constexpr):
+    """Append to each of (ROWS, LANES) buffers its distances (ROWS, LANES, M), one by one.
 
-    `column` is that of a lane's first number; see `lanes_of`.
+    `column` is that of a lane's first element; see `lanes_of`.
     """
     if pieces.shape[2] == 1:
-        return put(base, count, tl.reshape(pieces, base.shape), limit, column, PTX)
+        return put(base, count, tl.reshape(pieces, base.shape), threshold, column, PTX)
     else:
         first, second = halves_of(pieces)
-        count = append(base, count, first, limit, column, PTX)
+        count = append(base, count, first, threshold, column, PTX)
         step: tl.constexpr = 1 if pieces.shape[2] == 2 else 2 * pieces.shape[2]
-        return append(base, count, second, limit, column + step, PTX)
+        return append(base, count, second, threshold, column + step, PTX)
 
 
 @triton.jit(do_not_specialize=["start"])
-def near(
+def collect(
     parts,
     units,
     squares,
-    limits,
-    lists,
+    thresholds,
+    candidates,
     counts,
     queue,
     waiting,
@@ -86,15 +90,9 @@ def near(
     STAGES: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """List the points nearer than the limits of rows `start` to `start + rows` of every block.
+    """Append the points within the thresholds of rows `start` to `start + rows` of every block.
 
-    Args:
-        parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
-        limits: (B, rows, 2) float32, of which the first counts.
-        lists: (B, rows, LANES, longest) int64.
-        counts: (B, rows, LANES) int32: the lengths of the lists.
-        queue: (B·rows,) int32, and `waiting` (1,) int32: the rows that have not `wanted` to `room`
-            points in their lists, in any order, and how many they are.
+    The queue gets the rows that have not from `wanted` to `room` candidates.
     """
     PART: tl.constexpr = C if C < 64 else 64
     M: tl.constexpr = COLUMNS // LANES
@@ -103,10 +101,10 @@ def near(
     inside = row < rows
     first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
     others = parts + first_point * C + tl.arange(0, PART)[:, None]
-    limit = tl.load(limits + (block * rows + row) * 2, mask=inside, other=float("-inf"))[:, None]
+    threshold = tl.load(thresholds + (block * rows + row) * 2, mask=inside, other=float("-inf"))
     lane = tl.arange(0, LANES)[None, :]
     place = (block * rows + row)[:, None] * LANES + lane
-    base = lists + place * longest
+    base = candidates + place * longest
     count = tl.zeros([ROWS, LANES], tl.int32)
     tile = tl.arange(0, COLUMNS)
     a0, a1 = load_parts(own, piece)
@@ -116,8 +114,8 @@ def near(
             *(first + tile, piece, C, PART),
         )
         count = tl.where(count > longest - M, FULL, count)  # no room for a tile's
-        near_by = tl.where(count == FULL, float("-inf"), limit)
-        count = append(base, count, lanes_of(distance), near_by, first + 2 * lane, PTX)
+        within = tl.where(count == FULL, float("-inf"), threshold[:, None])
+        count = append(base, count, lanes_of(distance), within, first + 2 * lane, PTX)
     tl.store(counts + place, count, mask=inside[:, None])
     found = tl.sum(count, 1)
     wrong = inside & ((found < wanted) | (found > room))
@@ -161,22 +159,22 @@ def row_bits(
 
 
 @triton.jit
-def count_up_to(scratch, bits, limit, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
-    """Return how many of `scratch` (N,) int32 are ≤ limit; if WHOLE, `bits` (CHUNK,) are all."""
-    total = (bits <= limit).to(tl.int32)
+def count_up_to(scratch, bits, threshold, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+    """Count the elements of `scratch` (N,) int32 ≤ threshold; if WHOLE, `bits` (CHUNK,) has all."""
+    total = (bits <= threshold).to(tl.int32)
     if not WHOLE:
         for first in range(CHUNK, points, CHUNK):
             at = first + tl.arange(0, CHUNK)
             bits = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
-            total += (bits <= limit).to(tl.int32)
+            total += (bits <= threshold).to(tl.int32)
     return tl.sum(total, 0)
 
 
 @triton.jit
-def list_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
+def store_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr, WHOLE: tl.constexpr):
     """Store the `wanted` smallest of `scratch` at `out`; of equal ones those of first positions.
 
-    WHOLE: `points` are not more than CHUNK.
+    The largest of them is found by bisection of its bits. WHOLE: `points` are at most CHUNK.
     """
     at = tl.arange(0, CHUNK)
     head = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
@@ -187,15 +185,15 @@ def list_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr, WHOLE: tl.co
         enough = count_up_to(scratch, head, middle.to(tl.int32), points, CHUNK, WHOLE) >= wanted
         high = tl.where(enough, middle, high)
         low = tl.where(enough, low, middle + 1)
-    limit = high.to(tl.int32)
-    below = count_up_to(scratch, head, limit - 1, points, CHUNK, WHOLE)
+    threshold = high.to(tl.int32)
+    below = count_up_to(scratch, head, threshold - 1, points, CHUNK, WHOLE)
     equal_left = wanted - tl.where(low > -0x80000000, below, 0)
     count = equal_left * 0
     for first in range(0, points, CHUNK):
         at = first + tl.arange(0, CHUNK)
         bits = tl.load(scratch + at, mask=at < points, other=INT32_MAX)
-        equal = (bits == limit).to(tl.int32)
-        keep = (bits < limit) | ((equal > 0) & (tl.cumsum(equal, 0) <= equal_left))
+        equal = (bits == threshold).to(tl.int32)
+        keep = (bits < threshold) | ((equal > 0) & (tl.cumsum(equal, 0) <= equal_left))
         slot = count + tl.cumsum(keep.to(tl.int32), 0) - 1
         distance = distance_of(bits).to(tl.int32, bitcast=True)
         tl.store(out + slot, (distance.to(tl.int64) << 32) | at.to(tl.int64), mask=keep)
@@ -208,7 +206,7 @@ def redo(
     x,
     mean,
     squares,
-    lists,
+    candidates,
     counts,
     queue,
     waiting,
@@ -225,17 +223,16 @@ def redo(
     LONG: tl.constexpr,
     WHOLE: tl.constexpr,
 ):
-    """Make the lists of the queue's rows exact: the `wanted` nearest, one list after another.
+    """Replace the candidates of the queue's rows by their `wanted` nearest points.
 
-    A program does every so many-th row of the queue; what comes of a row is the same in any order.
+    They begin in the first buffer and run on into the others, whose counts become 0. An instance
+    takes every n-th row of the queue; a row's result does not depend on its place there.
 
     Args:
-        x: (B, N, channels) float32, and `mean` (B, channels), as `prepare` got them.
-        lists, counts, queue, waiting: as `near` left them; the first list's length is `wanted`
-            then, though it goes on into the others' memory, and theirs 0.
-        scratch: (programs, N) int32, for a program to write to.
-        CHUNK, LONG, WHOLE: of a row CHUNK distances are made at once and LONG read, WHOLE if that
-            is all.
+        x, mean: as for `prepare`.
+        scratch: (instances, N) int32, for the distances of a row.
+        CHUNK, LONG, WHOLE: CHUNK distances of a row are computed at a time and LONG read, which is
+            all of them if WHOLE.
     """
     scratch += tl.program_id(0).to(tl.int64) * points
     lane = tl.arange(0, LANES)
@@ -245,6 +242,6 @@ def redo(
         point = start + at % rows
         row_bits(x, mean, squares, scratch, block, point, points, padded, channels, PART, CHUNK)
         tl.debug_barrier()  # all of the row is written before any of it is read
-        list_nearest(scratch, lists + at * LANES * longest, wanted, points, LONG, WHOLE)
+        store_nearest(scratch, candidates + at * LANES * longest, wanted, points, LONG, WHOLE)
         tl.store(counts + at * LANES + lane, tl.where(lane == 0, wanted, 0))
         tl.debug_barrier()

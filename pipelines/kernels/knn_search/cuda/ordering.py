@@ -1,10 +1,7 @@
-"""Triton programs of `cuda_near` that find the wanted ranks in lists of near points.
+"""The wanted ranks among candidates: step 6 of `pipelines.kernels.knn_search.cuda`.
 
-    order           sort 32-bit keys, which stand for distances; where a key near a wanted rank is
-                    not alone, leave the row to the next
-    order_exactly   sort the rows of a queue by distance and position
-
-Lists as `cuda_near_lists` has them.
+Rows are sorted by bitonic networks (Batcher, Sorting networks and their applications, AFIPS 1968)
+on an array of shape [2, 2, …], whose axes are the bits of an element's rank.
 """
 
 from __future__ import annotations
@@ -12,17 +9,50 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .parts import LANES
-from .select import INT32_MAX, exchange, order_bits, side
+from .distances import INT32_MAX, LANES, order_bits
 
 ONE = tl.constexpr(0x3FF0000000000000)  # the bits of 1.0
 LAST = tl.constexpr(0x4000000000000000)  # of 2.0
-FLIP = tl.constexpr(-0x80000000)  # makes unsigned numbers comparable as signed ones
+FLIP = tl.constexpr(-0x80000000)  # makes unsigned integers comparable as signed ones
+
+
+@triton.jit
+def side(axis: tl.constexpr, DIMS: tl.constexpr):
+    """Return the position, 0 or 1, along an axis of an array of shape [2] · DIMS."""
+    return tl.reshape(tl.arange(0, 2), [1] * axis + [2] + [1] * (DIMS - axis - 1))
+
+
+@triton.jit
+def exchange(
+    cube,
+    axis: tl.constexpr,
+    flip: tl.constexpr,
+    DIMS: tl.constexpr,
+    DOUBLE: tl.constexpr,
+):
+    """Order the pairs of elements along an axis: one step of a bitonic network.
+
+    The larger one comes to position 1, or to 0 where the position along the axis `flip` is 1 (−1:
+    no such axis). The other element of a pair is their sum less one's own (modulo 2^64), which is
+    fast in Triton's interpreter, where `tl.sort` takes minutes.
+
+    DOUBLE: compare the int64, positive and with the exponent of 1, as float64: one instruction
+    instead of two, and in a unit that is free. For GPUs with fast float64.
+    """
+    other = tl.sum(cube, axis, keep_dims=True) - cube
+    larger = side(axis, DIMS)
+    if flip >= 0:
+        larger = larger ^ side(flip, DIMS)
+    if DOUBLE:
+        greater = cube.to(tl.float64, bitcast=True) > other.to(tl.float64, bitcast=True)
+    else:
+        greater = cube > other
+    return tl.where(greater != (larger == 1), other, cube)
 
 
 @triton.jit
 def reversed_bits(number, LOG: tl.constexpr):
-    """Return numbers below 2^LOG with their bits in reverse order."""
+    """Return integers below 2^LOG with their bits in reverse order."""
     out = number * 0
     for bit in tl.static_range(LOG):
         out |= ((number >> bit) & 1) << (LOG - 1 - bit)
@@ -31,11 +61,11 @@ def reversed_bits(number, LOG: tl.constexpr):
 
 @triton.jit
 def sort_slots(x, LOG: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr):
-    """Sort the columns of int64 (2^LOG, rows): the number of rank r comes to reversed_bits(r).
+    """Sort the columns of int64 (2^LOG, rows): the element of rank r comes to reversed_bits(r).
 
-    As `cuda_select.sort_rows`, but the bit b of a rank is the position along the axis b. Most steps
-    compare ranks that differ in a low bit: with the bits reversed these are numbers of the same
-    thread, and half as many shuffles are needed.
+    Sorted runs of 2^stage alternate in direction until the last stage. Bit b of a rank is the
+    position along axis b: most steps compare ranks that differ in a low bit, and with the bits
+    reversed these are elements of the same thread, so half as many shuffles are needed.
     """
     cube = tl.reshape(x, [2] * DIMS)
     for stage in tl.static_range(1, LOG + 1):
@@ -48,38 +78,35 @@ def sort_slots(x, LOG: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr):
 def sort_keys(x, minus_one, LOG: tl.constexpr, DIMS: tl.constexpr, OWN: tl.constexpr):
     """Do what `sort_slots` does to int32, with fewer instructions.
 
-    The first OWN axes are those along which a thread has both numbers. Along others a thread wants
-    the smaller one of each pair throughout, or the larger one: then it turns its numbers over (~x),
-    and takes the smaller ones as well.
-
-    Args:
-        minus_one: −1, which the compiler shall not know: ~x is x · (−1) − 1 then, on a unit that
-            has nothing else to do.
+    Along the first OWN axes a thread has both elements of a pair. Along the others it keeps the
+    smaller one of each pair, or the larger one: then it inverts its elements (~x), and keeps the
+    smaller ones as well. `minus_one` is −1 at run time, unknown to the compiler: so ~x is computed
+    as x · (−1) − 1, in a unit that is free.
     """
     cube = tl.reshape(x, [2] * DIMS)
-    turned = tl.zeros([1] * DIMS, tl.int32)
+    inverted = tl.zeros([1] * DIMS, tl.int32)
     for stage in tl.static_range(1, LOG + 1):
         for step in tl.static_range(stage):
-            new = turning(stage - 1 - step, stage if stage < LOG else -1, DIMS, OWN)
-            cube = turn(cube, turned ^ new, minus_one)
-            turned = new
+            new = inversion(stage - 1 - step, stage if stage < LOG else -1, DIMS, OWN)
+            cube = invert(cube, inverted ^ new, minus_one)
+            inverted = new
             cube = take(cube, stage - 1 - step, stage, minus_one, DIMS, OWN)
-    return tl.reshape(turn(cube, turned, minus_one), x.shape)
+    return tl.reshape(invert(cube, inverted, minus_one), x.shape)
 
 
 @triton.jit
-def turning(axis: tl.constexpr, flip: tl.constexpr, DIMS: tl.constexpr, OWN: tl.constexpr):
-    """Return 1 where numbers are to be turned over for an exchange: see `cuda_select.exchange`."""
-    turned = tl.zeros([1] * DIMS, tl.int32)
+def inversion(axis: tl.constexpr, flip: tl.constexpr, DIMS: tl.constexpr, OWN: tl.constexpr):
+    """Return 1 where elements are to be inverted for an exchange; see `exchange`."""
+    inverted = tl.zeros([1] * DIMS, tl.int32)
     if axis >= OWN:
-        turned = turned ^ side(axis, DIMS)
+        inverted = inverted ^ side(axis, DIMS)
     if flip >= OWN:
-        turned = turned ^ side(flip, DIMS)
-    return turned
+        inverted = inverted ^ side(flip, DIMS)
+    return inverted
 
 
 @triton.jit
-def turn(cube, where, minus_one):
+def invert(cube, where, minus_one):
     """Return ~x where `where` is 1, x where it is 0."""
     change = where * minus_one
     return cube * (1 + 2 * change) + change
@@ -94,7 +121,7 @@ def take(
     DIMS: tl.constexpr,
     OWN: tl.constexpr,
 ):
-    """Exchange pairs along an axis, turned over as `turning` says."""
+    """Exchange pairs along an axis, inverted as `inversion` says."""
     other = (tl.sum(cube, axis, keep_dims=True) - cube).to(tl.int32)
     if axis >= OWN:
         return tl.minimum(cube, other * minus_one + minus_one)
@@ -106,8 +133,8 @@ def take(
 
 
 @triton.jit
-def lengths(counts, row, exists):
-    """Return the lengths of a row's four lists, added up: where each one ends."""
+def buffer_ends(counts, row, exists):
+    """Return where each of a row's four buffers ends, if they are joined."""
     counts += row * LANES
     first = tl.load(counts, mask=exists, other=0)
     second = first + tl.load(counts + 1, mask=exists, other=0)
@@ -117,7 +144,7 @@ def lengths(counts, row, exists):
 
 @triton.jit
 def place_of(slot, first, second, third, longest):
-    """Return where the number `slot` of a row's four lists, one after another, is in its memory."""
+    """Return the offset of candidate `slot` of a row, whose four buffers are counted as one."""
     at = tl.where(slot < first, slot, longest + slot - first)
     at = tl.where(slot < second, at, 2 * longest + slot - second)
     return tl.where(slot < third, at, 3 * longest + slot - third)
@@ -125,7 +152,7 @@ def place_of(slot, first, second, third, longest):
 
 @triton.jit
 def distance_in(pair):
-    """Return the distance of list entries."""
+    """Return the distance of candidates."""
     return (pair >> 32).to(tl.int32).to(tl.float32, bitcast=True)
 
 
@@ -133,8 +160,8 @@ def distance_in(pair):
 def short_keys(distance, exists, slot, LOG: tl.constexpr):
     """Return int32 keys (2^LOG, rows), and which rows (rows,) they don't stand for.
 
-    A key is the distance, as a whole number of 32 − LOG bits between the row's smallest and largest
-    one, above the slot. Keys are ordered as distances are, but for distances that became equal.
+    A key is the distance, scaled to an integer of 32 − LOG bits between the row's smallest and
+    largest one, above the slot. Its order is that of the distances, except where they became equal.
     """
     TOP: tl.constexpr = (1 << (32 - LOG)) - 2
     known = exists & (distance == distance)
@@ -153,12 +180,9 @@ def short_keys(distance, exists, slot, LOG: tl.constexpr):
 
 @triton.jit
 def keep_ranks(key, column, out, valid, k, LOG: tl.constexpr):
-    """Store sorted keys (2^LOG, rows) at wanted ranks, and those before and after them.
+    """Store the sorted keys (2^LOG, rows) of the wanted ranks, and those before and after them.
 
-    Args:
-        column: (2^LOG,) int32, which column a rank belongs to, −1 none.
-        out: (rows,) pointers to 3·k int32 each.
-        valid: (rows,) which to store.
+    `out` (rows,) are pointers to 3·k int32 each, `valid` (rows,) which of them to store to.
     """
     LAST_RANK: tl.constexpr = (1 << LOG) - 1
     rank = reversed_bits(tl.arange(0, 1 << LOG), LOG)
@@ -173,7 +197,7 @@ def keep_ranks(key, column, out, valid, k, LOG: tl.constexpr):
 
 @triton.jit(do_not_specialize=["start", "minus_one"])
 def order(
-    lists,
+    candidates,
     counts,
     column,
     kept,
@@ -192,29 +216,22 @@ def order(
     OWN: tl.constexpr,
     K: tl.constexpr,
 ):
-    """Sort the lists of rows by short keys and store the positions at the wanted ranks.
+    """Sort the candidates of rows by short keys and store the positions at the wanted ranks.
 
-    A rank is certain if the keys beside it stand for other distances. Rows that are not certain
-    join the queue.
-
-    Args:
-        lists, counts: as `near` and `redo` leave them, 2^LOG numbers of a row at most.
-        column: as in `keep_ranks`.
-        kept: (total, 3, k) int32, to write to.
-        index: (B, N, k) int32: the rows from `start` on are written, `rows` of every block.
-        queue: (total,) int32, and `waiting` (1,) int32: how many rows it has.
-        minus_one, OWN: as in `sort_keys`.
+    A rank is decided if the keys beside it stand for other distances. Rows with an undecided rank
+    join the queue. An instance sorts 2^DIMS candidates, 2^LOG of a row at most. `kept` (total, 3,
+    k) int32 is written to; `minus_one` and OWN are as in `sort_keys`.
     """
     ROWS: tl.constexpr = 1 << (DIMS - LOG)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     inside = row < total
-    first, second, third, count = lengths(counts, row, inside)
-    lists += row * (LANES * longest)
+    first, second, third, count = buffer_ends(counts, row, inside)
+    candidates += row * (LANES * longest)
     slot = tl.arange(0, 1 << LOG)[:, None]
     exists = slot < count[None, :]
     at = place_of(slot, first[None, :], second[None, :], third[None, :], longest)
-    pair = tl.load(lists[None, :] + at, mask=exists, other=0)
-    key, unsure = short_keys(distance_in(pair), exists, slot, LOG)
+    pair = tl.load(candidates[None, :] + at, mask=exists, other=0)
+    key, undecided = short_keys(distance_in(pair), exists, slot, LOG)
     key = sort_keys(key, minus_one, LOG, DIMS, OWN)
     kept += row * (3 * k)
     keep_ranks(key, column, kept, inside, k, LOG)
@@ -227,19 +244,19 @@ def order(
     before = tl.load(kept[None, :] + (k + c), mask=valid & (c != first_rank), other=0)
     after = tl.load(kept[None, :] + (2 * k + c), mask=valid, other=0)
     alike = ((own ^ before) >> LOG == 0) & (c != first_rank) | ((own ^ after) >> LOG == 0)
-    unsure = inside & (unsure | (tl.max((alike & valid).to(tl.int32), 0) > 0))
+    undecided = inside & (undecided | (tl.max((alike & valid).to(tl.int32), 0) > 0))
     slot = (own ^ FLIP) & ((1 << LOG) - 1)
     at = place_of(slot, first[None, :], second[None, :], third[None, :], longest)
-    position = tl.load(lists[None, :] + at, mask=valid, other=0).to(tl.int32)
+    position = tl.load(candidates[None, :] + at, mask=valid, other=0).to(tl.int32)
     point = row // rows * points + start + row % rows
     tl.store(index + point[None, :] * k + c, position, mask=valid)
-    place = tl.atomic_add(waiting + tl.zeros_like(row), 1, mask=unsure, sem="relaxed")
-    tl.store(queue + place, row.to(tl.int32), mask=unsure)
+    place = tl.atomic_add(waiting + tl.zeros_like(row), 1, mask=undecided, sem="relaxed")
+    tl.store(queue + place, row.to(tl.int32), mask=undecided)
 
 
 @triton.jit
 def sortable(pair, exists):
-    """Return list entries as int64 that sort by distance, then position (20 bits); LAST for none.
+    """Return candidates as int64 that sort by distance, then position (20 bits); LAST for none.
 
     Read as float64 they are between 1 and 2, and LAST is 2.
     """
@@ -250,7 +267,7 @@ def sortable(pair, exists):
 
 @triton.jit(do_not_specialize=["start"])
 def order_exactly(
-    lists,
+    candidates,
     counts,
     column,
     index,
@@ -265,10 +282,7 @@ def order_exactly(
     DIMS: tl.constexpr,
     DOUBLE: tl.constexpr,
 ):
-    """Sort the lists of the queue's rows and store the positions at the wanted ranks.
-
-    Arguments as for `order`; a program does 2^DIMS numbers at once.
-    """
+    """Sort the candidates of the queue's rows and store the positions at the wanted ranks."""
     ROWS: tl.constexpr = 1 << (DIMS - LOG)
     slot = tl.arange(0, 1 << LOG)[:, None]
     where = tl.load(column + reversed_bits(slot, LOG))
@@ -276,10 +290,10 @@ def order_exactly(
     for begin in range(tl.program_id(0) * ROWS, end, tl.num_programs(0) * ROWS):
         number = begin + tl.arange(0, ROWS)
         row = tl.load(queue + number, mask=number < end, other=0).to(tl.int64)
-        first, second, third, count = lengths(counts, row, number < end)
+        first, second, third, count = buffer_ends(counts, row, number < end)
         exists = slot < count[None, :]
         at = place_of(slot, first[None, :], second[None, :], third[None, :], longest)
-        own = lists + row * (LANES * longest)
+        own = candidates + row * (LANES * longest)
         pair = tl.load(own[None, :] + at, mask=exists, other=0)
         key = sort_slots(sortable(pair, exists), LOG, DIMS, DOUBLE)
         point = row // rows * points + start + row % rows

@@ -1,24 +1,20 @@
-"""Triton programs of `cuda_near` that find a limit that the wanted points of a row are below.
-
-limits   two distances between which is, by a sample, the one that a wanted number of points of
-         a row are below
-count    how many points are below eight distances between them; the limit by interpolation
-"""
+"""Thresholds of rows: steps 2 and 3 of `pipelines.kernels.knn_search.cuda`."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from .parts import LANES, halves_of, lanes_of, load_parts, product, rows_of, tile_distances
+from .distances import LANES, halves_of, lanes_of, load_parts, product, rows_of, tile_distances
 
 
 @triton.jit
 def narrowed(distance, wanted, low, high, below, count, EDGE: tl.constexpr):
-    """Return a number within the bracket [low, high] of a limit, and how many distances are below.
+    """Return a guess within the bracket [low, high], and how many distances are within it.
 
-    `below` and `count` of the distances (ROWS, SAMPLE) are not beyond the bracket's ends. The guess
-    is as if numbers grew like the square of the distance from low; it keeps EDGE off the ends.
+    Of the distances (ROWS, SAMPLE), `below` are within low and `count` within high. The guess
+    assumes that their number grows like the square of the distance from low; it keeps EDGE off the
+    ends of the bracket.
     """
     share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
     middle = low + tl.minimum(tl.maximum(share, EDGE), 1 - EDGE) * (high - low)
@@ -27,7 +23,7 @@ def narrowed(distance, wanted, low, high, below, count, EDGE: tl.constexpr):
 
 @triton.jit
 def cut(wanted, middle, found, low, high, below, count):
-    """Return the bracket of the limit that `wanted` are below, as `found` are not beyond middle."""
+    """Return the bracket of the threshold for `wanted`, given that `found` are within `middle`."""
     few = (found < wanted) & (middle > low)
     many = (found >= wanted) & (middle < high)
     low, below = tl.where(few, middle, low), tl.where(few, found, below)
@@ -36,18 +32,17 @@ def cut(wanted, middle, found, low, high, below, count):
 
 @triton.jit
 def between(wanted, low, high, below, count):
-    """Return the limit that about `wanted` are below, by interpolation within its bracket."""
+    """Return the threshold that about `wanted` are within, interpolated in its bracket."""
     share = (wanted - below) / tl.maximum(count - below, 1.0)
-    # What fills up the points is infinitely far, and never within a limit.
+    # Padding is infinitely far, and never within a threshold.
     return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
 
 
 @triton.jit
 def sampled(distance, wanted, more, ROUNDS: tl.constexpr, BOTH: tl.constexpr):
-    """Return distances that about `wanted` and `more` of each row of (ROWS, SAMPLE) are below.
+    """Return thresholds that about `wanted` and `more` of each row of (ROWS, SAMPLE) are within.
 
-    ROUNDS guesses narrow the brackets of either limit; each guess narrows both. The second one is
-    the first if not BOTH.
+    ROUNDS guesses of each threshold narrow the brackets of both. Not BOTH: the second is the first.
     """
     low, high = tl.min(distance, 1), tl.max(distance, 1)
     below = tl.zeros([distance.shape[0]], tl.float32)
@@ -62,12 +57,12 @@ def sampled(distance, wanted, more, ROUNDS: tl.constexpr, BOTH: tl.constexpr):
         low, high, below, count = cut(wanted, middle, found, low, high, below, count)
         if BOTH:
             low2, high2, below2, count2 = cut(more, middle, found, low2, high2, below2, count2)
-    limit = between(wanted, low, high, below, count)
-    return limit, between(more, low2, high2, below2, count2) if BOTH else limit
+    first = between(wanted, low, high, below, count)
+    return first, between(more, low2, high2, below2, count2) if BOTH else first
 
 
 @triton.jit
-def limits(
+def sample_thresholds(
     parts,
     units,
     squares,
@@ -84,14 +79,10 @@ def limits(
     ROUNDS: tl.constexpr,
     BOTH: tl.constexpr,
 ):
-    """Store, per row, distances that about `wanted`, and `more`, of SAMPLE of the points are below.
+    """Store thresholds that about `wanted` and, if BOTH, `more` of SAMPLE points are within.
 
-    The sample is spread evenly over a block's positions.
-
-    Args:
-        parts, units, squares: as `prepare` stores them.
-        out: (B, rows, 2) float32, for the rows from `start` on.
-        wanted, more: float32; `more` is used if BOTH.
+    The sample is spread evenly over a block's positions. `wanted` and `more` are float32, `out`
+    holds the thresholds of rows `start` to `start + rows`.
     """
     PART: tl.constexpr = C if C < 16 else 16
     block = tl.program_id(1).to(tl.int64)
@@ -116,10 +107,9 @@ def limits(
 
 @triton.jit
 def tally(counts, distance, scale, offset, PTX: tl.constexpr):
-    """Add 1 to the field of `counts`, of 8 bits in int64, that a distance belongs to.
+    """Count a distance in one of the eight fields of 8 bits that `counts`, int64, consists of.
 
-    Field i is for distances of which scale · distance + offset is i when rounded, 0 for those
-    below; those beyond 7 have none.
+    Its field is scale · distance + offset, rounded: 0 for smaller ones; beyond 7 none is counted.
     """
     if PTX:
         return tl.inline_asm_elementwise(
@@ -153,7 +143,7 @@ def tally(counts, distance, scale, offset, PTX: tl.constexpr):
 
 @triton.jit
 def tally_all(counts, pieces, scale, offset, PTX: tl.constexpr):
-    """Add all distances (ROWS, LANES, M) to `counts` (ROWS, LANES): see `tally`."""
+    """Count all distances (ROWS, LANES, M) in `counts` (ROWS, LANES); see `tally`."""
     if pieces.shape[2] == 1:
         return tally(counts, tl.reshape(pieces, counts.shape), scale, offset, PTX)
     else:
@@ -164,34 +154,33 @@ def tally_all(counts, pieces, scale, offset, PTX: tl.constexpr):
 
 @triton.jit
 def interpolated(even, odd, low, step, wanted):
-    """Return a limit that hardly fewer than `wanted` and few more points are below, per row.
+    """Return, per row, a threshold that hardly fewer than `wanted` points are within, and few more.
 
-    Args:
-        even, odd: (ROWS, LANES) int64, fields of 16 bits: how many distances round to the levels 0,
-            2, 4, 6, and 1, 3, 5, 7, where level i ends at low + i · step, (ROWS,) float32.
+    `even` and `odd` (ROWS, LANES) int64 have fields of 16 bits: how many distances are in the
+    levels 0, 2, 4, 6 and 1, 3, 5, 7. Level i ends at low + i · step, (ROWS,) float32.
     """
-    before = tl.zeros_like(low)  # numbers up to the level's begin
-    limit = low + 7 * step
+    before = tl.zeros_like(low)  # points within the level's begin
+    threshold = low + 7 * step
     done = before > 0
     for level in tl.static_range(8):
         word = (odd if level % 2 else even) >> (16 * (level // 2))
         upto = before + tl.sum((word & 0xFFFF).to(tl.int32), 1).to(tl.float32)
-        # Within a level numbers are spread evenly but for chance: 2.5 standard deviations of that.
+        # Within a level points are spread evenly but for chance: 2.5 standard deviations of it.
         goal = wanted + 1.0 + 1.25 * tl.sqrt(upto - before)
         share = (goal - before) / tl.maximum(upto - before, 1.0)
         here = low + (level - 1 + tl.maximum(share, 0.0)) * step
-        limit = tl.where(done | (upto < goal), limit, here)
+        threshold = tl.where(done | (upto < goal), threshold, here)
         done = done | (upto >= goal)
         before = upto
-    return limit
+    return threshold
 
 
 @triton.jit(do_not_specialize=["start", "wanted"])
-def count(
+def count_within(
     parts,
     units,
     squares,
-    limits,
+    thresholds,
     points,
     padded,
     start,
@@ -203,11 +192,9 @@ def count(
     STAGES: tl.constexpr,
     PTX: tl.constexpr,
 ):
-    """Store, per row, a distance that a few more than `wanted` of all points are below.
+    """Store, per row, a threshold that a few more than `wanted` of all points are within.
 
-    Args:
-        parts, units, squares: as `prepare` stores them; M is a multiple of COLUMNS.
-        limits: (B, rows, 2) float32, of the program `limits`: the limit takes the first's place.
+    It is sought between the two of `sample_thresholds`, and takes the first's place.
     """
     PART: tl.constexpr = C if C < 64 else 64
     FIELDS: tl.constexpr = 0x00FF00FF00FF00FF
@@ -216,9 +203,9 @@ def count(
     inside = row < rows
     first_point, own, unit, piece = rows_of(parts, units, points, padded, start, row, C, PART)
     others = parts + first_point * C + tl.arange(0, PART)[:, None]
-    limits += (block * rows + row) * 2
-    low = tl.load(limits, mask=inside, other=0.0)
-    high = tl.load(limits + 1, mask=inside, other=0.0)
+    thresholds += (block * rows + row) * 2
+    low = tl.load(thresholds, mask=inside, other=0.0)
+    high = tl.load(thresholds + 1, mask=inside, other=0.0)
     step = tl.maximum(high - low, 1e-30) / 7
     scale = 1 / step
     offset = 0.5 - low * scale
@@ -235,5 +222,5 @@ def count(
         counts = tally_all(counts, lanes_of(distance), scale[:, None], offset[:, None], PTX)
         even += counts & FIELDS
         odd += (counts >> 8) & FIELDS
-    limit = interpolated(even, odd, low, step, wanted)
-    tl.store(limits, tl.minimum(limit, 3e38), mask=inside)
+    threshold = interpolated(even, odd, low, step, wanted)
+    tl.store(thresholds, tl.minimum(threshold, 3e38), mask=inside)

@@ -1,6 +1,6 @@
 """Triton's edge operations against `reference`, values and gradients, and as parts of a network.
 
-On a GPU where there is one; else in Triton's interpreter, started by `test_cuda`.
+On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def results(module: Any, arrays: tuple[Tensor, ...], flags: dict[str, bool]) -> 
     [
         (1, 1, 1, 1, torch.float64),
         (2, 33, 5, 4, torch.float64),
-        (1, 9, 70, 9, torch.float64),  # more channels than a program does
+        (1, 9, 70, 9, torch.float64),  # more channels than a kernel instance's
         (2, 33, 8, 5, torch.float32),
     ],
 )
@@ -70,13 +70,11 @@ def test_edge_reduce_equals_eager(
 
 
 @pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize(
-    ("name", "value"), [("WINNER_FIRST", True), ("LONG", 1), ("EDGES", 16), ("SOURCE_WARPS", 4)]
-)
+@pytest.mark.parametrize(("name", "value"), [("LONG", 1), ("EDGES", 16), ("SOURCE_WARPS", 4)])
 def test_other_sizes_of_the_constants(
     name: str, value: int, relu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.kernels.edges import cuda as cuda_edges
+    from pipelines.kernels.reductions import cuda as cuda_edges
 
     arrays = random_edges(2, 24, 9, 5, torch.float64)
     flags = {"relu": relu, "moments": True}
@@ -92,7 +90,7 @@ def test_neighbor_operations_equal_eager(
     operation: str, points: int, channels: int, k: int
 ) -> None:
     _, x, index, _ = random_edges(2, points, channels, k, torch.float64)
-    index[0] = 0  # every edge of a block leaves the same point: more than a program adds at a time
+    index[0] = 0  # every edge of a block leaves the same point: more than are added up at a time
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     found = []
     for module in (cuda, reference):

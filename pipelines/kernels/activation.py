@@ -1,7 +1,7 @@
-"""leaky_relu(scale · x + shift) and its gradients in Triton: one pass over x each.
+"""leaky_relu(scale · x + shift) and its gradients in Triton, each reading x once.
 
-Batch norm by known moments with the activation after it is such a function; in PyTorch's own
-operations it takes two passes, and its gradients six.
+Batch norm by known moments followed by an activation is such a function; in PyTorch's own
+operations it reads x twice, and its gradients six times.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipelines.kernels.knn_search.cuda import on
+from .cuda import on
 
-NUMBERS = 4096  # of a program's tile
-MOST_BLOCK = 64  # channels of a program
-PROGRAMS = 1056  # that share the rows of a backward pass: eight on each processor of an H200
+ELEMENTS = 4096  # of a kernel instance's tile
+MOST_BLOCK = 64  # channels of a tile
+INSTANCES = 1056  # that share the rows of a backward pass: eight for each SM of an H200
 WARPS = 4
 
 
@@ -42,10 +42,10 @@ def gradients(
     dx = torch.empty_like(x)
     channels = x.shape[-1]
     block, rows, total = _shape(x)
-    programs = min(PROGRAMS, triton.cdiv(total, rows))
-    sums = torch.empty(programs, 2, channels, dtype=x.dtype, device=x.device)
+    instances = min(INSTANCES, triton.cdiv(total, rows))
+    sums = torch.empty(instances, 2, channels, dtype=x.dtype, device=x.device)
     with on(x.device):
-        backward[(programs, triton.cdiv(channels, block))](
+        backward[(instances, triton.cdiv(channels, block))](
             *(g, x, scale.contiguous(), shift.contiguous(), dx, sums, total, channels),
             **_constants(x, rows, block, slope),
         )
@@ -54,10 +54,10 @@ def gradients(
 
 
 def _shape(x: Tensor) -> tuple[int, int, int]:
-    """Return the channels and rows of a program's tile, and how many rows x has."""
+    """Return the channels and rows of a tile, and the number of rows of x."""
     channels = x.shape[-1]
     block = min(MOST_BLOCK, triton.next_power_of_2(channels))
-    return block, NUMBERS // block, x.numel() // channels
+    return block, ELEMENTS // block, x.numel() // channels
 
 
 def _constants(x: Tensor, rows: int, block: int, slope: float) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def forward(
     SLOPE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
-    """Do `activate` for a tile of rows and channels."""
+    """Compute `activate` for a tile of rows and channels."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     exists = (row < total)[:, None] & (c < channels)[None, :]
@@ -120,7 +120,7 @@ def backward(
     SLOPE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):
-    """Do `gradients` for every so many-th tile of rows; `sums` has a row of (2, C) per program."""
+    """Compute `gradients` of the tiles of one instance, which adds them up in sums[instance]."""
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     within = c < channels
     factor = tl.load(scale + c, mask=within, other=0.0).to(FLOAT)[None, :]

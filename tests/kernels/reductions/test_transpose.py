@@ -1,6 +1,6 @@
 """Triton's transposed graph against a stable sort.
 
-On a GPU where there is one; else in Triton's interpreter, started by `test_cuda`.
+On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
 """
 
 from __future__ import annotations
@@ -48,53 +48,51 @@ def sorted_edges(index: Tensor) -> tuple[Tensor, Tensor]:
     ],
 )
 def test_equals_a_stable_sort(batch: int, points: int, k: int, sources: int) -> None:
-    from pipelines.kernels.edges import reverse as cuda_reverse
+    from pipelines.kernels.reductions import transpose
 
     index = random_index(batch, points, k, sources)
     expected = sorted_edges(index)
-    for function in (cuda_reverse.reverse, cuda_reverse.reverse_by_sorting):
-        for one, other in zip(function(index), expected, strict=True):
-            assert one.dtype == torch.int32
-            assert torch.equal(one.long(), other)
+    for one, other in zip(transpose.reverse(index), expected, strict=True):
+        assert one.dtype == torch.int32
+        assert torch.equal(one.long(), other)
 
 
-def test_parts_are_put_in_order_however_they_were_filled() -> None:
+def test_bins_are_put_in_order_however_they_were_filled() -> None:
     """The interpreter counts edges one after another; a GPU does in any order."""
-    from pipelines.kernels.edges import reverse as cuda_reverse
+    from pipelines.kernels.reductions import transpose
 
     index = random_index(2, 90, 16, 5)
-    parts = cuda_reverse._Parts(index)
-    places, begin = parts.count()
-    order = parts.place(places, begin)
-    settled = parts.settle(order, begin, torch.empty_like(order))
+    bins = transpose._Bins(index)
+    places, begin = bins.count()
+    order = bins.place(places, begin)
+    settled = bins.settle(order, begin, torch.empty_like(order))
     assert torch.equal(settled.long(), sorted_edges(index)[0])
-    assert parts.segments > 8
+    assert bins.segments > 8
     for first, last in zip(begin[:-1].tolist(), begin[1:].tolist(), strict=True):
         order[first:last] = order[first:last].flip(0)
     assert not torch.equal(order, settled)
-    assert torch.equal(parts.settle(order, begin, torch.empty_like(order)), settled)
+    assert torch.equal(bins.settle(order, begin, torch.empty_like(order)), settled)
 
 
 def test_the_same_bits_every_time() -> None:
-    from pipelines.kernels.edges import reverse as cuda_reverse
+    from pipelines.kernels.reductions import transpose
 
     index = random_index(2, 2000 if DEVICE.type == "cuda" else 50, 16, 20)
-    first, *others = (cuda_reverse.reverse(index) for _ in range(3))
+    first, *others = (transpose.reverse(index) for _ in range(3))
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_foreign_indices_count_as_the_nearest_and_touch_no_foreign_memory() -> None:
-    from pipelines.kernels.edges import cuda as cuda_edges
-    from pipelines.kernels.edges import reverse as cuda_reverse
+    from pipelines.kernels.reductions import cuda as cuda_edges
+    from pipelines.kernels.reductions import transpose
 
     index = random_index(2, 33, 4, 33)
     index[0, 3, 1], index[1, 5, 0], index[1, 32, 3] = -1, 33, 2**31 - 1
     index[1, 0, 0] = -(2**31)
     expected = sorted_edges(index.clamp(0, 32))
-    for function in (cuda_reverse.reverse, cuda_reverse.reverse_by_sorting):
-        for one, other in zip(function(index), expected, strict=True):
-            assert torch.equal(one.long(), other)
+    for one, other in zip(transpose.reverse(index), expected, strict=True):
+        assert torch.equal(one.long(), other)
     v = torch.ones(2, 33, 3, device=DEVICE, requires_grad=True)
     sign = torch.ones(3, device=DEVICE)
     out, _, _ = cuda_edges.edge_reduce(None, v, index, sign, relu=False, moments=True)
@@ -104,12 +102,20 @@ def test_foreign_indices_count_as_the_nearest_and_touch_no_foreign_memory() -> N
 
 
 def test_other_sizes_of_the_constants(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.kernels.edges import reverse as cuda_reverse
+    from pipelines.kernels.reductions import transpose
 
     index = random_index(2, 70, 6, 11)
     expected = sorted_edges(index)
-    for name, value in (("LOG_SEGMENTS", 0), ("LOG_SEGMENTS", 2), ("TILE", 128), ("MOST_EDGES", 1)):
+    for name, value in (("LOG_SEGMENTS", 0), ("LOG_SEGMENTS", 2), ("TILE", 128)):
         with monkeypatch.context() as patch:
-            patch.setattr(cuda_reverse, name, value)
-            for one, other in zip(cuda_reverse.reverse(index), expected, strict=True):
+            patch.setattr(transpose, name, value)
+            for one, other in zip(transpose.reverse(index), expected, strict=True):
                 assert torch.equal(one.long(), other)
+
+
+def test_too_many_edges_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.kernels.reductions import transpose
+
+    monkeypatch.setattr(transpose, "MOST_EDGES", 60)
+    with pytest.raises(ValueError, match="found 60 edges in a batch, expected fewer than"):
+        transpose.reverse(random_index(2, 10, 3, 4))

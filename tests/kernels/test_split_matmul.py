@@ -1,6 +1,6 @@
-"""Matmuls of float32 matrices from fp16 parts, against float64.
+"""float32 matrix multiplication from fp16 parts, against float64.
 
-On a GPU where there is one; else in Triton's interpreter, started by `test_cuda`.
+On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use small tiles, several slabs and shares for small matrices, as for large ones."""
-    from pipelines.kernels.matmul import cuda as cuda_product
+    from pipelines.kernels import split_matmul
 
-    tiles = cuda_product.Tiles(rows=16, columns=16, inner=16, warps=4, stages=2, group=2)
+    tiles = split_matmul.Tiles(rows=16, columns=16, inner=16, warps=4, stages=2, group=2)
     if DEVICE.type == "cuda":  # tensor cores multiply 64 rows at least
-        tiles = cuda_product.Tiles(rows=64, columns=64, inner=32, warps=4, stages=2, group=2)
-    monkeypatch.setattr(cuda_product, "best", lambda _: tiles)
-    monkeypatch.setattr(cuda_product, "processors", lambda _: 8)
-    monkeypatch.setattr(cuda_product, "SLAB", 96)
-    monkeypatch.setattr(cuda_product, "SHORTEST", 2)
-    monkeypatch.setattr(cuda_product, "FEWEST", 1)
-    monkeypatch.setattr(cuda_product, "NARROWEST", 1)
+        tiles = split_matmul.Tiles(rows=64, columns=64, inner=32, warps=4, stages=2, group=2)
+    monkeypatch.setattr(split_matmul, "best", lambda _: tiles)
+    monkeypatch.setattr(split_matmul, "processors", lambda _: 8)
+    monkeypatch.setattr(split_matmul, "SLAB", 96)
+    monkeypatch.setattr(split_matmul, "SHORTEST", 2)
+    monkeypatch.setattr(split_matmul, "FEWEST", 1)
+    monkeypatch.setattr(split_matmul, "NARROWEST", 1)
     monkeypatch.setattr(
-        cuda_product, "CAPABILITIES", [(major, minor) for major in (8, 9) for minor in range(10)]
+        split_matmul, "CAPABILITIES", [(major, minor) for major in (8, 9) for minor in range(10)]
     )
 
 
@@ -47,10 +47,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, total: Tensor | None = None, **options: Tensor) -> Tensor:
-    from pipelines.kernels.matmul import cuda as cuda_product
+    from pipelines.kernels import split_matmul
 
-    assert cuda_product.wanted(a, b)
-    return cuda_product.product(a, b, total, **options)
+    assert split_matmul.wanted(a, b)
+    return split_matmul.matmul(a, b, total, **options)
 
 
 def error(found: Tensor, exact: Tensor) -> float:
@@ -146,7 +146,7 @@ def test_gradients_of_linear(biased: bool) -> None:
 
     exact = run(linear, torch.float64)
     with kernels.use("cuda"):
-        assert kernels.own_product(x, weight.t())
+        assert kernels.uses_split_matmul(x, weight.t())
         found = run(linear, torch.float32)
         again = run(lambda *inputs: checkpoint(linear, *inputs, use_reentrant=False), torch.float32)
     for mine, same, expected in zip(found, again, exact, strict=True):
@@ -172,36 +172,36 @@ def test_gradients_of_a_pair() -> None:
 
 
 def test_is_left_to_pytorch_where_it_should_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.kernels.matmul import cuda as cuda_product
+    from pipelines.kernels import split_matmul
 
     a, b = random(16, 16), random(16, 16, seed=1)
     kind = DEVICE.type
     with kernels.use("cuda"):
-        assert kernels.own_product(a, b)
-        assert kernels.own_product(a.view(2, 8, 16), b)
-        assert not kernels.own_product(a.double(), b.double())
-        assert not kernels.own_product(a.bfloat16(), b.bfloat16())
+        assert kernels.uses_split_matmul(a, b)
+        assert kernels.uses_split_matmul(a.view(2, 8, 16), b)
+        assert not kernels.uses_split_matmul(a.double(), b.double())
+        assert not kernels.uses_split_matmul(a.bfloat16(), b.bfloat16())
         with torch.autocast(kind, dtype=torch.bfloat16):
-            assert not kernels.own_product(a, b)
+            assert not kernels.uses_split_matmul(a, b)
             assert Matmul(a).lower
             assert linear(a, b).dtype == torch.float32
         torch.set_float32_matmul_precision("high")
-        assert not kernels.own_product(a, b)
+        assert not kernels.uses_split_matmul(a, b)
         torch.set_float32_matmul_precision("highest")
         seen: list[bool] = []
-        torch.func.vmap(lambda row: seen.append(kernels.own_product(row[None], b)) or row)(a)
+        torch.func.vmap(lambda row: seen.append(kernels.uses_split_matmul(row[None], b)) or row)(a)
         assert seen == [False]
-        monkeypatch.setattr(cuda_product, "NARROWEST", 17)
-        assert not kernels.own_product(a, b)
-        monkeypatch.setattr(cuda_product, "NARROWEST", 1)
-        monkeypatch.setattr(cuda_product, "FEWEST", 16**3 + 1)
-        assert not kernels.own_product(a, b)
+        monkeypatch.setattr(split_matmul, "NARROWEST", 17)
+        assert not kernels.uses_split_matmul(a, b)
+        monkeypatch.setattr(split_matmul, "NARROWEST", 1)
+        monkeypatch.setattr(split_matmul, "FEWEST", 16**3 + 1)
+        assert not kernels.uses_split_matmul(a, b)
     with kernels.use("reference"):
-        assert not kernels.own_product(a, b)
+        assert not kernels.uses_split_matmul(a, b)
 
 
 def test_shares_fill_the_processors() -> None:
-    from pipelines.kernels.matmul.cuda import shares
+    from pipelines.kernels.split_matmul import shares
 
     assert shares(1000, 64, 1000, 132) == 1
     assert shares(112, 2, 1000, 132) == 1  # too short to be shared

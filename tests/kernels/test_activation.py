@@ -1,4 +1,7 @@
-"""`cuda_activation` against PyTorch's own operations and their gradients."""
+"""`activation_ops` against PyTorch's own operations and their gradients.
+
+On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +36,10 @@ def wanted(x: Tensor, scale: Tensor, shift: Tensor, g: Tensor, slope: float) -> 
 
 
 def found(x: Tensor, scale: Tensor, shift: Tensor, g: Tensor, slope: float) -> list[Tensor]:
-    from pipelines.kernels.activation import cuda as cuda_activation
+    from pipelines.kernels import activation
 
-    y = cuda_activation.activate(x, scale, shift, slope)
-    return [y, *cuda_activation.gradients(g, x, scale, shift, slope)]
+    y = activation.activate(x, scale, shift, slope)
+    return [y, *activation.gradients(g, x, scale, shift, slope)]
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
@@ -44,10 +47,10 @@ def found(x: Tensor, scale: Tensor, shift: Tensor, g: Tensor, slope: float) -> l
 def test_equals_pytorch(
     shape: tuple[int, ...], slope: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.kernels.activation import cuda as cuda_activation
+    from pipelines.kernels import activation
 
-    monkeypatch.setattr(cuda_activation, "NUMBERS", 256)
-    monkeypatch.setattr(cuda_activation, "PROGRAMS", 5)  # several tiles for each
+    monkeypatch.setattr(activation, "ELEMENTS", 256)
+    monkeypatch.setattr(activation, "INSTANCES", 5)  # several tiles for each
     arrays = case(*shape)
     for mine, expected in zip(found(*arrays, slope), wanted(*arrays, slope), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-12, atol=1e-12)

@@ -1,8 +1,4 @@
-"""What the Triton programs of `cuda_near` share: numbers in parts, and tiles of distances.
-
-    prepare  centre the features; |x_j|²; every number, scaled, as a sum of two fp16
-
-A distance is |x_j|² − 2 x_i·x_j, in float32.
+"""Distances with the digits of float32 from fp16 products; see `pipelines.kernels.knn_search.cuda`.
 
 Reference:
     Ootomo and Yokota, Recovering single precision accuracy from Tensor Cores while surpassing the
@@ -14,14 +10,31 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LANES = tl.constexpr(4)  # lists of a row: as many threads hold the row's distances of a tile
+LANES = tl.constexpr(4)  # threads that hold a row's distances of a tile, and buffers of a row
+INT32_MAX = tl.constexpr(0x7FFFFFFF)
+NAN_BITS = tl.constexpr(0x7FC00000)
+
+
+@triton.jit
+def order_bits(distance):
+    """Return int32 that is ordered as the float32 `distance`: −0 equals 0, NaN is the largest."""
+    distance = tl.where(distance == 0, 0.0, distance)
+    bits = distance.to(tl.int32, bitcast=True)
+    bits = tl.where(distance != distance, NAN_BITS, bits)
+    return bits ^ ((bits >> 31) & INT32_MAX)
+
+
+@triton.jit
+def distance_of(bits):
+    """Return the float32 distance that has these order bits."""
+    return (bits ^ ((bits >> 31) & INT32_MAX)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def scale_of(largest):
     """Return the power of two that brings `largest` into [2¹⁴, 2¹⁵), fp16 ending at 2¹⁶; and 1/it.
 
-    Of numbers smaller than 2⁻¹¹², NaN and ∞ it is that of the next number that has one.
+    For values smaller than 2⁻¹¹², NaN and ∞ it is that of the nearest value that has one.
     """
     exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 0xFF
     exponent = tl.minimum(tl.maximum(exponent, 15), 254)
@@ -45,17 +58,9 @@ def centred(x, mean, at, block, row_exists, channel, channels):
 def prepare(
     x, mean, parts, units, squares, points, padded, channels, C: tl.constexpr, ROWS: tl.constexpr
 ):
-    """Store x − mean as high and low fp16 parts, their unit, and the squared norms.
+    """Store `parts`, `units` and `squares` of x (B, N, channels) less mean (B, channels), float32.
 
-    N is filled up to M, `padded`, a multiple of ROWS, with points that are infinitely far.
-
-    Args:
-        x: (B, N, channels) float32.
-        mean: (B, channels) float32.
-        parts: (2, B, M, C) fp16, zeros beyond `channels`. A point's own parts added up, times its
-            unit, are x − mean to 22 bits.
-        units: (B, M) float32, powers of two.
-        squares: (B, M) float32.
+    `padded` is M, a multiple of ROWS; C is at least `channels`.
     """
     PART: tl.constexpr = C if C < 64 else 64
     block = tl.program_id(1).to(tl.int64)
@@ -86,9 +91,9 @@ def prepare(
 
 @triton.jit
 def product(a0, a1, b0, b1, total):
-    """Add a·b to float32 `total`, of numbers in two fp16 parts; small products first.
+    """Add a·b to float32 `total`, both in two fp16 parts; small products first.
 
-    What is left out, the low parts with each other, is 2⁻²² of a product at most.
+    The product of the two low parts is left out: at most 2⁻²² of the whole.
     """
     total = tl.dot(a1, b0, total)
     total = tl.dot(a0, b1, total)
@@ -97,13 +102,13 @@ def product(a0, a1, b0, b1, total):
 
 @triton.jit
 def rows_of(parts, units, points, padded, start, row, C: tl.constexpr, PART: tl.constexpr):
-    """Return what a program needs of the rows `start` + `row` of its block.
+    """Return what a kernel instance needs of the rows `start` + `row` of its block.
 
-    Rows beyond the points are the last one, and of no account.
+    Rows beyond the last point repeat it; nothing is stored of them.
 
     Returns:
-        Where the block's points begin; pointers to the rows' parts (ROWS, PART); −2 times their
-        units; how far the low parts are behind the high ones.
+        The block's first point; pointers to the rows' high parts (ROWS, PART); −2 times their
+        units; the offset from high to low parts.
     """
     first_point = tl.program_id(1).to(tl.int64) * padded
     point = first_point + tl.minimum(start + row, points - 1)
@@ -114,7 +119,7 @@ def rows_of(parts, units, points, padded, start, row, C: tl.constexpr, PART: tl.
 
 @triton.jit
 def load_parts(parts, piece):
-    """Load both parts of a tile of numbers."""
+    """Load both parts of a tile of features."""
     return tl.load(parts), tl.load(parts + piece)
 
 
@@ -124,9 +129,9 @@ def tile_distances(
 ):
     """Return the distances (ROWS, COLUMNS) of rows to the points at `column`.
 
-    a0 and a1 are the rows' parts if they have one piece of C channels, PART.
+    a0 and a1 are the rows' parts, used if all C channels are one piece (PART).
     """
-    # Loaded before the products, so that they are there when those are.
+    # Loaded early, to be there when the products are.
     square = tl.load(squares + column)
     other_unit = tl.load(units + column)
     other = others + column[None, :] * C
@@ -144,9 +149,9 @@ def tile_distances(
 
 @triton.jit
 def lanes_of(distance):
-    """Return distances (ROWS, COLUMNS) as (ROWS, LANES, M): those that a thread holds side by side.
+    """Return distances (ROWS, COLUMNS) as (ROWS, LANES, M), where a lane is what one thread holds.
 
-    Number i of lane t is column 8·(i // 2) + 2 t + i % 2: where tensor cores leave results.
+    Element i of lane t is column 8·(i // 2) + 2 t + i % 2: the layout of tensor cores' results.
     """
     ROWS: tl.constexpr = distance.shape[0]
     COLUMNS: tl.constexpr = distance.shape[1]
@@ -156,7 +161,7 @@ def lanes_of(distance):
 
 @triton.jit
 def halves_of(pieces):
-    """Split (ROWS, LANES, M) into its first and second half; no number leaves its thread."""
+    """Split (ROWS, LANES, M) into its first and second half; no element leaves its thread."""
     HALF: tl.constexpr = pieces.shape[2] // 2
     halves = tl.reshape(pieces, [pieces.shape[0], pieces.shape[1], 2, HALF])
     return tl.split(tl.permute(halves, (0, 1, 3, 2)))
