@@ -1,9 +1,18 @@
-"""The prepare stage: raw S3DIS rooms → the HDF5 store.
+"""The prepare stage: raw rooms, of S3DIS or your own, become the HDF5 store.
 
-Each room is read by a worker process and written as a file of its own under `data/.parts`; when all
-rooms are there, the parts of an area are joined and the manifest makes the store complete. So a
-prepare that was stopped goes on where it was, one that has nothing to do ends at once, and the
-memory in use is that of the rooms being read.
+Each room is read by a worker process and written to a file of its own under `data/.parts`. When all
+rooms are read, the parts of an area are joined, and the manifest makes the store complete. So a
+prepare that was stopped continues where it was, one that has nothing to do ends at once, and only
+the rooms being read are in memory.
+
+>>> import tempfile
+>>> from pipelines.config import SynthConfig
+>>> from pipelines.synth import synth
+>>> with tempfile.TemporaryDirectory() as folder:
+...     raw, data = Path(folder, "raw"), Path(folder, "data")
+...     made = synth(SynthConfig(raw, areas=2, rooms=1, density=50.0))
+...     prepare(PrepareConfig(raw, data=data)).areas
+{1: 1, 2: 1}
 """
 
 from __future__ import annotations
@@ -14,6 +23,7 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -43,9 +53,10 @@ from .progress import SILENT, Progress
 
 Dataset = RawDataset | CustomDataset
 RoomFiles = RawRoom | CustomRoom
+Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
-WORKER_BYTES = 100_000_000  # of text, below which another process costs more than it saves
-TEST_AREA = 5  # of S3DIS, unless told; of other data without it, the last
+WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
+TEST_AREA = 5  # the default; the last area of data without it
 READER = 2  # raised whenever the same raw room gives other points
 
 
@@ -59,9 +70,9 @@ class PrepareResult:
         rooms: rooms in the store.
         points: labelled points in the store.
         areas: rooms per area.
-        test_area: the recorded fold.
+        test_area: the recorded test area.
         reused: rooms that were already prepared.
-        repairs: mended lines, each as "file:line found → repaired".
+        repairs: repaired lines, each as "file:line found → repaired".
         unknown: object files of unknown classes, counted as clutter, by class.
         failed: rooms that could not be read, with the reason.
         exported: the folder of the published HDF5 form, or None.
@@ -95,13 +106,13 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
         _refuse_failures(config, failed)
-        store = _complete(config, dataset, entries, progress)
+        good = [entry for entry in entries.values() if "failed" not in entry]
+        store = _complete(config, dataset, good, failed, progress)
         exported = _export(config, store, progress) if config.export else None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise DatasetError(
-            # HDF5's own words are lines of pointers and offsets.
+        raise DatasetError(  # HDF5's own message is lines of pointers and offsets
             f"{config.data}: the disk is full ({os.strerror(error.errno)}).\n"
             "Rooms that were finished are kept: make room and run the same command again."
         ) from error
@@ -126,7 +137,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
 
 
 def open_dataset(config: PrepareConfig) -> Dataset:
-    """Return the described data set, or S3DIS as it is found.
+    """Return the described data set, or S3DIS where it is found.
 
     Raises:
         ConfigError: the description does not fit.
@@ -137,42 +148,30 @@ def open_dataset(config: PrepareConfig) -> Dataset:
     return find_raw(config.raw, ignore=[config.data])
 
 
-def _refuse_failures(config: PrepareConfig, failed: dict[str, str]) -> None:
-    if not failed or config.allow_incomplete:
-        return
-    first = next(iter(failed.values()))
-    others = f"\n{len(failed) - 1} more rooms failed: {', '.join(list(failed)[1:4])} …"
-    raise DatasetError(
-        first
-        + (others if len(failed) > 1 else "")
-        + "\nThe other rooms are kept. Mend the data and run the same command again, or leave the "
-        "room out: deepgcn prepare --allow-incomplete"
-    )
-
-
-# --- rooms → parts -----------------------------------------------------------------------------
-
-
 def _prepare_rooms(
     config: PrepareConfig, dataset: Dataset, progress: Progress
-) -> tuple[dict[str, dict[str, Any]], int]:
-    """Make sure that every room has a part or stands in the store; return their entries.
+) -> tuple[dict[str, Entry], int]:
+    """Read the rooms that are new or changed; return all entries, and how many were not read.
 
-    An entry is the manifest's record of a room, or {"failed": reason}.
+    Every room without a failure then has a part or stands in the store.
     """
-    kept = readable_entries(config.data)
-    earlier = {f"Area_{room['area']}/{room['name']}": room for room in kept}
-    entries: dict[str, dict[str, Any]] = {}
+    stored = {f"Area_{room['area']}/{room['name']}": room for room in readable_entries(config.data)}
+    entries: dict[str, Entry] = {}
     todo: list[RoomFiles] = []
     for raw in dataset.rooms:
-        entry = _finished_part(config.data, raw) or earlier.get(_key(raw))
+        entry = _finished_part(config.data, raw) or stored.get(_key(raw))
         if entry is not None and entry["source"] == _stamp(dataset, raw):
             entries[_key(raw)] = entry
         else:
             todo.append(raw)
-    _say_rooms(dataset, len(todo), progress)
-    total = sum(raw.size for raw in todo) / 1e6
-    with progress.task("Reading rooms", total=total, unit="MB") as task:
+    reused, found = len(entries), len(dataset.rooms)
+    progress.say(
+        f"{dataset.source / dataset.root}: {found} rooms"
+        + (f" of the published {dataset.published}" if found < dataset.published else "")
+        + (", turned by their alignment angles" if dataset.rotated else "")
+        + (f", {reused} already prepared" if reused else "")
+    )
+    with progress.task("Reading rooms", total=sum(r.size for r in todo) / 1e6, unit="MB") as task:
         for raw, entry in _read_all(config, dataset, todo):
             entries[_key(raw)] = entry
             if "failed" in entry:
@@ -180,18 +179,7 @@ def _prepare_rooms(
             for repair in entry.get("repairs", ()):
                 progress.say(f"repaired {repair['file']}:{repair['line']}: {repair['found']!r}")
             task.advance(raw.size / 1e6)
-    return {_key(raw): entries[_key(raw)] for raw in dataset.rooms}, len(entries) - len(todo)
-
-
-def _say_rooms(dataset: Dataset, todo: int, progress: Progress) -> None:
-    found = len(dataset.rooms)
-    published = dataset.published
-    progress.say(
-        f"{dataset.source / dataset.root}: {found} rooms"
-        + (f" of the published {published}" if found < published else "")
-        + (", turned by their alignment angles" if dataset.rotated else "")
-        + (f", {found - todo} already prepared" if todo < found else "")
-    )
+    return {_key(raw): entries[_key(raw)] for raw in dataset.rooms}, reused
 
 
 def _key(raw: RoomFiles) -> str:
@@ -199,20 +187,20 @@ def _key(raw: RoomFiles) -> str:
 
 
 def _stamp(dataset: Dataset, raw: RoomFiles) -> str:
-    """Return what changes whenever reading the room again would give other points."""
+    """Return a text that changes whenever reading the room again would give other points."""
     described = f":{dataset.digest}" if isinstance(dataset, CustomDataset) else ""
     return f"{READER}:{raw.fingerprint()}{described}"
 
 
-def _part(data: Path, raw: RoomFiles) -> Path:
-    return data / PARTS / f"Area_{raw.area}" / f"{raw.name}.h5"
+def _part(data: Path, room: RoomFiles | RoomInfo) -> Path:
+    return data / PARTS / f"Area_{room.area}" / f"{room.name}.h5"
 
 
-def _finished_part(data: Path, raw: RoomFiles) -> dict[str, Any] | None:
+def _finished_part(data: Path, raw: RoomFiles) -> Entry | None:
     """Return the entry of a room that was finished before a stop; its points are checked."""
     path = _part(data, raw)
     try:
-        entry: dict[str, Any] = json.loads(path.with_suffix(".json").read_text("utf-8"))
+        entry: Entry = json.loads(path.with_suffix(".json").read_text("utf-8"))
         (room,) = read_rooms(path)
         return entry if room.checksum() == entry["checksum"] else None
     except (OSError, ValueError, KeyError, DatasetError):
@@ -221,19 +209,21 @@ def _finished_part(data: Path, raw: RoomFiles) -> dict[str, Any] | None:
 
 def _read_all(
     config: PrepareConfig, dataset: Dataset, todo: list[RoomFiles]
-) -> Iterator[tuple[RoomFiles, dict[str, Any]]]:
+) -> Iterator[tuple[RoomFiles, Entry]]:
     """Read rooms in worker processes, the largest first; yield each as it is finished."""
-    worth = -(-sum(raw.size for raw in todo) // WORKER_BYTES)
-    workers = min(config.workers or os.cpu_count() or 1, len(todo), worth)
+    useful = -(-sum(raw.size for raw in todo) // WORKER_BYTES)
+    workers = min(config.workers or os.cpu_count() or 1, len(todo), useful)
     ordered = sorted(todo, key=lambda raw: -raw.size)
     if workers <= 1:
         for raw in ordered:
             yield raw, _read_one(dataset, raw, _part(config.data, raw))
         return
-    # Fresh interpreters rather than forks: a fork of a process with threads may hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_leave_signals)
+    # Fresh interpreters rather than forks: a fork of a process with threads may hang. They ignore
+    # Ctrl-C, which the main process answers once the rooms in work are finished.
+    initializer = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, initializer)
     try:
-        waiting: dict[Future[dict[str, Any]], RoomFiles] = {
+        waiting: dict[Future[Entry], RoomFiles] = {
             pool.submit(_read_one, dataset, raw, _part(config.data, raw)): raw for raw in ordered
         }
         while waiting:
@@ -243,9 +233,25 @@ def _read_all(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _leave_signals() -> None:
-    """Let the main process alone answer Ctrl-C; a worker finishes its room."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
+    """Read a room, write its part, and return its entry."""
+    try:
+        room, notes = _read_room(dataset, raw)
+        write_rooms(path, [room])
+    except DatasetError as error:
+        return {"failed": str(error)}
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return {
+            "failed": f"{dataset.source}: {_key(raw)}: found a room name of {len(raw.name)} "
+            "letters, expected one that is short enough for a file's.\n"
+            "Rename the room in a copy of the raw data."
+        }
+    info = asdict(room.info(len(dataset.classes)))
+    entry: Entry = json.loads(json.dumps({**info, "source": _stamp(dataset, raw), **asdict(notes)}))
+    atomic_json(path.with_suffix(".json"), entry)
+    return entry
 
 
 def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
@@ -256,119 +262,71 @@ def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     return read_raw_room(dataset, raw)
 
 
-def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> dict[str, Any]:
-    """Read a room, write its part, and return its entry."""
-    try:
-        room, notes = _read_room(dataset, raw)
-    except DatasetError as error:
-        return {"failed": str(error)}
-    try:
-        write_rooms(path, [room])
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        return {
-            "failed": f"{dataset.source}: {_key(raw)}: found a room name of {len(raw.name)} "
-            "letters, expected one that is short enough for a file's.\n"
-            "Rename the room in a copy of the raw data."
-        }
-    facts = {
-        **asdict(room.info(len(dataset.classes))),
-        "source": _stamp(dataset, raw),
-        **asdict(notes),
-    }
-    entry: dict[str, Any] = json.loads(json.dumps(facts))
-    atomic_json(path.with_suffix(".json"), entry)
-    return entry
-
-
-# --- parts → store -----------------------------------------------------------------------------
+def _refuse_failures(config: PrepareConfig, failed: dict[str, str]) -> None:
+    if not failed or config.allow_incomplete:
+        return
+    others = f"\n{len(failed) - 1} more rooms failed: {', '.join(list(failed)[1:4])} …"
+    raise DatasetError(
+        next(iter(failed.values()))
+        + (others if len(failed) > 1 else "")
+        + "\nThe other rooms are kept. Mend the data and run the same command again, or leave the "
+        "room out: deepgcn prepare --allow-incomplete"
+    )
 
 
 def _complete(
     config: PrepareConfig,
     dataset: Dataset,
-    entries: dict[str, dict[str, Any]],
+    entries: list[Entry],
+    failed: dict[str, str],
     progress: Progress,
 ) -> Store:
-    """Join the parts, write the manifest and open the store."""
-    good = [entry for entry in entries.values() if "failed" not in entry]
-    if not good:
+    """Join the parts of each area, write the manifest and open the store."""
+    if not entries:
         raise DatasetError(f"{dataset.source}: found no room that can be read, expected one.")
-    infos = [_info(entry) for entry in good]
-    kept = [_info(entry) for entry in readable_entries(config.data)]
+    infos = [RoomInfo.from_entry(entry) for entry in entries]
+    stored = {RoomInfo.from_entry(entry) for entry in readable_entries(config.data)}
     with progress.task("Writing areas", total=len(infos), unit="rooms") as task:
         for area in sorted({info.area for info in infos}):
             members = [info for info in infos if info.area == area]
             remove_unfinished(config.data, area_file(config.data, area).name)
-            if not _area_is_current(config.data, area, members, kept):
-                rooms = (_room_of(config.data, info) for info in members)
+            changed = {info for info in stored if info.area == area} != {*members}
+            if changed or any(_part(config.data, info).is_file() for info in members):
+                rooms = (_read_stored(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
-    counted: dict[str, int] = {}
-    for entry in good:
-        for name, files in entry["unknown"].items():
-            counted[name] = counted.get(name, 0) + files
-    _write_all(config, dataset, entries, good, counted)
-    shutil.rmtree(config.data / PARTS, ignore_errors=True)
-    return Store.open(config.data)
-
-
-def _write_all(
-    config: PrepareConfig,
-    dataset: Dataset,
-    entries: dict[str, dict[str, Any]],
-    good: list[dict[str, Any]],
-    unknown: dict[str, int],
-) -> None:
+    unknown: Counter[str] = Counter()
+    for entry in entries:
+        unknown.update(entry["unknown"])
     write_manifest(
         config.data,
-        good,
+        entries,
         classes=dataset.classes,
         class_colors=dataset.class_colors,
         test_area=_test_area(config, dataset),
         source=str(dataset.source / dataset.root),
         rotated=dataset.rotated,
         published_rooms=dataset.published,
-        repairs=[repair for entry in good for repair in entry["repairs"]],
-        skipped_files=[name for entry in good for name in entry["skipped"]],
-        renamed_files=[entry["renamed"] for entry in good if entry["renamed"]],
-        unknown_classes=unknown,
-        unlabelled_points=sum(entry["unlabelled"] for entry in good),
-        failed={key: entry["failed"] for key, entry in entries.items() if "failed" in entry},
+        repairs=[repair for entry in entries for repair in entry["repairs"]],
+        skipped_files=[name for entry in entries for name in entry["skipped"]],
+        renamed_files=[entry["renamed"] for entry in entries if entry["renamed"]],
+        unknown_classes=dict(unknown),
+        unlabelled_points=sum(entry["unlabelled"] for entry in entries),
+        failed=failed,
     )
+    shutil.rmtree(config.data / PARTS, ignore_errors=True)
+    return Store.open(config.data)
 
 
 def _test_area(config: PrepareConfig, dataset: Dataset) -> int:
-    if config.test_area is not None:
-        return config.test_area
     described = dataset.test_area if isinstance(dataset, CustomDataset) else None
     areas = sorted({room.area for room in dataset.rooms})
-    return described or (TEST_AREA if TEST_AREA in areas else areas[-1])
+    return config.test_area or described or (TEST_AREA if TEST_AREA in areas else areas[-1])
 
 
-def _info(entry: dict[str, Any]) -> RoomInfo:
-    return RoomInfo(
-        entry["area"],
-        entry["name"],
-        entry["points"],
-        tuple(entry["extent"]),
-        entry["checksum"],
-        tuple(entry["counts"]),
-    )
-
-
-def _area_is_current(data: Path, area: int, members: list[RoomInfo], kept: list[RoomInfo]) -> bool:
-    """Whether the area's file already holds just these rooms: no part is newer than it."""
-    if any((data / PARTS / f"Area_{area}" / f"{info.name}.json").is_file() for info in members):
-        return False
-    there = [info for info in kept if info.area == area]
-    return there == sorted(members, key=lambda info: info.name)
-
-
-def _room_of(data: Path, info: RoomInfo) -> Room:
+def _read_stored(data: Path, info: RoomInfo) -> Room:
     """Read a room's points from its part, or from the store that is being renewed."""
-    part = data / PARTS / f"Area_{info.area}" / f"{info.name}.h5"
+    part = _part(data, info)
     source = part if part.is_file() else area_file(data, info.area)
     return next(iter(read_rooms(source, [info.name])))
 

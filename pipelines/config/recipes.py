@@ -6,10 +6,12 @@ from collections.abc import Collection
 
 from pipelines.errors import ConfigError
 
+# Each has a function of its name in `data.augment`; they are applied in this order.
+AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn
-    *("rotate", "flip", "scale", "jitter", "contrast", "color-drop"),  # what is done to them
+    *AUGMENTATIONS,  # what is done to them
     *("smoothing", "adamw", "sgd", "cosine", "clip", "ema"),  # the optimisation
 )
 # "paper" is the published one: Adam, each block's points drawn once, no augmentation.

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.config.recipes import AUGMENTATIONS
 from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress
 
-from .augment import AUGMENTATIONS, BlockPoints, augment
+from .augment import BlockPoints, augment
 from .balance import block_counts, block_probabilities, draw_blocks
 from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
 from .store import Room, RoomInfo, Store
