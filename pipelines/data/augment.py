@@ -49,7 +49,7 @@ class BlockPoints:
 
 
 def augment(block: BlockPoints, names: Sequence[str], rng: np.random.Generator) -> BlockPoints:
-    """Apply the named augmentations in the order of AUGMENTATIONS, whatever the order of `names`.
+    """Apply the named augmentations in the order of AUGMENTATIONS.
 
     >>> pos, color = np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32)
     >>> room = BlockPoints(pos, color, center=np.array([0.5, 0.5]), extent=np.array([4.0, 3, 2.5]))

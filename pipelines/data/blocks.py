@@ -67,15 +67,15 @@ def positions(extent: float, stride: float) -> int:
 
 
 def too_large(extent: Sequence[float] | np.ndarray) -> bool:
-    """Return whether the ground of an `extent` (x, y, …), metres, has more cells than are held.
+    """Return whether the ground of an `extent` (x, y, …), metres, has too many cells for memory.
 
-    A line has cells too: along an axis without extent there is one block.
+    An axis without extent counts 1 m, the block that covers it.
     """
     return max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND
 
 
 def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
-    """Raise DatasetError, with where it was found and what to do, if points lie too far apart."""
+    """Raise DatasetError, naming `where` and with `advice`, if points lie too far apart."""
     if too_large(extent):
         shown = " × ".join(f"{size:.3g}" for size in extent)
         raise DatasetError(
@@ -126,16 +126,16 @@ def room_blocks(grid: Grid, *, stride: float, min_points: int = MIN_POINTS) -> l
     iy = np.arange(0, last_y, step)
     blocks: list[Block] = []
     for ix in range(0, last_x, step):
-        # A block is the cells (ix, iy) … (ix + 1, iy + 1), as far as they exist. A large ground is
-        # empty in most places, so only those with points are looked at one by one.
+        # A block is the cells (ix, iy) … (ix + 1, iy + 1), as far as they exist. Most blocks of a
+        # large ground are empty, so only those with points get a Python object.
         first = np.arange(ix, min(ix + 2, grid.nx))[:, None] * grid.ny
         starts, stops = grid.offsets[first + iy], grid.offsets[first + np.minimum(iy + 2, grid.ny)]
         counts = (stops - starts).sum(axis=0)
-        for place in np.flatnonzero(counts >= max(1, min_points)):
-            pairs = zip(starts[:, place].tolist(), stops[:, place].tolist(), strict=True)
+        for at in np.flatnonzero(counts >= max(1, min_points)):
+            pairs = zip(starts[:, at].tolist(), stops[:, at].tolist(), strict=True)
             slices = tuple((start, stop) for start, stop in pairs if stop > start)
-            corner = (ix * CELL, int(iy[place]) * CELL)
-            blocks.append(Block(corner, slices, int(counts[place])))
+            corner = (ix * CELL, int(iy[at]) * CELL)
+            blocks.append(Block(corner, slices, int(counts[at])))
     return blocks
 
 
@@ -156,14 +156,14 @@ def draw(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def cover(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw so often that every point is drawn, (ceil(count / num_points), num_points) int64.
+    """Draw until every point is drawn, (ceil(count / num_points), num_points) int64.
 
-    The points are dealt out in random order; the last draw is filled up at random.
+    All points come once in random order; random ones fill up the last draw.
     """
     draws = -(-count // num_points)
     missing = draws * num_points - count
-    dealt = np.concatenate([rng.permutation(count), rng.integers(0, count, missing)])
-    return dealt.reshape(draws, num_points)
+    drawn = np.concatenate([rng.permutation(count), rng.integers(0, count, missing)])
+    return drawn.reshape(draws, num_points)
 
 
 def block_features(

@@ -377,46 +377,44 @@ def _label_of_name(dataset: CustomDataset, path: Path) -> int:
     match = dataset.in_name.search(path.stem)
     value = str(match.group(1)) if match else ""
     if value not in dataset.values:
-        shown = repr(value) if value else "nothing"
-        raise DatasetError(
-            f"{path}: found the label {shown} in its name, expected one of: "
-            f"{', '.join(dataset.values)}.\nDescribe it under values or ignore in {dataset.source}."
-        )
+        raise _undescribed(dataset, path, f"{repr(value) if value else 'nothing'} in its name")
     return dataset.values[value]
 
 
 def _labels_of_rows(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
     names = {name.lower(): name for name in rows.dtype.names or ()}
-    if dataset.label.lower() not in names:
+    name = names.get(dataset.label.lower())
+    if name is None:
         raise DatasetError(
             f"{path}: found the columns {', '.join(names.values())[:200]}; expected the label "
             f"{dataset.label!r}.{did_you_mean(dataset.label, names.values())}\n"
             f"Correct label in {dataset.source}."
         )
-    if rows.dtype[names[dataset.label.lower()]].shape:
+    if rows.dtype[name].shape:
         raise DatasetError(
             f"{path}: found several values a point in {dataset.label!r}, expected one label.\n"
             f"Correct label in {dataset.source}."
         )
-    found, places = np.unique(rows[names[dataset.label.lower()]], return_inverse=True)
-    meant = np.empty(len(found), np.uint8)
-    for number, value in enumerate(found):
-        text = _text(value)
+    found, inverse, counts = np.unique(rows[name], return_inverse=True, return_counts=True)
+    texts = [_text(value) for value in found]
+    for text, count in zip(texts, counts, strict=True):
         if text not in dataset.values:
-            count = int((places == number).sum())
-            raise DatasetError(
-                f"{path}: found the label {text} ({count:,} points), expected one of: "
-                f"{', '.join(dataset.values)}.\n"
-                f"Describe it under values or ignore in {dataset.source}."
-            )
-        meant[number] = dataset.values[text]
-    return meant[places.reshape(-1)]
+            raise _undescribed(dataset, path, f"{text} ({count:,} points)")
+    numbers = np.array([dataset.values[text] for text in texts], np.uint8)
+    return numbers[inverse.reshape(-1)]
+
+
+def _undescribed(dataset: CustomDataset, path: Path, label: str) -> DatasetError:
+    return DatasetError(
+        f"{path}: found the label {label}, expected one of: {', '.join(dataset.values)}.\n"
+        f"Describe it under values or ignore in {dataset.source}."
+    )
 
 
 def _text(value: Any) -> str:
     """Return a label as it is written in a description: whole numbers without a point."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
-    if isinstance(value, (float, np.floating)):
-        return str(int(value)) if float(value).is_integer() else str(float(value))
-    return str(value)
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(float(value)) if isinstance(value, np.floating) else str(value)

@@ -54,7 +54,7 @@ class RoomInfo:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> RoomInfo:
-        """Read the record of a room from JSON, whatever else stands there."""
+        """Read the record of a room from JSON, ignoring all other keys."""
         values = {field.name: entry[field.name] for field in fields(cls)}
         return cls(**{**values, "extent": tuple(entry["extent"]), "counts": tuple(entry["counts"])})
 
@@ -221,7 +221,7 @@ def area_file(data: Path, area: int) -> Path:
 
 
 def fingerprint(entries: Iterable[Mapping[str, Any]]) -> str:
-    """Return the sha256 over the rooms' areas, names and checksums, whatever their order."""
+    """Return the sha256 over the rooms' areas, names and checksums, in any order."""
     lines = sorted(f"{room['area']} {room['name']} {room['checksum']}\n" for room in entries)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
@@ -267,12 +267,24 @@ class Store:
     Attributes:
         path: the folder.
         manifest: everything that `prepare` recorded.
+        classes: the class names, in the order of the labels.
+        class_colors: one RGB colour per class.
+        test_area: the area that `train` leaves out and `eval` scores by default.
+        published_rooms: rooms of the whole published data set; 0 for your own data.
+        fingerprint: the sha256 over all rooms' checksums.
+        areas: the areas that have rooms.
     """
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
         self.path, self.manifest = path, manifest
-        self._checked: set[RoomInfo] = set()
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.class_colors = tuple(tuple(color) for color in manifest["class_colors"])
+        self.test_area = int(manifest["test_area"])
+        self.published_rooms = int(manifest.get("published_rooms", 0))
+        self.fingerprint = str(manifest["fingerprint"])
         self._rooms = [RoomInfo.from_entry(entry) for entry in manifest["rooms"]]
+        self.areas = tuple(sorted({room.area for room in self._rooms}))
+        self._checked: set[RoomInfo] = set()
 
     @classmethod
     def open(cls, data: Path) -> Store:
@@ -301,36 +313,6 @@ class Store:
                     f"Prepare again: {how}"
                 )
         return store
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names, in the order of the labels."""
-        return tuple(self.manifest["classes"])
-
-    @property
-    def class_colors(self) -> tuple[tuple[int, ...], ...]:
-        """One RGB colour per class."""
-        return tuple(tuple(color) for color in self.manifest["class_colors"])
-
-    @property
-    def test_area(self) -> int:
-        """The test area that `prepare` recorded."""
-        return int(self.manifest["test_area"])
-
-    @property
-    def published_rooms(self) -> int:
-        """The number of rooms of the whole published data set; 0 for your own data."""
-        return int(self.manifest.get("published_rooms", 0))
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 over all rooms' checksums."""
-        return str(self.manifest["fingerprint"])
-
-    @property
-    def areas(self) -> tuple[int, ...]:
-        """The areas that have rooms."""
-        return tuple(sorted({room.area for room in self._rooms}))
 
     def rooms(self, area: int | None = None) -> list[RoomInfo]:
         """Return the rooms of one area, or all of them, by area and name."""

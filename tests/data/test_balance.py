@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.data.balance import MOST, block_counts, block_probabilities, draw_blocks
 from pipelines.data.blocks import block_points, room_blocks
+from pipelines.data.sampler import MOST, block_counts, block_probabilities, draw_blocks
 from pipelines.data.store import IGNORED
 from tests.tiny_store import tiny_room
 

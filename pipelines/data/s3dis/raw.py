@@ -84,7 +84,7 @@ class RawDataset:
         source: the folder or the zip file.
         root: the data set's folder within it, for messages.
         rooms: by area and natural order of names.
-        rotated: whether rooms are turned by their alignment angles while reading.
+        rotated: whether rooms are rotated by their alignment angles while reading.
         classes: their names, in the order of the labels.
         class_colors: one RGB colour per class.
         published: rooms of the whole of S3DIS.
@@ -151,13 +151,11 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
                 "Give its path: deepgcn prepare PATH --area 5"
             )
         return _only(_datasets(raw) or _from_inside(raw), raw)
-    here = Path()
-    skipped = {path.resolve() for path in ignore}
-    entries = [path for path in sorted(here.iterdir()) if path.resolve() not in skipped]
+    here, skipped = Path(), {path.resolve() for path in ignore}
     found = _folder_datasets(here, depth=0)
-    for path in entries:
+    for path in sorted(here.iterdir()):
         folder = path.is_dir() and not _AREA.fullmatch(path.name) and not _ignored(path.name)
-        if folder or path.suffix.lower() == ".zip":
+        if (folder or path.suffix.lower() == ".zip") and path.resolve() not in skipped:
             found += _datasets(path)
     return _only(found, here.resolve())
 
@@ -194,9 +192,9 @@ def _datasets(path: Path) -> list[RawDataset]:
         if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
             raise DatasetError(
                 f"{path}: found the entry {file.name} twice with different content, expected each "
-                "once: which of them is right cannot be told.\nPack or download the archive again."
+                "once: nothing says which of them is right.\nPack or download the archive again."
             )
-    return _group(path, files.values(), lambda name: _zip_text(path, name))
+    return _group(path, files.values())
 
 
 def _check_entry(path: Path, file: RawFile) -> None:
@@ -214,24 +212,13 @@ def _check_entry(path: Path, file: RawFile) -> None:
         )
 
 
-def _zip_text(path: Path, name: str) -> str:
-    try:
-        with _open_zip(path) as archive, archive.open(name) as stream:
-            return stream.read(LARGEST_TABLE).decode("latin-1")
-    except READ_ERRORS as error:
-        raise DatasetError(
-            f"{path}: {name} cannot be read: {error}.\n"
-            "Expected a readable text file; copy or download the raw data again."
-        ) from error
-
-
 def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
     """Return the data sets whose areas lie in `root` or up to `depth` folders below."""
     children = [child for child in sorted(root.iterdir()) if child.is_dir()]
     areas = [child for child in children if _AREA.fullmatch(child.name)]
     if areas:
         names = [file for area in areas for file in _walk(root, area)]
-        return _group(root, names, lambda name: (root / name).read_text("latin-1"))
+        return _group(root, names)
     if depth == 0:
         return []
     below = [child for child in children if not _ignored(child.name)]
@@ -248,18 +235,13 @@ def _walk(root: Path, area: Path) -> Iterator[RawFile]:
 
 def _from_inside(path: Path) -> list[RawDataset]:
     """Return the data set that an area's or a room's folder belongs to."""
-    parents = path.resolve().parents if path.is_dir() else ()
-    inside = path.resolve()
-    for parent in list(parents)[:3]:
-        if _AREA.fullmatch(inside.name):
-            return _folder_datasets(parent, depth=0)
-        inside = parent
-    return []
+    here = path.resolve()
+    around = [here, *here.parents][:3] if path.is_dir() else []
+    areas = [folder for folder in around if _AREA.fullmatch(folder.name)]
+    return _folder_datasets(areas[0].parent, depth=0) if areas else []
 
 
-def _group(
-    source: Path, files: Iterable[RawFile], text_of: Callable[[str], str]
-) -> list[RawDataset]:
+def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
     """Sort files into data sets (by the folder above Area_k), areas and rooms."""
     roots: dict[str, dict[tuple[int, str], list[tuple[str, RawFile]]]] = {}
     angles: dict[str, dict[tuple[int, str], float]] = {}
@@ -267,8 +249,7 @@ def _group(
         if _ignored(file.name):
             continue
         if table := _ANGLES.fullmatch(file.name):
-            where = f"{source}: {file.name}"
-            found = _read_angles(text_of(file.name), int(table["area"]), where)
+            found = _read_angles(source, file.name, int(table["area"]))
             angles.setdefault(table["root"], {}).update(found)
         elif match := _ROOM_FILE.fullmatch(file.name):
             rooms = roots.setdefault(match["root"], {})
@@ -314,14 +295,14 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _read_angles(text: str, area: int, where: str) -> dict[tuple[int, str], float]:
-    """Read `room angle` lines (degrees) after two header lines.
+def _read_angles(source: Path, name: str, area: int) -> dict[tuple[int, str], float]:
+    """Read a table of `room angle` lines (degrees) after two header lines.
 
     Raises:
         DatasetError: a line is not a room and an angle; its room would silently stay unrotated.
     """
     angles = {}
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(_table_text(source, name).splitlines(), start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -329,12 +310,24 @@ def _read_angles(text: str, area: int, where: str) -> dict[tuple[int, str], floa
             room, angle = words[0], float(words[1])
         except (ValueError, IndexError):
             room, angle = "", math.nan
-        if len(words) != 2 or not math.isfinite(angle):
-            if number <= HEADER_LINES:
-                continue
+        if len(words) == 2 and math.isfinite(angle):
+            angles[(area, room)] = angle
+        elif number > HEADER_LINES:
             raise DatasetError(
-                f"{where}:{number}: found {line[:60]!r}, expected a room and its angle in degrees."
-                "\nCorrect the line in a copy of the raw data."
+                f"{source}: {name}:{number}: found {line[:60]!r}, expected a room and its angle in "
+                "degrees.\nCorrect the line in a copy of the raw data."
             )
-        angles[(area, room)] = angle
     return angles
+
+
+def _table_text(source: Path, name: str) -> str:
+    try:
+        if source.is_dir():
+            return (source / name).read_text("latin-1")
+        with _open_zip(source) as archive, archive.open(name) as stream:
+            return stream.read(LARGEST_TABLE).decode("latin-1")
+    except READ_ERRORS as error:
+        raise DatasetError(
+            f"{source}: {name} cannot be read: {error}.\n"
+            "Expected a readable text file; copy or download the raw data again."
+        ) from error

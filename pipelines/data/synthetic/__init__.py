@@ -28,7 +28,7 @@ LEAST_DENSITY = 4000.0  # points per square metre of `room_features`
 
 @dataclass(frozen=True)
 class RoomPlan:
-    """One room of the building: its kind, size and the place of its corner, in metres."""
+    """One room of the building: its kind, size and minimum corner, in metres."""
 
     seed: int
     area: int
@@ -74,7 +74,7 @@ def _plan_area(area: int, rooms: int, seed: int) -> list[RoomPlan]:
 
 
 def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
-    """Build and scan one room; return its objects that were seen, in a fixed order.
+    """Build and scan one room; return the objects that the scanner saw, in a fixed order.
 
     Args:
         plan: the room, from `plan_building`.

@@ -312,13 +312,5 @@ def ceiling_lamp(part: Part, rng: np.random.Generator) -> None:
 
 Clutter = Callable[[Part, np.random.Generator], None]
 ON_TABLE: tuple[Clutter, ...] = (papers, cup, crate)
-ON_FLOOR: tuple[Clutter, ...] = (
-    waste_bin,
-    crate,
-    bag,
-    plant,
-    cabinet,
-    lamp,
-    computer,
-)
+ON_FLOOR: tuple[Clutter, ...] = (waste_bin, crate, bag, plant, cabinet, lamp, computer)
 ON_WALL: tuple[Clutter, ...] = (picture, picture, radiator, fixture)

@@ -20,10 +20,10 @@ Rgb = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Material:
-    """How a surface looks: a pattern between two colours (0–1), and how it answers a laser.
+    """How a surface looks: a pattern between two colours (0–1), and how it reflects a laser.
 
     `scale` is the pattern's size in metres, `relief` the amplitude of the bumps in metres,
-    `dropout` the share of rays that get no echo (glass).
+    `dropout` the fraction of rays without an echo (glass).
     """
 
     texture: str
@@ -37,7 +37,7 @@ class Material:
 
 @dataclass(frozen=True)
 class Frame:
-    """A local frame in the room: its origin and its turn about the vertical, in radians."""
+    """A local frame in the room: its origin and its rotation about the vertical, in radians."""
 
     x: float = 0.0
     y: float = 0.0
@@ -45,7 +45,7 @@ class Frame:
     yaw: float = 0.0
 
     def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Frame:
-        """Return the frame that lies at (x, y, z) of this one, turned by `yaw` against it."""
+        """Return the frame that lies at (x, y, z) of this one, rotated by `yaw`."""
         px, py, pz = self.point((x, y, z))
         return Frame(px, py, pz, self.yaw + yaw)
 
@@ -68,7 +68,7 @@ class Patches:
     u: np.ndarray  # (P, 3)
     v: np.ndarray  # (P, 3)
     disc: np.ndarray  # (P,) bool: only the ellipse inside the parallelogram
-    solid: np.ndarray  # (P,) bool: seen only from the side that u × v points to
+    solid: np.ndarray  # (P,) bool: visible only from the side that u × v points to
     material: np.ndarray  # (P,) int64, index into Scene.materials
     object: np.ndarray  # (P,) int64, index into Scene.objects
 
@@ -80,7 +80,7 @@ class Patches:
 
 
 class Scene:
-    """A room under construction: objects with their class, patches and materials."""
+    """A room being built: objects with their class, patches and materials."""
 
     def __init__(self) -> None:
         self.objects: list[str] = []
@@ -132,7 +132,7 @@ class Part:
     frame: Frame
 
     def at(self, x: float, y: float, z: float = 0.0, yaw: float = 0.0) -> Part:
-        """Return the same object in a frame at (x, y, z) of this one, turned by `yaw`."""
+        """Return the same object in a frame at (x, y, z) of this one, rotated by `yaw`."""
         return replace(self, frame=self.frame.at(x, y, z, yaw))
 
     def sheet(self, origin: Vector, u: Vector, v: Vector, material: Material) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,110 +28,103 @@ PALETTES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """One possible look of a role: how often, which pattern, which colours, which surface."""
+# The possible looks of each role: how often, pattern, palette, how far the second colour lies from
+# the first (relative), size of the pattern, relief and dropout as of `Material`.
+_LOOKS = """
+role      weight texture palette contrast scale relief dropout
+wall      5      paint   white   0.1      1     0      0
+wall      3      paint   cream   0.1      1     0      0
+wall      2      paint   pastel  0.1      1     0      0
+wall      1      paint   grey    0.1      1     0      0
+wall      1      paint   vivid   0.1      1     0      0
+wall      1      wood    wood    0.3      0.5   0      0
+wall      1      tiles   wood    0.3      0.25  0.004  0
+ceiling   4      tiles   white   0.2      0.6   0      0
+ceiling   2      paint   white   0.1      1     0      0
+ceiling   1      paint   cream   0.1      1     0      0
+ceiling   2      paint   grey    0.2      1     0      0
+ceiling   1      wood    wood    0.3      0.4   0      0
+floor     3      carpet  grey    0.35     0.02  0      0
+floor     1      carpet  dark    0.8      0.02  0      0
+floor     1      carpet  vivid   0.35     0.02  0      0
+floor     3      wood    wood    0.3      0.3   0      0
+floor     2      tiles   cream   0.25     0.4   0      0
+floor     1      tiles   white   0.2      0.4   0      0
+structure 3      paint   white   0.1      1     0      0
+structure 2      paint   cream   0.1      1     0      0
+structure 3      paint   grey    0.3      0.5   0.003  0
+structure 1      paint   pastel  0.1      1     0      0
+structure 2      wood    wood    0.3      0.5   0      0
+door      4      wood    wood    0.25     0.6   0      0
+door      2      paint   white   0.1      1     0      0
+door      2      paint   grey    0.1      1     0      0
+door      1      paint   pastel  0.1      1     0      0
+door      1      paint   vivid   0.1      1     0      0
+frame     3      paint   white   0.1      1     0      0
+frame     2      paint   grey    0.1      1     0      0
+frame     2      paint   dark    0.1      1     0      0
+frame     3      wood    wood    0.2      1     0      0
+furniture 4      wood    wood    0.3      0.4   0      0
+furniture 3      paint   white   0.1      1     0      0
+furniture 1      paint   cream   0.1      1     0      0
+furniture 2      paint   grey    0.1      1     0      0
+furniture 1      paint   dark    0.2      1     0      0
+furniture 1      paint   vivid   0.1      1     0      0
+fabric    3      carpet  dark    0.5      0.01  0.012  0
+fabric    3      carpet  vivid   0.3      0.01  0.012  0
+fabric    2      carpet  grey    0.3      0.01  0.012  0
+fabric    2      carpet  cream   0.2      0.01  0.012  0
+fabric    1      paint   wood    0.2      0.3   0.008  0
+metal     2      paint   dark    0.3      1     0      0
+metal     2      paint   grey    0.3      1     0      0
+glass     2      view    white   0.5      0.6   0      0.6
+glass     1      view    green   0.8      0.4   0      0.6
+glass     1      view    pastel  0.6      0.8   0      0.5
+glass     1      paint   dark    0.5      0.8   0      0.5
+blind     2      slats   white   0.3      0.05  0.004  0
+blind     2      slats   grey    0.3      0.05  0.004  0
+blind     1      carpet  cream   0.2      0.02  0.006  0
+books     3      books   dark    6        0.03  0.015  0
+books     1      books   wood    1        0.05  0      0
+board     4      writing white   0.7      0.08  0      0
+board     2      writing green   0.9      0.08  0      0
+board     1      writing dark    2.5      0.08  0      0
+board     2      carpet  wood    0.25     0.01  0      0
+board     1      print   cream   0.7      0.2   0      0
+thing     3      paint   white   0.1      1     0      0
+thing     3      paint   dark    0.3      1     0      0
+thing     2      paint   grey    0.2      1     0.003  0
+thing     3      paint   vivid   0.2      0.5   0.005  0
+thing     2      wood    wood    0.2      0.4   0.003  0
+thing     2      print   cream   0.8      0.1   0      0
+screen    3      paint   dark    0.5      1     0      0
+screen    1      print   grey    0.7      0.15  0      0
+plant     1      carpet  green   0.5      0.03  0.01   0
+"""
+
+
+class Look(NamedTuple):
+    """One possible look of a role: a row of the table."""
 
     weight: float
     texture: str
     palette: str
-    contrast: float = 0.1  # how far the second colour lies from the first, relative
-    scale: float = 1.0
-    relief: float = 0.0
-    dropout: float = 0.0
+    contrast: float
+    scale: float
+    relief: float
+    dropout: float
 
 
-ROLES: dict[str, tuple[Look, ...]] = {
-    "wall": (
-        Look(5, "paint", "white"),
-        Look(3, "paint", "cream"),
-        Look(2, "paint", "pastel"),
-        Look(1, "paint", "grey"),
-        Look(1, "paint", "vivid"),
-        Look(1, "wood", "wood", 0.3, 0.5),
-        Look(1, "tiles", "wood", 0.3, 0.25, 0.004),
-    ),
-    "ceiling": (
-        Look(4, "tiles", "white", 0.2, 0.6),
-        Look(2, "paint", "white"),
-        Look(1, "paint", "cream"),
-        Look(2, "paint", "grey", 0.2),
-        Look(1, "wood", "wood", 0.3, 0.4),
-    ),
-    "floor": (
-        Look(3, "carpet", "grey", 0.35, 0.02),
-        Look(1, "carpet", "dark", 0.8, 0.02),
-        Look(1, "carpet", "vivid", 0.35, 0.02),
-        Look(3, "wood", "wood", 0.3, 0.3),
-        Look(2, "tiles", "cream", 0.25, 0.4),
-        Look(1, "tiles", "white", 0.2, 0.4),
-    ),
-    "structure": (
-        Look(3, "paint", "white"),
-        Look(2, "paint", "cream"),
-        Look(3, "paint", "grey", 0.3, 0.5, 0.003),
-        Look(1, "paint", "pastel"),
-        Look(2, "wood", "wood", 0.3, 0.5),
-    ),
-    "door": (
-        Look(4, "wood", "wood", 0.25, 0.6),
-        Look(2, "paint", "white"),
-        Look(2, "paint", "grey"),
-        Look(1, "paint", "pastel"),
-        Look(1, "paint", "vivid"),
-    ),
-    "frame": (
-        Look(3, "paint", "white"),
-        Look(2, "paint", "grey"),
-        Look(2, "paint", "dark"),
-        Look(3, "wood", "wood", 0.2),
-    ),
-    "furniture": (
-        Look(4, "wood", "wood", 0.3, 0.4),
-        Look(3, "paint", "white"),
-        Look(1, "paint", "cream"),
-        Look(2, "paint", "grey"),
-        Look(1, "paint", "dark", 0.2),
-        Look(1, "paint", "vivid"),
-    ),
-    "fabric": (
-        Look(3, "carpet", "dark", 0.5, 0.01, 0.012),
-        Look(3, "carpet", "vivid", 0.3, 0.01, 0.012),
-        Look(2, "carpet", "grey", 0.3, 0.01, 0.012),
-        Look(2, "carpet", "cream", 0.2, 0.01, 0.012),
-        Look(1, "paint", "wood", 0.2, 0.3, 0.008),
-    ),
-    "metal": (Look(2, "paint", "dark", 0.3), Look(2, "paint", "grey", 0.3)),
-    "glass": (
-        Look(2, "view", "white", 0.5, 0.6, 0.0, 0.6),
-        Look(1, "view", "green", 0.8, 0.4, 0.0, 0.6),
-        Look(1, "view", "pastel", 0.6, 0.8, 0.0, 0.5),
-        Look(1, "paint", "dark", 0.5, 0.8, 0.0, 0.5),
-    ),
-    "blind": (
-        Look(2, "slats", "white", 0.3, 0.05, 0.004),
-        Look(2, "slats", "grey", 0.3, 0.05, 0.004),
-        Look(1, "carpet", "cream", 0.2, 0.02, 0.006),
-    ),
-    "books": (Look(3, "books", "dark", 6.0, 0.03, 0.015), Look(1, "books", "wood", 1.0, 0.05)),
-    "board": (
-        Look(4, "writing", "white", 0.7, 0.08),
-        Look(2, "writing", "green", 0.9, 0.08),
-        Look(1, "writing", "dark", 2.5, 0.08),
-        Look(2, "carpet", "wood", 0.25, 0.01),
-        Look(1, "print", "cream", 0.7, 0.2),
-    ),
-    "thing": (
-        Look(3, "paint", "white"),
-        Look(3, "paint", "dark", 0.3),
-        Look(2, "paint", "grey", 0.2, 1.0, 0.003),
-        Look(3, "paint", "vivid", 0.2, 0.5, 0.005),
-        Look(2, "wood", "wood", 0.2, 0.4, 0.003),
-        Look(2, "print", "cream", 0.8, 0.1),
-    ),
-    "screen": (Look(3, "paint", "dark", 0.5), Look(1, "print", "grey", 0.7, 0.15)),
-    "plant": (Look(1, "carpet", "green", 0.5, 0.03, 0.01),),
-}
+def _read_looks(table: str) -> dict[str, list[Look]]:
+    looks: dict[str, list[Look]] = {}
+    for line in table.strip().splitlines()[1:]:
+        role, weight, texture, palette, *values = line.split()
+        look = Look(float(weight), texture, palette, *map(float, values))
+        looks.setdefault(role, []).append(look)
+    return looks
+
+
+ROLES = _read_looks(_LOOKS)
 
 
 def material(role: str, rng: np.random.Generator) -> Material:
@@ -226,15 +220,8 @@ def _slats(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
 
 
 TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    "paint": _paint,
-    "carpet": _carpet,
-    "wood": _wood,
-    "tiles": _tiles,
-    "books": _books,
-    "print": _print,
-    "writing": _writing,
-    "view": _view,
-    "slats": _slats,
+    texture.__name__.lstrip("_"): texture
+    for texture in (_paint, _carpet, _wood, _tiles, _books, _print, _writing, _view, _slats)
 }
 
 
