@@ -51,29 +51,17 @@ PICTURES = 4  # the most rooms to draw
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run under one protocol.
+    """One run under one protocol."""
 
-    Attributes:
-        run: its directory.
-        area: the test area.
-        protocol: a key of PROTOCOLS.
-        scores: of the network.
-        baseline: of predicting by height bands, under protocol `room`.
-        report: the table and what belongs to it.
-        files: what was written.
-        blocks: draws passed through the network.
-        seconds: wall time.
-    """
-
-    run: Path
-    area: int
-    protocol: str
-    scores: Scores
-    baseline: Scores
-    report: Report
-    files: tuple[Path, ...]
-    blocks: int
-    seconds: float
+    run: Path  # its directory
+    area: int  # the test area
+    protocol: str  # a key of PROTOCOLS
+    scores: Scores  # of the network
+    baseline: Scores  # of predicting by height bands, under protocol `room`
+    report: Report  # the table and what belongs to it
+    files: tuple[Path, ...]  # what was written
+    blocks: int  # draws passed through the network
+    seconds: float  # wall time
 
 
 @dataclass(frozen=True)

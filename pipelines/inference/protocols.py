@@ -34,46 +34,27 @@ BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is 
 
 @dataclass(frozen=True)
 class EvalTarget:
-    """A network and the rooms that it is evaluated on.
+    """A network and the rooms that it is evaluated on."""
 
-    Attributes:
-        model: on its device.
-        store: the rooms' store.
-        rooms: the test rooms.
-        num_points: points per draw.
-        batch_size: draws per forward pass.
-        seed: of all draws.
-        votes: passes over each room under protocol `room`.
-    """
-
-    model: DeepGCN
+    model: DeepGCN  # on its device
     store: Store
-    rooms: tuple[RoomInfo, ...]
-    num_points: int
-    batch_size: int = 8
-    seed: int = 0
-    votes: int = 1
+    rooms: tuple[RoomInfo, ...]  # of the test area
+    num_points: int  # points per draw
+    batch_size: int = 8  # draws per forward pass
+    seed: int = 0  # of all draws
+    votes: int = 1  # passes over each room under protocol `room`
 
 
 @dataclass(frozen=True)
 class RoomPrediction:
-    """The network's prediction for every point of a room.
-
-    Attributes:
-        room: the room.
-        predicted: (N,) uint8, after all votes.
-        first: (N,) uint8, after the first vote.
-        confidence: (N,) float32, the largest softmax probability of the mean logits of the votes.
-        blocks: draws passed through the network.
-        seconds: wall time, drawing included.
-    """
+    """The network's prediction for every point of a room."""
 
     room: Room
-    predicted: np.ndarray
-    first: np.ndarray
-    confidence: np.ndarray
-    blocks: int
-    seconds: float
+    predicted: np.ndarray  # (N,) uint8, after all votes
+    first: np.ndarray  # (N,) uint8, after the first vote
+    confidence: np.ndarray  # (N,) float32, the largest probability by the votes' mean logits
+    blocks: int  # draws passed through the network
+    seconds: float  # wall time, drawing included
 
     def matrix(self, classes: int) -> np.ndarray:
         """Return the confusion counts (C, C)."""

@@ -60,21 +60,13 @@ SIX_FOLD = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A run against the first one.
+    """A run against the first one."""
 
-    Attributes:
-        name: the run.
-        miou: difference of the mIoUs, −1 to 1.
-        low: lower end of the interval.
-        high: upper end.
-        iou: difference per class; None if one of the two lacks the class.
-    """
-
-    name: str
-    miou: float
-    low: float
-    high: float
-    iou: tuple[float | None, ...]
+    name: str  # the run
+    miou: float  # difference of the mIoUs, −1 to 1
+    low: float  # lower end of the interval
+    high: float  # upper end
+    iou: tuple[float | None, ...]  # difference per class; None if one of the two lacks the class
 
 
 def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> list[Difference]:

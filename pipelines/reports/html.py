@@ -20,6 +20,7 @@ from pipelines.errors import RunError
 from pipelines.files import atomic_text
 from pipelines.metrics import Scores, scores
 
+from .failures import confused_pairs
 from .plots import figure_svg, training_curves
 from .tables import Report, Table, percent
 
@@ -108,13 +109,9 @@ def _worst_rooms(
 
 
 def _worst_pair(matrix: np.ndarray, classes: Sequence[str]) -> str:
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    if not wrong.any():
-        return "none"
-    row, column = np.unravel_index(wrong.argmax(), wrong.shape)
-    share = wrong[row, column] / matrix.sum()
-    return f"{classes[row]} as {classes[column]}: {100 * share:.1f} % of its points"
+    for actual, predicted, count, _ in confused_pairs(matrix, classes, most=1):
+        return f"{actual} as {predicted}: {100 * count / matrix.sum():.1f} % of its points"
+    return "none"
 
 
 def _embedded(picture: Path) -> tuple[str, str]:

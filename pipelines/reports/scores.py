@@ -54,23 +54,14 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted under one protocol.
+    """What was counted under one protocol."""
 
-    Attributes:
-        rooms: confusion counts (C, C) by room.
-        first: counts of the first vote, summed; None without votes.
-        failures: where points are wrong; under protocol `room` only.
-        pictures: pictures and viewer pages of rooms.
-        blocks: draws passed through the network.
-        seconds: wall time, reading and drawing points included, pictures not.
-    """
-
-    rooms: dict[str, np.ndarray]
-    first: np.ndarray | None
-    failures: Failures | None
-    pictures: tuple[Path, ...]
-    blocks: int
-    seconds: float
+    rooms: dict[str, np.ndarray]  # confusion counts (C, C) by room
+    first: np.ndarray | None  # counts of the first vote, summed; None without votes
+    failures: Failures | None  # where points are wrong; under protocol `room` only
+    pictures: tuple[Path, ...]  # pictures and viewer pages of rooms
+    blocks: int  # draws passed through the network
+    seconds: float  # wall time, reading and drawing points included, pictures not
 
     @property
     def matrix(self) -> np.ndarray:

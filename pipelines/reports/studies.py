@@ -57,48 +57,28 @@ class Delta:
 
 @dataclass(frozen=True)
 class Published:
-    """The paper's figures for a row, in percent.
-
-    Attributes:
-        miou: the row's figure.
-        delta: its difference to the reference row's; None for the reference itself.
-        cited: read in a public source; otherwise recalled, and shown with a dagger.
-        comparable: whether the runs have the published network, recipe, budget and data.
-    """
+    """The paper's figures for a row, in percent."""
 
     miou: float
-    delta: float | None
-    cited: bool
-    comparable: bool
+    delta: float | None  # its difference to the reference row's; None for the reference itself
+    cited: bool  # read in a public source; otherwise recalled, and shown with a dagger
+    comparable: bool  # whether the runs have the published network, recipe, budget and data
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table.
-
-    Attributes:
-        name: of the row.
-        group: the kind of change.
-        label: the network and what else the row changes, for people.
-        samples: its scored runs.
-        delta: against the reference row.
-        parameters: trainable values.
-        published: the paper's figures.
-        remark: what is not finished, or went wrong.
-        axes: the plots that it belongs to; its place there is in `network`.
-        network: the settings of its network.
-    """
+    """A row of the table."""
 
     name: str
-    group: str
-    label: str
-    samples: tuple[Sample, ...] = ()
-    delta: Delta | None = None
-    parameters: int | None = None
+    group: str  # the kind of change
+    label: str  # the network and what else the row changes, for people
+    samples: tuple[Sample, ...] = ()  # its scored runs
+    delta: Delta | None = None  # against the reference row
+    parameters: int | None = None  # trainable values
     published: Published | None = None
-    remark: str = ""
-    axes: Mapping[str, Any] = field(default_factory=dict)
-    network: Mapping[str, Any] = field(default_factory=dict)
+    remark: str = ""  # what is not finished, or went wrong
+    axes: Mapping[str, Any] = field(default_factory=dict)  # the plots that it belongs to
+    network: Mapping[str, Any] = field(default_factory=dict)  # settings, and places in plots
 
     def mean(self, figure: str) -> float | None:
         """Return the mean of a figure over the seeds that have it."""
@@ -121,25 +101,15 @@ class Line:
 
 @dataclass(frozen=True)
 class StudyTable:
-    """One table of a study.
+    """One table of a study."""
 
-    Attributes:
-        study: its name.
-        title: heading.
-        reference: the row that the others are compared with, if any.
-        lines: its rows, in the study's order.
-        seeds: how many each row has when all is done.
-        facts: what all rows share, in order.
-        notes: sentences below the table.
-    """
-
-    study: str
+    study: str  # its name
     title: str
-    reference: str | None
-    lines: tuple[Line, ...]
-    seeds: int
-    facts: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    reference: str | None  # the row that the others are compared with, if any
+    lines: tuple[Line, ...]  # its rows, in the study's order
+    seeds: int  # how many each row has when all is done
+    facts: Mapping[str, str] = field(default_factory=dict)  # what all rows share, in order
+    notes: tuple[str, ...] = ()  # sentences below the table
 
     def table(self) -> Table:
         """Return the rows as texts, without columns that are empty."""

@@ -84,25 +84,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores as a person reads them.
+    """Scores as a person reads them."""
 
-    Attributes:
-        title: heading.
-        classes: names, in the order of the IoUs.
-        rows: the rows of the table, ours first.
-        facts: what the scores were made with, in order.
-        notes: sentences below the table.
-        values: what scores.json records, for JSON and HTML.
-        tables: further tables, for Markdown and HTML.
-    """
-
-    title: str
-    classes: tuple[str, ...]
-    rows: tuple[Row, ...]
-    facts: Mapping[str, str]
-    notes: tuple[str, ...] = ()
+    title: str  # heading
+    classes: tuple[str, ...]  # names, in the order of the IoUs
+    rows: tuple[Row, ...]  # the rows of the table, ours first
+    facts: Mapping[str, str]  # what the scores were made with, in order
+    notes: tuple[str, ...] = ()  # sentences below the table
+    # What scores.json records, for JSON and HTML.
     values: Mapping[str, Any] = field(default_factory=dict)
-    tables: tuple[Table, ...] = ()
+    tables: tuple[Table, ...] = ()  # further tables, for Markdown and HTML
 
     def as_markdown(self) -> str:
         """Return the report as Markdown."""

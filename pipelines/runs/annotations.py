@@ -21,7 +21,7 @@ from pipelines.errors import ConfigError, RunError, did_you_mean
 from pipelines.files import atomic_text
 from pipelines.progress import SILENT, Progress
 
-from .directory import TRASH, Run
+from .directory import TRASH, Run, numbered
 from .lock import is_locked, lock_run
 
 TAG, NOTE = ".tag", "note.txt"
@@ -158,30 +158,26 @@ def empty_trash(runs_dir: Path, progress: Progress = SILENT) -> list[str]:
 
 
 def _discard(run: Run) -> Path:
-    folder = run.path.parent / TRASH
-    folder.mkdir(exist_ok=True)
+    trash = run.path.parent / TRASH
+    trash.mkdir(exist_ok=True)
     try:
-        with lock_run(run.path):  # so that no process goes on with it from now on
-            path = _move(run.path, folder)
+        with lock_run(run.path):  # so that no process resumes it from now on
+            return next(path for path in numbered(trash / run.name) if _moved(run.path, path))
     except RunError:
         raise _in_use(run) from None
-    return path
 
 
-def _move(source: Path, folder: Path) -> Path:
-    number = 1
-    while True:
-        path = folder / (source.name if number == 1 else f"{source.name}-{number}")
+def _moved(source: Path, path: Path) -> bool:
+    """Move `source` to `path`, unless that exists; return whether it was moved."""
+    if path.exists():
+        return False
+    try:
+        os.rename(source, path)
+    except OSError:
         if path.exists():
-            number += 1
-            continue
-        try:
-            os.rename(source, path)
-        except OSError:
-            if path.exists():
-                continue  # another process was faster with this name
-            raise
-        return path
+            return False  # another process was faster with this name
+        raise
+    return True
 
 
 def _in_use(run: Run) -> RunError:

@@ -16,6 +16,7 @@ Everything is replaced atomically or only appended to.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -315,8 +316,7 @@ def latest_finished(runs_dir: Path) -> Run:
     runs = find_runs(runs_dir)
     if not runs:
         raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
-    finished = [run for run in runs if run.state == "finished"]
-    if not finished:
+    if not (finished := [run for run in runs if run.state == "finished"]):
         last = runs[-1]
         raise RunError(
             f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
@@ -336,15 +336,18 @@ def _make_directory(config: TrainConfig) -> Path:
         return _make_named(config.runs, config.name)
     model = config.model
     name = f"{model.arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
-    number = 1
-    while True:
-        path = config.runs / (name if number == 1 else f"{name}-{number}")
-        try:
+    for path in numbered(config.runs / name):
+        with suppress(FileExistsError):  # another run began within the same second
             path.mkdir(parents=True)
-        except FileExistsError:
-            number += 1  # started within the same second
-        else:
             return path
+    raise AssertionError
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield `path`, `path-2`, `path-3`, …"""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _make_named(runs_dir: Path, name: str) -> Path:

@@ -71,21 +71,15 @@ def export_runs(
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise ConfigError(f"{path}: found {ending!r}, expected a file in {' or '.join(FORMATS)}.")
-    if ending == ".parquet":
-        _check_parquet(path)
     frame = runs_frame(runs_dir, where, sort=sort, progress=progress)
     with atomic_write(path) as temporary:
         if ending == ".csv":
             frame.to_csv(temporary, index=False)
-        else:
+            return len(frame)
+        try:
             frame.to_parquet(temporary, index=False, engine="pyarrow")
+        except ImportError:
+            raise ConfigError(
+                f"{path}: Parquet needs pyarrow. Install it: pip install 'deepgcn[parquet]'"
+            ) from None
     return len(frame)
-
-
-def _check_parquet(path: Path) -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ConfigError(
-            f"{path}: Parquet needs pyarrow. Install it: pip install 'deepgcn[parquet]'"
-        ) from None

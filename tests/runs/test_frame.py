@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -68,14 +67,7 @@ def test_export_can_be_read_back(runs: Path, ending: str) -> None:
 def test_export_to_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"out\.xlsx: found '\.xlsx', expected .*\.csv or"):
         export_runs(runs / "out.xlsx", runs)
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "pyarrow":
-            raise ImportError
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"pip install 'deepgcn\[parquet\]'"):
         export_runs(runs / "out.parquet", runs)
     assert not (runs / "out.parquet").exists()

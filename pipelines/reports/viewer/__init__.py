@@ -1,26 +1,25 @@
-"""A scan as one HTML file that shows its points in 3-D, without a server and without a network.
+"""A scan as one HTML file that shows its points in 3-D, offline.
 
-The file holds the page (`page.*`), three.js (`three.min.js`, MIT) and the points:
-planes of plain values one after another, deflated, in base64.
+The file holds the page (`page.*`), three.js (`three.min.js`, MIT) and the points: planes of values
+one after another, deflated, in base64.
 
-    x, y, z      uint16 each; metres = origin + step · value
-    red … blue   uint8 each
-    label, predicted    uint8, the class; 255 where there is none; only if given
-    confidence   uint8, 255 is certain; only if given
+    x, y, z             uint16 each; metres = origin + step · value
+    red, green, blue    uint8 each
+    label, predicted    uint8, the class, or 255 for none; only if given
+    confidence          uint8, 255 is certain; only if given
 """
 
 from __future__ import annotations
 
 import base64
-import html
-import json
-import re
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text
@@ -29,26 +28,17 @@ from pipelines.metrics import confusion, scores
 MAX_POINTS = 1_000_000  # shown; about 16 bytes each in the file before deflation
 NO_CLASS = 255
 HERE = Path(__file__).parent
-PAGE, LIBRARY = HERE / "page.html", HERE / "three.min.js"
 
 # Thirteen colours that stay apart (CIE76 ΔE ≥ 22) in normal vision and in full protanopia and
-# deuteranopia as Machado, Oliveira and Fernandes (2009) simulate them; the colours of S3DIS do not
-# (ΔE 0.1). In the order of its classes: light for shell, strong for furniture.
+# deuteranopia as simulated by Machado, Oliveira and Fernandes (2009); those of S3DIS do not
+# (ΔE 0.1). In the order of its classes: light for the shell, strong for furniture.
+# fmt: off
 SAFE_COLORS = (
-    (255, 255, 204),
-    (0, 0, 102),
-    (102, 204, 255),
-    (255, 255, 0),
-    (255, 51, 153),
-    (102, 102, 255),
-    (204, 153, 0),
-    (153, 51, 153),
-    (255, 102, 102),
-    (0, 0, 255),
-    (0, 255, 102),
-    (0, 255, 255),
+    (255, 255, 204), (0, 0, 102), (102, 204, 255), (255, 255, 0), (255, 51, 153), (102, 102, 255),
+    (204, 153, 0), (153, 51, 153), (255, 102, 102), (0, 0, 255), (0, 255, 102), (0, 255, 255),
     (0, 102, 0),
 )
+# fmt: on
 
 
 def write_viewer(
@@ -66,9 +56,9 @@ def write_viewer(
     max_points: int = MAX_POINTS,
     seed: int = 0,
 ) -> None:
-    """Write a page that shows points in 3-D, coloured by what is known of them.
+    """Write a page that shows points in 3-D, coloured by scan, class, error or confidence.
 
-    Counts and IoU in its legend are of all points, also where only a part of them is shown.
+    Counts and IoU in its legend are of all points, even if not all are shown.
 
     Args:
         path: HTML file to write.
@@ -77,12 +67,12 @@ def write_viewer(
         classes: at most 255 names, in the order of the labels.
         class_colors: one RGB colour per class.
         title: heading of the page.
-        facts: what the reader should know of the scan and the network, in order.
+        facts: about the scan and the network, in order.
         label: (N,) ground truth; a value that is no class means unlabelled.
         predicted: (N,) prediction, likewise.
         confidence: (N,) from 0 to 1.
-        max_points: points shown at most; of more, a random part in the same order.
-        seed: of that part.
+        max_points: the most points to show: a random sample, in the same order.
+        seed: of the sample.
 
     Raises:
         DatasetError: no point has finite coordinates.
@@ -98,7 +88,7 @@ def write_viewer(
     planes |= {name: values[shown] for name, values in known.items()}
     if confidence is not None:
         planes["confidence"] = _bytes(confidence[shown])
-    facts_of_page = {
+    shown_facts = {
         "title": title,
         "total": len(pos),
         "finite": len(finite),
@@ -109,7 +99,12 @@ def write_viewer(
         "facts": dict(facts),
         **_class_facts(classes, class_colors, {n: v[finite] for n, v in known.items()}),
     }
-    atomic_text(path, _page(title, facts_of_page, pack(planes)))
+    environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # and unsorted
+    page = environment.get_template("page.html")
+    atomic_text(
+        path, page.render(title=title, facts=shown_facts, points=pack(planes), source=_source)
+    )
 
 
 def pack(planes: Mapping[str, np.ndarray]) -> str:
@@ -119,7 +114,7 @@ def pack(planes: Mapping[str, np.ndarray]) -> str:
 
 
 def _sample(finite: np.ndarray, max_points: int, seed: int) -> np.ndarray:
-    """Return at most `max_points` of the indices, in order: neighbours in the file deflate well."""
+    """Return at most `max_points` of the indices, in order, as neighbours deflate well."""
     if len(finite) <= max_points:
         return finite
     rng = np.random.default_rng(seed)
@@ -139,14 +134,14 @@ def _positions(pos: np.ndarray) -> tuple[list[float], list[float], dict[str, np.
 
 
 def _class_plane(values: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return classes as uint8, `NO_CLASS` where a value is none of them."""
+    """Return classes as uint8, other values as `NO_CLASS`."""
     valid = (values >= 0) & (values < num_classes)
     return np.where(valid, values, NO_CLASS).astype(np.uint8)
 
 
-def _bytes(share: np.ndarray) -> np.ndarray:
-    """Return shares from 0 to 1 as 0 to 255; what is not a number is 0."""
-    return np.rint(np.clip(np.nan_to_num(share), 0, 1) * 255).astype(np.uint8)
+def _bytes(values: np.ndarray) -> np.ndarray:
+    """Return values from 0 to 1 as 0 to 255, NaN as 0."""
+    return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
 
 
 def _class_facts(
@@ -170,25 +165,6 @@ def _class_facts(
     return facts
 
 
-def _page(title: str, facts: Mapping[str, Any], points: str) -> str:
-    """Fill the page; what is filled in is not searched for further places."""
-    parts = {
-        "title": html.escape(title),
-        "style": _read(PAGE.with_suffix(".css")),
-        "facts": script_json(facts),
-        "points": points,
-        "library": _read(LIBRARY),
-        "points_script": _read(PAGE.with_suffix(".points.js")),
-        "scene_script": _read(PAGE.with_suffix(".scene.js")),
-        "script": _read(PAGE.with_suffix(".js")),
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], _read(PAGE))
-
-
-def script_json(value: Any) -> str:
-    """Return JSON that cannot end the script element which holds it, whatever its strings say."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+def _source(name: str) -> Markup:
+    """Return one of the page's own files, not to be escaped."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
