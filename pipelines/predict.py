@@ -1,8 +1,12 @@
-"""The predict stage: scans in, labelled scans out.
+"""Label every point of scans, and write the scans again with their labels.
+
+The story, for each scan: `open_scan` makes it a table, `_points` takes positions and colours and
+refuses what cannot be labelled well, `label_points` labels block by block, and `write_labelled`
+writes the table with its labels.
 
 A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
 about 45 bytes a point at the peak, and the blocks that the network is working on; the labels of a
-large scan are kept on disk as they are made (`labelling`), so that a stop loses little.
+large scan are kept on disk as they are made (`inference.label_store`), so that a stop loses little.
 """
 
 from __future__ import annotations
@@ -11,7 +15,6 @@ import errno
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -22,7 +25,8 @@ from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.s3dis.scan import read_room
-from pipelines.inference.label_store import UNLABELLED, Drawing, Labelled, label_points, part_folder
+from pipelines.inference.label_store import UNLABELLED, Labelled, label_points, part_folder
+from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import latest_finished, named_run
@@ -37,13 +41,13 @@ from .progress import SILENT, Progress
 from .scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 
 GREY = 128  # of a scan without colour
-# What no room or storey is, in metres: a room in centimetres or inches is higher and longer.
+# No room or storey has such an extent, in metres; in centimetres or inches it has.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """One labelled scan.
+    """Say what was found in one scan.
 
     Attributes:
         scan: the file read.
@@ -55,8 +59,8 @@ class ScanResult:
         extent: the scan's size along x, y and z in metres.
         confidence: mean confidence of the labelled points, 0 to 1.
         seconds: wall time.
-        label_seconds: of it, the time that labelling took; the rest was reading and writing.
-        earlier: points whose labels an earlier start, which was interrupted, had left.
+        label_seconds: the part of it that labelling took; the rest was reading and writing.
+        earlier: points that an earlier start, which was interrupted, had labelled.
     """
 
     scan: Path
@@ -74,7 +78,7 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What was labelled, with which weights.
+    """Say what was labelled, with which weights.
 
     Attributes:
         weights: the weights file.
@@ -90,11 +94,11 @@ class PredictResult:
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:
     """Label every point of the scans.
 
-    Of several scans, one that cannot be read or lacks coordinates or colour is warned of, and the
-    others are labelled.
+    Of several scans, one that cannot be read or lacks coordinates or colour causes a warning, and
+    the others are labelled.
 
     Raises:
-        ConfigError: a format is not known, or outputs collide with the scans or with each other.
+        ConfigError: a format is unknown, or outputs collide with the scans or with each other.
         DatasetError: the only scan cannot be read or lacks coordinates or colour.
         RunError: there is no finished run.
         WeightsError: the weights cannot be read.
@@ -115,69 +119,10 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     return PredictResult(weights, tuple(results), tuple(failed))
 
 
-@dataclass(frozen=True)
-class _Network:
-    """The model, the names and colours of its classes, and how it looks at scans."""
-
-    model: DeepGCN
-    classes: tuple[str, ...]
-    class_colors: tuple[tuple[int, ...], ...]
-    drawing: Drawing
-    digest: str
-
-
-def _open_network(config: PredictConfig, weights: Path, progress: Progress) -> _Network:
-    facts = read_metadata(weights)
-    model = load_weights(weights).to(pick_device(config.device, progress))
-    num_points = config.num_points or model.num_points
-    model.config.check_points(num_points)
-    drawing = Drawing(num_points, config.batch_size, config.seed, config.probabilities)
-    classes, colors = _classes(weights, facts, model.config.num_classes)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return _Network(model, classes, colors, drawing, digest)
-
-
-def _classes(
-    weights: Path, facts: Mapping[str, str], count: int
-) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Return the names and colours of the `count` classes that the weights tell apart.
-
-    Weights that name none are of S3DIS if they have as many classes; else the classes are numbered.
-
-    Raises:
-        WeightsError: names or colours do not fit the network.
-    """
-    unnamed = CLASSES if count == len(CLASSES) else [f"class_{number}" for number in range(count)]
-    classes = tuple(facts["classes"].split()) if "classes" in facts else tuple(unnamed)
-    try:
-        told = facts.get("class_colors", "")
-        colors = parse_colors(told) if told or count == len(CLASSES) else spread_colors(count)
-    except ValueError:
-        colors = ()
-    fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
-    if len(classes) != count or len(colors) != count or not fits:
-        raise WeightsError(
-            f"{weights}: found {len(classes)} names and {len(colors)} colours of classes, expected "
-            f"{count} of each, as the network has outputs.\nExport or import the weights again."
-        )
-    return classes, colors
-
-
-def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
-    """Return the weights file that the configuration means, and say it if it was not named."""
-    if config.weights is not None:
-        return config.weights
-    if config.run is not None:
-        return named_run(config.run, config.runs).weights()
-    run = latest_finished(config.runs)
-    progress.say(f"{run.path}: the latest finished run")
-    return run.weights()
-
-
 def find_scans(named: tuple[Path, ...]) -> list[Path]:
-    """Return the scans, each once, patterns such as `scans/*.ply` written out.
+    """Return the scans, each once, with patterns such as `scans/*.ply` expanded.
 
-    Results that an earlier start left among the scans fit no pattern that does not name them.
+    A pattern leaves out results of an earlier start, unless it names them.
 
     Raises:
         ConfigError: none is named, or a pattern fits no file.
@@ -202,8 +147,8 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     """Return where each scan's labels go.
 
     Raises:
-        ConfigError: a format is not known or cannot hold labels, or an output would overwrite a
-            scan or another output.
+        ConfigError: a format is unknown or cannot hold labels, or an output would overwrite a scan
+            or another output.
     """
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
     for scan, out in zip(scans, outs, strict=True):
@@ -228,7 +173,7 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
 
 
 def _page(out: Path) -> Path:
-    """Return where the page to look at a result goes."""
+    """Return where the HTML page of a result goes."""
     return out.with_suffix(".html")
 
 
@@ -253,6 +198,63 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     return config.out
 
 
+def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
+    """Return the weights file of the configuration; say which run it is of if none was named."""
+    if config.weights is not None:
+        return config.weights
+    if config.run is not None:
+        return named_run(config.run, config.runs).weights()
+    run = latest_finished(config.runs)
+    progress.say(f"{run.path}: the latest finished run")
+    return run.weights()
+
+
+@dataclass(frozen=True)
+class _Network:
+    """Hold the model, the names and colours of its classes, and how it draws points."""
+
+    model: DeepGCN
+    classes: tuple[str, ...]
+    class_colors: tuple[tuple[int, ...], ...]
+    draws: Draws
+    digest: str
+
+
+def _open_network(config: PredictConfig, weights: Path, progress: Progress) -> _Network:
+    model = load_weights(weights).to(pick_device(config.device, progress))
+    num_points = config.num_points or model.num_points
+    model.config.check_points(num_points)
+    classes, colors = _classes(weights, model.config.num_classes)
+    draws = Draws(num_points, config.batch_size, config.seed)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return _Network(model, classes, colors, draws, digest)
+
+
+def _classes(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    """Return the names and colours of the `count` classes that the weights predict.
+
+    Weights that name none are of S3DIS if they have as many classes; else the classes are numbered.
+
+    Raises:
+        WeightsError: names or colours do not fit the network.
+    """
+    metadata, s3dis = read_metadata(weights), count == len(CLASSES)
+    unnamed = CLASSES if s3dis else [f"class_{number}" for number in range(count)]
+    classes = tuple(metadata["classes"].split()) if "classes" in metadata else tuple(unnamed)
+    try:
+        written = metadata.get("class_colors", "")
+        colors = parse_colors(written) if written or s3dis else spread_colors(count)
+    except ValueError:
+        colors = ()
+    fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
+    if len(classes) != count or len(colors) != count or not fits:
+        raise WeightsError(
+            f"{weights}: found {len(classes)} names and {len(colors)} colours of classes, expected "
+            f"{count} of each, as the network has outputs.\nExport or import the weights again."
+        )
+    return classes, colors
+
+
 def _predict_one(
     config: PredictConfig, network: _Network, path: Path, out: Path, progress: Progress
 ) -> ScanResult:
@@ -269,7 +271,8 @@ def _predict_one(
             network.model,
             pos,
             color,
-            network.drawing,
+            network.draws,
+            probabilities=config.probabilities,
             part=part_folder(out),
             made_from=_made_from(path, scan, network),
             task=task,
@@ -277,15 +280,25 @@ def _predict_one(
     label_seconds = time.monotonic() - begun
     _write(out, scan, labelled, network)
     if config.view:
-        _write_view(out, path, pos + origin, color, labelled, network)
+        write_viewer(
+            _page(out),
+            pos + origin,
+            color,
+            classes=network.classes,
+            class_colors=network.class_colors,
+            title=path.name,
+            facts={"scan": str(path), "network": describe(network.model.config)},
+            predicted=labelled.label,
+            confidence=labelled.confidence,
+        )
     shutil.rmtree(part_folder(out), ignore_errors=True)
-    counts = np.bincount(labelled.label, minlength=256)
+    counts = np.bincount(labelled.label, minlength=256).tolist()
     return ScanResult(
         scan=path,
         out=out,
         points=len(scan),
-        unlabelled=int(counts[UNLABELLED]),
-        counts={name: int(counts[number]) for number, name in enumerate(network.classes)},
+        unlabelled=counts[UNLABELLED],
+        counts=dict(zip(network.classes, counts, strict=False)),
         areas=dict(zip(network.classes, labelled.areas.tolist(), strict=True)),
         extent=tuple(float(np.nanmax(axis)) for axis in pos.T),
         confidence=float(labelled.confidence.sum(dtype=np.float64) / total),
@@ -295,22 +308,14 @@ def _predict_one(
     )
 
 
-def _made_from(path: Path, scan: Scan, network: _Network) -> str:
-    """Return what tells these labels from those of another scan or network."""
-    # A folder's own time stays when a file in it is written again.
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
-    digest = hashlib.sha256()
-    for file in files:
-        stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest}"
-
-
 def _points(
     config: PredictConfig, scan: Scan, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pos (N, 3) float32 from the minimum, NaN where unknown, color (N, 3) uint8, and the
-    minimum (3,) float64."""
+    """Return what the network needs, or refuse a scan that cannot be labelled well.
+
+    Returns pos (N, 3) float32 from the minimum, NaN where unknown, color (N, 3) uint8, and the
+    minimum (3,) float64.
+    """
     pos, origin = scan.positions()
     _check_finite(config, scan, pos)
     _check_extent(scan, pos, progress)
@@ -356,6 +361,17 @@ def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
         )
 
 
+def _made_from(path: Path, scan: Scan, network: _Network) -> str:
+    """Return what distinguishes these labels from those of another scan or network."""
+    # A folder's own time stays when a file in it is written again.
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        stat = file.stat()
+        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest}"
+
+
 def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None:
     labels = Labels(
         labelled.label,
@@ -373,24 +389,3 @@ def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None
         raise DatasetError(
             f"{out}: cannot be written ({error.strerror}).\nGive another place with --out."
         ) from error
-
-
-def _write_view(
-    out: Path,
-    path: Path,
-    pos: np.ndarray,
-    color: np.ndarray,
-    labelled: Labelled,
-    network: _Network,
-) -> None:
-    write_viewer(
-        _page(out),
-        pos,
-        color,
-        classes=network.classes,
-        class_colors=network.class_colors,
-        title=path.name,
-        facts={"scan": str(path), "network": describe(network.model.config)},
-        predicted=labelled.label,
-        confidence=labelled.confidence,
-    )

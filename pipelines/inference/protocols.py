@@ -25,7 +25,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.training.steps import predict_batches
 
-from .segmentation import block_logits, softmax
+from .segmentation import Draws, SortedPoints, block_logits, softmax
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
 SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
@@ -98,25 +98,14 @@ def _add_vote(
     target: EvalTarget, room: Room, vote: int, total: np.ndarray, task: Task | None
 ) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
-    pos, grid, extent = room.pos, room.grid, room.extent
-    order = None
+    points, order = SortedPoints(room.pos, room.color, room.grid, room.extent), None
     if vote:
         pos = vote_pos(room.pos, vote, target.votes)
         order, grid = grid_sort(pos)
-        pos, extent = pos[order], pos.max(axis=0)
-    color = room.color if order is None else room.color[order]
+        points = SortedPoints(pos[order], room.color[order], grid, pos.max(axis=0))
+    draws = Draws(target.num_points, target.batch_size, target.seed + vote)
     blocks = 0
-    for block in block_logits(
-        target.model,
-        pos,
-        color,
-        grid,
-        extent,
-        num_points=target.num_points,
-        batch_size=target.batch_size,
-        seed=target.seed + vote,
-        task=task,
-    ):
+    for block in block_logits(target.model, points, draws, task=task):
         rows = block.points if order is None else order[block.points]
         total[rows] += block.logits
         blocks += -(-len(rows) // target.num_points)

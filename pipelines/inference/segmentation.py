@@ -1,23 +1,23 @@
-"""Probabilities for every point of a room or scan, block by block.
+"""Predict every point of a room or scan, block by block.
 
-The room is cut into disjoint 1 m blocks. Each block's points are dealt out into draws of
+The room is cut into disjoint 1 m blocks. The points of a block are distributed over draws of
 `num_points` (`data.blocks.cover`), the network sees one draw at a time, and the logits of a point
-that was drawn more than once are summed. Everything a block needs follows from the seed and the
-block's number, so neither the batch size nor what else is in the scan changes a result.
+that was drawn more than once are summed. A block's draws follow from the seed and its number, so
+neither the batch size nor other blocks change a result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
 
-from pipelines.config import SEED, ModelConfig
+from pipelines.config import SEED
 from pipelines.config.options import COUNT
 from pipelines.data.blocks import (
-    Block,
     Grid,
     block_features,
     block_points,
@@ -34,114 +34,94 @@ from pipelines.training.cuda_graphs import in_evaluation
 
 
 @dataclass(frozen=True)
+class SortedPoints:
+    """Hold the points of a room, sorted by cell.
+
+    Attributes:
+        pos: (N, 3) float32, metres from the minimum corner.
+        color: (N, 3) uint8, or float from 0 to 1.
+        grid: the cells.
+        extent: (3,) the maximum of `pos`.
+    """
+
+    pos: np.ndarray
+    color: np.ndarray
+    grid: Grid
+    extent: np.ndarray
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Say how points are drawn: with the scan and the network this decides every label.
+
+    Attributes:
+        num_points: points per draw.
+        batch_size: draws per forward pass.
+        seed: of the draws.
+    """
+
+    num_points: int
+    batch_size: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class BlockLogits:
-    """The network's answer for one block: indices (n,) into the sorted points, logits (n, C)."""
+    """Hold the logits (n, C) of one block, for the `points` (n,) of the sorted points."""
 
     points: np.ndarray
     logits: np.ndarray
 
 
 def block_logits(
-    model: DeepGCN,
-    pos: np.ndarray,
-    color: np.ndarray,
-    grid: Grid,
-    extent: np.ndarray,
-    *,
-    num_points: int,
-    batch_size: int,
-    seed: int,
-    first: int = 0,
-    task: Task | None = None,
+    model: DeepGCN, room: SortedPoints, draws: Draws, first: int = 0, task: Task | None = None
 ) -> Iterator[BlockLogits]:
     """Yield the summed logits of every block, in order; together they hold each point once.
 
     Args:
         model: in evaluation mode, on its device.
-        pos: (N, 3) float32, metres from the minimum corner, sorted by cell.
-        color: (N, 3) uint8, or float from 0 to 1, in the same order.
-        grid: the cells of `pos`.
-        extent: (3,) the maximum of `pos`.
-        num_points: points per draw.
-        batch_size: draws per forward pass.
-        seed: of the draws.
+        room: the points.
+        draws: how they are drawn.
         first: the block to begin with; the ones before it are left out.
         task: is advanced by the points of each finished block.
     """
-    model.config.check_points(num_points)
-    draws = _draws(model.config, pos, color, grid, extent, num_points, seed, first)
-    batch: list[_Draw] = []
-    for draw in draws:
-        batch.append(draw)
-        if len(batch) == batch_size:
-            yield from _finish(model, batch, task)
-            batch = []
-    yield from _finish(model, batch, task)
-
-
-@dataclass
-class _Sum:
-    """A block whose draws are being summed."""
-
-    points: np.ndarray
-    logits: np.ndarray
-    missing: int  # draws that are still to come
+    model.config.check_points(draws.num_points)
+    drawn = _drawn(model, room, draws, first)
+    while batch := list(islice(drawn, draws.batch_size)):
+        logits = forward(model, np.stack([draw.features for draw in batch]))
+        for draw, values in zip(batch, logits, strict=True):
+            add_rows(draw.block.logits, draw.chosen, values)
+            if draw.last:
+                if task is not None:
+                    task.advance(len(draw.block.points))
+                yield draw.block
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """One draw: where it goes, which of the block's points it holds, and its features."""
+    """Hold one draw: its block, which points of it, their features, and whether it is the last."""
 
-    total: _Sum
+    block: BlockLogits
     chosen: np.ndarray
     features: np.ndarray
+    last: bool
 
 
-def _draws(
-    config: ModelConfig,
-    pos: np.ndarray,
-    color: np.ndarray,
-    grid: Grid,
-    extent: np.ndarray,
-    num_points: int,
-    seed: int,
-    first: int,
-) -> Iterator[_Draw]:
-    blocks = room_blocks(grid, stride=1.0, min_points=1)
+def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iterator[_Draw]:
+    classes, layout = model.config.num_classes, model.config.layout
+    blocks = room_blocks(room.grid, stride=1.0, min_points=1)
     for number, block in enumerate(blocks[first:], start=first):
-        rng = np.random.default_rng([seed, number])
         points = block_points(block)
-        draws = cover(block.count, num_points, rng)
-        total = _Sum(points, np.zeros((len(points), config.num_classes), np.float32), len(draws))
-        for chosen in draws:
-            features = _features(pos, color, points[chosen], block, extent, config.layout)
-            yield _Draw(total, chosen, features)
-
-
-def _features(
-    pos: np.ndarray,
-    color: np.ndarray,
-    points: np.ndarray,
-    block: Block,
-    extent: np.ndarray,
-    layout: str,
-) -> np.ndarray:
-    return block_features(pos[points], color[points], block.corner, extent, layout=layout)
-
-
-def _finish(model: DeepGCN, batch: list[_Draw], task: Task | None) -> Iterator[BlockLogits]:
-    """Run one batch of draws and yield the blocks that it completes."""
-    if not batch:
-        return
-    logits = forward(model, np.stack([draw.features for draw in batch]))
-    for draw, values in zip(batch, logits, strict=True):
-        total = draw.total
-        add_rows(total.logits, draw.chosen, values)
-        total.missing -= 1
-        if total.missing == 0:
-            if task is not None:
-                task.advance(len(total.points))
-            yield BlockLogits(total.points, total.logits)
+        total = BlockLogits(points, np.zeros((len(points), classes), np.float32))
+        chosen_sets = cover(
+            block.count, draws.num_points, np.random.default_rng([draws.seed, number])
+        )
+        for n, chosen in enumerate(chosen_sets, start=1):
+            rows = points[chosen]
+            features = block_features(
+                room.pos[rows], room.color[rows], block.corner, room.extent, layout=layout
+            )
+            yield _Draw(total, chosen, features, n == len(chosen_sets))
 
 
 def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
@@ -178,48 +158,46 @@ def segment(
     """Label a whole scan given as arrays.
 
     Args:
-        model: a trained network; it is used in evaluation mode on the device that it is on.
+        model: a trained network; it is set to evaluation mode and stays on its device.
         pos: (N, 3) float, metres, z up, in any frame.
         color: (N, 3), uint8 or float from 0 to 1.
         num_points: points per draw; None: as the network was trained with.
         batch_size: draws per forward pass.
         seed: of the draws.
-        progress: hears how far it is.
+        progress: shows how many points are done.
 
     Returns:
         labels (N,) int64 and probabilities (N, C) float32, in the order of `pos`.
 
     Raises:
-        ConfigError: `num_points`, `batch_size` or `seed` cannot be.
+        ConfigError: `num_points`, `batch_size` or `seed` is out of range.
         DatasetError: the arrays do not fit together, hold no point or a coordinate that is not
             finite, or lie too far apart; or `color` is of another type or range.
+
+    >>> from pipelines.config import ModelConfig
+    >>> model = DeepGCN(ModelConfig(depth=2, width=8, k=4))
+    >>> pos, color = np.random.rand(500, 3), np.full((500, 3), 128, np.uint8)
+    >>> labels, probabilities = segment(model, pos, color, num_points=64)
+    >>> labels.shape, probabilities.shape
+    ((500,), (500, 13))
     """
-    COUNT.check("num_points", model.num_points if num_points is None else num_points)
+    draws = Draws(model.num_points if num_points is None else num_points, batch_size, seed)
+    COUNT.check("num_points", draws.num_points)
     COUNT.check("batch_size", batch_size)
     SEED.check("--seed", seed)
-    pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU will do
+    pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU as well
     _check_arrays(pos, color)
     if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around
         pos = pos.astype(np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too
         local = (pos - pos.min(axis=0)).astype(np.float32)
-    check_ground("segment", local.max(axis=0), "Give metres, without points that lie far off.")
+    extent = local.max(axis=0)
+    check_ground("segment", extent, "Give metres, without points that lie far off.")
     order, grid = grid_sort(local)
-    local, color = local[order], color[order]
-    model = model.eval()
+    room = SortedPoints(local[order], color[order], grid, extent)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
-        for block in block_logits(
-            model,
-            local,
-            color,
-            grid,
-            local.max(axis=0),
-            num_points=model.num_points if num_points is None else num_points,
-            batch_size=batch_size,
-            seed=seed,
-            task=task,
-        ):
+        for block in block_logits(model.eval(), room, draws, task=task):
             probabilities[order[block.points]] = softmax(block.logits)
     return probabilities.argmax(axis=1), probabilities
 

@@ -12,13 +12,14 @@ import torch
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.inference import label_store as labelling
-from pipelines.inference.label_store import Drawing, Labelled, label_points, part_folder
+from pipelines.inference import label_store
+from pipelines.inference.label_store import UNLABELLED, Labelled, label_points, part_folder
+from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
 from tests.small_disk import on_a_small_disk
 
-DRAWING = Drawing(num_points=64, batch_size=2, seed=0, probabilities=True)
+DRAWS = Draws(num_points=64, batch_size=2, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def model() -> DeepGCN:
 
 @pytest.fixture(autouse=True)
 def _as_if_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(labelling, "KEPT_FROM", 10)
+    monkeypatch.setattr(label_store, "KEPT_FROM", 10)
     with kernels.use("reference"):
         yield
 
@@ -58,12 +59,13 @@ def label(
     model: DeepGCN, out: Path, task: Task | None = None, made_from: str = "scan", **changes: object
 ) -> Labelled:
     pos, color = scan()
-    drawing = Drawing(**{**vars(DRAWING), **changes})  # type: ignore[arg-type]
+    draws = Draws(**{**vars(DRAWS), **changes})  # type: ignore[arg-type]
     return label_points(
         model,
         pos,
         color,
-        drawing,
+        draws,
+        probabilities=True,
         part=part_folder(out),
         made_from=made_from,
         task=task or Task(),
@@ -85,7 +87,7 @@ def test_labels_of_every_point(model: DeepGCN, tmp_path: Path) -> None:
     assert found.probabilities is not None
     known = np.ones(1200, bool)
     known[[3, 70]] = False
-    assert (found.label[~known] == labelling.UNLABELLED).all()
+    assert (found.label[~known] == UNLABELLED).all()
     assert (found.confidence[~known] == 0).all()
     np.testing.assert_allclose(found.probabilities[known].sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(found.probabilities[known].argmax(axis=1), found.label[known])
@@ -138,16 +140,17 @@ def test_a_small_scan_leaves_nothing_on_disk(
     model: DeepGCN, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     large = label(model, tmp_path / "large.ply")
-    monkeypatch.setattr(labelling, "KEPT_FROM", 1 << 30)
+    monkeypatch.setattr(label_store, "KEPT_FROM", 1 << 30)
     assert same(label(model, tmp_path / "small.ply"), large)
     assert not part_folder(tmp_path / "small.ply").exists()
 
 
 FILLS_THE_DISK = """
 from pathlib import Path
-from pipelines.inference.label_store import Drawing, Keep
+from pipelines.inference.label_store import LabelStore
+shapes = {"label": (3_000_000,), "confidence": (3_000_000,)}
 try:
-    Keep.open(Path(".scan.part"), "scan", 3_000_000, 13, Drawing(64, 2, 0))
+    LabelStore.open(Path(".scan.part"), "scan", shapes, 13)
 except OSError as error:
     print(error.strerror, list(Path.cwd().iterdir()))
 """

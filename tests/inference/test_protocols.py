@@ -24,7 +24,7 @@ from pipelines.inference.protocols import (
     score_height_bands,
     vote_pos,
 )
-from pipelines.inference.segmentation import block_logits, softmax
+from pipelines.inference.segmentation import Draws, SortedPoints, block_logits, softmax
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
 from tests.tiny_store import write_tiny_store
@@ -90,16 +90,9 @@ def _view_logits(target: EvalTarget, room: Room, vote: int, votes: int) -> np.nd
     pos = vote_pos(room.pos, vote, votes)
     order, grid = grid_sort(pos)
     total = np.zeros((len(pos), 13), np.float32)
-    for block in block_logits(
-        target.model,
-        pos[order],
-        room.color[order],
-        grid,
-        pos.max(axis=0),
-        num_points=target.num_points,
-        batch_size=1,
-        seed=target.seed + vote,
-    ):
+    points = SortedPoints(pos[order], room.color[order], grid, pos.max(axis=0))
+    draws = Draws(target.num_points, 1, target.seed + vote)
+    for block in block_logits(target.model, points, draws):
         total[order[block.points]] = block.logits
     return total
 

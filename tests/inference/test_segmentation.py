@@ -12,7 +12,7 @@ from pipelines import segment
 from pipelines.config import ModelConfig
 from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.inference.segmentation import add_rows, block_logits, softmax
+from pipelines.inference.segmentation import Draws, SortedPoints, add_rows, block_logits, softmax
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
 
@@ -77,16 +77,8 @@ def test_every_point_belongs_to_one_block(model: DeepGCN) -> None:
     local = (pos - pos.min(axis=0)).astype(np.float32)
     order, grid = grid_sort(local)
     seen = np.zeros(len(pos), int)
-    for block in block_logits(
-        model,
-        local[order],
-        color[order],
-        grid,
-        local.max(axis=0),
-        num_points=POINTS,
-        batch_size=5,
-        seed=0,
-    ):
+    room = SortedPoints(local[order], color[order], grid, local.max(axis=0))
+    for block in block_logits(model, room, Draws(POINTS, 5)):
         seen[block.points] += 1
         assert block.logits.shape == (len(block.points), 13)
         assert (np.abs(block.logits).sum(axis=1) > 0).all(), "a point without logits"
