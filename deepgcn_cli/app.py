@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from .commands import ablate as commands_ablate
-from .commands import apply as commands_apply
-from .commands import bench as commands_bench
-from .commands import data as commands_data
-from .commands import demo
-from .commands import presets as commands_machine
-from .commands import runs as commands_runs
-from .commands import train as commands_train
-from .commands import weights as commands_weights
-from .options import examples
+from .commands.ablate import ablate, ablate_job
+from .commands.bench import bench
+from .commands.demo import demo
+from .commands.doctor import doctor, presets
+from .commands.evaluate import evaluate
+from .commands.predict import predict
+from .commands.prepare import prepare
+from .commands.runs import add_runs
+from .commands.synth import synth
+from .commands.train import train
+from .commands.weights import add_weights
+from .options import show_examples
 
 app = typer.Typer(
     name="deepgcn",
@@ -23,22 +26,15 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich would double the time to show it
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=examples("deepgcn demo", "deepgcn COMMAND --help"),
+    epilog=show_examples("deepgcn demo", "deepgcn COMMAND --help"),
 )
 # What typer raises for wrong usage; its own name for it differs between versions.
 usage_error: type[Exception] = typer.BadParameter.__bases__[0]
 
 
-def version() -> str:
-    """Return the version of the installed package."""
-    from importlib import metadata
-
-    return metadata.version("deepgcn")
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"deepgcn {version()}")
+        typer.echo(f"deepgcn {metadata.version('deepgcn')}")
         raise typer.Exit
 
 
@@ -61,16 +57,9 @@ def deepgcn(
         typer.echo(context.get_help())
 
 
-PARTS = (
-    demo,
-    commands_data,
-    commands_train,
-    commands_apply,
-    commands_ablate,
-    commands_runs,
-    commands_weights,
-    commands_machine,
-    commands_bench,
-)
-for part in PARTS:
-    part.register(app)
+for each in (demo, synth, prepare, train, evaluate, predict, ablate, ablate_job):
+    each.add_to(app)
+add_runs(app)
+add_weights(app)
+for each in (presets, doctor, bench):
+    each.add_to(app)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.serialization import to_plain
 
-from .streams import holds_all_text
+from .errors import holds_all_text
 
 UNBOUNDED = 10_000  # characters: wider than any terminal
 DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them

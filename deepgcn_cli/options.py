@@ -1,4 +1,4 @@
-"""How the fields of a configuration become the options of a command.
+"""From functions to commands, and from the fields of configurations to their options.
 
 An option is None unless it was given, so that its default has one home: the field. The help shows
 that default.
@@ -12,6 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -29,35 +30,92 @@ Quiet = Annotated[
 ]
 
 
-def takes(*configs: type, command: str | None = None) -> Callable[[Callable], Callable]:
-    """Let a command have the options of some configurations in the place of its `flags`.
+@dataclass(frozen=True)
+class Command:
+    """A command for an app or a group."""
 
-    The command is called with those that were given, by their fields' names.
+    name: str
+    function: Callable[..., Any]
+    help: str
+    examples: tuple[str, ...]
+    hidden: bool = False
+
+    def add_to(self, app: typer.Typer) -> None:
+        """Add the command."""
+        epilog = show_examples(*self.examples)
+        app.command(self.name, help=self.help, epilog=epilog, hidden=self.hidden)(self.function)
+
+
+def subcommand(
+    *examples: str,
+    takes: tuple[type, ...] = (),
+    name: str | None = None,
+    hidden: bool = False,
+    **words: str,
+) -> Callable[[Callable], Command]:
+    """Make a command of a function.
 
     Args:
-        configs: dataclasses of `pipelines.config`.
-        command: its name; None: as the function is called.
+        examples: commands as they can be typed, for the help.
+        takes: configurations whose options it has, in the place of its parameter `flags`; it is
+            called with those that were given, by their fields' names.
+        name: how it is typed; None: as the function is called.
+        hidden: whether the list of commands leaves it out.
+        words: what stands for `{name}` in its help, which is the docstring.
     """
 
-    def decorate(function: Callable) -> Callable:
-        name = command or function.__name__
-        taken = [each for config in configs for each in parameters(config, name)]
-        own = inspect.signature(function, eval_str=True).parameters.values()
-
-        @functools.wraps(function)
-        def with_flags(**values: Any) -> Any:
-            flags = {each.name: values.pop(each.name) for each in taken}
-            return function(**values, flags=given(flags))
-
-        places = [taken if each.name == "flags" else [each] for each in own]
-        signature = inspect.Signature([each for some in places for each in some])
-        with_flags.__signature__ = signature  # type: ignore[attr-defined]
-        with_flags.__annotations__ = {
-            each.name: each.annotation for each in signature.parameters.values()
-        }
-        return with_flags
+    def decorate(function: Callable) -> Command:
+        typed = name or function.__name__
+        taken = [each for config in takes for each in parameters(config, typed)]
+        help = inspect.getdoc(function) or ""
+        help = help.format(**words) if words else help
+        return Command(typed, _with_flags(function, taken), help, examples, hidden)
 
     return decorate
+
+
+def add_group(app: typer.Typer, name: str, help: str, *examples: str) -> typer.Typer:
+    """Add a group of commands, which shows its help without one of them, and return it."""
+    group = typer.Typer(help=help, rich_markup_mode=None, epilog=show_examples(*examples))
+
+    def show_help(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            typer.echo(context.get_help())
+
+    group.callback(invoke_without_command=True, help=help)(show_help)
+    app.add_typer(group, name=name)
+    return group
+
+
+def _with_flags(function: Callable, taken: list[inspect.Parameter]) -> Callable:
+    """Return `function` with the parameters `taken` in the place of `flags`, for typer."""
+
+    @functools.wraps(function)
+    def with_flags(**values: Any) -> Any:
+        flags = {each.name: values.pop(each.name) for each in taken}
+        return function(**values, flags=_given(flags)) if taken else function(**values)
+
+    own = inspect.signature(function, eval_str=True).parameters.values()
+    places = [taken if each.name == "flags" else [each] for each in own]
+    signature = inspect.Signature([each for some in places for each in some])
+    kinds = {each.name: each.annotation for each in signature.parameters.values()}
+    with_flags.__signature__ = signature  # type: ignore[attr-defined]
+    with_flags.__annotations__ = kinds
+    return with_flags
+
+
+def _given(flags: Mapping[str, Any]) -> Flags:
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in flags.items()
+        if value is not None and value != []
+    }
+
+
+def fields_of(config: type, flags: Flags) -> Flags:
+    """Return those of the flags that are fields of a configuration."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in flags.items() if name in names}
 
 
 def parameters(config: type, command: str) -> Iterator[inspect.Parameter]:
@@ -91,54 +149,32 @@ def _typer_info(name: str, option: Option, kind: Any, default: Any) -> Any:
     help = option.help.replace("{}", joint.join(option.choices))
     if option.flag == "":
         return typer.Argument(metavar=(option.metavar or "").strip("[]"), help=help)
-    typed = option.flag or flag_of(name, option)
+    flag = option.flag or flag_of(name, option)
     if kind is bool and default is True:
-        typed = f"{typed}/--no-{typed.removeprefix('--')}"
-    shown = _shown(default, typed)
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
     metavar = option.metavar or METAVARS.get((*typing.get_args(kind), kind)[0])
-    return typer.Option(
-        typed,
-        help=f"{help} [default: {shown}]" if shown else help,
-        show_default=False,
-        metavar=metavar,
-    )
+    return option_of(help, flag, default=_shown(default, flag), metavar=metavar)
 
 
-def _shown(default: Any, typed: str) -> str:
-    """Return a default for the help; nothing for one that the help does not say or says itself."""
+def _shown(default: Any, flag: str) -> str | None:
+    """Return a default for the help; None for one that the help does not say or says itself."""
     if isinstance(default, bool):
-        return ("on" if default else "off") if "/" in typed else ""
+        return ("on" if default else "off") if "/" in flag else None
     if isinstance(default, tuple):
-        return ", ".join(map(str, default))
-    return "" if default in (None, dataclasses.MISSING) else str(default)
+        return ", ".join(map(str, default)) or None
+    return None if default in (None, dataclasses.MISSING) else str(default)
 
 
-def given(flags: Mapping[str, Any]) -> Flags:
-    """Return the flags that were given."""
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in flags.items()
-        if value is not None and value != []
-    }
+def option_of(help: str, flag: str, *, default: object = None, metavar: str | None = None) -> Any:
+    """Return an option that is None unless given; the help shows the default of its stage."""
+    shown = help if default is None else f"{help} [default: {default}]"
+    return typer.Option(flag, help=shown, show_default=False, metavar=metavar)
 
 
-def fields_of(config: type, flags: Flags) -> Flags:
-    """Return those of the flags that are fields of a configuration."""
-    names = {field.name for field in dataclasses.fields(config)}
-    return {name: value for name, value in flags.items() if name in names}
-
-
-def examples(*commands: str) -> str:
+def show_examples(*commands: str) -> str:
     """Return the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
 
 
-def option(help: str, *names: str, default: object = None, metavar: str | None = None) -> Any:
-    """Return an option that no configuration has; it is None unless given."""
-    shown = help if default is None else f"{help} [default: {default}]"
-    return typer.Option(*names, help=shown, show_default=False, metavar=metavar)
-
-
-Runs = Annotated[
-    Path | None, option("Folder of the runs.", "--runs", default=TrainConfig.runs, metavar="DIR")
-]
+RUNS = TrainConfig.runs
+Runs = Annotated[Path, option_of("Folder of the runs.", "--runs", default=RUNS, metavar="DIR")]

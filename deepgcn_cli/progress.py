@@ -1,36 +1,38 @@
 """What a person sees while a stage works: bars on a terminal, lines in a log, or nothing.
 
-All of it goes to stderr; stdout is for results.
+All of it goes to stderr; stdout is for results. `rich` is imported when the first bar is drawn, so
+that commands that are done at once stay fast.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, TaskID, TextColumn
-from rich.progress import Progress as RichProgress
-from rich.progress import Task as RichTask
-from rich.text import Text
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pipelines.progress import Progress, Task
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
 
 WINDOW = 30.0  # seconds over which the speed is measured
 INTERVAL = 10.0  # seconds between two lines of a task in a log
 
 
-def open_progress(*, quiet: bool) -> Progress:
-    """Return the listener that suits stderr."""
-    console = Console(stderr=True, highlight=False)
+def open_progress(*, quiet: bool = False) -> Progress:
+    """Return the progress display that suits stderr."""
     if quiet:
         return Warnings()
-    if console.is_terminal and not console.is_dumb_terminal:
-        return Bars(console)
+    if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown"):
+        return Bars()
     return Lines()
 
 
@@ -57,10 +59,10 @@ class Meter:
 
     @property
     def speed(self) -> float:
-        """Units a second of late; 0 while unknown.
+        """Recent units per second; 0 while unknown.
 
-        It is measured from the end of the first step, which warms up, and in a resumed task
-        stands for everything that was done before.
+        The first step is left out: it warms up, and in a resumed task it counts everything that
+        was done before.
         """
         if len(self.samples) < 2:
             return 0.0
@@ -85,7 +87,7 @@ class Meter:
 
 
 class Warnings(Progress):
-    """The listener that passes on warnings alone."""
+    """Show warnings alone."""
 
     def warn(self, message: str) -> None:
         """Print a warning."""
@@ -93,7 +95,7 @@ class Warnings(Progress):
 
 
 class Lines(Progress):
-    """The listener for a log: a line when a task begins, now and then, and when it ends."""
+    """Show, for a log, a line when a task begins, now and then, and when it ends."""
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
@@ -104,7 +106,7 @@ class Lines(Progress):
         meter.finish()
 
     def say(self, message: str) -> None:
-        """Print a fact."""
+        """Print a message."""
         print_line(message)
 
     def warn(self, message: str) -> None:
@@ -135,12 +137,25 @@ class LineMeter(Task):
 
 
 class Bars(Progress):
-    """The listener for a terminal: a bar for each open task, facts above the bars."""
+    """Show a bar for each open task on a terminal, and messages above the bars."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MeterColumn())
-        self.bars = RichProgress(*columns, console=console, transient=True)
+    @cached_property
+    def console(self) -> Console:
+        """The terminal."""
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
+
+    @cached_property
+    def bars(self) -> RichProgress:
+        """The bars of the open tasks."""
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        name = TextColumn("{task.description}")
+        figures = TextColumn("{task.fields[figures]}", style="none", markup=False)
+        columns = (SpinnerColumn(), name, BarColumn(24), figures)
+        return RichProgress(*columns, console=self.console, transient=True)
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
@@ -148,7 +163,7 @@ class Bars(Progress):
         if not self.bars.tasks:
             self.bars.start()
         meter = Meter(total, unit)
-        bar = self.bars.add_task(name, total=total, meter=meter)
+        bar = self.bars.add_task(name, total=total, figures=meter.describe())
         try:
             yield BarMeter(self.bars, bar, meter)
         finally:
@@ -157,11 +172,15 @@ class Bars(Progress):
                 self.bars.stop()
 
     def say(self, message: str) -> None:
-        """Print a fact above the bars."""
+        """Print a message above the bars."""
+        from rich.text import Text
+
         self.console.print(Text(message), soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning above the bars."""
+        from rich.text import Text
+
         self.console.print(Text("Warning: ", style="yellow") + Text(message), soft_wrap=True)
 
 
@@ -174,15 +193,7 @@ class BarMeter(Task):
     def advance(self, amount: float = 1, **fields: float | str) -> None:
         """Count `amount` more units as done."""
         self.meter.advance(amount, **fields)
-        self.bars.update(self.bar, completed=self.meter.done)
-
-
-class MeterColumn(ProgressColumn):
-    """The figures beside a bar."""
-
-    def render(self, task: RichTask) -> Text:
-        """Return the figures of a task."""
-        return Text(task.fields["meter"].describe())
+        self.bars.update(self.bar, completed=self.meter.done, figures=self.meter.describe())
 
 
 def clock_time(seconds: float) -> str:

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, takes
+from deepgcn_cli.display import print_json, print_table, print_text
+from deepgcn_cli.errors import interruptible
+from deepgcn_cli.options import Flags, Json, Quiet, fields_of, subcommand
+from deepgcn_cli.progress import open_progress
 from pipelines.config import SLURM, AblateConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -16,26 +19,15 @@ if TYPE_CHECKING:
     from pipelines.studies.tables import AblateResult
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the app."""
-    app.command(
-        epilog=examples(
-            "deepgcn ablate --preset smoke --seeds 2",
-            "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
-            "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
-            "deepgcn ablate --grid grid.yaml --workers 2",
-            "deepgcn ablate --preset recipe --launcher slurm --slurm partition=gpu --slurm gpus=1",
-            "deepgcn ablate --status",
-        )
-    )(ablate)
-    app.command(
-        "ablate-job",
-        hidden=True,
-        epilog=examples("deepgcn ablate-job runs/studies/smoke/study.json dense 0"),
-    )(ablate_job)
-
-
-@takes(AblateConfig, ModelConfig, TrainConfig)
+@subcommand(
+    "deepgcn ablate --preset smoke --seeds 2",
+    "deepgcn ablate --preset paper-table1 --seeds 3 --dry-run",
+    "deepgcn ablate --preset paper-table1 --rows dense --rows plain --width 16 --epochs 2",
+    "deepgcn ablate --grid grid.yaml --workers 2",
+    "deepgcn ablate --preset recipe --launcher slurm --slurm partition=gpu --slurm gpus=1",
+    "deepgcn ablate --status",
+    takes=(AblateConfig, ModelConfig, TrainConfig),
+)
 def ablate(
     *,
     flags: Flags,
@@ -65,8 +57,6 @@ def ablate(
     if dry_run:
         return _show_estimate(config, as_json=as_json, quiet=quiet)
 
-    from deepgcn_cli.interruption import interruptible
-    from deepgcn_cli.progress import open_progress
     from pipelines.ablate import ablate as stage
 
     with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
@@ -106,8 +96,6 @@ def _show_status(flags: Flags, *, as_json: bool) -> None:
 
 
 def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:
-    from deepgcn_cli.display import print_json, print_table, print_text
-    from deepgcn_cli.progress import open_progress
     from pipelines.ablate import dry_run
     from pipelines.reports.studies import duration
 
@@ -146,7 +134,6 @@ def _estimated(row: RowEstimate) -> tuple[str, ...]:
 
 
 def _print_result(result: AblateResult, *, as_json: bool) -> None:
-    from deepgcn_cli.display import print_json, print_text
     from pipelines.reports.studies import tables_markdown, tables_values
 
     if as_json:
@@ -158,6 +145,9 @@ def _print_result(result: AblateResult, *, as_json: bool) -> None:
         print_text(f"  {file}")
 
 
+@subcommand(
+    "deepgcn ablate-job runs/studies/smoke/study.json dense 0", name="ablate-job", hidden=True
+)
 def ablate_job(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
     row: Annotated[str, typer.Argument(metavar="ROW", help="The row's name.")],
@@ -165,8 +155,6 @@ def ablate_job(
     quiet: Quiet = False,
 ) -> None:
     """Train and score one row and seed of a study; what deepgcn ablate runs."""
-    from deepgcn_cli.display import print_text
-    from deepgcn_cli.progress import open_progress
     from pipelines.ablate import ablate_job as stage
 
     print_text(str(stage(study, row, seed, progress=open_progress(quiet=quiet))))

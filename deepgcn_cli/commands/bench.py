@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, takes
+from deepgcn_cli.display import print_json, print_table, print_text
+from deepgcn_cli.options import Flags, Json, Quiet, fields_of, subcommand
+from deepgcn_cli.progress import open_progress
 from pipelines.config import BenchConfig, ModelConfig
 
 from .train import Preset, chosen_model
@@ -20,19 +20,13 @@ COLUMNS = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command(
-        epilog=examples(
-            "deepgcn bench",
-            "deepgcn bench --arch densegcn --depth 28 --work step --threads 2",
-            "deepgcn bench --preset resgcn-56 --scaling --repeats 3",
-            "deepgcn bench --depth 1001 -k 3 --checkpoint-layers 32 --work step --no-naive",
-        )
-    )(bench)
-
-
-@takes(ModelConfig, BenchConfig)
+@subcommand(
+    "deepgcn bench",
+    "deepgcn bench --arch densegcn --depth 28 --work step --threads 2",
+    "deepgcn bench --preset resgcn-56 --scaling --repeats 3",
+    "deepgcn bench --depth 1001 -k 3 --checkpoint-layers 32 --work step --no-naive",
+    takes=(ModelConfig, BenchConfig),
+)
 def bench(
     *, preset: Preset = None, flags: Flags, as_json: Json = False, quiet: Quiet = False
 ) -> None:
@@ -40,12 +34,9 @@ def bench(
     model = chosen_model(preset, fields_of(ModelConfig, flags))
     config = BenchConfig(model=model, **fields_of(BenchConfig, flags))
 
-    from deepgcn_cli.display import print_json
-    from deepgcn_cli.progress import open_progress
     from pipelines.bench import bench as stage
 
-    progress = open_progress(quiet=quiet)
-    result = stage(config, progress=progress)
+    result = stage(config, progress=open_progress(quiet=quiet))
     if as_json:
         return print_json(result)
     print_result(result)
@@ -53,8 +44,6 @@ def bench(
 
 def print_result(result: BenchResult) -> None:
     """Print the table, the machine and the file."""
-    from deepgcn_cli.display import print_table, print_text
-
     print_table(COLUMNS, [_cells(row, result.gemm_speed) for row in result.rows])
     found = result.environment
     where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"

@@ -19,7 +19,10 @@ from typing import Annotated
 
 import typer
 
-from deepgcn_cli.options import Flags, Quiet, examples, takes
+from deepgcn_cli.display import percent, print_table, print_text
+from deepgcn_cli.errors import interruptible
+from deepgcn_cli.options import Flags, Quiet, subcommand
+from deepgcn_cli.progress import open_progress
 from pipelines.config import (
     SEED,
     EvalConfig,
@@ -103,12 +106,7 @@ class Demo:
         )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command(epilog=examples("deepgcn demo", "deepgcn demo elsewhere --seed 1"))(demo)
-
-
-@takes(Settings)
+@subcommand("deepgcn demo", "deepgcn demo elsewhere --seed 1", takes=(Settings,))
 def demo(
     *,
     folder: Annotated[
@@ -122,8 +120,6 @@ def demo(
 
     Takes about four minutes on two CPU cores. Stages that are finished are not repeated.
     """
-    from deepgcn_cli.interruption import interruptible
-    from deepgcn_cli.progress import open_progress
 
     settings = claim(folder, flags, fresh=fresh)
     tour = Demo(folder, settings, open_progress(quiet=quiet))
@@ -283,7 +279,6 @@ def label(tour: Demo) -> None:
 
 def show(tour: Demo) -> None:
     """Print the scores, where the pictures are, and how to go on with one's own data."""
-    from deepgcn_cli.display import percent, print_table, print_text
     from pipelines.runs.directory import Run
 
     values = Run(tour.run).scores(PROTOCOL) or {}

@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
-from deepgcn_cli.options import Flags, Json, Quiet, examples, fields_of, option, takes
+from deepgcn_cli.display import print_json, print_text
+from deepgcn_cli.errors import interruptible
+from deepgcn_cli.options import Flags, Json, Quiet, fields_of, option_of, subcommand
+from deepgcn_cli.progress import open_progress
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
 from pipelines.errors import RunError, command
 
 Preset = Annotated[
     str | None,
-    option(
+    option_of(
         "A published network (deepgcn presets); other flags change it.",
         "--preset",
         metavar="NAME",
@@ -23,31 +26,26 @@ Preset = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the app."""
-    app.command(
-        help=(train.__doc__ or "").format(free=_flags(LENGTH, SPEED), processes=_flags(PROCESSES)),
-        epilog=examples(
-            "deepgcn train --arch densegcn --depth 28",
-            "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
-            "deepgcn train --recipe modern --without color-drop",
-            "deepgcn train --logger mlflow --logger wandb",
-            "deepgcn train --recipe modern --without adamw --with sgd",
-            "deepgcn train --devices 4 --sync-bn --precision bf16",
-            "deepgcn train --depth 1001 -k 3 --batch-size 4",
-            "deepgcn train --resume",
-        ),
-    )(train)
-
-
-def _flags(*shapes: str) -> str:
+def flags_that_shape(*shapes: str) -> str:
     """Return the options of a training that shape one of `shapes`, as "--a, --b and --c"."""
     options = options_of(TrainConfig, "train").items()
     *others, last = (flag_of(name, each) for name, each in options if each.shapes in shapes)
     return f"{', '.join(others)} and {last}" if others else last
 
 
-@takes(ModelConfig, TrainConfig)
+@subcommand(
+    "deepgcn train --arch densegcn --depth 28",
+    "deepgcn train --preset resgcn-28w --area 5 --epochs 50",
+    "deepgcn train --recipe modern --without color-drop",
+    "deepgcn train --logger mlflow --logger wandb",
+    "deepgcn train --recipe modern --without adamw --with sgd",
+    "deepgcn train --devices 4 --sync-bn --precision bf16",
+    "deepgcn train --depth 1001 -k 3 --batch-size 4",
+    "deepgcn train --resume",
+    takes=(ModelConfig, TrainConfig),
+    free=flags_that_shape(LENGTH, SPEED),
+    processes=flags_that_shape(PROCESSES),
+)
 def train(
     *,
     run: Annotated[
@@ -73,9 +71,6 @@ def train(
     folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if resume else None
     config = _resumed(folder, preset, flags) if folder else _fresh(preset, flags)
 
-    from deepgcn_cli.display import print_json, print_text
-    from deepgcn_cli.interruption import interruptible
-    from deepgcn_cli.progress import open_progress
     from pipelines.train import train as stage
 
     progress = open_progress(quiet=quiet)

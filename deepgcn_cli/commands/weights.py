@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.options import Json, Quiet, examples, option
+from deepgcn_cli.display import percent, print_json, print_table, print_text
+from deepgcn_cli.options import Json, Quiet, add_group, option_of, subcommand
+from deepgcn_cli.progress import open_progress
 from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
 from pipelines.errors import command
 
@@ -17,62 +19,30 @@ if TYPE_CHECKING:
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
-Neighbors = Annotated[int | None, option("Neighbours per point.", "-k", metavar="N")]
-Conv = Annotated[str | None, option(f"Vertex layer: {', '.join(CONVS)}.", metavar="NAME")]
-Arch = Annotated[str | None, option(f"Backbone: {', '.join(ARCHS[:3])}.", metavar="NAME")]
+Neighbors = Annotated[int | None, option_of("Neighbours per point.", "-k", metavar="N")]
+Conv = Annotated[
+    str | None, option_of(f"Graph convolution: {', '.join(CONVS)}.", "--conv", metavar="NAME")
+]
+Arch = Annotated[
+    str | None, option_of(f"Backbone: {', '.join(ARCHS[:3])}.", "--arch", metavar="NAME")
+]
 Layout = Annotated[
     str | None,
-    option(f"{', '.join(LAYOUTS)}: order in the MLP, first graph's channels.", metavar="NAME"),
+    option_of(
+        f"{', '.join(LAYOUTS)}: order in the MLP, first graph's channels.",
+        "--layout",
+        metavar="NAME",
+    ),
 ]
-Knn = Annotated[str | None, option(f"Graph: {', '.join(KNNS)}.", metavar="NAME")]
-Dilation = Annotated[bool | None, option("Dilated neighbours.", "--dilation/--no-dilation")]
+Knn = Annotated[str | None, option_of(f"Graph: {', '.join(KNNS)}.", "--knn", metavar="NAME")]
+Dilation = Annotated[bool | None, option_of("Dilated neighbours.", "--dilation/--no-dilation")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the group to the app."""
-    group = typer.Typer(
-        help="Bring published weights in, hand yours on, look into a file.",
-        rich_markup_mode=None,
-        epilog=examples(
-            "deepgcn weights import model.pth --out model.safetensors",
-            "deepgcn weights inspect model.safetensors",
-        ),
-    )
-    group.callback(invoke_without_command=True)(weights_group)
-    _add_commands(group)
-    app.add_typer(group, name="weights")
-
-
-def _add_commands(group: typer.Typer) -> None:
-    group.command(
-        "import",
-        epilog=examples(
-            "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
-            "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
-        ),
-    )(import_file)
-    group.command(
-        "export",
-        epilog=examples(
-            "deepgcn weights export runs/mine --out mine.onnx",
-            "deepgcn weights export model.safetensors --out model.pth --names published",
-        ),
-    )(export_file)
-    group.command(
-        "inspect",
-        epilog=examples(
-            "deepgcn weights inspect model.pth",
-            "deepgcn weights inspect log5/epoch_best.ckpt --json",
-        ),
-    )(inspect_file)
-
-
-def weights_group(context: typer.Context) -> None:
-    """Bring published weights in, hand yours on, look into a file."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
+@subcommand(
+    "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
+    "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
+    name="import",
+)
 def import_file(
     source: Annotated[
         Path,
@@ -88,7 +58,7 @@ def import_file(
     knn: Knn = None,
     dilation: Dilation = None,
     num_points: Annotated[
-        int | None, option("Points of a block in its training.", metavar="N")
+        int | None, option_of("Points of a block in its training.", "--num-points", metavar="N")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -99,8 +69,6 @@ def import_file(
     width and channels follow from the tensors; what does not is as published unless given. Files
     that hold code are refused.
     """
-    from deepgcn_cli.display import print_json, print_text
-    from deepgcn_cli.progress import open_progress
     from pipelines.exchange import import_weights
     from pipelines.weights.published import Untold
 
@@ -119,7 +87,7 @@ def import_file(
     print_text(f"{result.out}: {result.network}, {result.parameters:,} parameters")
     print_text(f"from {result.source} ({result.release})")
     if result.assumed:
-        print_text(f"not told by the file, so as published: {_flags(result.assumed)}")
+        print_text(f"not in the file, so as published: {_flags(result.assumed)}")
     print_text(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")
 
 
@@ -134,6 +102,11 @@ def _flags(values: Mapping[str, Any]) -> str:
     return ", ".join(shown)
 
 
+@subcommand(
+    "deepgcn weights export runs/mine --out mine.onnx",
+    "deepgcn weights export model.safetensors --out model.pth --names published",
+    name="export",
+)
 def export_file(
     source: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run folder, or weights of this toolkit.")
@@ -143,21 +116,24 @@ def export_file(
     ],
     names: Annotated[
         str | None,
-        option(
+        option_of(
             "Names of the tensors: own, published. [default: published for .pth, else own]",
+            "--names",
             metavar="NAME",
         ),
     ] = None,
     num_points: Annotated[
         int | None,
-        option("Points of the block, for .pt2 and .onnx. [default: as in training]", metavar="N"),
+        option_of(
+            "Points of the block, for .pt2 and .onnx. [default: as in training]",
+            "--num-points",
+            metavar="N",
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a trained network for other programs, with a README of where it comes from."""
-    from deepgcn_cli.display import percent, print_json, print_text
-    from deepgcn_cli.progress import open_progress
     from pipelines.exchange import export_weights
 
     progress = open_progress(quiet=quiet)
@@ -170,6 +146,11 @@ def export_file(
     print_text(f"{result.readme}: where it comes from")
 
 
+@subcommand(
+    "deepgcn weights inspect model.pth",
+    "deepgcn weights inspect log5/epoch_best.ckpt --json",
+    name="inspect",
+)
 def inspect_file(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Weights, or a TensorFlow checkpoint (prefix).")
@@ -180,7 +161,6 @@ def inspect_file(
     as_json: Json = False,
 ) -> None:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
-    from deepgcn_cli.display import print_json, print_table, print_text
     from pipelines.exchange import inspect_weights
     from pipelines.weights.published import Untold
 
@@ -207,3 +187,16 @@ def _described(found: Inspected) -> list[tuple[str, str]]:
         *found.facts.items(),
     ]
     return [(name, " ".join(str(value).split())) for name, value in rows]
+
+
+def add_weights(app: typer.Typer) -> None:
+    """Add the group to the app."""
+    group = add_group(
+        app,
+        "weights",
+        "Bring published weights in, hand yours on, look into a file.",
+        "deepgcn weights import model.pth --out model.safetensors",
+        "deepgcn weights inspect model.safetensors",
+    )
+    for each in (import_file, export_file, inspect_file):
+        each.add_to(group)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from deepgcn_cli.commands.predict import print_scan
 from deepgcn_cli.display import draw_table, percent, plain_table, print_json, print_table
 from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
-from deepgcn_cli.scores import print_scan
 from pipelines.config import PrepareConfig
 from pipelines.predict import ScanResult
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from deepgcn_cli import __main__ as main
-from deepgcn_cli.__main__ import run
+from deepgcn_cli import errors
+from deepgcn_cli.__main__ import main
 from deepgcn_cli.commands.train import _how_to_resume as how_to_resume
+from deepgcn_cli.errors import run
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 from pipelines.runs.directory import create_run, resume_command
@@ -192,8 +193,8 @@ def test_an_error_on_its_way_out_is_told_although_sigterm_comes(
         finally:
             signal.raise_signal(TERM)
 
-    said = main._say
-    monkeypatch.setattr(main, "_say", lambda message: (signal.raise_signal(TERM), said(message)))
+    said = errors._say
+    monkeypatch.setattr(errors, "_say", lambda message: (signal.raise_signal(TERM), said(message)))
     monkeypatch.setattr("pipelines.prepare.prepare", stage)
     assert fails(f"prepare {tmp_path}", capsys) == "Error: another process ended.\n"
 
@@ -208,7 +209,7 @@ def _raising(error: BaseException):
 def test_the_exit_code_reaches_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["deepgcn", "trian"])
     with pytest.raises(SystemExit) as caught:
-        main.main()
+        main()
     assert caught.value.code == 2
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from deepgcn_cli.interruption import signals_interrupt
+from deepgcn_cli.errors import signals_interrupt
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -124,7 +124,7 @@ def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> No
     """From the first line of the program on: while it imports PyTorch, while it reads its files."""
     arguments = ["synth", str(tmp_path), "--rooms", "272", "--density", "20000"]
     script = (
-        "import sys, deepgcn_cli.__main__ as main; inner = main._run_app\n"
+        "import sys, deepgcn_cli.errors as main; inner = main._run_app\n"
         "main._run_app = lambda arguments: (print(flush=True), inner(arguments))[1]\n"
         f"sys.exit(main.run({arguments!r}))"
     )

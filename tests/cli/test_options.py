@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from deepgcn_cli.options import Flags, Json, takes
+from deepgcn_cli.options import Flags, Json, subcommand
 from pipelines.config.options import COUNT, argument, option
 
 
@@ -31,11 +31,11 @@ def typed(*arguments: str) -> tuple[Flags, str]:
     found: dict[str, Any] = {}
     app = typer.Typer(rich_markup_mode=None)
 
-    @app.command()
-    @takes(Tea)
+    @subcommand("brew pot", takes=(Tea,))
     def brew(*, flags: Flags, as_json: Json = False) -> None:
         found.update(flags, as_json=as_json)
 
+    brew.add_to(app)
     result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return found, " ".join(result.output.split())

@@ -1,70 +1,205 @@
-"""`deepgcn runs`: what was trained, with which result; here the group, `show` and `compare`."""
+"""`deepgcn runs`: what was trained, with which result.
+
+`list` has to answer at once however many runs there are, so nothing heavy is imported for it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.options import Json, Runs, examples, option
-from pipelines.config import EvalConfig, TrainConfig
+from deepgcn_cli.display import percent, print_json, print_table, print_text
+from deepgcn_cli.options import RUNS, Json, Quiet, Runs, add_group, option_of, subcommand
+from deepgcn_cli.progress import clock_time, open_progress
+from pipelines.config import PROTOCOLS
+from pipelines.config.options import COUNT
 from pipelines.errors import RunError, command
+from pipelines.serialization import to_plain
 
-from . import edit, listing
+from .edit import Where, note_run, remove_runs, restore_runs, tag_runs
 
 if TYPE_CHECKING:
     from pipelines.reports.comparison import Difference
     from pipelines.runs.directory import Run
 
+Sort = Annotated[
+    str | None,
+    option_of(
+        "Order by these columns; -miou: the best first.",
+        flag="--sort",
+        default="created",
+        metavar="COLUMNS",
+    ),
+]
+# What the table is made of: the column's title, the columns of the index, what to show of them.
+COLUMNS = ("name", "state", "arch", "depth", "conv", "width", "k", "test_area", "epoch", "step")
+SCORES = ("val_miou", "room_oa", "room_miou")
+TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU")
 SHOWN_SCORES = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
 
 
-def register(app: typer.Typer) -> None:
+def add_runs(app: typer.Typer) -> None:
     """Add the group to the app."""
-    group = typer.Typer(
-        help="List runs, show one, compare several.",
-        rich_markup_mode=None,
-        epilog=examples(
-            "deepgcn runs list", "deepgcn runs show runs/mine", "deepgcn runs compare mine other"
-        ),
+    group = add_group(
+        app,
+        "runs",
+        "List runs, show one, compare several.",
+        "deepgcn runs list",
+        "deepgcn runs show runs/mine",
+        "deepgcn runs compare mine other",
     )
-    group.callback(invoke_without_command=True)(runs_group)
-    listing.register(group)
-    group.command("show", epilog=examples("deepgcn runs show runs/mine"))(show_run)
-    group.command(
-        "compare",
-        epilog=examples(
-            "deepgcn runs compare mine other", "deepgcn runs compare a b c --protocol block-s1"
-        ),
-    )(compare_runs)
-    edit.register(group)
-    app.add_typer(group, name="runs")
+    reading = (list_runs, export, sync_runs, show_run, compare_runs)
+    for each in (*reading, tag_runs, note_run, remove_runs, restore_runs):
+        each.add_to(group)
 
 
-def runs_group(context: typer.Context) -> None:
-    """List runs, show one, compare several."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+@subcommand(
+    "deepgcn runs list",
+    'deepgcn runs list --where "arch=resgcn and miou>0.4" --sort -miou',
+    "deepgcn runs list --columns name,lr,seed,miou --limit 10",
+    "deepgcn runs list --json",
+    name="list",
+)
+def list_runs(
+    where: Where = None,
+    sort: Sort = None,
+    limit: Annotated[int | None, option_of("So many runs at most.", "--limit", metavar="N")] = None,
+    columns: Annotated[
+        str | None,
+        option_of("Show these columns of the index instead.", "--columns", metavar="A,B,…"),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List runs, oldest first, with their scores.
+
+    A condition compares columns of the index with = != < <= > >= or ~ (contains), joined by and,
+    or, not and parentheses: "tag=paper and not (miou<40% or state=failed)".
+    """
+    from pipelines.runs.index import query
+    from pipelines.runs.query import parse_columns
+
+    if limit is not None:
+        COUNT.check("--limit", limit)
+        limit = min(limit, sys.maxsize)  # SQLite takes no more
+    names = parse_columns(columns.split(",") if columns is not None else None)
+    if columns is None and not as_json:
+        names = (*COLUMNS, *SCORES, "tags", "error")
+    options: dict[str, Any] = {"where": where, "sort": sort, "limit": limit, "columns": names}
+    rows = query(runs, **options, progress=open_progress(quiet=quiet))
+    if as_json:
+        return print_json([dict(zip(names, row, strict=True)) for row in rows])
+    if not rows and where is not None:
+        return print_text(f"{runs}: no runs fulfil {where!r}.")
+    if not rows:
+        return print_text(f"{runs}: no runs yet. Start one: deepgcn train")
+    if columns is not None:
+        return _print_columns(names, rows)
+    _print_runs(rows)
+
+
+def _print_runs(rows: Sequence[tuple[Any, ...]]) -> None:
+    """Print the usual table; the tags if there are any, and what is wrong with broken runs."""
+    tagged = any(row[-2] for row in rows)
+    shown = [
+        (
+            *row[:2],
+            _network(row),
+            *map(_count, row[7:10]),
+            *map(percent, row[10:13]),
+            *([row[-2]] if tagged else []),
+        )
+        for row in rows
+    ]
+    print_table((*TITLES, "tags") if tagged else TITLES, shown)
+    for row in rows:
+        if row[-1]:
+            print_text(row[-1])
+    print_text("Scores in percent; OA and mIoU under protocol room.")
+
+
+def _network(row: tuple[Any, ...]) -> str:
+    arch, depth, conv, width, k = row[2:7]
+    return "–" if arch is None else f"{arch}-{depth} {conv} C{width} k{k}"
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _print_columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    show = [_shown_as(name) for name in names]
+    print_table(names, [[each(v) for each, v in zip(show, row, strict=True)] for row in rows])
+
+
+def _shown_as(name: str) -> Callable[[Any], str]:
+    """Return what shows the values of a column."""
+    from pipelines.runs.query import SCORES as FRACTIONS
+
+    if name in FRACTIONS:
+        return percent
+    # A note may have several lines, a row has one.
+    return lambda value: "–" if value is None else " ".join(str(value).split())
+
+
+@subcommand(
+    "deepgcn runs export runs.csv",
+    'deepgcn runs export best.parquet --where "miou>0.4" --sort -miou',
+)
+def export(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .csv or .parquet file.")],
+    where: Where = None,
+    sort: Sort = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write runs with all their columns to a CSV or Parquet file; scores are from 0 to 1."""
+    from pipelines.runs.frame import export_runs
+
+    progress = open_progress(quiet=quiet)
+    count = export_runs(file, runs, where=where, sort=sort, progress=progress)
+    if as_json:
+        return print_json({"file": file, "runs": count})
+    print_text(f"{file}: {_runs(count)}")
+
+
+@subcommand("deepgcn runs sync", name="sync")
+def sync_runs(runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Read every run directory again, also those that look unchanged, into the index results.db."""
+    from pipelines.runs.index import FILE, sync
+
+    count = sync(runs, open_progress(quiet=quiet))
+    index = runs / FILE if runs.is_dir() else None
+    if as_json:
+        return print_json({"runs": count, "index": index})
+    print_text(f"{index}: {_runs(count)}" if index else f"{runs}: no such folder, so no runs")
+
+
+def _runs(count: int) -> str:
+    return f"{count:,} run{'' if count == 1 else 's'}"
 
 
 def _shown(value: Any) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
+@subcommand("deepgcn runs show runs/mine", name="show")
 def show_run(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's name or folder.")],
-    runs: Runs = None,
+    runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Show one run: its network, state, machine and scores."""
-    from deepgcn_cli.display import print_json, print_table
-    from pipelines.config import PROTOCOLS
     from pipelines.runs.annotations import read_note, read_tags
-    from pipelines.serialization import to_plain
+    from pipelines.runs.directory import named_run
 
-    found = _opened(run, runs)
+    found = named_run(run, runs)
     scores = {name: found.scores(name) for name in PROTOCOLS}
     facts = {
         "run": str(found.path),
@@ -82,8 +217,6 @@ def show_run(
 
 def _described(run: Run) -> Iterator[tuple[str, str]]:
     """Yield what a person wants to know of a run, by name."""
-    from deepgcn_cli.display import percent
-    from deepgcn_cli.progress import clock_time
     from pipelines.runs.annotations import read_note, read_tags
     from pipelines.weights.safetensors import describe
 
@@ -112,8 +245,6 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
 
 def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores under each protocol."""
-    from deepgcn_cli.display import percent
-
     for protocol, values in scores.items():
         shown = (f"{name} {percent(values[key])}" for name, key in SHOWN_SCORES)
         yield f"protocol {protocol}", ", ".join(shown)
@@ -121,27 +252,30 @@ def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"  IoU {name}", percent(iou)
 
 
+@subcommand(
+    "deepgcn runs compare mine other",
+    "deepgcn runs compare a b c --protocol block-s1",
+    name="compare",
+)
 def compare_runs(
     names: Annotated[
         list[Path], typer.Argument(metavar="RUN…", help="Two or more runs; the first is the base.")
     ],
     protocol: Annotated[
-        str | None,
-        option("Protocol to compare under.", default=EvalConfig.protocols[0], metavar="NAME"),
-    ] = None,
-    runs: Runs = None,
+        str,
+        option_of("Protocol to compare under.", "--protocol", default=PROTOCOLS[0], metavar="NAME"),
+    ] = PROTOCOLS[0],
+    runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
     """Compare runs: settings, scores per class, and an interval on the mIoU's difference."""
     if len(names) < 2:
         raise typer.BadParameter("found one run, expected two or more to compare.")
 
-    from deepgcn_cli.display import print_json
     from pipelines.reports.comparison import compare_scores, different_settings
-    from pipelines.serialization import to_plain
+    from pipelines.runs.directory import named_run
 
-    protocol = protocol or EvalConfig.protocols[0]
-    found = [_opened(name, runs) for name in names]
+    found = [named_run(name, runs) for name in names]
     values = [_scores_under(run, protocol) for run in found]
     settings = different_settings([to_plain(run.config) for run in found])
     differences = compare_scores([run.name for run in found], values)
@@ -151,12 +285,6 @@ def compare_runs(
         means = {name: {key: each[key] for _, key in SHOWN_SCORES} for name, each in scores.items()}
         return print_json({**facts, "scores": means})
     _print_comparison([run.name for run in found], values, settings, differences)
-
-
-def _opened(name: Path, runs: Path | None) -> Run:
-    from pipelines.runs.directory import named_run
-
-    return named_run(name, runs or TrainConfig.runs)
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
@@ -175,8 +303,6 @@ def _print_comparison(
     settings: dict[str, list[Any]],
     differences: list[Difference],
 ) -> None:
-    from deepgcn_cli.display import percent, print_table, print_text
-
     if settings:
         rows = [(name, *map(str, each)) for name, each in settings.items()]
         print_table(("setting", *names), rows)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgcn_cli.__main__ import run
+from deepgcn_cli.errors import run
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.weights.export import published_state
@@ -75,7 +75,7 @@ def test_import_of_the_pytorch_release(capsys: pytest.CaptureFixture[str]) -> No
     assert succeed(capsys, *arguments) == (
         f"w.safetensors: resgcn-3 (edge, C 8, k 4), {parameters:,} parameters\n"
         "from w.pth (deep_gcns_torch)\n"
-        "not told by the file, so as published: "
+        "not in the file, so as published: "
         "--conv edge, --arch resgcn, --layout torch, --dilation\n"
         "Use it: deepgcn predict SCAN.ply --weights w.safetensors\n"
     )

@@ -1,19 +1,62 @@
-"""Scores and labelled scans as a person reads them."""
+"""`deepgcn eval`: the scores of trained runs on the areas that they left out."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from .display import percent, print_json, print_table, print_text
+import typer
+
+from deepgcn_cli.display import percent, print_json, print_table, print_text
+from deepgcn_cli.errors import interruptible
+from deepgcn_cli.options import Flags, Json, Quiet, subcommand
+from deepgcn_cli.progress import open_progress
+from pipelines.config import PROTOCOLS, EvalConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from pipelines.evaluate import EvalResult, RunScores
-    from pipelines.predict import PredictResult, ScanResult
     from pipelines.reports.tables import Report
     from pipelines.sixfold import SixFoldResult
+
+
+@subcommand(
+    "deepgcn eval --report md",
+    "deepgcn eval runs/mine --protocol all --report html --report tex",
+    "deepgcn eval --votes 4 --view",
+    "deepgcn eval --six-fold --train-missing",
+    takes=(EvalConfig,),
+    name="eval",
+)
+def evaluate(
+    *,
+    flags: Flags,
+    six_fold: Annotated[
+        bool, typer.Option("--six-fold", help="Score one run per area, pooled and averaged.")
+    ] = False,
+    train_missing: Annotated[
+        bool, typer.Option("--train-missing", help="With --six-fold: train areas without a run.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class."""
+    if "all" in flags.get("protocols", ()):
+        flags["protocols"] = PROTOCOLS
+    if train_missing and not six_fold:
+        raise typer.BadParameter("found --train-missing without --six-fold.")
+    config = EvalConfig(**flags)
+    progress = open_progress(quiet=quiet)
+    with interruptible("the same command starts the scoring again"):
+        if six_fold:
+            from pipelines.sixfold import six_fold as stage
+
+            folds = stage(config, train_missing=train_missing, progress=progress)
+            return print_folds(folds, as_json=as_json)
+
+        from pipelines.evaluate import evaluate as one_stage
+
+        print_scores(one_stage(config, progress=progress), as_json=as_json)
 
 
 def print_scores(result: EvalResult, *, as_json: bool) -> None:
@@ -79,34 +122,3 @@ def _record(found: RunScores) -> dict[str, object]:
         "blocks": found.blocks,
         "seconds": found.seconds,
     }
-
-
-def print_predictions(result: PredictResult, *, as_json: bool) -> None:
-    """Print what each scan was found to hold."""
-    if as_json:
-        return print_json(result)
-    for number, scan in enumerate(result.scans):
-        if number:
-            print_text("")
-        print_scan(scan)
-
-
-def print_scan(scan: ScanResult) -> None:
-    """Print one labelled scan: where it is, how large, and what each class has of it."""
-    labelled = scan.points - scan.unlabelled
-    unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""
-    earlier = f"; {scan.earlier:,} points were labelled before" if scan.earlier else ""
-    extent = " × ".join(f"{size:.2f}" for size in scan.extent)
-    print_text(
-        f"{scan.out}: {scan.points:,} points{unlabelled}, {extent} m, "
-        f"mean confidence {100 * scan.confidence:.1f} %\n"
-        f"{scan.seconds:.1f} s, of which labelling {scan.label_seconds:.1f} s "
-        f"({(labelled - scan.earlier) / scan.label_seconds:,.0f} points/s){earlier}"
-    )
-    found = sorted(scan.counts.items(), key=lambda item: -item[1])
-    rows = [
-        [name, f"{count:,}", f"{100 * count / labelled:.1f} %", f"{scan.areas[name]:.1f}"]
-        for name, count in found
-        if count
-    ]
-    print_table(["class", "points", "share", "area m²"], rows)

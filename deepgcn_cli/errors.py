@@ -1,0 +1,237 @@
+"""The one place where errors, signals and closed streams end: a message and an exit code.
+
+Exit codes: 0 done, 1 something that the person can mend (or a bug, with its traceback), 2 wrong
+usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipelines.errors import DeepGCNError
+from pipelines.files import DISK_FULL
+
+# What the file system answers to a path that a person gave; anything else is a bug.
+REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
+    errno.ELOOP,
+)
+POSTPONED = 0.02  # seconds until a signal comes again that could not be raised
+
+
+class Interrupted(Exception):
+    """The person stopped a command; the text says how to go on."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run `deepgcn` with `arguments` and return the exit code."""
+    make_streams_usable()
+    code = 130
+    with suppress(KeyboardInterrupt), signals_interrupt():
+        code = _run(arguments)
+    return code  # also if a signal comes after the last message
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = _run_app(arguments)
+        sys.stdout.flush()
+    except DeepGCNError as error:
+        return _fail(str(error))
+    except Interrupted as interruption:
+        return _interrupted(f"; {interruption}")
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        # The reader of our output has closed it. Python flushes once more at exit: into nothing.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _file_system_error(error)
+    except Exception as error:
+        return _bug(error)
+    return code
+
+
+def _run_app(arguments: list[str]) -> int:
+    """Run the app and return its exit code; only usage errors are shown here."""
+    from .app import app, usage_error
+
+    try:
+        code = app(arguments, prog_name="deepgcn", standalone_mode=False)
+    except usage_error as error:
+        return _usage_error(error)
+    if code == 130:  # how typer passes a KeyboardInterrupt on
+        raise KeyboardInterrupt
+    return int(code or 0)
+
+
+def _usage_error(error: Any) -> int:
+    close = getattr(error, "possibilities", None)
+    message = error.message if close else error.format_message()
+    if close:
+        message += f". Did you mean {' or '.join(sorted(close))}?"
+    command = error.ctx.command_path if error.ctx else "deepgcn"
+    _say(f"{command}: {message}\nHelp: {command} --help")
+    return 2
+
+
+def _interrupted(how: str = "") -> int:
+    _say(f"interrupted{how}")
+    return 130
+
+
+def _file_system_error(error: OSError) -> int:
+    where = f"{error.filename}: " if error.filename else ""
+    if link := _broken_link(error.filename):
+        return _fail(
+            f"{link}: found a link to {os.readlink(link)}, where nothing is.\n"
+            "Make what it leads to (is its disk mounted?), or give another path."
+        )
+    if error.errno in DISK_FULL or "No space left on device" in str(error):
+        return _fail(f"{where}the disk is full.\nMake room, then run the same command again.")
+    if error.errno in REFUSED:
+        return _fail(f"{where}{error.strerror}.")
+    return _bug(error)
+
+
+def _broken_link(name: object) -> Path | None:
+    """Return the link that leads nowhere on the way to the file `name`, or None."""
+    if not isinstance(name, str):
+        return None
+    places = (Path(name), *Path(name).parents)
+    return next((one for one in places if one.is_symlink() and not os.path.exists(one)), None)
+
+
+def _fail(message: str) -> int:
+    _say(f"Error: {message}")
+    return 1
+
+
+def _bug(error: BaseException) -> int:
+    traceback.print_exception(error)
+    version = metadata.version("deepgcn")
+    system = f"deepgcn {version}, Python {sys.version.split()[0]}, {sys.platform}"
+    _say(f"This is a bug in deepgcn. Please report it with the lines above ({system}).")
+    return 1
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
+    """Turn Ctrl-C within a `with` block into `Interrupted`.
+
+    Raises:
+        Interrupted: with the text `how`, or what `how` returns at that moment.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(how() if callable(how) else how) from None
+
+
+@contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt within a `with` block, and never be lost.
+
+    Python raises it between any two instructions, some of which swallow it: while a module is
+    imported (a callback of the import lock ignores it; NumPy takes it for a broken installation)
+    and in destructors. The command would go on as if nobody had asked it to stop. So a signal that
+    comes at such a moment is raised again a little later.
+
+    SIGTERM also waits while an error propagates: torchrun and SLURM send it to all processes of a
+    job as soon as one of them fails. The others run into the same failure at that moment, and
+    their message would be lost.
+
+    A signal that the process ignores, or has another handler for, stays so. Without timers
+    (Windows), and in other threads, signals keep their usual effect.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(
+        signal, "setitimer"
+    ):
+        yield
+        return
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: does for number, does in usual.items() if signal.getsignal(number) == does}
+    hook, alarm = sys.unraisablehook, signal.getsignal(signal.SIGALRM)
+    for number in before:
+        signal.signal(number, _interrupt)
+    sys.unraisablehook = partial(_swallowed, hook)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGALRM, alarm)
+        for number, does in before.items():
+            signal.signal(number, does)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    failing = number == signal.SIGTERM and sys.exc_info()[0] is not None
+    if failing or _importing(frame):
+        _postpone(number)
+    else:
+        raise KeyboardInterrupt(number)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:
+    """Raise a KeyboardInterrupt again that could not be raised at its moment."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        ours = getattr(unraisable.exc_value, "args", ()) == (signal.SIGTERM,)
+        _postpone(signal.SIGTERM if ours else signal.SIGINT)
+    else:
+        otherwise(unraisable)
+
+
+def _postpone(number: int) -> None:
+    """Raise a signal again a little later, for the handler of that time."""
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, POSTPONED)
+
+
+def make_streams_usable() -> None:
+    """Open the standard streams that were closed at the start, and let stdout take any text.
+
+    Python has None in the place of a stream that was closed (`>&-`, a daemon), and the next file
+    that is opened would get its number: what a library prints would end up in that file.
+
+    Where stdout is not UTF-8 (an old locale, a pipe on Windows), or a file's name is not, a
+    character that it cannot hold is written as its code, as Python does on stderr. A result must
+    not be lost for a sign in its table.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or not holds_all_text()):
+        out.reconfigure(errors="backslashreplace")
+
+
+def holds_all_text() -> bool:
+    """Whether stdout has a code for every character."""
+    return (sys.stdout.encoding or "").lower().startswith("utf")
