@@ -1,4 +1,4 @@
-"""EdgeOps through a network recorded as CUDA graphs, which a GPU repeats without Python.
+"""Passes through a network recorded as CUDA graphs, which a GPU repeats without Python.
 
 A step of a deep network is some 3,000 launches, and launching them takes Python longer than
 computing them takes a fast GPU. A recording has their arguments as they were, so all that changes

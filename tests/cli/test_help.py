@@ -97,7 +97,7 @@ def test_defaults_in_the_help_are_the_configuration(capsys: pytest.CaptureFixtur
     run(["train", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert f"--num-points N Points drawn from a block. [default: {TrainConfig.num_points}]" in shown
-    assert f"--epochs N EdgeOps over the training blocks. [default: {TrainConfig.epochs}]" in shown
+    assert f"--epochs N Passes over the training blocks. [default: {TrainConfig.epochs}]" in shown
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
