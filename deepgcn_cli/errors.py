@@ -50,11 +50,11 @@ def _run(arguments: list[str]) -> int:
         code = _run_app(arguments)
         sys.stdout.flush()
     except DeepGCNError as error:
-        return _fail(str(error))
+        return _say(f"Error: {error}")
     except Interrupted as interruption:
-        return _interrupted(f"; {interruption}")
+        return _say(f"interrupted; {interruption}", 130)
     except KeyboardInterrupt:
-        return _interrupted()
+        return _say("interrupted", 130)
     except BrokenPipeError:
         # The reader of our output has closed it. Python flushes once more at exit: into nothing.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -85,26 +85,20 @@ def _usage_error(error: Any) -> int:
     if close:
         message += f". Did you mean {' or '.join(sorted(close))}?"
     command = error.ctx.command_path if error.ctx else "deepgcn"
-    _say(f"{command}: {message}\nHelp: {command} --help")
-    return 2
-
-
-def _interrupted(how: str = "") -> int:
-    _say(f"interrupted{how}")
-    return 130
+    return _say(f"{command}: {message}\nHelp: {command} --help", 2)
 
 
 def _file_system_error(error: OSError) -> int:
     where = f"{error.filename}: " if error.filename else ""
     if link := _broken_link(error.filename):
-        return _fail(
-            f"{link}: found a link to {os.readlink(link)}, where nothing is.\n"
+        return _say(
+            f"Error: {link}: found a link to {os.readlink(link)}, where nothing is.\n"
             "Make what it leads to (is its disk mounted?), or give another path."
         )
     if error.errno in DISK_FULL or "No space left on device" in str(error):
-        return _fail(f"{where}the disk is full.\nMake room, then run the same command again.")
+        return _say(f"Error: {where}the disk is full.\nMake room, then run the same command again.")
     if error.errno in REFUSED:
-        return _fail(f"{where}{error.strerror}.")
+        return _say(f"Error: {where}{error.strerror}.")
     return _bug(error)
 
 
@@ -116,21 +110,17 @@ def _broken_link(name: object) -> Path | None:
     return next((one for one in places if one.is_symlink() and not os.path.exists(one)), None)
 
 
-def _fail(message: str) -> int:
-    _say(f"Error: {message}")
-    return 1
-
-
 def _bug(error: BaseException) -> int:
     traceback.print_exception(error)
     version = metadata.version("deepgcn")
     system = f"deepgcn {version}, Python {sys.version.split()[0]}, {sys.platform}"
-    _say(f"This is a bug in deepgcn. Please report it with the lines above ({system}).")
-    return 1
+    return _say(f"This is a bug in deepgcn. Please report it with the lines above ({system}).")
 
 
-def _say(message: str) -> None:
+def _say(message: str, code: int = 1) -> int:
+    """Print the last words on stderr and return the exit code."""
     print(message, file=sys.stderr)  # noqa: T201
+    return code
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from pipelines.progress import Progress, Task
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
 
 WINDOW = 30.0  # seconds over which the speed is measured
 INTERVAL = 10.0  # seconds between two lines of a task in a log
@@ -36,13 +35,20 @@ def open_progress(*, quiet: bool = False) -> Progress:
     return Lines()
 
 
-class Meter:
-    """How far a task is, how fast it goes and when it will be done."""
+class Meter(Task):
+    """How far a task is, how fast it goes and when it will be done.
+
+    `show` is called with the meter after each step.
+    """
 
     def __init__(
-        self, total: float | None, unit: str, clock: Callable[[], float] = time.monotonic
+        self,
+        total: float | None,
+        unit: str,
+        show: Callable[[Meter], object] = lambda _meter: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.unit, self.clock = total, unit, clock
+        self.total, self.unit, self.show, self.clock = total, unit, show, clock
         self.done = 0.0
         self.fields: dict[str, float | str] = {}
         self.started = clock()
@@ -56,6 +62,7 @@ class Meter:
         self.samples.append((now, self.done))
         while now - self.samples[0][0] > WINDOW and len(self.samples) > 2:
             self.samples.popleft()
+        self.show(self)
 
     @property
     def speed(self) -> float:
@@ -100,10 +107,19 @@ class Lines(Progress):
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         """Open a task of `total` units."""
-        meter = LineMeter(name, Meter(total, unit))
+        shown = time.monotonic()
+
+        def show(meter: Meter) -> None:
+            nonlocal shown
+            if meter.clock() - shown >= INTERVAL:
+                shown = meter.clock()
+                print_line(f"{name}: {meter.describe()}")
+
         print_line(f"{name} …")
+        meter = Meter(total, unit, show)
         yield meter
-        meter.finish()
+        done = f"{meter.amount} {unit} in ".replace("  ", " ") if meter.done else ""
+        print_line(f"{name}: {done}{meter.clock() - meter.started:.1f} s")
 
     def say(self, message: str) -> None:
         """Print a message."""
@@ -112,28 +128,6 @@ class Lines(Progress):
     def warn(self, message: str) -> None:
         """Print a warning."""
         print_line(f"Warning: {message}")
-
-
-class LineMeter(Task):
-    """A task that prints a line every INTERVAL seconds at most."""
-
-    def __init__(self, name: str, meter: Meter) -> None:
-        self.name, self.meter = name, meter
-        self.printed = meter.started
-
-    def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Count `amount` more units as done."""
-        self.meter.advance(amount, **fields)
-        now = self.meter.clock()
-        if now - self.printed >= INTERVAL:
-            self.printed = now
-            print_line(f"{self.name}: {self.meter.describe()}")
-
-    def finish(self) -> None:
-        """Print how much was done in how long."""
-        seconds = self.meter.clock() - self.meter.started
-        amount = f"{self.meter.amount} {self.meter.unit} in ".replace("  ", " ")
-        print_line(f"{self.name}: {amount if self.meter.done else ''}{seconds:.1f} s")
 
 
 class Bars(Progress):
@@ -162,10 +156,15 @@ class Bars(Progress):
         """Show a bar of `total` units for the length of a `with` block."""
         if not self.bars.tasks:
             self.bars.start()
-        meter = Meter(total, unit)
-        bar = self.bars.add_task(name, total=total, figures=meter.describe())
+        bar = self.bars.add_task(name, total=total, figures="")
+
+        def show(meter: Meter) -> None:
+            self.bars.update(bar, completed=meter.done, figures=meter.describe())
+
+        meter = Meter(total, unit, show)
+        show(meter)
         try:
-            yield BarMeter(self.bars, bar, meter)
+            yield meter
         finally:
             self.bars.remove_task(bar)
             if not self.bars.tasks:
@@ -182,18 +181,6 @@ class Bars(Progress):
         from rich.text import Text
 
         self.console.print(Text("Warning: ", style="yellow") + Text(message), soft_wrap=True)
-
-
-class BarMeter(Task):
-    """A task that moves a bar."""
-
-    def __init__(self, bars: RichProgress, bar: TaskID, meter: Meter) -> None:
-        self.bars, self.bar, self.meter = bars, bar, meter
-
-    def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Count `amount` more units as done."""
-        self.meter.advance(amount, **fields)
-        self.bars.update(self.bar, completed=self.meter.done, figures=self.meter.describe())
 
 
 def clock_time(seconds: float) -> str:

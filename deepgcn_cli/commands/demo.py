@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -35,12 +35,21 @@ from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
+from pipelines.serialization import from_plain
 
 FOLDER = Path("demo")
-SETTINGS = "demo.json"
 TEST_AREA = 4
-RUN = "demo"
-MADE = ("raw", "data", f"runs/{RUN}", "scan.ply", "labelled.ply", SETTINGS)
+PROTOCOL = EvalConfig.protocols[0]
+MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
+# What a demo makes, in its folder.
+RAW, DATA, RUN, SCAN, LABELLED = "raw", "data", "runs/demo", "scan.ply", "labelled.ply"
+SETTINGS = "demo.json"
+MADE = (RAW, DATA, RUN, SCAN, LABELLED, SETTINGS)
+NEXT = """  {predict}   (this network: for a try only)
+  deepgcn prepare S3DIS.zip --area 5
+  deepgcn train --arch resgcn --depth 28
+  deepgcn eval --report md
+  deepgcn predict SCAN.ply"""
 
 
 @dataclass(frozen=True)
@@ -56,45 +65,25 @@ class Settings:
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo's folder, its settings and who listens."""
+    """A demo's folder, its settings and its progress display."""
 
     folder: Path
     settings: Settings
     progress: Progress
 
     @property
-    def raw(self) -> Path:
-        """The synthetic building."""
-        return self.folder / "raw"
-
-    @property
-    def data(self) -> Path:
-        """The prepared data."""
-        return self.folder / "data"
-
-    @property
     def run(self) -> Path:
         """The run directory."""
-        return self.folder / "runs" / RUN
-
-    @property
-    def scan(self) -> Path:
-        """The scan to label."""
-        return self.folder / "scan.ply"
-
-    @property
-    def labelled(self) -> Path:
-        """The labelled scan."""
-        return self.folder / "labelled.ply"
+        return self.folder / RUN
 
     @property
     def training(self) -> TrainConfig:
         """A training of a few minutes: a narrow, shallow ResGCN on thin blocks."""
         return TrainConfig(
             model=ModelConfig.published("resgcn", 7, width=32, k=8),
-            data=self.data,
+            data=self.folder / DATA,
             runs=self.run.parent,
-            name=RUN,
+            name=self.run.name,
             extra=("resample",),  # many epochs over few blocks
             epochs=1000,  # `steps` ends it
             max_steps=self.settings.steps,
@@ -162,21 +151,17 @@ def read_settings(path: Path) -> Settings:
     Raises:
         ConfigError: no demo has written this file.
     """
-    names = {field.name for field in fields(Settings)}
     try:
         values = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError):
-        values = None
-    if (
-        not isinstance(values, dict)
-        or set(values) != names
-        or any(type(value) is not int for value in values.values())
-    ):
-        raise ConfigError(
-            f"{path}: found a file that no demo has made; nothing was changed.\n"
-            f"Give another folder: {command('demo', f'{path.parent}-2')}"
-        )
-    return Settings(**values)
+        settings = from_plain(Settings, values)
+        if asdict(settings) == values:
+            return settings
+    except (ValueError, RecursionError, ConfigError):
+        pass
+    raise ConfigError(
+        f"{path}: found a file that no demo has made; nothing was changed.\n"
+        f"Give another folder: {command('demo', f'{path.parent}-2')}"
+    )
 
 
 def same_settings(folder: Path, made: Settings, given: dict[str, int]) -> Settings:
@@ -205,17 +190,17 @@ def is_built(tour: Demo) -> bool:
     from pipelines.synth import MARKER
 
     try:
-        rooms = json.loads((tour.raw / MARKER).read_text("utf-8"))["rooms"]
+        rooms = json.loads((tour.folder / RAW / MARKER).read_text("utf-8"))["rooms"]
     except FileNotFoundError:
         return False
-    return all((tour.raw / room).is_dir() for room in rooms)
+    return all((tour.folder / RAW / room).is_dir() for room in rooms)
 
 
 def build(tour: Demo) -> None:
     """Write the synthetic building."""
     from pipelines.synth import demo_building, synth
 
-    result = synth(demo_building(tour.raw, tour.settings.seed), progress=tour.progress)
+    result = synth(demo_building(tour.folder / RAW, tour.settings.seed), progress=tour.progress)
     tour.progress.say(f"{result.out}: {result.rooms} rooms, {result.points:,} points")
 
 
@@ -223,7 +208,7 @@ def prepare_data(tour: Demo) -> None:
     """Prepare the building; what is prepared already is kept."""
     from pipelines.prepare import prepare
 
-    config = PrepareConfig(raw=tour.raw, data=tour.data, test_area=TEST_AREA)
+    config = PrepareConfig(raw=tour.folder / RAW, data=tour.folder / DATA, test_area=TEST_AREA)
     result = prepare(config, progress=tour.progress)
     tour.progress.say(f"{result.data}: {result.rooms} rooms, {result.points:,} points")
 
@@ -255,13 +240,8 @@ def score(tour: Demo) -> None:
     """Score the network on the rooms that it has never seen."""
     from pipelines.evaluate import evaluate
 
-    config = EvalConfig(run_dirs=(tour.run,), data=tour.data, device="cpu")
+    config = EvalConfig(run_dirs=(tour.run,), data=tour.folder / DATA, device="cpu")
     evaluate(config, progress=tour.progress)
-
-
-def is_labelled(tour: Demo) -> bool:
-    """Whether the scan has labels."""
-    return tour.labelled.is_file()
 
 
 def label(tour: Demo) -> None:
@@ -270,10 +250,12 @@ def label(tour: Demo) -> None:
     from pipelines.predict import predict
     from pipelines.scans.ply import write_points
 
-    store = Store.open(tour.data)
+    store = Store.open(tour.folder / DATA)
     room = store.read(store.rooms(TEST_AREA)[0])
-    write_points(tour.scan, room.pos, room.color)
-    config = PredictConfig(scans=(tour.scan,), run=tour.run, out=tour.labelled, device="cpu")
+    write_points(tour.folder / SCAN, room.pos, room.color)
+    config = PredictConfig(
+        scans=(tour.folder / SCAN,), run=tour.run, out=tour.folder / LABELLED, device="cpu"
+    )
     predict(config, progress=tour.progress)
 
 
@@ -288,7 +270,7 @@ def show(tour: Demo) -> None:
     rows += [(f"IoU {name}", percent(ours), percent(theirs)) for name, ours, theirs in per_class]
     print_table(("in %", "network", "height alone"), rows)
     print_text(f"\nA room of the test area: {picture(tour)}")
-    print_text(f"Its scan with labels:    {tour.labelled}")
+    print_text(f"Its scan with labels:    {tour.folder / LABELLED}")
     predict = command("predict", "SCAN.ply", "--run", tour.run)
     print_text(f"\nWith your own scans:\n{NEXT.format(predict=predict)}")
 
@@ -298,18 +280,11 @@ def picture(tour: Demo) -> Path:
     return min((tour.run / "eval" / PROTOCOL).glob("room_*.png"))
 
 
-PROTOCOL = EvalConfig.protocols[0]
-MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
-NEXT = """  {predict}   (this network: for a try only)
-  deepgcn prepare S3DIS.zip --area 5
-  deepgcn train --arch resgcn --depth 28
-  deepgcn eval --report md
-  deepgcn predict SCAN.ply"""
 # Name, whether it is done, and what does it. `prepare` itself keeps what is done.
 STAGES: tuple[tuple[str, Callable[[Demo], bool], Callable[[Demo], None]], ...] = (
     ("synth: a synthetic building", is_built, build),
     ("prepare: its rooms as blocks", lambda _tour: False, prepare_data),
     ("train: a small ResGCN", is_trained, train_network),
     ("eval: scores on the area left out", is_scored, score),
-    ("predict: labels for a scan", is_labelled, label),
+    ("predict: labels for a scan", lambda tour: (tour.folder / LABELLED).is_file(), label),
 )

@@ -23,22 +23,15 @@ def presets(as_json: Json = False) -> None:
     if as_json:
         return print_json(rows)
     columns = ("preset", "parameters", "layers", "width", "k", "layer", "area 5 mIoU %", "from")
-    cells = [
-        (
-            row["preset"],
-            f"{row['parameters'] / 1e6:.3f} M",
-            *(str(row[name]) for name in ("depth", "width", "k", "conv")),
-            "–" if row["published"] is None else f"{row['published']:.2f}{_dagger(row)}",
-            row["note"],
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        sizes = (str(row[name]) for name in ("depth", "width", "k", "conv"))
+        score, sign = row["published"], "" if row["cited"] else "†"
+        shown = "–" if score is None else f"{score:.2f}{sign}"
+        millions = f"{row['parameters'] / 1e6:.3f} M"
+        cells.append((row["preset"], millions, *sizes, shown, row["note"]))
     print_table(columns, cells)
     print_text("† quoted from memory of the paper, not checked against it")
-
-
-def _dagger(row: dict[str, Any]) -> str:
-    return "" if row["cited"] else "†"
 
 
 def preset_rows() -> list[dict[str, Any]]:
@@ -68,7 +61,7 @@ def doctor(as_json: Json = False) -> None:
 
 
 def _part(extra: str, missing: list[str]) -> str:
-    """Return whether an optional part is there, or how to install it."""
+    """Return whether an optional part is installed, or how to install it."""
     if not missing:
         return "installed"
     return f"missing {', '.join(missing)}: pip install 'deepgcn[{extra}]'"
@@ -83,16 +76,17 @@ def _shown(value: Any) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return facts by name, ready for JSON; sizes in GiB as floats."""
+    """Return what the machine offers by name, ready for JSON; sizes in GiB as floats."""
     import torch
 
     from pipelines.kernels import cuda
+    from pipelines.launch.local import available_cores
     from pipelines.runtime.device import processor_name
+    from pipelines.runtime.memory_limits import available_memory
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = torch.cuda.get_device_properties(0) if count else None
     installed, missing = packages()
-    total, available = memory()
     return {
         "deepgcn": metadata.version("deepgcn"),
         "Python": sys.version.split()[0],
@@ -103,32 +97,14 @@ def describe_machine() -> dict[str, Any]:
         "GPU memory": gpu.total_memory / GIB if gpu else None,
         "GPU kernels": (cuda.why_not(torch.device("cuda", 0)) or "Triton") if gpu else None,
         "processor": processor_name(),
-        "cores": usable_cores(),
-        "memory": total,
-        "available memory": available,
+        "cores": len(available_cores()),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
+        "available memory": available_memory("cpu") / GIB,
         "free disk here": shutil.disk_usage(Path.cwd()).free / GIB,
         "packages": installed,
         "missing packages": missing,
         "extras": extras(),
     }
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def memory() -> tuple[float | None, float | None]:
-    """Return the machine's memory and what is available of it, GiB; None if it won't tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None, None
-    sizes = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
-    total, available = (int(sizes[name]) * 1024 / GIB for name in ("MemTotal", "MemAvailable"))
-    return total, available
 
 
 def packages() -> tuple[list[str], list[str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,8 +15,10 @@ from pipelines.config import PROTOCOLS, EvalConfig
 
 if TYPE_CHECKING:
     from pipelines.evaluate import EvalResult, RunScores
-    from pipelines.reports.tables import Report
     from pipelines.sixfold import SixFoldResult
+
+# What a script wants of one run's scores; scores.json has the rest.
+SHOWN = ("run", "area", "protocol", "scores", "baseline", "files", "blocks", "seconds")
 
 
 @subcommand(
@@ -62,41 +63,36 @@ def evaluate(
 def print_scores(result: EvalResult, *, as_json: bool) -> None:
     """Print the scores of every run under every protocol, and where the reports are."""
     if as_json:
-        return print_json([_record(found) for found in result.results])
-    for number, found in enumerate(result.results):
-        if number:
-            print_text("")
-        print_report(found.report, found.files)
+        return print_json(
+            [{name: getattr(found, name) for name in SHOWN} for found in result.results]
+        )
+    print_reports(result.results)
     if len(result.results) > 1:
         print_text("")
         print_side_by_side(result.results)
 
 
-def print_report(report: Report, files: Sequence[Path]) -> None:
-    """Print a report's table, classes down and rows across, so that it fits on a terminal."""
-    print_text(report.title)
-    table = report.table()
-    columns, lines = table.columns, table.lines
-    names = ["", *(line[0] for line in lines)]
-    rows = [[columns[n], *(line[n] for line in lines)] for n in range(1, len(columns))]
-    print_table(names, rows)
-    print_text("\n".join(report.notes))
-    for file in files:
-        print_text(f"  {file}")
+def print_reports(results: Sequence[RunScores | SixFoldResult]) -> None:
+    """Print each report's table, classes down and rows across, so that it fits on a terminal."""
+    for number, found in enumerate(results):
+        if number:
+            print_text("")
+        print_text(found.report.title)
+        table = found.report.table()
+        names, *rows = zip(table.columns, *table.lines, strict=True)
+        print_table(names, rows)
+        print_text("\n".join(found.report.notes))
+        for file in found.files:
+            print_text(f"  {file}")
 
 
 def print_side_by_side(results: Sequence[RunScores]) -> None:
     """Print a line for each run and protocol."""
     columns = ("run", "protocol", "points scored", "OA", "mAcc", "mIoU")
-    rows = [
-        (
-            found.run.name,
-            found.protocol,
-            f"{found.scores.points:,}",
-            *(percent(v) for v in (found.scores.oa, found.scores.macc, found.scores.miou)),
-        )
-        for found in results
-    ]
+    rows = []
+    for found in results:
+        means = map(percent, (found.scores.oa, found.scores.macc, found.scores.miou))
+        rows.append((found.run.name, found.protocol, f"{found.scores.points:,}", *means))
     print_table(columns, rows)
 
 
@@ -104,21 +100,4 @@ def print_folds(results: Sequence[SixFoldResult], *, as_json: bool) -> None:
     """Print the pooled and mean scores of all areas."""
     if as_json:
         return print_json([{**found.report.values, "files": found.files} for found in results])
-    for number, found in enumerate(results):
-        if number:
-            print_text("")
-        print_report(found.report, found.files)
-
-
-def _record(found: RunScores) -> dict[str, object]:
-    """Return what a script wants of one run's scores; scores.json has the rest."""
-    return {
-        "run": found.run,
-        "area": found.area,
-        "protocol": found.protocol,
-        "scores": found.scores,
-        "baseline": found.baseline,
-        "files": found.files,
-        "blocks": found.blocks,
-        "seconds": found.seconds,
-    }
+    print_reports(results)

@@ -66,7 +66,10 @@ def train(
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
     own settings: only {free} may change, and {processes} with --sync-bn.
     """
-    _check_usage(resume=resume, run=run, named="name" in flags)
+    if run is not None and not resume:
+        raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
+    if resume and "name" in flags:
+        raise typer.BadParameter("found --name with --resume; a run keeps its name.")
     _follow_another()
     folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if resume else None
     config = _resumed(folder, preset, flags) if folder else _fresh(preset, flags)
@@ -99,13 +102,6 @@ def _follow_another() -> None:
         from pipelines.training.follow import follow
 
         raise typer.Exit(follow())
-
-
-def _check_usage(*, resume: bool, run: str | None, named: bool) -> None:
-    if run is not None and not resume:
-        raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
-    if resume and named:
-        raise typer.BadParameter("found --name with --resume; a run keeps its name.")
 
 
 def _fresh(preset: str | None, flags: Flags) -> TrainConfig:

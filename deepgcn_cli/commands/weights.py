@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from deepgcn_cli.display import percent, print_json, print_table, print_text
-from deepgcn_cli.options import Json, Quiet, add_group, option_of, subcommand
+from deepgcn_cli.options import Flags, Json, Quiet, add_group, option_of, subcommand
 from deepgcn_cli.progress import open_progress
 from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
+from pipelines.config.options import option
 from pipelines.errors import command
 
 if TYPE_CHECKING:
@@ -19,31 +21,34 @@ if TYPE_CHECKING:
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
-Neighbors = Annotated[int | None, option_of("Neighbours per point.", "-k", metavar="N")]
-Conv = Annotated[
-    str | None, option_of(f"Graph convolution: {', '.join(CONVS)}.", "--conv", metavar="NAME")
-]
-Arch = Annotated[
-    str | None, option_of(f"Backbone: {', '.join(ARCHS[:3])}.", "--arch", metavar="NAME")
-]
-Layout = Annotated[
-    str | None,
-    option_of(
-        f"{', '.join(LAYOUTS)}: order in the MLP, first graph's channels.",
-        "--layout",
-        metavar="NAME",
-    ),
-]
-Knn = Annotated[str | None, option_of(f"Graph: {', '.join(KNNS)}.", "--knn", metavar="NAME")]
-Dilation = Annotated[bool | None, option_of("Dilated neighbours.", "--dilation/--no-dilation")]
+IMPORT = ("import",)
+
+
+@dataclass(frozen=True)
+class Unstored:
+    """What a file with weights may not hold; None: as published for the network that it holds."""
+
+    k: int | None = option(None, "Neighbours per point.", "N", flag="-k")
+    conv: str | None = option(None, "Graph convolution: {}.", choices=CONVS)
+    arch: str | None = option(None, "Backbone: {}.", choices=ARCHS[:3])
+    layout: str | None = option(
+        None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT
+    )
+    knn: str | None = option(None, "Graph: {}.", choices=KNNS, commands=IMPORT)
+    dilation: bool | None = option(
+        None, "Dilated neighbours.", flag="--dilation/--no-dilation", commands=IMPORT
+    )
+    num_points: int | None = option(None, "Points of a block in its training.", commands=IMPORT)
 
 
 @subcommand(
     "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
     "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
+    takes=(Unstored,),
     name="import",
 )
 def import_file(
+    *,
     source: Annotated[
         Path,
         typer.Argument(
@@ -51,15 +56,7 @@ def import_file(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: NAME.safetensors.")],
-    k: Neighbors = None,
-    conv: Conv = None,
-    arch: Arch = None,
-    layout: Layout = None,
-    knn: Knn = None,
-    dilation: Dilation = None,
-    num_points: Annotated[
-        int | None, option_of("Points of a block in its training.", "--num-points", metavar="N")
-    ] = None,
+    flags: Flags,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -72,16 +69,8 @@ def import_file(
     from pipelines.exchange import import_weights
     from pipelines.weights.published import Untold
 
-    untold = Untold(
-        k=k,
-        conv=conv,
-        arch=arch,
-        layout=layout,
-        knn=knn,
-        dilation=dilation,
-        num_points=num_points,
-    )
-    result = import_weights(source, out, untold, progress=open_progress(quiet=quiet))
+    progress = open_progress(quiet=quiet)
+    result = import_weights(source, out, Untold(**flags), progress=progress)
     if as_json:
         return print_json(result)
     print_text(f"{result.out}: {result.network}, {result.parameters:,} parameters")
@@ -149,22 +138,22 @@ def export_file(
 @subcommand(
     "deepgcn weights inspect model.pth",
     "deepgcn weights inspect log5/epoch_best.ckpt --json",
+    takes=(Unstored,),
     name="inspect",
 )
 def inspect_file(
+    *,
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Weights, or a TensorFlow checkpoint (prefix).")
     ],
-    k: Neighbors = None,
-    conv: Conv = None,
-    arch: Arch = None,
+    flags: Flags,
     as_json: Json = False,
 ) -> None:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
     from pipelines.exchange import inspect_weights
     from pipelines.weights.published import Untold
 
-    found = inspect_weights(path, Untold(k=k, conv=conv, arch=arch))
+    found = inspect_weights(path, Untold(**flags))
     if as_json:
         return print_json(found)
     print_table(("what", "value"), _described(found))

@@ -74,7 +74,7 @@ def test_percent() -> None:
 
 def test_a_meter_tells_speed_and_time_left() -> None:
     clock = Clock()
-    meter = Meter(100, "rooms", clock)
+    meter = Meter(100, "rooms", clock=clock)
     meter.advance(10)  # warms up, and in a resumed task stands for what was done before
     assert meter.describe() == "10/100 rooms"
     clock.now = 2.0

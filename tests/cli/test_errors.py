@@ -193,8 +193,8 @@ def test_an_error_on_its_way_out_is_told_although_sigterm_comes(
         finally:
             signal.raise_signal(TERM)
 
-    said = errors._say
-    monkeypatch.setattr(errors, "_say", lambda message: (signal.raise_signal(TERM), said(message)))
+    say = errors._say
+    monkeypatch.setattr(errors, "_say", lambda text: (signal.raise_signal(TERM), say(text))[1])
     monkeypatch.setattr("pipelines.prepare.prepare", stage)
     assert fails(f"prepare {tmp_path}", capsys) == "Error: another process ended.\n"
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,18 +133,15 @@ def _count(value: int | None) -> str:
 
 
 def _print_columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    show = [_shown_as(name) for name in names]
+    from pipelines.runs.query import SCORES as FRACTIONS
+
+    show = [percent if name in FRACTIONS else _one_line for name in names]
     print_table(names, [[each(v) for each, v in zip(show, row, strict=True)] for row in rows])
 
 
-def _shown_as(name: str) -> Callable[[Any], str]:
-    """Return what shows the values of a column."""
-    from pipelines.runs.query import SCORES as FRACTIONS
-
-    if name in FRACTIONS:
-        return percent
-    # A note may have several lines, a row has one.
-    return lambda value: "–" if value is None else " ".join(str(value).split())
+def _one_line(value: Any) -> str:
+    """Return a value for a row of a table; a note may have several lines."""
+    return "–" if value is None else " ".join(str(value).split())
 
 
 @subcommand(
@@ -183,10 +180,6 @@ def sync_runs(runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False) ->
 
 def _runs(count: int) -> str:
     return f"{count:,} run{'' if count == 1 else 's'}"
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else f"{value:,.0f}"
 
 
 @subcommand("deepgcn runs show runs/mine", name="show")
@@ -230,11 +223,11 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
     if note := read_note(run.path):
         yield "note", " ".join(note.split())
     yield "network", describe(config.model)
-    yield "test area", _shown(config.test_area)
+    yield "test area", _count(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
     yield "seed", str(config.seed)
     yield "created", str(status.get("created", "–"))
-    yield "steps", f"{_shown(status.get('step'))} ({_shown(status.get('epoch'))} epochs)"
+    yield "steps", f"{_count(status.get('step'))} ({_count(status.get('epoch'))} epochs)"
     yield "time", clock_time(float(status.get("seconds") or 0))
     yield "validation mIoU", percent(status.get("best_miou"))
     yield "hardware", str(environment.get("gpu") or environment.get("cpu") or "–")
