@@ -25,7 +25,7 @@ from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.interruption import watch_for_interruption
 from pipelines.studies.estimates import StudyEstimate, estimate
-from pipelines.studies.plan import make_plan
+from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, seeded
 from pipelines.studies.state import (
     STARTED,
     STATES,
@@ -39,7 +39,6 @@ from pipelines.studies.state import (
     logged_error,
     match_run,
 )
-from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
 from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
@@ -91,7 +90,7 @@ def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstima
 
 def _check_same_study(plan: Plan) -> None:
     """Raise RunError if the study file that is there has the same rows with other settings."""
-    path = plan.folder / FILE
+    path = plan.file
     if not path.is_file():
         return
     before = {row.name: row.config for row in load_plan(path).rows}
@@ -134,7 +133,7 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
 
 def _job(plan: Plan, cell: Cell) -> Job:
     """Return the job that calls `ablate_job`, by the command that has its error messages."""
-    study = str((plan.folder / FILE).absolute())
+    study = str(plan.file.absolute())
     arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
     log = log_path(plan, cell.name).absolute()
     return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)

@@ -76,6 +76,11 @@ def _typed(name: str, hint: Any, value: Any) -> Any:
     if not fits(hint, value):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint)
         raise ConfigError(f"{name}: found {reprlib.repr(value)}, expected {wanted}.")
+    kinds = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    if kinds and value is not None:  # several of a dataclass, or one that need not be there
+        cls = typing.cast("type", kinds[0])
+        many = isinstance(value, list)
+        return tuple(from_plain(cls, one) for one in value) if many else from_plain(cls, value)
     paths = Path in (hint, *typing.get_args(hint))
     if isinstance(value, list):
         return tuple(Path(each) if paths else each for each in value)

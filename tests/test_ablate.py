@@ -27,9 +27,8 @@ from pipelines.reports.studies import Line
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
-from pipelines.studies.plan import make_plan
+from pipelines.studies.plan import FILE, Plan, load_plan, make_plan, save_plan, seeded
 from pipelines.studies.state import Cell, gather
-from pipelines.studies.study_file import FILE, Plan, load_plan, save_plan, seeded
 from pipelines.studies.tables import study_so_far
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store

@@ -86,7 +86,7 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _show_status(flags: Flags, *, as_json: bool) -> None:
-    from pipelines.studies.study_file import latest_study
+    from pipelines.studies.plan import latest_study
     from pipelines.studies.tables import study_so_far
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")

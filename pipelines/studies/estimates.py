@@ -27,8 +27,8 @@ from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory
 
+from .plan import Plan, PlannedRow
 from .state import Cell, fraction
-from .study_file import Plan, PlannedRow
 
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
 SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs

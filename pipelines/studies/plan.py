@@ -1,10 +1,17 @@
-"""From a study's rows to whole configurations, checked before anything is trained."""
+"""From a study's rows to whole configurations, checked before anything is trained.
+
+The plan is saved as runs/studies/<study>/study.json. It is a plan and nothing more: what was
+trained and scored is in the run directories, and which run belongs to which row follows from the
+settings (`state`).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,23 +22,175 @@ from pipelines.config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
 from pipelines.config.options import flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
 from pipelines.data.store import Store
-from pipelines.errors import ConfigError, did_you_mean
+from pipelines.errors import ConfigError, RunError, did_you_mean
+from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.presets import PRESETS
 from pipelines.runs.resume import identity
+from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
 from pipelines.training.summary import count_parameters
 from pipelines.weights.safetensors import describe
 
 from .grid import read_grid
 from .presets import Row, Section, Study, study
-from .study_file import Plan, PlannedRow, PlannedSection
 
+STUDIES, FILE = "studies", "study.json"
+VERSION = 1
 SETTINGS = {**options_of(TrainConfig), **options_of(ModelConfig)}
 MODEL = tuple(options_of(ModelConfig))
 LEAST = {"depth": 2, "width": 1, "k": 1}
 PUBLISHED_AREA = 5
 BUDGET = ("epochs", "max_steps", "batch_size", "num_points")
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A row with its whole configuration.
+
+    Attributes:
+        name: plain, part of the runs' names.
+        group: what kind of change it is.
+        label: the network and what else the row changes, for people.
+        config: what is trained, for the first seed; None where that cannot be, see `error`.
+        error: why it cannot be trained.
+        published: the preset whose published figure stands beside it.
+        full_size: whether network, recipe, budget and data are the published ones.
+        parameters: trainable values of the network.
+        axes: where the row stands in plots.
+    """
+
+    name: str
+    group: str
+    label: str
+    config: TrainConfig | None
+    error: str = ""
+    published: str | None = None
+    full_size: bool = False
+    parameters: int | None = None
+    axes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PlannedSection:
+    """The rows of one table; see `presets.Section`."""
+
+    title: str
+    reference: str | None
+    folds: bool
+    rows: tuple[PlannedRow, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, resolved against a store.
+
+    Attributes:
+        name: of the study.
+        title: heading.
+        sections: its tables.
+        seeds: of each row.
+        evaluation: how every run is scored; its `run_dirs` are empty.
+        fingerprint: of the store.
+        runs: the folder of the runs.
+        notes: what was left out, and why.
+    """
+
+    name: str
+    title: str
+    sections: tuple[PlannedSection, ...]
+    seeds: tuple[int, ...]
+    evaluation: EvalConfig
+    fingerprint: str
+    runs: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> Path:
+        """Where the plan is saved."""
+        return study_file(self.runs, self.name)
+
+    @property
+    def folder(self) -> Path:
+        """Where the study's own files are."""
+        return self.file.parent
+
+    @property
+    def rows(self) -> tuple[PlannedRow, ...]:
+        """The rows of all tables."""
+        return tuple(row for section in self.sections for row in section.rows)
+
+    @property
+    def protocol(self) -> str:
+        """What every run is scored under."""
+        return self.evaluation.protocols[0]
+
+    def row(self, name: str) -> PlannedRow:
+        """Return the row `name`.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        rows = {row.name: row for row in self.rows}
+        if name not in rows:
+            near = did_you_mean(name, list(rows))
+            raise ConfigError(f"{name!r}: found no such row in {self.name}.{near}")
+        return rows[name]
+
+
+def seeded(row: PlannedRow, seed: int) -> TrainConfig:
+    """Return what is trained for a row and a seed."""
+    assert row.config is not None, "a row that cannot be trained has no runs"
+    return dataclasses.replace(row.config, seed=seed)
+
+
+def study_file(runs: Path, name: str) -> Path:
+    """Return where the plan of a study is."""
+    return runs / STUDIES / name / FILE
+
+
+def save_plan(plan: Plan) -> None:
+    """Write the study file, whole or not at all."""
+    values = to_plain(plan)
+    values.pop("runs")  # where it lies says that
+    atomic_json(plan.file, {"version": VERSION, **values})
+
+
+def load_plan(path: Path) -> Plan:
+    """Return the plan in a study file.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    runs, name = path.parents[2], path.parent.name
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if (version := values.pop("version")) != VERSION:
+            raise RunError(f"{path}: found version {version} of the file, expected {VERSION}.")
+        return from_plain(Plan, {**values, "runs": str(runs)})
+    except FileNotFoundError:
+        known = sorted(found.parent.name for found in (runs / STUDIES).glob(f"*/{FILE}"))
+        there = f"its studies: {', '.join(known)}." if known else "no study was started there."
+        raise RunError(
+            f"{name}: found no such study in {runs}; {there}{did_you_mean(name, known)}\n"
+            "Start one: deepgcn ablate --preset smoke"
+        ) from None
+    except (ValueError, AttributeError, KeyError, TypeError, ConfigError) as error:
+        raise RunError(
+            f"{path}: found a damaged study ({error}).\nRun the same deepgcn ablate again."
+        ) from error
+
+
+def latest_study(runs: Path) -> str:
+    """Return the name of the study that was started last.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = list((runs / STUDIES).glob(f"*/{FILE}"))
+    if not found:
+        raise RunError(f"{runs}: found no study.\nStart one: deepgcn ablate --preset smoke")
+    return max(found, key=lambda path: path.stat().st_mtime).parent.name
 
 
 def make_plan(config: AblateConfig, store: Store) -> Plan:

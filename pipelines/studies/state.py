@@ -16,7 +16,7 @@ from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run, find_runs
 from pipelines.runs.resume import identity
 
-from .study_file import Plan, PlannedRow, seeded
+from .plan import Plan, PlannedRow, seeded
 
 STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
 ORDER = ("failed", "interrupted", "running", "finished")  # the further a run, the sooner taken

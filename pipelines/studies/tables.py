@@ -25,8 +25,8 @@ from pipelines.reports.studies import (
 from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
+from .plan import Plan, PlannedRow, PlannedSection, load_plan, study_file
 from .state import Cell, gather, position
-from .study_file import FILE, Plan, PlannedRow, PlannedSection, load_plan, study_folder
 
 PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
 PUBLISHED_AREA = 5  # that the presets' figures are of
@@ -61,7 +61,7 @@ def study_so_far(
     Raises:
         RunError: there is no such study.
     """
-    plan = load_plan(study_folder(runs, name) / FILE)
+    plan = load_plan(study_file(runs, name))
     cells = gather(plan)
     return summarize(plan, cells, reports, pictures=pictures)
 

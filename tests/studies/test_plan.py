@@ -13,8 +13,7 @@ from pipelines.config import AblateConfig, ModelConfig, TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.studies.plan import make_plan, parameters_of
-from pipelines.studies.study_file import FILE, load_plan, save_plan
+from pipelines.studies.plan import FILE, load_plan, make_plan, parameters_of, save_plan
 from tests.tiny_store import write_tiny_store
 
 
@@ -99,7 +98,8 @@ def test_parameters_are_counted_without_allocating_them() -> None:
 def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> None:
     made = make_plan(config(store, base={"num_points": 432}, seeds=2), store)
     plan = dataclasses.replace(made, runs=tmp_path)
-    path = save_plan(plan)
+    save_plan(plan)
+    path = plan.file
     assert path == tmp_path / "studies" / "paper-table1" / FILE
     assert load_plan(path) == plan
 
@@ -107,7 +107,7 @@ def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 99}, "another version"),
+        ({"version": 99}, "found version 99"),
         ({"seeds": None}, "damaged study"),
         ({"sections": [{"title": "x"}]}, "damaged study"),
         ({"surprise": 1}, "damaged study"),
@@ -116,12 +116,14 @@ def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> Non
 def test_a_damaged_study_file_is_refused(
     store: Store, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    path = save_plan(dataclasses.replace(make_plan(config(store), store), runs=tmp_path))
+    plan = dataclasses.replace(make_plan(config(store), store), runs=tmp_path)
+    save_plan(plan)
+    path = plan.file
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(RunError, match=message):
         load_plan(path)
     path.write_text("{")
-    with pytest.raises(RunError, match="expected JSON"):
+    with pytest.raises(RunError, match="damaged study"):
         load_plan(path)
 
 
