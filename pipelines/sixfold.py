@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,15 @@ from pipelines.reports.comparison import SIX_FOLD, different_settings, pool
 from pipelines.reports.scores import known_scores, write_scores
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from pipelines.runs.directory import Run, find_runs
-from pipelines.runs.resume import open_data
+from pipelines.runs.resume import FREE, open_data
 from pipelines.weights.safetensors import describe
 
-from .config import EvalConfig
+from .config import AREAS, EvalConfig
 from .errors import ConfigError, RunError, command
 from .evaluate import chosen_runs, evaluate
 from .progress import SILENT, Progress
 from .serialization import to_plain
 from .train import train
-
-# Settings in which the runs of one six-fold evaluation may differ.
-FREE = ("name", "test_area", "data", "runs", "device", "threads", "workers")
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
                 "A six-fold score is that of one network: name runs that differ in --area alone."
             )
     found = {area_of(base): base}
-    others = chosen[1:] if config.run_dirs[1:] else _alike(base, base.path.parent)
+    others = chosen[1:] if config.run_dirs[1:] else _alike(base)
     for run in others:
         known = found.get(area_of(run))
         if known and config.run_dirs[1:]:
@@ -112,29 +110,21 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
 
 
 def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
-    """Return what two runs differ in but the area.
-
-    Data is told by the store's fingerprint, wherever the store lies.
-    """
-    settings = [
-        {
-            **to_plain(run.config),
-            "data fingerprint": str(run.environment.get("store", {}).get("fingerprint"))[:12],
-        }
-        for run in (first, other)
-    ]
-    return different_settings(settings, ignored=FREE)
+    """Return what two runs differ in but the area; data is told by the store's fingerprint."""
+    settings = []
+    for run in (first, other):
+        data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
+        settings.append({**to_plain(run.config), "data fingerprint": data})
+    return different_settings(settings, ignored=(*FREE, "test_area"))
 
 
-def _alike(base: Run, folder: Path) -> list[Run]:
+def _alike(base: Run) -> list[Run]:
     """Return the runs beside `base` with its settings, finished ones last, then by age."""
     found = []
-    for run in find_runs(folder):
-        try:
+    for run in find_runs(base.path.parent):
+        with suppress(RunError):  # a broken run is no fold
             if not _differences(base, run):
                 found.append(run)
-        except RunError:  # a broken run is no fold
-            continue
     return sorted(found, key=lambda run: run.state == "finished")
 
 
@@ -159,36 +149,36 @@ def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
     return Run(train(config, progress=progress).run)
 
 
-# --- pooling -----------------------------------------------------------------------------------
-
-
 def _pool(
     config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
 ) -> SixFoldResult:
     values = {area: scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
-    classes = tuple(next(iter(values.values()))["classes"])
-    matrix = np.sum([np.array(each["confusion"]) for each in values.values()], axis=0)
+    first, base = next(iter(values.values())), next(iter(folds.values()))
     areas, pooled, mean = pool(values, absent_as=config.absent)
-    base = next(iter(folds.values()))
     store = open_data(base, config.data)
-    of_s3dis = bool(store.published_rooms)
-    report = _report(base, protocol, areas, pooled, mean, classes, of_s3dis=of_s3dis)
-    report = dataclasses.replace(report, facts=_facts(config, protocol, base, store, values))
-    plain = {
+    rows = [Row.of("pooled", pooled), mean]
+    rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
+    record = {
         "protocol": protocol,
-        **{name: next(iter(values.values()))[name] for name in ("seed", "checkpoint", "votes")},
+        **{name: first[name] for name in ("seed", "checkpoint", "votes")},
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "environments": {str(area): each["environment"] for area, each in values.items()},
-        "classes": list(classes),
+        "classes": first["classes"],
         "pooled": asdict(pooled),
         "mean": asdict(mean),
         "areas": {str(area): asdict(found) for area, found in areas.items()},
         "runs": {str(area): run.name for area, run in sorted(folds.items())},
-        "confusion": matrix.tolist(),
+        "confusion": np.sum([each["confusion"] for each in values.values()], axis=0).tolist(),
     }
-    report = dataclasses.replace(report, values=plain)
-    folder = base.path.parent / "six-fold" / base.name / protocol
-    files = write_scores(folder, report, config)
+    report = Report(
+        f"{describe(base.config.model)}: {len(areas)} folds, protocol {protocol}",
+        tuple(first["classes"]),
+        (*rows, *(_published() if store.published_rooms else ())),
+        _facts(config, protocol, base, store, values),
+        tuple(_notes(areas, pooled, of_s3dis=bool(store.published_rooms))),
+        record,
+    )
+    files = write_scores(base.path.parent / "six-fold" / base.name / protocol, report, config)
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 
@@ -207,41 +197,32 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
     return made
 
 
-def _report(
-    base: Run,
-    protocol: str,
-    areas: dict[int, Scores],
-    pooled: Scores,
-    mean: Row,
-    classes: tuple[str, ...],
-    *,
-    of_s3dis: bool,
-) -> Report:
-    config = base.config
-    rows = [Row.of("pooled", pooled), mean]
-    rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
+def _published() -> list[Row]:
+    """Return the published rows, as fractions."""
+    return [
+        Row(
+            f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
+            row.miou / 100,
+            None if row.oa is None else row.oa / 100,
+            None,
+            None if row.iou is None else tuple(value / 100 for value in row.iou),
+        )
+        for row in SIX_FOLD
+    ]
+
+
+def _notes(areas: Mapping[int, Scores], pooled: Scores, *, of_s3dis: bool) -> list[str]:
     notes = ["Scores in percent. Pooled: all areas' counts summed; mean: of the areas' scores."]
-    if set(areas) != {1, 2, 3, 4, 5, 6}:
+    if set(areas) != set(AREAS):
         shown = ", ".join(map(str, areas))
         notes.append(f"Not six folds: the data has areas {shown} only.")
     notes += absent_notes(pooled)
     if of_s3dis:
-        rows += [
-            Row(
-                f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
-                row.miou / 100,
-                None if row.oa is None else row.oa / 100,
-                None,
-                None if row.iou is None else tuple(value / 100 for value in row.iou),
-            )
-            for row in SIX_FOLD
-        ]
         notes.append(
             f"{DAGGER} recalled from the paper, not read again. Published rows are of the whole "
             "of S3DIS under the authors' protocols."
         )
-    title = f"{describe(config.model)}: {len(areas)} folds, protocol {protocol}"
-    return Report(title, classes, tuple(rows), {}, tuple(notes))
+    return notes
 
 
 def _facts(

@@ -12,9 +12,8 @@ import math
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
@@ -37,7 +36,7 @@ MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a 
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """What one row will take; None where that cannot be told.
+    """What one row will take; None if that is unknown.
 
     Attributes:
         row: of the plan.
@@ -61,7 +60,7 @@ class StudyEstimate:
     Attributes:
         study: its name.
         rows: one estimate each.
-        seconds: of all rows, one run after the other; None where a row's is not known.
+        seconds: of all rows, one run after the other; None if a row's is unknown.
         source: what the times were taken from.
         notes: of the plan.
     """
@@ -78,31 +77,24 @@ def estimate(
 ) -> StudyEstimate:
     """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
     speed, source = machine_speed(plan, device, progress)
-    steps = StepCounts(store, progress)
-    rows = [_row(row, cells, speed, steps, device) for row in plan.rows]
+    blocks: dict[tuple[object, ...], int | None] = {}
+    rows = []
+    for row in plan.rows:
+        left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
+        if row.config is None:
+            rows.append(RowEstimate(row, 0, None, None, None))
+            continue
+        steps = _steps(row.config, store, blocks, progress)
+        seconds = None
+        if speed is not None and steps is not None:
+            each = steps * row.config.batch_size * block_flop(row.config) / speed
+            seconds = sum(each * (1 - fraction(cell.run)) for cell in left)
+        memory = estimate_memory(fit_memory(row.config, device), device=device).total
+        rows.append(RowEstimate(row, len(left), steps, seconds, memory))
     times = [row.seconds for row in rows if row.row.config is not None]
-    total = sum(time for time in times if time is not None)
-    whole = total if all(time is not None for time in times) else None
-    return StudyEstimate(plan.name, tuple(rows), whole, source, plan.notes)
-
-
-def _row(
-    row: PlannedRow,
-    cells: Sequence[Cell],
-    speed: float | None,
-    steps: Callable[[TrainConfig], int | None],
-    device: str,
-) -> RowEstimate:
-    left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
-    if row.config is None:
-        return RowEstimate(row, 0, None, None, None)
-    count = steps(row.config)
-    seconds = None
-    if speed is not None and count is not None:
-        one = count * row.config.batch_size * block_flop(row.config) / speed
-        seconds = sum((1 - fraction(cell.run)) * one for cell in left)
-    memory = estimate_memory(fit_memory(row.config, device), device=device).total
-    return RowEstimate(row, len(left), count, seconds, memory)
+    known = [time for time in times if time is not None]
+    total = sum(known) if len(known) == len(times) else None
+    return StudyEstimate(plan.name, tuple(rows), total, source, plan.notes)
 
 
 def block_flop(config: TrainConfig) -> float:
@@ -110,27 +102,26 @@ def block_flop(config: TrainConfig) -> float:
     return step_flop(config.model, config.num_points)
 
 
-class StepCounts:
-    """How many steps a training takes; the blocks of each test area are counted once."""
+def _steps(
+    config: TrainConfig,
+    store: Store,
+    blocks: dict[tuple[object, ...], int | None],
+    progress: Progress,
+) -> int | None:
+    """Return the steps of a training; None if it has no blocks to train on.
 
-    def __init__(self, store: Store, progress: Progress) -> None:
-        self.store, self.progress = store, progress
-        self.blocks: dict[Any, int] = {}
-
-    def __call__(self, config: TrainConfig) -> int | None:
-        """Return the steps of a training; None if it has no blocks to train on."""
-        key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
-        if key not in self.blocks:
-            try:
-                training, _ = open_samplers(config, self.store, self.progress)
-            except DeepGCNError:
-                return None
-            self.blocks[key] = len(training)
-        steps = config.epochs * math.ceil(self.blocks[key] / config.batch_size)
-        return min(steps, config.max_steps or steps)
-
-
-# --- how fast this machine is --------------------------------------------------------------------
+    `blocks` keeps how many there are: reading the rooms takes a while.
+    """
+    key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
+    if key not in blocks:
+        try:
+            blocks[key] = len(open_samplers(config, store, progress)[0])
+        except DeepGCNError:
+            blocks[key] = None
+    if (count := blocks[key]) is None:
+        return None
+    steps = config.epochs * math.ceil(count / config.batch_size)
+    return min(steps, config.max_steps or steps)
 
 
 def machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
@@ -146,10 +137,7 @@ def machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | 
 
 
 def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
-    """Return a run's arithmetic a second.
-
-    None if it was made elsewhere, is not finished, or did far more or less a block than `like`.
-    """
+    """Return a finished run's arithmetic a second; None if it is not of this machine or unlike."""
     try:
         status, environment, config = run.status, run.environment, run.config
     except DeepGCNError:
@@ -158,13 +146,12 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
     pace = float(status.get("blocks_per_second") or 0)
     if not here or status.get("state") != "finished" or not pace:
         return None
-    work = block_flop(config)
-    similar = 1 / SIMILAR <= work / block_flop(like) <= SIMILAR
-    return pace * work if similar else None
+    similar = 1 / SIMILAR <= block_flop(config) / block_flop(like) <= SIMILAR
+    return pace * block_flop(config) if similar else None
 
 
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
-    """Time steps of a training, most often of the reference."""
+    """Time steps of a training, most often of the reference, in a process of their own."""
     blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / block_flop(config))))
     case = {
         "model": to_plain(config.model),
