@@ -72,7 +72,7 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     progress.say(_overview(plan, cells, todo))
     if todo:
         _run(plan, config, [cell for cell in cells if cell.state != "impossible"], progress)
-    return summarize(plan, gather(plan), config.reports, pictures=config.pictures)
+    return summarize(plan, config.reports, pictures=config.pictures)
 
 
 def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstimate:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import AREAS
+from pipelines.metrics import Scores
 from pipelines.model.presets import PRESETS
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, pool
 from pipelines.reports.studies import (
@@ -22,7 +23,7 @@ from pipelines.reports.studies import (
     StudyTable,
     write_study,
 )
-from pipelines.reports.tables import DAGGER
+from pipelines.reports.tables import DAGGER, Row
 from pipelines.runs.directory import Run
 
 from .plan import Plan, PlannedRow, PlannedSection, load_plan, study_file
@@ -54,40 +55,31 @@ class AblateResult:
 
 
 def study_so_far(
-    runs: Path, name: str, reports: tuple[str, ...] = (), *, pictures: bool = False
+    runs: Path, name: str, reports: Sequence[str] = (), *, pictures: bool = False
 ) -> AblateResult:
-    """Return the table of a study as its runs are now; nothing is trained or scored.
+    """Return what a study has come to as its runs are now; nothing is trained or scored.
 
     Raises:
         RunError: there is no such study.
     """
-    plan = load_plan(study_file(runs, name))
+    return summarize(load_plan(study_file(runs, name)), reports, pictures=pictures)
+
+
+def summarize(plan: Plan, reports: Sequence[str], *, pictures: bool) -> AblateResult:
+    """Make the tables of a study as its runs are now, and write them in the formats asked for."""
     cells = gather(plan)
-    return summarize(plan, cells, reports, pictures=pictures)
-
-
-def summarize(
-    plan: Plan, cells: Sequence[Cell], reports: Sequence[str], *, pictures: bool
-) -> AblateResult:
-    """Make the tables of a study as its cells are, and write them in the formats asked for."""
-    tables = study_tables(plan, cells)
-    files = write_study(plan.folder, tables, reports=reports, pictures=pictures)
+    rows: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row.name, []).append(cell)
+    tables = tuple(_table(plan, section, rows) for section in plan.sections)
     return AblateResult(
         study=plan.name,
         tables=tables,
-        files=files,
+        files=write_study(plan.folder, tables, reports=reports, pictures=pictures),
         runs=len(cells),
         finished=sum(cell.state == "scored" for cell in cells),
         failed=sum(cell.state in ("failed", "impossible") for cell in cells),
     )
-
-
-def study_tables(plan: Plan, cells: Sequence[Cell]) -> tuple[StudyTable, ...]:
-    """Return the tables of a study as its cells are now."""
-    by_row: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_row.setdefault(cell.row.name, []).append(cell)
-    return tuple(_table(plan, section, by_row) for section in plan.sections)
 
 
 def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) -> StudyTable:
@@ -128,25 +120,27 @@ def _fold_lines(section: PlannedSection, cells: dict[str, list[Cell]]) -> list[L
 
     As `deepgcn eval --six-fold` does: the scores of the summed counts, and the areas' mean.
     """
-    folds = [cells[row.name] for row in section.rows]
     pooled, mean = [], []
-    for same_seed in zip(*folds, strict=True):
-        values = {cell.scores["test_area"]: cell.scores for cell in same_seed if cell.scores}
-        if len(values) == len(folds):
-            _, both, average = pool(values)
-            seed = same_seed[0].seed
-            pooled.append(Sample(seed, "", both.oa, both.macc, both.miou))
-            assert average.oa is not None
-            assert average.macc is not None
-            mean.append(Sample(seed, "", average.oa, average.macc, average.miou))
+    for fold in zip(*(cells[row.name] for row in section.rows), strict=True):
+        values = {cell.scores["test_area"]: cell.scores for cell in fold if cell.scores}
+        if len(values) == len(fold):
+            _, counted, averaged = pool(values)
+            pooled.append(_fold_sample(fold[0].seed, counted))
+            mean.append(_fold_sample(fold[0].seed, averaged))
     whole = len(section.rows) == len(AREAS) and all(row.full_size for row in section.rows)
     paper = next(row for row in SIX_FOLD if row.name == PUBLISHED_FOLDS)
     published = Published(paper.miou, None, paper.cited, comparable=whole)
-    label = f"{len(folds)} areas"
+    label = f"{len(section.rows)} areas"
     return [
         Line("pooled", "all areas", label, tuple(pooled), published=published),
         Line("mean", "all areas", label, tuple(mean)),
     ]
+
+
+def _fold_sample(seed: int, found: Scores | Row) -> Sample:
+    assert found.oa is not None
+    assert found.macc is not None
+    return Sample(seed, "", found.oa, found.macc, found.miou)
 
 
 def _sample(cell: Cell) -> Sample:
@@ -201,18 +195,17 @@ def _subject(scores: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _published(row: PlannedRow, section: PlannedSection) -> Published | None:
-    if row.published is None or row.config is None:
-        return None
-    if row.config.test_area != PUBLISHED_AREA and section.folds:
+    other_fold = section.folds and row.config and row.config.test_area != PUBLISHED_AREA
+    if row.published is None or row.config is None or other_fold:
         return None
     preset = PRESETS[row.published]
     if preset.published is None:
         return None
     reference = next((r for r in section.rows if r.name == section.reference), None)
-    base = PRESETS[reference.published] if reference and reference.published else None
     delta = None
-    if base is not None and base.published is not None and row is not reference:
-        delta = preset.published - base.published
+    if reference is not None and reference is not row and reference.published:
+        base = PRESETS[reference.published].published
+        delta = None if base is None else preset.published - base
     return Published(preset.published, delta, preset.cited, row.full_size)
 
 
@@ -220,50 +213,41 @@ def _remark(cells: Sequence[Cell]) -> str:
     """Return what is not finished, or went wrong, over the seeds of a row."""
     if cells[0].state == "impossible":
         return f"not trained: {cells[0].error}"
-    parts = []
-    for cell in cells:
-        if cell.state == "scored":
-            parts += _split(cell)
-            continue
-        what = cell.state
-        if cell.run is not None and cell.state in ("running", "interrupted"):
-            done, total = position(cell.run)
-            what += f" at step {done:,}" + (f" of {total:,}" if total else "")
-        parts.append(f"seed {cell.seed} {what}" + (f": {cell.error}" if cell.error else ""))
-    states = {part.split(" ", 2)[2] for part in parts}
-    if len(parts) == len(cells) and len(states) == 1:
-        return states.pop()
-    return "; ".join(parts)
+    remarks = {cell.seed: text for cell in cells if (text := _cell_remark(cell))}
+    if len(remarks) == len(cells) and len(set(remarks.values())) == 1:
+        return next(iter(remarks.values()))
+    return "; ".join(f"seed {seed} {text}" for seed, text in remarks.items())
 
 
-def _split(cell: Cell) -> list[str]:
-    """Say where memory made a run take its steps in micro-batches: batch norm counts each alone."""
-    assert cell.run is not None
-    assert cell.row.config is not None
-    found = cell.run.config.micro_batch
-    if found == cell.row.config.micro_batch:
-        return []
-    return [f"seed {cell.seed} in micro-batches of {found}"]
+def _cell_remark(cell: Cell) -> str:
+    if cell.state == "scored":
+        assert cell.run is not None
+        assert cell.row.config is not None
+        # Where memory made a run take its steps in micro-batches, batch norm counts each alone.
+        found = cell.run.config.micro_batch
+        return f"in micro-batches of {found}" if found != cell.row.config.micro_batch else ""
+    text = cell.state
+    if cell.run is not None and cell.state in ("running", "interrupted"):
+        done, total = position(cell.run)
+        text += f" at step {done:,}" + (f" of {total:,}" if total else "")
+    return text + (f": {cell.error}" if cell.error else "")
 
 
 def _facts(plan: Plan, section: PlannedSection) -> dict[str, str]:
-    config = next((row.config for row in section.rows if row.config is not None), None)
     evaluation = plan.evaluation
     votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
     facts = {
         "study": f"{plan.title}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {plan.protocol}{votes}, {evaluation.checkpoint} checkpoint",
     }
+    config = next((row.config for row in section.rows if row.config is not None), None)
     if config is None:
         return facts
     length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.epochs} epochs"
+    blocks = f"batch {config.batch_size} × {config.num_points} points"
     if not section.folds:
         facts["test area"] = str(config.test_area)
-    facts["budget"] = (
-        f"{length}, batch {config.batch_size} × {config.num_points} points, "
-        f"lr {config.first_lr:g}, "
-        f"{config.model.layout} layout"
-    )
+    facts["budget"] = f"{length}, {blocks}, lr {config.first_lr:g}, {config.model.layout} layout"
     facts["data"] = f"{config.data} ({plan.fingerprint[:12]})"
     return facts
 
