@@ -266,13 +266,10 @@ def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfi
     Raises:
         ConfigError: a setting cannot work.
     """
-    model = {name: value for name, value in settings.items() if name in MODEL}
-    other = {name: value for name, value in settings.items() if name not in MODEL}
+    model, other = _split(settings)
     arch, depth = model.pop("arch", ModelConfig.arch), model.pop("depth", None)
-    return TrainConfig(
-        model=ModelConfig.published(arch, depth, **model),
-        **{"data": config.data, "runs": config.runs, **other},
-    )
+    network = ModelConfig.published(arch, depth, **model)
+    return TrainConfig(model=network, **{"data": config.data, "runs": config.runs, **other})
 
 
 def changed(base: TrainConfig, row: Row) -> TrainConfig:
@@ -281,13 +278,17 @@ def changed(base: TrainConfig, row: Row) -> TrainConfig:
     Raises:
         ConfigError: the result cannot work.
     """
-    values = dict(row.changes)
+    model, other = _split(row.changes)
     for name, factor in row.factors.items():
         scaled = getattr(base.model, name) * factor
-        values[name] = max(LEAST[name], math.floor(scaled + Fraction(1, 2)))
-    model = {name: value for name, value in values.items() if name in MODEL}
-    other = {name: value for name, value in values.items() if name not in MODEL}
+        model[name] = max(LEAST[name], math.floor(scaled + Fraction(1, 2)))
     return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
+
+
+def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of the network, and the others."""
+    model = {name: value for name, value in settings.items() if name in MODEL}
+    return model, {name: value for name, value in settings.items() if name not in MODEL}
 
 
 def _chosen(section: Section, names: tuple[str, ...]) -> list[Row]:
@@ -371,19 +372,16 @@ def _without_twins(
     rows: list[PlannedRow], reference: str | None, store: Store, notes: list[str]
 ) -> tuple[PlannedRow, ...]:
     """Return the rows that train something of their own; say which ones do not."""
+    trained = {row.name: identity(row.config, store.fingerprint) for row in rows if row.config}
     first: dict[str, str] = {}
-    kept = []
-    for row in rows:
-        if row.name == reference and row.config is not None:
-            first[identity(row.config, store.fingerprint)] = row.name
-    for row in rows:
-        if row.config is not None:
-            twin = first.setdefault(identity(row.config, store.fingerprint), row.name)
-            if twin != row.name:
-                notes.append(f"{row.name}: left out; with these settings it is the same as {twin}.")
-                continue
-        kept.append(row)
-    return tuple(kept)
+    for name in sorted(trained, key=lambda name: name != reference):
+        first.setdefault(trained[name], name)
+    left_out = {name: first[what] for name, what in trained.items() if first[what] != name}
+    notes += [
+        f"{name}: left out; with these settings it is the same as {twin}."
+        for name, twin in left_out.items()
+    ]
+    return tuple(row for row in rows if row.name not in left_out)
 
 
 def _evaluation(config: AblateConfig, base: TrainConfig) -> EvalConfig:

@@ -8,9 +8,10 @@ Networks and published figures come from `model.presets`, the parts of recipes f
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 from pipelines.config import AREAS, STUDIES, ModelConfig
@@ -21,11 +22,8 @@ from pipelines.model.presets import PRESETS, published_as
 SCALED = ("depth", "width", "k")  # settings that follow the reference's
 REFERENCE = "resgcn-28"  # the preset that the published rows differ from
 DEPTHS = (7, 14, 28, 56)
-DEEP: dict[int, dict[str, int]] = {
-    112: {},
-    152: {"k": 3},
-    1001: {"k": 3},
-}  # ResGCN only; k·d has to fit a block
+# Of ResGCN only; k·d has to fit into a block.
+DEEP: dict[int, dict[str, int]] = {112: {}, 152: {"k": 3}, 1001: {"k": 3}}
 
 
 @dataclass(frozen=True)
@@ -96,18 +94,16 @@ def study(name: str, *, deepest: bool = False) -> Study:
         ConfigError: there is none of that name.
     """
     check_choice("study", name, STUDIES, flag="--preset")
-    if name == "depth":
-        return _depth(deepest=deepest)
-    return {
+    makers: dict[str, Callable[[], Study]] = {
         "paper-table1": _table1,
         "paper-variants": _variants,
+        "depth": partial(_depth, deepest=deepest),
         "recipe": _recipe,
         "six-fold": _six_fold,
         "smoke": _smoke,
-    }[name]()
+    }
+    return makers[name]()
 
-
-# --- the paper's tables ------------------------------------------------------------------------
 
 # Row, group, preset, axis of the plots. Reference: ICCV 2019, table 1.
 _TABLE1 = (
@@ -133,25 +129,27 @@ _TABLE1 = (
 )
 _VARIANTS = (
     ("edge", "reference", REFERENCE, None),
-    ("mr", "vertex layer", "resmrgcn-28", None),
-    ("sage", "vertex layer", "resgraphsage-28", None),
-    ("sage-n", "vertex layer", "resgraphsage-n-28", None),
-    ("gin", "vertex layer", "resgin-28", None),
+    ("mr", "graph convolution", "resmrgcn-28", None),
+    ("sage", "graph convolution", "resgraphsage-28", None),
+    ("sage-n", "graph convolution", "resgraphsage-n-28", None),
+    ("gin", "graph convolution", "resgin-28", None),
 )
 
 
 def _table1() -> Study:
-    rows = tuple(published_row(*line) for line in _TABLE1)
     title = "ResGCN-28 with one thing changed (ICCV 2019, table 1)"
-    section = Section("mIoU on the test area", rows, reference="reference")
+    section = _section([published_row(*line) for line in _TABLE1], "reference")
     return Study("paper-table1", title, (section,), fixed=("arch",))
 
 
 def _variants() -> Study:
-    rows = tuple(published_row(*line) for line in _VARIANTS)
-    title = "ResGCN-28 with other vertex layers (TPAMI 2021)"
-    section = Section("mIoU on the test area", rows, reference="edge")
+    title = "ResGCN-28 with other graph convolutions (TPAMI 2021)"
+    section = _section([published_row(*line) for line in _VARIANTS], "edge")
     return Study("paper-variants", title, (section,), fixed=("arch", "conv"))
+
+
+def _section(rows: Sequence[Row], reference: str) -> Section:
+    return Section("mIoU on the test area", tuple(rows), reference)
 
 
 def published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
@@ -169,18 +167,14 @@ def published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
 def _difference(network: ModelConfig, absolute: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return what `network` changes of the reference: `changes` and `factors` of a row."""
     before = PRESETS[REFERENCE].config
-    names = [each.name for each in dataclasses.fields(network)]
-    changed = [name for name in names if getattr(network, name) != getattr(before, name)]
-    factors = [name for name in changed if name in SCALED and name not in absolute]
-    return {
-        "changes": {name: getattr(network, name) for name in changed if name not in factors},
-        "factors": {
-            name: Fraction(getattr(network, name), getattr(before, name)) for name in factors
-        },
+    changed = {
+        name: value for name, value in vars(network).items() if value != getattr(before, name)
     }
-
-
-# --- the toolkit's own ---------------------------------------------------------------------------
+    scaled = [name for name in changed if name in SCALED and name not in absolute]
+    return {
+        "changes": {name: value for name, value in changed.items() if name not in scaled},
+        "factors": {name: Fraction(changed[name], getattr(before, name)) for name in scaled},
+    }
 
 
 def _depth(*, deepest: bool) -> Study:
@@ -238,12 +232,10 @@ def _six_fold() -> Study:
 
 def _smoke() -> Study:
     wanted = ("reference", "no-dilation", "plain", "dense", "k-half", "depth-half", "width-half")
-    rows = tuple(dataclasses.replace(row, published=None) for row in _table1().rows)
-    section = Section(
-        "mIoU on the test area", tuple(r for r in rows if r.name in wanted), "reference"
-    )
+    rows = [dataclasses.replace(r, published=None) for r in _table1().rows if r.name in wanted]
     base = {
         **{"depth": 4, "width": 16, "k": 6, "fusion_channels": 64, "num_points": 256},
         **{"batch_size": 4, "max_steps": 20, "lr": 5e-3},
     }
+    section = _section(rows, "reference")
     return Study("smoke", "A few rows in minutes", (section,), base, fixed=("arch",))
