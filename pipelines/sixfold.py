@@ -17,11 +17,11 @@ import numpy as np
 
 from pipelines.data.store import Store
 from pipelines.metrics import Scores
-from pipelines.reports.comparison import SIX_FOLD, different_settings, pool
+from pipelines.reports.comparison import SIX_FOLD, pool
 from pipelines.reports.scores import known_scores, write_scores
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from pipelines.runs.directory import Run, find_runs
-from pipelines.runs.resume import FREE, open_data
+from pipelines.runs.resume import FREE, different_settings, open_data
 from pipelines.weights.safetensors import describe
 
 from .config import AREAS, EvalConfig

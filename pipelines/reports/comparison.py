@@ -149,26 +149,6 @@ def bootstrap_interval(first: np.ndarray, other: np.ndarray, seed: int = 0) -> t
     return float(low), float(high)
 
 
-def different_settings(
-    configs: Sequence[Mapping[str, Any]], ignored: Sequence[str] = ("name",)
-) -> dict[str, list[Any]]:
-    """Return the settings in which configurations differ: dotted name → value of each."""
-    flat = [_flatten(config) for config in configs]
-    names = list(dict.fromkeys(name for values in flat for name in values))
-    found = {name: [values.get(name) for values in flat] for name in names if name not in ignored}
-    return {name: values for name, values in found.items() if any(v != values[0] for v in values)}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            found[prefix + name] = value
-    return found
-
-
 def pool(
     values: Mapping[int, Mapping[str, Any]], *, absent_as: str = "exclude"
 ) -> tuple[dict[int, Scores], Scores, Row]:

@@ -107,7 +107,6 @@ class StudyTable:
     title: str
     reference: str | None  # the row that the others are compared with, if any
     lines: tuple[Line, ...]  # its rows, in the study's order
-    seeds: int  # how many each row has when all is done
     facts: Mapping[str, str] = field(default_factory=dict)  # what all rows share, in order
     notes: tuple[str, ...] = ()  # sentences below the table
 

@@ -1,8 +1,9 @@
-"""Whether a run can be gone on with: its configuration and data must be what they were."""
+"""Whether a run can be resumed: its configuration and data must be what they were."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from pipelines.serialization import to_plain
 
 from .directory import Run, resume_command
 
-# The run's directory says its name; the store's fingerprint, not its path, says which data it is;
-# a recipe is its parts, whatever it is called.
+# A run's name is its directory, its data is known by the fingerprint, and a recipe by its parts.
 NO_RESULT = (SPEED, PLACE, RECIPE)
 SHAPES = {name: option.shapes for name, option in options_of(TrainConfig).items()}
 FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (SPEED, PLACE))
@@ -34,34 +34,27 @@ def open_data(run: Run, data: Path | None) -> Store:
     """Open the store in `data`; None: the one that `run` was trained on.
 
     Raises:
-        DatasetError: it is not where the run says, or as for `Store.open`.
+        DatasetError: the run's data is no longer in its place, or as for `Store.open`.
     """
-    told = run.config.data
-    if data in (None, told) and not told.exists():
-        begun = "" if told.is_absolute() else ", from the folder that the training began in"
+    known = run.config.data
+    if data in (None, known) and not known.exists():
+        begun = "" if known.is_absolute() else ", from the folder that the training began in"
         raise DatasetError(
-            f"{told}: found no such folder; it is where {run.path} had its data{begun}.\n"
-            f"Say where the data is: --data DIR{'' if told.is_absolute() else ', or go there'}"
+            f"{known}: found no such folder; it is where {run.path} had its data{begun}.\n"
+            f"Say where the data is: --data DIR{'' if known.is_absolute() else ', or go there'}"
         )
-    return Store.open(data or told)
+    return Store.open(data or known)
 
 
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:
-    """Check that going on with `run` under `config` continues the same training.
-
-    Args:
-        run: the run to go on with.
-        config: resolved, as asked for now.
-        store: to train on now.
+    """Check that resuming `run` under `config`, resolved, on `store` continues the same training.
 
     Raises:
-        RunError: a setting that shapes the result, or the data, is another one; says which.
+        RunError: a setting that shapes the result, or the data, has changed; says which.
     """
-    free = {*(() if "cosine" in config.parts else (LENGTH,))}
-    free |= {*((PROCESSES,) if config.sync_bn else ())}
-    found = differences(to_plain(run.config), to_plain(config))
-    changed = [text for text in found if SHAPES.get(text.split()[0]) not in free]
-    if changed:
+    free = [LENGTH] if "cosine" not in config.parts else []
+    free += [PROCESSES] if config.sync_bn else []
+    if changed := differences(to_plain(run.config), to_plain(config), free=free):
         raise RunError(
             f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"
             f"Leave them out ({resume_command(run.path)}), or start a new run without --resume."
@@ -77,10 +70,10 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
 
 
 def identity(config: TrainConfig, fingerprint: str) -> str:
-    """Return a text that two trainings share if and only if they give the same result.
+    """Return a text that is equal for two trainings if and only if they give the same result.
 
-    It has what `check_same` compares, and the length: a run of half the steps is another one. Not
-    told apart is how a step was made to fit the memory.
+    It holds what `check_same` compares, and the length; how a step is made to fit the memory is
+    left out.
 
     Args:
         config: resolved.
@@ -92,22 +85,48 @@ def identity(config: TrainConfig, fingerprint: str) -> str:
     return json.dumps([values, fingerprint], sort_keys=True)
 
 
-def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return "model.k was 16, now 8" for each setting that shapes the result and differs."""
-    found = []
-    for name in sorted({*before, *now}):
-        old, new = before.get(name), now.get(name)
-        if not prefix and SHAPES.get(name, RESULT) in NO_RESULT:
-            continue
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, prefix=f"{name}.")
-        elif old != new:
-            found.append(f"{prefix}{name} was {old}, now {new}")
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], *, free: Sequence[str] = ()
+) -> list[str]:
+    """Return "model.k was 16, now 8" for each setting that shapes the result and differs.
+
+    Settings of the kinds `free` may differ.
+    """
+    unshaping = (*NO_RESULT, *free)
+    return [
+        f"{name} was {old}, now {new}"
+        for name, (old, new) in sorted(different_settings([before, now], ignored=()).items())
+        if SHAPES.get(name.partition(".")[0], RESULT) not in unshaping
+    ]
+
+
+def different_settings(
+    configs: Sequence[Mapping[str, Any]], ignored: Sequence[str] = ("name",)
+) -> dict[str, list[Any]]:
+    """Return the settings in which configurations differ: dotted name → value of each.
+
+    Examples:
+        >>> different_settings([{"model": {"k": 16}}, {"model": {"k": 8}}])
+        {'model.k': [16, 8]}
+    """
+    flat = [_flatten(config) for config in configs]
+    names = dict.fromkeys(name for values in flat for name in values)
+    found = {name: [values.get(name) for values in flat] for name in names if name not in ignored}
+    return {name: values for name, values in found.items() if any(v != values[0] for v in values)}
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flatten(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
     return found
 
 
 def room_checksums(store: Store) -> dict[str, str]:
-    """Return what each room's points are told by, "Area_1/office_1" → 12 hexadecimal digits."""
+    """Return a checksum of each room's points, "Area_1/office_1" → 12 hexadecimal digits."""
     return {f"Area_{room.area}/{room.name}": _short(room.checksum) for room in store.rooms()}
 
 
@@ -116,16 +135,13 @@ def room_differences(before: dict[str, str], now: dict[str, str]) -> str:
     changed = [name for name in before if name in now and now[name] != before[name]]
     gone, new = [n for n in before if n not in now], [n for n in now if n not in before]
     kinds = {"changed": changed, "gone": gone, "new": new} if before else {}
-    found = [f"{_rooms(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+    found = []
+    for kind, names in kinds.items():
+        if names:
+            rooms = f"{len(names)} room{'s' if len(names) > 1 else ''}"
+            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            found.append(f"{rooms} {kind}: {some}")
     return f" ({'; '.join(found)})" if found else ""
-
-
-def _rooms(names: list[str]) -> str:
-    return f"{len(names)} room{'s' if len(names) > 1 else ''}"
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _short(fingerprint: object) -> str:

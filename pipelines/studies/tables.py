@@ -91,7 +91,6 @@ def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) ->
         title=section.title,
         reference=section.reference,
         lines=tuple(lines),
-        seeds=len(plan.seeds),
         facts=_facts(plan, section),
         notes=tuple(_notes(plan, lines)),
     )

@@ -14,7 +14,6 @@ from pipelines.reports.comparison import (
     SIX_FOLD,
     bootstrap_interval,
     compare_scores,
-    different_settings,
 )
 
 CLASSES = ("a", "b")
@@ -103,15 +102,6 @@ def test_what_does_not_compare(changes: dict[str, Any], found: str) -> None:
     first = values({"x": room(8, 2)})
     with pytest.raises(RunError, match=found):
         compare_scores(["one", "two"], [first, {**first, **changes}])
-
-
-def test_different_settings_are_named_with_dots() -> None:
-    configs = [
-        {"name": "a", "seed": 0, "model": {"depth": 7, "k": 16}},
-        {"name": "b", "seed": 0, "model": {"depth": 28, "k": 16}},
-    ]
-    assert different_settings(configs) == {"model.depth": [7, 28]}
-    assert different_settings(configs, ignored=()) == {"name": ["a", "b"], "model.depth": [7, 28]}
 
 
 def test_published_rows_average_to_their_miou() -> None:

@@ -56,7 +56,7 @@ LINES = (
     ),
     Line("none", "depth", "resgcn-7", remark="waiting", axes={"arch": "resgcn", "depth": 7}),
 )
-TABLE = StudyTable("mine", "mIoU & more", "reference", LINES, 3, {"data": "data"}, ("A note.",))
+TABLE = StudyTable("mine", "mIoU & more", "reference", LINES, {"data": "data"}, ("A note.",))
 
 
 def cells(table: StudyTable, row: str) -> dict[str, str]:
@@ -87,7 +87,7 @@ def test_means_and_deviations_over_the_seeds() -> None:
 
 def test_columns_without_anything_are_left_out() -> None:
     only = Sample(0, "run-0", 0.8, 0.6, 0.5, None, 2_000_000_000)
-    bare = StudyTable("mine", "t", None, (Line("a", "g", "n", (only,)),), 1)
+    bare = StudyTable("mine", "t", None, (Line("a", "g", "n", (only,)),))
     assert bare.table().columns == ("group", "row", "network", "OA", "mIoU", "seeds", "memory")
 
 

@@ -13,7 +13,13 @@ from pipelines.config.recipes import PARTS, RECIPES
 from pipelines.data.store import RoomInfo, Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.runs.directory import CONFIG, create_run
-from pipelines.runs.resume import check_same, identity, open_data, room_checksums
+from pipelines.runs.resume import (
+    check_same,
+    different_settings,
+    identity,
+    open_data,
+    room_checksums,
+)
 from tests.tiny_store import write_tiny_store
 
 
@@ -22,8 +28,13 @@ def store_of(fingerprint: str, **checksums: str) -> Store:
     rooms = [
         RoomInfo(1, name, 0, (1.0, 1.0, 1.0), checksum, ()) for name, checksum in checksums.items()
     ]
-    manifest = {"fingerprint": fingerprint, "rooms": [dataclasses.asdict(room) for room in rooms]}
-    return Store(Path("data"), manifest)
+    return Store(
+        Path("data"),
+        {
+            **{"classes": [], "class_colors": [], "test_area": 5, "fingerprint": fingerprint},
+            "rooms": [dataclasses.asdict(room) for room in rooms],
+        },
+    )
 
 
 def start(tmp_path: Path) -> tuple[object, TrainConfig]:
@@ -146,3 +157,12 @@ def test_the_rooms_that_differ_are_named(tmp_path: Path) -> None:
     many = store_of("cc", **{f"hall_{number}": "6" * 64 for number in range(1, 6)})
     with pytest.raises(RunError, match=r"5 rooms new: Area_1/hall_1, .*/hall_2, .*/hall_3, …\)"):
         check_same(run, config, many)
+
+
+def test_different_settings_are_named_with_dots() -> None:
+    configs = [
+        {"name": "a", "seed": 0, "model": {"depth": 7, "k": 16}},
+        {"name": "b", "seed": 0, "model": {"depth": 28, "k": 16}},
+    ]
+    assert different_settings(configs) == {"model.depth": [7, 28]}
+    assert different_settings(configs, ignored=()) == {"name": ["a", "b"], "model.depth": [7, 28]}

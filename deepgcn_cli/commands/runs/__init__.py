@@ -265,8 +265,9 @@ def compare_runs(
     if len(names) < 2:
         raise typer.BadParameter("found one run, expected two or more to compare.")
 
-    from pipelines.reports.comparison import compare_scores, different_settings
+    from pipelines.reports.comparison import compare_scores
     from pipelines.runs.directory import named_run
+    from pipelines.runs.resume import different_settings
 
     found = [named_run(name, runs) for name in names]
     values = [_scores_under(run, protocol) for run in found]
