@@ -164,17 +164,13 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
         taken[place] = f"the result of {scan}"
     pages: dict[Path, Path] = {}
     for scan, out in zip(scans, outs, strict=True) if config.view else ():
-        if (other := pages.setdefault(_page(out).resolve(), scan)) is not scan:
+        page = out.with_suffix(".html")
+        if (other := pages.setdefault(page.resolve(), scan)) is not scan:
             raise ConfigError(
-                f"{_page(out)}: found it as the page of {other} and of {scan}, expected one each.\n"
+                f"{page}: found it as the page of {other} and of {scan}, expected one each.\n"
                 "Label them one after the other, each with an --out file of another name."
             )
     return outs
-
-
-def _page(out: Path) -> Path:
-    """Return where the HTML page of a result goes."""
-    return out.with_suffix(".html")
 
 
 def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
@@ -281,7 +277,7 @@ def _predict_one(
     _write(out, scan, labelled, network)
     if config.view:
         write_viewer(
-            _page(out),
+            out.with_suffix(".html"),
             pos + origin,
             color,
             classes=network.classes,
@@ -373,16 +369,11 @@ def _made_from(path: Path, scan: Scan, network: _Network) -> str:
 
 
 def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None:
-    labels = Labels(
-        labelled.label,
-        labelled.confidence,
-        network.classes,
-        network.class_colors,
-        labelled.probabilities,
-    )
+    classes, colors = network.classes, network.class_colors
+    found = Labels(labelled.label, labelled.confidence, classes, colors, labelled.probabilities)
     try:
         remove_unfinished(out.parent, out.name)
-        write_labelled(out, scan, labels)
+        write_labelled(out, scan, found)
     except OSError as error:
         if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise

@@ -1,18 +1,10 @@
 """Read scans of any format, and write them again with a label for each point.
 
-    suffix                             module     labels are written as
-    .ply                               ply        PLY
-    .pcd                               pcd        PCD
-    .las .laz                          las        LAS or LAZ
-    .e57                               e57        PLY
-    .xyz .xyzrgb .txt .csv .pts .asc   text       the same lines with more columns
-    .npy .npz                          numpy      NPZ
-
-Any scan's labels can also be written as PLY. Every writer keeps all points in the order of the
-file, and the scan's other columns, and writes the names of the classes into the file.
+Every writer keeps all points in the order of the file, and the scan's other columns, and writes the
+names of the classes into the file. Any scan can also be written as PLY.
 
 To add a format, write one module with a reader, and a writer if the format can hold labels, and
-give it an entry in FORMATS.
+give it an entry in `_FORMATS`.
 """
 
 from __future__ import annotations
@@ -62,18 +54,17 @@ class Format:
         return tuple(dict.fromkeys((*own, self.labels_as, ".ply")))
 
 
-_ALL = (
+_TEXT = (".xyz", ".xyzrgb", ".txt", ".csv", ".pts", ".asc")
+_FORMATS = (
     Format((".ply",), read_ply, write_ply),
     Format((".pcd",), read_pcd, write_pcd),
     Format((".las", ".laz"), read_las, write_las),
     Format((".e57",), read_e57),
-    Format(
-        (".xyz", ".xyzrgb", ".txt", ".csv", ".pts", ".asc"), read_text, write_text, unnamed=True
-    ),
+    Format(_TEXT, read_text, write_text, unnamed=True),
     Format((".npy",), read_npy, labels_as=".npz", unnamed=True),
     Format((".npz",), read_npz, write_npz, unnamed=True),
 )
-FORMATS = {suffix: form for form in _ALL for suffix in form.suffixes}
+FORMATS = {suffix: form for form in _FORMATS for suffix in form.suffixes}
 
 
 def _results(path: Path) -> tuple[str, ...]:

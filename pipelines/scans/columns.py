@@ -21,9 +21,9 @@ _SPELLINGS = {
     "x": ("x", "px", "posx", "pos_x", "easting", "x coordinate"),
     "y": ("y", "py", "posy", "pos_y", "northing", "y coordinate"),
     "z": ("z", "pz", "posz", "pos_z", "height", "elevation", "z coordinate"),
-    "r": ("r", "red", "rf", "scan_red", "scan_r"),
-    "g": ("g", "green", "gf", "scan_green", "scan_g"),
-    "b": ("b", "blue", "bf", "scan_blue", "scan_b"),
+    "r": ("red", "r", "rf", "diffuse_red", "scalar_red"),
+    "g": ("green", "g", "gf", "diffuse_green", "scalar_green"),
+    "b": ("blue", "b", "bf", "diffuse_blue", "scalar_blue"),
 }
 LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
 NOT_A_NUMBER = ["", "nan", "-nan", "nan(ind)", "-nan(ind)", "NaN", "NAN", "null", "NULL", "NA"]
@@ -79,7 +79,7 @@ class Layout:
         head_lines: lines before the first point.
         header: which of them (from 0) names the columns, if one does.
         counted: whether the first line is the number of points, as in a PTS file.
-        tabs: whether the first point has tabs between its columns.
+        joint: what stands between two columns.
         notes: what was detected.
         label: the name of the column with the role LABEL.
     """
@@ -89,14 +89,9 @@ class Layout:
     head_lines: int
     header: int | None
     counted: bool
-    tabs: bool
+    joint: str
     notes: tuple[str, ...]
     label: str = LABEL
-
-    @property
-    def joint(self) -> str:
-        """Return what stands between two columns."""
-        return "\t" if self.cut.delimiter == " " and self.tabs else self.cut.delimiter
 
     def read(self) -> list[tuple[str, int]]:
         """Return the name of each field that is read, and the column that it is in."""
@@ -144,9 +139,8 @@ def find_layout(
         roles = (*roles[:place], LABEL, *roles[place + 1 :])
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     note += ", with decimal commas" if cut.decimal == "," else ""
-    return Layout(
-        cut, roles, first, header, counted, b"\t" in lines[first], (note,), label or LABEL
-    )
+    joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
+    return Layout(cut, roles, first, header, counted, joint, (note,), label or LABEL)
 
 
 def _place_of(label: str, names: Sequence[str] | None, roles: Sequence[str]) -> int | None:
@@ -209,9 +203,10 @@ def _roles(
     if columns is not None:
         return given_roles(path, columns, cut.count), "as given"
     if names is not None and len(names) == cut.count:
-        roles = named_roles(names)
-        if {*"xyz"} <= set(roles):
-            return roles, "from the header"
+        found = find_roles(names)
+        if {*"xyz"} <= found.keys():
+            roles = {names.index(name): role for role, name in found.items()}
+            return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
     if not all(is_number(word, cut.decimal) for word in sample[0][:3] if word):
         raise DatasetError(
             f"{path}: found the columns {', '.join(names or sample[0])[:200]}; expected x, y, z.\n"
@@ -221,7 +216,7 @@ def _roles(
     for row, words in enumerate(sample):
         for column, word in enumerate(words):
             if is_number(word, cut.decimal):
-                values[row, column] = float(word.replace(cut.decimal, "."))
+                values[row, column] = to_float(word, cut.decimal)
     return guessed_roles(values, intensity_first=path.suffix.lower() == ".pts"), "detected"
 
 
@@ -230,11 +225,16 @@ def is_data(line: bytes) -> bool:
     return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
 
 
+def to_float(word: str, decimal: str) -> float:
+    """Return the number that a word is; NaN if it says that there is none."""
+    return float("nan" if word in NOT_A_NUMBER else word.replace(decimal, "."))
+
+
 def reads(word: str, kind: str, decimal: str) -> bool:
     """Return whether a word is a number of a kind."""
     try:
         if kind == "f8":
-            float(word.replace(decimal, ".") if word not in NOT_A_NUMBER else "nan")
+            to_float(word, decimal)
             return "_" not in word
         lowest, highest = (0, 2**64) if kind == "u8" else (-(2**63), 2**63)
         return "_" not in word and lowest <= int(word) < highest
@@ -286,21 +286,25 @@ def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
     return (*given, *["-"] * (count - len(given)))
 
 
-def named_roles(names: list[str]) -> tuple[str, ...]:
-    """Return the roles of columns by their names, in lower case.
+def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str]:
+    """Return the name of the column for each of the roles x, y, z, r, g and b that has one.
 
-    In a labelled scan the scan's own colour, `scan_red` …, goes before that of the classes.
+    Names are found in any case. The scan's own colour, `scan_red` …, goes before the class colours
+    that labelling wrote. In a `labelled` file plain names are always class colours.
+
+    >>> find_roles(["X", "Y", "Z", "intensity", "R", "G", "B"])
+    {'x': 'X', 'y': 'Y', 'z': 'Z', 'r': 'R', 'g': 'G', 'b': 'B'}
     """
-    roles = ["-"] * len(names)
-    own = all(f"scan_{name}" in names for name in COLUMN_NAMES.values())
-    for role, spellings in _SPELLINGS.items():
-        order = reversed(spellings) if own else spellings
-        found = next((names.index(name) for name in order if name in names), None)
-        if found is not None:
-            roles[found] = role
-    if not {*"rgb"} <= set(roles):
-        roles = ["-" if role in "rgb" else role for role in roles]
-    return tuple(roles)
+    spelled = {name.lower(): name for name in reversed(names)}  # of two like it, the first
+    for prefix in ("scan_",) if labelled else ("scan_", ""):
+        found: dict[str, str] = {}
+        for role, spellings in _SPELLINGS.items():
+            before = prefix if role in "rgb" else ""
+            known = [spelled[before + name] for name in spellings if before + name in spelled]
+            found |= {role: known[0]} if known else {}
+        if {*"rgb"} <= found.keys():
+            return found
+    return {role: name for role, name in found.items() if role in "xyz"}
 
 
 def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple[str, ...]:

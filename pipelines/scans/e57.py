@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 
-from .table import CHUNK, COLOR_NAMES, Scan, ScanOptions, Spool
+from .table import CHUNK, COLOR_NAMES, Scan, ScanOptions, spooled
 
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
@@ -50,18 +50,18 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
             kept = _kept_fields(headers)
             kinds = [(_NAMES.get(name, name), kind) for name, kind in kept.items()]
             table = np.dtype([*((name, "<f8") for name in "xyz"), *kinds, ("scan", "<u2")])
-            with Spool(path, table) as spool:
-                for number, header in enumerate(headers):
-                    for rows in _scan_rows(file_of_scans, header, table):
-                        rows["scan"] = number
-                        spool.append(rows)
-                rows = spool.rows()
-            count = len(headers)
+            scans = (
+                rows
+                for number, header in enumerate(headers)
+                for rows in _scan_rows(file_of_scans, header, table, number)
+            )
+            rows = spooled(path, scans, table)
     except failures as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"
             "Copy or export the scan again."
         ) from error
+    count = len(headers)
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(table.names or ()) else None
     fields = tuple(name for name in table.names or () if name != "scan" or count > 1)
     notes = (f"{count} scans, in their common frame",) if count > 1 else ()
@@ -99,8 +99,8 @@ def _kinds(header: Any) -> dict[str, np.dtype]:
     return found
 
 
-def _scan_rows(file: Any, header: Any, table: np.dtype) -> Iterator[np.ndarray]:
-    """Yield the points of one scan in chunks, as rows of `table`."""
+def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator[np.ndarray]:
+    """Yield the points of scan `number` in chunks, as rows of `table`."""
     kinds = _kinds(header)
     system = _CARTESIAN if kinds.keys() >= set(_CARTESIAN) else _SPHERICAL
     if not kinds.keys() >= set(system):
@@ -114,6 +114,7 @@ def _scan_rows(file: Any, header: Any, table: np.dtype) -> Iterator[np.ndarray]:
     rotation, translation = header.rotation_matrix, header.translation
     while count := reader.read():
         rows = np.zeros(count, table)
+        rows["scan"] = number
         local = np.stack([found[name][:count] for name in system], axis=1)
         local = _cartesian(local) if system is _SPHERICAL else local
         if invalid in found:

@@ -26,7 +26,7 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import DISK_FULL, atomic_write
 
-from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, Spool, kept_names
+from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, kept_names, spooled
 
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
@@ -50,14 +50,8 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
     with _opened(path) as reader:
         kind = _columns(reader.header.point_format)
         names = kind.names or ()
-        with Spool(path, kind) as spool:
-            for points in reader.chunk_iterator(CHUNK):
-                table = np.empty(len(points), kind)
-                with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates are NaN
-                    for name in names:
-                        table[name] = points[name]
-                spool.append(table)
-            rows = spool.rows()
+        tables = (_table(points, kind) for points in reader.chunk_iterator(CHUNK))
+        rows = spooled(path, tables, kind)
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
@@ -81,6 +75,14 @@ def _kind(dimension: Any) -> np.dtype:
     base = np.dtype("f8") if dimension.is_scaled else base
     count = dimension.num_elements
     return base if count == 1 else np.dtype((base, (count,)))
+
+
+def _table(points: Any, kind: np.dtype) -> np.ndarray:
+    table = np.empty(len(points), kind)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates become NaN
+        for name in kind.names or ():
+            table[name] = points[name]
+    return table
 
 
 def check_header(path: Path) -> None:
@@ -125,21 +127,13 @@ def check_header(path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Points:
-    """What a LAS header says of its points.
+    """Say where the points of a LAS file are, in bytes, and how many."""
 
-    Attributes:
-        records: the byte at which the records before them begin.
-        start: the byte at which they begin.
-        length: bytes of an uncompressed point.
-        count: how many there are.
-        size: bytes of the file.
-    """
-
-    records: int
-    start: int
-    length: int
+    records: int  # where the records before the points begin
+    start: int  # where the points begin
+    length: int  # of an uncompressed point
     count: int
-    size: int
+    size: int  # of the file
 
 
 def _laz_problem(file: BinaryIO, points: _Points) -> str | None:

@@ -25,7 +25,6 @@ from .table import (
     Labels,
     Scan,
     ScanOptions,
-    Spool,
     chunks,
     column_kind,
     kept_names,
@@ -44,27 +43,16 @@ _PACKED = ("scan_rgb", "scan_rgba", "rgb", "rgba")
 
 @dataclass(frozen=True)
 class Header:
-    """Hold what a PCD header says.
+    """Hold what a PCD header says."""
 
-    Attributes:
-        kind: the structured type of a row; padding fields `_` are holes in it.
-        filled: the same with every field, in order: what ASCII and compressed files hold.
-        count: the number of points.
-        size: width and height.
-        viewpoint: seven numbers, as they are written.
-        encoding: one of ENCODINGS.
-        start: the byte at which the data begins.
-        labelled: whether deepgcn wrote the file.
-    """
-
-    kind: np.dtype
-    filled: np.dtype
+    kind: np.dtype  # structured, of a row; padding fields `_` are holes in it
+    filled: np.dtype  # the same with every field, as ASCII and compressed files hold them
     count: int
-    size: tuple[int, int]
+    size: tuple[int, int]  # width and height
     viewpoint: str
-    encoding: str
-    start: int
-    labelled: bool
+    encoding: str  # one of ENCODINGS
+    start: int  # the byte at which the data begins
+    labelled: bool  # by deepgcn
 
     def packed(self) -> str | None:
         """Return the field that packs the scan's colour, if there is one."""
@@ -214,10 +202,8 @@ def _decompress(path: Path, header: Header) -> np.ndarray:
         return np.empty(0, header.kind)
     source = np.memmap(path, np.uint8, mode="r", offset=header.start + 8, shape=(packed,))
     # Written before it is mapped: a map of a file too large for the disk ends the process.
-    with Spool(path, np.dtype(np.uint8)) as spool:
-        for part in chunks(size):
-            spool.append(np.zeros(part.stop - part.start, np.uint8))
-        plain = spool.rows(writable=True)
+    zeros = (np.zeros(part.stop - part.start, np.uint8) for part in chunks(size))
+    plain = spooled(path, zeros, np.dtype(np.uint8), writable=True)
     if lzf_decompress(source, plain) != size:
         raise DatasetError(
             f"{path}: found damaged compressed data.\nCopy or export the scan again."

@@ -58,21 +58,13 @@ class Element:
 
 @dataclass(frozen=True)
 class Header:
-    """Hold what a PLY header says.
+    """Hold what a PLY header says."""
 
-    Attributes:
-        order: the byte order "<" or ">"; "" for text.
-        elements: in the order of the file.
-        start: the byte at which the data begins.
-        newline: the line end of the header.
-        labelled: whether deepgcn wrote the file.
-    """
-
-    order: str
+    order: str  # of bytes: "<" or ">"; "" for text
     elements: list[Element]
-    start: int
+    start: int  # the byte at which the data begins
     newline: bytes
-    labelled: bool
+    labelled: bool  # by deepgcn
 
 
 def read_ply(path: Path, options: ScanOptions) -> Scan:

@@ -1,8 +1,8 @@
 """Hold a scan as a table: what the reader of a format returns and its writer takes.
 
 The rows are one structured array. Binary formats are memory-mapped; what has to be parsed or
-decompressed goes through a `Spool`, an unnamed temporary file that is mapped as well. So a scan's
-own columns never have to fit in memory.
+decompressed is `spooled` to an unnamed temporary file, which is mapped as well. So a scan's own
+columns never have to fit in memory.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
 
-from .columns import parse_columns
+from .columns import find_roles, parse_columns
 
 CHUNK = 1 << 20  # points handled at a time
 # Which of a scan's axes become the network's x, y and z: cyclic, so nothing is mirrored.
@@ -28,13 +28,6 @@ AXES = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 COLOR_NAMES = ("red", "green", "blue")
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
-_POSITION = (("x", "y", "z"), ("px", "py", "pz"), ("posx", "posy", "posz"))
-_COLOR = (
-    COLOR_NAMES,
-    ("r", "g", "b"),
-    ("diffuse_red", "diffuse_green", "diffuse_blue"),
-    ("scalar_red", "scalar_green", "scalar_blue"),
-)
 
 
 @dataclass(frozen=True)
@@ -222,8 +215,7 @@ def named_scan(
 ) -> Scan:
     """Return a scan whose coordinates and colours are found by the names of the columns.
 
-    The scan's own colour, `scan_red` …, goes before the class colours that labelling wrote. In a
-    `labelled` file plain names are always class colours. `more` are further fields of `Scan`.
+    Of a `labelled` file plain colours are those of the classes. `more` are other fields of `Scan`.
 
     Raises:
         DatasetError: there are no coordinates.
@@ -231,23 +223,13 @@ def named_scan(
     names = rows.dtype.names or ()
     # Only fields of one number each can be coordinates or colours.
     single = [n for n in names if rows.dtype[n].shape == () and rows.dtype[n].kind in "iuf"]
-    position = _find(single, _POSITION)
-    if position is None:
+    found = find_roles(single, labelled=labelled)
+    if not {*"xyz"} <= found.keys():
         raise DatasetError(
             f"{path}: found the properties {', '.join(single)[:300]}; expected coordinates x, y, z."
         )
-    own = tuple(tuple(f"scan_{name}" for name in wanted) for wanted in _COLOR)
-    color = _find(single, own if labelled else own + _COLOR)
-    return Scan(path, rows, position, color, names, options=options, **more)
-
-
-def _find(names: Sequence[str], sets: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """Return the first set of names that all occur, in any case, as they are spelled in `names`."""
-    spelled = {name.lower(): name for name in names}
-    for wanted in sets:
-        if all(name in spelled for name in wanted):
-            return tuple(spelled[name] for name in wanted)
-    return None
+    color = tuple(found[role] for role in "rgb") if "r" in found else None
+    return Scan(path, rows, tuple(found[a] for a in "xyz"), color, names, options=options, **more)
 
 
 def kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
@@ -297,51 +279,36 @@ def _largest(column: np.ndarray) -> float:
     return best
 
 
-class Spool:
-    """Collect a table in an unnamed temporary file, so that it need not fit in memory.
+def spooled(
+    path: Path, parts: Iterable[np.ndarray], kind: np.dtype, *, writable: bool = False
+) -> np.ndarray:
+    """Collect parts of a table in an unnamed temporary file, and return it (N,) memory-mapped.
 
-    Use it in a `with` block; the rows outlive it.
+    `path` is the scan, for messages. The map is read-only unless `writable`.
+
+    Raises:
+        DatasetError: the disk is full.
     """
-
-    def __init__(self, path: Path, kind: np.dtype) -> None:
-        """Begin an empty table of rows of `kind` for the scan at `path`."""
-        self._path, self._kind, self._count = path, kind, 0
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # of a full disk: `append` has raised it already
-            self._file.close()  # a memory map keeps the file open for itself
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows.
-
-        Raises:
-            DatasetError: the disk is full.
-        """
-        try:
-            self._file.write(rows.astype(self._kind, copy=False).tobytes())
-            self._file.flush()
-        except OSError as error:
-            raise DatasetError(
-                f"{self._path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}).\n"
-                "Make room there or set TMPDIR to a folder on a larger disk."
-            ) from error
-        self._count += len(rows)
-
-    def rows(self, *, writable: bool = False) -> np.ndarray:
-        """Return all rows (N,) as a memory map, read-only unless `writable`."""
-        if self._count == 0:
-            return np.empty(0, self._kind)
-        mode: Literal["r", "r+"] = "r+" if writable else "r"
-        return np.memmap(self._file, self._kind, mode=mode, shape=(self._count,))
-
-
-def spooled(path: Path, parts: Iterable[np.ndarray], kind: np.dtype) -> np.ndarray:
-    """Return parts of a table of the scan at `path` as one table, through a spool."""
-    with Spool(path, kind) as spool:
+    count = 0
+    file = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
         for part in parts:
-            spool.append(part)
-        return spool.rows()
+            _append(path, file, part.astype(kind, copy=False).tobytes())
+            count += len(part)
+        if count == 0:
+            return np.empty(0, kind)
+        return np.memmap(file, kind, mode="r+" if writable else "r", shape=(count,))
+    finally:
+        with contextlib.suppress(OSError):  # of a full disk: it is raised already
+            file.close()  # a memory map keeps the file open for itself
+
+
+def _append(path: Path, file: IO[bytes], content: bytes) -> None:
+    try:
+        file.write(content)
+        file.flush()
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}).\n"
+            "Make room there or set TMPDIR to a folder on a larger disk."
+        ) from error

@@ -19,7 +19,7 @@ from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
 from .columns import NOT_A_NUMBER, Cut, Layout, find_layout, is_data, reads, shown
-from .table import COLOR_NAMES, Labels, Scan, ScanOptions, Spool, chunks, spooled, tables
+from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, spooled, tables
 
 BLOCK = 1 << 25  # bytes of text handled at a time
 LONGEST_LINE = 1 << 16  # bytes
@@ -78,24 +78,25 @@ def text_rows(
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
     cut, kinds = Cut(count=len(words)), dict(enumerate(words))
-    passed = found = 0
-    with Spool(path, kind) as spool:
+
+    def parts() -> Iterator[np.ndarray]:
+        passed = found = 0
         for number, lines in _line_blocks(path, start, newline):
             low = max(0, wanted.start - passed) if wanted else 0
             high = max(0, wanted.stop - passed) if wanted else len(lines)
-            passed += len(lines)
             columns = parse_lines(path, number + low, lines[low:high], cut, kinds)
             if columns is not None:
-                rows = _rows_of(path, list(columns.values()), kind)
-                found += len(rows)
-                spool.append(rows)
-            if found > count or high == 0:
-                break
-        rows = spool.rows()
-    if found != count:
+                yield _rows_of(path, list(columns.values()), kind)
+                found += len(columns[0])
+            passed += len(lines)
+            if found > count or (wanted and passed >= wanted.stop):
+                return
+
+    rows = spooled(path, parts(), kind)
+    if len(rows) != count:
         raise DatasetError(
-            f"{path}: found {'more than ' * (found > count)}{min(found, count):,} lines of data, "
-            f"expected {count:,}.\nThe file was cut off or changed: export the scan again."
+            f"{path}: found {'more than ' * (len(rows) > count)}{min(len(rows), count):,} lines of "
+            f"data, expected {count:,}.\nThe file was cut off or changed: export the scan again."
         )
     return rows
 

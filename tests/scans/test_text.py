@@ -139,6 +139,13 @@ def test_nan_and_empty_words_cannot_be_placed(tmp_path: Path) -> None:
     assert np.isnan(local).all(axis=1).tolist() == [False, True, True, True, True, False]
 
 
+def test_words_for_no_number_among_the_first_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("1,2,3,NA\n4,null,6,7\n8,9,10,11\n")
+    local, _ = open_scan(path).positions()
+    assert np.isnan(local).any(axis=1).tolist() == [False, True, False]
+
+
 def test_blocks_of_few_bytes_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
