@@ -26,25 +26,25 @@ def print_text(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table of texts; a column of numbers is aligned to the right."""
     right = [is_numeric(row[number] for row in rows) for number in range(len(columns))]
     if sys.stdout.isatty() and len(rows) <= DRAWN:
-        draw_table(columns, rows, right, title)
+        draw_table(columns, rows, right)
     else:
         print_text(plain_table(columns, rows, right))
 
 
 def draw_table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], title: str
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]
 ) -> None:
-    """Draw a table on the terminal; plain where that is too narrow for its words and numbers."""
+    """Draw a table on the terminal, or print it plain where its words and numbers do not fit."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     for column, align in zip(columns, right, strict=True):
         table.add_column(Text(column), justify="right" if align else "left", no_wrap=align)
     for row in rows:

@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
 
 def _run_app(arguments: list[str]) -> int:
     """Run the app and return its exit code; only usage errors are shown here."""
-    from .app import app, usage_error
+    from .commands import app, usage_error
 
     try:
         code = app(arguments, prog_name="deepgcn", standalone_mode=False)

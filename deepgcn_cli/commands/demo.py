@@ -109,7 +109,6 @@ def demo(
 
     Takes about four minutes on two CPU cores. Stages that are finished are not repeated.
     """
-
     settings = claim(folder, flags, fresh=fresh)
     tour = Demo(folder, settings, open_progress(quiet=quiet))
     with interruptible(f"resume with: {command('demo', folder)}"):
@@ -129,17 +128,14 @@ def claim(folder: Path, given: dict[str, int], *, fresh: bool) -> Settings:
         ConfigError: the folder holds something else, or a demo with other settings.
     """
     path = folder / SETTINGS
-    if not path.is_file():
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(
-                f"{folder}: found files that no demo has made; nothing was changed.\n"
-                f"Give another folder: {command('demo', f'{folder}-2')}"
-            )
-    else:
+    if path.is_file():
         made = read_settings(path)  # before anything is removed: it marks the folder as ours
         if not fresh:
-            return same_settings(folder, made, given)
+            check_same(folder, made, given)
+            return made
         remove(folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise not_ours(folder, "files", folder)
     settings = Settings(**given)
     atomic_json(path, asdict(settings))
     return settings
@@ -154,25 +150,29 @@ def read_settings(path: Path) -> Settings:
     try:
         values = json.loads(path.read_text("utf-8"))
         settings = from_plain(Settings, values)
-        if asdict(settings) == values:
-            return settings
     except (ValueError, RecursionError, ConfigError):
-        pass
-    raise ConfigError(
-        f"{path}: found a file that no demo has made; nothing was changed.\n"
-        f"Give another folder: {command('demo', f'{path.parent}-2')}"
+        raise not_ours(path, "a file", path.parent) from None
+    if asdict(settings) != values:
+        raise not_ours(path, "a file", path.parent)
+    return settings
+
+
+def not_ours(path: Path, what: str, folder: Path) -> ConfigError:
+    """Return the error for something that no demo has made."""
+    return ConfigError(
+        f"{path}: found {what} that no demo has made; nothing was changed.\n"
+        f"Give another folder: {command('demo', f'{folder}-2')}"
     )
 
 
-def same_settings(folder: Path, made: Settings, given: dict[str, int]) -> Settings:
-    """Return the settings of an earlier demo if those given now agree with them."""
+def check_same(folder: Path, made: Settings, given: dict[str, int]) -> None:
+    """Raise ConfigError if an earlier demo was made with other settings than those given."""
     for name, value in given.items():
         if value != getattr(made, name):
             raise ConfigError(
                 f"{folder}: found a demo with --{name} {getattr(made, name)}, asked for {value}.\n"
                 "Start over with --fresh, or give another folder."
             )
-    return made
 
 
 def remove(folder: Path) -> None:

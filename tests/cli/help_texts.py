@@ -10,7 +10,7 @@ from typing import Any
 
 import typer.main
 
-from deepgcn_cli.app import app
+from deepgcn_cli.commands import app
 from deepgcn_cli.errors import run
 
 FOLDER = Path(__file__).parent / "help"

@@ -25,7 +25,7 @@ class Clock:
 
 
 def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")], title="unused in a pipe")
+    print_table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")])
     assert capsys.readouterr().out == "name    mIoU\na       5.25\nlonger     –\n"
 
 
@@ -35,12 +35,12 @@ def test_no_terminal_breaks_words_and_numbers(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     rows = [("resgcn-28", "finished early", "81.23 (80 – 82)"), ("x", "", "–")]
-    draw_table(("name", "state", "OA"), rows, [False, False, True], "")
+    draw_table(("name", "state", "OA"), rows, [False, False, True])
     said = capsys.readouterr().out
     for word in ("resgcn-28", "finished", "early", "81.23 (80 – 82)"):
         assert word in said
     assert ("───" in said) == (width > 20)
-    draw_table(("name", "OA"), [], [False, True], "")
+    draw_table(("name", "OA"), [], [False, True])
 
 
 def test_columns_of_words_are_aligned_to_the_left() -> None:

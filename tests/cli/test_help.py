@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 import pytest
 from typer.models import OptionInfo
 
-from deepgcn_cli.app import app
+from deepgcn_cli.commands import app
 from deepgcn_cli.errors import run
 from tests.cli.help_texts import FOLDER, ROOT, commands, help_text, snapshot
 
