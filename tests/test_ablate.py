@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,11 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.reports.comparison import bootstrap_interval
-from pipelines.reports.studies import Line
+from pipelines.reports.studies import Line, tables_values
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
-from pipelines.studies.plan import FILE, Plan, load_plan, make_plan, save_plan, seeded
+from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, seeded, study_file
 from pipelines.studies.state import Cell, gather
 from pipelines.studies.tables import study_so_far
 from pipelines.train import train
@@ -83,11 +85,8 @@ def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with kernels.use("reference"):
         for row in plan.rows:
             for seed in plan.seeds:
-                ablate_job(plan.folder / FILE, row.name, seed)
+                ablate_job(plan.file, row.name, seed)
     return folder
-
-
-# --- what a study comes to ---------------------------------------------------------------------
 
 
 def test_every_row_is_compared_with_the_reference_seed_by_seed(done: Path) -> None:
@@ -197,7 +196,7 @@ def test_a_name_that_is_taken_gets_a_number(store: Store, tmp_path: Path) -> Non
     taken = tmp_path / "runs" / "grid-reference-s0"
     taken.mkdir(parents=True)
     plan = planned(store, tmp_path)
-    made = ablate_job(plan.folder / FILE, "reference", 0)
+    made = ablate_job(plan.file, "reference", 0)
     assert made.name == "grid-reference-s0-2"
     assert cells(plan)["reference-s0"].state == "scored"
 
@@ -208,9 +207,6 @@ def test_a_study_with_other_settings_needs_another_name(store: Store, tmp_path: 
     grid_file(tmp_path, steps=7)
     with pytest.raises(RunError, match=r"reference's max_steps was 6, now 7\.\nGive .* --name"):
         ablate(config(store, tmp_path))
-
-
-# --- how it goes on ------------------------------------------------------------------------------
 
 
 def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> None:
@@ -227,7 +223,7 @@ def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> Non
     assert "seed 1 interrupted at step 3" in remark(
         study_so_far(tmp_path / "runs", "grid"), "plain"
     )
-    assert ablate_job(plan.folder / FILE, "plain", 1) == run.path
+    assert ablate_job(plan.file, "plain", 1) == run.path
     assert run.status["step"] == 6
     assert cells(plan)["plain-s1"].state == "scored"
 
@@ -241,7 +237,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
 ) -> None:
     grid_file(tmp_path, steps=2, rows="{reference: {}}")
     plan = planned(store, tmp_path)
-    path = ablate_job(plan.folder / FILE, "reference", 0)
+    path = ablate_job(plan.file, "reference", 0)
     waited: list[float] = []
     lock = lock_run(path)
 
@@ -251,7 +247,7 @@ def test_a_run_that_another_process_trains_is_waited_for(
 
     lock.__enter__()
     monkeypatch.setattr("pipelines.ablate.time.sleep", sleep)
-    assert ablate_job(plan.folder / FILE, "reference", 0) == path
+    assert ablate_job(plan.file, "reference", 0) == path
     assert len(waited) == 1
 
 
@@ -259,7 +255,7 @@ def test_a_failed_run_is_shown_with_its_error(store: Store, tmp_path: Path) -> N
     grid_file(tmp_path, steps=2, rows="{reference: {}, wild: {lr: 1.0e+30}}")
     plan = planned(store, tmp_path)
     with pytest.raises(RunError, match="the loss is nan"):
-        ablate_job(plan.folder / FILE, "wild", 0)
+        ablate_job(plan.file, "wild", 0)
     result = study_so_far(tmp_path / "runs", "grid")
     assert result.failed == 1
     found = remark(result, "wild")
@@ -272,7 +268,7 @@ def test_an_unknown_row_of_a_job(store: Store, tmp_path: Path) -> None:
     grid_file(tmp_path)
     plan = planned(store, tmp_path)
     with pytest.raises(ConfigError, match=r"found no such row .* Did you mean 'plain'"):
-        ablate_job(plan.folder / FILE, "plane", 0)
+        ablate_job(plan.file, "plane", 0)
 
 
 def test_six_folds_agree_with_eval(store: Store, tmp_path: Path) -> None:
@@ -280,7 +276,7 @@ def test_six_folds_agree_with_eval(store: Store, tmp_path: Path) -> None:
     base |= {"num_points": 64, "device": "cpu", "threads": 1}
     plan = planned(store, tmp_path, grid=None, preset="six-fold", base=base)
     for row in plan.rows:
-        ablate_job(plan.folder / FILE, row.name, 0)
+        ablate_job(plan.file, row.name, 0)
     (table,) = study_so_far(tmp_path / "runs", "six-fold").tables
     runs = tuple(Path(f"six-fold-area-{area}-s0") for area in (1, 2, 3))
     (folds,) = six_fold(
@@ -329,9 +325,6 @@ def test_times_are_not_taken_from_far_smaller_networks(
     assert dry_run(config(store, tmp_path)).source == "timed steps of the first row"
 
 
-# --- processes -----------------------------------------------------------------------------------
-
-
 def command(store: Store, folder: Path, *more: str) -> list[str]:
     return [
         *(sys.executable, "-m", "deepgcn_cli", "ablate", "--grid", str(folder / "grid.yaml")),
@@ -340,11 +333,10 @@ def command(store: Store, folder: Path, *more: str) -> list[str]:
 
 
 def table_of(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a study without what depends on the clock and the machine."""
-    from pipelines.reports.studies import tables_values
-
+    """The rows of a study without what depends on the clock, the machine and the folder."""
     (values,) = tables_values(study_so_far(folder / "runs", "grid").tables)
     for row in values["rows"]:
+        row["remark"] = row["remark"].replace(str(folder), "")
         for record in (row, *row["samples"]):
             for name in TIMES:
                 record.pop(name)
@@ -352,70 +344,79 @@ def table_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_the_table_is_the_same(store: Store, tmp_path: Path) -> None:
-    """kill -9, Ctrl-C and SIGTERM of the command while runs are under way, then the same again."""
-    folders = [tmp_path / name for name in ("whole", "broken")]
-    for folder in folders:
+def test_killed_and_stopped_the_table_is_the_same(store: Store, tmp_path: Path) -> None:
+    """A job killed and Ctrl-C, then the command killed, then to the end; rows fail on the way."""
+    whole, broken = (tmp_path / name for name in ("whole", "broken"))
+    rows = "{reference: {}, plain: {arch: plaingcn}, wild: {lr: 1.0e+30}, wide: {num-points: 2}}"
+    for folder in (whole, broken):
         folder.mkdir()
-        grid_file(folder, steps=300, rows="{reference: {}, plain: {arch: plaingcn}}")
-    whole, broken = folders
-    how = ("--workers", "2", "--seeds", "1")
+        grid_file(folder, steps=200, rows=rows)
     undisturbed = planned(store, whole, seeds=1)
     with kernels.use(None):  # as the command line does
-        for row in undisturbed.rows:
-            ablate_job(undisturbed.folder / FILE, row.name, 0)
-    signals = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
-    for sign in signals:
-        before = journals(broken / "runs")
-        with subprocess.Popen(
-            command(store, broken, *how),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            # Tests in the background may have inherited that it's ignored.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        ) as process:
-            try:
-                wait_for_steps(broken / "runs", before)
-            finally:
-                process.send_signal(sign)
-        assert process.returncode == (-sign if sign == signal.SIGKILL else 130)
-    states = {cell.state for cell in gather(load_plan(broken / "runs/studies/grid" / FILE))}
-    assert states != {"scored"}, "killed before the end"
-    subprocess.run(command(store, broken, *how), check=True, capture_output=True)
+        for row in ("reference", "plain", "wild"):
+            with suppress(RunError):
+                ablate_job(undisturbed.file, row, 0)
+
+    with started(store, broken) as process:
+        wait_for_steps(broken / "runs", {})
+        (killed, *_) = sorted(logs(broken / "runs"))
+        job = int((broken / "runs" / killed / ".lock").read_text().split()[1])
+        os.kill(job, signal.SIGKILL)
+        before = {**logs(broken / "runs"), killed: sys.maxsize}
+        wait_for_steps(broken / "runs", before)  # the others go on
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert "-s0 failed: its process ended without a result" in (broken / "stderr").read_text()
+    with started(store, broken) as process:
+        wait_for_steps(broken / "runs", logs(broken / "runs"))
+        process.kill()
+    states = [cell.state for cell in gather(load_plan(study_file(broken / "runs", "grid")))]
+    assert states.count("scored") < 2, "killed before the end"
+
+    done = subprocess.run(
+        command(store, broken, "--workers", "2", "--seeds", "1"), capture_output=True, text=True
+    )
+    assert done.returncode == 1, "two rows cannot be trained"
+    assert "wild-s0 failed: " in done.stderr
+    assert "2 of 4 runs scored, 2 failed" in done.stdout
+    lines = {line.split("|")[2].strip(): line for line in done.stdout.splitlines() if "|" in line}
+    assert "the loss is nan on batch 2 of epoch 1 (blocks of" in lines["wild"]
+    assert "not trained: k·d: layer 2 takes neighbours from" in lines["wide"]
     assert table_of(broken) == table_of(whole)
-    assert len(find_runs(broken / "runs")) == 2, "nothing was begun twice"
+    assert len(find_runs(broken / "runs")) == 3, "nothing was begun twice"
 
 
-def journals(runs: Path) -> dict[str, int]:
-    """The size of each run's journal."""
-    return {
-        run.name: (run.path / "metrics.jsonl").stat().st_size
-        for run in find_runs(runs)
-        if (run.path / "metrics.jsonl").is_file()
-    }
+@contextmanager
+def started(store: Store, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The command in the background, until it has ended."""
+    with (
+        (folder / "stderr").open("wb") as errors,
+        subprocess.Popen(
+            command(store, folder, "--workers", "2", "--seeds", "1"),
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            # Tests in the background may have inherited that it is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process,
+    ):
+        try:
+            yield process
+        except BaseException:
+            process.kill()
+            raise
+
+
+def logs(runs: Path) -> dict[str, int]:
+    """The size of each run's metrics log."""
+    found = {run.name: run.path / "metrics.jsonl" for run in find_runs(runs)}
+    return {name: path.stat().st_size for name, path in found.items() if path.is_file()}
 
 
 def wait_for_steps(runs: Path, before: dict[str, int], seconds: float = 240.0) -> None:
     """Wait until a run has taken some more steps than in `before`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        grown = {name: size - before.get(name, 0) for name, size in journals(runs).items()}
-        if any(more > 2000 for more in grown.values()):  # some ten records
-            return
+        if any(size - before.get(name, 0) > 2000 for name, size in logs(runs).items()):
+            return  # some ten records
         time.sleep(0.05)
     raise AssertionError(f"no steps within {seconds:.0f} s")
-
-
-@pytest.mark.slow
-def test_a_failing_row_does_not_stop_the_others(store: Store, tmp_path: Path) -> None:
-    rows = "{reference: {}, wild: {lr: 1.0e+30}, wide: {num-points: 2}, last: {k: 3}}"
-    grid_file(tmp_path, steps=4, rows=rows)
-    done = subprocess.run(command(store, tmp_path, "--seeds", "1"), capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr
-    lines = {line.split("|")[2].strip(): line for line in done.stdout.splitlines() if "|" in line}
-    assert "failed: " in lines["wild"]
-    assert "the loss is nan on batch 2 of epoch 1 (blocks of" in lines["wild"]
-    assert "not trained: k·d: layer 2 takes neighbours from" in lines["wide"]
-    assert "±" in lines["last"]
-    assert "2 of 4 runs scored, 2 failed" in done.stdout
-    assert "wild-s0 failed: " in done.stderr
