@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,15 @@ class Labelled:
     Attributes:
         label: (N,) uint8, UNLABELLED for a point without coordinates.
         confidence: (N,) float32, the largest probability; 0 without label.
-        probabilities: (N, C) float32, or None.
         areas: (C,) float64, the area of each class's surfaces in m², see `surface_areas`.
+        probabilities: (N, C) float32, or None.
         earlier: points whose labels an interrupted start had left.
     """
 
     label: np.ndarray
     confidence: np.ndarray
-    probabilities: np.ndarray | None
     areas: np.ndarray
+    probabilities: np.ndarray | None = None
     earlier: int = 0
 
 
@@ -97,7 +97,7 @@ def label_points(
     except BaseException:
         store.save()
         raise
-    return replace(store.labelled, earlier=earlier)
+    return Labelled(areas=store.areas, earlier=earlier, **store.arrays)
 
 
 def _sorted_by_cell(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
@@ -114,13 +114,16 @@ class LabelStore:
     """Labels that grow block by block, on disk if the scan is large.
 
     Attributes:
-        labelled: the labels so far.
+        arrays: the labels so far, by their names.
+        areas: (C,) float64, the area of each class's surfaces so far, in m².
         blocks: how many blocks are done.
         points: how many points those have.
     """
 
-    def __init__(self, labelled: Labelled, folder: Path | None, made_from: str) -> None:
-        self.labelled, self.folder, self.made_from = labelled, folder, made_from
+    def __init__(
+        self, arrays: dict[str, np.ndarray], areas: np.ndarray, folder: Path | None, made_from: str
+    ) -> None:
+        self.arrays, self.areas, self.folder, self.made_from = arrays, areas, folder, made_from
         self.blocks = self.points = 0
         self._saved = time.monotonic()
 
@@ -141,7 +144,7 @@ class LabelStore:
         """
         if shapes["label"][0] < KEPT_FROM:
             fresh = {name: np.full(shape, *_FRESH[name]) for name, shape in shapes.items()}
-            return cls(_labelled(fresh, np.zeros(classes)), None, made_from)
+            return cls(fresh, np.zeros(classes), None, made_from)
         state = _read_state(folder)
         areas = np.array(state.get("areas", []), np.float64)
         same = state.get("made_from") == made_from and len(areas) == classes
@@ -152,7 +155,7 @@ class LabelStore:
             name: np.memmap(folder / name, _FRESH[name][1], "r+", shape=shape)
             for name, shape in shapes.items()
         }
-        store = cls(_labelled(arrays, areas), folder, made_from)
+        store = cls(arrays, areas, folder, made_from)
         store.blocks, store.points = int(state.get("blocks", 0)), int(state.get("points", 0))
         return store
 
@@ -164,14 +167,14 @@ class LabelStore:
             pos: (n, 3) their coordinates.
             probabilities: (n, C) of each class.
         """
-        labelled, label = self.labelled, probabilities.argmax(axis=1)
-        areas = labelled.areas + surface_areas(pos, label, len(labelled.areas))
-        labelled.label[rows] = label
-        labelled.confidence[rows] = probabilities.max(axis=1)
-        if labelled.probabilities is not None:
-            labelled.probabilities[rows] = probabilities
+        label = probabilities.argmax(axis=1)
+        areas = self.areas + surface_areas(pos, label, len(self.areas))
+        self.arrays["label"][rows] = label
+        self.arrays["confidence"][rows] = probabilities.max(axis=1)
+        if "probabilities" in self.arrays:
+            self.arrays["probabilities"][rows] = probabilities
         # What follows counts the block; a stop before it adds the block again.
-        labelled.areas[...] = areas
+        self.areas = areas
         self.blocks += 1
         self.points += len(rows)
         if time.monotonic() - self._saved > SAVE_EVERY:
@@ -182,21 +185,16 @@ class LabelStore:
         self._saved = time.monotonic()
         if self.folder is None:
             return
-        labelled = self.labelled
-        for values in (labelled.label, labelled.confidence, labelled.probabilities):
+        for values in self.arrays.values():
             if isinstance(values, np.memmap):
                 values.flush()
         state = {
             "made_from": self.made_from,
             "blocks": self.blocks,
             "points": self.points,
-            "areas": labelled.areas.tolist(),
+            "areas": self.areas.tolist(),
         }
         atomic_json(self.folder / STATE, state)
-
-
-def _labelled(arrays: dict[str, np.ndarray], areas: np.ndarray) -> Labelled:
-    return Labelled(arrays["label"], arrays["confidence"], arrays.get("probabilities"), areas)
 
 
 def _bytes(name: str, shape: tuple[int, ...]) -> int:

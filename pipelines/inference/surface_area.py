@@ -6,7 +6,7 @@ import numpy as np
 
 SIDE = 0.05  # m: a piece of surface; scanned indoors, nearly every one holds a point
 CUBE = 5  # cells along a cube's edge; within 0.25 m a surface is taken to be flat
-FEWEST = 6  # points of a cube that a direction is told from
+FEWEST = 6  # points of a cube from which a direction can be estimated
 
 
 def surface_areas(pos: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:

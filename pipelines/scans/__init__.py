@@ -25,7 +25,7 @@ from .text import read_text, write_text
 
 __all__ = ["FORMATS", "Labels", "Scan", "ScanOptions"]
 
-RESULT = ".labelled"  # stands before the suffix of a result's name
+RESULT = ".labelled"  # precedes the suffix in a result's name
 Reader = Callable[[Path, ScanOptions], Scan]
 Writer = Callable[[Path, Scan, Labels], None]
 

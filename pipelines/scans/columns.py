@@ -27,7 +27,7 @@ _SPELLINGS = {
 }
 LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
 NOT_A_NUMBER = ["", "nan", "-nan", "nan(ind)", "-nan(ind)", "NaN", "NAN", "null", "NULL", "NA"]
-SAMPLE = 200  # lines whose values are looked at
+SAMPLE = 200  # lines from whose values unnamed columns are guessed
 _COMMENTS = (b"#", b"//")
 _DELIMITERS = {" ": "space or tab", ",": "comma", ";": "semicolon", "|": "bar", "\t": "tab"}
 # Delimiters and decimal signs, in the order in which they are tried.
@@ -79,7 +79,7 @@ class Layout:
         head_lines: lines before the first point.
         header: which of them (from 0) names the columns, if one does.
         counted: whether the first line is the number of points, as in a PTS file.
-        joint: what stands between two columns.
+        joint: what separates two columns.
         notes: what was detected.
         label: the name of the column with the role LABEL.
     """
@@ -153,7 +153,7 @@ def _place_of(label: str, names: Sequence[str] | None, roles: Sequence[str]) -> 
 
 
 def _first_data(path: Path, lines: Sequence[bytes]) -> tuple[int, bool]:
-    """Return the first line that is data or names, and whether a count stands before it."""
+    """Return the first line that is data or names, and whether a count precedes it."""
     data = [number for number, line in enumerate(lines) if is_data(line)]
     if not data:
         raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
@@ -289,8 +289,8 @@ def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
 def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str]:
     """Return the name of the column for each of the roles x, y, z, r, g and b that has one.
 
-    Names are found in any case. The scan's own colour, `scan_red` …, goes before the class colours
-    that labelling wrote. In a `labelled` file plain names are always class colours.
+    Names are found in any case. The scan's own colour, `scan_red` …, takes precedence over the
+    class colours that labelling wrote. In a `labelled` file plain names are class colours.
 
     >>> find_roles(["X", "Y", "Z", "intensity", "R", "G", "B"])
     {'x': 'X', 'y': 'Y', 'z': 'Z', 'r': 'R', 'g': 'G', 'b': 'B'}
@@ -313,7 +313,7 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     The first three are coordinates. The colours are the first three adjacent columns after them
     that hold whole numbers 0–65535 and not only 0 and 1 (as normals may); failing that, whole
     numbers of any kind; failing that, values from 0 to 1. In a PTS file (`intensity_first`) an
-    intensity stands before them.
+    intensity precedes them.
     """
     count = values.shape[1]
     # Right after the coordinates and after normals is likelier than any other place.

@@ -27,15 +27,15 @@ _NAMES = dict(zip(_COLOR, COLOR_NAMES, strict=True))  # of columns that are not 
 def read_e57(path: Path, options: ScanOptions) -> Scan:
     """Open an E57 file: the points of all its scans, one scan after the other.
 
-    Fields besides coordinates and colours keep their names (`intensity`, `rowIndex`,
+    Fields other than coordinates and colours keep their names (`intensity`, `rowIndex`,
     `nor:normalX`, …); they are 0 in a scan without them. `scan` counts the scans from 0. A point
     that the scanner marked as invalid is NaN.
 
     Raises:
         DatasetError: pye57 is missing, or the file is no E57, damaged or without points.
     """
-    with path.open("rb") as file:
-        if (head := file.read(8)) != b"ASTM-E57":
+    with path.open("rb") as content:
+        if (head := content.read(8)) != b"ASTM-E57":
             raise DatasetError(
                 f"{path}: found no E57 header (its first bytes are {head!r}), expected 'ASTM-E57'."
             )
@@ -45,41 +45,37 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
         raise DatasetError(f'{path}: E57 needs pye57: pip install "deepgcn[e57]"') from error
     failures = (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError)
     try:
-        with pye57.E57(str(path)) as file_of_scans:
-            headers = [file_of_scans.get_header(n) for n in range(file_of_scans.scan_count)]
-            kept = _kept_fields(headers)
-            kinds = [(_NAMES.get(name, name), kind) for name, kind in kept.items()]
-            table = np.dtype([*((name, "<f8") for name in "xyz"), *kinds, ("scan", "<u2")])
-            scans = (
-                rows
-                for number, header in enumerate(headers)
-                for rows in _scan_rows(file_of_scans, header, table, number)
-            )
-            rows = spooled(path, scans, table)
+        with pye57.E57(str(path)) as file:
+            headers = [file.get_header(number) for number in range(file.scan_count)]
+            table = _table_kind(headers)
+            scans = enumerate(headers)
+            parts = (rows for n, header in scans for rows in _scan_rows(file, header, table, n))
+            rows = spooled(path, parts, table)
     except failures as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"
             "Copy or export the scan again."
         ) from error
-    count = len(headers)
-    color = COLOR_NAMES if set(COLOR_NAMES) <= set(table.names or ()) else None
-    fields = tuple(name for name in table.names or () if name != "scan" or count > 1)
+    names, count = table.names or (), len(headers)
+    color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
+    fields = tuple(name for name in names if name != "scan" or count > 1)
     notes = (f"{count} scans, in their common frame",) if count > 1 else ()
     return Scan(path, rows, ("x", "y", "z"), color, fields, notes, options=options)
 
 
-def _kept_fields(headers: list[Any]) -> dict[str, np.dtype]:
-    """Return the fields of numbers besides coordinates of any scan, and what holds their values."""
+def _table_kind(headers: list[Any]) -> np.dtype:
+    """Return the structured type for the points of all scans, with the numeric fields of any."""
     found: dict[str, np.dtype] = {}
     for header in headers:
         for name, kind in _kinds(header).items():
             if name not in (*_CARTESIAN, *_SPHERICAL, *_INVALID):
-                found[name] = np.promote_types(found.get(name, kind), kind)
-    return found
+                new = _NAMES.get(name, name)
+                found[new] = np.promote_types(found.get(new, kind), kind)
+    return np.dtype([*((name, "<f8") for name in "xyz"), *found.items(), ("scan", "<u2")])
 
 
 def _kinds(header: Any) -> dict[str, np.dtype]:
-    """Return the fields of numbers of one scan, by the types and limits that the file declares."""
+    """Return the numeric fields of one scan, with types that hold the declared limits."""
     from pye57 import libe57
 
     found = {}

@@ -181,7 +181,7 @@ def _chunk_table(file: BinaryIO, points: _Points) -> int:
     for at in (points.start, points.size - 8):
         file.seek(at)
         (table,) = struct.unpack("<q", file.read(8))
-        if table != -1:  # or it stands at the end: the program could not go back
+        if table != -1:  # -1: the writer could not seek, so it is at the end of the file
             break
     return int(table)
 

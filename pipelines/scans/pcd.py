@@ -171,7 +171,7 @@ def _field_kind(letter: str, size: str, count: int) -> np.dtype:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Return the names with a number behind those that occurred before."""
+    """Return the names; one that occurred before gets a number at its end."""
     found: list[str] = []
     for name in names:
         new, number = name, 1
@@ -245,7 +245,7 @@ def lzf_decompress(packed: Any, out: Any) -> Any:
 
 
 def _interleaved(path: Path, header: Header, plain: np.ndarray) -> np.ndarray:
-    """Turn fields that stand one after the other into rows."""
+    """Turn whole fields, one after the other, into rows."""
     columns, start = {}, 0
     for name in header.filled.names or ():
         kind = header.filled[name]

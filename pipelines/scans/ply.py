@@ -201,7 +201,7 @@ def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
     """Return the byte at which binary vertices begin, after the elements `before` them.
 
     Raises:
-        DatasetError: the lists of those elements end behind the file.
+        DatasetError: the file ends before the vertices do.
     """
     start = header.start
     with path.open("rb") as file:

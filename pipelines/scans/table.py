@@ -72,7 +72,7 @@ class Scan:
         fields: the columns that a writer keeps, coordinates and colours among them, by the names
             in the file.
         notes: what was detected and the user should know.
-        dropped: names and counts of what the file holds besides points; it is not written again.
+        dropped: names and counts of elements other than points, which are not written again.
         options: the vertical axis and the unit.
         source: what else the writer of the same format needs.
     """
@@ -116,7 +116,7 @@ class Scan:
     def colors(self) -> np.ndarray | None:
         """Return the colours (N, 3) uint8, or None if the scan has none.
 
-        `color_scale` says how the range is told from type and maximum. Colours that are all 0
+        `color_scale` says how the range follows from type and maximum. Colours that are all 0
         count as none: programs write them where they have no colour to write.
         """
         if self.color is None or (largest := self.brightest()) == 0:

@@ -277,7 +277,7 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
 
 
 def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
-    """Return what stands before the first point."""
+    """Return what comes before the first point."""
     with scan.path.open("rb") as file:
         lines = list(islice(file, layout.head_lines))
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
@@ -309,7 +309,7 @@ def _longer_header(line: bytes, joint: str, added: list[str]) -> bytes:
 
 
 def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
-    """Yield, for each point, what stands behind its line."""
+    """Yield, for each point, what is added to the end of its line."""
     joint = layout.joint
     for part in chunks(len(labels.label)):
         columns = [values[part].tolist() for values in labels.columns().values()]  # class first
