@@ -45,7 +45,7 @@ def parts(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> di
     def timed(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
         start = clock()
         run(part, shared, tasks)
-        spent[part.__name__.removesuffix("_all")] += clock() - start
+        spent[part.__name__] += clock() - start
 
     work()  # compiles
     with mock.patch.object(threads, "run", timed):
@@ -68,7 +68,7 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
     def watched(part: Part, shared: tuple[Any, ...], tasks: int) -> None:
         nonlocal met, compared, again
         run(part, shared, tasks)
-        if part is tiles.pairs_all:
+        if part is tiles.pairs:
             (_, places, boxes, reach), axes, table = shared[3], shared[4], shared[-1]
             for a0, a1, b0, b1, both in table:
                 for a in range(a0, a1):
@@ -77,7 +77,7 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
                         if both:
                             within |= tiles.rows_within(places, boxes, reach, axes, b, a)
                         met, compared = met + 1, compared + bool(within)
-        elif part is select.select_all:
+        elif part is select.select:
             (keys, _), counts, first, wanted = shared[5], *shared[6:9]
             rows = counts[: len(shared[2]) - first * PANEL]
             full = len(keys) // len(counts) - PANEL

@@ -57,8 +57,8 @@ class Row:
         k: neighbours of a point.
         num_points: N.
         ours: figures of this package; None if it failed, see `failed`.
-        naive: figures of the released algorithm; None if it was not measured.
-        flop: the arithmetic of the work that leaves none out; None if it is not known.
+        naive: figures of the released algorithm; None if not measured.
+        flop: the operations of the work if none is left out; None if unknown.
         failed: why there are no figures.
     """
 
@@ -78,7 +78,7 @@ class BenchResult:
 
     Attributes:
         rows: a line per case.
-        gemm_speed: floating-point operations a second of a large matrix product, in the same run.
+        gemm_speed: floating-point operations a second of a large matrix multiplication.
         environment: hardware and versions.
         out: the JSON file.
     """
@@ -98,9 +98,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     """
     config.model.check_points(config.num_points)
     device = pick_device(config.device, progress)
-    compare = config.naive and can_compare(config.model, progress)
-    cases = scaling_cases(config) if config.scaling else main_cases(config)
-    total = len(cases) * (2 if compare and not config.scaling else 1) + 1
+    networks = {"ours": OURS}
+    if config.naive and can_compare(config.model, progress) and not config.scaling:
+        networks["naive"] = NAIVE
+    cases = [(work, config.model, config.num_points) for work in config.works]
+    if config.scaling:
+        cases = scaling_cases(config)
+    total = len(cases) * len(networks) + 1
     rows: list[Row] = []
     with (
         progress.task("Measuring", total=total, unit="cases") as task,
@@ -109,7 +113,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         gemm = {"work": "gemm", "device": device.type, "threads": config.threads}
         speed = _measure(OURS, gemm)["speed"]
         task.advance()
-        with cpu_threads(config.threads):  # as the processes that measure have them
+        with cpu_threads(config.threads):  # as in the measuring processes
             environment = describe_environment(device)
         result = _save(config, rows, speed, environment)
         for work, model, points in cases:
@@ -118,10 +122,10 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
             flop = _flop(work, model, points, config)
             row = Row(work, model.depth, model.k, points, None, flop=flop)
             try:
-                row = dataclasses.replace(row, ours=_figures(OURS, case))
-                task.advance()
-                if compare and not config.scaling:
-                    row = dataclasses.replace(row, naive=_figures(NAIVE, case))
+                for name, module in networks.items():
+                    found = _measure(module, case)
+                    figures = Figures(tuple(found["times"]), int(found["memory"]))
+                    row = dataclasses.replace(row, **{name: figures})
                     task.advance()
             except RunError as error:
                 row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
@@ -146,7 +150,7 @@ def _save(
 
 
 def can_compare(model: ModelConfig, progress: Progress) -> bool:
-    """Whether the naive network is at hand and knows this one; says so if not."""
+    """Return whether the naive network is there and has this configuration; warn if not."""
     if not (ROOT / "benchmarks" / "naive.py").is_file():
         progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
         return False
@@ -154,11 +158,6 @@ def can_compare(model: ModelConfig, progress: Progress) -> bool:
         progress.warn("the naive network has dynamic EdgeConv and MRConv only: no comparison.")
         return False
     return True
-
-
-def main_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
-    """Return the cases of one network at one size."""
-    return [(work, config.model, config.num_points) for work in config.works]
 
 
 def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
@@ -171,15 +170,11 @@ def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
         except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3
             model = dataclasses.replace(model, k=3)
         cases += [(work, model, config.num_points) for work in config.works if work != "knn"]
-    return [case for case in cases if _fits(case[1], case[2])]
-
-
-def _fits(model: ModelConfig, points: int) -> bool:
-    return model.k * max(model.dilations()) <= points
+    return [case for case in cases if case[1].k * max(case[1].dilations()) <= case[2]]
 
 
 def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float | None:
-    """Return the arithmetic of a case; None with a layer of PyTorch Geometric: not known."""
+    """Return the operations of a case; None (unknown) with a layer of PyTorch Geometric."""
     if work == "knn":
         return config.batch_size * search_flop(model.width, points)
     if model.conv not in CONVS:
@@ -191,16 +186,10 @@ def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> fl
 def _case(
     config: BenchConfig, device: str, work: str, model: ModelConfig, points: int
 ) -> dict[str, Any]:
-    return {
-        "model": to_plain(model),
-        "work": work,
-        "batch_size": config.batch_size,
-        "num_points": points,
-        "device": device,
-        "threads": config.threads,
-        "repeats": config.repeats,
-        "checkpoint_layers": config.checkpoint_layers,
-    }
+    """Return a `runtime.timing.Case` as plain values."""
+    names = "batch_size", "threads", "repeats", "checkpoint_layers"
+    case = {name: getattr(config, name) for name in names}
+    return case | {"model": to_plain(model), "work": work, "num_points": points, "device": device}
 
 
 def _features(config: BenchConfig, work: str, points: int, folder: Path) -> str | None:
@@ -213,28 +202,18 @@ def _features(config: BenchConfig, work: str, points: int, folder: Path) -> str 
     return str(path)
 
 
-def _figures(module: str, case: dict[str, Any]) -> Figures:
-    found = _measure(module, case)
-    return Figures(tuple(found["times"]), int(found["memory"]))
-
-
-def _describe_case(case: dict[str, Any]) -> str:
-    if case["work"] == "gemm":
-        return "a matrix product"
-    size = f"{case['model']['arch']}-{case['model']['depth']} {case['work']}"
-    return f"{size}, N {case['num_points']}, B {case['batch_size']}"
-
-
 def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
     """Run one measurement in a process of its own and return what it found."""
     done = subprocess.run(
         python_command(module, json.dumps(case)), capture_output=True, text=True, check=False
     )
     if done.returncode:
+        name = "a matrix product"
+        if case["work"] != "gemm":
+            model, size = case["model"], f"N {case['num_points']}, B {case['batch_size']}"
+            name = f"{model['arch']}-{model['depth']} {case['work']}, {size}"
         lines = [line for line in done.stderr.splitlines() if line[:1].strip()]  # not indented
-        last = next(
-            (line for line in reversed(lines) if "Error" in line), f"exit code {done.returncode}"
-        )
-        raise RunError(f"bench: {module} failed on {_describe_case(case)}.\n{last}")
+        errors = [f"exit code {done.returncode}", *(line for line in lines if "Error" in line)]
+        raise RunError(f"bench: {module} failed on {name}.\n{errors[-1]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -82,17 +82,10 @@ def cut(value, y, SLOPE: tl.constexpr):
 
 @triton.jit
 def forward(
-    x,
-    scale,
-    shift,
-    out,
-    total,
-    channels,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SLOPE: tl.constexpr,
-    FLOAT: tl.constexpr,
-):
+    x, scale, shift, out,
+    total, channels,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, SLOPE: tl.constexpr, FLOAT: tl.constexpr,
+):  # fmt: skip
     """Compute `activate` for a tile of rows and channels."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -107,19 +100,10 @@ def forward(
 
 @triton.jit
 def backward(
-    g,
-    x,
-    scale,
-    shift,
-    dx,
-    sums,
-    total,
-    channels,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SLOPE: tl.constexpr,
-    FLOAT: tl.constexpr,
-):
+    g, x, scale, shift, dx, sums,
+    total, channels,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, SLOPE: tl.constexpr, FLOAT: tl.constexpr,
+):  # fmt: skip
     """Compute `gradients` of the tiles of one instance, which adds them up in sums[instance]."""
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     within = c < channels

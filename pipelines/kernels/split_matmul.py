@@ -267,18 +267,10 @@ def store_parts(x, shift, at, piece, mask):
 
 @triton.jit
 def split_rows(
-    x,
-    parts,
-    shifts,
-    rows,
-    inner,
-    width,
-    piece,
-    row_stride,
-    inner_stride,
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    x, parts, shifts,
+    rows, inner, width, piece, row_stride, inner_stride,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Store the parts and shifts of ROWS whole rows, which are read twice.
 
     Args:
@@ -305,16 +297,10 @@ def split_rows(
 
 @triton.jit
 def row_maxima(
-    x,
-    bits,
-    rows,
-    inner,
-    row_stride,
-    inner_stride,
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    STEPS: tl.constexpr,
-):
+    x, bits,
+    rows, inner, row_stride, inner_stride,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
     """Raise `bits` (padded rows,) int32 to the largest `magnitude` of each row of x (rows, inner).
 
     Several instances share a row: the maximum of integers is the same in any order.
@@ -332,19 +318,10 @@ def row_maxima(
 
 @triton.jit
 def split_strided(
-    x,
-    bits,
-    parts,
-    shifts,
-    rows,
-    inner,
-    width,
-    piece,
-    row_stride,
-    inner_stride,
-    ROWS: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    x, bits, parts, shifts,
+    rows, inner, width, piece, row_stride, inner_stride,
+    ROWS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Store the parts and shifts of x (rows, inner), read along its columns.
 
     Args:
@@ -387,29 +364,11 @@ def unscaled(total, exponent):
 
 @triton.jit
 def multiply(
-    left,
-    right,
-    left_shifts,
-    right_shifts,
-    bias,
-    out,
-    rows,
-    columns,
-    width,
-    share,
-    left_piece,
-    right_piece,
-    row_stride,
-    column_stride,
-    share_stride,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    INNER: tl.constexpr,
-    GROUP: tl.constexpr,
-    STAGES: tl.constexpr,
-    ADD: tl.constexpr,
-    BIAS: tl.constexpr,
-):
+    left, right, left_shifts, right_shifts, bias, out,
+    rows, columns, width, share, left_piece, right_piece, row_stride, column_stride, share_stride,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
+    STAGES: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
+):  # fmt: skip
     """Store a tile of the result over `share` elements of the inner dimension, or add to it.
 
     Tensor cores truncate a sum instead of rounding it. So they add up INNER products only, the

@@ -3,9 +3,9 @@
 
 PyTorch's OpenMP threads spin for some milliseconds after each operation, ready to begin the next
 one. A second pool has to share the cores with them (measured: two threads on two cores were then no
-faster than one), and threads that need Python's lock get in each other's way. So `fork` calls
-`GOMP_parallel` of the OpenMP library that PyTorch itself has loaded, straight from compiled code.
-Where the library has no such function (macOS, Windows), Python threads do the same work.
+faster than one), and threads that need Python's lock get in each other's way. So
+compiled code calls `GOMP_parallel` of the OpenMP library that PyTorch itself has loaded. Where the
+library has no such function (macOS, Windows), Python threads do the same work.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import ctypes
 import itertools
 import os
 import sys
+import types as python_types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import torch
 from llvmlite import ir
@@ -35,8 +37,25 @@ def count() -> int:
     return torch.get_num_threads()
 
 
+def parallel(loop: Callable[..., None]) -> Any:
+    """Compile `loop(*shared, task)` so that `run` can share its tasks among the threads.
+
+    Tasks must write to different places and not raise.
+    """
+    compiled = numba.njit(nogil=True, error_model="numpy")(loop)
+    # Numba caches functions with globals of their own, but not closures.
+    names = {"fork": fork, "kernel": compiled, "__name__": loop.__module__}
+    entry = python_types.FunctionType(_entry.__code__, names, loop.__name__)
+    entry.__qualname__ = f"{loop.__module__}.{loop.__qualname__}"
+    return numba.njit(nogil=True, cache=True)(entry)
+
+
+def _entry(shared, tasks, counter, openmp, workers):
+    fork(kernel, shared, tasks, counter, openmp, workers)  # type: ignore[name-defined]  # noqa: F821
+
+
 def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None:
-    """Call `entry(shared, tasks, counter, openmp, workers)`, which must be one `fork`, and wait."""
+    """Run tasks 0 … tasks − 1 of a `parallel` loop with the arguments `shared`, and wait."""
     counter = np.zeros(1, np.int64)
     workers = max(1, min(count(), tasks))
     openmp = _openmp() if workers > 1 else 0
@@ -70,8 +89,8 @@ def fork(
     """Call the compiled function `kernel(*shared, task)` for each task in 0 … tasks − 1.
 
     Each thread takes the next number from `counter` (one int64, zero at first) until none is left.
-    The tasks must write to different places and not raise. With `openmp` 0 the calling thread runs
-    them, except those that other threads with the same counter have taken.
+    With `openmp` 0 the calling thread runs them, except those that other threads with the same
+    counter have taken.
     """
     arguments = (*shared.types, types.int64)
     typing.resolve_function_type(kernel, arguments, {})  # compiles it

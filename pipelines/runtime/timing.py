@@ -48,7 +48,6 @@ class Case:
         device: cpu or cuda.
         threads: CPU threads; None: PyTorch's own choice.
         repeats: timed runs, after one that warms up, or on a GPU three, which capture graphs too.
-        implementation: of the kernels, or None for the device's own.
         checkpoint_layers: of a step, how many layers the backward pass recomputes at once; 0: none.
         features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
             alone is always among normally distributed points.
@@ -62,7 +61,6 @@ class Case:
     device: str
     threads: int | None
     repeats: int
-    implementation: str | None = None
     checkpoint_layers: int = 0
     features: str | None = None
     captured: bool = True
@@ -73,17 +71,14 @@ Search = Callable[[Tensor, ModelConfig], Any]
 
 
 def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
-    """Return times (seconds), peak memory beyond that before the work (bytes), and the latter."""
-    if case.threads:
-        torch.set_num_threads(case.threads)
+    """Return the times (seconds) and the peak memory beyond that before the work (bytes)."""
     torch.manual_seed(0)
-    with kernels.use(case.implementation):
-        run = work_of(case, network, search)
-        base = memory(case.device)
-        for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
-            _time(run, case.device)  # compiles, allocates
-        times = [_time(run, case.device) for _ in range(case.repeats)]
-    return {"times": times, "memory": peak_memory(case.device) - base, "base": base}
+    run = work_of(case, network, search)
+    before = memory(case.device)
+    for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
+        _time(run, case.device)  # compiles, allocates
+    times = [_time(run, case.device) for _ in range(case.repeats)]
+    return {"times": times, "memory": peak_memory(case.device) - before}
 
 
 def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
@@ -93,10 +88,8 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
     if case.work == "knn":
         x = torch.randn(*shape, case.model.width, generator=generator).to(case.device)
         return lambda: search(x, case.model)
-    if case.features is None:
-        features = torch.rand(*shape, case.model.in_channels, generator=generator)
-    else:
-        features = torch.from_numpy(np.load(case.features))
+    noise = torch.rand(*shape, case.model.in_channels, generator=generator)
+    features = torch.from_numpy(np.load(case.features)) if case.features else noise
     features = features.to(case.device)
     model = network(case.model).to(case.device)
     own = model if case.captured and isinstance(model, DeepGCN) else None
@@ -174,10 +167,8 @@ def _status(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def gemm_speed(device: str, threads: int | None) -> float:
+def gemm_speed(device: str) -> float:
     """Return the floating-point operations a second of a large float32 matrix multiplication."""
-    if threads:
-        torch.set_num_threads(threads)
     a = torch.rand(GEMM, GEMM, device=device)
     times = [_time(lambda: a @ a, device) for _ in range(6)]
     return 2 * GEMM**3 / min(times[1:])
@@ -192,8 +183,10 @@ def own_search(x: Tensor, config: ModelConfig) -> Tensor:
 def main(network: Network, search: Search) -> None:
     """Measure the case that the first argument describes, and print the figures."""
     values = json.loads(sys.argv[1])
-    if values.get("work") == "gemm":
-        found: dict[str, Any] = {"speed": gemm_speed(values["device"], values["threads"])}
+    if values["threads"]:
+        torch.set_num_threads(values["threads"])
+    if values["work"] == "gemm":
+        found: dict[str, Any] = {"speed": gemm_speed(values["device"])}
     else:
         case: Case = from_plain(Case, values)
         if case.checkpoint_layers:

@@ -32,7 +32,7 @@ from pipelines.kernels.simd import (
     store,
     widen,
 )
-from pipelines.kernels.threads import fork
+from pipelines.kernels.threads import parallel
 
 from . import EdgeOps
 from . import edge_reduce as differentiable_edge_reduce
@@ -102,7 +102,7 @@ def _forward(
     sums = torch.zeros(tasks, 2, padded if moments else 0, dtype=torch.float64)
     arrays = _flat(v if u is None else u, v, index.contiguous(), direction, extreme, winner, sums)
     flags = u is not None, relu, moments
-    threads.run(edges_forward_all, (*arrays, _sizes(v, index), flags), tasks)
+    threads.run(edges_forward, (*arrays, _sizes(v, index), flags), tasks)
     first, second = sums[..., :channels].sum(dim=0)
     return extreme[..., :channels], winner, first, second
 
@@ -128,9 +128,9 @@ def _backward(
     shared = *_flat(du, dv), _sizes(g, index), flags
     if moments:
         linear = _flat(*(_pad(each.to(g.dtype)) for each in (grads[1], 2 * grads[2])))
-        threads.run(edges_backward_all, (*arrays, *linear, *shared), _channel_tasks(g))
+        threads.run(edges_backward, (*arrays, *linear, *shared), _channel_tasks(g))
     else:
-        threads.run(winners_backward_all, (*arrays, *shared), _channel_tasks(g))
+        threads.run(winners_backward, (*arrays, *shared), _channel_tasks(g))
     return du[..., :channels], dv[..., :channels]
 
 
@@ -144,7 +144,7 @@ class _NeighborSum(torch.autograd.Function):
         ctx.save_for_backward(index)
         total = torch.empty_like(x)
         tasks = -(-x.shape[0] * x.shape[1] // EDGE_POINTS)
-        threads.run(gather_sum_all, (*_flat(x, index, total), _sizes(x, index)), tasks)
+        threads.run(gather_sum, (*_flat(x, index, total), _sizes(x, index)), tasks)
         return total
 
     @staticmethod
@@ -153,7 +153,7 @@ class _NeighborSum(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         g = grads[0].contiguous()
         total = torch.zeros_like(g)
-        threads.run(scatter_sum_all, (*_flat(g, index, total), _sizes(g, index)), _channel_tasks(g))
+        threads.run(scatter_sum, (*_flat(g, index, total), _sizes(g, index)), _channel_tasks(g))
         return total, None
 
 
@@ -168,7 +168,7 @@ class _PointReduce(torch.autograd.Function):
         sums = torch.zeros(batch * parts, 2, channels if moments else 0, dtype=torch.float64)
         ctx.flags = flags = relu, moments
         arrays = _flat(x, direction, best, place, sums)
-        threads.run(points_forward_all, (*arrays, (points, channels), flags), batch * parts)
+        threads.run(points_forward, (*arrays, (points, channels), flags), batch * parts)
         extreme, part = best.max(dim=1)  # (B, C)
         winner = place.gather(1, part.unsqueeze(1)).squeeze(1)
         first, second = sums.sum(dim=0)
@@ -188,7 +188,7 @@ class _PointReduce(torch.autograd.Function):
         linear = _flat(first.to(x.dtype), 2 * second.to(x.dtype))
         dx = torch.empty_like(x)
         shared = (*_flat(x, winner, g), *linear, *_flat(dx), (points, channels), (relu, moments))
-        threads.run(points_backward_all, shared, batch * -(-points // POINTS))
+        threads.run(points_backward, shared, batch * -(-points // POINTS))
         return dx, None, None, None
 
 
@@ -223,7 +223,7 @@ def _channel_tasks(x: Tensor) -> int:
 # there. A task is a range of points, or of a block's channels where it writes to neighbours.
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def edges_forward(u, v, index, direction, extreme, winner, sums, sizes, flags, task):
     """Find the extreme edge of the task's points, and add up all their edges and squares.
 
@@ -263,7 +263,7 @@ def _add_to(sums, at, vector):
     store(sums, at, add(load(sums, at), widen(vector)))
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def edges_backward(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):
     """Send the gradients of the extremes and of both sums back along the edges of one block.
 
@@ -291,7 +291,7 @@ def edges_backward(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):
             store(du, at, total)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def winners_backward(u, v, index, winner, g, du, dv, sizes, flags, task):
     """Send the gradients of the extremes back to the two ends of the edges that won."""
     points, channels, k = sizes
@@ -308,7 +308,7 @@ def winners_backward(u, v, index, winner, g, du, dv, sizes, flags, task):
             dv[source] += d
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def gather_sum(x, index, total, sizes, task):
     """Add up the neighbours of the task's points."""
     points, channels, k = sizes
@@ -321,7 +321,7 @@ def gather_sum(x, index, total, sizes, task):
             store(total, i * channels + c, value)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def scatter_sum(g, index, total, sizes, task):
     """Add each row of g to the rows of its neighbours."""
     points, channels, k = sizes
@@ -343,7 +343,7 @@ def _rows_and_channels(sizes, task):
     return task // parts * points, first, min(first + CHANNELS, channels)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def points_forward(x, direction, best, place, sums, sizes, flags, task):
     """Find the extreme of the task's points and which one it is, and add up values and squares.
 
@@ -380,7 +380,7 @@ def points_forward(x, direction, best, place, sums, sizes, flags, task):
                 _add_to(sums, 2 * kept + channels + c, squares)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def points_backward(x, winner, g, g1, g2, dx, sizes, flags, task):
     """Send the gradients of the extremes and of both sums back to the task's points.
 
@@ -414,41 +414,3 @@ def _rows_of_block(sizes, task):
     first = task // parts * points
     start = first + task % parts * POINTS
     return first, start, min(start + POINTS, first + points)
-
-
-# What `threads.run` calls: all tasks of one loop. Numba caches these, and the loops within them.
-
-
-@njit(cache=True, nogil=True)
-def edges_forward_all(shared, tasks, counter, openmp, workers):
-    fork(edges_forward, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def edges_backward_all(shared, tasks, counter, openmp, workers):
-    fork(edges_backward, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def winners_backward_all(shared, tasks, counter, openmp, workers):
-    fork(winners_backward, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def gather_sum_all(shared, tasks, counter, openmp, workers):
-    fork(gather_sum, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def scatter_sum_all(shared, tasks, counter, openmp, workers):
-    fork(scatter_sum, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def points_forward_all(shared, tasks, counter, openmp, workers):
-    fork(points_forward, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def points_backward_all(shared, tasks, counter, openmp, workers):
-    fork(points_backward, shared, tasks, counter, openmp, workers)

@@ -234,25 +234,11 @@ def relu_of(e):
 
 @triton.jit
 def reduce(
-    u,
-    v,
-    index,
-    sign,
-    extreme,
-    winner,
-    sums,
-    total,
-    points,
-    channels,
-    k,
-    HAS_U: tl.constexpr,
-    RELU: tl.constexpr,
-    MOMENTS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
-    FLOAT: tl.constexpr,
-):
+    u, v, index, sign, extreme, winner, sums,
+    total, points, channels, k,
+    HAS_U: tl.constexpr, RELU: tl.constexpr, MOMENTS: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr, FLOAT: tl.constexpr,
+):  # fmt: skip
     """Find the extreme edge of each point, and its place; add up edges and squares.
 
     A channel whose `sign` is −1 is negated on the way in and out, so that the largest is always
@@ -309,26 +295,11 @@ def edge_gradient(e, won, top, g1, g2, RELU: tl.constexpr, MOMENTS: tl.constexpr
 
 @triton.jit
 def spread_to_targets(
-    u,
-    v,
-    index,
-    winner,
-    g,
-    g1,
-    g2,
-    du,
-    total,
-    points,
-    channels,
-    k,
-    HAS_U: tl.constexpr,
-    RELU: tl.constexpr,
-    MOMENTS: tl.constexpr,
-    ROWS: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
-    FLOAT: tl.constexpr,
-):
+    u, v, index, winner, g, g1, g2, du,
+    total, points, channels, k,
+    HAS_U: tl.constexpr, RELU: tl.constexpr, MOMENTS: tl.constexpr, ROWS: tl.constexpr,
+    BLOCK: tl.constexpr, WIDE: tl.constexpr, FLOAT: tl.constexpr,
+):  # fmt: skip
     """Add up, for each point, the gradients of its own edges."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     c = channels_of(BLOCK, WIDE)
@@ -357,27 +328,12 @@ def spread_to_targets(
 
 @triton.jit
 def spread_to_sources(
-    u,
-    v,
-    order,
-    begin,
-    step,
-    winner,
-    g,
-    g1,
-    g2,
-    dv,
+    u, v, order, begin, step, winner, g, g1, g2, dv,
     channels,
-    K: tl.constexpr,
-    HAS_U: tl.constexpr,
-    RELU: tl.constexpr,
-    MOMENTS: tl.constexpr,
-    INTEGER: tl.constexpr,
-    EDGES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
+    K: tl.constexpr, HAS_U: tl.constexpr, RELU: tl.constexpr, MOMENTS: tl.constexpr,
+    INTEGER: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
-):
+):  # fmt: skip
     """Add up, for one source point, the gradients of the edges that leave it.
 
     Those edges are `order`[`begin`[j·step]] … `order`[`begin`[(j + 1)·step] − 1], numbered
@@ -428,18 +384,10 @@ def spread_to_sources(
 @triton.jit
 def sum_rows(
     x,
-    rows,
-    begin,
-    step,
-    out,
-    total,
-    channels,
-    K: tl.constexpr,
-    EDGES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WIDE: tl.constexpr,
+    rows, begin, step, out, total, channels,
+    K: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
-):
+):  # fmt: skip
     """Add up rows of x into row p of `out`.
 
     They are `rows`[`begin`[p·step]] // K … `rows`[`begin`[(p + 1)·step] − 1] // K.

@@ -29,8 +29,8 @@ from torch import Tensor
 from pipelines.kernels import reference, threads
 
 from .order import arrange, as_given
-from .select import select_all
-from .tiles import PANEL, ROWS, pack_all, pairs_all, room_for, thresholds_all
+from .select import select
+from .tiles import PANEL, ROWS, pack, pairs, room_for, thresholds
 
 SAMPLE_STEP = 16  # one point in so many is in the sample
 SAMPLE_LEAST = 128
@@ -101,7 +101,7 @@ def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarra
         sample = _pack(x, order.points[_sample(points, plan.sample)])
     threshold, floor = room_for(len(squares)), room_for(len(squares))
     shared: Shared = (packed, points, *sample, plan.rank, threshold, floor)
-    threads.run(thresholds_all, shared, _tasks(len(squares)))
+    threads.run(thresholds, shared, _tasks(len(squares)))
     near = order.columns, order.places, order.boxes, order.reach(threshold, squares)
     panels = len(squares) // PANEL
     for first in range(0, panels, plan.slab):
@@ -110,16 +110,16 @@ def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarra
         found = _candidate_buffers(rows * plan.length), np.zeros(rows, np.int64), first
         for table in _rounds(first, last, panels):
             shared = (packed, squares, threshold, near, order.axes, *found, table)
-            threads.run(pairs_all, shared, len(table))
+            threads.run(pairs, shared, len(table))
         shared = (packed, squares, order.points, threshold, floor, *found, wanted, out)
-        threads.run(select_all, shared, _tasks(rows))
+        threads.run(select, shared, _tasks(rows))
 
 
 def _pack(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen rows in panels, and their squared lengths."""
     rows = -(-len(chosen) // PANEL) * PANEL
     packed, squares = room_for(rows * x.shape[1]), room_for(rows)
-    threads.run(pack_all, (x, chosen, packed, squares), _tasks(rows))
+    threads.run(pack, (x, chosen, packed, squares), _tasks(rows))
     return packed, squares
 
 

@@ -16,7 +16,7 @@ from numba import njit
 
 from pipelines.kernels import threads
 from pipelines.kernels.simd import LANES, fma, load, load_splat, splat, store
-from pipelines.kernels.threads import fork
+from pipelines.kernels.threads import parallel
 
 from .tiles import PANEL, ROWS, ZERO
 
@@ -86,7 +86,7 @@ def arrange(x: np.ndarray) -> Order:
     axes, panels = min(AXES, x.shape[1]), -(-len(x) // PANEL)
     projected = np.empty((len(x), LANES), np.float32)
     shared = (x.reshape(-1), basis.reshape(-1), projected.reshape(-1))
-    threads.run(project_all, shared, -(-len(x) // ROWS))
+    threads.run(project, shared, -(-len(x) // ROWS))
     if not np.isfinite(projected).all():
         return as_given(len(x))
     projected = projected[:, :axes]
@@ -94,7 +94,7 @@ def arrange(x: np.ndarray) -> Order:
     _split(projected, points, panels)
     places = np.empty(panels * axes * PANEL, np.float32)
     boxes = np.empty(panels * 2 * axes, np.float32)
-    threads.run(box_all, (projected, points, places, boxes), -(-panels // PANEL))
+    threads.run(box, (projected, points, places, boxes), -(-panels // PANEL))
     return Order(points, places, boxes, x.shape[1], axes)
 
 
@@ -118,7 +118,7 @@ def _axes(x: np.ndarray) -> np.ndarray:
     return basis
 
 
-@njit(nogil=True)
+@parallel
 def project(x, basis, projected, task):
     """Write the projections of a task's points x (N, C) to `basis` (C, 8), both flat."""
     channels, points = len(basis) // LANES, len(projected) // LANES
@@ -149,10 +149,10 @@ def _split_all(
     projected: np.ndarray, points: np.ndarray, segments: list[tuple[int, int]], *, whole: bool
 ) -> None:
     table = np.array(segments, dtype=np.int64)
-    threads.run(split_all, (projected, points, table, whole), len(table))
+    threads.run(split, (projected, points, table, whole), len(table))
 
 
-@njit(nogil=True)
+@parallel
 def split(projected, points, table, whole, task):
     """Halve a segment of panels of `points`, once or, if `whole`, down to single panels."""
     first, last = table[task]
@@ -220,7 +220,7 @@ def _median(a, b, c):
     return max(min(a, b), min(max(a, b), c))
 
 
-@njit(nogil=True)
+@parallel
 def box(projected, points, places, boxes, task):
     """Write the projections of 16 panels in panels, and the bounds of each panel."""
     axes = projected.shape[1]
@@ -234,18 +234,3 @@ def box(projected, points, places, boxes, task):
                 low, high = min(low, value), max(high, value)
             boxes[2 * panel * axes + axis] = low
             boxes[(2 * panel + 1) * axes + axis] = high
-
-
-@njit(cache=True, nogil=True)
-def split_all(shared, tasks, counter, openmp, workers):
-    fork(split, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def box_all(shared, tasks, counter, openmp, workers):
-    fork(box, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def project_all(shared, tasks, counter, openmp, workers):
-    fork(project, shared, tasks, counter, openmp, workers)

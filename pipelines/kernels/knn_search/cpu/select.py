@@ -24,7 +24,7 @@ from pipelines.kernels.simd import (
     store,
     truncate,
 )
-from pipelines.kernels.threads import fork
+from pipelines.kernels.threads import parallel
 
 from .tiles import INFINITY, LARGEST, PANEL, ROWS, ZERO, row_keys
 
@@ -38,7 +38,7 @@ SIGN = np.uint32(0x80000000)
 ALL_ONES = np.uint32(0xFFFFFFFF)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def select(packed, squares, order, threshold, floor, candidates, counts, origin, wanted, out, task):
     """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32.
 
@@ -216,8 +216,3 @@ def _ordered(key, column):
     bits = float_bits(key)
     bits ^= ALL_ONES if bits & SIGN else SIGN
     return np.uint64(bits) << np.uint64(32) | np.uint64(column)
-
-
-@njit(cache=True, nogil=True)
-def select_all(shared, tasks, counter, openmp, workers):
-    fork(select, shared, tasks, counter, openmp, workers)

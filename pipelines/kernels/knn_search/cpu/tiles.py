@@ -38,7 +38,7 @@ from pipelines.kernels.simd import (
     store_vector,
     wide_registers,
 )
-from pipelines.kernels.threads import fork
+from pipelines.kernels.threads import parallel
 
 PANEL = WIDE  # points; a row of a tile is one vector
 TILE = PANEL * PANEL
@@ -67,7 +67,7 @@ def room_for(size: int) -> np.ndarray:
 _room_for = njit(nogil=True)(room_for)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def pack(x, chosen, packed, squares, task):
     """Write the rows `chosen` of x (N, C) in panels, and their squared lengths.
 
@@ -234,7 +234,7 @@ def append(tile, at, a, b, points, squares, threshold, candidates, counts, origi
         counts[np.uint64(row)] = count + popcount(mask)
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def thresholds(packed, points, sample, sample_squares, rank, threshold, floor, task):
     """Set each row's threshold, and the distance its bins begin at, from the sampled points.
 
@@ -332,7 +332,7 @@ def _count(keys, size, bound):
     return count
 
 
-@njit(nogil=True, error_model="numpy")
+@parallel
 def pairs(packed, squares, threshold, order, axes, candidates, counts, origin, table, task):
     """Append candidates to the rows of panels a0 … a1 from panels b0 … b1 and, if `both`, back.
 
@@ -386,18 +386,3 @@ def row_keys(packed, squares, row, keys):
         for c in range(0, channels * PANEL, PANEL):
             product = fma(load_splat(packed, start + c), load(packed, b * channels + c), product)
         store(keys, b, fma(minus_two, product, load(squares, b)))
-
-
-@njit(cache=True, nogil=True)
-def pack_all(shared, tasks, counter, openmp, workers):
-    fork(pack, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def thresholds_all(shared, tasks, counter, openmp, workers):
-    fork(thresholds, shared, tasks, counter, openmp, workers)
-
-
-@njit(cache=True, nogil=True)
-def pairs_all(shared, tasks, counter, openmp, workers):
-    fork(pairs, shared, tasks, counter, openmp, workers)

@@ -69,27 +69,11 @@ def append(base, count, pieces, threshold, column, PTX: tl.constexpr):
 
 @triton.jit(do_not_specialize=["start"])
 def collect(
-    parts,
-    units,
-    squares,
-    thresholds,
-    candidates,
-    counts,
-    queue,
-    waiting,
-    points,
-    padded,
-    start,
-    rows,
-    wanted,
-    room,
-    longest,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
+    parts, units, squares, thresholds, candidates, counts, queue, waiting,
+    points, padded, start, rows, wanted, room, longest,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
     PTX: tl.constexpr,
-):
+):  # fmt: skip
     """Append the points within the thresholds of rows `start` to `start + rows` of every block.
 
     The queue gets the rows that have not from `wanted` to `room` candidates.
@@ -125,18 +109,10 @@ def collect(
 
 @triton.jit
 def row_bits(
-    x,
-    mean,
-    squares,
-    scratch,
-    block,
-    row,
-    points,
-    padded,
-    channels,
-    PART: tl.constexpr,
-    CHUNK: tl.constexpr,
-):
+    x, mean, squares, scratch, block, row,
+    points, padded, channels,
+    PART: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
     """Store the order bits of all distances of a row into `scratch` (N,) int32."""
     x += block * points * channels
     for first in range(0, points, CHUNK):
@@ -203,26 +179,10 @@ def store_nearest(scratch, out, wanted, points, CHUNK: tl.constexpr, WHOLE: tl.c
 
 @triton.jit(do_not_specialize=["start", "wanted"])
 def redo(
-    x,
-    mean,
-    squares,
-    candidates,
-    counts,
-    queue,
-    waiting,
-    scratch,
-    points,
-    padded,
-    channels,
-    start,
-    rows,
-    wanted,
-    longest,
-    PART: tl.constexpr,
-    CHUNK: tl.constexpr,
-    LONG: tl.constexpr,
-    WHOLE: tl.constexpr,
-):
+    x, mean, squares, candidates, counts, queue, waiting, scratch,
+    points, padded, channels, start, rows, wanted, longest,
+    PART: tl.constexpr, CHUNK: tl.constexpr, LONG: tl.constexpr, WHOLE: tl.constexpr,
+):  # fmt: skip
     """Replace the candidates of the queue's rows by their `wanted` nearest points.
 
     They begin in the first buffer and run on into the others, whose counts become 0. An instance

@@ -25,11 +25,8 @@ def side(axis: tl.constexpr, DIMS: tl.constexpr):
 @triton.jit
 def exchange(
     cube,
-    axis: tl.constexpr,
-    flip: tl.constexpr,
-    DIMS: tl.constexpr,
-    DOUBLE: tl.constexpr,
-):
+    axis: tl.constexpr, flip: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr,
+):  # fmt: skip
     """Order the pairs of elements along an axis: one step of a bitonic network.
 
     The larger one comes to position 1, or to 0 where the position along the axis `flip` is 1 (−1:
@@ -115,12 +112,8 @@ def invert(cube, where, minus_one):
 @triton.jit
 def take(
     cube,
-    axis: tl.constexpr,
-    flip: tl.constexpr,
-    minus_one,
-    DIMS: tl.constexpr,
-    OWN: tl.constexpr,
-):
+    axis: tl.constexpr, flip: tl.constexpr, minus_one, DIMS: tl.constexpr, OWN: tl.constexpr,
+):  # fmt: skip
     """Exchange pairs along an axis, inverted as `inversion` says."""
     other = (tl.sum(cube, axis, keep_dims=True) - cube).to(tl.int32)
     if axis >= OWN:
@@ -197,25 +190,10 @@ def keep_ranks(key, column, out, valid, k, LOG: tl.constexpr):
 
 @triton.jit(do_not_specialize=["start", "minus_one"])
 def order(
-    candidates,
-    counts,
-    column,
-    kept,
-    index,
-    queue,
-    waiting,
-    total,
-    rows,
-    points,
-    start,
-    k,
-    longest,
-    minus_one,
-    LOG: tl.constexpr,
-    DIMS: tl.constexpr,
-    OWN: tl.constexpr,
-    K: tl.constexpr,
-):
+    candidates, counts, column, kept, index, queue, waiting,
+    total, rows, points, start, k, longest, minus_one,
+    LOG: tl.constexpr, DIMS: tl.constexpr, OWN: tl.constexpr, K: tl.constexpr,
+):  # fmt: skip
     """Sort the candidates of rows by short keys and store the positions at the wanted ranks.
 
     A rank is decided if the keys beside it stand for other distances. Rows with an undecided rank
@@ -267,21 +245,10 @@ def sortable(pair, exists):
 
 @triton.jit(do_not_specialize=["start"])
 def order_exactly(
-    candidates,
-    counts,
-    column,
-    index,
-    queue,
-    waiting,
-    rows,
-    points,
-    start,
-    k,
-    longest,
-    LOG: tl.constexpr,
-    DIMS: tl.constexpr,
-    DOUBLE: tl.constexpr,
-):
+    candidates, counts, column, index, queue, waiting,
+    rows, points, start, k, longest,
+    LOG: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr,
+):  # fmt: skip
     """Sort the candidates of the queue's rows and store the positions at the wanted ranks."""
     ROWS: tl.constexpr = 1 << (DIMS - LOG)
     slot = tl.arange(0, 1 << LOG)[:, None]

@@ -63,22 +63,11 @@ def sampled(distance, wanted, more, ROUNDS: tl.constexpr, BOTH: tl.constexpr):
 
 @triton.jit
 def sample_thresholds(
-    parts,
-    units,
-    squares,
-    out,
-    points,
-    padded,
-    start,
-    rows,
-    wanted,
-    more,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    SAMPLE: tl.constexpr,
-    ROUNDS: tl.constexpr,
+    parts, units, squares, out,
+    points, padded, start, rows, wanted, more,
+    C: tl.constexpr, ROWS: tl.constexpr, SAMPLE: tl.constexpr, ROUNDS: tl.constexpr,
     BOTH: tl.constexpr,
-):
+):  # fmt: skip
     """Store thresholds that about `wanted` and, if BOTH, `more` of SAMPLE points are within.
 
     The sample is spread evenly over a block's positions. `wanted` and `more` are float32, `out`
@@ -177,21 +166,11 @@ def interpolated(even, odd, low, step, wanted):
 
 @triton.jit(do_not_specialize=["start", "wanted"])
 def count_within(
-    parts,
-    units,
-    squares,
-    thresholds,
-    points,
-    padded,
-    start,
-    rows,
-    wanted,
-    C: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    STAGES: tl.constexpr,
+    parts, units, squares, thresholds,
+    points, padded, start, rows, wanted,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STAGES: tl.constexpr,
     PTX: tl.constexpr,
-):
+):  # fmt: skip
     """Store, per row, a threshold that a few more than `wanted` of all points are within.
 
     It is sought between the two of `sample_thresholds`, and takes the first's place.
