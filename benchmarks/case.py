@@ -1,4 +1,4 @@
-"""One measurement of the naive network, as `pipelines.runtime.timing` does it for ours.
+"""One measurement of the naive network, as `pipelines.bench.timing` does it for ours.
 
 `deepgcn bench` starts it; by hand:
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.naive import NaiveDeepGCN, dilated
+from pipelines.bench.timing import main
 from pipelines.config import ModelConfig
-from pipelines.runtime.timing import main
 
 
 def naive_search(x: Tensor, config: ModelConfig) -> Tensor:

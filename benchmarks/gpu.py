@@ -32,10 +32,10 @@ from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
+from pipelines.bench.timing import Case, measure, own_search
 from pipelines.config import ModelConfig
 from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.timing import Case, measure, own_search
 
 
 def environment(bench: Bench) -> None:

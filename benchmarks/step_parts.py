@@ -22,11 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.knn_parts import parts
 from benchmarks.naive import NaiveDeepGCN
+from pipelines.bench.timing import Case, own_search, work_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.allocation import keep_freed_memory
-from pipelines.runtime.timing import Case, own_search, work_of
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 

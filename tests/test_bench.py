@@ -15,13 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.naive import check
 from pipelines import kernels
 from pipelines.bench import _measure, bench, scaling_cases
+from pipelines.bench.timing import evaluate
 from pipelines.config import CONVS, BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import Progress
-from pipelines.runtime.timing import evaluate
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
 ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}  # counted too
@@ -228,7 +228,7 @@ def test_a_failed_measurement_says_why() -> None:
 
 def test_a_failed_matrix_product_says_why() -> None:
     with pytest.raises(RunError, match=r"failed on a matrix product\.\nRuntimeError: "):
-        _measure("pipelines.runtime.timing", {"work": "gemm", "device": "none", "threads": 1})
+        _measure("pipelines.bench.timing", {"work": "gemm", "device": "none", "threads": 1})
 
 
 def test_too_few_points() -> None:

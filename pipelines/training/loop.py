@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipelines.bench.timing import peak_memory
 from pipelines.config import TrainConfig
 from pipelines.data.s3dis import color_text
 from pipelines.data.sampler import Batch, BlockSampler
@@ -37,7 +38,6 @@ from pipelines.runtime.device import gpu_memory
 from pipelines.runtime.interruption import Interruption
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.seeding import seed_everything, seed_step
-from pipelines.runtime.timing import peak_memory
 from pipelines.training.cuda_graphs import Recorder, in_evaluation
 from pipelines.weights.safetensors import save_weights
 

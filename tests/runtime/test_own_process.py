@@ -22,7 +22,7 @@ def test_files_of_the_users_own_are_not_run(
         (tmp_path / name).write_text("raise SystemExit('this is not a module of deepgcn')")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
-    command = python_command("pipelines.runtime.timing", '{"work": "nothing"}')
+    command = python_command("pipelines.bench.timing", '{"work": "nothing"}')
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "this is not a module of deepgcn" not in done.stderr
     assert str(Path(timing.__file__)) in done.stderr  # our own one refuses the case

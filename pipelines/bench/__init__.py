@@ -1,6 +1,6 @@
 """The bench stage: how fast and how lean the network is here, against the released algorithm.
 
-Every figure is measured in a process of its own (`runtime.timing`), the naive network in the same
+Every figure is measured in a process of its own (`bench.timing`), the naive network in the same
 run (`benchmarks/naive.py` of a checkout; without one only our own figures are taken).
 """
 
@@ -17,19 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.config import CONVS, BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
+from pipelines.errors import ConfigError, RunError
+from pipelines.files import atomic_json
 from pipelines.model.figures import forward_flop, search_flop, step_flop
+from pipelines.progress import SILENT, Progress
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.environment import describe_environment
 from pipelines.runtime.own_process import ROOT, python_command
+from pipelines.serialization import to_plain
 
-from .config import CONVS, BenchConfig, ModelConfig
-from .errors import ConfigError, RunError
-from .files import atomic_json
-from .progress import SILENT, Progress
-from .serialization import to_plain
-
-OURS, NAIVE = "pipelines.runtime.timing", "benchmarks.case"
+OURS, NAIVE = "pipelines.bench.timing", "benchmarks.case"
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
 DEPTHS = (7, 14, 28, 56, 112, 152)
 

@@ -1,6 +1,6 @@
 """One measurement in a process of its own: its times and its peak memory.
 
-    python -m pipelines.runtime.timing '{"work": "forward", …}'
+    python -m pipelines.bench.timing '{"work": "forward", …}'
 
 prints one line of JSON. With a process for each measurement, no case's figures depend on the
 memory, caches and threads of another. `benchmarks.case` does the same for the naive network.
@@ -26,10 +26,9 @@ from torch.nn import functional as F
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
 from pipelines.serialization import from_plain
 from pipelines.training.cuda_graphs import Recorder, in_evaluation
-
-from .allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
 
 UNTIL_CAPTURED = 3  # runs: a warm-up, the capture of CUDA graphs, and the first replay
 GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
