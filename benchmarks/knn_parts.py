@@ -29,7 +29,7 @@ from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.data.synthetic import room_features
 from pipelines.kernels import cpu, threads
-from pipelines.kernels.knn_search.cpu import select, tiles
+from pipelines.kernels.knn_search.cpu import selection, tiles
 from pipelines.kernels.knn_search.cpu.tiles import PANEL
 from pipelines.model.deepgcn import DeepGCN
 
@@ -77,7 +77,7 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
                         if both:
                             within |= tiles.rows_within(places, boxes, reach, axes, b, a)
                         met, compared = met + 1, compared + bool(within)
-        elif part is select.select:
+        elif part is selection.select:
             (keys, _), counts, first, wanted = shared[5], *shared[6:9]
             rows = counts[: len(shared[2]) - first * PANEL]
             full = len(keys) // len(counts) - PANEL

@@ -124,7 +124,8 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
                 for name, module in networks.items():
                     found = _measure(module, case)
                     figures = Figures(tuple(found["times"]), int(found["memory"]))
-                    row = dataclasses.replace(row, **{name: figures})
+                    measured: dict[str, Any] = {name: figures}
+                    row = dataclasses.replace(row, **measured)
                     task.advance()
             except RunError as error:
                 row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
@@ -185,7 +186,7 @@ def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> fl
 def _case(
     config: BenchConfig, device: str, work: str, model: ModelConfig, points: int
 ) -> dict[str, Any]:
-    """Return a `runtime.timing.Case` as plain values."""
+    """Return a `timing.Case` as plain values."""
     names = "batch_size", "threads", "repeats", "checkpoint_layers"
     case = {name: getattr(config, name) for name in names}
     return case | {"model": to_plain(model), "work": work, "num_points": points, "device": device}

@@ -13,9 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
+from pipelines.runtime.memory_limits import memory_in_use, peak_memory
 from pipelines.serialization import from_plain
 from pipelines.training.cuda_graphs import Recorder, in_evaluation
 
@@ -73,7 +72,7 @@ def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
     """Return the times (seconds) and the peak memory beyond that before the work (bytes)."""
     torch.manual_seed(0)
     run = work_of(case, network, search)
-    before = memory(case.device)
+    before = memory_in_use(case.device)
     for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
         _time(run, case.device)  # compiles, allocates
     times = [_time(run, case.device) for _ in range(case.repeats)]
@@ -136,34 +135,6 @@ def _time(run: Callable[[], Any], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
-
-
-def memory(device: str) -> int:
-    """Return the bytes in use now, of the process or on the GPU, and reset the peak."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return int(torch.cuda.memory_allocated())
-    with suppress(OSError):  # Linux only; elsewhere the preparation of the work counts
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status("VmRSS")
-
-
-def peak_memory(device: str) -> int:
-    """Return the most bytes that were in use at once."""
-    return int(torch.cuda.max_memory_allocated()) if device == "cuda" else _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    """Return a size of this process in bytes; without /proc its peak since the start."""
-    try:
-        with open("/proc/self/status", encoding="ascii") as file:
-            line = next(line for line in file if line.startswith(field))
-    except (OSError, StopIteration):
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return int(line.split()[1]) * 1024
 
 
 def gemm_speed(device: str) -> float:

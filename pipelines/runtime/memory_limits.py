@@ -1,10 +1,11 @@
-"""How much memory this process may still take, from a GPU or from the computer."""
+"""How much memory this process takes, and may still take, from a GPU or from the computer."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -82,3 +83,33 @@ def _number(path: Path) -> int | None:
     """Return the number in a file; None without one ("max": no limit)."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdigit() else None
+
+
+def memory_in_use(device: str) -> int:
+    """Return the bytes in use now, of the process or on the GPU, and reset the peak."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return int(torch.cuda.memory_allocated())
+    with suppress(OSError):  # Linux only; elsewhere the preparation of the work counts
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return _status_of_process("VmRSS")
+
+
+def peak_memory(device: str) -> int:
+    """Return the most bytes that were in use at once."""
+    return (
+        int(torch.cuda.max_memory_allocated()) if device == "cuda" else _status_of_process("VmHWM")
+    )
+
+
+def _status_of_process(field: str) -> int:
+    """Return a size of this process in bytes; without /proc its peak since the start."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            line = next(line for line in file if line.startswith(field))
+    except (OSError, StopIteration):
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return int(line.split()[1]) * 1024

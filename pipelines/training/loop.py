@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.bench.timing import peak_memory
 from pipelines.config import TrainConfig
 from pipelines.data.s3dis import color_text
 from pipelines.data.sampler import Batch, BlockSampler
@@ -36,6 +35,7 @@ from pipelines.runs.directory import (
 from pipelines.runs.metrics_log import MetricsLog
 from pipelines.runtime.device import gpu_memory
 from pipelines.runtime.interruption import Interruption
+from pipelines.runtime.memory_limits import peak_memory
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.seeding import seed_everything, seed_step
 from pipelines.training.cuda_graphs import Recorder, in_evaluation

@@ -29,7 +29,7 @@ from torch import Tensor
 from pipelines.kernels import reference, threads
 
 from .order import arrange, as_given
-from .select import select
+from .selection import select
 from .tiles import PANEL, ROWS, pack, pairs, room_for, thresholds
 
 SAMPLE_STEP = 16  # one point in so many is in the sample

@@ -1,7 +1,9 @@
-"""The points of the wanted ranks, from each row's candidates.
+"""Select the points of the wanted ranks among each row's candidates.
 
-A candidate is a key (the distance) and a column. To order by distance, then by column, both go into
-one integer: the bits of the distance, mapped so that they order like it, above the column's.
+Candidates are counted in bins of equal width; only bins with a wanted rank are opened. In a small
+bin the candidates before each are counted, a large one is sorted. A candidate is a key (the
+distance) and a column; to sort by both, they go into one integer: the bits of the distance, mapped
+so that they order like it, above the column's.
 """
 
 from __future__ import annotations
@@ -113,7 +115,7 @@ def _bin(keys, start, count, lowest, highest, scratch):
 
 @njit(nogil=True)
 def _open_bins(sizes, open_, number, wanted, places):
-    """Say where the points of each bin with a wanted rank will begin; -1 for the other bins.
+    """Store where the points of each bin with a wanted rank will begin; −1 for the other bins.
 
     `places` gets, for each wanted rank, where its bin begins, the bin's size, and the rank in it.
     """
@@ -152,7 +154,7 @@ def _collect(keys, columns, start, count, scratch, opened):
 
 @njit(nogil=True)
 def _pick(opened, places, order, out):
-    """Write the points of the wanted ranks; only a large bin is sorted, the others are counted."""
+    """Write the points of the wanted ranks, from the bins that they are in."""
     distances, points = opened
     ordered = -1  # where the bin begins that `order` holds
     for n in range(len(out)):
