@@ -1,4 +1,4 @@
-"""The bench stage: figures are taken, the floor is right, and the naive network is the same one."""
+"""The bench stage: figures are taken, flop are right, and the naive network is the same one."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ from pipelines.progress import Progress
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
 ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}  # counted too
+
+
+class Warnings(Progress):
+    """Collect what is warned of."""
+
+    seen: tuple[str, ...] = ()
+
+    def warn(self, message: str) -> None:
+        self.seen += (message,)
 
 
 @pytest.mark.parametrize("arch", ["plaingcn", "resgcn", "densegcn"])
@@ -107,7 +116,7 @@ def test_figures_of_every_work_beside_the_naive_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_layers_computed_again_take_less_memory(tmp_path: Path) -> None:
+def test_recomputed_layers_take_less_memory(tmp_path: Path) -> None:
     deep = ModelConfig(depth=32, width=32, k=4, fusion_channels=32)
     memory = []
     for length in (0, 6):
@@ -120,7 +129,7 @@ def test_layers_computed_again_take_less_memory(tmp_path: Path) -> None:
         (row,) = bench(config).rows
         assert row.ours is not None
         memory.append(row.ours.memory)
-    # Without, each layer keeps at least its input and its extremes: 32 numbers each.
+    # Without, each layer keeps at least its input and its extremes: 32 values each.
     layers = 32 * 4096 * 4 * 32 * 2
     assert memory[0] - memory[1] > layers
 
@@ -199,20 +208,14 @@ def test_a_scaling_table_says_what_failed_and_which_k(
             raise RunError("bench: failed on N 65536.\nMemoryError")
         return {"times": [1.0], "memory": 1}
 
-    class Ears(Progress):
-        said: tuple[str, ...] = ()
-
-        def warn(self, message: str) -> None:
-            self.said += (message,)
-
     monkeypatch.setattr("pipelines.bench._measure", measured)
-    ears, out = Ears(), tmp_path / "bench.json"
+    warnings, out = Warnings(), tmp_path / "bench.json"
     config = BenchConfig(
         **{"scaling": True, "num_points": 2048, "works": ("step",), "naive": False},
         **{"device": "cpu", "out": out},
     )
-    rows = bench(config, progress=ears).rows
-    assert ears.said == ("bench: failed on N 65536.\nMemoryError",)
+    rows = bench(config, progress=warnings).rows
+    assert warnings.seen == ("bench: failed on N 65536.\nMemoryError",)
     assert [row.num_points for row in rows if row.failed] == [65_536]
     # 151 · 16 neighbours don't fit into 2,048 points: that row has another k, and says so.
     assert {(row.depth, row.k) for row in rows if row.depth > 56} == {(112, 16), (152, 3)}
@@ -246,13 +249,7 @@ def test_the_scaling_table_leaves_out_what_cannot_be() -> None:
 
 
 def test_no_comparison_is_said(tmp_path: Path) -> None:
-    class Ears(Progress):
-        said: tuple[str, ...] = ()
-
-        def warn(self, message: str) -> None:
-            self.said += (message,)
-
-    ears = Ears()
+    warnings = Warnings()
     config = BenchConfig(
         model=ModelConfig(depth=2, width=8, k=4, conv="gin"),
         works=("knn",),
@@ -262,6 +259,6 @@ def test_no_comparison_is_said(tmp_path: Path) -> None:
         threads=1,
         out=tmp_path / "bench.json",
     )
-    result = bench(config, progress=ears)
+    result = bench(config, progress=warnings)
     assert result.rows[0].naive is None
-    assert "EdgeConv and MRConv only" in ears.said[0]
+    assert "EdgeConv and MRConv only" in warnings.seen[0]

@@ -50,16 +50,10 @@ def sources_digest(folder: Path) -> str:
 
 
 with keyed_cache():
-    from .knn_search.cpu import knn
-    from .reductions.cpu import edge_ops, edge_reduce, neighbor_max, neighbor_sum, point_reduce
-    from .reference import matmul
-
-__all__ = [
-    "edge_ops",
-    "edge_reduce",
-    "knn",
-    "matmul",
-    "neighbor_max",
-    "neighbor_sum",
-    "point_reduce",
-]
+    from .knn_search.cpu import knn as knn
+    from .reductions.cpu import edge_ops as edge_ops
+    from .reductions.cpu import edge_reduce as edge_reduce
+    from .reductions.cpu import neighbor_max as neighbor_max
+    from .reductions.cpu import neighbor_sum as neighbor_sum
+    from .reductions.cpu import point_reduce as point_reduce
+    from .reference import matmul as matmul

@@ -19,23 +19,10 @@ from torch import Tensor
 
 from . import reference
 from .knn_search import Ranks, listed
-from .reductions import EdgeOps, point_reduce
+from .reductions import EdgeOps
+from .reductions import point_reduce as point_reduce
 
 OLDEST = (7, 0)  # compute capability that Triton compiles for
-
-__all__ = [
-    "activation_ops",
-    "edge_ops",
-    "edge_reduce",
-    "knn",
-    "matmul",
-    "neighbor_max",
-    "neighbor_sum",
-    "on",
-    "point_reduce",
-    "uses_split_matmul",
-    "why_not",
-]
 
 
 def why_not(device: torch.device) -> str | None:

@@ -43,7 +43,7 @@ def found(x: Tensor, scale: Tensor, shift: Tensor, g: Tensor, slope: float) -> l
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 150, 64), (77, 13), (3, 50, 100)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 30, 64), (77, 13), (3, 7, 100)])
 def test_equals_pytorch(
     shape: tuple[int, ...], slope: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,23 +24,22 @@ def find(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     return cuda.knn(x.to(DEVICE), ranks).cpu()
 
 
-@pytest.fixture(autouse=True)
-def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+def use_small_constants(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use short buffers, small tiles and several slabs for few points, as for many."""
     from pipelines.kernels.knn_search import cuda as search
 
-    monkeypatch.setattr(search, "SAMPLE", 16)
-    monkeypatch.setattr(search, "SAMPLE_ROWS", 64)
-    monkeypatch.setattr(search, "TILE", (64, 32))
-    monkeypatch.setattr(search, "SHORTEST", 16)
-    monkeypatch.setattr(search, "COUNTED", 5)
-    monkeypatch.setattr(search, "UNCOUNTED_ROOM", 32)
-    monkeypatch.setattr(search, "SLAB", 4096)
-    monkeypatch.setattr(search, "REDO_CHUNK", 64)
-    monkeypatch.setattr(search, "REDO_LONG", 128)
-    monkeypatch.setattr(search, "REDO_INSTANCES", 3)
-    monkeypatch.setattr(search, "EXACT_INSTANCES", 2)
-    monkeypatch.setattr(search, "SORTED_AT_ONCE", 1024)
+    small = {
+        **{"SAMPLE": 16, "SAMPLE_ROWS": 64, "TILE": (64, 32), "SHORTEST": 16, "COUNTED": 5},
+        **{"UNCOUNTED_ROOM": 32, "SLAB": 4096, "REDO_CHUNK": 64, "REDO_LONG": 128},
+        **{"REDO_INSTANCES": 3, "EXACT_INSTANCES": 2, "SORTED_AT_ONCE": 1024},
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(search, name, value)
+
+
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_constants(monkeypatch)
 
 
 @pytest.mark.parametrize(

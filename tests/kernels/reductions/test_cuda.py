@@ -15,6 +15,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.kernels import cuda, reference
 from pipelines.model.deepgcn import DeepGCN
+from tests.kernels.knn_search.test_cuda import use_small_constants
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -191,8 +192,9 @@ def test_the_same_bits_every_time() -> None:
     ],
 )
 def test_a_network_equals_the_eager_one(
-    arch: str, conv: str, layout: str, dtype: torch.dtype
+    arch: str, conv: str, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    use_small_constants(monkeypatch)
     config = ModelConfig.published(
         arch, 3, conv=conv, k=3, width=4, layout=layout, fusion_channels=8, dropout=0.0, epsilon=0.0
     )

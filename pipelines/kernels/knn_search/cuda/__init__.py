@@ -44,7 +44,8 @@ from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of, li
 
 from . import candidates, distances, ordering, thresholds
 
-MOST_POINTS = 1 << 18  # so that counts fit their 16 bits and offsets of features 32
+MOST_POINTS = 1 << 20  # as `order_exactly` has 20 bits for a position
+MOST_FEATURES = 1 << 30  # of a block, so that their offsets fit 32 bits
 SAMPLE = 512  # points
 SLAB = 1 << 26  # candidates of all rows that are searched at a time, 8 bytes each
 SHORTEST = 128  # candidates of a row
@@ -69,11 +70,12 @@ EXACT_INSTANCES, EXACT_PER_WARP = 4224, 1024  # if points occur twice, all rows 
 def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`.
 
-    float64 features, ranks beyond some 3,800 and blocks beyond 2^18 points are left to `reference`.
+    float64 features, ranks beyond some 3,800 and blocks beyond 2^20 points are left to `reference`.
     """
     points = x.shape[1]
     plan = plan_search(bound_of(ranks, bound, points), points)
-    if x.dtype == torch.float64 or points > MOST_POINTS or plan.room > LONGEST:
+    large = points > MOST_POINTS or x[0].numel() > MOST_FEATURES or plan.room > LONGEST
+    if large or x.dtype == torch.float64:
         return reference.knn(x, listed(ranks))
     index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
     with on(x.device):
