@@ -56,7 +56,7 @@ def outcome(
     precision = Precision("32" if name == "64" else name, features.device)
     forced = "reference" if name == "64" else None
     with torch.inference_mode(), watched(given) as graphs, kernels.use(forced):
-        with precision.products():
+        with precision.matmuls():
             logits = model.to(kind)(features.to(kind))
         return logits.double(), graphs
 

@@ -26,7 +26,7 @@ from pipelines.bench.timing import Case, own_search, work_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.allocation import keep_freed_memory
+from pipelines.runtime.memory import keep_freed_memory
 
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::addmm_")
 

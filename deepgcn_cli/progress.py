@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.progress import Progress, Task
 
@@ -150,6 +150,9 @@ class Bars(Progress):
         figures = TextColumn("{task.fields[figures]}", style="none", markup=False)
         columns = (SpinnerColumn(), name, BarColumn(24), figures)
         return RichProgress(*columns, console=self.console, transient=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Bars, ()  # a worker process has its own terminal and bars
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:

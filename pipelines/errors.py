@@ -4,6 +4,8 @@
     ├── ConfigError    an option or configuration value that cannot work
     ├── DatasetError   raw data, prepared data or a scan that is missing or broken
     ├── RunError       a run directory that is missing, unfinished or does not fit
+    │   ├── ProcessLostError  another process of the training ended or does not answer
+    │   └── EverywhereError   an error that every process of the training finds
     └── WeightsError   a weights file that is broken or of another network
 
 A message has one to three lines: where, what was found, what was expected, and what to do
@@ -32,6 +34,14 @@ class DatasetError(DeepGCNError):
 
 class RunError(DeepGCNError):
     """A run directory that is missing, unfinished or does not fit what was asked."""
+
+
+class ProcessLostError(RunError):
+    """Another process of the training has ended or does not answer."""
+
+
+class EverywhereError(RunError):
+    """An error that every process of a training finds; rank 0 reports it for all."""
 
 
 class WeightsError(DeepGCNError):

@@ -1,8 +1,10 @@
 """The train stage: a store becomes a run directory with trained weights.
 
-Here a training is wired; its course is `pipelines.training.loop`. The parts are in `pipelines.data`
-(split, sampler), `pipelines.training` (steps, recipe, checkpoints) and `pipelines.runs` (the run
-directory).
+    train          starts the workers of several processes, if there are to be some; in each:
+    decide           rank 0 checks what was asked for and settles what was left open
+    train_rank       every rank prepares the same training, and runs it
+
+The course of a training is `pipelines.training.loop`, a step is `pipelines.training.steps`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +22,13 @@ import torch
 from pipelines.data.blocks import MIN_POINTS
 from pipelines.data.sampler import BlockSampler, split_rooms
 from pipelines.data.store import RoomInfo, Store
-from pipelines.launch.local import trainings_at_once
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import (
+    CONFIG,
     Run,
     create_run,
     last_checkpoint,
+    make_directory,
     open_run,
     record_failure,
     reopen,
@@ -32,27 +36,32 @@ from pipelines.runs.directory import (
 )
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
-from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, LARGE_ARRAY, return_freed_memory
-from pipelines.runtime.device import cpu_threads, device_of, pick_device
-from pipelines.runtime.environment import describe_environment
+from pipelines.runtime.device import (
+    cpu_threads,
+    describe_environment,
+    pick_device,
+    trainings_at_once,
+)
 from pipelines.runtime.interruption import watch_for_interruption
-from pipelines.runtime.memory_limits import available_memory
+from pipelines.runtime.memory import (
+    CHECKPOINTED_ARRAY,
+    LARGE_ARRAY,
+    available_memory,
+    return_freed_memory,
+)
 from pipelines.runtime.precision import Precision
-from pipelines.training.accumulation import TRIALS
-from pipelines.training.distributed import ALONE, Processes, ProcessLostError, connected
+from pipelines.training.accumulation import TRIALS, explain_out_of_memory, smaller_options
+from pipelines.training.distributed import ALONE, Processes, Ranks, connected, device_of, read_ranks
+from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
 from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
-from pipelines.training.placement import Place, find_place
-from pipelines.training.steps import explain_out_of_memory, smaller_options
 from pipelines.training.summary import describe_training
-from pipelines.training.trackers import check_loggers
-from pipelines.training.workers import Followers, gather
+from pipelines.training.workers import launch
 
 from . import kernels
 from .config import ModelConfig, TrainConfig
-from .errors import ConfigError, DatasetError, RunError
+from .errors import ConfigError, DatasetError, ProcessLostError
 from .progress import SILENT, Progress
-from .serialization import to_plain
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class TrainResult:
         steps: optimizer steps in all.
         epochs: whole epochs in all.
         best_miou: the best validation mIoU, 0–1; `checkpoints/best.safetensors` reached it.
-        seconds: time spent, over all processes of the run.
+        seconds: time spent, over all processes that worked on the run one after another.
         blocks_per_second: of this process's training steps; 0 if it took none.
         data_wait: the fraction of those steps' time spent waiting for data.
     """
@@ -87,16 +96,16 @@ def train(
     that was stopped by a signal, by `max_steps` or by kill -9 goes on from its last checkpoint; on
     the CPU, with as many threads, its steps are bit for bit those of a run that never stopped.
 
-    Several processes train together when `config.devices` asks for them, or when torchrun or srun
-    has started this one as rank 0 of several (the others call `pipelines.training.follow.follow`).
-    Each takes its share of every batch, so `batch_size` means the same on any number of them.
+    Several processes train together if `config.devices` asks for them, or if torchrun or srun
+    started this one as a rank: then all ranks call this function, and rank 0's arguments count.
+    Each takes its part of every batch, so `batch_size` means the same on any number of them.
 
     Args:
         config: what to train; a `test_area` of None is the store's.
         resume: the directory of a run to go on with. `config` has to be the run's own
             (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers, and
-            devices where batch norm is synchronised.
-        progress: who listens.
+            devices with synchronised batch norm.
+        progress: is told what happens, by rank 0. With several `devices` it has to be picklable.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine, or the package of a
@@ -107,100 +116,188 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
             go on.
     """
+    ranks = read_ranks()
+    if ranks.world_size == 1 and config.devices > 1:
+        return train_with_workers(config, resume, progress)
+    with connected(ranks) as processes:
+        progress = progress if processes.main else SILENT
+        start = processes.broadcast(lambda: decide(config, resume, ranks, progress))
+        return train_rank(start, processes, progress)
+
+
+def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
+    """Run `train` in `config.devices` processes of this machine.
+
+    Raises:
+        RunError: a worker ended on its own or was killed; says what is left and how to go on.
+    """
     check_loggers(config.loggers)
-    place = find_place()
-    config = settle_devices(config, place, resuming=resume is not None)
-    device = pick_device(config.device, progress)
+    config = resolve(config, Store.open(config.data)) if resume is None else config
+    path = resume or make_directory(config)
+    threads = config.threads or max(1, torch.get_num_threads() // config.devices)
+    config = dataclasses.replace(config, name=path.name)
+    work = partial(_train_worker, kernels.forced(), config, resume, progress)
+    progress.say(f"Starting {config.devices} processes.")
+    run = Run(path)
+    try:
+        with explain_lost_process(run):
+            return launch(config.devices, threads, work)
+    except ProcessLostError as error:
+        run.update_status(state="failed", error=str(error))
+        raise
+    except KeyboardInterrupt:
+        with lock_run(path):  # so that the command line finds the run that this process began
+            raise
+    finally:
+        if not (path / CONFIG).is_file():
+            remove_directory(path)
+
+
+def _train_worker(
+    kernel: str | None, config: TrainConfig, resume: Path | None, progress: Progress
+) -> TrainResult:
+    with kernels.use(kernel):
+        return train(config, resume=resume, progress=progress)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove the directory of a run that has not begun."""
+    for file in path.glob("*"):
+        file.unlink()
+    path.rmdir()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What rank 0 decides at the start of a training, for all ranks.
+
+    Attributes:
+        config: resolved.
+        resume: the run to go on with; None: a new one.
+        fingerprint: of the store.
+        kernel: the implementation of the kernels that is forced; None: the device's own.
+        trials: steps that may find out that memory is short.
+    """
+
+    config: TrainConfig
+    resume: Path | None
+    fingerprint: str
+    kernel: str | None
+    trials: int
+
+
+def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Progress) -> Start:
+    """Check what was asked for, and settle what was left open.
+
+    Raises:
+        ConfigError, DatasetError, RunError: as for `train`.
+    """
+    check_loggers(config.loggers)
+    config = settle_devices(config, ranks, resuming=resume is not None)
+    device = device_of(ranks, pick_device(config.device, progress))
     Precision(config.precision, device)
-    begun_run = open_run(resume) if resume else None
-    store = open_data(begun_run, config.data) if begun_run else Store.open(config.data)
+    run = open_run(resume) if resume else None
+    store = open_data(run, config.data) if run else Store.open(config.data)
     config = resolve(config, store)
-    if begun_run:
-        check_same(begun_run, config, store)
-    with ExitStack() as stack:
-        threads = config.threads or share_of_threads(config, place)
-        stack.enter_context(cpu_threads(threads))
+    trials = 0
+    if run:
+        check_same(run, config, store)
+    with cpu_threads(config.threads):
         check_network(config.model)
-        gathered = gather(place, config.devices, threads, progress)
-        processes, followers = stack.enter_context(gathered)
-        device = device_of(processes.place, device)
-        trials = 0
-        if resume is None:
-            config = fit(config, device.type, processes, progress)
-            trials = 0 if config.sync_bn and processes.size > 1 else TRIALS
-        arrange_memory(config, device.type, processes)
-        send_orders(processes, config, store, trials=trials)
-        samplers = open_samplers(config, store, progress, processes)
+        if run is None:
+            config = fit(config, device.type, ranks, progress)
+            trials = 0 if config.sync_bn and ranks.world_size > 1 else TRIALS
+    return Start(config, resume, store.fingerprint, kernels.forced(), trials)
+
+
+def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainResult:
+    """Train as one of the processes.
+
+    Raises:
+        DatasetError, RunError, KeyboardInterrupt: as for `train`.
+    """
+    config, ranks = start.config, processes.ranks
+    with ExitStack() as stack:
+        stack.enter_context(kernels.use(start.kernel))
+        stack.enter_context(cpu_threads(config.threads))
+        store = open_same_store(config, start.fingerprint, ranks)
+        device = device_of(ranks, pick_device(config.device))
+        arrange_memory(config, device.type, ranks)
+        samplers = open_samplers(config, store, progress, ranks)
         environment = {**describe_environment(device), **describe_store(config, store)}
-        begun = {**environment, "rooms": room_checksums(store)}
-        run = begun_run or create_run(config, environment=begun)
-        stack.enter_context(lock_run(run.path))
         interruption = stack.enter_context(watch_for_interruption())
-        stack.enter_context(record_failure(run))
-        stack.enter_context(explain_lost_process(run, followers))
+        run = stack.enter_context(opened_run(start, store, environment, processes))
         stack.enter_context(explain_out_of_memory(config))
-        processes.tell("run", str(run.path))
-        stack.enter_context(connected(processes, device))
-        training = Training(config, run, samplers, store, device, interruption, progress, processes)
+        training = Training(
+            *(config, run, samplers, store, device, interruption, progress, processes),
+            trials=start.trials,
+        )
         training.check_start()
-        training.accumulation.trials = trials
         if training.finished:
-            run.update_status(state="finished")
-            progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
+            finish_again(training)
             return result_of(training)
-        if resume is not None:
+        if start.resume is not None and processes.main:
             reopen(run, config, environment)
-        sharing = sharing_memory(processes, device.type)
-        facts = describe_training(config, training.model, *samplers, device, sharing)
-        progress.say(f"{run.path}: {facts}")
+        sharing = sharing_memory(ranks, device.type)
+        summary = describe_training(config, training.state.model, *samplers, device, sharing)
+        progress.say(f"{run.path}: {summary}")
         training.run_to_end()
         return result_of(training)
 
 
-def settle_devices(config: TrainConfig, place: Place, *, resuming: bool) -> TrainConfig:
-    """Return `config` with the number of processes that its launcher started.
+@contextmanager
+def opened_run(
+    start: Start, store: Store, environment: dict[str, Any], processes: Processes
+) -> Iterator[Run]:
+    """Create or open the run directory; in rank 0, lock it and record how the work in it fails.
 
     Raises:
-        ConfigError: another number was asked for.
+        RunError: it cannot be made, another process has it, or a process was lost.
     """
-    if place.size == 1:
-        return config
-    if config.devices not in (1, place.size) and not resuming:
-        raise ConfigError(
-            f"--devices: found {config.devices}, but {place.launcher} started {place.size} "
-            "processes.\nLeave --devices out: under a launcher it is their number."
-        )
-    return dataclasses.replace(config, devices=place.size)
+    with ExitStack() as stack:
 
+        def begin() -> Run:
+            begun = {**environment, "rooms": room_checksums(store)}
+            run = Run(start.resume) if start.resume else create_run(start.config, environment=begun)
+            stack.enter_context(lock_run(run.path))
+            stack.enter_context(record_failure(run))
+            return run
 
-def share_of_threads(config: TrainConfig, place: Place) -> int:
-    """Return the CPU threads of each process: a launcher's processes have their own number."""
-    threads = torch.get_num_threads()
-    return threads if place.size > 1 else max(1, threads // config.devices)
-
-
-def send_orders(processes: Processes, config: TrainConfig, store: Store, *, trials: int) -> None:
-    """Tell the other processes what they are to train, on which data, with which kernels."""
-    facts = {"config": to_plain(config), "fingerprint": store.fingerprint, "trials": trials}
-    processes.tell("orders", {**facts, "kernels": kernels.forced()})
+        run = processes.broadcast(begin)
+        stack.enter_context(explain_lost_process(run))
+        yield run
 
 
 @contextmanager
-def explain_lost_process(run: Run, followers: Followers | None) -> Iterator[None]:
-    """Turn the loss of another process into a RunError that says what is left.
+def explain_lost_process(run: Run) -> Iterator[None]:
+    """Let the loss of another process say what is left, and how to go on.
 
     Raises:
-        RunError: a process was lost.
+        ProcessLostError: a process was lost.
     """
     try:
         yield
     except ProcessLostError as error:
-        # A connection breaks a moment before the system tells how its process ended.
-        how = followers.lost(within=2.0) if followers else None
-        raise RunError(
-            f"{run.path}: {how or error} {last_checkpoint(run)}\n"
-            f"Go on with it: {resume_command(run.path)}"
+        raise ProcessLostError(
+            f"{run.path}: {error} {last_checkpoint(run)}\nGo on with it: {resume_command(run.path)}"
         ) from error
+
+
+def settle_devices(config: TrainConfig, ranks: Ranks, *, resuming: bool) -> TrainConfig:
+    """Return `config` with the number of processes that the launcher started.
+
+    Raises:
+        ConfigError: another number was asked for.
+    """
+    if ranks.world_size == 1:
+        return config
+    if config.devices not in (1, ranks.world_size) and not resuming:
+        raise ConfigError(
+            f"--devices: found {config.devices}, but {ranks.launcher} started "
+            f"{ranks.world_size} processes.\n"
+            "Leave --devices out: under a launcher it is their number."
+        )
+    return dataclasses.replace(config, devices=ranks.world_size)
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
@@ -219,20 +316,20 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
 
 
-def sharing_memory(processes: Processes, device: str) -> int:
-    """Return how many processes have a device's memory together.
+def sharing_memory(ranks: Ranks, device: str) -> int:
+    """Return how many processes share a device's memory.
 
     Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
     """
-    return trainings_at_once() * (processes.place.local_size if device == "cpu" else 1)
+    return trainings_at_once() * (ranks.local_world_size if device == "cpu" else 1)
 
 
-def fit(config: TrainConfig, device: str, processes: Processes, progress: Progress) -> TrainConfig:
+def fit(config: TrainConfig, device: str, ranks: Ranks, progress: Progress) -> TrainConfig:
     """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
 
     A resumed run keeps what was decided at its start: another size would be another function.
     """
-    sharing = sharing_memory(processes, device)
+    sharing = sharing_memory(ranks, device)
     with progress.task("Estimating memory"):
         config = fit_memory(config, device, sharing)
     if sharing * estimate_memory(config, device=device).total > available_memory(device):
@@ -243,33 +340,45 @@ def fit(config: TrainConfig, device: str, processes: Processes, progress: Progre
     return config
 
 
-def arrange_memory(config: TrainConfig, device: str, processes: Processes) -> None:
-    """Hand freed memory back where the training needs much of what there is.
+def arrange_memory(config: TrainConfig, device: str, ranks: Ranks) -> None:
+    """Hand freed memory back if the training needs much of what there is.
 
-    Elsewhere it is kept, which is faster (`runtime.device.pick_device`).
+    Otherwise it is kept, which is faster (`runtime.device.pick_device`).
     """
     if config.checkpoint_layers:
         return_freed_memory(CHECKPOINTED_ARRAY)
         return
-    needed = sharing_memory(processes, "cpu") * estimate_memory(config, device=device).total
+    needed = sharing_memory(ranks, "cpu") * estimate_memory(config, device=device).total
     if device == "cpu" and needed > available_memory(device) / 2:
         return_freed_memory(LARGE_ARRAY)
 
 
 def check_network(config: ModelConfig) -> None:
-    """Build two layers of the network before anything is read or written.
+    """Build two layers of the network before anything is written.
 
     Raises:
-        ConfigError: the vertex layer does not exist or does not fit.
+        ConfigError: the graph convolution does not exist or does not fit.
     """
     DeepGCN(dataclasses.replace(config, depth=min(config.depth, 2)))
 
 
+def open_same_store(config: TrainConfig, fingerprint: str, ranks: Ranks) -> Store:
+    """Open the store that rank 0 has.
+
+    Raises:
+        DatasetError: it is another one.
+    """
+    store = Store.open(config.data)
+    if store.fingerprint != fingerprint:
+        raise DatasetError(
+            f"{config.data}: process {ranks.rank} found other data there than process 0.\n"
+            "Give a folder that all machines see with --data."
+        )
+    return store
+
+
 def open_samplers(
-    config: TrainConfig,
-    store: Store,
-    progress: Progress = SILENT,
-    processes: Processes = ALONE,
+    config: TrainConfig, store: Store, progress: Progress = SILENT, ranks: Ranks = ALONE.ranks
 ) -> tuple[BlockSampler, BlockSampler]:
     """Return the samplers of the training blocks and of the disjoint validation blocks.
 
@@ -277,56 +386,48 @@ def open_samplers(
         DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
     """
     assert config.test_area is not None
-    train_rooms, val_rooms = split_rooms(
+    rooms = split_rooms(
         store.rooms(),
         test_area=config.test_area,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
-    return (
-        open_sampler(config, store, train_rooms, 0.5, progress, processes, parts=config.parts),
-        open_sampler(config, store, val_rooms, 1.0, progress, processes),
-    )
 
-
-def open_sampler(
-    config: TrainConfig,
-    store: Store,
-    rooms: list[RoomInfo],
-    stride: float,
-    progress: Progress,
-    processes: Processes = ALONE,
-    parts: tuple[str, ...] = (),
-) -> BlockSampler:
-    """Return the sampler of some rooms' blocks, with the parts of a recipe that matter to it.
-
-    Raises:
-        DatasetError: the rooms are so sparse that they have no block.
-    """
-    points, seed, layout = config.num_points, config.seed, config.model.layout
-    sampler = BlockSampler(
-        *(store, rooms, points, seed, stride, layout),
-        parts=parts,
-        sharing=processes.place.local_size,
-        progress=progress,
-    )
-    if not len(sampler):
-        names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
-        raise DatasetError(
-            f"{config.data}: found no block of at least {MIN_POINTS} points per square metre "
-            f"in {names}{', …' if len(rooms) > 3 else ''}."
+    def open_sampler(rooms: list[RoomInfo], stride: float, parts: tuple[str, ...]) -> BlockSampler:
+        sampler = BlockSampler(
+            *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
+            parts=parts,
+            sharing=ranks.local_world_size,
+            progress=progress,
         )
-    return sampler
+        if not len(sampler):
+            names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
+            raise DatasetError(
+                f"{config.data}: found no block of at least {MIN_POINTS} points per square metre "
+                f"in {names}{', …' if len(rooms) > 3 else ''}."
+            )
+        return sampler
+
+    train_rooms, val_rooms = rooms
+    return open_sampler(train_rooms, 0.5, config.parts), open_sampler(val_rooms, 1.0, ())
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
-    """Return what tells the data and the randomness of a run, as JSON-ready values."""
+    """Return the seed and the identity of the data of a run, as JSON-ready values."""
     identity = {"path": str(config.data), "fingerprint": store.fingerprint}
     return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}
 
 
+def finish_again(training: Training) -> None:
+    """Say that a finished run has nothing left to do."""
+    if training.processes.main:
+        training.run.update_status(state="finished")
+        where = f"{training.run.path}: already finished, {training.position}"
+        training.progress.say(f"{where}; nothing to do.")
+
+
 def result_of(training: Training) -> TrainResult:
-    """Return what a training has come to."""
+    """Return the result of a training."""
     counters, pace = training.counters, training.pace
     return TrainResult(
         run=training.run.path,

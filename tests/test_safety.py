@@ -22,7 +22,7 @@ from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.runs.directory import Run, create_run, open_run
-from pipelines.runtime.environment import describe_environment
+from pipelines.runtime.device import describe_environment
 from pipelines.train import describe_store, resolve, train
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import BATCHES, assert_same_run, tiny_config

@@ -82,7 +82,7 @@ def describe_machine() -> dict[str, Any]:
     from pipelines.kernels import cuda
     from pipelines.launch.local import available_cores
     from pipelines.runtime.device import processor_name
-    from pipelines.runtime.memory_limits import available_memory
+    from pipelines.runtime.memory import available_memory
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = torch.cuda.get_device_properties(0) if count else None

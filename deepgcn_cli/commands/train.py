@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from deepgcn_cli.options import Flags, Json, Quiet, fields_of, option_of, subcom
 from deepgcn_cli.progress import open_progress
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
-from pipelines.errors import RunError, command
+from pipelines.errors import EverywhereError, RunError, command
 
 Preset = Annotated[
     str | None,
@@ -70,8 +71,9 @@ def train(
         raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
     if resume and "name" in flags:
         raise typer.BadParameter("found --name with --resume; a run keeps its name.")
-    _follow_another()
-    folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if resume else None
+    rank = _rank()
+    look = resume and rank == 0  # the others take rank 0's configuration
+    folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if look else None
     config = _resumed(folder, preset, flags) if folder else _fresh(preset, flags)
 
     from pipelines.train import train as stage
@@ -79,7 +81,14 @@ def train(
     progress = open_progress(quiet=quiet)
     known = _run_folders(config.runs) if folder is None else set()
     with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - known)):
-        result = stage(config, resume=folder, progress=progress)
+        try:
+            result = stage(config, resume=folder, progress=progress)
+        except EverywhereError:
+            if rank == 0:
+                raise
+            raise typer.Exit(1) from None  # rank 0 reports it
+    if rank > 0:
+        return None
     if as_json:
         return print_json(result)
     print_text(
@@ -90,18 +99,13 @@ def train(
     progress.say(f"Next: {command('eval', '--report', 'md', *where)}")
 
 
-def _follow_another() -> None:
-    """Leave the rest to rank 0 if torchrun or srun started this process as another one.
+def _rank() -> int:
+    """Return this process's number among those that torchrun or srun started; else 0."""
+    if not {"WORLD_SIZE", "SLURM_PROCID"} & {*os.environ}:
+        return 0
+    from pipelines.training.distributed import read_ranks
 
-    Raises:
-        typer.Exit: this was another one; its part of the training is done.
-    """
-    from pipelines.training.placement import find_place
-
-    if find_place().rank > 0:
-        from pipelines.training.follow import follow
-
-        raise typer.Exit(follow())
+    return read_ranks().rank
 
 
 def _fresh(preset: str | None, flags: Flags) -> TrainConfig:

@@ -23,8 +23,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import SILENT, Progress
-from pipelines.runtime.device import cpu_threads, pick_device
-from pipelines.runtime.environment import describe_environment
+from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.own_process import ROOT, python_command
 from pipelines.serialization import to_plain
 

@@ -24,10 +24,15 @@ from torch.nn import functional as F
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.allocation import CHECKPOINTED_ARRAY, keep_freed_memory, return_freed_memory
-from pipelines.runtime.memory_limits import memory_in_use, peak_memory
+from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
+from pipelines.runtime.memory import (
+    CHECKPOINTED_ARRAY,
+    keep_freed_memory,
+    memory_in_use,
+    peak_memory,
+    return_freed_memory,
+)
 from pipelines.serialization import from_plain
-from pipelines.training.cuda_graphs import Recorder, in_evaluation
 
 UNTIL_CAPTURED = 3  # runs: a warm-up, the capture of CUDA graphs, and the first replay
 GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
@@ -92,13 +97,13 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
     model = network(case.model).to(case.device)
     own = model if case.captured and isinstance(model, DeepGCN) else None
     if case.work == "forward":
-        recorder = in_evaluation(own) if own else None
-        return lambda: evaluate(model, features, recorder)
+        graphed = graphed_evaluation(own) if own else None
+        return lambda: evaluate(model, features, graphed)
     label = torch.randint(0, case.model.num_classes, shape, generator=generator).to(case.device)
     if isinstance(model, DeepGCN):
         model.checkpoint_layers = case.checkpoint_layers
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3, fused=True)
-    forward = Recorder(own, training=True) if own else model
+    forward = GraphedModel(own, training=True) if own else model
 
     def step() -> None:
         model.zero_grad()

@@ -29,8 +29,8 @@ from pipelines.data.blocks import (
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
+from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.scans.table import BRIGHTEST_FRACTION
-from pipelines.training.cuda_graphs import in_evaluation
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
     parameter = next(model.parameters())
     with torch.inference_mode():
         batch = torch.from_numpy(features).to(parameter.device, parameter.dtype)
-        return in_evaluation(model)(batch).float().cpu().numpy()
+        return graphed_evaluation(model)(batch).float().cpu().numpy()
 
 
 def add_rows(total: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:

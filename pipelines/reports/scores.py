@@ -21,7 +21,7 @@ from pipelines.inference.protocols import EvalTarget
 from pipelines.metrics import Scores, scores
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.runs.directory import Run
-from pipelines.runtime.environment import describe_environment
+from pipelines.runtime.device import describe_environment
 from pipelines.weights.safetensors import describe
 
 from .failures import Failures, failure_tables

@@ -171,7 +171,7 @@ def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
         ConfigError: the name is not a plain directory name.
         RunError: a run of this name exists.
     """
-    path = _make_directory(config)
+    path = make_directory(config)
     run = Run(path)
     run.update_status(state="running", created=_now(), step=0, epoch=0, best_miou=None)
     atomic_json(path / ENVIRONMENT, dict(environment))
@@ -331,7 +331,7 @@ def resume_command(path: Path) -> str:
     return command("train", "--resume", path)
 
 
-def _make_directory(config: TrainConfig) -> Path:
+def make_directory(config: TrainConfig) -> Path:
     if config.name is not None:
         return _make_named(config.runs, config.name)
     model = config.model

@@ -1,28 +1,34 @@
-"""Which device a stage computes on, how many CPU threads it uses, and what to call them."""
+"""Choose the device and the CPU threads of a stage, and describe the machine."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pipelines.errors import ConfigError
 from pipelines.kernels import cuda
 from pipelines.progress import SILENT, Progress
-from pipelines.training.placement import Place
 
-from .allocation import keep_freed_memory
+from .memory import keep_freed_memory
+
+PACKAGES = ("deepgcn", "torch", "torch-geometric", "numpy", "h5py", "numba", "safetensors")
+SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     """Return the device that `name` stands for: "auto", "cpu" or "cuda".
 
-    Memory that CPU tensors leave stays with the process.
-    A GPU that the fast kernels don't know is said once, in one line.
+    On the CPU, freed memory stays with the process from now on. A GPU without fast kernels gives
+    one warning.
 
     Raises:
         ConfigError: "cuda" was asked for and PyTorch sees no GPU.
@@ -49,26 +55,10 @@ def gpu_names() -> tuple[str, ...]:
     return tuple(named[:count]) if named else tuple(map(str, range(count)))
 
 
-def device_of(place: Place, device: torch.device) -> torch.device:
-    """Return the device of one of several processes: each has a GPU of its own.
-
-    Raises:
-        ConfigError: there are fewer GPUs than processes on this machine.
-    """
-    if device.type != "cuda" or place.size == 1:
-        return device
-    count = torch.cuda.device_count()
-    # With one GPU in sight, a launcher shows each process its own.
-    number = place.local_rank if count > 1 else 0
-    if number >= count or (count == 1 and place.launcher == "--devices"):
-        raise ConfigError(
-            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
-            f"{place.local_size} processes.\n"
-            f"Use --devices {count}, or start the processes on more machines with torchrun."
-        )
-    device = torch.device("cuda", number)
-    torch.cuda.set_device(device)
-    return device
+def trainings_at_once() -> int:
+    """Return how many trainings, with this one, share its device (`ablate --workers`)."""
+    value = os.environ.get(SHARING, "")
+    return max(1, int(value)) if value.isdecimal() else 1
 
 
 def describe_device(device: torch.device) -> str:
@@ -85,7 +75,7 @@ def gpu_memory(device: torch.device) -> int | None:
 
 
 def processor_name() -> str:
-    """Return the CPU's model name; the architecture where the system does not tell it."""
+    """Return the CPU's model name, or its architecture if the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -96,7 +86,7 @@ def processor_name() -> str:
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch and the CPU kernels use `count` threads within a `with` block; None: no change.
+    """Let PyTorch and the CPU kernels use `count` threads in a `with` block; None: no change.
 
     The number belongs to the process, so it is put back at the end.
     """
@@ -106,3 +96,46 @@ def cpu_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def describe_environment(device: torch.device) -> dict[str, Any]:
+    """Return the versions, machine and commit that a run is made with, as JSON-ready values."""
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "device": device.type,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cuda": torch.version.cuda,
+        "cpu": processor_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": git_commit(Path(__file__).resolve().parents[2]),
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit checked out in `folder`, "+changes" if files differ; None: no checkout."""
+    if not (folder / ".git").exists():
+        return None
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None  # git is missing, or may not read this checkout
+    return f"{commit}+changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()

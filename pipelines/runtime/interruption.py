@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that a loop can ask between two steps."""
+"""Turn Ctrl-C and SIGTERM into a question that a loop can ask between two steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Interruption:
         """Note the first signal; end at once on a Ctrl-C that follows.
 
         SIGTERM after SIGTERM is the same request: SLURM sends it to every process of a job, and so
-        does a launcher that hears it. Who sends it in earnest sends SIGKILL next.
+        does a launcher that receives it. Both send SIGKILL if they mean it.
 
         Raises:
             KeyboardInterrupt: this is not the first signal.
@@ -43,12 +43,12 @@ class Interruption:
 
 @contextmanager
 def watch_for_interruption() -> Iterator[Interruption]:
-    """Turn SIGINT and SIGTERM into an `Interruption` within a `with` block.
+    """Turn SIGINT and SIGTERM into an `Interruption` in a `with` block.
 
-    Only the main thread may set handlers; elsewhere the block runs with those that are there.
+    Only the main thread may set handlers; in other threads the block keeps those in place.
 
     Raises:
-        KeyboardInterrupt: a signal came and the block ended as if it had not.
+        KeyboardInterrupt: a signal came and the block ended normally all the same.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

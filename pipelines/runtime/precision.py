@@ -1,8 +1,8 @@
-"""The numbers that dense products are computed with: float32, TF32, or 16 bits under autocast.
+"""Set the matmul precision: float32, TF32, or 16 bits under autocast.
 
-Only the products of `model.layers.linear` get shorter numbers; their results, the weights, batch
-norm, the graph kernels, the loss and the optimizer stay float32, and neighbours are found from
-float32 distances.
+Only the matrix multiplications of `model.layers.linear` are affected. Their results, the weights,
+batch norm, the graph kernels, the loss and the optimizer stay float32, and neighbours are found
+from float32 distances.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Precision:
         device: where.
 
     Raises:
-        ConfigError: the device does not compute with such numbers.
+        ConfigError: the device does not support it.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -51,20 +51,20 @@ class Precision:
         # Scales the loss up, so that small gradients are not lost in 16 bits.
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "16")
 
-    def products(self) -> AbstractContextManager[Any]:
-        """Return a context whose dense products are computed in this precision."""
+    def matmuls(self) -> AbstractContextManager[Any]:
+        """Return a context whose matrix multiplications have this precision."""
         if self._type is None:
             return _tensor_cores() if self._tf32 else nullcontext()
         return torch.autocast(self._device, dtype=self._type)
 
     def backward(self, loss: Tensor) -> None:
         """Compute the gradients of a loss."""
-        # Autocast's types are noted with the forward pass, the switch for TF32 is not.
+        # The forward pass records autocast's types, but not the switch for TF32.
         with _tensor_cores() if self._tf32 else nullcontext():
             self.scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring the optimizer's gradients to their true size."""
+        """Divide the optimizer's gradients by the loss scale."""
         self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
@@ -75,7 +75,7 @@ class Precision:
 
 @contextmanager
 def _tensor_cores() -> Iterator[None]:
-    """Let a GPU multiply float32 matrices as TF32, 10 bits after the comma, in a `with` block."""
+    """Let a GPU multiply float32 matrices as TF32 (10 bits of mantissa) in a `with` block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

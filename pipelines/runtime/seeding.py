@@ -1,9 +1,9 @@
-"""The random state of a run: what seeds it, what a checkpoint has to hold of it.
+"""Seed what a training draws, and save and restore random state.
 
 Initial weights follow from the seed; what a training step draws (dropout, stochastic dilation)
-from the seed and the step; a block's points, in `pipelines.data.sampler`, from the seed, the epoch
-and the block. So any process may draw its part at any time, and a resumed run draws what it would
-have drawn. A checkpoint holds the state of PyTorch's generators for what draws beside these.
+follows from the seed and the step; a block's points, in `pipelines.data.sampler`, from the seed,
+the epoch and the block. So any process may draw its part at any time, and a resumed run draws what
+it would have drawn. A checkpoint also holds the state of PyTorch's generators.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def seed_everything(seed: int) -> None:
 def seed_step(model: DeepGCN, seed: int, step: int, rank: int) -> None:
     """Seed what one training step draws.
 
-    Dropout differs between the processes of a training, as their points do. Stochastic dilation is
-    one draw for the whole batch: the same in all of them, and in a single one.
+    Dropout differs between the ranks of a training, as their points do. Stochastic dilation is one
+    draw for the whole batch: the same in all ranks, and in a single process.
     """
     torch.manual_seed(_mix(seed, step, DROPOUT, rank))
     if model.draws is None:
@@ -46,11 +46,28 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Put PyTorch's generators into a state that `rng_state` gave.
+    """Put PyTorch's generators into a state that `rng_state` returned.
 
-    A machine with other GPUs than the one that saved it restores those that both have.
+    On a machine with other GPUs than the one that saved it, only the GPUs that both have are set.
     """
     torch.set_rng_state(state["cpu"])
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for device, saved in enumerate(state["cuda"][:count]):
         torch.cuda.set_rng_state(saved, device)
+
+
+class PassState:
+    """What a forward pass changes: running statistics and random generators."""
+
+    def __init__(self, model: DeepGCN) -> None:
+        self.buffers = [buffer.clone() for buffer in model.buffers()]
+        self.rng = rng_state()
+        self.draws = None if model.draws is None else model.draws.get_state()
+
+    def restore(self, model: DeepGCN) -> None:
+        """Put all of it back."""
+        for buffer, before in zip(model.buffers(), self.buffers, strict=True):
+            buffer.copy_(before)
+        restore_rng_state(self.rng)
+        if model.draws is not None and self.draws is not None:
+            model.draws.set_state(self.draws)

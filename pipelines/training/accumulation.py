@@ -1,40 +1,44 @@
-"""A batch in micro-batches: less memory at once, the same gradient added up.
+"""Pass a batch through the network in micro-batches: less memory at once, the same gradient.
 
 The loss is the mean over the labelled points of the whole batch, however they are spread over the
-micro-batches. What each micro-batch has of its own: batch-norm statistics, the ranks of stochastic
-dilation and dropout. So the size shapes the result, is written into the run's configuration, and
-stays the same on resume.
+micro-batches. Batch-norm statistics, the ranks of stochastic dilation and dropout are each
+micro-batch's own. So the size shapes the result, is part of the run's configuration, and stays the
+same on resume.
 """
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from pipelines.config import TrainConfig
+from pipelines.errors import RunError
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.model.head import segment_length
+from pipelines.runtime.memory import is_out_of_memory, release_memory
 from pipelines.runtime.precision import FULL, Precision
-from pipelines.runtime.seeding import restore_rng_state, rng_state
+from pipelines.runtime.seeding import PassState
+
+from .recipe import Loss
 
 TRIALS = 2  # the second step is the first with the optimizer's state in memory
-# logits (n, classes), label (n,) → their share of the batch's mean loss
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Accumulation:
-    """How many blocks go through the network at once.
+    """Adds up the gradients of a batch's micro-batches.
 
     Attributes:
         size: blocks of a micro-batch.
-        trials: steps to come that may still find out that `size` is too large, and halve it.
+        trials: coming steps that may still find out that `size` is too large, and halve it.
         on_smaller: called with the new size when it was halved.
-        anywhere: whether a fact holds in any of the processes that take the step together, so that
-            all halve when one has to.
-        forward: makes the passes through the network when there are no trials any more, such as
-            `recorded.Recorder`; None: the network itself.
+        anywhere: returns whether something holds in any of the processes that take the step, so
+            that all halve when one has to.
+        forward: makes the passes when no trials are left, such as a `GraphedModel`; None: the
+            network itself.
     """
 
     def __init__(
@@ -58,14 +62,14 @@ class Accumulation:
     ) -> Tensor:
         """Leave the gradient of the batch's loss in the parameters, and return the loss, ().
 
-        Running out of memory in a trial is repeated with half the size, as if it had not been.
+        A trial that runs out of memory is undone and repeated with half the size.
 
         Args:
             model: its parameters' gradients are replaced.
             features: (B, N, 9).
-            label: (B, N) int64, IGNORED where there is none.
+            label: (B, N) int64, IGNORED for points without one.
             loss: gives what some of the blocks add to the loss.
-            precision: of the dense products.
+            precision: of matrix multiplications.
 
         Raises:
             MemoryError, RuntimeError: memory ran out and there is nothing left to halve.
@@ -79,13 +83,12 @@ class Accumulation:
             except (MemoryError, RuntimeError) as error:
                 if before is None or not is_out_of_memory(error):
                     raise
-            if value is not None and (before is None or not self.anywhere(False)):
+            # Outside of the handler, whose traceback keeps the tensors that were too many alive.
+            if before is None or not self.anywhere(value is None):
+                assert value is not None
                 self.trials = max(0, self.trials - 1)
                 return value
-            assert before is not None
-            if value is None:
-                self.anywhere(True)
-            # Outside of the handler, whose traceback holds on to the tensors that were in the way.
+            del value
             model.zero_grad(set_to_none=True)
             release_memory()
             before.restore(model)
@@ -98,7 +101,7 @@ class Accumulation:
         values = []
         forward = model if self.forward is None or self.trials else self.forward
         for piece, its_label in zip(features.split(self.size), label.split(self.size), strict=True):
-            with precision.products():
+            with precision.matmuls():
                 logits = forward(piece)  # (b, N, classes)
             value = loss(logits.flatten(0, 1), its_label.flatten())
             precision.backward(value)
@@ -106,33 +109,38 @@ class Accumulation:
         return torch.stack(values).sum()
 
 
-class PassState:
-    """What a forward pass changes: running statistics and random generators."""
+@contextmanager
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names what to change.
 
-    def __init__(self, model: DeepGCN) -> None:
-        self.buffers = [buffer.clone() for buffer in model.buffers()]
-        self.rng = rng_state()
-        self.draws = None if model.draws is None else model.draws.get_state()
-
-    def restore(self, model: DeepGCN) -> None:
-        """Put all of it back."""
-        for buffer, before in zip(model.buffers(), self.buffers, strict=True):
-            buffer.copy_(before)
-        restore_rng_state(self.rng)
-        if model.draws is not None and self.draws is not None:
-            model.draws.set_state(self.draws)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the GPU's or the computer's memory did not suffice."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    signs = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    Raises:
+        RunError: the GPU's or the computer's memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        model = config.model
+        raise RunError(
+            f"out of memory with batches of {config.batch_size} blocks of {config.num_points} "
+            f"points ({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
+            f"Start a new run with one or more of {', '.join(smaller_options(config))}."
+        ) from error
 
 
-def release_memory() -> None:
-    """Give what nothing refers to any more back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+def smaller_options(config: TrainConfig) -> list[str]:
+    """Return options that need less memory than `config`'s, the mildest first."""
+    model, points = config.model, config.num_points // 2
+    micro = config.micro_batch or config.local_batch
+    options = {
+        f"--checkpoint-layers {segment_length(model.depth)}": (
+            not config.checkpoint_layers and model.depth > 2
+        ),
+        f"--micro-batch {micro // 2}": micro > 1 and not config.sync_bn,
+        f"--batch-size {config.batch_size // 2}": config.batch_size > 1,
+        f"-k {model.k // 2}": model.k > 1,
+        f"--num-points {points}": model.k * max(model.dilations()) <= points,
+        f"--width {model.width // 2}": model.width > 1,
+    }
+    return [option for option, fits in options.items() if fits] or ["a smaller --depth"]

@@ -1,4 +1,4 @@
-"""The state of a training, and its checkpoint: tensors and plain values, whole or not there."""
+"""Save the state of a training as tensors and plain values, and load it again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import dataclasses
 import io
 import pickle
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_write
@@ -19,14 +21,18 @@ from pipelines.runtime.precision import FULL, Precision
 from pipelines.runtime.seeding import restore_rng_state, rng_state
 from pipelines.serialization import from_plain
 
-from .ema import WeightAverage
+from .recipe import start_average
 
 VERSION = 2
+DAMAGED = (  # what a broken file, or one of another network, raises while it is read
+    *(ConfigError, RuntimeError, KeyError, TypeError, ValueError, AttributeError),
+    *(EOFError, IndexError, zipfile.BadZipFile, pickle.UnpicklingError),
+)
 
 
 @dataclass
 class Counters:
-    """How far a training is and what it has added up; a checkpoint holds all of it.
+    """Counts how far a training is and what it has added up.
 
     Attributes:
         epoch: epochs finished, validation included.
@@ -54,6 +60,11 @@ class Counters:
     seconds: float = 0.0
     records: int = 0
 
+    @property
+    def mean_loss(self) -> float:
+        """The mean loss over this epoch's blocks so far."""
+        return self.loss_sum / max(1, self.loss_blocks)
+
     def count_step(self, loss: float, blocks: int) -> None:
         """Count one optimizer step."""
         self.batch += 1
@@ -69,87 +80,88 @@ class Counters:
         self.loss_sum = 0.0
 
 
-def save_checkpoint(
-    path: Path,
-    model: DeepGCN,
-    optimizer: Optimizer,
-    counters: Counters,
-    average: WeightAverage | None = None,
-    precision: Precision = FULL,
-) -> None:
-    """Write the whole training state: weights, their average if there is one, random state."""
-    state = {
-        "version": VERSION,
-        "model": model.state_dict(),
-        "average": average.model.state_dict() if average else None,
-        "optimizer": optimizer.state_dict(),
-        "scaler": precision.scaler.state_dict(),  # empty unless gradients have 16 bits
-        "rng": rng_state(),
-        "counters": dataclasses.asdict(counters),
-    }
-    # Through memory: torch.save reports a full disk as an unspecific RuntimeError, a file does not.
-    content = io.BytesIO()
-    torch.save(state, content)
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+@dataclass
+class TrainingState:
+    """Everything that the next steps of a training depend on.
 
-
-def load_checkpoint(
-    path: Path,
-    model: DeepGCN,
-    optimizer: Optimizer,
-    average: WeightAverage | None = None,
-    precision: Precision = FULL,
-) -> Counters:
-    """Put model, average, optimizer, precision and random generators into the saved state.
-
-    Returns:
-        The counters.
-
-    Raises:
-        RunError: the file is damaged or of another version or network.
+    Attributes:
+        model: the network.
+        optimizer: of its parameters.
+        average: the moving average of its weights, if the recipe has one.
+        precision: holds the scale of the loss.
+        counters: how far the training is.
     """
-    try:
-        check_sums(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+
+    model: DeepGCN
+    optimizer: Optimizer
+    average: AveragedModel | None = None
+    precision: Precision = FULL
+    counters: Counters = field(default_factory=Counters)
+
+    @property
+    def scored_model(self) -> DeepGCN:
+        """The network that is validated and saved as weights: the average, if there is one."""
+        if self.average is None:
+            return self.model
+        averaged: DeepGCN = self.average.module  # type: ignore[assignment]
+        return averaged
+
+    def save(self, path: Path) -> None:
+        """Write the state and PyTorch's random state to a checkpoint."""
+        state = {
+            "version": VERSION,
+            "model": self.model.state_dict(),
+            "average": self.average.module.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),  # empty unless gradients have 16 bits
+            "rng": rng_state(),
+            "counters": dataclasses.asdict(self.counters),
+        }
+        # torch.save reports a full disk as an unspecific RuntimeError; writing a file does not.
+        content = io.BytesIO()
+        torch.save(state, content)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+    def load(self, path: Path) -> None:
+        """Read a checkpoint into the state and into PyTorch's random generators.
+
+        Raises:
+            RunError: the file is damaged or of another version or network.
+        """
+        try:
+            check_sums(path)
+            self._set(torch.load(path, map_location="cpu", weights_only=True), path)
+        except DAMAGED as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RunError(
+                f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"
+            ) from error
+
+    def _set(self, state: dict[str, Any], path: Path) -> None:
         if state["version"] != VERSION:
             raise RunError(
                 f"{path}: found version {state['version']}, expected {VERSION}.\n"
                 "Start a new run: deepgcn train"
             )
-        model.load_state_dict(state["model"])
-        if average is not None:
-            average.model.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
         if scaler := state.get("scaler"):
-            precision.scaler.load_state_dict(scaler)
+            self.precision.scaler.load_state_dict(scaler)
         restore_rng_state(state["rng"])
-        return from_plain(Counters, state["counters"])
-    except (
-        ConfigError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        EOFError,
-        IndexError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(
-            f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"
-        ) from error
+        self.counters = from_plain(Counters, state["counters"])
+        if self.average is not None:
+            self.average.module.load_state_dict(state["average"])
+            start_average(self.average, self.counters.step)
 
 
 def check_sums(path: Path) -> None:
-    """Check the sums that PyTorch writes into its files; `torch.load` does not look at them.
+    """Check the checksums in PyTorch's file, which `torch.load` ignores.
 
-    A flipped bit of a weight would be trained on from then on, and nobody would ever know.
+    Otherwise a flipped bit of a weight would be trained on unnoticed.
 
     Raises:
-        zipfile.BadZipFile: the file is none of PyTorch's, or something in it is not what was saved.
+        zipfile.BadZipFile: the file is not PyTorch's, or something in it is not what was saved.
     """
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()

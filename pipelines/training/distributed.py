@@ -1,19 +1,19 @@
-"""Several processes that train one network together, each on its share of every batch.
+"""Train one network in several processes, each on its part of every batch.
 
-One of them, rank 0, directs: it alone writes and speaks. Plain `torch.distributed` does the
-talking: gloo between CPUs, NCCL between GPUs. A process that is alone has a `Processes` too, whose
-every method then costs nothing.
+Every process is a rank of PyTorch's elastic launcher (`--devices`, torchrun) or of srun, and runs
+the same code; rank 0 alone writes and reports. Gloo connects CPUs, NCCL GPUs. A process without
+others has a `Processes` too, whose methods then cost nothing.
 
-The weights are the same everywhere, since all take the same steps: the gradients are added up in
-one exchange after the backward pass, not overlapped with it, because the network is small (15 MB)
-for its work.
+All ranks take the same steps, so they have the same weights. Gradients are summed in one exchange
+after the backward pass, not overlapped with it: the network is small (15 MB) for its work.
 """
 
 from __future__ import annotations
 
-import json
+import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -23,73 +23,165 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.rendezvous import rendezvous
 
 from pipelines.data.sampler import Batch, BlockSampler
 from pipelines.data.store import IGNORED
-from pipelines.errors import RunError
+from pipelines.errors import ConfigError, ProcessLostError
 
-from .placement import Place
-
-# How long the others are waited for. A process that is killed is noticed at once, by its closed
-# connections; this is for machines and networks that just fall silent.
+# A killed process is noticed at once, by its closed connections; this is for machines and networks
+# that fall silent.
 PATIENCE = timedelta(minutes=5)
+LOWEST_PORT, PORTS = 20_000, 20_000  # SLURM gives no port: it is derived from the job's number
 
 Value = TypeVar("Value")
 
 
-class ProcessLostError(RunError):
-    """Another process of the training has ended or does not answer."""
+@dataclass(frozen=True)
+class Ranks:
+    """A process's number among those of its training.
+
+    Attributes:
+        rank: among all, from 0.
+        world_size: processes on all machines.
+        local_rank: among those of this machine.
+        local_world_size: processes on this machine.
+        address: the host where they meet; "" for a process without others.
+        port: of that host.
+        launcher: for messages.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+    address: str = ""
+    port: int = 0
+    launcher: str = ""
 
 
-class EverywhereError(RunError):
-    """An error that every process of the training finds; rank 0 reports it for all."""
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """Return the ranks that torchrun or srun gave this process.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete or make no sense.
+    """
+    variables, launcher = environment, "torchrun"
+    if _int_of(environment, "WORLD_SIZE", 1) <= 1:
+        variables, launcher = _slurm_variables(environment), "srun"
+    if not variables:
+        return Ranks()
+    rank, size = _int_of(variables, "RANK"), _int_of(variables, "WORLD_SIZE")
+    if not 0 <= rank < size:
+        raise ConfigError(
+            f"{launcher}: found process number {rank} of {size}, expected 0 to {size - 1}."
+        )
+    local_rank = _int_of(variables, "LOCAL_RANK", rank)
+    local_size = _int_of(variables, "LOCAL_WORLD_SIZE", size)
+    address, port = variables.get("MASTER_ADDR", "127.0.0.1"), _int_of(variables, "MASTER_PORT")
+    return Ranks(rank, size, local_rank, local_size, address, port, launcher)
+
+
+def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return srun's variables under torchrun's names; none if srun did not start this process."""
+    # SLURM_NTASKS is also set within an allocation in which srun has not started anything.
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    if tasks == "1" or "SLURM_PROCID" not in environment:
+        return {}
+    local_size = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # "4(x2),3": 4 on this node
+    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodes = next((environment[name] for name in lists if environment.get(name)), "127.0.0.1")
+    port = LOWEST_PORT + _int_of(environment, "SLURM_JOB_ID", 0) % PORTS
+    return {
+        "WORLD_SIZE": tasks,
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_WORLD_SIZE": re.split(r"\D", local_size)[0],
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_node(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+    }
+
+
+def first_node(nodes: str) -> str:
+    """Return the first host of SLURM's short form of a list: "gpu[07-09,12],login" → "gpu07"."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
+    if found is None:
+        raise ConfigError(f"srun: found the list of nodes {nodes!r}, expected names of hosts.")
+    return "".join(part or "" for part in found.groups())
+
+
+def _int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """Return a variable as a number.
+
+    Raises:
+        ConfigError: it is not one, or it is missing and has no default.
+    """
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        raise ConfigError(
+            f"{name}: found {text!r} in the environment, expected a number.\n"
+            "Start several processes with --devices, torchrun or srun, which set it."
+        ) from None
+
+
+def device_of(ranks: Ranks, device: torch.device) -> torch.device:
+    """Return the device of one of several processes: each has a GPU of its own.
+
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+    """
+    if device.type != "cuda" or ranks.world_size == 1:
+        return device
+    count = torch.cuda.device_count()
+    # srun can show each process a GPU of its own, the only one in sight.
+    alone = count == 1 and ranks.launcher == "srun"
+    if not alone and ranks.local_world_size > count:
+        raise ConfigError(
+            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
+            f"{ranks.local_world_size} processes.\n"
+            f"Use --devices {count}, or start the processes on more machines with torchrun."
+        )
+    device = torch.device("cuda", 0 if alone else ranks.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, as one of them sees it.
+    """The processes of a training, as one of them sees it."""
 
-    Attributes:
-        place: which of them this is.
-        store: where they leave messages for one another; None for a process that is alone.
-    """
-
-    place: Place = field(default_factory=Place)
-    store: Any = None
+    ranks: Ranks = field(default_factory=Ranks)
 
     @property
     def rank(self) -> int:
         """This process's number, from 0."""
-        return self.place.rank
+        return self.ranks.rank
 
     @property
     def size(self) -> int:
-        """How many there are."""
-        return self.place.size
+        """The number of processes."""
+        return self.ranks.world_size
 
     @property
     def main(self) -> bool:
-        """Whether this process directs: it writes the run directory and speaks to the person."""
+        """Whether this is rank 0, which writes the run directory and reports."""
         return self.rank == 0
 
-    def tell(self, name: str, value: Any) -> None:
-        """Let the others know something that JSON can hold."""
+    def broadcast(self, make: Callable[[], Value]) -> Value:
+        """Return in every process what `make` returns in rank 0."""
+        made: list[Any] = [make() if self.main else None]
         if self.size > 1:
-            self._together(lambda: self.store.set(name, json.dumps(value)))
-
-    def hear(self, name: str) -> Any:
-        """Return what rank 0 tells, and wait until it does.
-
-        Raises:
-            ProcessLostError: it ends without telling it.
-        """
-        return json.loads(self._together(lambda: self.store.get(name)))
+            self._together(lambda: distributed.broadcast_object_list(made))
+        value: Value = made[0]
+        return value
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes, the same to the bit in each of them.
 
-        No gradient flows through it, except for a process that is alone.
+        No gradient flows through it, except in a process without others.
         """
         if self.size == 1:
             return values
@@ -107,10 +199,14 @@ class Processes:
         rows[self.rank] = value
         return bool((self.sum(rows) == value).all())
 
-    def share(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
-        """Return this process's share of a batch, as drawn in an epoch.
+    def wait(self) -> None:
+        """Wait until all processes have come here."""
+        self.any(False)
 
-        The draws follow from (seed, epoch, block), so all shares together are the batch that one
+    def local_batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
+        """Return this process's part of a batch, as drawn in an epoch.
+
+        The draws follow from (seed, epoch, block), so all parts together are the batch that one
         process would have made. A process that gets no block of a small batch computes the first
         one, with no point labelled, so that it takes part in every exchange.
         """
@@ -124,17 +220,17 @@ class Processes:
         return Batch(made.features, np.full_like(made.label, IGNORED), numbers, idle=True)
 
     def synchronize(self, model: Any, batch: Batch) -> None:
-        """Have the batch norms of `model` count the whole batch, of which `batch` is a share."""
+        """Let the batch norms of `model` count the whole batch, of which `batch` is a part."""
         if self.size > 1:
             weight = 0.0 if batch.idle else 1.0
             model.synchronize(lambda sums: _Sum.apply(sums * weight, self))
 
-    def exchange(self, model: nn.Module, batch: Batch) -> None:
-        """Add up the gradients of all processes, each on its share of a batch.
+    def exchange_gradients(self, model: nn.Module, batch: Batch) -> None:
+        """Add up the gradients of all processes, each on its part of a batch.
 
         The running statistics of the batch norms become the mean over the processes, weighted by
-        their blocks: one process's alone would know a part of the data only. Where the norms count
-        the whole batch they are the same already.
+        their blocks: one process's alone would know a part of the data only. With synchronised
+        norms they are the same already.
         """
         if self.size == 1:
             return
@@ -142,19 +238,19 @@ class Processes:
         norms = [one for one in model.buffers() if one.is_floating_point()]
         weight = 0.0 if batch.idle else len(batch.label) / len(batch.blocks)
         flat = torch.cat([*(g.flatten() for g in grads), *(n.flatten() * weight for n in norms)])
-        parts = self.sum(flat).split([one.numel() for one in (*grads, *norms)])
+        summed = self.sum(flat).split([one.numel() for one in (*grads, *norms)])
         with torch.no_grad():
-            for place, part in zip((*grads, *norms), parts, strict=True):
-                place.copy_(part.view_as(place))
+            for own, total in zip((*grads, *norms), summed, strict=True):
+                own.copy_(total.view_as(own))
 
-    def _together(self, action: Callable[[], Value]) -> Value:
+    def _together(self, action: Callable[[], Any]) -> None:
         """Do what needs the other processes.
 
         Raises:
             ProcessLostError: one of them has ended or does not answer.
         """
         try:
-            return action()
+            action()
         except RuntimeError as error:  # what gloo, NCCL and the store raise
             raise ProcessLostError(
                 f"another process of the {self.size} of this training ended or does not answer."
@@ -178,64 +274,32 @@ class _Sum(torch.autograd.Function):
         return ctx.processes.sum(grads[0]), None
 
 
-def meet(place: Place, store: Any = None) -> Processes:
-    """Return the processes that meet in a store, all able to leave messages.
-
-    Args:
-        place: of this process among them.
-        store: where they meet; None: at the place's address.
-
-    Raises:
-        ProcessLostError: nobody answers there.
-    """
-    if place.size == 1:
-        return ALONE
-    try:
-        if store is None:
-            where = f"tcp://{place.address}:{place.port}"
-            meeting = rendezvous(where, place.rank, place.size, timeout=PATIENCE)
-            store, _, _ = next(meeting)
-        store.set(here(place.rank), "")
-    except RuntimeError as error:
-        raise _absent(place) from error
-    return Processes(place, store)
-
-
-def here(rank: int) -> str:
-    """Return the name of the message that a process has come."""
-    return f"here/{rank}"
-
-
 @contextmanager
-def connected(processes: Processes, device: torch.device) -> Iterator[None]:
-    """Let the processes exchange tensors on the CPU and on `device` within a `with` block.
+def connected(ranks: Ranks) -> Iterator[Processes]:
+    """Connect this process with the others of its training in a `with` block.
 
     Raises:
         ProcessLostError: they did not all come.
     """
-    if processes.size == 1:
-        yield
+    if ranks.world_size == 1:
+        yield ALONE
         return
     hook = sys.excepthook  # PyTorch puts "[rank0]:" before every line of a traceback
     try:
         distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=processes.store,
-            rank=processes.rank,
-            world_size=processes.size,
+            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            init_method=f"tcp://{ranks.address}:{ranks.port}",
+            rank=ranks.rank,
+            world_size=ranks.world_size,
             timeout=PATIENCE,
         )
     except RuntimeError as error:
-        raise _absent(processes.place) from error
+        raise ProcessLostError(
+            f"process {ranks.rank} of {ranks.world_size} did not meet the others at "
+            f"{ranks.address}:{ranks.port}: {ranks.launcher} has to start all of them."
+        ) from error
     try:
-        yield
+        yield Processes(ranks)
     finally:
         distributed.destroy_process_group()
         sys.excepthook = hook
-
-
-def _absent(place: Place) -> ProcessLostError:
-    return ProcessLostError(
-        f"process {place.rank} of {place.size} did not meet the others at "
-        f"{place.address}:{place.port}: {place.launcher} has to start all of them."
-    )

@@ -1,24 +1,48 @@
-"""Where a run's figures go beside metrics.jsonl: TensorBoard always, trackers if asked for.
+"""Log a run's figures: metrics.jsonl and TensorBoard always, MLflow and W&B if asked for.
 
-An event log is anything with `write(figures, step)` and `close(error)`; `trackers` has those of
-MLflow and Weights & Biases. metrics.jsonl is the truth, so a log that fails stops nothing.
+metrics.jsonl is the truth, so a logger that fails stops nothing. `loggers.json` in the run
+directory says which run of MLflow and W&B belongs to it, so that a resumed run goes on in the same
+one. Both work without a network: MLflow writes to the folder `mlruns` beside the runs unless
+MLFLOW_TRACKING_URI says otherwise, W&B to the run directory without an API key or with
+WANDB_MODE=offline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import importlib.util
+import json
+import os
+import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.config import TrainConfig
+from pipelines.config import LOGGERS, TrainConfig
+from pipelines.config.options import check_choice
+from pipelines.errors import ConfigError, RunError
+from pipelines.files import atomic_json
 from pipelines.progress import Progress
+from pipelines.runs.directory import METRICS, TENSORBOARD, Run
+from pipelines.runs.metrics_log import MetricsLog
+from pipelines.serialization import to_plain
 
-from .trackers import open_tracker
+LOGGER_RUNS = "loggers.json"
+PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variables name another
+FLUSH = 2.0  # seconds that figures may wait for the next request to an MLflow server
 
 
-class EventLog(Protocol):
-    """One place that figures go to."""
+class Logger(Protocol):
+    """A place that figures go to.
+
+    Attributes:
+        identity: finds the logger's run again, as JSON-ready values.
+        where: names the place for people.
+    """
+
+    identity: dict[str, str]
+    where: str
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Write the figures of a step, by their tags: "train/loss", "validation/miou"."""
@@ -27,12 +51,143 @@ class EventLog(Protocol):
         """End with the training, or with what ended it."""
 
 
+class RunLog:
+    """metrics.jsonl and the loggers of a run.
+
+    Attributes:
+        metrics: the metrics log.
+        loggers: by name; one that fails gives a warning and is dropped.
+    """
+
+    def __init__(self, metrics: MetricsLog, progress: Progress) -> None:
+        self.metrics, self.progress = metrics, progress
+        self.loggers: dict[str, Logger] = {}
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record to metrics.jsonl and send its figures to every logger."""
+        self.metrics.append(dict(record))
+        figures, step = figures_of(record), int(record["step"])
+        for name, logger in list(self.loggers.items()):
+            try:
+                logger.write(figures, step)
+            except Exception as error:
+                self.progress.warn(f"{name}: {_reason(error)}; no more figures go there.")
+                del self.loggers[name]
+
+    def close(self, error: BaseException | None) -> None:
+        """Close every logger and metrics.jsonl."""
+        for name, logger in self.loggers.items():
+            try:
+                logger.close(error)
+            except Exception as failure:
+                self.progress.warn(f"{name}: {_reason(failure)}; its last figures may be missing.")
+        self.metrics.close()
+
+
+@contextmanager
+def open_log(
+    config: TrainConfig, run: Run, *, records: int, step: int, progress: Progress
+) -> Iterator[RunLog]:
+    """Open the log of a run in a `with` block.
+
+    Args:
+        config: its `loggers` are opened beside TensorBoard.
+        run: the run.
+        records: lines of metrics.jsonl to keep; the rest is from steps that will be repeated.
+        step: the first step that will be written.
+        progress: told what is logged where, and which loggers fail.
+
+    Raises:
+        RunError: a logger cannot be opened.
+    """
+    log = RunLog(MetricsLog(run.path / METRICS, keep=records), progress)
+    try:
+        log.loggers["TensorBoard"] = TensorBoard(run.path / TENSORBOARD, step)
+        for name in config.loggers:
+            log.loggers[name] = opened = open_logger(name, config, run.path)
+            progress.say(f"{name}: {opened.where}")
+        yield log
+    except BaseException as error:
+        log.close(error)
+        raise
+    else:
+        log.close(None)
+
+
+def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a record of metrics.jsonl by their tags.
+
+    >>> figures_of({"event": "step", "step": 3, "loss": 0.5})
+    {'train/loss': 0.5}
+    """
+    group = {"step": "train", "epoch": "validation"}[record["event"]]
+    return {
+        name.replace("val_", "validation/") if name.startswith("val_") else f"{group}/{name}": value
+        for name, value in record.items()
+        if isinstance(value, float)
+    }
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def check_loggers(names: Collection[str]) -> None:
+    """Check that the packages of some loggers are installed, without importing them.
+
+    Raises:
+        ConfigError: one is missing; says what to install.
+    """
+    for name in names:
+        check_choice("logger", name, LOGGERS, flag="--logger")
+        try:
+            missing = importlib.util.find_spec(name) is None
+        except ValueError:  # find_spec's error for a module without a file
+            missing = False
+        if missing:
+            raise ConfigError(
+                f"--logger {name}: its package is missing.\n"
+                f"Install it: pip install 'deepgcn[{name}]'"
+            )
+
+
+def open_logger(name: str, config: TrainConfig, run: Path) -> Logger:
+    """Open MLflow or W&B for the run in the directory `run`.
+
+    Raises:
+        RunError: it does not work; gives its message.
+    """
+    path = run / LOGGER_RUNS
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        kind: type[MLflow | WeightsAndBiases] = MLflow if name == "mlflow" else WeightsAndBiases
+        logger = kind(config, run, known.get(name, {}))
+    except Exception as error:
+        raise RunError(
+            f"--logger {name}: cannot be opened: {_reason(error)}\n"
+            "Mend that, or go on without it; metrics.jsonl has every figure."
+        ) from error
+    atomic_json(path, {**known, name: logger.identity})
+    return logger
+
+
+def flat_settings(config: TrainConfig) -> dict[str, Any]:
+    """Return the configuration as one level: {"model.k": 16, "lr": 0.001, …}."""
+    flat: dict[str, Any] = {}
+    for name, value in to_plain(config).items():
+        inner = value if isinstance(value, dict) else None
+        flat.update({f"{name}.{key}": v for key, v in inner.items()} if inner else {name: value})
+    return flat
+
+
 class TensorBoard:
     """TensorBoard events in a folder; earlier events from `step` on no longer count."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # half a second to import
 
+        self.identity: dict[str, str] = {}
+        self.where = str(folder)
         self.writer = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
@@ -45,76 +200,96 @@ class TensorBoard:
         self.writer.close()
 
 
-class Events:
-    """All event logs of a run.
+class MLflow:
+    """A run of MLflow, found again by its id and its store."""
 
-    Attributes:
-        logs: by name; one that fails is taken out, and `progress` is told once.
-    """
+    def __init__(self, config: TrainConfig, run: Path, known: Mapping[str, Any]) -> None:
+        store = (config.runs.parent / "mlruns").absolute().as_uri()
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or str(known.get("uri", store))
+        # In maintenance mode, but the only store that needs no server and no database.
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        from mlflow.entities import Param
+        from mlflow.tracking import MlflowClient
 
-    def __init__(self, progress: Progress) -> None:
-        self.logs: dict[str, EventLog] = {}
-        self.progress = progress
+        self.client = MlflowClient(tracking_uri=uri)
+        self.waiting: list[Any] = []
+        self.flushed = time.monotonic()
+        self.last: dict[str, int] = {}  # the last step that has each group of figures
+        if known.get("id") and known.get("uri") == uri:
+            self.id = str(known["id"])
+            self.client.update_run(self.id, status="RUNNING")
+            for tag in ("train/loss", "validation/miou"):
+                steps = [found.step for found in self.client.get_metric_history(self.id, tag)]
+                self.last[tag.partition("/")[0]] = max(steps, default=-1)
+        else:
+            self.id = self.client.create_run(self._experiment(), run_name=run.name).info.run_id
+            settings = flat_settings(config)
+            params = [Param(name, str(value)) for name, value in settings.items()]
+            self.client.log_batch(self.id, params=params)
+        self.identity = {"id": self.id, "uri": uri}
+        self.where = f"run {self.id} in {uri}"
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Write the figures of a record of metrics.jsonl to every log."""
-        figures, step = figures_of(record), int(record["step"])
-        for name, log in list(self.logs.items()):
-            try:
-                log.write(figures, step)
-            except Exception as error:
-                self.progress.warn(f"{_failed(name, error)}; no more figures go there.")
-                del self.logs[name]
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        found = self.client.get_experiment_by_name(name)
+        return str(found.experiment_id if found else self.client.create_experiment(name))
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        """Add the figures of a step, unless the run has them from before it was resumed."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self.waiting += [
+            Metric(tag, value, now, step)
+            for tag, value in figures.items()
+            if step > self.last.get(tag.partition("/")[0], -1)
+        ]
+        if time.monotonic() - self.flushed > FLUSH or len(self.waiting) > 500:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the figures that wait."""
+        waiting, self.waiting = self.waiting, []
+        self.flushed = time.monotonic()
+        if waiting:
+            self.client.log_batch(self.id, metrics=waiting)
 
     def close(self, error: BaseException | None) -> None:
-        """Close every log."""
-        for name, log in self.logs.items():
-            try:
-                log.close(error)
-            except Exception as failure:
-                self.progress.warn(f"{_failed(name, failure)}; its last figures may be missing.")
+        """Send the last figures, and end the run as finished, killed or failed."""
+        self.flush()
+        stopped = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+        self.client.set_terminated(self.id, "FINISHED" if error is None else stopped)
 
 
-@contextmanager
-def open_events(
-    config: TrainConfig, run: Path, tensorboard: Path, *, step: int, progress: Progress
-) -> Iterator[Events]:
-    """Open the event logs of a run within a `with` block.
+class WeightsAndBiases:
+    """A run of Weights & Biases, found again by its id."""
 
-    Args:
-        config: whose `loggers` are opened beside TensorBoard.
-        run: the run directory.
-        tensorboard: the folder of TensorBoard's events.
-        step: the first step that will be written.
-        progress: told what is logged where, and of logs that fail.
+    def __init__(self, config: TrainConfig, run: Path, known: Mapping[str, Any]) -> None:
+        import wandb
 
-    Raises:
-        RunError: a tracker cannot be opened.
-    """
-    events = Events(progress)
-    try:
-        events.logs["TensorBoard"] = TensorBoard(tensorboard, step)
-        for name in config.loggers:
-            tracker = open_tracker(name, config, run)
-            events.logs[name] = tracker
-            progress.say(f"{name}: {tracker.where}")
-        yield events
-    except BaseException as error:
-        events.close(error)
-        raise
-    else:
-        events.close(None)
+        mode: Any = os.environ.get("WANDB_MODE")
+        if not mode:  # without an API key `init` would ask for one
+            mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.name,
+            id=str(known.get("id") or uuid.uuid4().hex[:12]),
+            resume="allow",
+            dir=str(run),
+            config=flat_settings(config),
+            mode=mode,
+            allow_val_change=True,
+            settings=wandb.Settings(silent=True, console="off"),  # stderr has the progress bars
+        )
+        self.identity = {"id": self.run.id}
+        place = self.run.url if mode == "online" else f"{mode}, in {run}/wandb"
+        self.where = f"run {self.run.id}, {place}"
 
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        """Add the figures of a step; W&B leaves out a step that is before its last one."""
+        self.run.log(dict(figures), step=step)
 
-def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of a record of metrics.jsonl, grouped by the kind of event."""
-    group = {"step": "train", "epoch": "validation"}[record["event"]]
-    return {
-        name.replace("val_", "validation/") if name.startswith("val_") else f"{group}/{name}": value
-        for name, value in record.items()
-        if isinstance(value, float)
-    }
-
-
-def _failed(name: str, error: Exception) -> str:
-    return f"{name}: {(str(error) or type(error).__name__).splitlines()[0]}"
+    def close(self, error: BaseException | None) -> None:
+        """End the run."""
+        self.run.finish(exit_code=0 if error is None else 1)

@@ -1,6 +1,7 @@
-"""The course of a training: steps, validation, checkpoints, in turn until the end.
+"""Train and validate in turn until the end, with checkpoints on the way.
 
-`Training.run_to_end` is the story. Where it stands is in `Counters`, which every checkpoint holds.
+`Training.run_to_end` is the story. Where a training stands is in its `TrainingState`, which every
+checkpoint holds.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -20,44 +20,33 @@ from pipelines.config import TrainConfig
 from pipelines.data.s3dis import color_text
 from pipelines.data.sampler import Batch, BlockSampler
 from pipelines.data.store import Store
-from pipelines.errors import RunError
+from pipelines.errors import EverywhereError, RunError
 from pipelines.metrics import Scores, confusion, scores
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress
-from pipelines.runs.directory import (
-    METRICS,
-    TENSORBOARD,
-    Run,
-    last_checkpoint,
-    resume_command,
-    save_config,
-)
-from pipelines.runs.metrics_log import MetricsLog
+from pipelines.runs.directory import Run, last_checkpoint, resume_command, save_config
+from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.device import gpu_memory
 from pipelines.runtime.interruption import Interruption
-from pipelines.runtime.memory_limits import peak_memory
+from pipelines.runtime.memory import peak_memory
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.seeding import seed_everything, seed_step
-from pipelines.training.cuda_graphs import Recorder, in_evaluation
 from pipelines.weights.safetensors import save_weights
 
 from .accumulation import Accumulation
-from .checkpoint import Counters, first_not_finite, load_checkpoint, save_checkpoint
-from .distributed import ALONE, EverywhereError, Processes
-from .ema import WeightAverage
-from .loggers import Events, open_events
-from .prefetch import prefetch
-from .schedule import recipe_schedule
-from .steps import Pace, Step, build_optimizer, pinned, predict_batches, train_steps
+from .checkpoint import Counters, TrainingState, first_not_finite
+from .distributed import ALONE, Processes
+from .loggers import RunLog, open_log
+from .recipe import average_weights, build_optimizer, choose_recipe
+from .steps import Pace, Step, Stepper, pinned, predict_batches, prefetch
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 
 
 class Training:
-    """One process's work on a run: what it works with, and how far it is."""
+    """One process's work on a run."""
 
-    journal: MetricsLog
-    events: Events
+    log: RunLog  # in rank 0 only
 
     def __init__(
         self,
@@ -69,82 +58,60 @@ class Training:
         interruption: Interruption,
         progress: Progress,
         processes: Processes = ALONE,
+        trials: int = 0,
     ) -> None:
         self.config, self.run, self.processes = config, run, processes
         self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress
-        seed_everything(config.seed)
-        self.precision = Precision(config.precision, device)
-        self.model = DeepGCN(config.model).to(device)
-        self.model.checkpoint_layers = config.checkpoint_layers or 0
-        self.recorder = Recorder(self.model, training=True, say=progress.warn)
-        self.accumulation = Accumulation(
-            config.micro_batch or config.local_batch,
-            on_smaller=self.note_smaller,
-            anywhere=processes.any,
-            forward=self.recorder,
-        )
-        self.optimizer = build_optimizer(self.model, config.parts, config.first_lr)
-        self.average = WeightAverage(self.model) if "ema" in config.parts else None
-        total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
-        self.schedule = recipe_schedule(config.parts, config.model.layout, config.first_lr, total)
-        self.counters = Counters()
-        if run.training_state.is_file():
-            self.counters = load_checkpoint(
-                *(run.training_state, self.model, self.optimizer, self.average, self.precision)
-            )
+        self.state = self.build_state()
+        self.graphed = GraphedModel(self.state.model, training=True, say=progress.warn)
+        self.stepper = self.build_stepper(trials)
         self.pace = Pace()
-        self.started = time.monotonic() - self.counters.seconds
+        self.started = time.monotonic() - self.state.counters.seconds
         self.saved = time.monotonic()
 
-    def check_start(self) -> None:
-        """Check that all processes start from the same step and the same weights.
+    def build_state(self) -> TrainingState:
+        """Return the state of the first step, or of the run's checkpoint."""
+        config = self.config
+        seed_everything(config.seed)
+        model = DeepGCN(config.model).to(self.device)
+        model.checkpoint_layers = config.checkpoint_layers or 0
+        state = TrainingState(
+            model,
+            build_optimizer(model, config.parts, config.first_lr),
+            average_weights(model) if "ema" in config.parts else None,
+            Precision(config.precision, self.device),
+        )
+        if self.run.training_state.is_file():
+            state.load(self.run.training_state)
+        return state
 
-        Raises:
-            EverywhereError: they don't; so they do not see the same run directory.
-        """
-        weights = sum(value.double().sum().item() for value in self.model.state_dict().values())
-        if not self.processes.all_same(weights + self.counters.step):
-            raise EverywhereError(
-                f"{self.run.path}: found another checkpoint on each machine.\n"
-                "Keep the runs in a folder that all machines see (--runs)."
-            )
-
-    def run_to_end(self) -> None:
-        """Train and validate in turn until every step is done."""
-        with ExitStack() as stack:
-            if self.processes.main:
-                metrics = self.run.path / METRICS
-                self.journal = stack.enter_context(
-                    closing(MetricsLog(metrics, keep=self.counters.records))
-                )
-                self.events = stack.enter_context(
-                    open_events(
-                        self.config,
-                        self.run.path,
-                        self.run.path / TENSORBOARD,
-                        step=self.counters.step + 1,
-                        progress=self.progress,
-                    )
-                )
-                # Whoever looks at the run wants to know its length before the first checkpoint.
-                self.run.update_status(steps_total=self.total_steps)
-            while not self.finished:
-                self.train_epoch()
-                self.validate()
-        if self.processes.main:
-            self.run.update_status(state="finished")
-
-    @property
-    def judged(self) -> DeepGCN:
-        """The network that is validated and saved as weights: the average, if there is one."""
-        return self.average.model if self.average else self.model
+    def build_stepper(self, trials: int) -> Stepper:
+        """Return what takes the steps; the first `trials` may find out that memory is short."""
+        config, processes = self.config, self.processes
+        accumulation = Accumulation(
+            config.micro_batch or config.local_batch,
+            trials,
+            on_smaller=self.note_smaller,
+            anywhere=processes.any,
+            forward=self.graphed,
+        )
+        total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
+        return Stepper(
+            self.state.model,
+            self.state.optimizer,
+            choose_recipe(config, total),
+            accumulation,
+            self.state.precision,
+            processes,
+            sync_bn=config.sync_bn,
+        )
 
     @property
-    def data_threads(self) -> int:
-        """The threads that prepare batches."""
-        return max(1, self.config.workers)
+    def counters(self) -> Counters:
+        """How far the training is."""
+        return self.state.counters
 
     @property
     def epoch_batches(self) -> int:
@@ -170,60 +137,88 @@ class Training:
             return f"step {self.counters.step:,}, beyond the {self.total_steps:,} asked for"
         return f"step {self.counters.step:,} of {self.total_steps:,}"
 
+    def check_start(self) -> None:
+        """Check that all processes start from the same step and the same weights.
+
+        Raises:
+            EverywhereError: they don't; so they do not see the same run directory.
+        """
+        values = self.state.model.state_dict().values()
+        weights = sum(value.double().sum().item() for value in values)
+        if not self.processes.all_same(weights + self.counters.step):
+            raise EverywhereError(
+                f"{self.run.path}: found another checkpoint on each machine.\n"
+                "Keep the runs in a folder that all machines see (--runs)."
+            )
+
+    def run_to_end(self) -> None:
+        """Train and validate in turn until every step is done."""
+        if not self.processes.main:
+            return self.run_epochs()
+        with open_log(
+            self.config,
+            self.run,
+            records=self.counters.records,
+            step=self.counters.step + 1,
+            progress=self.progress,
+        ) as self.log:
+            # A study's bar needs the run's length before the first checkpoint.
+            self.run.update_status(steps_total=self.total_steps)
+            self.run_epochs()
+        self.run.update_status(state="finished")
+
+    def run_epochs(self) -> None:
+        """Train and validate, epoch after epoch."""
+        while not self.finished:
+            self.train_epoch()
+            self.validate()
+
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch, then save."""
         config, counters = self.config, self.counters
         left = max(0, self.total_steps - counters.step)
         batches = self.sampler.batches(counters.epoch, config.batch_size, start=counters.batch)
         title = f"Epoch {counters.epoch + 1}/{config.epochs}"
-        make = partial(self.batch, self.sampler, counters.epoch)
         with (
             self.progress.task(title, total=len(self.sampler), unit="blocks") as task,
-            closing(prefetch(make, batches[:left], threads=self.data_threads)) as prepared,
+            self.prepared(self.sampler, counters.epoch, batches[:left]) as prepared,
         ):
             task.advance(counters.loss_blocks)
             pace = Pace()
             for step in self.steps(prepared):
                 pace.add(step)
-                task.advance(len(step.batch.blocks), **shown(step, pace, self.device))
+                task.advance(len(step.batch.blocks), **figures(step, pace, self.device))
                 if time.monotonic() - self.saved > SAVE_SECONDS:
                     self.save()
                 self.stop_if_asked()
         self.save()
 
-    def batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
-        """Return this process's share of a batch."""
-        made = self.processes.share(sampler, epoch, blocks)
-        return pinned(made) if self.device.type == "cuda" else made
+    def prepared(
+        self, sampler: BlockSampler, epoch: int, batches: list[np.ndarray]
+    ) -> closing[Any]:
+        """Return this process's parts of some batches, prepared ahead by other threads."""
+
+        def make(blocks: np.ndarray) -> Batch:
+            batch = self.processes.local_batch(sampler, epoch, blocks)
+            return pinned(batch) if self.device.type == "cuda" else batch
+
+        return closing(prefetch(make, batches, threads=max(1, self.config.workers)))
 
     def seeded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield each batch with the draws of its step seeded."""
         for batch in batches:
-            seed_step(self.model, self.config.seed, self.counters.step, self.processes.rank)
+            seed_step(self.state.model, self.config.seed, self.counters.step, self.processes.rank)
             yield batch
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[Step]:
-        """Take a step for each batch, check it and count it."""
+        """Take a step for each batch, check it, count it and record it."""
         counters = self.counters
-        taken = train_steps(
-            self.model,
-            self.optimizer,
-            self.seeded(batches),
-            self.schedule,
-            samples=counters.samples,
-            epoch=counters.epoch,
-            parts=self.config.parts,
-            accumulation=self.accumulation,
-            precision=self.precision,
-            processes=self.processes,
-            sync_bn=self.config.sync_bn,
-        )
-        for step in taken:
+        for step in self.stepper.steps(self.seeded(batches), counters.samples, counters.epoch):
             self.interruption.notify = None
             self.check_loss(step)
             counters.count_step(step.loss, len(step.batch.blocks))
-            if self.average is not None:
-                self.average.update(self.model, counters.step)
+            if self.state.average is not None:
+                self.state.average.update_parameters(self.state.model)
             self.pace.add(step)
             self.record(
                 event="step",
@@ -236,7 +231,7 @@ class Training:
                 blocks_per_second=len(step.batch.blocks) / step.seconds,
             )
             yield step
-            # Until the next step is done, a signal finds this thread in no talk with `progress`.
+            # Until the next step is done, this thread does not use `progress`: a signal may.
             self.interruption.notify = self.say_stopping
 
     def validate(self) -> None:
@@ -248,7 +243,7 @@ class Training:
             event="epoch",
             epoch=epoch,
             whole=whole,
-            loss=counters.loss_sum / max(1, counters.loss_blocks),
+            loss=counters.mean_loss,
             val_miou=found.miou,
             val_oa=found.oa,
             val_macc=found.macc,
@@ -269,60 +264,55 @@ class Training:
 
         Each block's points are drawn once, the same in every epoch, so that epochs compare.
         """
-        sampler, classes = self.val_sampler, len(self.classes)
-        matrix = np.zeros((classes, classes), dtype=np.int64)
+        sampler, model = self.val_sampler, self.state.scored_model
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         batches = sampler.in_order(self.config.batch_size)
-        make = partial(self.batch, sampler, 0)
         with (
             self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
-            closing(prefetch(make, batches, threads=self.data_threads)) as prepared,
+            self.prepared(sampler, 0, batches) as prepared,
         ):
-            # Validation comes between steps, so its passes may use the memory of recorded ones.
-            in_evaluation(self.judged, self.recorder.memory)
-            predictions = predict_batches(self.judged, prepared, self.accumulation.size)
+            # Validation comes between steps, so its graphs may use the memory of the steps'.
+            graphed_evaluation(model, self.graphed.memory)
+            predictions = predict_batches(model, prepared, self.stepper.accumulation.size)
             for blocks, (label, predicted) in zip(batches, predictions, strict=True):
-                matrix += confusion(label, predicted, classes)
+                matrix += confusion(label, predicted, len(self.classes))
                 task.advance(len(blocks))
                 self.stop_if_asked()
         matrix = self.processes.sum(torch.from_numpy(matrix)).numpy()
         return scores(matrix, self.classes)
 
     def record(self, **record: Any) -> None:
-        """Append a record to metrics.jsonl and to every event log."""
-        if not self.processes.main:
-            return
-        record = {"event": record.pop("event"), "step": self.counters.step, **record}
-        self.journal.append(record)
-        self.events.write(record)
+        """Write a record to the log."""
+        if self.processes.main:
+            event = record.pop("event")
+            self.log.write({"event": event, "step": self.counters.step, **record})
 
     def save(self) -> None:
         """Save the whole state and the weights as "last".
 
         Raises:
-            RunError: a weight is not finite; the checkpoint that is there stays.
+            RunError: a weight is not finite; the checkpoint before stays.
         """
-        name = first_not_finite(self.model)
+        name = first_not_finite(self.state.model)
         if name is not None:
             raise self.not_finite(f"the weight {name} is not finite after step")
         self.saved = time.monotonic()
         if not self.processes.main:
-            return  # the others have the same
-        self.journal.sync()
-        self.counters.records = self.journal.records
-        self.counters.seconds = time.monotonic() - self.started
+            return
+        counters = self.counters
+        self.log.metrics.sync()
+        counters.records = self.log.metrics.records
+        counters.seconds = time.monotonic() - self.started
         self.save_model("last")
-        save_checkpoint(
-            *(self.run.training_state, self.model, self.optimizer, self.counters),
-            *(self.average, self.precision),
-        )
+        self.state.save(self.run.training_state)
         self.run.update_status(
-            step=self.counters.step,
-            epoch=self.counters.epoch,
-            best_miou=self.counters.best_miou,
-            best_epoch=self.counters.best_epoch,
+            step=counters.step,
+            epoch=counters.epoch,
+            best_miou=counters.best_miou,
+            best_epoch=counters.best_epoch,
             steps_total=self.total_steps,
             epochs_total=self.config.epochs,
-            seconds=self.counters.seconds,
+            seconds=counters.seconds,
             blocks_per_second=self.pace.blocks_per_second,
             data_wait=self.pace.data_wait,
             peak_memory=peak_memory(self.device.type),  # bytes, of this process
@@ -332,33 +322,29 @@ class Training:
         """Save the weights as "last" or "best"."""
         if not self.processes.main:
             return
-        facts = {
+        metadata = {
             "run": self.run.name,
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
-            "weights": "average" if self.average else "as trained",
+            "weights": "average" if self.state.average else "as trained",
             "num_points": str(self.config.num_points),
             "test_area": str(self.config.test_area),
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),
         }
-        save_weights(self.run.checkpoint_path(checkpoint), self.judged, metadata=facts)
+        path = self.run.checkpoint_path(checkpoint)
+        save_weights(path, self.state.scored_model, metadata=metadata)
 
     def check_loss(self, step: Step) -> None:
         """Raise RunError if the loss of a step is not finite."""
         if math.isfinite(step.loss):
             return
-        raise self.not_finite(
-            f"the loss is {step.loss} on {self.batch_text(step.batch)} after step"
-        )
-
-    def batch_text(self, batch: Batch) -> str:
-        """Return which batch it is, for people."""
-        rooms = [self.sampler.room_of(block) for block in batch.blocks]
+        rooms = [self.sampler.room_of(block) for block in step.batch.blocks]
         names = sorted({f"Area_{room.area}/{room.name}" for room in rooms})
-        shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         number, epoch = self.counters.batch + 1, self.counters.epoch + 1
-        return f"batch {number:,} of epoch {epoch} (blocks of {shown})"
+        where = f"batch {number:,} of epoch {epoch} (blocks of {some})"
+        raise self.not_finite(f"the loss is {step.loss} on {where} after step")
 
     def not_finite(self, what: str) -> RunError:
         """Return the error for a number that is not finite."""
@@ -368,7 +354,7 @@ class Training:
         )
 
     def note_smaller(self, size: int) -> None:
-        """Record and say that memory ran out and the step is taken in smaller micro-batches."""
+        """Save and say that memory ran out and the step is taken in smaller micro-batches."""
         if not self.processes.main:
             return
         self.config = dataclasses.replace(self.config, micro_batch=size)
@@ -386,24 +372,24 @@ class Training:
         self.save()
         how = resume_command(self.run.path)
         self.progress.say(f"Stopped at {self.position}; all is saved. Go on with: {how}")
+        self.processes.wait()  # a worker that ends would have rank 0 stopped before it has saved
         raise KeyboardInterrupt
 
     def say_stopping(self) -> None:
-        """Say that a signal was heard."""
+        """Say that a signal came."""
         self.progress.say("Stopping after this step; Ctrl-C now stops at once, without saving.")
 
     def say_epoch(self, found: Scores, *, better: bool) -> None:
         """Say how an epoch ended."""
         counters = self.counters
         best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
-        loss = counters.loss_sum / max(1, counters.loss_blocks)
         self.progress.say(
-            f"Epoch {counters.epoch + 1}/{self.config.epochs}: loss {loss:.3f}, "
+            f"Epoch {counters.epoch + 1}/{self.config.epochs}: loss {counters.mean_loss:.3f}, "
             f"validation mIoU {100 * found.miou:.1f} % ({best})"
         )
 
 
-def shown(step: Step, pace: Pace, device: torch.device) -> dict[str, float | str]:
+def figures(step: Step, pace: Pace, device: torch.device) -> dict[str, float | str]:
     """Return the figures beside an epoch's bar."""
     memory = gpu_memory(device)
     return {

@@ -16,7 +16,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.model.figures import kept_bytes, meta_network
 from pipelines.model.head import HIDDEN, segment_length
-from pipelines.runtime.memory_limits import available_memory
+from pipelines.runtime.memory import available_memory
 
 FLOAT = 4  # bytes
 SHARE = 0.8  # of the free memory that a training may plan with: estimates err by up to 20 %
@@ -37,7 +37,7 @@ class MemoryEstimate:
         activations: what is kept for the backward pass, at its largest.
         workspace: temporary memory: gradients of activations, k-NN, the optimizer's own.
         fragmentation: freed pieces that the C library keeps, for speed; none with activation
-            checkpointing, which hands freed memory back (`runtime.allocation`).
+            checkpointing, which hands freed memory back (`runtime.memory`).
     """
 
     parameters: int

@@ -1,48 +1,45 @@
-"""One pass over batches: training steps, and predictions for validation."""
+"""Go through batches once: prepare them ahead, take training steps, or predict."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from pipelines.config import TrainConfig
 from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
-from pipelines.errors import RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.model.head import segment_length
+from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.runtime.precision import FULL, Precision
-from pipelines.training.cuda_graphs import in_evaluation
 
-from .accumulation import Accumulation, is_out_of_memory
+from .accumulation import Accumulation
 from .distributed import ALONE, Processes
-from .schedule import Rates, Schedule, apply_rates
+from .recipe import Loss, Rates, Recipe, apply_rates
 
-SMOOTHING = 0.2  # label smoothing of the modern recipe, as PointNeXt has it
-CLIP = 10.0  # largest norm of a gradient in the modern recipe
-WEIGHT_DECAY = 1e-2  # of AdamW
-SGD_MOMENTUM, SGD_WEIGHT_DECAY = 0.9, 1e-4  # as DGCNN's PyTorch release has them
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 2  # prepared results that wait, beyond one for each thread
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one training step did.
+    """The figures of one training step.
 
     Attributes:
-        loss: mean cross-entropy over the batch's points, before the step.
+        loss: mean loss over the batch's labelled points, before the step.
         lr: the learning rate of the step.
-        batch: what it was made of.
+        batch: what it trained on.
         seconds: from asking for the batch to the end of the step.
         wait: of these, the seconds spent waiting for the batch.
     """
@@ -56,7 +53,7 @@ class Step:
 
 @dataclass
 class Pace:
-    """How fast steps were, added up; the first step, which warms up, counts only if alone."""
+    """Adds up how fast steps were; the first step, which warms up, counts only if alone."""
 
     steps: int = 0
     blocks: int = 0
@@ -83,119 +80,77 @@ class Pace:
         return self.wait / self.seconds if self.seconds else 0.0
 
 
-def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
-    """Return the recipe's optimizer: Adam as published, AdamW, or SGD with Nesterov's momentum.
+@dataclass
+class Stepper:
+    """Takes training steps.
 
-    `fused`: all of a step in one pass over the weights, on the CPU in a quarter of the time.
-    """
-    if "sgd" in parts:
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=lr,
-            momentum=SGD_MOMENTUM,
-            weight_decay=SGD_WEIGHT_DECAY,
-            nesterov=True,
-            fused=True,
-        )
-    if "adamw" in parts:
-        return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=WEIGHT_DECAY, fused=True)
-    return torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-
-
-def train_steps(
-    model: DeepGCN,
-    optimizer: Optimizer,
-    batches: Iterable[Batch],
-    schedule: Schedule,
-    *,
-    samples: int,
-    epoch: int,
-    parts: Sequence[str] = (),
-    accumulation: Accumulation | None = None,
-    precision: Precision = FULL,
-    processes: Processes = ALONE,
-    sync_bn: bool = False,
-) -> Iterator[Step]:
-    """Train on the batches, one optimizer step each, and yield what each step did.
-
-    A loss that is not finite changes no weights; it is yielded like any other, for the caller to
-    decide.
-
-    Args:
-        model: on the device to train on; put into training mode.
+    Attributes:
+        model: on the device to train on.
         optimizer: of the model's parameters.
-        batches: in the order to train on.
-        schedule: gives the rates of each step.
-        samples: blocks trained on before the first of these batches.
-        epoch: the epoch that they belong to, from 0.
-        parts: of the recipe; "smoothing" and "clip" matter here.
-        accumulation: how many blocks go through the network at once; None: the whole batch.
-        precision: of the dense products.
-        processes: who takes the same steps, each on its share of the batches.
-        sync_bn: whether batch norm counts the whole batch instead of each process's share.
+        recipe: schedule, loss and clipping.
+        accumulation: how many blocks go through the network at once.
+        precision: of matrix multiplications.
+        processes: take the same steps, each on its part of the batches.
+        sync_bn: whether batch norm counts the whole batch instead of each process's part.
     """
-    model.train()
-    remaining = iter(batches)
-    while True:
-        asked = time.perf_counter()
-        batch = next(remaining, None)
-        if batch is None:
-            return
-        wait = time.perf_counter() - asked
-        rates = schedule(samples, epoch)
-        if sync_bn:
-            processes.synchronize(model, batch)
-        loss = train_step(model, optimizer, batch, rates, parts, accumulation, precision, processes)
-        samples += len(batch.blocks)
-        yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
+
+    model: DeepGCN
+    optimizer: Optimizer
+    recipe: Recipe
+    accumulation: Accumulation
+    precision: Precision = FULL
+    processes: Processes = ALONE
+    sync_bn: bool = False
+
+    def steps(self, batches: Iterable[Batch], samples: int, epoch: int) -> Iterator[Step]:
+        """Take one optimizer step on each batch and yield its figures.
+
+        A loss that is not finite changes no weights; the caller decides what it means.
+
+        Args:
+            batches: in the order to train on.
+            samples: blocks trained on before the first of these batches.
+            epoch: the epoch that they belong to, from 0.
+        """
+        self.model.train()
+        remaining = iter(batches)
+        while True:
+            asked = time.perf_counter()
+            batch = next(remaining, None)
+            if batch is None:
+                return
+            wait = time.perf_counter() - asked
+            rates = self.recipe.schedule(samples, epoch)
+            loss = self.step(batch, rates)
+            samples += len(batch.blocks)
+            yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
+
+    def step(self, batch: Batch, rates: Rates) -> float:
+        """Take one step and return the loss before it.
+
+        The loss is the mean over the labelled points of the whole batch, however many of them each
+        process has.
+        """
+        apply_rates(rates, self.model, self.optimizer)
+        if self.sync_bn:
+            self.processes.synchronize(self.model, batch)
+        features, label = to_device(batch, self.model)
+        labelled = self.processes.sum((label != IGNORED).sum())
+        mean = mean_loss(self.recipe.loss, labelled)
+        part = self.accumulation.backward(self.model, features, label, mean, self.precision)
+        loss = self.processes.sum(part).item()
+        if math.isfinite(loss):
+            self.processes.exchange_gradients(self.model, batch)
+            if self.recipe.clip is not None:
+                self.precision.unscale(self.optimizer)
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.precision.step(self.optimizer)
+        return loss
 
 
-def train_step(
-    model: DeepGCN,
-    optimizer: Optimizer,
-    batch: Batch,
-    rates: Rates,
-    parts: Sequence[str] = (),
-    accumulation: Accumulation | None = None,
-    precision: Precision = FULL,
-    processes: Processes = ALONE,
-) -> float:
-    """Take one step and return the loss before it; leave the weights if the loss is not finite.
-
-    The loss is the mean over the labelled points of the whole batch, whatever share of them each
-    process has.
-    """
-    apply_rates(rates, model, optimizer)
-    features, label = to_device(batch, model)
-    smoothing = SMOOTHING if "smoothing" in parts else 0.0
-    labelled = processes.sum((label != IGNORED).sum())
-    loss = partial(labelled_cross_entropy, smoothing=smoothing, labelled=labelled)
-    accumulation = accumulation or Accumulation(len(features))
-    share = accumulation.backward(model, features, label, loss, precision)
-    value = processes.sum(share).item()
-    if math.isfinite(value):
-        processes.exchange(model, batch)
-        if "clip" in parts:
-            precision.unscale(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        precision.step(optimizer)
-    return value
-
-
-def labelled_cross_entropy(
-    logits: Tensor, label: Tensor, smoothing: float = 0.0, labelled: Tensor | None = None
-) -> Tensor:
-    """Return the mean cross-entropy over the points whose label is not IGNORED; 0 without any.
-
-    Shapes: logits (n, C), label (n,) int64. `labelled` is the number to divide by, where these are
-    only a share of the points.
-    """
-    total = F.cross_entropy(
-        logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
-    )
-    if labelled is None:
-        labelled = (label != IGNORED).sum()
-    return total / labelled.clamp(min=1)
+def mean_loss(loss: Loss, labelled: Tensor) -> Loss:
+    """Return a summed loss as one that is divided by a number of labelled points (at least 1)."""
+    return lambda logits, label: loss(logits, label) / labelled.clamp(min=1)
 
 
 def predict_batches(
@@ -206,7 +161,7 @@ def predict_batches(
     At most `blocks` go through the network at once; None: a batch.
     """
     model.eval()
-    forward = in_evaluation(model)
+    forward = graphed_evaluation(model)
     for batch in batches:
         with torch.inference_mode():
             features, _ = to_device(batch, model)
@@ -231,45 +186,30 @@ def pinned(batch: Batch) -> Batch:
     return dataclasses.replace(batch, features=features, label=label)
 
 
-@contextmanager
-def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn running out of memory into a RunError that names what to change.
+def prefetch(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
+) -> Generator[Result, None, None]:
+    """Yield `function(item)` for every item, in their order, computed ahead by other threads.
 
-    Raises:
-        RunError: the GPU's or the computer's memory did not suffice.
+    NumPy and HDF5 release the interpreter lock for most of the work, so threads are enough. What
+    `function` raises is raised here, in its item's turn. Close the generator (or use it up) to end
+    the threads.
+
+    Args:
+        function: must depend on its item alone, so that the order of computing does not matter.
+        items: taken lazily, a few ahead of what was yielded.
+        threads: how many items to work on at once.
     """
+    remaining = iter(items)
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="deepgcn-data")
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise _out_of_memory(config) from error
-
-
-def _out_of_memory(config: TrainConfig) -> RunError:
-    model = config.model
-    return RunError(
-        f"out of memory with batches of {config.batch_size} blocks of {config.num_points} points "
-        f"({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
-        f"Start a new run with one or more of {', '.join(smaller_options(config))}."
-    )
-
-
-def smaller_options(config: TrainConfig) -> list[str]:
-    """Return options that need less memory than `config`'s, the mildest first."""
-    model, points = config.model, config.num_points // 2
-    found = []
-    if not config.checkpoint_layers and model.depth > 2:
-        found.append(f"--checkpoint-layers {segment_length(model.depth)}")
-    micro = config.micro_batch or config.local_batch
-    if micro > 1 and not config.sync_bn:
-        found.append(f"--micro-batch {micro // 2}")
-    if config.batch_size > 1:
-        found.append(f"--batch-size {config.batch_size // 2}")
-    if model.k > 1:
-        found.append(f"-k {model.k // 2}")
-    if model.k * max(model.dilations()) <= points:
-        found.append(f"--num-points {points}")
-    if model.width > 1:
-        found.append(f"--width {model.width // 2}")
-    return found or ["a smaller --depth"]
+        for item in remaining:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) < threads + AHEAD:
+                continue
+            yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,106 +1,108 @@
-"""The other processes of a training that `--devices` starts, on this machine.
+"""Start the workers of one training on this machine, through PyTorch's elastic launcher.
 
-The process that a person started is rank 0 and directs. It starts the others as
-
-    python -m pipelines.training.follow
-
-with the variables that torchrun would set, and each holds one end of a pipe from it: when the pipe
-closes without a farewell, rank 0 is gone, and they end too.
+The process that calls `launch` only waits: each worker runs the same function, as one of torchrun's
+would, and rank 0's result is returned. A worker is a spawned process, so a script that trains with
+several devices needs `if __name__ == "__main__":`.
 """
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
-from torch import distributed
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipelines.progress import SILENT, Progress
-from pipelines.runtime.own_process import python_command
-
-from .distributed import PATIENCE, Processes, ProcessLostError, here, meet
-from .placement import Place
+from pipelines.errors import DeepGCNError, ProcessLostError
 
 HOST = "127.0.0.1"
-FAREWELL = b"."
-STOPPED = 130  # exit code of a process that was asked to stop
-# How long a process gets to end by itself once another one is gone. Between CPUs it notices in no
-# time; a GPU that waits for a dead one's would not stop before `processes.PATIENCE`.
-GRACE = 10.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # are passed on to the workers
+STOPPED = 130  # exit code of a worker that was asked to stop
+SAVING = 3600  # seconds that workers have to end their step and save, when asked to stop
+
+Result = TypeVar("Result")
 
 
-class Followers:
-    """The processes of ranks 1 … size − 1."""
+def launch(count: int, threads: int, work: Callable[[], Result]) -> Result:
+    """Run `work` in `count` processes of `threads` CPU threads each; return rank 0's result.
 
-    def __init__(self, size: int, port: int, threads: int) -> None:
-        self.started = [start(rank, size, port, threads) for rank in range(1, size)]
+    Args:
+        count: of processes.
+        threads: of each.
+        work: has to be picklable; finds its rank with `distributed.read_ranks`.
 
-    def lost(self, within: float = 0.0) -> str | None:
-        """Return how one of them ended badly: "process 1 of 2 was killed (SIGKILL).".
-
-        Args:
-            within: seconds to wait for such an end.
-        """
-        until = time.monotonic() + within
-        while True:
-            for rank, process in enumerate(self.started, start=1):
-                if process.poll() not in (None, 0, STOPPED):
-                    return (
-                        f"process {rank} of {len(self.started) + 1} {ending(process.returncode)}."
-                    )
-            if time.monotonic() >= until:
-                return None
-            time.sleep(0.02)
-
-    def dismiss(self) -> None:
-        """Let them end by themselves, and kill those that don't."""
-        for process in self.started:
-            assert process.stdin is not None
-            with suppress(OSError):  # it has ended already
-                process.stdin.write(FAREWELL)
-                process.stdin.flush()
-        until = time.monotonic() + GRACE
-        for process in self.started:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            assert process.stdin is not None
-            with suppress(OSError):
-                process.stdin.close()
-
-
-def start(rank: int, size: int, port: int, threads: int) -> subprocess.Popen[bytes]:
-    """Start the process of one rank.
-
-    It is in a session of its own: Ctrl-C reaches rank 0 alone, which lets all stop after the step.
+    Raises:
+        DeepGCNError: what a worker raised.
+        ProcessLostError: a worker ended in another way; says how.
+        KeyboardInterrupt: a signal came to this process or to a worker, and all have stopped.
     """
-    variables = {
-        "RANK": rank,
-        "WORLD_SIZE": size,
-        "LOCAL_RANK": rank,
-        "LOCAL_WORLD_SIZE": size,
-        "MASTER_ADDR": HOST,
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": threads,
-    }
-    return subprocess.Popen(
-        python_command("pipelines.training.follow"),
-        env={**os.environ, **{name: str(value) for name, value in variables.items()}},
-        stdin=subprocess.PIPE,
-        start_new_session=True,
+    reports = multiprocessing.get_context("spawn").SimpleQueue()
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{HOST}:0",
+        local_addr=HOST,
+        max_restarts=0,
+        monitor_interval=0.05,
+        start_method="spawn",
+        signals_to_handle=",".join(number.name for number in SIGNALS),
     )
+    with _elastic_settings(threads):
+        try:
+            return elastic_launch(settings, _work)(work, reports)[0]
+        except SignalException:
+            raise KeyboardInterrupt from None
+        except ChildFailedError as failed:
+            raise _cause(failed, count, reports) from None
 
 
-def ending(code: int) -> str:
+def _work(work: Callable[[], Result], reports: Any) -> Result:
+    """Run one worker; report how it failed, if it did."""
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C reaches the launching process alone, which passes it on
+    error: DeepGCNError | None = None
+    try:
+        return work()
+    except KeyboardInterrupt:
+        pass
+    except DeepGCNError as found:
+        error = found
+    except Exception:
+        traceback.print_exc()
+        raise
+    reports.put((int(os.environ["RANK"]), error))
+    sys.exit(1 if error else STOPPED)
+
+
+def _cause(failed: ChildFailedError, count: int, reports: Any) -> BaseException:
+    """Return what ended the workers: the first error, or else a signal, or else a lost process."""
+    found = {}
+    while not reports.empty():
+        rank, error = reports.get()
+        found[rank] = error
+    for rank in sorted(found):
+        if found[rank] is not None and not isinstance(found[rank], ProcessLostError):
+            return found[rank]
+    if None in found.values():
+        return KeyboardInterrupt()
+    rank, failure = failed.get_first_failure()
+    return ProcessLostError(f"process {rank} of {count} {_ending(failure.exitcode)}.")
+
+
+def _ending(code: int) -> str:
     """Return how a process with this exit code ended, for people."""
     if code < 0:
         return f"was killed ({signal.Signals(-code).name})"
@@ -108,96 +110,24 @@ def ending(code: int) -> str:
 
 
 @contextmanager
-def gather(
-    place: Place, devices: int, threads: int, progress: Progress = SILENT
-) -> Iterator[tuple[Processes, Followers | None]]:
-    """Meet the other processes of a training, or start them, for the length of a `with` block.
-
-    Args:
-        place: of this process, as its launcher said.
-        devices: how many processes there are to be.
-        threads: CPU threads for each that is started here.
-        progress: who listens.
-
-    Raises:
-        ProcessLostError: they did not all come.
-    """
-    if place.size > 1 or devices == 1:
-        yield meet(place), None
-        return
-    store = distributed.TCPStore(  # type: ignore[attr-defined]
-        HOST, 0, devices, is_master=True, timeout=PATIENCE, wait_for_workers=False
-    )
-    place = Place(0, devices, 0, devices, HOST, store.port, "--devices")
-    followers = Followers(devices, store.port, threads)
-    try:
-        await_all(followers, store, progress)
-        with watched(followers, progress):
-            yield meet(place, store), followers
-    finally:
-        followers.dismiss()
-
-
-def await_all(followers: Followers, store: Any, progress: Progress) -> None:
-    """Wait until every process that was started says that it is there.
-
-    Raises:
-        ProcessLostError: one of them ended instead.
-    """
-    until = time.monotonic() + PATIENCE.seconds
-    missing = {here(rank) for rank in range(1, len(followers.started) + 1)}
-    with progress.task("Starting processes", total=len(missing), unit="processes") as task:
-        while missing:
-            how = followers.lost()
-            if how or time.monotonic() > until:
-                raise ProcessLostError(how or "the processes that were started do not answer.")
-            came = {name for name in missing if store.check([name])}
-            task.advance(len(came))
-            missing -= came
-            time.sleep(0.02)
-
-
-@contextmanager
-def watched(followers: Followers, progress: Progress) -> Iterator[None]:
-    """End this process soon after one of the others ends within a `with` block.
-
-    That is for a process that waits for a GPU that waits for a dead one's: nothing else would stop
-    it. Any other finds its connection closed, and has told what happened before this is due.
-    """
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.2):
-            if (how := followers.lost()) and not over.wait(GRACE):
-                progress.warn(f"{how} This one ends too.")
-                for process in followers.started:
-                    process.kill()
-                os._exit(1)
-
-    watcher = threading.Thread(target=watch, name="deepgcn-followers", daemon=True)
-    watcher.start()
+def _elastic_settings(threads: int) -> Iterator[None]:
+    """Set what workers inherit, and undo what the launcher changes in this process."""
+    variables = {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONSAFEPATH": "1",  # no module of the current folder is imported
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SAVING),
+    }
+    before = {name: os.environ.get(name) for name in variables}
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    disabled = logging.root.manager.disable
+    os.environ.update(variables)
+    logging.disable(logging.CRITICAL)  # what happened is raised
     try:
         yield
     finally:
-        over.set()
-        watcher.join()
-
-
-class Leader:
-    """The process that started this one, as the pipe from it tells."""
-
-    def __init__(self) -> None:
-        self.farewell = b""
-        self._reader = threading.Thread(target=self._read, name="deepgcn-leader", daemon=True)
-        self._reader.start()
-
-    @property
-    def fell_silent(self) -> bool:
-        """Whether it is gone and has said nothing, neither to this process nor to the person."""
-        self._reader.join(GRACE)
-        return not self._reader.is_alive() and not self.farewell
-
-    def _read(self) -> None:
-        self.farewell = os.read(sys.stdin.fileno(), 1)
-        # This process ends by itself, or it waits for a GPU that waits for a dead one.
-        threading.Timer(GRACE, os._exit, (1,)).start()
+        logging.disable(disabled)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

@@ -1,12 +1,24 @@
-"""Devices by name, and threads that are given back."""
+"""Devices by name, threads that are given back, and the facts of the machine."""
 
 from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from pipelines.errors import ConfigError
-from pipelines.runtime.device import cpu_threads, describe_device, gpu_memory, pick_device
+from pipelines.runtime.device import (
+    cpu_threads,
+    describe_device,
+    describe_environment,
+    git_commit,
+    gpu_memory,
+    pick_device,
+    trainings_at_once,
+)
 
 
 def test_auto_takes_a_gpu_where_there_is_one() -> None:
@@ -36,3 +48,35 @@ def test_gpu_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.__getitem__)
     assert gpu_memory(torch.device("cpu")) is None
     assert gpu_memory(torch.device("cuda", 1)) == 3 * 2**30
+
+
+@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3), ("0", 1), ("many", 1)])
+def test_jobs_that_share_a_device(monkeypatch: pytest.MonkeyPatch, value: str, shared: int) -> None:
+    monkeypatch.setenv("DEEPGCN_SHARING", value)
+    assert trainings_at_once() == shared
+
+
+def test_facts_are_json() -> None:
+    facts = describe_environment(torch.device("cpu"))
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["gpu"] is None
+    assert facts["cpu"]
+
+
+def test_commit_of_a_checkout(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert git_commit(tmp_path) is None
+    git("init")
+    assert git_commit(tmp_path) is None  # nothing committed yet
+    (tmp_path / "file").write_text("a")
+    git("add", "file")
+    git("commit", "-m", "First")
+    commit = git("rev-parse", "HEAD")
+    assert git_commit(tmp_path) == commit
+    (tmp_path / "file").write_text("b")
+    assert git_commit(tmp_path) == f"{commit}+changes"

@@ -60,7 +60,7 @@ def test_bf16_changes_the_products_alone(chosen: list[Tensor]) -> None:
     model = DeepGCN(SMALL).train()
     features = torch.rand(2, 256, 9)
     exact = model(features)
-    with Precision("bf16", CPU).products():
+    with Precision("bf16", CPU).matmuls():
         short = model(features)
     assert short.dtype == torch.float32
     assert not torch.equal(short, exact)
@@ -78,7 +78,7 @@ def test_bf16_on_the_same_graph_is_as_close_as_8_bits_are() -> None:
     features = torch.rand(2, 256, 9)
     with kernels.use("reference"):
         exact = model(features)
-        with Precision("bf16", CPU).products():
+        with Precision("bf16", CPU).matmuls():
             short = model(features)
     assert 1e-4 < (short - exact).norm() / exact.norm() < 4 * 2**-8 * SMALL.depth
 
@@ -86,7 +86,7 @@ def test_bf16_on_the_same_graph_is_as_close_as_8_bits_are() -> None:
 def test_gradients_and_weights_stay_float32() -> None:
     model = DeepGCN(SMALL).train()
     with kernels.use("reference"):
-        with Precision("bf16", CPU).products():
+        with Precision("bf16", CPU).matmuls():
             logits = model(torch.rand(2, 64, 9))
         logits.square().mean().backward()
     assert {value.grad.dtype for value in model.parameters()} == {torch.float32}  # type: ignore[union-attr]
@@ -95,7 +95,7 @@ def test_gradients_and_weights_stay_float32() -> None:
 def test_precision_32_is_no_autocast() -> None:
     model = DeepGCN(SMALL).eval()
     features = torch.rand(1, 64, 9)
-    with kernels.use("reference"), Precision("32", CPU).products():
+    with kernels.use("reference"), Precision("32", CPU).matmuls():
         assert not torch.is_autocast_enabled("cpu")
         assert model.double()(features.double()).dtype == torch.float64
 
@@ -136,7 +136,7 @@ def test_tf32_is_for_products_and_their_gradients_alone() -> None:
     weight = torch.ones((), requires_grad=True)
     weight.register_hook(lambda grad: seen.append(torch.get_float32_matmul_precision()))  # noqa: ARG005
     precision = Precision("tf32", torch.device("cuda"))
-    with precision.products():
+    with precision.matmuls():
         seen.append(torch.get_float32_matmul_precision())
         loss = weight * 2
     assert torch.get_float32_matmul_precision() == "highest"

@@ -19,7 +19,7 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.runs.directory import Run, latest_finished, open_run
 from pipelines.train import open_samplers, train
-from pipelines.training.loop import shown
+from pipelines.training.loop import figures
 from pipelines.training.steps import Pace, Step
 from pipelines.weights.safetensors import load_weights, read_metadata
 from tests.tiny_training import BATCHES, MODEL, AtStep, assert_same, run_as, training_state
@@ -164,8 +164,8 @@ def test_parts_of_the_sampling_reach_the_training_blocks_alone(
 def test_gpu_memory_is_shown_where_there_is_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 5 * 2**29)  # noqa: ARG005
     batch = Batch(np.zeros((1, 1, 9)), np.zeros((1, 1)), (0,))
-    figures = shown(Step(0.5, 1e-3, batch, 1.0, 0.0), Pace(), torch.device("cuda"))
-    assert figures["GPU memory"] == "2.5 GiB"
+    shown = figures(Step(0.5, 1e-3, batch, 1.0, 0.0), Pace(), torch.device("cuda"))
+    assert shown["GPU memory"] == "2.5 GiB"
 
 
 def test_what_cannot_work_leaves_no_run(config: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""Training steps as one of several processes, for test_processes.
+"""Training steps as one of several processes, for test_distributed.
 
     RANK=0 WORLD_SIZE=2 MASTER_PORT=29400 python -m tests.training.rank_steps FOLDER
 
@@ -22,10 +22,10 @@ from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.seeding import seed_everything, seed_step
-from pipelines.training.distributed import Processes, connected, meet
-from pipelines.training.placement import find_place
-from pipelines.training.schedule import Rates
-from pipelines.training.steps import train_steps
+from pipelines.training.accumulation import Accumulation
+from pipelines.training.distributed import Processes, connected, read_ranks
+from pipelines.training.recipe import Rates, Recipe
+from pipelines.training.steps import Stepper
 
 # Two processes get 2 + 2, 2 + 1 and 1 + 0 blocks of these.
 BATCHES = ([4, 1, 7, 2], [0, 3, 5], [6], [2, 0, 1, 3])
@@ -56,7 +56,7 @@ CASES = {
     "PyG": Case(changed(conv="GraphConv")),
     "dense": Case(changed(arch="densegcn")),
     "dgcnn": Case(changed(arch="dgcnn", epsilon=0.0, dilation=False)),
-    "shares": Case(SMALL, sync_bn=False),
+    "local norms": Case(SMALL, sync_bn=False),
 }
 
 
@@ -85,21 +85,18 @@ def take_steps(case: Case, processes: Processes) -> dict[str, Any]:
     """Return the losses, the last gradients and the state after a step on each of BATCHES."""
     model, optimizer = build(case)
 
-    def shares() -> Any:
+    def local_batches() -> Any:
         for step, blocks in enumerate(BATCHES):
-            batch = processes.share(Blocks(), 0, np.array(blocks))  # type: ignore[arg-type]
+            sampler: Any = Blocks()
             seed_step(model, 0, step, processes.rank)
-            yield batch
+            yield processes.local_batch(sampler, 0, np.array(blocks))
 
     with kernels.use(case.kernel):
-        steps = train_steps(
-            *(model, optimizer, shares(), lambda *_: RATES),
-            samples=0,
-            epoch=0,
-            processes=processes,
-            sync_bn=case.sync_bn,
+        recipe, whole = Recipe(lambda *_: RATES), Accumulation(len(BATCHES[0]))
+        stepper = Stepper(
+            model, optimizer, recipe, whole, processes=processes, sync_bn=case.sync_bn
         )
-        losses = [step.loss for step in steps]
+        losses = [step.loss for step in stepper.steps(local_batches(), 0, 0)]
     grads = {name: value.grad for name, value in model.named_parameters()}
     return {"losses": losses, "grads": grads, "state": model.state_dict()}
 
@@ -107,11 +104,9 @@ def take_steps(case: Case, processes: Processes) -> dict[str, Any]:
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    place = find_place()
-    processes = meet(place)
-    with connected(processes, torch.device("cpu")):
+    with connected(read_ranks()) as processes:
         for name, case in CASES.items():
-            torch.save(take_steps(case, processes), folder / f"{name}.{place.rank}.pt")
+            torch.save(take_steps(case, processes), folder / f"{name}.{processes.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import math
 import resource
 import subprocess
 import sys
-from functools import partial
 
 import pytest
 import torch
@@ -14,10 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import ModelConfig
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.training.accumulation import Accumulation, is_out_of_memory
-from pipelines.training.steps import labelled_cross_entropy
+from pipelines.runtime.memory import is_out_of_memory
+from pipelines.training.accumulation import (
+    Accumulation,
+    explain_out_of_memory,
+    smaller_options,
+)
+from pipelines.training.recipe import cross_entropy
+from pipelines.training.steps import mean_loss
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8, epsilon=0.5, dropout=0.3)
 BLOCKS, POINTS = 5, 12
@@ -40,7 +46,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def take(model: DeepGCN, accumulation: Accumulation) -> float:
     features, label = batch()
-    loss = partial(labelled_cross_entropy, labelled=(label != 255).sum())
+    loss = mean_loss(cross_entropy, (label != 255).sum())
     with kernels.use("reference"):
         return accumulation.backward(model, features, label, loss).item()
 
@@ -174,19 +180,19 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.training.accumulation import Accumulation
-from pipelines.training.steps import labelled_cross_entropy
+from pipelines.training.recipe import cross_entropy
 
 torch.set_num_threads(1)
 model = DeepGCN(ModelConfig(depth=3, width=16, k=4, fusion_channels=512)).train()
 features, label = torch.rand(16, 1024, 9), torch.zeros(16, 1024, dtype=torch.long)
 sizes = []
 with kernels.use("reference"):
-    Accumulation(1).backward(model, features[:1], label[:1], labelled_cross_entropy)
+    Accumulation(1).backward(model, features[:1], label[:1], cross_entropy)
     pages = int(open("/proc/self/statm").read().split()[0])
     limit = pages * resource.getpagesize() + int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     accumulation = Accumulation(16, trials=2, on_smaller=sizes.append)
-    loss = accumulation.backward(model, features, label, labelled_cross_entropy)
+    loss = accumulation.backward(model, features, label, cross_entropy)
 print(sizes, loss)
 """
 
@@ -201,3 +207,24 @@ def test_a_real_shortage_halves_until_it_fits() -> None:
     assert sizes(4 << 30) == ""
     assert sizes(150 << 20).split(", ")[:2] == ["8", "4"]
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # theirs, not ours
+
+
+def test_out_of_memory_names_what_to_change() -> None:
+    config = TrainConfig(model=ModelConfig(depth=28, k=16), batch_size=16)
+    expected = (
+        r"out of memory with batches of 16 blocks of 4096 points \(resgcn-28, C 64, k 16\)\.\n"
+        r".*--checkpoint-layers 5, --micro-batch 8, --batch-size 8, -k 8, "
+        r"--num-points 2048, --width 32\."
+    )
+    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
+        torch.empty(2**58)  # more than any machine has
+    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory(config):
+        torch.zeros(2) + torch.zeros(3)
+
+
+def test_options_that_cannot_shrink_are_not_offered() -> None:
+    model = ModelConfig(depth=28, k=1, width=1)
+    config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
+    assert smaller_options(config) == ["a smaller --depth"]

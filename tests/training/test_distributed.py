@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from pipelines import kernels
 from pipelines.data.store import IGNORED
+from pipelines.errors import ConfigError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
 from pipelines.runtime.seeding import seed_step
-from pipelines.training.distributed import ALONE
+from pipelines.training.distributed import ALONE, Ranks, first_node, read_ranks
 from tests.training.rank_steps import BATCHES, CASES, RATES, Blocks, build, take_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +106,7 @@ def test_with_synchronised_norms_shares_make_the_whole(two: Path, name: str) -> 
 
 def test_without_them_each_share_has_its_own_statistics(two: Path) -> None:
     """The oracle goes through the shares one after the other and adds up their gradients."""
-    model, _ = build(CASES["shares"])
+    model, _ = build(CASES["local norms"])
     set_momentum(model.train())
     losses = []
     with kernels.use("reference"):
@@ -137,8 +138,8 @@ def test_without_them_each_share_has_its_own_statistics(two: Path) -> None:
                 else:
                     buffer.copy_(statistics[0][1][key])
             losses.append(loss)
-    assert_came_to(two, "shares", losses, model)
-    assert abs(losses[0] - whole_batches("shares")[0][0]) > 1e-3  # or this tests nothing
+    assert_came_to(two, "local norms", losses, model)
+    assert abs(losses[0] - whole_batches("local norms")[0][0]) > 1e-3  # or this tests nothing
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -168,3 +169,73 @@ def test_gradient_of_the_row_sums() -> None:
     norm.reduce = lambda sums: sums
     x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(norm, (x,))
+
+
+TORCHRUN = {
+    "RANK": "5",
+    "WORLD_SIZE": "8",
+    "LOCAL_RANK": "1",
+    "LOCAL_WORLD_SIZE": "4",
+    "MASTER_ADDR": "10.0.0.7",
+    "MASTER_PORT": "29511",
+}
+SRUN = {
+    "SLURM_PROCID": "3",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "3",
+    "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
+    "SLURM_JOB_NODELIST": "gpu[007-008]",
+    "SLURM_JOB_ID": "41234",
+}
+
+
+def test_without_a_launcher_there_is_one_process() -> None:
+    assert read_ranks({}) == Ranks()
+    assert read_ranks({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
+    # An allocation in which srun has not started anything.
+    assert read_ranks({"SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu1"}) == Ranks()
+
+
+def test_torchrun() -> None:
+    assert read_ranks(TORCHRUN) == Ranks(5, 8, 1, 4, "10.0.0.7", 29511, "torchrun")
+
+
+def test_srun() -> None:
+    assert read_ranks(SRUN) == Ranks(3, 8, 3, 4, "gpu007", 21_234, "srun")
+    named = {**SRUN, "MASTER_ADDR": "head", "MASTER_PORT": "5000"}
+    assert read_ranks(named) == Ranks(3, 8, 3, 4, "head", 5000, "srun")
+    # A step of two of the job's eight tasks.
+    step = {**SRUN, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
+    assert read_ranks({**step, "SLURM_STEP_NODELIST": "gpu008"}).address == "gpu008"
+    assert read_ranks(step).world_size == 2
+
+
+def test_torchrun_within_a_slurm_job_counts() -> None:
+    assert read_ranks({**SRUN, **TORCHRUN}).launcher == "torchrun"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("localhost", "localhost"),
+        ("a1,a2", "a1"),
+        ("gpu[07-09,12],login", "gpu07"),
+        ("gpu[3,5]", "gpu3"),
+        ("rack-1-n[010-020]-ib", "rack-1-n010-ib"),
+    ],
+)
+def test_first_node_of_a_list(nodes: str, first: str) -> None:
+    assert first_node(nodes) == first
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, r"WORLD_SIZE: found 'two' in the environment"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, r"MASTER_PORT: found None in the environment"),
+        ({**TORCHRUN, "RANK": "8"}, r"torchrun: found process number 8 of 8, expected 0 to 7"),
+    ],
+)
+def test_variables_that_make_no_sense(environment: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        read_ranks(environment)

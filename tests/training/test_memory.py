@@ -14,8 +14,8 @@ import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
-from pipelines.runtime import memory_limits
-from pipelines.runtime.memory_limits import available_memory
+from pipelines.runtime import memory as limits
+from pipelines.runtime.memory import available_memory
 from pipelines.serialization import to_plain
 from pipelines.training import memory
 from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
@@ -145,8 +145,8 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         group.mkdir(parents=True)
         (group / "memory.max").write_text(f"{limit}\n")
         (group / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(memory_limits, "PROCESS", tmp_path / "proc")
-    monkeypatch.setattr(memory_limits, "GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(limits, "PROCESS", tmp_path / "proc")
+    monkeypatch.setattr(limits, "GROUPS", tmp_path / "groups")
     return tmp_path
 
 
@@ -164,15 +164,15 @@ def test_the_tightest_limit_counts(system: Path) -> None:
 def test_a_system_without_such_files_has_all_of_its_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_limits, "PROCESS", tmp_path)
-    monkeypatch.setattr(memory_limits, "GROUPS", tmp_path)
+    monkeypatch.setattr(limits, "PROCESS", tmp_path)
+    monkeypatch.setattr(limits, "GROUPS", tmp_path)
     assert available_memory("cpu") > 100 << 20
 
 
 def test_a_limit_of_the_process_counts() -> None:
     code = """
 import resource
-from pipelines.runtime.memory_limits import available_memory
+from pipelines.runtime.memory import available_memory
 pages = int(open("/proc/self/statm").read().split()[0])
 limit = pages * resource.getpagesize() + (64 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

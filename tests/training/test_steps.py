@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,22 +13,13 @@ import torch
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config import ModelConfig
 from pipelines.data.sampler import Batch
-from pipelines.errors import RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.seeding import seed_everything
-from pipelines.training.schedule import Rates
-from pipelines.training.steps import (
-    Pace,
-    Step,
-    build_optimizer,
-    explain_out_of_memory,
-    labelled_cross_entropy,
-    predict_batches,
-    smaller_options,
-    train_steps,
-)
+from pipelines.training.accumulation import Accumulation
+from pipelines.training.recipe import Rates, Recipe, Schedule
+from pipelines.training.steps import AHEAD, Pace, Step, Stepper, predict_batches, prefetch
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8, epsilon=0.0, dropout=0.0)
 
@@ -43,6 +37,10 @@ def build() -> tuple[DeepGCN, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=123.0)
 
 
+def stepper(schedule: Schedule) -> Stepper:
+    return Stepper(*build(), Recipe(schedule), Accumulation(3))
+
+
 def test_steps_descend_the_mean_cross_entropy_at_the_recipes_rate() -> None:
     asked: list[tuple[int, int]] = []
 
@@ -52,8 +50,8 @@ def test_steps_descend_the_mean_cross_entropy_at_the_recipes_rate() -> None:
 
     batches = [batch(0), batch(1, blocks=1), batch(2)]
     with kernels.use("reference"):
-        model, optimizer = build()
-        steps = list(train_steps(model, optimizer, batches, schedule, samples=10, epoch=4))
+        found = stepper(schedule)
+        steps = list(found.steps(batches, samples=10, epoch=4))
         expected, _ = build()
         expected.train()
         losses = []
@@ -69,18 +67,18 @@ def test_steps_descend_the_mean_cross_entropy_at_the_recipes_rate() -> None:
             losses.append(loss.item())
     assert asked == [(10, 4), (12, 4), (13, 4)]
     assert [step.loss for step in steps] == pytest.approx(losses, rel=1e-5)
-    for found, wanted in zip(model.parameters(), expected.parameters(), strict=True):
-        torch.testing.assert_close(found, wanted)
+    for own, wanted in zip(found.model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(own, wanted)
 
 
 def test_a_loss_that_is_not_finite_changes_no_weight() -> None:
-    model, optimizer = build()
-    before = [parameter.clone() for parameter in model.parameters()]
+    taken = stepper(lambda *_: Rates(0.1, 0.1))
+    before = [parameter.clone() for parameter in taken.model.parameters()]
     bad = batch(0)
     bad.features[0, 0, 3] = np.inf
-    (step,) = train_steps(model, optimizer, [bad], lambda *_: Rates(0.1, 0.1), samples=0, epoch=0)
+    (step,) = taken.steps([bad], samples=0, epoch=0)
     assert not math.isfinite(step.loss)
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(taken.model.parameters(), before, strict=True))
 
 
 def test_predictions_come_in_evaluation_mode_and_flat() -> None:
@@ -102,67 +100,57 @@ def test_pace_leaves_out_the_first_step() -> None:
     assert (pace.blocks_per_second, pace.data_wait) == (2.0, 0.125)
 
 
-def test_out_of_memory_names_what_to_change() -> None:
-    config = TrainConfig(model=ModelConfig(depth=28, k=16), batch_size=16)
-    expected = (
-        r"out of memory with batches of 16 blocks of 4096 points \(resgcn-28, C 64, k 16\)\.\n"
-        r".*--checkpoint-layers 5, --micro-batch 8, --batch-size 8, -k 8, "
-        r"--num-points 2048, --width 32\."
-    )
-    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
-        torch.empty(2**58)  # more than any machine has
-    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
-        raise MemoryError
-    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory(config):
-        torch.zeros(2) + torch.zeros(3)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 2, 20])
+def test_keeps_the_order_even_if_later_items_are_faster(count: int, threads: int) -> None:
+    def slow_first(number: int) -> int:
+        time.sleep(0.02 / (number + 1))
+        return number * number
+
+    found = list(prefetch(slow_first, range(count), threads=threads))
+    assert found == [number * number for number in range(count)]
 
 
-def test_options_that_cannot_shrink_are_not_offered() -> None:
-    model = ModelConfig(depth=28, k=1, width=1)
-    config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
-    assert smaller_options(config) == ["a smaller --depth"]
+def test_works_while_the_caller_does() -> None:
+    called = threading.Event()
+
+    def note(number: int) -> int:
+        if number == 1:
+            called.set()
+        return number
+
+    results = prefetch(note, range(3))
+    assert next(results) == 0
+    assert called.wait(timeout=5)  # item 1 was made before it was asked for
+    results.close()
 
 
-def test_points_without_a_class_are_not_learned() -> None:
-    logits = torch.randn(5, 13, dtype=torch.float64, requires_grad=True)
-    label = torch.tensor([3, 255, 0, 255, 12])
-    loss = labelled_cross_entropy(logits, label)
-    loss.backward()
-    known = [0, 2, 4]
-    expected = -torch.log_softmax(logits, dim=1)[known, label[known]].mean()
-    torch.testing.assert_close(loss, expected)
-    assert logits.grad is not None
-    assert logits.grad.abs().sum(dim=1).gt(0).tolist() == [True, False, True, False, True]
+def test_takes_only_a_few_items_ahead() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[int]:
+        number = 0
+        while True:
+            taken.append(number)
+            yield number
+            number += 1
+
+    results = prefetch(abs, endless(), threads=2)
+    next(results)
+    assert len(taken) == 2 + AHEAD
+    results.close()
 
 
-def test_a_batch_without_labels_changes_nothing() -> None:
-    logits = torch.randn(2, 13, requires_grad=True)
-    loss = labelled_cross_entropy(logits, torch.tensor([255, 255]))
-    loss.backward()
-    assert loss.item() == 0
-    assert logits.grad is not None
-    assert not logits.grad.any()
+def test_a_failure_comes_in_its_items_turn() -> None:
+    results = prefetch(lambda number: 1 // (2 - number), range(5))
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
 
 
-def test_sgd_takes_nesterovs_steps() -> None:
-    model, _ = build()
-    optimizer = build_optimizer(model, ("sgd",), 0.1)
-    weight = model.classifier.weight
-    expected, velocity = weight.detach().double().clone(), torch.zeros(weight.shape).double()
-    for seed in range(3):
-        gradient = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
-        for parameter in model.parameters():
-            parameter.grad = None
-        weight.grad = gradient.clone()
-        optimizer.step()
-        # Sutskever et al., 2013, in the form where the gradient is taken at the weights.
-        decayed = gradient.double() + 1e-4 * expected
-        velocity = 0.9 * velocity + decayed
-        expected = expected - 0.1 * (decayed + 0.9 * velocity)
-    torch.testing.assert_close(weight.detach().double(), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_each_recipe_has_its_optimizer() -> None:
-    model, _ = build()
-    kinds = {parts: type(build_optimizer(model, parts, 1e-3)) for parts in ((), ("adamw",))}
-    assert kinds == {(): torch.optim.Adam, ("adamw",): torch.optim.AdamW}
+def test_closing_ends_the_threads() -> None:
+    before = threading.active_count()
+    results = prefetch(abs, range(100), threads=4)
+    next(results)
+    results.close()
+    assert threading.active_count() == before

@@ -10,7 +10,7 @@ import pytest
 SCRIPT = """
 import resource, sys
 import numpy as np
-from pipelines.runtime.allocation import keep_freed_memory
+from pipelines.runtime.memory import keep_freed_memory
 
 if sys.argv[1] == "kept" and not keep_freed_memory():
     raise SystemExit(3)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,9 +15,15 @@ from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError
 from pipelines.progress import SILENT, Progress
 from pipelines.runs.directory import Run, open_run
+from pipelines.runs.metrics_log import MetricsLog, read_metrics
 from pipelines.train import train
-from pipelines.training.loggers import Events, figures_of
-from pipelines.training.trackers import check_loggers, flat_settings, open_tracker
+from pipelines.training.loggers import (
+    RunLog,
+    check_loggers,
+    figures_of,
+    flat_settings,
+    open_logger,
+)
 from tests.tiny_run import MODEL
 from tests.tiny_store import write_tiny_store
 
@@ -103,13 +109,13 @@ def test_mlflow_takes_a_step_once_and_says_how_it_ended(data: Path, tmp_path: Pa
     tracking = pytest.importorskip("mlflow.tracking")
     config, folder = config_for(data, tmp_path / "runs", "mlflow"), tmp_path / "run"
     client = tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    first = open_tracker("mlflow", config, folder)
+    first = open_logger("mlflow", config, folder)
     for step in (1, 2, 3):
         first.write({"train/loss": float(step)}, step)
     first.close(KeyboardInterrupt())
     (run,) = client.search_runs([client.get_experiment_by_name("deepgcn").experiment_id])
     assert run.info.status == "KILLED"
-    again = open_tracker("mlflow", config, folder)  # from the checkpoint after the first step
+    again = open_logger("mlflow", config, folder)  # from the checkpoint after the first step
     for step in (2, 3, 4):
         again.write({"train/loss": float(step)}, step)
     again.close(ValueError("broken"))
@@ -126,7 +132,7 @@ def test_mlflow_where_the_variables_say(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     config = config_for(data, tmp_path / "runs", "mlflow")
-    open_tracker("mlflow", config, tmp_path / "run").close(None)
+    open_logger("mlflow", config, tmp_path / "run").close(None)
     assert tracking.MlflowClient(tracking_uri=elsewhere).get_experiment_by_name("mine")
     assert not (tmp_path / "mlruns").exists()
 
@@ -137,7 +143,7 @@ def test_a_store_that_cannot_be_opened(
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nothing://here")
     with pytest.raises(RunError, match=r"--logger mlflow: cannot be opened: .*nothing"):
-        open_tracker("mlflow", config_for(data, tmp_path / "runs", "mlflow"), tmp_path / "run")
+        open_logger("mlflow", config_for(data, tmp_path / "runs", "mlflow"), tmp_path / "run")
 
 
 def wandb_records(folder: Path) -> list[Any]:
@@ -175,7 +181,7 @@ def test_wandb_without_a_key_asks_nobody(
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     folder = tmp_path / "run"
     folder.mkdir()
-    tracker = open_tracker("wandb", config_for(data, tmp_path / "runs", "wandb"), folder)
+    tracker = open_logger("wandb", config_for(data, tmp_path / "runs", "wandb"), folder)
     tracker.write({"train/loss": 0.5}, 1)
     tracker.close(None)
     assert tracker.where.endswith(f"offline, in {folder}/wandb")
@@ -221,15 +227,18 @@ def test_an_unknown_logger() -> None:
         TrainConfig(loggers=("wnadb",))
 
 
-def test_a_log_that_fails_stops_nothing() -> None:
+def test_a_logger_that_fails_stops_nothing(tmp_path: Path) -> None:
     class Broken:
+        identity: ClassVar[dict[str, str]] = {}
+        where = ""
+
         def write(self, figures: Mapping[str, float], step: int) -> None:  # noqa: ARG002
             raise OSError("no route to host\nand more")
 
         def close(self, error: BaseException | None) -> None:  # noqa: ARG002
             raise AssertionError("it was taken out")
 
-    class Kept:
+    class Kept(Broken):
         def __init__(self) -> None:
             self.steps: list[int] = []
 
@@ -240,11 +249,12 @@ def test_a_log_that_fails_stops_nothing() -> None:
             assert error is None
 
     heard, kept = Heard(), Kept()
-    events = Events(heard)
-    events.logs = {"broken": Broken(), "kept": kept}
+    log = RunLog(MetricsLog(tmp_path / "metrics.jsonl"), heard)
+    log.loggers = {"broken": Broken(), "kept": kept}
     for step in (1, 2):
-        events.write({"event": "step", "step": step, "loss": 0.5})
-    events.close(None)
+        log.write({"event": "step", "step": step, "loss": 0.5})
+    log.close(None)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
     assert heard.warned == ["broken: no route to host; no more figures go there."]
     assert kept.steps == [1, 2]
 
