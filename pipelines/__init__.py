@@ -12,6 +12,7 @@ with `runtime` and `results` below them. `synth` makes a building to try it all 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["load_model", "runs_frame", "segment"]
 
 
-def load_model(run_or_weights: str | Path) -> DeepGCN:
+def load_model(run_or_weights: str | Path, *, classes: Collection[str] = ()) -> DeepGCN:
     """Return the best network of a run directory, or that of a weights file, on the CPU.
+
+    Args:
+        run_or_weights: the directory or the file.
+        classes: "package.module:Class" of each own convolution or architecture that a file may
+            have imported; those that a run was trained with are known from its config.json.
 
     Raises:
         RunError: the directory holds no run, or the run has no weights yet.
@@ -34,7 +40,10 @@ def load_model(run_or_weights: str | Path) -> DeepGCN:
     from .weights.safetensors import load_weights
 
     path = Path(run_or_weights)
-    return load_weights(open_run(path).weights() if path.is_dir() else path)
+    if not path.is_dir():
+        return load_weights(path, classes=classes)
+    run = open_run(path)
+    return load_weights(run.weights(), classes=(*classes, *run.config.model.own_classes))
 
 
 def __getattr__(name: str) -> Any:

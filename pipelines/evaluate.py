@@ -132,7 +132,9 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
     target = EvalTarget(
-        model=load_weights(run.weights(config.checkpoint)).to(device),
+        model=load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes).to(
+            device
+        ),
         store=store,
         rooms=tuple(rooms),
         num_points=trained.num_points,

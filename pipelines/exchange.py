@@ -206,11 +206,12 @@ def export_weights(
         RunError: the run has no weights.
         WeightsError: the weights cannot be read, or the network cannot be traced.
     """
-    weights = open_run(source).weights() if source.is_dir() else source
+    run = open_run(source) if source.is_dir() else None
+    weights = run.weights() if run else source
     _check_out(out, tuple(FORMS), weights)
     _check_options(out, names, num_points)
     names = names or ("published" if out.suffix == ".pth" else "own")
-    model = load_weights(weights)
+    model = load_weights(weights, classes=run.config.model.own_classes if run else ())
     model.num_points = num_points or model.num_points
     facts = {n: v for n, v in read_metadata(weights).items() if n not in OWN_FACTS}
     facts |= {"num_points": str(model.num_points), "exported_from": weights.name}

@@ -105,8 +105,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """
     scans = find_scans(config.scans)
     outs = output_paths(config, scans)
-    weights = find_weights(config, progress)
-    network = _open_network(config, weights, progress)
+    weights, own_classes = find_weights(config, progress)
+    network = _open_network(config, weights, own_classes, progress)
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
         try:
@@ -194,15 +194,21 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     return config.out
 
 
-def find_weights(config: PredictConfig, progress: Progress = SILENT) -> Path:
-    """Return the weights file of the configuration; say which run it is of if none was named."""
+def find_weights(
+    config: PredictConfig, progress: Progress = SILENT
+) -> tuple[Path, tuple[str, ...]]:
+    """Return the weights file to use, and the own classes that its run was trained with.
+
+    Name the run if the configuration does not.
+    """
     if config.weights is not None:
-        return config.weights
+        return config.weights, ()
     if config.run is not None:
-        return named_run(config.run, config.runs).weights()
-    run = latest_finished(config.runs)
-    progress.say(f"{run.path}: the latest finished run")
-    return run.weights()
+        run = named_run(config.run, config.runs)
+    else:
+        run = latest_finished(config.runs)
+        progress.say(f"{run.path}: the latest finished run")
+    return run.weights(), run.config.model.own_classes
 
 
 @dataclass(frozen=True)
@@ -216,8 +222,10 @@ class _Network:
     digest: str
 
 
-def _open_network(config: PredictConfig, weights: Path, progress: Progress) -> _Network:
-    model = load_weights(weights).to(pick_device(config.device, progress))
+def _open_network(
+    config: PredictConfig, weights: Path, own_classes: tuple[str, ...], progress: Progress
+) -> _Network:
+    model = load_weights(weights, classes=own_classes).to(pick_device(config.device, progress))
     num_points = config.num_points or model.num_points
     model.config.check_points(num_points)
     classes, colors = _classes(weights, model.config.num_classes)

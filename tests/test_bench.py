@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +222,26 @@ def test_a_scaling_table_says_what_failed_and_which_k(
     assert {(row.depth, row.k) for row in rows if row.depth > 56} == {(112, 16), (152, 3)}
 
 
-def test_a_failed_measurement_says_why() -> None:
-    config = BenchConfig(
-        model=ModelConfig(depth=2, conv="NoSuchConv"), works=("step",), device="cpu", num_points=64
-    )
-    with pytest.raises(RunError, match=r"failed on resgcn-2 step, N 64, B 1\.\n.*NoSuchConv"):
+FAILING = """
+import torch
+class Conv(torch.nn.Linear):
+    def forward(self, x, index):
+        if x.shape[1] == 70:
+            raise ValueError("not with 70 points")
+        return super().forward(x)
+"""
+
+
+def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", list(sys.path))
+    model = ModelConfig(depth=2, conv="failing:Conv")
+    config = BenchConfig(model=model, works=("step",), device="cpu", num_points=70)
+    with pytest.raises(RunError, match=r"failed on resgcn-2 step, N 70, B 1\.\n.*not with 70 poi"):
         bench(config)
+    (row,) = json.loads(Path("bench.json").read_text())["rows"]
+    assert row["failed"] == "ValueError: not with 70 points"
 
 
 def test_a_failed_matrix_product_says_why() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import CONVS, BenchConfig, ModelConfig
+from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
@@ -153,7 +153,8 @@ def can_compare(model: ModelConfig, progress: Progress) -> bool:
     if not (ROOT / "benchmarks" / "naive.py").is_file():
         progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
         return False
-    if model.conv not in ("edge", "mr") or model.arch == "dgcnn" or model.knn != "dynamic":
+    known = model.conv in ("edge", "mr") and model.arch in ("plaingcn", "resgcn", "densegcn")
+    if not known or model.knn != "dynamic":
         progress.warn("the naive network has dynamic EdgeConv and MRConv only: no comparison.")
         return False
     return True
@@ -172,12 +173,10 @@ def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
     return [case for case in cases if case[1].k * max(case[1].dilations()) <= case[2]]
 
 
-def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float | None:
-    """Return the operations of a case; None (unknown) with a layer of PyTorch Geometric."""
+def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float:
+    """Return the operations of a case."""
     if work == "knn":
         return config.batch_size * search_flop(model.width, points)
-    if model.conv not in CONVS:
-        return None
     one = forward_flop if work == "forward" else step_flop
     return config.batch_size * one(model, points)
 

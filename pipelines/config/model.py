@@ -9,7 +9,14 @@ from pipelines.errors import ConfigError
 
 from .options import COUNT, FRACTION, Bounds, check_options, option
 
-ARCHS = ("plaingcn", "resgcn", "densegcn", "dgcnn")
+# The settings in which the published networks of each architecture differ from the defaults.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "plaingcn": {"dilation": False, "epsilon": 0.0},
+    "resgcn": {},
+    "densegcn": {"width": 32, "k": 8},
+    "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
+}
+ARCHS = tuple(PUBLISHED)  # `pipelines.model.blocks` has a class for each
 CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
@@ -22,13 +29,25 @@ class ModelConfig:
 
     `width` is C, the channels of a layer. `layout` chooses between the two releases (order in the
     MLP, batch-norm epsilon, the channels that span the first graph, the order of dense
-    concatenation, the initialisation).
+    concatenation, the initialisation). docs/model.md explains the network.
+
+    >>> ModelConfig(depth=14, width=32).dilations()[-3:]
+    (11, 12, 13)
     """
 
-    arch: str = option("resgcn", "{}.", choices=ARCHS, noun="architecture")
+    arch: str = option(
+        "resgcn",
+        "{}, or package.module:Class.",
+        choices=ARCHS,
+        own_class=True,
+        noun="architecture",
+    )
     depth: int = option(28, "Layers.", "L")
     conv: str = option(
-        "edge", f"Graph convolution: {', '.join(CONVS)}, or a class of torch_geometric.nn."
+        "edge",
+        f"Graph convolution: {', '.join(CONVS)}, a class of torch_geometric.nn, or "
+        "package.module:Class.",
+        own_class=True,
     )
     width: int = option(
         64, "Channels of a layer; of densegcn the growth rate, 32 as published.", "C", within=COUNT
@@ -66,13 +85,22 @@ class ModelConfig:
         >>> ModelConfig.published("densegcn", 28).width
         32
         """
-        values: dict[str, Any] = {"arch": arch, **_PUBLISHED.get(arch, {})}
+        values: dict[str, Any] = {"arch": arch, **PUBLISHED.get(arch, {})}
         if depth is not None:
             values["depth"] = depth
             if depth == 56 and arch in ("plaingcn", "resgcn"):
                 values["k"] = 8
         values.update({name: value for name, value in changes.items() if value is not None})
         return cls(**values)
+
+    @property
+    def own_classes(self) -> tuple[str, ...]:
+        """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class".
+
+        >>> ModelConfig(conv="own_layer:MeanMaxConv").own_classes
+        ('own_layer:MeanMaxConv',)
+        """
+        return tuple(name for name in (self.arch, self.conv) if ":" in name)
 
     def dilations(self) -> tuple[int, ...]:
         """Return the dilation d of each layer: 1, 1, 2, 3, … or 1 throughout."""
@@ -92,10 +120,3 @@ class ModelConfig:
                 f"{num_points}.\n"
                 f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."
             )
-
-
-_PUBLISHED: dict[str, dict[str, Any]] = {
-    "plaingcn": {"dilation": False, "epsilon": 0.0},
-    "densegcn": {"width": 32, "k": 8},
-    "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
-}

@@ -62,6 +62,7 @@ class Option:
         metavar: what its value is called in the help; None: that follows from the type.
         flag: how it is typed, where that is not the field's name; "": it is an argument.
         choices: what a text, or each text of several, can be.
+        own_class: whether a class of the user's own, "package.module:Class", can be given too.
         noun: what messages call a choice; None: what the option is called.
         within: the numbers that it can be.
         shapes: what the setting shapes: RESULT, LENGTH, …
@@ -72,6 +73,7 @@ class Option:
     metavar: str | None = None
     flag: str | None = None
     choices: tuple[str, ...] = ()
+    own_class: bool = False
     noun: str | None = None
     within: Bounds | None = None
     shapes: str = RESULT
@@ -120,7 +122,9 @@ def check_option(flag: str, option: Option, value: Any) -> None:
         option.within.check(flag, value)
     noun = option.noun or flag.strip("-")
     for each in value if isinstance(value, tuple) else (value,):
-        if option.choices:
+        if option.own_class and ":" in each:
+            check_class_name(flag, each)
+        elif option.choices:
             check_choice(noun, each, option.choices, flag=flag)
 
 
@@ -131,3 +135,13 @@ def check_choice(noun: str, value: str, choices: tuple[str, ...], *, flag: str) 
             f"{flag}: found the unknown {noun} {value!r}.{did_you_mean(value, choices)}\n"
             f"Expected one of: {', '.join(choices)}."
         )
+
+
+def check_class_name(flag: str, value: str) -> None:
+    """Raise ConfigError unless `value` has the form "package.module:Class"; import nothing.
+
+    >>> check_class_name("--conv", "own_layer:MeanMaxConv")
+    """
+    module, _, name = value.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError(f"{flag}: found {value!r}, expected the form package.module:Class.")

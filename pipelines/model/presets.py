@@ -34,7 +34,7 @@ def _row(
 
 
 _TABLE1 = "ICCV 2019, table 1"
-_VARIANTS = "TPAMI 2021, vertex layers"
+_VARIANTS = "TPAMI 2021, graph convolutions"
 _PLAIN_DILATED: dict[str, Any] = {"dilation": True, "epsilon": 0.2}
 
 PRESETS: dict[str, Preset] = {

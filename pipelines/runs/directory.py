@@ -335,7 +335,8 @@ def make_directory(config: TrainConfig) -> Path:
     if config.name is not None:
         return _make_named(config.runs, config.name)
     model = config.model
-    name = f"{model.arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
+    arch = model.arch.rpartition(":")[2]  # of package.module:Class
+    name = f"{arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
     for path in numbered(config.runs / name):
         with suppress(FileExistsError):  # another run began within the same second
             path.mkdir(parents=True)

@@ -56,7 +56,7 @@ def why_not(model: DeepGCN, device: torch.device) -> str | None:
         return "the kernels are not those in Triton"
     if model.checkpoint_layers:
         return "layers are recomputed in the backward pass"
-    if model.config.conv not in CONVS:
+    if model.config.conv not in CONVS or model.config.own_classes:
         return "it is unknown what a foreign convolution does"
     if any(tensor.dtype != torch.float32 for tensor in model.parameters()):
         return "the weights are not float32"

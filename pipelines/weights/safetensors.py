@@ -6,7 +6,7 @@ import functools
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,19 @@ def _import_hint(path: Path) -> str:
     return f"Weights of a published release: {how}"
 
 
-def load_weights(path: Path) -> DeepGCN:
+def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     """Return the network of a weights file, on the CPU and in evaluation mode.
 
+    A file can name a class of somebody's own, and importing it runs code. So only a class that the
+    caller names too is imported: no file decides by itself which code runs.
+
+    Args:
+        path: the file.
+        classes: "package.module:Class" of each own convolution or architecture that may be used.
+
     Raises:
-        WeightsError: the file is missing, broken, or its tensors are not those of its network or
-            not finite.
+        WeightsError: the file is missing, broken, names another class, or its tensors are not those
+            of its network or not finite.
     """
     from safetensors.torch import load_file
 
@@ -93,6 +100,13 @@ def load_weights(path: Path) -> DeepGCN:
         config, num_points = parse_config(facts.get("config", "")), parse_num_points(facts)
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
+    refused = [name for name in config.own_classes if name not in classes]
+    if refused:
+        raise WeightsError(
+            f"{path}: found a network with the class {refused[0]}, which a weights file cannot ask "
+            "to import.\nUse the directory of the run that it was trained in, or in Python "
+            f"pipelines.load_model(path, classes=[{refused[0]!r}])."
+        )
     model = build_network(config, load_file(path), source=str(path))
     model.num_points = num_points or model.num_points
     return model

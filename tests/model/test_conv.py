@@ -1,4 +1,4 @@
-"""The vertex layers against their formulas over an explicit edge tensor, and against PyG."""
+"""The graph convolutions against their formulas over an explicit edge tensor, and against PyG."""
 
 from __future__ import annotations
 
