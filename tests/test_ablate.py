@@ -267,7 +267,7 @@ def test_a_failed_run_is_shown_with_its_error(store: Store, tmp_path: Path) -> N
 def test_an_unknown_row_of_a_job(store: Store, tmp_path: Path) -> None:
     grid_file(tmp_path)
     plan = planned(store, tmp_path)
-    with pytest.raises(ConfigError, match=r"found no such row .* Did you mean 'plain'"):
+    with pytest.raises(ConfigError, match=r"unknown row 'plane'. Did you mean 'plain'"):
         ablate_job(plan.file, "plane", 0)
 
 

@@ -141,26 +141,16 @@ def _locked(path: Path) -> IO[str]:
 
 def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
     """Start a process for a job, with the environment that has to be there before any import."""
+    from submitit.core.utils import environment_variables
+
     variables = {
         "OMP_NUM_THREADS": str(call.worker.threads),
         SHARING: str(call.worker.sharing),
         "PYTHONPATH": module_path(),
         "PYTHONSAFEPATH": "1",  # no modules of the current folder, from Python 3.11 on
     }
-    with _environment(variables), _without_sigint():
+    with environment_variables(**variables), _without_sigint():
         return executor.submit(call)
-
-
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables:
-            os.environ.pop(name)
-            os.environ.update({name: before[name]} if name in before else {})
 
 
 @contextmanager

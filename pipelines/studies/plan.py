@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from pipelines.config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
-from pipelines.config.options import flag_of, options_of
+from pipelines.config.options import check_choice, flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError, did_you_mean
@@ -132,9 +132,7 @@ class Plan:
             ConfigError: there is none of that name.
         """
         rows = {row.name: row for row in self.rows}
-        if name not in rows:
-            near = did_you_mean(name, list(rows))
-            raise ConfigError(f"{name!r}: found no such row in {self.name}.{near}")
+        check_choice("row", name, tuple(rows), flag=self.name)
         return rows[name]
 
 
@@ -219,7 +217,16 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
         title=wanted.title,
         sections=tuple(section for section in sections if section.rows),
         seeds=tuple(range(config.seeds or wanted.seeds)),
-        evaluation=_evaluation(config, base),
+        evaluation=EvalConfig(
+            data=config.data,
+            runs=config.runs,
+            protocols=(config.protocol,),
+            reports=(),
+            checkpoint=config.checkpoint,
+            votes=config.votes,
+            pictures=False,
+            device=base.device,
+        ),
         fingerprint=store.fingerprint,
         runs=config.runs,
         notes=tuple(notes),
@@ -240,13 +247,8 @@ def chosen_study(config: AblateConfig) -> Study:
     name = config.name or found.name
     if name in ("", ".", "..") or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
-    known = [row.name for row in found.rows]
     for row in config.rows:
-        if row not in known:
-            raise ConfigError(
-                f"--rows: found the unknown row {row!r}.{did_you_mean(row, known)}\n"
-                f"Expected some of: {', '.join(known)}."
-            )
+        check_choice("row", row, tuple(row.name for row in found.rows), flag="--rows")
     return found
 
 
@@ -382,16 +384,3 @@ def _without_twins(
         for name, twin in left_out.items()
     ]
     return tuple(row for row in rows if row.name not in left_out)
-
-
-def _evaluation(config: AblateConfig, base: TrainConfig) -> EvalConfig:
-    return EvalConfig(
-        data=config.data,
-        runs=config.runs,
-        protocols=(config.protocol,),
-        reports=(),
-        checkpoint=config.checkpoint,
-        votes=config.votes,
-        pictures=False,
-        device=base.device,
-    )

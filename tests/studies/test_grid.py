@@ -74,7 +74,7 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("rows: {a: {data: /etc}}", r"rows\.a: found the unknown setting 'data'"),
         ("rows: [a]", r"rows: found list, expected names with values"),
         ("axes: {k: [4]}\nexclude: [{k: 5}]", r"exclude 1: found k 5, which no axis has"),
-        ("axes: {k: [4, 8]}\nreference: k-9", r"no row 'k-9'\. Did you mean 'k-\d'"),
+        ("axes: {k: [4, 8]}\nreference: k-9", r"unknown row 'k-9'\. Did you mean 'k-\d'"),
         ("axes: {k: [4]}\nrows: {k-4: {}}", r"the row 'k-4' twice"),
         ("rows: {a: {}}\nseeds: 0", r"seeds: found 0"),
         ("seeds: 2", r"neither axes nor rows"),
