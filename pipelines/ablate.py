@@ -1,8 +1,8 @@
 """The ablate stage: variations of a base → run directories and one table.
 
-Every run is a process of its own, so that one that fails does not stop the others. The run
-directories are the only state: the same command takes what is finished as it is, goes on with what
-was interrupted and trains what is missing.
+Every run has its own process, so that a failing run does not stop the others. The run directories
+are the only state: the same command keeps finished runs, resumes interrupted ones and trains the
+missing ones.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def _job(plan: Plan, cell: Cell) -> Job:
 
 
 def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Iterator[Look]:
-    """Run jobs on SLURM, or on this machine with a GPU or a share of its cores each."""
+    """Run jobs on SLURM, or on this machine, each on its own GPU or cores."""
     if config.launcher == "slurm":
         options = dict(config.slurm)
         if config.workers is not None:
@@ -189,9 +189,9 @@ class StudyMeter:
         self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
 
     def left(self) -> str:
-        """Return how long the rest will take if it goes on as since the beginning.
+        """Return how long the rest will take at the average pace so far.
 
-        A bar's own figure is that of the last half minute, in which a run may have begun.
+        A bar's own figure is the pace of the last half minute, in which a run may have started.
         """
         done = sum(self.done.values())
         if done - self.before < LEAST_DONE:
@@ -203,8 +203,8 @@ class StudyMeter:
 def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT) -> Path:
     """Bring a row and seed of the study in a file to its end, from wherever it is.
 
-    A finished run with these settings is scored, an unfinished one gone on with; else a new one is
-    trained. While another process trains it, this one waits. Does nothing the second time.
+    A finished run with these settings is scored, an unfinished one is resumed first; if there is
+    none, a new one is trained. While another process trains it, this one waits.
 
     Returns:
         The run directory.
@@ -220,8 +220,7 @@ def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT)
     if planned.config is None:
         raise ConfigError(planned.error)
     config = seeded(planned, seed)
-    wanted = f"{plan.name}-{cell_name(row, seed)}"
-    run = _trained(config, wanted, plan, progress)
+    run = _trained(config, f"{plan.name}-{cell_name(row, seed)}", plan, progress)
     options = dataclasses.replace(plan.evaluation, data=config.data)
     with cpu_threads(config.threads):
         scores_of(options, plan.protocol, run, progress)
@@ -237,7 +236,7 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
         progress.say(f"{run.path}: trained before")
         return run
     progress.say(f"{run.path}: {run.state}; going on with it")
-    # The run's own settings, which are those of the row, with what the row says of the rest.
+    # The run's own settings shape the result as the row's do; the row says the rest.
     free = {name: getattr(config, name) for name in FREE if name != "name"}
     own = dataclasses.replace(run.config, **free)
     return Run(train(own, resume=run.path, progress=progress).run)
@@ -245,12 +244,10 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
 
 def _match(config: TrainConfig, plan: Plan, progress: Progress) -> Run | None:
     """Return the run with these settings, once no other process is training it."""
-    said = False
-    while True:
-        run = KnownRuns(config.runs).match(config, plan.fingerprint)
-        if run is None or not is_locked(run.path):
-            return run
-        if not said:
-            progress.say(f"{run.path}: another process is training it; waiting")
-            said = True
+    run = KnownRuns(config.runs).match(config, plan.fingerprint)
+    if run is None or not is_locked(run.path):
+        return run
+    progress.say(f"{run.path}: another process is training it; waiting")
+    while is_locked(run.path):
         time.sleep(POLL)
+    return _match(config, plan, progress)

@@ -110,7 +110,7 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
 
 
 def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
-    """Return what two runs differ in but the area; data is told by the store's fingerprint."""
+    """Return what two runs differ in but the area; data is compared by fingerprint."""
     settings = []
     for run in (first, other):
         data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
@@ -138,7 +138,7 @@ def _missing(config: EvalConfig, base: Run, areas: Sequence[int]) -> RunError:
 
 
 def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
-    """Train the network of `base` without `area`, or go on with that."""
+    """Train the network of `base` without `area`, or resume that training."""
     if begun is not None:
         progress.say(f"Area {area}: going on with {begun.path}")
         return Run(train(begun.config, resume=begun.path, progress=progress).run)

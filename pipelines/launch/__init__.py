@@ -1,8 +1,8 @@
-"""Many function calls, each in a process of its own: on this machine (`local`) or on SLURM.
+"""Run many functions, each in its own process, on this machine (`local`) or on SLURM (`slurm`).
 
 Both launchers hand a `Job` to submitit, which pickles it into a folder of this user and unpickles
-it in the new process. A job holds plain values alone, and nothing else is ever unpickled: what a
-job came to is read from the files that it writes.
+it in the new process. A job holds plain values only. Nothing else is ever unpickled: results are
+read from the files that a job writes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Job:
 
     Attributes:
         name: unique among the jobs of a study.
-        function: "package.module:name", imported in the new process. It returns an exit code, may
-            be called again after it was stopped, and then goes on with what it began.
+        function: "package.module:name", imported in the new process. It returns an exit code. If it
+            was stopped and is called again, it resumes its work.
         arguments: plain values.
         log: the file that all output is appended to.
     """
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Look:
-    """What a launcher sees about once a second: the names of the jobs that run, or just ended."""
+    """The names of the jobs that are running, and of those that ended since the last look."""
 
     running: tuple[str, ...]
     ended: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""Jobs on this machine, a few at a time, each with cores or a GPU of its own.
+"""Run jobs on this machine, a few at a time, each on its own cores or GPU.
 
-A job's process is in a session of its own, so that Ctrl-C reaches only the process that started it.
-It ends when that process releases a lock: at Ctrl-C, and also when it is killed.
+A job's process has its own session, so that Ctrl-C reaches only the process that started it. It
+stops when that process releases a lock, which also happens if the process is killed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 GRACE = 60.0  # seconds that a training has, when asked to stop, to end its step and save
 TICK = 0.2  # seconds between two looks at the jobs
 NO_LIMIT = 60 * 24 * 366  # minutes; submitit has a time limit of two minutes otherwise
-SHARING = "DEEPGCN_SHARING"  # tells a job how many jobs have its device's memory together
+SHARING = "DEEPGCN_SHARING"  # as `runtime.device` reads it; importing that would import torch
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Worker:
     """A part of the machine that runs one job at a time.
 
     Attributes:
-        cores: the CPUs that its jobs stay on; none: all.
+        cores: the CPUs that its jobs are bound to; empty: all.
         threads: for OMP_NUM_THREADS.
         device: for CUDA_VISIBLE_DEVICES; None: not set.
-        sharing: workers that have the memory of the device, or of the machine, together.
+        sharing: workers that share the memory of the device (or of the machine).
     """
 
     cores: tuple[int, ...]
@@ -52,14 +52,18 @@ class Worker:
 def divide_machine(
     workers: int, devices: Sequence[str] = (), threads: int | None = None
 ) -> list[Worker]:
-    """Divide the GPUs, in turn, and the cores that this process may use among workers.
+    """Divide the GPUs and the cores that this process may use among workers.
 
-    Each worker has cores of its own; none is kept to any if their threads are more than cores.
+    GPUs are assigned in turn. Each worker is bound to its own cores, unless the workers have more
+    threads than there are cores.
 
     Args:
         workers: jobs at a time.
-        devices: GPUs as CUDA_VISIBLE_DEVICES names them; none: CPU.
+        devices: GPUs as CUDA_VISIBLE_DEVICES names them; empty: CPU.
         threads: CPU threads of a job; None: the cores divided by the workers.
+
+    >>> [worker.device for worker in divide_machine(3, devices=("0", "1"))]
+    ['0', '1', '0']
     """
     cores = available_cores()
     each = threads or max(1, len(cores) // workers)
@@ -77,12 +81,6 @@ def divide_machine(
     ]
 
 
-def trainings_at_once() -> int:
-    """Return how many jobs, this one included, a launcher has put on this one's device."""
-    value = os.environ.get(SHARING, "")
-    return max(1, int(value)) if value.isdecimal() else 1
-
-
 def available_cores() -> list[int]:
     """Return the numbers of the CPUs that this process may use."""
     if hasattr(os, "sched_getaffinity"):
@@ -94,15 +92,15 @@ def available_cores() -> list[int]:
 class LocalLauncher:
     """Runs as many jobs at a time as there are workers.
 
-    A job is asked to stop by SIGTERM when the iterator is closed, and when this process ends in
-    whatever way; `grace` seconds later it and its children are killed.
+    When the iterator is closed, or this process ends in any way, running jobs get SIGTERM, and
+    after `grace` seconds they and their children are killed.
     """
 
     workers: Sequence[Worker]
     grace: float = GRACE
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
-        """Run all jobs; yield what they do. Close the iterator to stop those that run."""
+        """Run all jobs and yield looks at them. Close the iterator to stop running jobs."""
         import submitit
 
         waiting, free = deque(jobs), deque(self.workers)
@@ -140,7 +138,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
-    """Start a process for a job, with the environment that has to be there before any import."""
+    """Start a process for a job, with the variables that it needs before its first import."""
     from submitit.core.utils import environment_variables
 
     variables = {
@@ -155,9 +153,9 @@ def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
 
 @contextmanager
 def _without_sigint() -> Iterator[None]:
-    """Block SIGINT for what is started in a `with` block, as long as it lives.
+    """Start processes with SIGINT blocked within a `with` block.
 
-    submitit's process between ours and the job's would kill the job on Ctrl-C.
+    On Ctrl-C, submitit's own process, which is the job's parent, would kill the job.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -167,7 +165,7 @@ def _without_sigint() -> Iterator[None]:
 
 
 def _keep_failed_start(process: Any, job: Job) -> None:
-    """Append to the log why a job's process could not even begin the job."""
+    """Append the traceback to the log if the process failed before it called the job."""
     said = process.stderr() or ""
     if "Traceback" in said:
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -177,12 +175,12 @@ def _keep_failed_start(process: Any, job: Job) -> None:
 
 @dataclass(frozen=True)
 class LocalCall:
-    """A job as its own process calls it.
+    """What a job's process runs.
 
     Attributes:
-        job: to call.
+        job: the job to call.
         worker: the part of the machine to use.
-        alive: the file that is locked as long as the job may run.
+        alive: a file that is locked as long as the job may run.
         grace: seconds between SIGTERM and SIGKILL.
     """
 
@@ -192,7 +190,7 @@ class LocalCall:
     grace: float
 
     def __call__(self) -> None:
-        """Call the job; exit as it does."""
+        """Call the job and exit with its code."""
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it
         threading.Thread(target=self.stop_in_time, daemon=True).start()
@@ -206,7 +204,7 @@ class LocalCall:
             sys.exit(code)
 
     def stop_in_time(self) -> None:
-        """Wait until the lock is released; then stop this process, and kill its group if late."""
+        """Stop this process once the lock is released, and kill its group after `grace` seconds."""
         import fcntl
 
         with open(self.alive) as file:

@@ -1,10 +1,11 @@
-"""Jobs on a SLURM cluster, as one array job that this process may leave.
+"""Run jobs on a SLURM cluster as one array job, which outlives this process.
 
-submitit writes the batch script and queues a job again that reached its time limit or was
-pre-empted. Which jobs still have to end is asked of `squeue`, because submitit asks `sacct`, which
-needs accounting. The folder of the launcher has a file for each array, written before the array is
-submitted: deepgcn-3f9c2a71.json has the names of its jobs in order. So a job that SLURM has is
-found again by anybody, and is not submitted twice.
+submitit writes the batch script, and requeues jobs that reach their time limit. Which jobs are
+still in the queue is read from `squeue`; submitit would use `sacct`, which needs accounting.
+
+Before an array is submitted, the names of its jobs are written to a file in the launcher's folder
+(deepgcn-3f9c2a71.json). Any later process finds the queued jobs by these files, so that no job is
+submitted twice.
 """
 
 from __future__ import annotations
@@ -47,14 +48,14 @@ class SlurmOptions:
 
     Attributes:
         partition: None: the cluster's default.
-        minutes: the time limit of one job, after which it saves and is queued again.
+        minutes: the time limit of one job, which saves before it and is queued again.
         gpus: per job.
         cpus: per job; also its OMP_NUM_THREADS.
         memory_gb: per job; None: the cluster's default.
         at_most: jobs that run at a time.
-        requeues: how often a job may reach its time limit and go on.
+        requeues: how often a job may reach its time limit and resume.
         extra: other options of sbatch by their long names, {"account": "vision"}; "" for a flag.
-        setup: shell lines to run on the node first, ("module load cuda",).
+        setup: shell lines that the node runs first, ("module load cuda",).
     """
 
     partition: str | None = None
@@ -113,13 +114,13 @@ def check_slurm() -> None:
 
 @dataclass(frozen=True)
 class SlurmLauncher:
-    """Gives jobs to SLURM as one array, and watches them.
+    """Submits jobs as one array, and watches them.
 
-    The jobs go on when the iterator is closed and when this process ends. Running the same jobs
-    again comes back to those in the queue and submits only the others.
+    The jobs stay in SLURM when the iterator is closed or this process ends. A later run with the
+    same jobs watches those in the queue and submits only the others.
 
     Attributes:
-        folder: for what was submitted; on a file system that the nodes share.
+        folder: for the record of what was submitted; on a file system that the nodes share.
         options: how the jobs run.
     """
 
@@ -127,7 +128,7 @@ class SlurmLauncher:
     options: SlurmOptions
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
-        """Run all jobs; yield what they do, about once a second.
+        """Run all jobs and yield a look at them about once a second.
 
         Raises:
             ConfigError: SLURM is not here, or sbatch refuses the jobs.
@@ -135,7 +136,7 @@ class SlurmLauncher:
         """
         check_slurm()
         self.submit(jobs)
-        waiting = {job.name: False for job in jobs}  # whether it was missing at the last look
+        waiting = {job.name: False for job in jobs}  # name → whether it was missing last time
         running: tuple[str, ...] = ()
         began = answered = time.monotonic()
         next_look = began
@@ -147,7 +148,7 @@ class SlurmLauncher:
                     found = self.queued()
                 except RunError as error:
                     if now - answered > UNKNOWN:
-                        how = "The jobs go on; come back with the same command."
+                        how = "The jobs stay in SLURM; the same command finds them again."
                         raise RunError(f"{error}\n{how}") from None
                 else:
                     answered = now
@@ -158,7 +159,7 @@ class SlurmLauncher:
             time.sleep(TICK)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Give SLURM those jobs that it does not have.
+        """Submit the jobs that are not in the queue.
 
         Raises:
             ConfigError: sbatch refuses the jobs.
@@ -189,7 +190,7 @@ class SlurmLauncher:
             raise ConfigError(f"SLURM: sbatch refused {len(jobs)} jobs: {said}") from None
 
     def queued(self) -> dict[str, str]:
-        """Return SLURM's states ("PENDING", "RUNNING", …) of the jobs in its queue, by name.
+        """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name.
 
         Raises:
             RunError: SLURM does not answer.
@@ -223,12 +224,12 @@ def _squeue() -> list[str]:
 
 @dataclass(frozen=True)
 class SlurmCall:
-    """A job as a node calls it: stopped in time to save, and queued again."""
+    """What a job's process runs on a node: the job, stopped in time to save and be requeued."""
 
     job: Job
 
     def __call__(self) -> None:
-        """Call the job; exit as it does."""
+        """Call the job and exit with its code."""
         requeue = signal.getsignal(signal.SIGUSR2)
         stopped: list[int] = []
 
@@ -250,16 +251,16 @@ class SlurmCall:
             sys.exit(code)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Return what is to run when the job is queued again; by now everything is saved."""
+        """Return what to run when the job starts again; everything is saved by now."""
         from submitit.core.utils import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 def keep_from_children(number: int) -> None:
-    """Block a signal in the processes that are started from now on, but not in this one.
+    """Block a signal in the child processes that are started from now on, but not in this one.
 
-    SLURM signals every process of a job, and the others would die of it.
+    SLURM signals every process of a job; the signal would kill children without a handler.
     """
     threading.Thread(target=threading.Event().wait, daemon=True).start()  # receives the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})

@@ -1,2 +1,2 @@
-"""What an ablation is made of: `studies` and `grid` say which rows, `plan` what each one trains,
-`study_file` keeps it, `matching` finds the runs that belong to it, `gather` what they came to."""
+"""Ablation studies: their rows (`presets`, `grid`), what each row trains (`plan`), how far its runs
+are (`state`), and the resulting `tables`; `estimates` says beforehand what a study will take."""

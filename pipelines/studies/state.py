@@ -67,7 +67,7 @@ def gather(plan: Plan) -> list[Cell]:
 
 
 def match_run(plan: Plan, known: KnownRuns, row: PlannedRow, seed: int) -> Cell:
-    """Return a row and seed with the run that belongs to it, and what that has come to."""
+    """Return a row and seed as it is now, with the run that belongs to it."""
     if row.config is None:
         return Cell(row, seed, "impossible", error=first_line(row.error))
     run = known.match(seeded(row, seed), plan.fingerprint)
@@ -106,7 +106,7 @@ def logged_error(log: Path) -> str:
 
 
 def position(run: Run) -> tuple[int, int | None]:
-    """Return the steps that a run has taken, as its journal says, and those it has in all."""
+    """Return how many steps a run has taken by its metrics log, and how many it has in all."""
     try:
         status, config = run.status, run.config
     except DeepGCNError:
@@ -115,10 +115,10 @@ def position(run: Run) -> tuple[int, int | None]:
     return max(_last_step(run.path / METRICS), int(status.get("step") or 0)), total
 
 
-def _last_step(journal: Path) -> int:
+def _last_step(log: Path) -> int:
     try:
-        with journal.open("rb") as file:
-            file.seek(max(0, journal.stat().st_size - TAIL))
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - TAIL))
             lines = file.read().split(b"\n")[:-1]
         return int(json.loads(lines[-1])["step"])
     except (FileNotFoundError, IndexError, KeyError, ValueError):
@@ -144,9 +144,9 @@ class KnownRuns:
                 self.found.setdefault(key, []).append(run)
 
     def match(self, config: TrainConfig, fingerprint: str) -> Run | None:
-        """Return the run that trains `config` (resolved) on that data, the furthest of several.
+        """Return the run that trains `config` (resolved) on that data; of several, the furthest.
 
-        A micro-batch that nobody asked for is what the machine has decided.
+        A run's micro-batch counts only if `config` sets one: otherwise the machine chose it.
         """
         runs = self.found.get(identity(config, fingerprint), [])
         if config.micro_batch is not None:

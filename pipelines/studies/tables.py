@@ -35,7 +35,7 @@ PUBLISHED_AREA = 5  # that the presets' figures are of
 
 @dataclass(frozen=True)
 class AblateResult:
-    """What a study has come to.
+    """The result of a study so far.
 
     Attributes:
         study: its name.
@@ -57,7 +57,7 @@ class AblateResult:
 def study_so_far(
     runs: Path, name: str, reports: Sequence[str] = (), *, pictures: bool = False
 ) -> AblateResult:
-    """Return what a study has come to as its runs are now; nothing is trained or scored.
+    """Return the result of a study as its runs are now; nothing is trained or scored.
 
     Raises:
         RunError: there is no such study.
