@@ -146,7 +146,7 @@ class Bars(Progress):
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        name = TextColumn("{task.description}")
+        name = TextColumn("{task.description}", markup=False)
         figures = TextColumn("{task.fields[figures]}", style="none", markup=False)
         columns = (SpinnerColumn(), name, BarColumn(24), figures)
         return RichProgress(*columns, console=self.console, transient=True)

@@ -5,9 +5,9 @@ with `kernels` (its graph operations), then the stages `prepare`, `train`, `eval
 with `runtime` and `results` below them. `synth` makes a building to try it all on.
 
     >>> import pipelines
-    >>> model = pipelines.load_model("runs/mine")
-    >>> labels, probabilities = pipelines.segment(model, pos, color)
-    >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and miou>0.4")
+    >>> model = pipelines.load_model("runs/mine")  # doctest: +SKIP
+    >>> labels, probabilities = pipelines.segment(model, pos, color)  # doctest: +SKIP
+    >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and miou>0.4")  # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -15,7 +15,12 @@ from .errors import ConfigError, did_you_mean
 
 
 def to_plain(config: Any) -> Any:
-    """Return a configuration or result as JSON-ready values; `from_plain` turns the first back."""
+    """Return a configuration or result as JSON-ready values; `from_plain` turns the first back.
+
+    >>> from pipelines.config import SynthConfig
+    >>> to_plain(SynthConfig(Path("raw"), areas=1))
+    {'out': 'raw', 'areas': 1, 'rooms': 3, 'seed': 0, 'density': 3000.0}
+    """
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -33,6 +38,10 @@ def to_plain(config: Any) -> Any:
 
 def from_plain(cls: type, values: Any) -> Any:
     """Build the configuration `cls` from what `to_plain` gave.
+
+    >>> from pipelines.config import SynthConfig
+    >>> from_plain(SynthConfig, {"out": "raw", "areas": 1}).out.name
+    'raw'
 
     Raises:
         ConfigError: a value's name is not a field of `cls`, its type is not the field's, or a
@@ -54,7 +63,11 @@ def from_plain(cls: type, values: Any) -> Any:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a plain value is one of the type `hint`, and a number one that a float can hold."""
+    """Whether a plain value is of the type `hint`, and a number no larger than a float can be.
+
+    >>> fits(int | None, 3), fits(int, True), fits(tuple[str, ...], ["a", "b"])
+    (True, False, True)
+    """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return any(fits(each, value) for each in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:

@@ -22,7 +22,7 @@ def presets(as_json: Json = False) -> None:
     rows = preset_rows()
     if as_json:
         return print_json(rows)
-    columns = ("preset", "parameters", "layers", "width", "k", "layer", "area 5 mIoU %", "from")
+    columns = ("preset", "parameters", "layers", "width", "k", "conv", "area 5 mIoU %", "from")
     cells = []
     for row in rows:
         sizes = (str(row[name]) for name in ("depth", "width", "k", "conv"))
@@ -44,19 +44,21 @@ def preset_rows() -> list[dict[str, Any]]:
     rows = []
     for name, preset in PRESETS.items():
         parameters = count_parameters(DeepGCN(preset.config))
-        facts = {"published": preset.published, "cited": preset.cited, "note": preset.note}
-        rows.append({"preset": name, "parameters": parameters, **to_plain(preset.config), **facts})
+        score = {"published": preset.published, "cited": preset.cited, "note": preset.note}
+        rows.append({"preset": name, "parameters": parameters, **to_plain(preset.config), **score})
     return rows
 
 
 @subcommand("deepgcn doctor", "deepgcn doctor --json")
 def doctor(as_json: Json = False) -> None:
     """Show what this machine offers: versions, processor, GPU, memory, disk, missing parts."""
-    facts = describe_machine()
+    machine = describe_machine()
     if as_json:
-        return print_json(facts)
-    parts = {f"extra {name}": _part(name, missing) for name, missing in facts.pop("extras").items()}
-    rows = [(name, _shown(value)) for name, value in {**facts, **parts}.items()]
+        return print_json(machine)
+    parts = {
+        f"extra {name}": _part(name, missing) for name, missing in machine.pop("extras").items()
+    }
+    rows = [(name, _shown(value)) for name, value in {**machine, **parts}.items()]
     print_table(("what", "found"), rows)
 
 

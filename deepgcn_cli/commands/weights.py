@@ -63,7 +63,7 @@ def import_file(
     """Turn published weights into weights of this toolkit.
 
     Known are deep_gcns_torch, deep_gcns (TensorFlow, read without it) and dgcnn.pytorch. Depth,
-    width and channels follow from the tensors; what does not is as published unless given. Files
+    width and channels follow from the tensors; the rest is as published unless given. Files
     that hold code are refused.
     """
     from pipelines.exchange import import_weights
@@ -158,7 +158,7 @@ def inspect_file(
         return print_json(found)
     print_table(("what", "value"), _described(found))
     rows = [
-        (name, " × ".join(str(size) for size in info.shape) or "one number", info.dtype)
+        (name, " × ".join(str(size) for size in info.shape) or "scalar", info.dtype)
         for name, info in found.tensors.items()
     ]
     print_text("")
@@ -172,7 +172,7 @@ def _described(found: Inspected) -> list[tuple[str, str]]:
         ("names", found.release or "of no known network"),
         ("network", found.network or f"none: {found.problem}"),
         *([("as published", _flags(found.assumed))] if found.assumed else []),
-        ("tensors", f"{len(found.tensors):,} with {found.numbers:,} numbers"),
+        ("tensors", f"{len(found.tensors):,} with {found.numbers:,} values"),
         *found.facts.items(),
     ]
     return [(name, " ".join(str(value).split())) for name, value in rows]

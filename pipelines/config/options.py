@@ -104,7 +104,13 @@ def options_of(config: Any, command: str | None = None) -> dict[str, Option]:
 
 
 def flag_of(name: str, option: Option) -> str:
-    """Return the option of the field `name` as it is typed: "--test-area", "-k"."""
+    """Return the option of a field as it is typed.
+
+    >>> flag_of("test_area", Option("Area to leave out.", flag="--area"))
+    '--area'
+    >>> flag_of("batch_size", Option("Blocks a step."))
+    '--batch-size'
+    """
     return option.flag.partition("/")[0] if option.flag else f"--{name.replace('_', '-')}"
 
 
@@ -129,7 +135,10 @@ def check_option(flag: str, option: Option, value: Any) -> None:
 
 
 def check_choice(noun: str, value: str, choices: tuple[str, ...], *, flag: str) -> None:
-    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`."""
+    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`.
+
+    >>> check_choice("layout", "paper", ("paper", "torch"), flag="--layout")
+    """
     if value not in choices:
         raise ConfigError(
             f"{flag}: found the unknown {noun} {value!r}.{did_you_mean(value, choices)}\n"

@@ -62,6 +62,9 @@ def as_it_was(
 
     What the recipe has gained since is left out, what it has lost is added.
 
+    >>> as_it_was("paper", (), (), ("clip", "ema"))
+    ((), ('clip', 'ema'))
+
     Args:
         recipe: its name, one of RECIPES.
         without: the parts that were left out.

@@ -1,4 +1,4 @@
-"""Tables and progress as text."""
+"""Tables and results as text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,8 @@ import pytest
 
 from deepgcn_cli.commands.predict import print_scan
 from deepgcn_cli.display import draw_table, percent, plain_table, print_json, print_table
-from deepgcn_cli.progress import Lines, Meter, Warnings, clock_time
 from pipelines.config import PrepareConfig
 from pipelines.predict import ScanResult
-
-
-class Clock:
-    """A clock that the test sets."""
-
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,45 +60,3 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_percent() -> None:
     assert (percent(0.12345), percent(None)) == ("12.35", "–")
-
-
-def test_a_meter_tells_speed_and_time_left() -> None:
-    clock = Clock()
-    meter = Meter(100, "rooms", clock=clock)
-    meter.advance(10)  # warms up, and in a resumed task stands for what was done before
-    assert meter.describe() == "10/100 rooms"
-    clock.now = 2.0
-    meter.advance(10, loss="1.5")
-    assert meter.describe() == "20/100 rooms, 5.0 rooms/s, 0:16 left, loss 1.5"
-    clock.now = 100.0
-    meter.advance(80)
-    assert meter.describe().startswith("100/100 rooms, 0.8 rooms/s")
-    assert "left" not in meter.describe()
-
-
-def test_clock_time() -> None:
-    assert [clock_time(s) for s in (0, 68, 3723.4)] == ["0:00", "1:08", "1:02:03"]
-
-
-def test_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Lines()
-    with progress.task("Reading", total=2, unit="rooms") as task:
-        task.advance()
-        task.advance()
-    progress.say("done")
-    progress.warn("careful")
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    lines = shown.err.splitlines()
-    assert lines[0] == "Reading …"
-    assert lines[1].startswith("Reading: 2/2 rooms in ")
-    assert lines[2:] == ["done", "Warning: careful"]
-
-
-def test_quiet_keeps_warnings(capsys: pytest.CaptureFixture[str]) -> None:
-    progress = Warnings()
-    with progress.task("Reading") as task:
-        task.advance()
-    progress.say("nothing")
-    progress.warn("careful")
-    assert capsys.readouterr().err == "Warning: careful\n"

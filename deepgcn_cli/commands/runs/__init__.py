@@ -175,7 +175,7 @@ def sync_runs(runs: Runs = RUNS, as_json: Json = False, quiet: Quiet = False) ->
     index = runs / FILE if runs.is_dir() else None
     if as_json:
         return print_json({"runs": count, "index": index})
-    print_text(f"{index}: {_runs(count)}" if index else f"{runs}: no such folder, so no runs")
+    print_text(f"{index}: {_runs(count)}" if index else f"{runs}: found no such folder, so no runs")
 
 
 def _runs(count: int) -> str:
@@ -194,7 +194,7 @@ def show_run(
 
     found = named_run(run, runs)
     scores = {name: found.scores(name) for name in PROTOCOLS}
-    facts = {
+    summary = {
         "run": str(found.path),
         "status": {**found.status, "state": found.state},
         "config": to_plain(found.config),
@@ -204,12 +204,12 @@ def show_run(
         "scores": {name: values for name, values in scores.items() if values},
     }
     if as_json:
-        return print_json(facts)
-    print_table(("what", "value"), [*_described(found), *_scored(facts["scores"])])
+        return print_json(summary)
+    print_table(("what", "value"), [*_described(found), *_scored(summary["scores"])])
 
 
 def _described(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield what a person wants to know of a run, by name."""
+    """Yield the lines of a run's summary: name and value."""
     from pipelines.runs.annotations import read_note, read_tags
     from pipelines.weights.safetensors import describe
 
@@ -275,9 +275,9 @@ def compare_runs(
     differences = compare_scores([run.name for run in found], values)
     if as_json:
         scores = {run.name: each for run, each in zip(found, values, strict=True)}
-        facts = {"protocol": protocol, "settings": settings, "differences": differences}
         means = {name: {key: each[key] for _, key in SHOWN_SCORES} for name, each in scores.items()}
-        return print_json({**facts, "scores": means})
+        compared = {"protocol": protocol, "settings": settings, "differences": differences}
+        return print_json({**compared, "scores": means})
     _print_comparison([run.name for run in found], values, settings, differences)
 
 

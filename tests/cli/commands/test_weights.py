@@ -272,7 +272,7 @@ def test_inspect_of_our_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert "names deepgcn network resgcn-3 (edge, C 8, k 4) tensors 44 with " in shown
     assert " run mine " in shown
     assert "classifier.weight 13 × 256 float32" in shown
-    assert "fusion.norm.num_batches_tracked one number int64" in shown
+    assert "fusion.norm.num_batches_tracked scalar int64" in shown
 
 
 def test_inspect_of_a_release(capsys: pytest.CaptureFixture[str]) -> None:
