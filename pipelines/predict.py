@@ -47,48 +47,28 @@ SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Say what was found in one scan.
-
-    Attributes:
-        scan: the file read.
-        out: the file written.
-        points: its points.
-        unlabelled: points without coordinates, written with class 255.
-        counts: points per class.
-        areas: m² of the surfaces of each class, an estimate (`inference.surface_area`).
-        extent: the scan's size along x, y and z in metres.
-        confidence: mean confidence of the labelled points, 0 to 1.
-        seconds: wall time.
-        label_seconds: the part of it that labelling took; the rest was reading and writing.
-        earlier: points that an earlier start, which was interrupted, had labelled.
-    """
+    """Say what was found in one scan."""
 
     scan: Path
     out: Path
-    points: int
-    unlabelled: int
-    counts: dict[str, int]
-    areas: dict[str, float]
-    extent: tuple[float, ...]
-    confidence: float
-    seconds: float
-    label_seconds: float
-    earlier: int = 0
+    points: int  # in the scan
+    unlabelled: int  # points without coordinates, written with class 255
+    counts: dict[str, int]  # points per class
+    areas: dict[str, float]  # m² of the surfaces of each class, an estimate
+    extent: tuple[float, ...]  # along x, y and z in metres
+    confidence: float  # mean of the labelled points, 0 to 1
+    seconds: float  # wall time
+    label_seconds: float  # of it for labelling; the rest is reading and writing
+    earlier: int = 0  # points that an interrupted start had labelled
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Say what was labelled, with which weights.
-
-    Attributes:
-        weights: the weights file.
-        scans: the labelled scans.
-        failed: of several scans, those that could not be labelled, and why.
-    """
+    """Say what was labelled, with which weights."""
 
     weights: Path
     scans: tuple[ScanResult, ...]
-    failed: tuple[tuple[Path, str], ...] = ()
+    failed: tuple[tuple[Path, str], ...] = ()  # of several scans, those not labelled, and why
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:

@@ -37,21 +37,13 @@ _FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities":
 
 @dataclass(frozen=True)
 class Labelled:
-    """Hold labels in the scan's own order.
+    """Hold labels in the scan's own order."""
 
-    Attributes:
-        label: (N,) uint8, UNLABELLED for a point without coordinates.
-        confidence: (N,) float32, the largest probability; 0 without label.
-        areas: (C,) float64, the area of each class's surfaces in m², see `surface_areas`.
-        probabilities: (N, C) float32, or None.
-        earlier: points whose labels an interrupted start had left.
-    """
-
-    label: np.ndarray
-    confidence: np.ndarray
-    areas: np.ndarray
-    probabilities: np.ndarray | None = None
-    earlier: int = 0
+    label: np.ndarray  # (N,) uint8, UNLABELLED for a point without coordinates
+    confidence: np.ndarray  # (N,) float32, the largest probability; 0 without label
+    areas: np.ndarray  # (C,) float64, m² of the surfaces of each class, see `surface_areas`
+    probabilities: np.ndarray | None = None  # (N, C) float32
+    earlier: int = 0  # points that an interrupted start had labelled
 
 
 def part_folder(out: Path) -> Path:

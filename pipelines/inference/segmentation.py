@@ -35,33 +35,20 @@ from pipelines.scans.table import BRIGHTEST_FRACTION
 
 @dataclass(frozen=True)
 class SortedPoints:
-    """Hold the points of a room, sorted by cell.
+    """Hold the points of a room, sorted by cell."""
 
-    Attributes:
-        pos: (N, 3) float32, metres from the minimum corner.
-        color: (N, 3) uint8, or float from 0 to 1.
-        grid: the cells.
-        extent: (3,) the maximum of `pos`.
-    """
-
-    pos: np.ndarray
-    color: np.ndarray
-    grid: Grid
-    extent: np.ndarray
+    pos: np.ndarray  # (N, 3) float32, metres from the minimum corner
+    color: np.ndarray  # (N, 3) uint8, or float from 0 to 1
+    grid: Grid  # the cells
+    extent: np.ndarray  # (3,) the maximum of `pos`
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Say how points are drawn: with the scan and the network this decides every label.
+    """Say how points are drawn: with the scan and the network this decides every label."""
 
-    Attributes:
-        num_points: points per draw.
-        batch_size: draws per forward pass.
-        seed: of the draws.
-    """
-
-    num_points: int
-    batch_size: int = 8
+    num_points: int  # per draw
+    batch_size: int = 8  # draws per forward pass
     seed: int = 0
 
 

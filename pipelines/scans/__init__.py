@@ -32,21 +32,13 @@ Writer = Callable[[Path, Scan, Labels], None]
 
 @dataclass(frozen=True)
 class Format:
-    """Say how scans of one format are read and written.
+    """Say how scans of one format are read and written."""
 
-    Attributes:
-        suffixes: of its files, in lower case.
-        read: opens a scan.
-        write: writes a scan with its labels; None if the format cannot hold them.
-        labels_as: the suffix of the labelled scan if there is no `write`.
-        unnamed: whether columns can be without names, so that `--columns` makes sense.
-    """
-
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # of its files, in lower case
     read: Reader
-    write: Writer | None = None
-    labels_as: str = ".ply"
-    unnamed: bool = False
+    write: Writer | None = None  # None if the format cannot hold labels
+    labels_as: str = ".ply"  # the suffix of the labelled scan if there is no `write`
+    unnamed: bool = False  # columns can be without names, so `--columns` applies
 
     def results(self, suffix: str) -> tuple[str, ...]:
         """Return the suffixes that a labelled scan can have, the default first."""

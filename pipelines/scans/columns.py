@@ -36,17 +36,11 @@ _CUTS = ((";", "."), (";", ","), ("|", "."), (" ", "."), (" ", ","), (",", "."),
 
 @dataclass(frozen=True)
 class Cut:
-    """Say how lines are cut into words.
+    """Say how lines are cut into words."""
 
-    Attributes:
-        delimiter: one character; " " is any run of spaces and tabs.
-        decimal: "." or ",".
-        count: words in a line.
-    """
-
-    delimiter: str = " "
-    decimal: str = "."
-    count: int = 0
+    delimiter: str = " "  # one character; a space is any run of spaces and tabs
+    decimal: str = "."  # the sign, a point or a comma
+    count: int = 0  # words in a line
 
     def split(self, line: bytes) -> list[str]:
         """Return the words of a line."""
@@ -71,27 +65,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Layout:
-    """Say how a text scan is written.
-
-    Attributes:
-        cut: how its lines are cut.
-        roles: "x", "y", "z", "r", "g", "b", LABEL or "-" for each column.
-        head_lines: lines before the first point.
-        header: which of them (from 0) names the columns, if one does.
-        counted: whether the first line is the number of points, as in a PTS file.
-        joint: what separates two columns.
-        notes: what was detected.
-        label: the name of the column with the role LABEL.
-    """
+    """Say how a text scan is written."""
 
     cut: Cut
-    roles: tuple[str, ...]
-    head_lines: int
-    header: int | None
-    counted: bool
-    joint: str
-    notes: tuple[str, ...]
-    label: str = LABEL
+    roles: tuple[str, ...]  # "x", "y", "z", "r", "g", "b", LABEL or "-" for each column
+    head_lines: int  # before the first point
+    header: int | None  # which of them (from 0) names the columns
+    counted: bool  # whether the first line is the number of points, as in a PTS file
+    joint: str  # what separates two columns
+    notes: tuple[str, ...]  # what was detected
+    label: str = LABEL  # the name of the column with the role LABEL
 
     def read(self) -> list[tuple[str, int]]:
         """Return the name of each field that is read, and the column that it is in."""

@@ -141,21 +141,13 @@ class Scan:
 
 @dataclass(frozen=True)
 class Labels:
-    """Hold what the network predicted for each point, and what its classes are.
+    """Hold what the network predicted for each point, and what its classes are."""
 
-    Attributes:
-        label: (N,) uint8, 255 for a point without label.
-        confidence: (N,) float32, 0 to 1.
-        classes: the names, in the order of the labels.
-        class_colors: a colour (red, green, blue) 0–255 for each class.
-        probabilities: (N, C) float32, or None if they are not wanted.
-    """
-
-    label: np.ndarray
-    confidence: np.ndarray
-    classes: Sequence[str]
-    class_colors: Sequence[Sequence[int]]
-    probabilities: np.ndarray | None = None
+    label: np.ndarray  # (N,) uint8, 255 for a point without label
+    confidence: np.ndarray  # (N,) float32, 0 to 1
+    classes: Sequence[str]  # the names, in the order of the labels
+    class_colors: Sequence[Sequence[int]]  # (red, green, blue) 0–255 for each class
+    probabilities: np.ndarray | None = None  # (N, C) float32
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns (N,) that labelling adds to a scan, by their names."""

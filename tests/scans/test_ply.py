@@ -14,7 +14,6 @@ from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.errors import DatasetError
 from pipelines.scans import Labels, open_scan, write_labelled
 from pipelines.scans.ply import read_header, write_points
-from pipelines.scans.table import color_scale
 
 POS = np.array([[500_000.25, -3.5, 2.0], [500_001.125, -2.25, 1.5], [500_000.5, -3.0, 9.75]])
 
@@ -68,12 +67,6 @@ def test_color_ranges(tmp_path: Path, values: np.ndarray, expected: list[int]) -
     fields = dict.fromkeys(("diffuse_red", "diffuse_green", "diffuse_blue"), values)
     scan = open_scan(write(tmp_path / "scan.ply", {**xyz(), **fields}))
     assert scan.colors()[:, 1].tolist() == expected
-
-
-def test_color_scale() -> None:
-    assert color_scale(np.dtype("f4"), 1.0) == 255
-    assert color_scale(np.dtype("f4"), 200.0) == 1
-    assert color_scale(np.dtype("u1"), 1.0) == 1, "an almost black scan stays almost black"
 
 
 def test_points_without_coordinates_are_nan(tmp_path: Path) -> None:

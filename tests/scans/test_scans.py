@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.scans import FORMATS, check_format, labelled_name, open_scan, write_labelled
-from pipelines.scans import table as scan_table
 from pipelines.scans.ply import read_ply, write_points
-from pipelines.scans.table import Scan, ScanOptions
+from pipelines.scans.table import ScanOptions
 from tests.scans.scan_labels import RGB, XYZ, labels_for, placed
 
 PCD = """# .PCD v0.7 - Point Cloud Data file format
@@ -179,60 +178,6 @@ def test_up_axis_and_scale(tmp_path: Path, up: str, expected: tuple[int, ...]) -
     np.testing.assert_array_equal(placed(open_scan(tmp_path / "out.ply")), XYZ)
 
 
-def test_millimetres_far_away_keep_their_precision(tmp_path: Path) -> None:
-    """UTM coordinates in millimetres: 4e9 with steps of 1 mm, beyond float32 by far."""
-    pos = np.array([[5e8, 4e9, 0], [5e8 + 1, 4e9 + 3, 7]])
-    write_points(tmp_path / "mm.ply", pos, np.zeros((2, 3), np.uint8))
-    local, _ = open_scan(tmp_path / "mm.ply", ScanOptions(scale=0.001)).positions()
-    np.testing.assert_allclose(local[1], [0.001, 0.003, 0.007], rtol=1e-6)
-
-
-@given(
-    values=st.lists(
-        st.tuples(*[st.floats(width=64, allow_nan=True, allow_infinity=True)] * 3),
-        min_size=1,
-        max_size=20,
-    )
-)
-def test_any_floats_give_finite_rows_or_nan_rows(values: list[tuple[float, ...]]) -> None:
-    rows = np.array(values, [(name, "f8") for name in "xyz"])
-    scan = Scan(Path("scan"), rows, tuple("xyz"), None, tuple("xyz"))
-    with np.errstate(over="ignore"):
-        local, origin = scan.positions()
-    assert np.isfinite(origin).all()
-    bad = np.isnan(local).any(axis=1)
-    assert np.isnan(local[bad]).all()
-    assert (local[~bad] >= 0).all()
-    wild = ~np.isfinite(np.array(values)).all(axis=1)
-    assert bad[wild].all()
-
-
-@pytest.mark.parametrize(
-    ("columns", "ok"),
-    [
-        ("x,y,z", True),
-        ("-,X, y ,z,r,g,b,-", True),
-        ("x,y", False),
-        ("x,y,z,r,g", False),
-        ("x,y,z,z", False),
-        ("x,y,z,red,green,blue", False),
-        ("", False),
-    ],
-)
-def test_columns_option(columns: str, ok: bool) -> None:
-    if ok:
-        assert ScanOptions(columns=columns).columns == columns
-    else:
-        with pytest.raises(ConfigError, match="expected x, y and z"):
-            ScanOptions(columns=columns)
-
-
-@pytest.mark.parametrize("options", [{"up": "w"}, {"scale": 0}, {"scale": float("nan")}])
-def test_impossible_options(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="expected"):
-        ScanOptions(**options)
-
-
 def test_columns_are_for_plain_columns_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="whose columns have names"):
         open_scan(written(tmp_path, "a.ply"), ScanOptions(columns="x,y,z"))
@@ -334,15 +279,6 @@ def test_a_field_of_several_numbers_or_of_letters_is_no_coordinate(
         open_scan(path)
 
 
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("needs /dev/full")
-    monkeypatch.setattr(scan_table.tempfile, "TemporaryFile", lambda: full.open("wb"))
-    with pytest.raises(DatasetError, match="set TMPDIR to a folder on a larger disk"):
-        open_scan(written(tmp_path, "d.csv"))
-
-
 def test_a_folder_needs_a_reader(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="found a folder, expected the file of a scan"):
         open_scan(tmp_path)
@@ -362,22 +298,3 @@ def test_real_scans(real_dir: Path, tmp_path: Path, name: str, count: int) -> No
     again = open_scan(tmp_path / f"out.{name}")
     np.testing.assert_array_equal(again.positions()[0], local)
     np.testing.assert_array_equal(again.colors(), scan.colors())
-
-
-def test_an_invalid_point_moves_no_other(tmp_path: Path) -> None:
-    path = tmp_path / "scan.npy"
-    np.save(
-        path, np.array([[5.0, 6, 7, 1, 2, 3], [6, 8, 10, 1, 2, 3], [np.nan, -50, -99, 1, 2, 3]])
-    )
-    pos, origin = open_scan(path).positions()
-    assert origin.tolist() == [5, 6, 7]
-    assert pos[:2].tolist() == [[0, 0, 0], [1, 2, 3]]
-    assert np.isnan(pos[2]).all()
-
-
-def test_white_a_little_above_1_is_white(tmp_path: Path) -> None:
-    color = np.array([[1.0000001, 0.5, 0], [1, 1, 0.25], [0, 0, 0]], np.float32)
-    np.savez(tmp_path / "scan.npz", pos=np.eye(3), color=color)
-    colors = open_scan(tmp_path / "scan.npz").colors()
-    assert colors is not None
-    assert colors.tolist() == [[255, 128, 0], [255, 255, 64], [0, 0, 0]]
