@@ -232,7 +232,7 @@ def _draw(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
     path = folder / f"room_{room.name}.png"
     safe = evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS)
     room_picture(
-        *(path, room.pos, room.color, room.label, found.predicted),
+        *(path, room, found.predicted),
         classes=store.classes,
         class_colors=SAFE_COLORS if safe else store.class_colors,
         title=f"Area {room.area}, {room.name} (without ceiling)",

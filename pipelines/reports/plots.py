@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.data.store import Room
 from pipelines.files import atomic_write
 
 from .failures import EDGES, TITLES, UNITS, Failures
@@ -26,6 +27,7 @@ BACKGROUND = 255  # grey
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 MARKERS = "os^Dvp*"
+WRONG, RIGHT, UNLABELLED = (200, 30, 30), (205, 205, 205), (128, 128, 128)
 
 
 @dataclass(frozen=True)
@@ -37,15 +39,9 @@ class Point:
     note: str = ""
 
 
-WRONG, RIGHT = (200, 30, 30), (205, 205, 205)
-UNLABELLED = (128, 128, 128)
-
-
 def room_picture(
     path: Path,
-    pos: np.ndarray,
-    color: np.ndarray,
-    label: np.ndarray,
+    room: Room,
     predicted: np.ndarray,
     *,
     classes: Sequence[str],
@@ -54,18 +50,19 @@ def room_picture(
 ) -> None:
     """Draw a room four times: the scan, its ground truth, its prediction, its errors.
 
-    Points whose ground truth is ceiling are left out of all four, so that one sees inside.
+    Points of the ceiling, by ground truth, are left out of all four to show the inside.
 
     Args:
         path: PNG to write.
-        pos: (N, 3) metres.
-        color: (N, 3) uint8.
-        label: (N,) ground truth.
+        room: N points with ground truth.
         predicted: (N,) prediction.
         classes: names, in the order of the labels.
         class_colors: one RGB colour per class.
         title: above the picture.
     """
+    from matplotlib.patches import Patch
+
+    pos, color, label = room.pos, room.color, room.label
     inside = np.ones(len(pos), bool)
     if "ceiling" in classes and (label != classes.index("ceiling")).any():
         inside = label != classes.index("ceiling")
@@ -81,10 +78,11 @@ def room_picture(
         ),
     }
     pictures = {name: render(pos[inside], values) for name, values in panels.items()}
-    there = {*label[inside].tolist(), *predicted[inside].tolist()}
-    shown = sorted(number for number in there if number < len(classes))
     figure = _side_by_side(pictures, title)
-    _legend(figure, [classes[n] for n in shown], [class_colors[n] for n in shown])
+    found = {*label[inside].tolist(), *predicted[inside].tolist()}
+    shown = sorted(number for number in found if number < len(classes))
+    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in shown]
+    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
     save_figure(figure, path)
 
 
@@ -102,18 +100,6 @@ def _side_by_side(pictures: dict[str, np.ndarray], title: str) -> Figure:
         axes.set_axis_off()
     figure.suptitle(title, fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
     return figure
-
-
-def _legend(figure: Figure, names: Sequence[str], colors: Sequence[Sequence[int]]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [
-        Patch(
-            facecolor=(color[0] / 255, color[1] / 255, color[2] / 255), edgecolor="0.4", label=name
-        )
-        for name, color in zip(names, colors, strict=True)
-    ]
-    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
 
 
 def confusion_picture(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:

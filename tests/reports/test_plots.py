@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
+from pipelines.data.store import make_room
 from pipelines.reports.plots import (
     BACKGROUND,
     confusion_picture,
@@ -30,14 +31,12 @@ def test_a_room_three_times(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pos = rng.random((3000, 3))
     floor, chair, ceiling = (CLASSES.index(name) for name in ("floor", "chair", "ceiling"))
-    label = np.full(3000, floor)
+    label = np.full(3000, floor, np.uint8)
     label[:500] = ceiling
     path = tmp_path / "room.png"
     room_picture(
         path,
-        pos,
-        np.full((3000, 3), (12, 34, 56), np.uint8),
-        label,
+        make_room(1, "office_1", pos, np.full((3000, 3), (12, 34, 56), np.uint8), label),
         np.full(3000, chair),
         classes=CLASSES,
         class_colors=CLASS_COLORS,
