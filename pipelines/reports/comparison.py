@@ -3,7 +3,7 @@
 Reference:
     The interval is the percentile bootstrap over rooms (Efron & Tibshirani, 1993, section 13.3):
     rooms are drawn with replacement, the same ones for both runs, and the counts pooled.
-    `bootstrap_interval` says what is drawn if there are several trainings a side.
+    See `bootstrap_interval` for several trainings a side.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an evaluation came to: the record that scores.json keeps, the report, and their files.
+"""The result of an evaluation: the record that scores.json keeps, the report, and their files.
 
 runs/<run>/eval/<protocol>/
     scores.json, confusion.csv, report.<format>

@@ -1,4 +1,4 @@
-"""What people do with runs: tag them, write a note on them, move them to the trash and back.
+"""What users do with runs: tag them, write a note on them, move them to the trash and back.
 
     runs/<name>/<tag>.tag    an empty file a tag
     runs/<name>/note.txt     free text

@@ -47,7 +47,7 @@ CHANGING = ".changing"  # in a run directory: files in its subfolders are being 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory; every property reads the file that it names, as it is now."""
+    """A run directory; each property reads its file anew."""
 
     path: Path
 
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The run's progress as its process last wrote it; `state` says if that process lives.
+        """The run's progress as its process last wrote it; see `state` for whether that lives.
 
         Raises:
             RunError: status.json is missing or damaged.
@@ -234,11 +234,11 @@ def last_checkpoint(run: Run) -> str:
 def changing(run: Run) -> Iterator[None]:
     """Let the index notice that a `with` block writes files in subfolders of the run.
 
-    Such writes don't change the directory's own time; making and removing a marker does. If the
-    process is killed, the marker stays, and the run is read at every look at the index.
+    Such writes don't change the directory's own time; creating and removing a marker does. If the
+    process is killed, the marker stays, and the index reads the run again each time.
     """
     marker = run.path / CHANGING
-    with suppress(OSError):  # somebody else's directory
+    with suppress(OSError):  # no permission to write
         marker.touch()
     try:
         yield

@@ -1,15 +1,14 @@
 """The index of runs, `runs/results.db`: an SQLite copy of what the run directories say.
 
 The directories are the truth. Trainings and evaluations write their own directory and never the
-index, so any number of them may run on a shared file system. Who reads the index first brings it
-up to date (`_refresh`): one scan of the folder compares names and each directory's time of change
-with the column `stamp`, and only runs that differ are read. A file that is edited in place does not
-change that time; `sync` reads everything again.
+index, so any number of them may run on a shared file system. A reader first brings the index up to
+date (`_refresh`): one scan of the folder compares names and each directory's time of change with
+the column `stamp`, and only runs that differ are read. Editing a file in place does not change that
+time; `sync` reads everything again. `state` depends on whether a process holds the run's lock, so
+it is checked at every reading.
 
-`state` depends on whether a process holds the run's lock, and is looked up at every reading.
-
-`.results.lock` separates processes that use the file (shared) from one that replaces a damaged one
-(exclusive): an SQLite file must not be exchanged while its write-ahead log is in use.
+`.results.lock` separates processes that use the file (shared) from one that replaces a damaged file
+(exclusive): SQLite's file must not be exchanged while its write-ahead log is in use.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from .lock import hold_lock, is_locked, is_on_network
 from .query import COLUMNS, parse_columns, parse_sort, parse_where
 
 FILE, LOCK = "results.db", ".results.lock"
-WAIT_SECONDS = 30.0  # for other processes
+WAIT_SECONDS = 30.0  # the longest wait for other processes
 CHUNK = 200  # runs read within one transaction
-RECENT = 2 * 10**9  # ns; a directory that changed so lately may change again at the same time
+RECENT = 2 * 10**9  # ns; a later change may still get the same time stamp
 LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, as safetensors itself limits it
 # A batch norm's running statistics are saved with the weights but not learned.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -104,7 +103,7 @@ def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
 
 
 def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
-    """Return the result of `work` on the index; on one in memory if the file is not writable."""
+    """Return the result of `work` on the index, or on one in memory if the file is not writable."""
     path = runs_dir / FILE
     try:
         return _with_file(path, work)
@@ -165,9 +164,9 @@ def _version(database: sqlite3.Connection) -> int:
 def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -> None:
     """Bring the index up to date with the directories; only what changed is read.
 
-    Chunk by chunk, so that after a killed process the next one has less to read.
+    Each chunk is committed, so a process that is killed leaves less for the next one.
     """
-    # First the index, then the folder: a run that begins in between is not taken for deleted.
+    # Index before folder: a run that begins in between must not look deleted.
     known = dict(database.execute("SELECT name, stamp FROM runs"))
     found = _stamps(runs_dir)
     changed = [
@@ -223,7 +222,7 @@ def _update(database: sqlite3.Connection, runs_dir: Path, names: Iterable[str]) 
 
 
 def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
-    """Set the state of the runs whose status is "running": is a process still at work?"""
+    """Set the state of runs whose status is "running" by whether a process holds their lock."""
     rows = database.execute("SELECT name, state FROM runs WHERE status = 'running'").fetchall()
     for name, state in rows:
         now = "running" if is_locked(runs_dir / name) else "interrupted"
@@ -234,9 +233,9 @@ def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Return a run's row, as its files are now; what they do not say is None.
+    """Return a run's row by its files; missing values are None.
 
-    A run that cannot be read has a row too, with state "broken" and the reason in `error`.
+    A run that cannot be read gets the state "broken" and the reason in `error`.
     """
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "name": run.name}
     changed = run.path.stat().st_mtime_ns  # before reading, so that a later change is noticed

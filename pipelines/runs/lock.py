@@ -68,7 +68,7 @@ def is_locked(path: Path) -> bool:
         with lock.open("r", encoding="utf-8") as file:
             return not _acquire(file, shared=True)
     except PermissionError:
-        return False  # somebody else's run; only its status is known
+        return False  # another user's run: rely on its status
 
 
 @contextmanager
