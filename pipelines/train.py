@@ -10,6 +10,7 @@ The course of a training is `pipelines.training.loop`, a step is `pipelines.trai
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -132,39 +133,27 @@ def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progr
         RunError: a worker ended on its own or was killed; says what is left and how to go on.
     """
     check_loggers(config.loggers)
-    config = resolve(config, Store.open(config.data)) if resume is None else config
-    path = resume or make_directory(config)
+    if resume:
+        run = open_run(resume)
+    else:
+        config = resolve(config, Store.open(config.data))
+        run = Run(make_directory(config))
+        config = dataclasses.replace(config, name=run.name)
     threads = config.threads or max(1, torch.get_num_threads() // config.devices)
-    config = dataclasses.replace(config, name=path.name)
-    work = partial(_train_worker, kernels.forced(), config, resume, progress)
     progress.say(f"Starting {config.devices} processes.")
-    run = Run(path)
     try:
         with explain_lost_process(run):
+            work = partial(train, config, resume=resume, progress=progress)
             return launch(config.devices, threads, work)
     except ProcessLostError as error:
         run.update_status(state="failed", error=str(error))
         raise
     except KeyboardInterrupt:
-        with lock_run(path):  # so that the command line finds the run that this process began
+        with lock_run(run.path):  # the command line looks for the run that was locked here
             raise
     finally:
-        if not (path / CONFIG).is_file():
-            remove_directory(path)
-
-
-def _train_worker(
-    kernel: str | None, config: TrainConfig, resume: Path | None, progress: Progress
-) -> TrainResult:
-    with kernels.use(kernel):
-        return train(config, resume=resume, progress=progress)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove the directory of a run that has not begun."""
-    for file in path.glob("*"):
-        file.unlink()
-    path.rmdir()
+        if not resume and not (run.path / CONFIG).is_file():  # it has not begun
+            shutil.rmtree(run.path)
 
 
 @dataclass(frozen=True)
@@ -234,7 +223,9 @@ def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainR
         )
         training.check_start()
         if training.finished:
-            finish_again(training)
+            if processes.main:
+                run.update_status(state="finished")
+            progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
             return result_of(training)
         if start.resume is not None and processes.main:
             reopen(run, config, environment)
@@ -416,14 +407,6 @@ def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
     """Return the seed and the identity of the data of a run, as JSON-ready values."""
     identity = {"path": str(config.data), "fingerprint": store.fingerprint}
     return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}
-
-
-def finish_again(training: Training) -> None:
-    """Say that a finished run has nothing left to do."""
-    if training.processes.main:
-        training.run.update_status(state="finished")
-        where = f"{training.run.path}: already finished, {training.position}"
-        training.progress.say(f"{where}; nothing to do.")
 
 
 def result_of(training: Training) -> TrainResult:

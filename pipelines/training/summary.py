@@ -1,4 +1,4 @@
-"""The one line that says what a training is about to do."""
+"""Describe a training in the line that comes before its first step."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def describe_training(
     device: torch.device,
     sharing: int = 1,
 ) -> str:
-    """Return the resolved facts of a training in one line; `sharing` as for `describe_memory`."""
-    facts = [
+    """Return a training's settings in one line; `sharing` as for `describe_memory`."""
+    parts = [
         f"{describe(config.model)}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
         f"test area {config.test_area}",
@@ -37,16 +37,16 @@ def describe_training(
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
         describe_device(device) + describe_processes(config),
-        "" if config.precision == "32" else f"products in {config.precision}",
+        "" if config.precision == "32" else f"matmul precision {config.precision}",
         *describe_steps(config),
         describe_memory(config, device.type, sharing),
         describe_published(config.model),
     ]
-    return "; ".join(fact for fact in facts if fact)
+    return "; ".join(part for part in parts if part)
 
 
 def describe_processes(config: TrainConfig) -> str:
-    """Return " × 2 processes, synchronised batch norm" where there are several."""
+    """Return " × 2 processes, synchronised batch norm" if there are several."""
     if config.devices == 1:
         return ""
     norms = ", synchronised batch norm" if config.sync_bn else ""
@@ -54,12 +54,12 @@ def describe_processes(config: TrainConfig) -> str:
 
 
 def describe_steps(config: TrainConfig) -> list[str]:
-    """Return how a step is computed where that is not all at once."""
+    """Return how a step is divided to need less memory; nothing if it is not."""
     found = []
     if config.micro_batch and config.micro_batch < config.local_batch:
         found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
     if config.checkpoint_layers:
-        found.append(f"{_count(config.checkpoint_layers, 'layer')} computed again at once")
+        found.append(f"{_count(config.checkpoint_layers, 'layer')} recomputed at once")
     return found
 
 
@@ -72,7 +72,7 @@ def describe_dilation(config: ModelConfig) -> str:
 
 
 def describe_published(config: ModelConfig) -> str:
-    """Return what was published for this network on Area 5; a dagger where it is from memory."""
+    """Return what was published for this network on Area 5; a dagger if it is from memory."""
     name = published_as(config)
     if name is None or PRESETS[name].published is None:
         return ""

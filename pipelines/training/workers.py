@@ -23,6 +23,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from pipelines import kernels
 from pipelines.errors import DeepGCNError, ProcessLostError
 
 HOST = "127.0.0.1"
@@ -62,20 +63,21 @@ def launch(count: int, threads: int, work: Callable[[], Result]) -> Result:
     )
     with _elastic_settings(threads):
         try:
-            return elastic_launch(settings, _work)(work, reports)[0]
+            return elastic_launch(settings, _work)(work, kernels.forced(), reports)[0]
         except SignalException:
             raise KeyboardInterrupt from None
         except ChildFailedError as failed:
             raise _cause(failed, count, reports) from None
 
 
-def _work(work: Callable[[], Result], reports: Any) -> Result:
-    """Run one worker; report how it failed, if it did."""
+def _work(work: Callable[[], Result], kernel: str | None, reports: Any) -> Result:
+    """Run one worker with the launching process's kernels; report how it failed, if it did."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the launching process alone, which passes it on
     error: DeepGCNError | None = None
     try:
-        return work()
+        with kernels.use(kernel):
+            return work()
     except KeyboardInterrupt:
         pass
     except DeepGCNError as found:
@@ -93,9 +95,9 @@ def _cause(failed: ChildFailedError, count: int, reports: Any) -> BaseException:
     while not reports.empty():
         rank, error = reports.get()
         found[rank] = error
-    for rank in sorted(found):
-        if found[rank] is not None and not isinstance(found[rank], ProcessLostError):
-            return found[rank]
+    errors = [error for _, error in sorted(found.items()) if error is not None]
+    if own := [error for error in errors if not isinstance(error, ProcessLostError)]:
+        return own[0]
     if None in found.values():
         return KeyboardInterrupt()
     rank, failure = failed.get_first_failure()

@@ -117,7 +117,7 @@ def test_a_training_in_bf16_learns_and_goes_on(tmp_path: Path) -> None:
     with kernels.use("reference"):
         listener = AtStep()
         whole = run_as(config, "whole", listener)
-        assert "products in bf16" in listener.said[0]
+        assert "matmul precision bf16" in listener.said[0]
         stopped = run_as(config, "stopped", epochs=2)
         train(dataclasses.replace(stopped.config, epochs=4), resume=stopped.path)
         losses, again = (

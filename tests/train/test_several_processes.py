@@ -245,3 +245,11 @@ def test_a_run_that_cannot_begin_leaves_no_process(config: TrainConfig) -> None:
     with pytest.raises(RunError, match="found something there already"):
         train(config)
     assert not workers(os.getpid())
+
+
+def test_a_folder_that_is_no_run_is_left_alone(config: TrainConfig, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(RunError, match=r"found no config\.json"):
+        train(config, resume=tmp_path / "mine")
+    assert (tmp_path / "mine" / "file").is_file()
