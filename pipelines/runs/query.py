@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipelines.errors import ConfigError, did_you_mean
 
@@ -63,16 +63,15 @@ _TOKEN = re.compile(
 _NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)(%?)")
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """A piece of a condition: its kind (a group of _TOKEN, or "end") and text."""
 
     kind: str
     text: str
 
-    def is_word(self, word: str) -> bool:
-        """Return whether this is the keyword `word`, in upper or lower case."""
-        return self.kind == "word" and self.text.lower() == word
+    def is_word(self, *words: str) -> bool:
+        """Return whether this is one of the keywords `words`, in upper or lower case."""
+        return self.kind == "word" and self.text.lower() in words
 
 
 def parse_where(where: str | None) -> tuple[str, list[Value]]:
@@ -93,7 +92,7 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
     opened = prefixes = 0
     while True:
         token = next(tokens)
-        while token.is_word("not") or token == Token("parenthesis", "("):
+        while token.is_word("not") or token == ("parenthesis", "("):
             prefixes += 1
             if prefixes > MOST:
                 raise ConfigError(f"--where: found more than {MOST} of ( and not.")
@@ -102,13 +101,13 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
             token = next(tokens)
         sql.append(_comparison(token, tokens, values))
         token = next(tokens)
-        while opened and token == Token("parenthesis", ")"):
+        while opened and token == ("parenthesis", ")"):
             opened -= 1
             sql.append(")")
             token = next(tokens)
         if token.kind == "end" and not opened:
             return f"({''.join(sql)})", values
-        if not (token.is_word("and") or token.is_word("or")):
+        if not token.is_word("and", "or"):
             raise _unexpected(token, ")" if opened else "and, or, or the end")
         sql.append(f" {token.text.upper()} ")
 
@@ -120,10 +119,10 @@ def parse_sort(sort: str | None) -> str:
         ConfigError: there is no such column.
     """
     terms = ["created", "name"]
-    for item in reversed((sort or "").split(",") if sort is not None else []):
+    for item in reversed(sort.split(",") if sort is not None else []):
         name = _column(item.strip().removeprefix("-"), "--sort")
-        falling = " DESC" if item.strip().startswith("-") else ""
-        terms = [f"{name} IS NULL", f"{name}{falling}", *terms]
+        order = " DESC" if item.strip().startswith("-") else ""
+        terms = [f"{name} IS NULL", f"{name}{order}", *terms]
     return ", ".join(terms)
 
 
