@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks.gpu_table import Bench, shared_neighbors
 from pipelines import kernels
 from pipelines.kernels import cuda, reference
-from pipelines.weights.safetensors import from_reference
+from pipelines.weights.published import from_reference
 
 GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
 

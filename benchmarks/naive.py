@@ -3,7 +3,7 @@
 Nothing is saved: a full N × N distance matrix per layer, the k·d nearest by top-k and every d-th
 of them, both ends of every edge gathered, a (B, 2C, N, k) edge tensor through a 1 × 1 convolution,
 ReLU and batch norm, and the largest over k. Parameters have the published names, so that
-`pipelines.weights.safetensors.from_reference(network.state_dict(), k=k)` is the same function.
+`pipelines.weights.published.from_reference(network.state_dict(), k=k)` is the same function.
 
 Run it to check that it is (10 s on 2 cores; prints the largest difference of the logits, float64):
 
@@ -132,7 +132,7 @@ class NaiveDeepGCN(nn.Module):
 
 def check(config: ModelConfig, points: int = 128) -> float:
     """Return how far the naive network and `DeepGCN` differ, in float64, on random points."""
-    from pipelines.weights.safetensors import from_reference
+    from pipelines.weights.published import from_reference
 
     network = NaiveDeepGCN(config).double().eval()
     for module in network.modules():

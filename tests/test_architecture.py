@@ -37,7 +37,6 @@ ALLOWED: dict[str, set[str]] = {
     "evaluate": {"data", "weights", "runtime", "runs", "inference", "reports"},
     "predict": {"scans", "model", "data", "weights", "runtime", "runs", "inference", "reports"},
     "bench": {"kernels", "model", "data", "runtime", "training"},
-    "exchange": {"model", "data", "weights", "runs"},
     "sixfold": {"data", "weights", "runs", "reports", "train", "evaluate"},
     "studies": {
         *("model", "data", "weights", "runtime", "runs", "training", "reports", "launch"),

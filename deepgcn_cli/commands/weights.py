@@ -17,7 +17,7 @@ from pipelines.config.options import option
 from pipelines.errors import command
 
 if TYPE_CHECKING:
-    from pipelines.exchange import Inspected
+    from pipelines.weights.exchange import Inspected
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
@@ -66,11 +66,11 @@ def import_file(
     width and channels follow from the tensors; the rest is as published unless given. Files
     that hold code are refused.
     """
-    from pipelines.exchange import import_weights
-    from pipelines.weights.published import Untold
+    from pipelines.weights.exchange import import_weights
+    from pipelines.weights.published import Hints
 
     progress = open_progress(quiet=quiet)
-    result = import_weights(source, out, Untold(**flags), progress=progress)
+    result = import_weights(source, out, Hints(**flags), progress=progress)
     if as_json:
         return print_json(result)
     print_text(f"{result.out}: {result.network}, {result.parameters:,} parameters")
@@ -123,10 +123,18 @@ def export_file(
     quiet: Quiet = False,
 ) -> None:
     """Write a trained network for other programs, with a README of where it comes from."""
-    from pipelines.exchange import export_weights
+    from pipelines.runs.directory import open_run
+    from pipelines.weights.exchange import export_weights
 
-    progress = open_progress(quiet=quiet)
-    result = export_weights(source, out, names=names, num_points=num_points, progress=progress)
+    run = open_run(source) if source.is_dir() else None
+    result = export_weights(
+        run.weights() if run else source,
+        out,
+        names=names,
+        num_points=num_points,
+        classes=run.config.model.own_classes if run else (),
+        progress=open_progress(quiet=quiet),
+    )
     if as_json:
         return print_json(result)
     print_text(f"{result.out}: {result.network}")
@@ -150,10 +158,10 @@ def inspect_file(
     as_json: Json = False,
 ) -> None:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
-    from pipelines.exchange import inspect_weights
-    from pipelines.weights.published import Untold
+    from pipelines.weights.exchange import inspect_weights
+    from pipelines.weights.published import Hints
 
-    found = inspect_weights(path, Untold(**flags))
+    found = inspect_weights(path, Hints(**flags))
     if as_json:
         return print_json(found)
     print_table(("what", "value"), _described(found))

@@ -1,17 +1,15 @@
-"""A network's weights in the forms that other programs read.
+"""A network's weights in the forms that other software reads.
 
-    write_state     named tensors, under our names or those of a published release
-    write_program   the whole computation for a block, as torch.export keeps it (.pt2)
-    write_onnx      the same as ONNX
-
-Reference:
-    github.com/lightaime/deep_gcns_torch and github.com/antao97/dgcnn.pytorch for the names.
+write_state     named tensors, under our names or those of a published release
+write_program   the whole computation for a block, for torch.export.load (.pt2)
+write_onnx      the same as ONNX
+readme_text     the README beside a file: where the weights come from and how to use them
 """
 
 from __future__ import annotations
 
 import logging
-import re
+import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,118 +26,83 @@ from pipelines.errors import ConfigError, WeightsError
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
 
-from .published import DGCNN_EDGE_MAPS, DGCNN_UNITS, swap_halves
+from .published import published_state
 from .safetensors import describe, save_weights
-from .settings import config_facts
+from .settings import config_metadata
 
 OPSET = 18
 LEAST_AGREEMENT = 0.99
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+FORMS = {
+    ".safetensors": "tensors, as safetensors",
+    ".pth": "tensors, as torch.save writes them",
+    ".pt2": "the computation for one block, for torch.export.load",
+    ".onnx": "the computation for one block, as ONNX",
+}
+CHANNELS = {
+    "paper": "x, y from the block's centre and z from the floor (m)",
+    "torch": "x, y, z from the mean of the block's points, scaled into [-1, 1]",
+}
+ORIGIN = ("run", "checkpoint", "step", "test_area", "source", "source_sha256", "release")
+README = """\
+# {out}
+
+{network}, {form}.
+
+- from: {exported_from}, SHA-256 {sha256}
+{origin}- written by: deepgcn weights export, PyTorch {torch}, Python {python}
+- classes, in the order of the outputs: {classes}
+- channels: {channels}; r, g, b (0 to 1); x, y, z divided by the room's extent
+- network: {config}
+{notes}"""
+COMPUTATION = """\
+- input: features (1, {points}, {inputs}); output: logits (1, {points}, {outputs})
+- checked: {agreement:.2%} of a random block's points get the network's own labels
+"""
+PUBLISHED = "- names: those of the published PyTorch code\n"
+LAYOUT_PAPER = (
+    "- **layout paper**: this network normalises before the activation and finds its first graph "
+    "in channels 6 to 8. The published PyTorch code does neither, so there these weights give "
+    "other results; `deepgcn weights import` reads them back exactly.\n"
+)
 
 
-def write_state(path: Path, model: DeepGCN, *, published: bool, facts: Mapping[str, str]) -> None:
+def write_state(
+    path: Path, model: DeepGCN, *, published: bool, metadata: Mapping[str, str]
+) -> None:
     """Write the tensors: safetensors for *.safetensors, else as torch.save does.
 
     Args:
         path: the file.
         model: the network, on the CPU.
         published: under the names of the published release instead of ours.
-        facts: what to record beside the tensors.
+        metadata: what to record beside the tensors.
 
     Raises:
         ConfigError: no release has a network of this kind.
     """
     if path.suffix == ".safetensors" and not published:
-        return save_weights(path, model, metadata=facts)
+        return save_weights(path, model, metadata=metadata)
     state = published_state(model) if published else dict(model.state_dict())
     state = {name: value.detach().contiguous() for name, value in state.items()}
-    told = {**facts, **config_facts(model.config)}
+    metadata = {**metadata, **config_metadata(model.config)}
     with atomic_write(path) as temporary:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
-            save_file({name: value.clone() for name, value in state.items()}, temporary, told)
+            save_file({name: value.clone() for name, value in state.items()}, temporary, metadata)
         else:
-            torch.save({"state_dict": state, **told}, temporary)
-
-
-def published_state(model: DeepGCN) -> dict[str, Tensor]:
-    """Return the tensors under the names and in the shapes of the published PyTorch code.
-
-    Raises:
-        ConfigError: no release has a network of this kind.
-    """
-    config = model.config
-    if config.arch == "dgcnn":
-        return dgcnn_state(model)
-    if config.conv not in CONVS:
-        raise ConfigError(
-            f"{describe(config)}: found the vertex layer {config.conv}, which no release has.\n"
-            f"Expected one of {', '.join(CONVS)}; export it under our own names."
-        )
-    return {
-        published_name(name, conv=config.conv): _kernel(name, value)
-        for name, value in model.state_dict().items()
-    }
-
-
-def published_name(name: str, *, conv: str) -> str:
-    """Return what the PyTorch release calls our tensor `name`; the inverse of `own_name`."""
-    published = re.sub(r"^layers\.0\.", "head.gconv.", name)
-    published = re.sub(
-        r"^layers\.(\d+)\.", lambda m: f"backbone.{int(m[1]) - 1}.body.gconv.", published
-    )
-    last = "nn2" if conv in ("sage", "sage-n") else "nn"
-    for pattern, form in (
-        (r"\.neighbor_mlp\.", ".nn1."),
-        (r"\.mlp\.(0\.)?(?=linear|norm)", f".{last}."),
-        (r"^fusion\.", "fusion_block."),
-        (r"^classifier\.", "prediction.3.0."),
-        (r"\blinear\.", "0."),
-        (r"\bnorm\.", "2."),
-    ):
-        published = re.sub(pattern, form, published)
-    return published
-
-
-def _kernel(name: str, value: Tensor) -> Tensor:
-    """Return a matrix (out, in) as the kernel (out, in, 1, 1) of a convolution."""
-    matrix = name.endswith("linear.weight") or name == "classifier.weight"
-    return value[:, :, None, None] if matrix else value
-
-
-def dgcnn_state(model: DeepGCN) -> dict[str, Tensor]:
-    """Return the tensors as `dgcnn.pytorch` names them, each norm twice.
-
-    Raises:
-        ConfigError: the depth is not the published one.
-    """
-    if model.config.depth != 3:
-        raise ConfigError(
-            f"{describe(model.config)}: found depth {model.config.depth}, expected the published 3."
-        )
-    own = model.state_dict()
-    state = {}
-    for unit, ours in DGCNN_UNITS.items():
-        matrix = own[f"{ours}.linear.weight"]
-        matrix = swap_halves(matrix) if unit in DGCNN_EDGE_MAPS else matrix
-        edges = ours.startswith("layers")  # a convolution over points and neighbours, else points
-        state[f"{unit}.0.weight"] = matrix[:, :, None, None] if edges else matrix[:, :, None]
-        for name in (name for name in own if name.startswith(f"{ours}.norm.")):
-            part = name.rpartition(".")[2]
-            state[f"{unit}.1.{part}"] = state[f"bn{unit[4:]}.{part}"] = own[name]
-    state["conv9.weight"] = own["classifier.weight"][:, :, None]
-    return state
+            torch.save({"state_dict": state, **metadata}, temporary)
 
 
 def write_program(path: Path, model: DeepGCN, num_points: int) -> float:
     """Write the computation for one block of `num_points` points with torch.export.
 
     Returns:
-        The share of a random block's points whose labels are the network's own, 0 to 1.
+        The fraction of a random block's points whose labels are the network's own.
 
     Raises:
-        WeightsError: the network has a foreign layer that cannot be traced, or labels differ.
+        WeightsError: the network has a graph convolution that cannot be traced, or labels differ.
     """
     features = random_block(model, num_points)
     program = trace(model, features)
@@ -149,29 +112,29 @@ def write_program(path: Path, model: DeepGCN, num_points: int) -> float:
         try:
             torch.export.save(program, named)
             found = torch.export.load(named).module()(features)
-            share = agreement(path, model, features, found)
+            same = agreement(path, model, features, found)
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
-    return share
+    return same
 
 
-def write_onnx(path: Path, model: DeepGCN, num_points: int, facts: Mapping[str, str]) -> float:
+def write_onnx(path: Path, model: DeepGCN, num_points: int, metadata: Mapping[str, str]) -> float:
     """Write the computation for one block of `num_points` points as ONNX.
 
     Returns:
-        The share of a random block's points whose labels in onnxruntime are the network's own.
+        The fraction of a random block's points whose labels in onnxruntime are the network's own.
 
     Raises:
         ConfigError: a package for it is missing.
-        WeightsError: the network has a foreign layer that cannot be traced, or labels differ.
+        WeightsError: the network has a graph convolution that cannot be traced, or labels differ.
     """
     check_onnx_packages()
     import onnxruntime
 
     features = random_block(model, num_points)
     exported = translate(trace(model, features))
-    exported.model.metadata_props.update(facts)
+    exported.model.metadata_props.update(metadata)
     with atomic_write(path) as temporary:
         exported.save(str(temporary))
         options = onnxruntime.SessionOptions()
@@ -218,10 +181,10 @@ def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = Fa
 
 
 def trace(model: DeepGCN, features: Tensor) -> ExportedProgram:
-    """Return the computation on features of this shape, with the plain operations.
+    """Return the computation on features of this shape, by the reference kernels.
 
     Raises:
-        WeightsError: the network has a foreign layer that cannot be traced.
+        WeightsError: the network has a graph convolution that cannot be traced.
     """
     try:
         with kernels.use("reference"), torch.no_grad(), _quiet():
@@ -244,7 +207,7 @@ def random_block(model: DeepGCN, num_points: int) -> Tensor:
 
 
 def agreement(path: Path, model: DeepGCN, features: Tensor, found: Tensor) -> float:
-    """Return the share of points to which logits `found` (1, N, C) give the network's own labels.
+    """Return the fraction of points to which logits `found` (1, N, C) give the network's labels.
 
     Rounding can swap two neighbours of almost equal distance, so a few points may differ.
 
@@ -253,18 +216,18 @@ def agreement(path: Path, model: DeepGCN, features: Tensor, found: Tensor) -> fl
     """
     with kernels.use("reference"), torch.no_grad():
         expected = model(features)
-    share = float((found.argmax(-1) == expected.argmax(-1)).double().mean())
-    if share < LEAST_AGREEMENT:
+    same = float((found.argmax(-1) == expected.argmax(-1)).double().mean())
+    if same < LEAST_AGREEMENT:
         raise WeightsError(
-            f"{path}: what was exported gives {share:.1%} of a block's points the network's own "
+            f"{path}: what was exported gives {same:.1%} of a block's points the network's own "
             f"labels, expected at least {LEAST_AGREEMENT:.0%}; nothing was written."
         )
-    return share
+    return same
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what PyTorch's exporters say of their own insides from the person."""
+    """Silence the warnings and logs of PyTorch's exporters."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx_ir.passes")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -277,3 +240,40 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def readme_text(
+    out: Path, model: DeepGCN, metadata: Mapping[str, str], names: str, agreement: float | None
+) -> str:
+    """Return the README of an exported file.
+
+    Args:
+        out: the file; its suffix is one of FORMS.
+        model: the network.
+        metadata: that of its weights, with `exported_from` and `sha256`.
+        names: of the tensors, "own" or "published".
+        agreement: of a computation, the fraction of labels that agree; None for tensors.
+    """
+    config = model.config
+    if agreement is not None:
+        sizes = {"inputs": config.in_channels, "outputs": config.num_classes}
+        notes = COMPUTATION.format(points=model.num_points, agreement=agreement, **sizes)
+    else:
+        notes = PUBLISHED if names == "published" else ""
+        if notes and config.arch != "dgcnn" and config.layout != "torch":
+            notes += LAYOUT_PAPER
+    origin = (f"- {key.replace('_', ' ')}: {metadata[key]}\n" for key in ORIGIN if key in metadata)
+    return README.format(
+        out=out.name,
+        network=describe(config),
+        form=FORMS[out.suffix],
+        exported_from=metadata["exported_from"],
+        sha256=metadata["sha256"],
+        origin="".join(origin),
+        torch=torch.__version__,
+        python=platform.python_version(),
+        classes=metadata.get("classes", "").replace(" ", ", ") or "not recorded",
+        channels=CHANNELS[config.layout],
+        config=config,
+        notes=notes,
+    )

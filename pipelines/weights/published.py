@@ -1,8 +1,8 @@
-"""The names that published networks give their tensors, and what follows from them.
+"""The names that published networks give their tensors: one table a release, read both ways.
 
 Three releases are known: the authors' PyTorch one (`deep_gcns_torch`), their TensorFlow one
-(`deep_gcns`), and the PyTorch DGCNN of `dgcnn.pytorch`. Names and shapes tell depth, width and
-channels; what they do not tell is in `Untold`.
+(`deep_gcns`), and the PyTorch DGCNN of `dgcnn.pytorch`. Names and shapes give depth, width and
+channels; the settings that they do not show are `Hints`.
 
 Reference:
     github.com/lightaime/deep_gcns_torch, github.com/lightaime/deep_gcns (sem_seg/model.py,
@@ -12,9 +12,11 @@ Reference:
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +26,110 @@ from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
-from .safetensors import as_matrix, build_network, describe, from_reference, infer_config
+from .safetensors import build_network, describe, expected_tensors
+from .tensorflow import is_optimizer
 
-PYTORCH = "deep_gcns_torch"
-TENSORFLOW = "deep_gcns"
-DGCNN = "dgcnn.pytorch"
-RELEASES = (PYTORCH, TENSORFLOW, DGCNN)
-UNTOLD_BY = {  # what the tensors of each release do not tell
-    PYTORCH: ("k", "conv", "arch", "layout", "dilation"),
-    TENSORFLOW: ("k", "conv", "arch", "dilation"),
-    DGCNN: ("k",),
-}
-LAYOUTS = {PYTORCH: "torch", TENSORFLOW: "paper", DGCNN: "paper"}
+SAGE, GIN = ("sage", "sage-n"), ("gin", "gin-0")
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 @dataclass(frozen=True)
-class Untold:
-    """What no tensor tells of a network; None: as published for its depth and release.
+class Release:
+    """How a published release stores a network.
+
+    Attributes:
+        name: of its repository.
+        rules: from our names to its: patterns and what replaces them, one after the other.
+        alias: a pattern of its names and the second name that such a tensor can have.
+        layout: the layout of its networks.
+        hidden: the settings that its tensors do not show.
+    """
+
+    name: str
+    rules: Rules
+    alias: tuple[str, str]
+    layout: str
+    hidden: tuple[str, ...]
+
+    def publish(self, name: str, conv: str) -> str:
+        """Return the release's name of our tensor `name`.
+
+        >>> TORCH.publish("layers.3.mlp.0.linear.weight", "edge")
+        'backbone.2.body.gconv.nn.0.weight'
+        >>> TENSORFLOW.publish("layers.3.mlp.0.linear.weight", "edge")
+        'adj_conv_3/weights'
+        """
+        for pattern, form in self.rules:
+            name = re.sub(pattern, form, name)
+        return name.replace(".nn.", ".nn2.") if conv in SAGE else name
+
+    def inverse(self, names: Iterable[str], conv: str) -> dict[str, str]:
+        """Return our names by the release's, second ones included, of our tensors `names`."""
+        table = {self.publish(name, conv): name for name in names}
+        return {re.sub(*self.alias, published): own for published, own in table.items()} | table
+
+
+TORCH = Release(
+    "deep_gcns_torch",
+    (
+        (r"^layers\.0\.", "head.gconv."),
+        (r"^layers\.(\d+)\.", lambda found: f"backbone.{int(found[1]) - 1}.body.gconv."),
+        (r"\bneighbor_mlp\.", "nn1."),
+        (r"\bmlp\.(0\.)?", "nn."),
+        (r"^fusion\.", "fusion_block."),
+        (r"^classifier\.", "prediction.3.0."),
+        (r"\blinear\.", "0."),
+        (r"\bnorm\.", "2."),
+    ),
+    alias=(r"\.2\.(\w+)$", r".1.\1"),  # the norm where it comes before the activation
+    layout="torch",
+    hidden=("k", "conv", "arch", "layout", "dilation"),
+)
+TENSORFLOW = Release(
+    "deep_gcns",
+    (
+        (r"^layers\.(\d+)\.eps$", r"adj_conv_\1_epsilon"),
+        (r"^layers\.(\d+)\.neighbor_mlp\.", r"adj_conv_\1_aggr/"),
+        (r"^layers\.(\d+)\.mlp\.(0\.)?", r"adj_conv_\1/"),
+        (r"^fusion\.", "adj_conv_final/"),
+        (r"^prediction\.0\.", "seg/conv1/"),
+        (r"^prediction\.1\.", "seg/conv2/"),
+        (r"^classifier\.", "seg/conv3/linear."),
+        (r"linear\.weight$", "weights"),
+        (r"linear\.bias$", "biases"),
+        (r"norm\.weight$", "bn/gamma"),
+        (r"norm\.bias$", "bn/beta"),
+        (r"norm\.running_mean$", "bn/pop_mean"),
+        (r"norm\.running_var$", "bn/pop_var"),
+    ),
+    alias=("^$", ""),
+    layout="paper",
+    hidden=("k", "conv", "arch", "dilation"),
+)
+DGCNN = Release(
+    "dgcnn.pytorch",
+    (
+        (
+            r"^layers\.(\d)\.mlp\.(\d)\.",
+            lambda found: f"conv{2 * int(found[1]) + int(found[2]) + 1}.",
+        ),
+        (r"^fusion\.", "conv6."),
+        (r"^prediction\.0\.", "conv7."),
+        (r"^prediction\.1\.", "conv8."),
+        (r"^classifier\.", "conv9."),
+        (r"\blinear\.", "0."),
+        (r"\bnorm\.", "1."),
+    ),
+    alias=(r"^conv(\d)\.1\.", r"bn\1."),  # every norm is there twice
+    layout="paper",
+    hidden=("k",),
+)
+RELEASES = {release.name: release for release in (TORCH, TENSORFLOW, DGCNN)}
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Settings of a network that its tensors do not show; None: as published.
 
     `k`, `conv`, `arch`, `layout`, `knn`, `dilation` and `epsilon` are those of
     `pipelines.config.ModelConfig`; `num_points` are the points of a block in training.
@@ -63,70 +152,65 @@ class Untold:
         if self.num_points is not None:
             POINTS.check("--num-points", self.num_points)
 
-    def or_else(self, other: Untold) -> Untold:
-        """Return these values, and those of `other` where there is none."""
+    def or_else(self, other: Hints) -> Hints:
+        """Return these settings, and those of `other` where they are None."""
         known = {name: value for name, value in vars(self).items() if value is not None}
         return dataclasses.replace(other, **known)
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the network that are not None."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in given.items() if name != "num_points"}
 
-def assumed(release: str, told: Untold, config: ModelConfig) -> dict[str, object]:
-    """Return the options that nothing told, with the published values that they were given."""
-    names = (name for name in UNTOLD_BY[release] if getattr(told, name) is None)
+
+def assumed(release: str, hints: Hints, config: ModelConfig) -> dict[str, object]:
+    """Return the settings that nothing showed, with the published values that they were given."""
+    names = (name for name in RELEASES[release].hidden if getattr(hints, name) is None)
     return {name: getattr(config, name) for name in names}
 
 
 def recognise(names: Iterable[str]) -> str | None:
-    """Return the release whose names these are, or None."""
+    """Return the release whose names these are, or None.
+
+    >>> recognise(["module.head.gconv.nn.0.weight"])
+    'deep_gcns_torch'
+    """
     plain = {name.removeprefix("module.") for name in names}
     if "adj_conv_0/weights" in plain:
-        return TENSORFLOW
+        return TENSORFLOW.name
     if any(name.startswith("head.gconv.") for name in plain):
-        return PYTORCH
-    return DGCNN if {"conv1.0.weight", "conv9.weight"} <= plain else None
+        return TORCH.name
+    return DGCNN.name if {"conv1.0.weight", "conv9.weight"} <= plain else None
 
 
-def build_released(release: str, state: Mapping[str, Tensor], untold: Untold) -> DeepGCN:
+def build_released(release: str, state: Mapping[str, Tensor], hints: Hints) -> DeepGCN:
     """Build the network that holds the tensors of a release, in evaluation mode.
 
     Raises:
         WeightsError: a name or a shape does not fit; says which.
-        ConfigError: what was given in `untold` cannot be.
+        ConfigError: a setting in `hints` cannot be.
     """
+    known = RELEASES[release]
     plain = {name.removeprefix("module."): value for name, value in state.items()}
-    if release == DGCNN:
-        model = build_dgcnn(plain, untold)
-    else:
-        published = with_published_names(plain) if release == TENSORFLOW else plain
-        model = build_gcn(published, untold, layout=LAYOUTS[release])
-    _check_taken(release, model.config, untold)
-    return model
-
-
-def build_gcn(plain: Mapping[str, Tensor], untold: Untold, *, layout: str) -> DeepGCN:
-    """Build a GCN from tensors under the PyTorch release's names.
-
-    Raises:
-        WeightsError: a name or a shape does not fit.
-    """
-    conv = untold.conv or infer_conv(plain)
+    conv = hints.conv if hints.conv and known is not DGCNN else infer_conv(plain)
     if conv == "gin-0":
-        plain = without_epsilon(plain)
-    inferred = infer_config(plain, conv=conv, arch=untold.arch)
-    published = ModelConfig.published(inferred["arch"], inferred["depth"])
-    model = from_reference(
-        plain,
-        k=published.k if untold.k is None else untold.k,
-        conv=conv,
-        layout=untold.layout or layout,
-        arch=untold.arch,
-    )
-    return with_graph(model, untold)
+        plain = _without_epsilon(plain)
+    shown = infer_config(known, plain, conv=conv, arch=hints.arch)
+    published = ModelConfig.published(shown["arch"], shown["depth"])
+    if known is DGCNN:  # only k can differ
+        config = dataclasses.replace(published, **shown)
+        config = config if hints.k is None else dataclasses.replace(config, k=hints.k)
+    else:
+        settings = {"conv": conv, "layout": known.layout, **hints.settings(), **shown}
+        config = dataclasses.replace(published, **settings)
+    _check_taken(release, config, hints)
+    return build_network(config, own_tensors(known, plain, config), source=release)
 
 
-def _check_taken(release: str, config: ModelConfig, untold: Untold) -> None:
-    """Raise ConfigError for a value that was given and that this release cannot have."""
-    for name, value in vars(untold).items():
-        if value is not None and name != "num_points" and getattr(config, name) != value:
+def _check_taken(release: str, config: ModelConfig, hints: Hints) -> None:
+    """Raise ConfigError for a setting that was given and that this release cannot have."""
+    for name, value in hints.settings().items():
+        if getattr(config, name) != value:
             flag = "-k" if name == "k" else f"--{name}"
             raise ConfigError(
                 f"{flag} {value}: the weights are of {describe(config)} ({release}), "
@@ -134,177 +218,213 @@ def _check_taken(release: str, config: ModelConfig, untold: Untold) -> None:
             )
 
 
-def with_graph(model: DeepGCN, untold: Untold) -> DeepGCN:
-    """Return the network with another graph, which is no matter of its tensors."""
-    names = ("knn", "dilation", "epsilon")
-    wanted = {name: value for name in names if (value := getattr(untold, name)) is not None}
-    config = dataclasses.replace(model.config, **wanted)
-    if config == model.config:
-        return model
-    other = DeepGCN(config).to(next(model.parameters()).dtype)
-    other.load_state_dict(model.state_dict())
-    return other.eval()
+def from_reference(
+    state_dict: Mapping[str, Tensor],
+    *,
+    k: int,
+    conv: str = "edge",
+    layout: str = "torch",
+    epsilon: float = 0.2,
+    dropout: float = 0.3,
+    arch: str | None = None,
+) -> DeepGCN:
+    """Build the network that holds weights under the published PyTorch names.
+
+    Depth, width, class count and a dense backbone follow from names and shapes. A plain and a
+    residual backbone have the same names and shapes: residual is assumed unless `arch` is given.
+
+    >>> from pipelines.config import ModelConfig
+    >>> model = DeepGCN(ModelConfig(depth=3, width=8, k=4))
+    >>> from_reference(published_state(model), k=4).config.depth
+    3
+
+    Args:
+        state_dict: tensors under the names of the release, with or without `module.` in front;
+            linear maps as 1 × 1 convolutions (out, in, 1, 1) or matrices (out, in).
+        k: neighbours per point, which no tensor shows.
+        conv: the graph convolution: edge, mr, sage, sage-n, gin or gin-0.
+        layout: "torch" for the PyTorch release, "paper" for the order of the TensorFlow one.
+        epsilon: probability of stochastic dilation while training.
+        dropout: dropout rate before the classifier.
+        arch: "plaingcn", "resgcn" or "densegcn" to say instead of inferring.
+
+    Returns:
+        The network in evaluation mode, in the weights' dtype.
+
+    Raises:
+        WeightsError: a name is unknown or a shape does not fit.
+    """
+    plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    shown = infer_config(TORCH, plain, conv=conv, arch=arch)
+    dilation = ModelConfig.published(shown["arch"]).dilation
+    config = ModelConfig(
+        **shown,
+        k=k,
+        conv=conv,
+        layout=layout,
+        epsilon=epsilon if dilation else 0.0,
+        dropout=dropout,
+        dilation=dilation,
+    )
+    return build_network(config, own_tensors(TORCH, plain, config), source="reference weights")
 
 
 def infer_conv(names: Iterable[str]) -> str:
-    """Return the vertex layer whose names these are; edge and mr have the same, as sage and -n."""
+    """Return the graph convolution with such names; mr has those of edge, sage-n those of sage."""
     names = tuple(names)
-    if any(".gconv.nn1." in name for name in names):
+    if any(".gconv.nn1." in name or "_aggr/" in name for name in names):
         return "sage"
-    return "gin" if any(name.endswith(".gconv.eps") for name in names) else "edge"
+    return "gin" if any(name.endswith((".gconv.eps", "_epsilon")) for name in names) else "edge"
 
 
-def without_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without GIN's ε, which the release stores even where it is fixed at 0.
+def _without_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without GIN's ε, which a release stores even where it is fixed at 0.
 
     Raises:
         WeightsError: an ε is not 0.
     """
-    learned = [n for n, value in state.items() if n.endswith(".eps") and value.any()]
-    if learned:
-        value = state[learned[0]]
-        raise WeightsError(
-            f"--conv gin-0: found {learned[0]} = {value[value != 0][0].item():.4g}, expected 0.\n"
-            "Its ε was learned: import it with --conv gin."
-        )
-    return {name: value for name, value in state.items() if not name.endswith(".eps")}
+    epsilons = {n: v for n, v in state.items() if n.endswith((".gconv.eps", "_epsilon"))}
+    for name, value in epsilons.items():
+        if value.any():
+            raise WeightsError(
+                f"--conv gin-0: found {name} = {value[value != 0][0].item():.4g}, expected 0.\n"
+                "Its ε was learned: import it with --conv gin."
+            )
+    return {name: value for name, value in state.items() if name not in epsilons}
 
 
-_TENSORFLOW_PARTS = {
-    "weights": "0.weight",
-    "biases": "0.bias",
-    "bn/gamma": "2.weight",
-    "bn/beta": "2.bias",
-    "bn/pop_mean": "2.running_mean",
-    "bn/pop_var": "2.running_var",
-}
-_TENSORFLOW_SCOPES = {
-    "adj_conv_final": "fusion_block",
-    "seg/conv1": "prediction.0",
-    "seg/conv2": "prediction.1",
-    "seg/conv3": "prediction.3",
-}
-_OPTIMIZER = re.compile(r"(.*/)?(Adam(_\d+)?|Momentum|beta[12]_power(_\d+)?|Variable|global_step)")
-
-
-def is_optimizer(name: str) -> bool:
-    """Whether a TensorFlow variable belongs to the training, not to the network."""
-    return _OPTIMIZER.fullmatch(name) is not None
-
-
-def published_name(name: str, *, aggregates: bool = False) -> str:
-    """Return what the PyTorch release calls the TensorFlow variable `name`.
-
-    Args:
-        name: such as adj_conv_3/bn/gamma.
-        aggregates: the layers have a second map over the neighbours (GraphSAGE).
+def infer_config(
+    release: Release, state: Mapping[str, Tensor], *, conv: str, arch: str | None = None
+) -> dict[str, Any]:
+    """Return arch, depth, width and channel counts from a release's names and shapes.
 
     Raises:
-        WeightsError: the release has no such variable.
+        WeightsError: a tensor that every such network has is missing.
     """
-    if found := re.fullmatch(r"adj_conv_([0-9]{1,9})_epsilon", name):
-        return f"{_published_layer(int(found[1]))}.eps"
-    parts = "|".join(_TENSORFLOW_PARTS)
-    found = re.fullmatch(
-        rf"(adj_conv_([0-9]{{1,9}})(_aggr)?|adj_conv_final|seg/conv[123])/({parts})", name
-    )
-    if not found:
-        raise WeightsError(
-            f"TensorFlow checkpoint: found the unknown variable {name!r}.\n"
-            "Expected the release's scopes: adj_conv_0 …, adj_conv_final, seg/conv1, 2, 3."
-        )
-    scope, layer, neighbors, part = found.groups()
-    if layer is None:
-        return f"{_TENSORFLOW_SCOPES[scope]}.{_TENSORFLOW_PARTS[part]}"
-    mlp = "nn1" if neighbors else "nn2" if aggregates else "nn"
-    return f"{_published_layer(int(layer))}.{mlp}.{_TENSORFLOW_PARTS[part]}"
 
+    def matrix(own: str) -> Tensor:
+        name = release.publish(f"{own}.weight", conv)
+        if name not in state:
+            raise WeightsError(
+                f"{release.name}: found no tensor {name!r} among {len(state)} "
+                f"({', '.join(list(state)[:3])}, …).\nExpected the names of this release."
+            )
+        return _own_value(release, own, name, state[name])
 
-def _published_layer(number: int) -> str:
-    return "head.gconv" if number == 0 else f"backbone.{number - 1}.body.gconv"
-
-
-def with_published_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return TensorFlow's tensors under the PyTorch release's names and in its order of axes.
-
-    A kernel (1, 1, in, out) becomes (out, in); the optimizer's variables are left out.
-    """
-    aggregates = any("_aggr/" in name for name in state)
-    tensors: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if is_optimizer(name):
-            continue
-        own = published_name(name, aggregates=aggregates)
-        kernel = value.dim() == 4 and value.shape[:2] == (1, 1)
-        tensors[own] = value[0, 0].t().contiguous() if kernel else value
-        if own.endswith("running_mean"):
-            counter = own.replace("running_mean", "num_batches_tracked")
-            tensors[counter] = torch.zeros((), dtype=torch.int64)
-    return tensors
-
-
-DGCNN_UNITS = {
-    "conv1": "layers.0.mlp.0",
-    "conv2": "layers.0.mlp.1",
-    "conv3": "layers.1.mlp.0",
-    "conv4": "layers.1.mlp.1",
-    "conv5": "layers.2.mlp.0",
-    "conv6": "fusion",
-    "conv7": "prediction.0",
-    "conv8": "prediction.1",
-}
-DGCNN_EDGE_MAPS = ("conv1", "conv3", "conv5")  # the units that take edges
-
-
-def build_dgcnn(state: Mapping[str, Tensor], untold: Untold) -> DeepGCN:
-    """Build DGCNN from the names of `dgcnn.pytorch`, which has every norm under two names.
-
-    Raises:
-        WeightsError: a name or a shape does not fit, or the two copies of a norm differ.
-    """
-    first = as_matrix("conv1.0.weight", state["conv1.0.weight"])
-    fusion = state.get("conv6.0.weight")
-    sizes = {
-        "width": first.shape[0],
-        "in_channels": first.shape[1] // 2,
-        "num_classes": as_matrix("conv9.weight", state["conv9.weight"]).shape[0],
+    mlp = "mlp.0.linear" if conv == "edge" else "mlp.linear"
+    head, fusion = matrix(f"layers.0.{mlp}"), matrix("fusion.linear")
+    width, sides = head.shape[0], 1 if conv in GIN else 2  # [x_i, …] has twice the channels
+    shown = {
+        "width": width,
+        "in_channels": head.shape[1] // sides,
+        "num_classes": matrix("classifier").shape[0],
+        "fusion_channels": fusion.shape[0],
     }
-    if fusion is not None:
-        sizes["fusion_channels"] = as_matrix("conv6.0.weight", fusion).shape[0]
-    config = ModelConfig.published("dgcnn", k=untold.k, **sizes)
-    return build_network(config, dgcnn_own_state(state), source=DGCNN)
+    if release is DGCNN:
+        return {"arch": "dgcnn", "depth": 3, **shown}
+    layers = (
+        release.publish(f"layers.{number}.{mlp}.weight", conv) for number in itertools.count()
+    )
+    depth = sum(1 for _ in itertools.takewhile(state.__contains__, layers))
+    inputs = matrix(f"layers.{depth - 1}.{mlp}").shape[1] if depth > 2 else 0
+    outputs = width * depth * (depth + 1) // 2  # of a dense backbone, all layers together
+    dense = inputs == sides * width * (depth - 1) or fusion.shape[1] == outputs
+    return {"arch": arch or ("densegcn" if dense else "resgcn"), "depth": depth, **shown}
 
 
-def dgcnn_own_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of `dgcnn.pytorch` under our names and in our order of channels."""
-    tensors = {}
+def own_tensors(
+    release: Release, state: Mapping[str, Tensor], config: ModelConfig
+) -> dict[str, Tensor]:
+    """Return a release's tensors under our names and in our order of axes.
+
+    Raises:
+        WeightsError: a name is unknown, or two names of one tensor hold different values.
+    """
+    expected = expected_tensors(config)
+    names = release.inverse(expected, config.conv)
+    tensors: dict[str, Tensor] = {}
+    found: dict[str, str] = {}
     for name, value in state.items():
-        found = re.fullmatch(r"(?:conv|bn)(\d)\.(?:([01])\.)?(\w+)", name)
-        if not found or (name != "conv9.weight" and f"conv{found[1]}" not in DGCNN_UNITS):
-            raise WeightsError(f"{DGCNN}: found the unknown tensor {name!r}.")
-        unit, place, part = f"conv{found[1]}", found[2], found[3]
-        if name.startswith("bn"):
-            _check_copy(state, name, f"{unit}.1.{part}")
-        elif unit == "conv9":
-            tensors["classifier.weight"] = as_matrix(name, value)
-        elif place == "0":
-            # The release's edges are [x_j − x_i ; x_i], ours the other way round.
-            matrix = as_matrix(name, value)
-            matrix = swap_halves(matrix) if unit in DGCNN_EDGE_MAPS else matrix
-            tensors[f"{DGCNN_UNITS[unit]}.linear.{part}"] = matrix
-        else:
-            tensors[f"{DGCNN_UNITS[unit]}.norm.{part}"] = value
+        if release is TENSORFLOW and is_optimizer(name):
+            continue
+        if name not in names:
+            raise WeightsError(
+                f"{release.name}: found the unknown tensor {name!r} beside those of "
+                f"{describe(config)}."
+            )
+        own = names[name]
+        first = found.setdefault(own, name)
+        if first != name and not torch.equal(value, state[first]):
+            raise WeightsError(
+                f"{release.name}: {name} and {first} differ, expected the same tensor twice."
+            )
+        tensors[own] = _own_value(release, own.removesuffix(".weight"), name, value)
+    if release is TENSORFLOW:  # it does not count batches
+        counters = (name for name in expected if name.endswith("num_batches_tracked"))
+        tensors |= {name: torch.zeros((), dtype=torch.int64) for name in counters}
     return tensors
 
 
-def swap_halves(matrix: Tensor) -> Tensor:
-    """Return the columns of [a ; b] in the order [b ; a]."""
+def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
+    """Return a tensor with our axes: the weights of a linear map `own` as a matrix (out, in).
+
+    Raises:
+        WeightsError: such weights are neither a 1 × 1 convolution nor a matrix.
+    """
+    if own != "classifier" and not own.endswith("linear"):
+        return value
+    if release is TENSORFLOW and value.dim() == 4 and value.shape[:2] == (1, 1):
+        return value[0, 0].t().contiguous()
+    if value.dim() < 2 or value.numel() == 0:
+        raise WeightsError(
+            f"{name}: found shape {tuple(value.shape)}, expected (out, in) or (out, in, 1, 1)."
+        )
+    return _swap_halves(release, own, value.flatten(1))
+
+
+def _swap_halves(release: Release, own: str, matrix: Tensor) -> Tensor:
+    """Swap the columns for [a ; b] where dgcnn.pytorch has its edges [x_j − x_i ; x_i] reversed."""
+    if release is not DGCNN or not re.fullmatch(r"layers\.\d\.mlp\.0\.linear", own):
+        return matrix
     half = matrix.shape[1] // 2
     return torch.cat([matrix[:, half:], matrix[:, :half]], dim=1)
 
 
-def _check_copy(state: Mapping[str, Tensor], name: str, original: str) -> None:
-    if original not in state or not torch.equal(state[name], state[original]):
-        raise WeightsError(
-            f"{DGCNN}: {name} and {original} differ, expected the same tensor twice."
+def published_state(model: DeepGCN) -> dict[str, Tensor]:
+    """Return the tensors under the names and in the shapes of a published PyTorch release.
+
+    Raises:
+        ConfigError: no release has a network of this kind.
+    """
+    config = model.config
+    release = DGCNN if config.arch == "dgcnn" else TORCH
+    for noun, value, known in (
+        ("graph convolution", config.conv, CONVS),
+        ("architecture", config.arch, ARCHS),
+    ):
+        if value not in known:
+            raise ConfigError(
+                f"{describe(config)}: found the {noun} {value}, which no release has.\n"
+                f"Expected one of {', '.join(known)}; export it under our own names."
+            )
+    if release is DGCNN and config.depth != 3:
+        raise ConfigError(
+            f"{describe(config)}: found depth {config.depth}, expected the published 3."
         )
+    state: dict[str, Tensor] = {}
+    for own, value in model.state_dict().items():
+        name = release.publish(own, config.conv)
+        state[name] = _released_value(release, own, value)
+        if release is DGCNN:
+            state[re.sub(*release.alias, name)] = state[name]
+    return state
+
+
+def _released_value(release: Release, own: str, value: Tensor) -> Tensor:
+    """Return our matrix (out, in) as the kernel (out, in, 1, 1) of a release's convolution."""
+    map_ = own.removesuffix(".weight")
+    if map_ == own or (map_ != "classifier" and not map_.endswith("linear")):
+        return value
+    matrix = _swap_halves(release, map_, value)
+    over_points = release is DGCNN and not own.startswith("layers")  # without neighbours
+    return matrix[:, :, None] if over_points else matrix[:, :, None, None]

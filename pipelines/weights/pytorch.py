@@ -1,4 +1,4 @@
-"""PyTorch's checkpoints (`torch.save`), read as tensors only: no code in them is ever run."""
+"""PyTorch's checkpoints (`torch.save`), read as tensors only: code in them is never run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch import Tensor
 from pipelines.errors import WeightsError
 
 SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
-STATES = ("state_dict", "model_state_dict", "model")  # where trainers put the weights
+STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainers save weights
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a checkpoint by name, and the plain values that stand beside them.
+    """Return the tensors of a checkpoint by name, and the plain values beside them as texts.
 
     Raises:
         WeightsError: the file is missing, broken, holds code, or holds no named tensors.
@@ -32,18 +32,18 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     _check_version(path)
     _check_sizes(path)
     content = _load(path)
-    state, facts = find_state(content)
+    state, metadata = find_state(content)
     if not state:
         raise WeightsError(
             f"{path}: found {_kind(content)}, expected tensors by name, "
             f"alone or under one of {', '.join(STATES)}."
         )
     _check_numbers(path, state)
-    return state, facts
+    return state, metadata
 
 
 def find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the named tensors of what a trainer saved, and its plain values as texts."""
+    """Return the named tensors of a trainer's checkpoint, and its plain values as texts."""
     if not isinstance(content, Mapping):
         return {}, {}
     inner = (content[name] for name in STATES if isinstance(content.get(name), Mapping))
@@ -53,16 +53,16 @@ def find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
         for name, value in chosen.items()
         if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
     }
-    facts = {
+    metadata = {
         str(name): str(value)
         for name, value in content.items()
         if isinstance(value, str | int | float | np.number)
     }
-    return state, facts
+    return state, metadata
 
 
 def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Refuse tensors whose numbers are not all in the file: a view can make many of one."""
+    """Refuse tensors whose values are not all in the file: a view can expand one to many."""
     absent = next((name for name, value in state.items() if value.is_meta), None)
     if absent is not None:
         raise WeightsError(f"{path}: found only the shape of {absent!r}, expected its numbers.")
@@ -108,14 +108,14 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise WeightsError(_refusal(path, str(error))) from error
     except Exception as error:  # a broken pickle can fail in any way
-        told = re.split(r"\n|\. ", str(error), maxsplit=1)[0] or type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as a PyTorch file: {told}.") from error
+        reason = re.split(r"\n|\. ", str(error), maxsplit=1)[0] or type(error).__name__
+        raise WeightsError(f"{path}: cannot be read as a PyTorch file: {reason}.") from error
 
 
 def _numpy_scalars() -> list[Any]:
-    """Return what a pickled NumPy number needs: the released trainer saves its best score as one.
+    """Return what unpickling a NumPy scalar needs: the released trainer saves its best score so.
 
-    Under both names of NumPy's module, as old files have the old one.
+    Under both names of NumPy's module: old files have the old one.
     """
     scalar = np.float64(0).__reduce__()[0]  # the function that unpickles one
     double = type(np.dtype(np.float64))
@@ -125,7 +125,7 @@ def _numpy_scalars() -> list[Any]:
 
 
 def _refusal(path: Path, message: str) -> str:
-    """Return why torch refused a file, by the name of what it would have had to run."""
+    """Return why torch refused a file: the name of the function that it calls, if known."""
     found = re.search(r"GLOBAL ([\w.]+)", message)
     if found is None:
         return f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save."

@@ -1,4 +1,4 @@
-"""Weights in files: our own safetensors, and the names of the published PyTorch release."""
+"""Weights in files of our own: safetensors with the network's configuration in the header."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,19 +35,19 @@ def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | No
     from safetensors.torch import save
 
     config = json.dumps(to_plain(model.config))
-    facts = {**(metadata or {}), "format": FORMAT, "version": VERSION, "config": config}
+    header = {**(metadata or {}), "format": FORMAT, "version": VERSION, "config": config}
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
     }
-    # Through memory: save_file makes files that nobody else may read, and reports a full disk as
-    # a SafetensorError, a file as an OSError.
-    content = save(tensors, metadata=facts)
+    # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
+    # SafetensorError.
+    content = save(tensors, metadata=header)
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return what a weights file says of itself, without reading its tensors.
+    """Return the metadata of a weights file, without reading its tensors.
 
     Raises:
         WeightsError: the file is missing, broken or not written by this toolkit.
@@ -59,23 +58,23 @@ def read_metadata(path: Path) -> dict[str, str]:
         raise WeightsError(f"{path}: found no file, expected weights (*.safetensors).")
     try:
         with safe_open(path, framework="pt") as opened:
-            facts = dict(opened.metadata() or {})
+            metadata = dict(opened.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path}: cannot be read as safetensors: {error}.\n{_import_hint(path)}"
         ) from error
-    if facts.get("format") != FORMAT or facts.get("version") != VERSION:
+    found = metadata.get("format"), metadata.get("version")
+    if found != (FORMAT, VERSION):
         raise WeightsError(
-            f"{path}: found format {facts.get('format')!r} version {facts.get('version')!r}, "
+            f"{path}: found format {found[0]!r} version {found[1]!r}, "
             f"expected {FORMAT!r} version {VERSION!r}.\n{_import_hint(path)}"
         )
-    return facts
+    return metadata
 
 
 def _import_hint(path: Path) -> str:
-    """Return what to do with weights that may be another program's."""
-    out = f"{path.stem}.imported.safetensors"
-    how = command("weights", "import", path, "--out", out)
+    """Return what to do with weights that may be a published release's."""
+    how = command("weights", "import", path, "--out", f"{path.stem}.imported.safetensors")
     return f"Weights of a published release: {how}"
 
 
@@ -95,9 +94,10 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     """
     from safetensors.torch import load_file
 
-    facts = read_metadata(path)
+    metadata = read_metadata(path)
     try:
-        config, num_points = parse_config(facts.get("config", "")), parse_num_points(facts)
+        config = parse_config(metadata.get("config", ""))
+        num_points = parse_num_points(metadata)
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
     refused = [name for name in config.own_classes if name not in classes]
@@ -116,7 +116,7 @@ def parse_config(text: str) -> ModelConfig:
     """Return the configuration that a weights file holds as JSON.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the text is not one.
     """
     try:
         values = json.loads(text)
@@ -125,19 +125,19 @@ def parse_config(text: str) -> ModelConfig:
     return from_plain(ModelConfig, values)
 
 
-def parse_num_points(facts: Mapping[str, str]) -> int | None:
-    """Return the points of a block in training that a weights file tells, if it does.
+def parse_num_points(metadata: Mapping[str, str]) -> int | None:
+    """Return the points of a block in training from a file's metadata; None if it has none.
 
     Raises:
         ConfigError: no block can have as many.
     """
-    told = facts.get("num_points")
-    if told is None:
+    text = metadata.get("num_points")
+    if text is None:
         return None
-    if not re.fullmatch(r"[0-9]{1,18}", told):
-        raise ConfigError(f"num_points: found {reprlib.repr(told)}, expected a number of points.")
-    POINTS.check("num_points", int(told))
-    return int(told)
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
+    POINTS.check("num_points", int(text))
+    return int(text)
 
 
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
@@ -152,7 +152,7 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     A file can claim a network of any size, so memory is taken only for the tensors' own.
 
     Raises:
-        WeightsError: a name, a shape or a dtype differs, a number is not finite, or there is no
+        WeightsError: a name, a shape or a dtype differs, a value is not finite, or there is no
             such network.
     """
     try:
@@ -165,11 +165,11 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Compare names, shapes and dtypes with those of the network `config`; numbers are finite.
+    """Check that names, shapes and dtypes are those of the network `config`, and values finite.
 
     Raises:
         ConfigError: there is no such network.
-        WeightsError: they differ, or a number is not finite; says which.
+        WeightsError: they differ, or a value is not finite; says which.
     """
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
@@ -207,7 +207,7 @@ def _check_values(value: Tensor, wanted: Tensor, *, where: str) -> None:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the network's tensors by name, with shapes and dtypes but without numbers.
+    """Return the network's tensors by name on the meta device: shapes and dtypes, no memory.
 
     Raises:
         ConfigError: there is no such network.
@@ -216,8 +216,8 @@ def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
         with torch.device("meta"):
             return DeepGCN(config).state_dict()
     except (RuntimeError, TypeError) as error:  # a size that no tensor can have
-        told = str(error).splitlines()[0]
-        raise ConfigError(f"{describe(config)} is no network that can be: {told}") from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{describe(config)} is no network that can be: {reason}") from error
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -225,150 +225,9 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def describe(config: ModelConfig) -> str:
-    """Return a network's name for people: 'resgcn-28 (edge, C 64, k 16)'."""
+    """Return a network's name for people.
+
+    >>> describe(ModelConfig())
+    'resgcn-28 (edge, C 64, k 16)'
+    """
     return f"{config.arch}-{config.depth} ({config.conv}, C {config.width}, k {config.k})"
-
-
-def from_reference(
-    state_dict: Mapping[str, Tensor],
-    *,
-    k: int,
-    conv: str = "edge",
-    layout: str = "torch",
-    epsilon: float = 0.2,
-    dropout: float = 0.3,
-    arch: str | None = None,
-) -> DeepGCN:
-    """Build the network that holds weights under the published PyTorch names.
-
-    Depth, width, class count and a dense backbone follow from names and shapes. A plain and a
-    residual backbone have the same names and shapes: residual is assumed unless `arch` is given.
-
-    Args:
-        state_dict: tensors under the names of the release, with or without `module.` in front;
-            linear maps as 1 × 1 convolutions (out, in, 1, 1) or matrices (out, in).
-        k: neighbours per point, which no tensor tells.
-        conv: the vertex layer: edge, mr, sage, sage-n, gin or gin-0.
-        layout: "torch" for the PyTorch release, "paper" for the order of the TensorFlow one.
-        epsilon: probability of stochastic dilation while training.
-        dropout: dropout rate before the classifier.
-        arch: "plaingcn", "resgcn" or "densegcn" to say instead of inferring.
-
-    Returns:
-        The network in evaluation mode, in the weights' dtype.
-
-    Raises:
-        WeightsError: a name is unknown or a shape does not fit.
-    """
-    plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    inferred = infer_config(plain, conv=conv, arch=arch)
-    published = ModelConfig.published(inferred["arch"])
-    config = ModelConfig(
-        **inferred,
-        k=k,
-        conv=conv,
-        layout=layout,
-        epsilon=epsilon if published.dilation else 0.0,
-        dropout=dropout,
-        dilation=published.dilation,
-    )
-    tensors = {}
-    for name, value in plain.items():
-        own = own_name(name, conv=conv)
-        linear = own.endswith("linear.weight") or own == "classifier.weight"
-        tensors[own] = as_matrix(name, value) if linear else value
-    return build_network(config, tensors, source="reference weights")
-
-
-def as_matrix(name: str, kernel: Tensor) -> Tensor:
-    """Return a 1 × 1 convolution (out, in, 1, …) or a linear map (out, in) as a matrix.
-
-    Raises:
-        WeightsError: it is neither.
-    """
-    if kernel.dim() < 2 or kernel.numel() == 0:
-        raise WeightsError(
-            f"{name}: found shape {tuple(kernel.shape)}, expected (out, in) or (out, in, 1, 1)."
-        )
-    return kernel.flatten(1)
-
-
-def infer_config(
-    state: Mapping[str, Tensor], *, conv: str, arch: str | None = None
-) -> dict[str, Any]:
-    """Return arch, depth, width and channel counts from published names and shapes.
-
-    Raises:
-        WeightsError: a tensor that every published network has is missing.
-    """
-    parts = {"sage": "nn2", "sage-n": "nn2"}.get(conv, "nn")
-    sides = 1 if conv in ("gin", "gin-0") else 2  # an MLP over [x_i, …] takes twice the channels
-    head = _tensor(state, f"head.gconv.{parts}.0.weight")
-    last = _tensor(state, "prediction.3.0.weight")
-    fusion = _tensor(state, "fusion_block.0.weight")
-    numbers = [int(m[1]) for name in state if (m := re.match(rf"backbone\.{_NUMBER}\.", name))]
-    depth, width = max(numbers, default=-1) + 2, head.shape[0]
-    inputs = 0
-    if depth > 2:
-        inputs = _tensor(state, f"backbone.{depth - 2}.body.gconv.{parts}.0.weight").shape[1]
-    dense = inputs == sides * width * (depth - 1) or fusion.shape[1] == width * _triangle(depth)
-    return {
-        "arch": arch or ("densegcn" if dense else "resgcn"),
-        "depth": depth,
-        "width": width,
-        "in_channels": head.shape[1] // sides,
-        "num_classes": last.shape[0],
-        "fusion_channels": fusion.shape[0],
-    }
-
-
-_NUMBER = r"([0-9]{1,9})"  # of a layer
-
-
-def _triangle(number: int) -> int:
-    return number * (number + 1) // 2
-
-
-def _tensor(state: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return the linear map `name` as a matrix."""
-    if name not in state:
-        shown = ", ".join(list(state)[:3])
-        raise WeightsError(
-            f"reference weights: found no tensor {name!r} among {len(state)} ({shown}, …).\n"
-            "Expected the PyTorch release's names: head.*, backbone.*, fusion_block.*, …"
-        )
-    return as_matrix(name, state[name])
-
-
-_PATTERNS = (
-    (r"head\.gconv\.(.+)", "layers.0.{0}"),
-    (rf"backbone\.{_NUMBER}\.body\.gconv\.(.+)", "layers.{0}.{1}"),
-    (r"fusion_block\.(\d)\.(.+)", "fusion.{0}.{1}"),
-    (r"prediction\.([01])\.(\d)\.(.+)", "prediction.{0}.{1}.{2}"),
-    (r"prediction\.3\.0\.(.+)", "classifier.{0}"),
-)
-
-
-def own_name(name: str, *, conv: str) -> str:
-    """Return our name of a tensor that the PyTorch release calls `name`.
-
-    Raises:
-        WeightsError: the release has no such name.
-    """
-    for pattern, form in _PATTERNS:
-        found = re.fullmatch(pattern, name)
-        if not found:
-            continue
-        groups = list(found.groups())
-        if name.startswith("backbone"):
-            groups[0] = str(int(groups[0]) + 1)
-        own = form.format(*groups)
-        own = re.sub(r"\bnn1\b", "neighbor_mlp", own)
-        own = re.sub(r"\bnn2?\b", "mlp.0" if conv == "edge" else "mlp", own)
-        # Within a unit, 0 is the convolution, 1 or 2 the norm: whichever the activation is not.
-        return re.sub(
-            r"\.([012])\.(weight|bias|running_\w+|num_batches_tracked)$",
-            lambda m: f".{'linear' if m[1] == '0' else 'norm'}.{m[2]}",
-            own,
-        )
-    raise WeightsError(f"reference weights: found the unknown tensor {name!r}.")

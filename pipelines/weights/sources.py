@@ -1,4 +1,4 @@
-"""Any file with weights in it, opened: what is inside, by name, shape and dtype."""
+"""Any file with weights, opened: its tensors by name, shape and dtype, and its metadata."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 
-from .published import is_optimizer
 from .pytorch import read_torch
-from .tensorflow import Bundle, bundle_prefix, open_bundle
+from .tensorflow import Bundle, bundle_prefix, is_optimizer, open_bundle
 
 CHUNK = 1 << 20  # bytes hashed at a time
 
@@ -35,8 +34,8 @@ class WeightsFile:
         path: the file; the common prefix of a TensorFlow checkpoint's files.
         form: "safetensors", "PyTorch" or "TensorFlow".
         files: all files that it consists of.
-        tensors: what is inside, in the file's order.
-        facts: what the file says of itself.
+        tensors: shape and dtype by name, in the file's order.
+        metadata: what stands beside the tensors, as text.
         read: reads the network's tensors; an optimizer's are left where they are.
     """
 
@@ -44,7 +43,7 @@ class WeightsFile:
     form: str
     files: tuple[Path, ...]
     tensors: Mapping[str, TensorInfo]
-    facts: Mapping[str, str]
+    metadata: Mapping[str, str]
     read: Callable[[], dict[str, Tensor]]
 
     def sha256(self) -> str:
@@ -58,10 +57,10 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Open a file with weights, whatever wrote it.
+    """Open a file with weights, of this toolkit or any other.
 
     Raises:
-        WeightsError: there is none, or it is of no known form or broken.
+        WeightsError: the file is missing, broken or of no known form.
     """
     prefix = bundle_prefix(path)
     if prefix is not None:
@@ -82,7 +81,7 @@ def _open_safetensors(path: Path) -> WeightsFile:
 
     try:
         with safe_open(path, framework="pt") as opened:
-            facts = dict(opened.metadata() or {})
+            metadata = dict(opened.metadata() or {})
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
             tensors = {
                 name: TensorInfo(tuple(part.get_shape()), _dtype_name(part.get_dtype()))
@@ -90,7 +89,7 @@ def _open_safetensors(path: Path) -> WeightsFile:
             }
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
-    return WeightsFile(path, "safetensors", (path,), tensors, facts, lambda: load_file(path))
+    return WeightsFile(path, "safetensors", (path,), tensors, metadata, lambda: load_file(path))
 
 
 def _dtype_name(code: str) -> str:
@@ -102,12 +101,12 @@ def _dtype_name(code: str) -> str:
 
 
 def _open_torch(path: Path) -> WeightsFile:
-    state, facts = read_torch(path)
+    state, metadata = read_torch(path)
     tensors = {
         name: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
         for name, value in state.items()
     }
-    return WeightsFile(path, "PyTorch", (path,), tensors, facts, lambda: state)
+    return WeightsFile(path, "PyTorch", (path,), tensors, metadata, lambda: state)
 
 
 def _open_tensorflow(bundle: Bundle) -> WeightsFile:

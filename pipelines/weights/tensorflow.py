@@ -1,9 +1,9 @@
 """TensorFlow's checkpoints (V2, "tensor bundles"), read without TensorFlow.
 
-A checkpoint `PREFIX` is two kinds of files: `PREFIX.index`, a sorted table of names with what is
-known of each tensor, and `PREFIX.data-00000-of-00001`, …, the tensors' bytes. The table is
-LevelDB's: blocks of prefix-compressed keys, an index block of the blocks, and a footer that says
-where that is. Every block and every tensor carries a checksum.
+A checkpoint `PREFIX` is two kinds of files: `PREFIX.index`, a sorted table with an entry for each
+tensor, and `PREFIX.data-00000-of-00001`, …, the tensors' bytes. The table is LevelDB's: blocks of
+prefix-compressed keys, an index block of the blocks, and a footer with its position. Every block
+and every tensor has a checksum.
 
 Nothing in these files is trusted: sizes are compared with the files before anything is allocated.
 
@@ -24,33 +24,22 @@ import numpy as np
 
 from pipelines.errors import WeightsError
 
-from .crc32c import masked_crc32c
-
 MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of every table
 FOOTER = 48  # two handles of at most 20 bytes, padding, the magic number
 TRAILER = 5  # after each block: its compression, its checksum
 LARGEST_INDEX = 1 << 28  # bytes; the released ones have 50 kB
-KEY_BYTES = 1 << 26  # of all names together: prefix compression can make much of little
+KEY_BYTES = 1 << 26  # of all names together: prefix compression can expand without bound
 MOST_AXES = 32  # what every NumPy can hold
 DTYPES = {
-    1: "<f4",
-    2: "<f8",
-    3: "<i4",
-    4: "u1",
-    5: "<i2",
-    6: "i1",
-    9: "<i8",
-    10: "?",
-    17: "<u2",
-    19: "<f2",
-    22: "<u4",
-    23: "<u8",
+    **{1: "<f4", 2: "<f8", 19: "<f2", 10: "?", 4: "u1", 17: "<u2", 22: "<u4", 23: "<u8"},
+    **{6: "i1", 5: "<i2", 3: "<i4", 9: "<i8"},
 }
+_OPTIMIZER = re.compile(r"(.*/)?(Adam(_\d+)?|Momentum|beta[12]_power(_\d+)?|Variable|global_step)")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What the table says of a tensor.
+    """A tensor's entry in the table.
 
     Attributes:
         dtype: NumPy's name of its dtype; None for one that NumPy lacks, such as strings.
@@ -127,6 +116,22 @@ class Bundle:
         with path.open("rb") as opened:
             opened.seek(entry.offset)
             return opened.read(entry.size)
+
+
+def is_optimizer(name: str) -> bool:
+    """Return whether a TensorFlow variable belongs to the training, not to the network."""
+    return _OPTIMIZER.fullmatch(name) is not None
+
+
+def masked_crc32c(data: bytes) -> int:
+    """Return the CRC-32C as TensorFlow stores it: rotated right by 15 bits, plus a constant.
+
+    The mask keeps a checksum of data that holds checksums meaningful.
+    """
+    import google_crc32c
+
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def bundle_prefix(path: Path) -> Path | None:

@@ -177,6 +177,6 @@ def test_initial_weights_follow_the_layout(layout: str) -> None:
 
 def test_from_reference_can_be_imported_from_its_earlier_place() -> None:
     from pipelines.model.weights import from_reference
-    from pipelines.weights.safetensors import from_reference as current
+    from pipelines.weights.published import from_reference as current
 
     assert from_reference is current

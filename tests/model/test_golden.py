@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pipelines import kernels
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.safetensors import from_reference, own_name
+from pipelines.weights.published import TORCH, from_reference
 
 NAMES = ("res-edge-5", "paper-res-edge-5", "dense-edge-4", "plain-mr-4")
 ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
@@ -86,17 +86,18 @@ def test_training_step(load: Load, name: str) -> None:
     assert_close(loss, tensors["train_loss"])
     loss.backward()
     own = dict(model.named_parameters())
+    names = TORCH.inverse(own, config["conv"])
     norms = [key for key in tensors if key.startswith("grad_norm/")]
     assert len(norms) == len(own)
     largest = max(float(tensors[key]) for key in norms)
     for key in norms:
-        grad = own[own_name(key.removeprefix("grad_norm/"), conv=config["conv"])].grad
+        grad = own[names[key.removeprefix("grad_norm/")]].grad
         assert grad is not None
         expected = float(tensors[key])
         # A bias in front of a batch norm has gradient zero: what is left is rounding.
         assert abs(float(grad.norm()) - expected) <= RELATIVE * max(expected, 1e-4 * largest), key
     whole = next(key for key in tensors if key.startswith("grad/"))
-    grad = own[own_name(whole.removeprefix("grad/"), conv=config["conv"])].grad
+    grad = own[names[whole.removeprefix("grad/")]].grad
     assert grad is not None
     assert_close(grad, tensors[whole].reshape(grad.shape))
 
@@ -107,10 +108,11 @@ def test_running_statistics(load: Load, name: str) -> None:
     model, tensors, config = load(name)
     model.train()(features_of(tensors))
     own = dict(model.named_buffers())
+    names = TORCH.inverse(own, config["conv"])
     keys = [key for key in tensors if key.startswith("after_step/")]
     assert keys
     for key in keys:
-        found = own[own_name(key.removeprefix("after_step/"), conv=config["conv"])]
+        found = own[names[key.removeprefix("after_step/")]]
         assert_close(found, tensors[key])
 
 

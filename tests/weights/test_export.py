@@ -14,16 +14,13 @@ from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.weights.export import (
     agreement,
-    published_name,
-    published_state,
     random_block,
     write_onnx,
     write_program,
     write_state,
 )
-from pipelines.weights.published import build_released, recognise
-from pipelines.weights.safetensors import own_name
-from pipelines.weights.settings import read_facts
+from pipelines.weights.published import build_released, published_state, recognise
+from pipelines.weights.settings import read_config
 from pipelines.weights.sources import open_weights
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
@@ -48,13 +45,6 @@ def trained(config: ModelConfig) -> DeepGCN:
         if isinstance(module, nn.BatchNorm1d):
             module.running_var.uniform_(0.3, 2)
     return model
-
-
-@pytest.mark.parametrize("conv", CONVS)
-def test_published_names_are_the_inverse_of_our_reading(conv: str) -> None:
-    model = DeepGCN(dataclasses.replace(SMALL, conv=conv))
-    for name in model.state_dict():
-        assert own_name(published_name(name, conv=conv), conv=conv) == name
 
 
 def test_published_names_and_shapes_by_hand() -> None:
@@ -86,26 +76,26 @@ def test_published_tensors_read_back_as_the_same_network(
 ) -> None:
     model = trained(NETWORKS[name])
     path = tmp_path / f"w{suffix}"
-    write_state(path, model, published=True, facts={"num_points": "64"})
+    write_state(path, model, published=True, metadata={"num_points": "64"})
     opened = open_weights(path)
     release = recognise(opened.tensors)
     assert release is not None
-    again = build_released(release, opened.read(), read_facts(opened.facts))
+    again = build_released(release, opened.read(), read_config(opened.metadata))
     assert again.config == dataclasses.replace(model.config, dropout=again.config.dropout)
-    assert opened.facts["num_points"] == "64"
+    assert opened.metadata["num_points"] == "64"
     own = model.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in again.state_dict().items())
 
 
 def test_own_names_in_a_torch_file(tmp_path: Path) -> None:
     model = trained(SMALL)
-    write_state(tmp_path / "w.pth", model, published=False, facts={})
+    write_state(tmp_path / "w.pth", model, published=False, metadata={})
     found = torch.load(tmp_path / "w.pth", weights_only=True)["state_dict"]
     assert found.keys() == model.state_dict().keys()
 
 
 def test_networks_without_a_release() -> None:
-    with pytest.raises(ConfigError, match="vertex layer GATConv, which no release has"):
+    with pytest.raises(ConfigError, match="graph convolution GATConv, which no release has"):
         published_state(DeepGCN(dataclasses.replace(SMALL, conv="GATConv")))
     with pytest.raises(ConfigError, match="found depth 2, expected the published 3"):
         published_state(DeepGCN(ModelConfig.published("dgcnn", 2, width=8)))

@@ -17,22 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.config import ModelConfig
+from pipelines.config import CONVS, ModelConfig
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.published import (
-    Untold,
-    build_released,
-    is_optimizer,
-    published_name,
-    recognise,
-    with_published_names,
-)
+from pipelines.weights.published import RELEASES, Hints, build_released, recognise
 from pipelines.weights.pytorch import read_torch
+from pipelines.weights.safetensors import expected_tensors
+from pipelines.weights.tensorflow import is_optimizer
 
 WIDTH, K, POINTS = 6, 3, 40
 State = dict[str, Tensor]
-Vertex = Callable[[State, str, Tensor, Tensor], Tensor]
+Conv = Callable[[State, str, Tensor, Tensor], Tensor]
 
 
 def at_neighbors(x: Tensor, space: Tensor, k: int, dilation: int) -> Tensor:
@@ -76,7 +71,7 @@ def gin(state: State, scope: str, x: Tensor, near: Tensor) -> Tensor:
     return tensorflow_unit(state, scope, (1 + state[f"{scope}_epsilon"]) * x + near.sum(2))
 
 
-VERTEX: dict[str, Vertex] = {"edge": edge, "mr": mr, "sage": sage, "sage-n": sage_n, "gin": gin}
+CONV: dict[str, Conv] = {"edge": edge, "mr": mr, "sage": sage, "sage-n": sage_n, "gin": gin}
 SKIPS = {
     "plaingcn": lambda new, _: new,
     "resgcn": lambda new, old: new + old,
@@ -91,7 +86,7 @@ def tensorflow_forward(state: State, x: Tensor, depth: int, conv: str, arch: str
         space = x[..., 6:] if layer == 0 else source
         dilation = 1 if arch == "plaingcn" else max(layer, 1)
         near = at_neighbors(source, space, K, dilation)
-        new = VERTEX[conv](state, f"adj_conv_{layer}", source, near)
+        new = CONV[conv](state, f"adj_conv_{layer}", source, near)
         graphs.append(new if layer == 0 else SKIPS[arch](new, source))
     fused = tensorflow_unit(state, "adj_conv_final", torch.cat(graphs, -1)).amax(1, keepdim=True)
     y = torch.cat([fused.expand(-1, x.shape[1], -1), *graphs], -1)
@@ -149,7 +144,7 @@ def tensorflow_state(depth: int, conv: str, arch: str, classes: int = 5) -> Stat
 def test_tensorflow_weights_give_the_release_s_logits(conv: str, arch: str, depth: int) -> None:
     state = tensorflow_state(depth, conv, arch)
     assert recognise(state) == "deep_gcns"
-    model = build_released("deep_gcns", state, Untold(k=K, conv=conv, arch=arch))
+    model = build_released("deep_gcns", state, Hints(k=K, conv=conv, arch=arch))
     assert (model.config.arch, model.config.depth, model.config.layout) == (arch, depth, "paper")
     assert (model.config.width, model.config.num_classes) == (WIDTH, 5)
     x = torch.rand(2, POINTS, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -159,21 +154,21 @@ def test_tensorflow_weights_give_the_release_s_logits(conv: str, arch: str, dept
         )
 
 
-def test_layer_of_tensorflow_weights_is_told_by_their_names() -> None:
+def test_names_of_tensorflow_weights_show_the_convolution() -> None:
     for conv in ("edge", "sage", "gin"):
         state = tensorflow_state(2, conv, "resgcn")
-        assert build_released("deep_gcns", state, Untold(k=2)).config.conv == conv
+        assert build_released("deep_gcns", state, Hints(k=2)).config.conv == conv
 
 
 def test_epsilon_that_is_fixed_at_zero() -> None:
     state = tensorflow_state(2, "gin", "resgcn")
-    with pytest.raises(WeightsError, match=r"--conv gin-0: found head\.gconv\.eps = .*expected 0"):
-        build_released("deep_gcns", state, Untold(k=2, conv="gin-0"))
+    with pytest.raises(WeightsError, match=r"gin-0: found adj_conv_0_epsilon = .*expected 0"):
+        build_released("deep_gcns", state, Hints(k=2, conv="gin-0"))
     several = {**state, "adj_conv_0_epsilon": torch.tensor([0.0, 0.25])}
-    with pytest.raises(WeightsError, match=r"head\.gconv\.eps = 0\.25, expected 0"):
-        build_released("deep_gcns", several, Untold(k=2, conv="gin-0"))
+    with pytest.raises(WeightsError, match=r"adj_conv_0_epsilon = 0\.25, expected 0"):
+        build_released("deep_gcns", several, Hints(k=2, conv="gin-0"))
     zeros = {n: v * 0 if n.endswith("_epsilon") else v for n, v in state.items()}
-    assert build_released("deep_gcns", zeros, Untold(k=2, conv="gin-0")).config.conv == "gin-0"
+    assert build_released("deep_gcns", zeros, Hints(k=2, conv="gin-0")).config.conv == "gin-0"
 
 
 @pytest.mark.parametrize(
@@ -193,17 +188,16 @@ def test_variables_of_the_optimizer(name: str) -> None:
 @pytest.mark.parametrize("name", ["adj_conv_0/weights", "adj_conv_0_epsilon", "seg/conv3/biases"])
 def test_variables_of_the_network(name: str) -> None:
     assert not is_optimizer(name)
-    assert published_name(name)
 
 
 def test_unknown_and_missing_tensorflow_variables() -> None:
     state = tensorflow_state(2, "edge", "resgcn")
-    with pytest.raises(WeightsError, match="unknown variable 'seg/conv4/weights'"):
-        with_published_names({**state, "seg/conv4/weights": torch.zeros(1)})
+    with pytest.raises(WeightsError, match="unknown tensor 'seg/conv4/weights'"):
+        build_released("deep_gcns", {**state, "seg/conv4/weights": torch.zeros(1)}, Hints(k=2))
     del state["adj_conv_1/bn/gamma"]
     state["seg/conv2/biases"] = torch.zeros(7)
     with pytest.raises(WeightsError, match="2 tensors do not fit") as caught:
-        build_released("deep_gcns", state, Untold(k=2))
+        build_released("deep_gcns", state, Hints(k=2))
     assert "layers.1.mlp.0.norm.weight: found none, expected (6,)" in str(caught.value)
     assert "prediction.1.linear.bias: found (7,), expected (256,)" in str(caught.value)
 
@@ -267,7 +261,7 @@ def dgcnn_state(width: int = 8, fused: int = 16, prefix: str = "module.") -> Sta
 def test_dgcnn_weights_give_the_release_s_logits(prefix: str) -> None:
     state = dgcnn_state(prefix=prefix)
     assert recognise(state) == "dgcnn.pytorch"
-    model = build_released("dgcnn.pytorch", state, Untold(k=5))
+    model = build_released("dgcnn.pytorch", state, Hints(k=5))
     assert model.config == ModelConfig.published("dgcnn", k=5, width=8, fusion_channels=16)
     x = torch.rand(2, POINTS, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     plain = {name.removeprefix("module."): value for name, value in state.items()}
@@ -278,7 +272,7 @@ def test_dgcnn_weights_give_the_release_s_logits(prefix: str) -> None:
 def test_dgcnn_trained_on_s3dis(real_dir: Path) -> None:
     state, _ = read_torch(real_dir / "dgcnn_s3dis_area1.t7")
     doubled = {n: v.double() if v.is_floating_point() else v for n, v in state.items()}
-    model = build_released("dgcnn.pytorch", doubled, Untold())
+    model = build_released("dgcnn.pytorch", doubled, Hints())
     assert model.config == ModelConfig.published("dgcnn")
     x = torch.rand(1, 200, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     plain = {name.removeprefix("module."): value for name, value in doubled.items()}
@@ -289,12 +283,12 @@ def test_dgcnn_trained_on_s3dis(real_dir: Path) -> None:
 def test_dgcnn_mismatch_is_named() -> None:
     state = dgcnn_state(prefix="")
     with pytest.raises(WeightsError, match=r"unknown tensor 'conv11\.weight'"):
-        build_released("dgcnn.pytorch", {**state, "conv11.weight": torch.zeros(1)}, Untold())
+        build_released("dgcnn.pytorch", {**state, "conv11.weight": torch.zeros(1)}, Hints())
     with pytest.raises(WeightsError, match=r"bn3\.weight and conv3\.1\.weight differ"):
-        build_released("dgcnn.pytorch", {**state, "bn3.weight": torch.zeros(8)}, Untold())
+        build_released("dgcnn.pytorch", {**state, "bn3.weight": torch.zeros(8)}, Hints())
     short = {n: v for n, v in state.items() if not n.startswith(("conv7", "bn7"))}
     with pytest.raises(WeightsError, match=r"6 tensors do not fit.*\n.*prediction\.0.*; …"):
-        build_released("dgcnn.pytorch", short, Untold())
+        build_released("dgcnn.pytorch", short, Hints())
 
 
 @pytest.mark.parametrize(
@@ -304,39 +298,54 @@ def test_dgcnn_mismatch_is_named() -> None:
 def test_dgcnn_of_impossible_shapes(name: str, shape: tuple[int, ...]) -> None:
     state = {**dgcnn_state(prefix=""), name: torch.zeros(shape)}
     with pytest.raises((WeightsError, ConfigError), match="found"):
-        build_released("dgcnn.pytorch", state, Untold())
+        build_released("dgcnn.pytorch", state, Hints())
 
 
 def test_what_a_release_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--layout torch: the weights are of dgcnn-3"):
-        build_released("dgcnn.pytorch", dgcnn_state(), Untold(layout="torch"))
-    with pytest.raises(ConfigError, match=r"unknown vertex layer 'egde'. Did you mean 'edge'"):
-        Untold(conv="egde")
+        build_released("dgcnn.pytorch", dgcnn_state(), Hints(layout="torch"))
+    with pytest.raises(ConfigError, match=r"unknown graph convolution 'egde'. Did you mean 'edge'"):
+        Hints(conv="egde")
     with pytest.raises(ConfigError, match="-k: found 0"):
-        build_released("deep_gcns", tensorflow_state(2, "edge", "resgcn"), Untold(k=0))
+        build_released("deep_gcns", tensorflow_state(2, "edge", "resgcn"), Hints(k=0))
 
 
-# What is told beside the tensors.
+# Settings beside the tensors.
 
 
 def test_what_is_given_comes_before_what_is_recorded() -> None:
-    recorded = Untold(k=8, conv="mr", dilation=False)
-    assert Untold(k=4).or_else(recorded) == dataclasses.replace(recorded, k=4)
-    assert Untold(dilation=True).or_else(recorded).dilation is True
-    assert Untold().or_else(Untold()) == Untold()
+    recorded = Hints(k=8, conv="mr", dilation=False)
+    assert Hints(k=4).or_else(recorded) == dataclasses.replace(recorded, k=4)
+    assert Hints(dilation=True).or_else(recorded).dilation is True
+    assert Hints().or_else(Hints()) == Hints()
+
+
+@pytest.mark.parametrize("release", list(RELEASES))
+@pytest.mark.parametrize("conv", CONVS)
+def test_the_table_of_a_release_reads_both_ways(release: str, conv: str) -> None:
+    dgcnn = release == "dgcnn.pytorch"
+    if dgcnn and conv != "edge":
+        return
+    published = ModelConfig.published("dgcnn") if dgcnn else ModelConfig(depth=12)
+    config = dataclasses.replace(published, conv=conv, width=8, k=2)
+    own = [name for name in expected_tensors(config) if not name.endswith("tracked")]
+    names = [RELEASES[release].publish(name, conv) for name in own]
+    assert len(set(names)) == len(own)
+    inverse = RELEASES[release].inverse(own, conv)
+    assert [inverse[name] for name in names] == own
 
 
 def test_another_graph_has_the_same_tensors() -> None:
     state = tensorflow_state(3, "edge", "resgcn")
-    usual = build_released("deep_gcns", state, Untold(k=2))
-    other = build_released("deep_gcns", state, Untold(k=2, dilation=False, knn="fixed"))
+    usual = build_released("deep_gcns", state, Hints(k=2))
+    other = build_released("deep_gcns", state, Hints(k=2, dilation=False, knn="fixed"))
     assert (usual.config.dilation, usual.config.knn) == (True, "dynamic")
     assert (other.config.dilation, other.config.knn) == (False, "fixed")
     own = other.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in usual.state_dict().items())
 
 
-def test_unknown_names_are_nobody_s() -> None:
+def test_unknown_names_are_of_no_release() -> None:
     assert recognise(["conv1.weight", "fc.bias"]) is None
     assert recognise([]) is None
     assert recognise(DeepGCN(ModelConfig(depth=2, width=4, k=2)).state_dict()) is None
@@ -358,7 +367,7 @@ def test_golden_tensors_under_tensorflow_names(golden_dir: Path) -> None:
         scope = f"seg/conv{min(number, 2) + 1}"
         state |= tensorflow_names(published, f"prediction.{number}", scope)
     k = json.loads(str(tensors["config"]))["k"]
-    model = build_released("deep_gcns", state, Untold(k=k)).double()
+    model = build_released("deep_gcns", state, Hints(k=k)).double()
     x = torch.from_numpy(tensors["input"]).double().transpose(1, 2)
     expected = torch.from_numpy(tensors["eval_logits"]).transpose(1, 2)
     with torch.no_grad():

@@ -14,14 +14,14 @@ from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.serialization import to_plain
+from pipelines.weights.published import from_reference
 from pipelines.weights.safetensors import (
     expected_tensors,
-    from_reference,
     load_weights,
     read_metadata,
     save_weights,
 )
-from pipelines.weights.settings import config_facts, read_facts
+from pipelines.weights.settings import config_metadata, read_config
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 
@@ -139,9 +139,8 @@ def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
         WeightsError, match=r"w\.safetensors: its config.*num_points: found .?[-9m0]"
     ):
         load_weights(path)
-    facts = {**config_facts(SMALL), "num_points": told}
     with pytest.raises(WeightsError, match=r"num_points: found .*, expected"):
-        read_facts(facts)
+        read_config({**config_metadata(SMALL), "num_points": told})
 
 
 def published_state(config: ModelConfig, *, sides: int = 2, prefix: str = "") -> dict:
@@ -206,7 +205,7 @@ def test_reference_mismatch_names_tensors_and_shapes() -> None:
         ("head.gconv.nn.0.weight", torch.zeros(8), r"found shape \(8,\), expected \(out, in\)"),
         ("head.gconv.nn.0.weight", torch.zeros(0, 18, 1, 1), r"found shape \(0, 18, 1, 1\)"),
         ("prediction.0.0.weight", torch.zeros(512), r"found shape \(512,\), expected \(out, in"),
-        ("backbone.50000.body.gconv.nn.0.weight", torch.zeros(8, 16), "expected those of resgcn"),
+        ("backbone.50000.body.gconv.nn.0.weight", torch.zeros(8, 16), "unknown tensor"),
         ("backbone.50000000000.body.gconv.nn.0.weight", torch.zeros(8, 16), "unknown tensor"),
         ("head.gconv.nn.0.bias", torch.zeros(8, dtype=torch.complex64), "found complex64"),
     ],

@@ -1,4 +1,4 @@
-"""What stands beside weights: the TensorFlow release's log, and our own exports' configuration."""
+"""Settings beside weights: the TensorFlow release's log, and the configuration in our exports."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
-from pipelines.weights.published import Untold
-from pipelines.weights.settings import config_facts, literals, read_facts, read_log
+from pipelines.weights.published import Hints
+from pipelines.weights.settings import config_metadata, literals, read_config, read_log
 
 
 def log(tmp_path: Path, **changes: object) -> Path:
@@ -56,7 +56,7 @@ def log(tmp_path: Path, **changes: object) -> Path:
 )
 def test_log_of_the_release(tmp_path: Path, changes: dict, expected: dict) -> None:
     usual = {"k": 16, "conv": "edge", "arch": "resgcn", "dilation": True, "epsilon": 0.2}
-    wanted = Untold(**{**usual, "knn": "dynamic", "num_points": 4096, **expected})
+    wanted = Hints(**{**usual, "knn": "dynamic", "num_points": 4096, **expected})
     assert read_log(log(tmp_path, **changes)) == wanted
 
 
@@ -104,16 +104,16 @@ def test_a_line_with_code_is_not_run(tmp_path: Path) -> None:
     line = f"Namespace(k=__import__('os').mkdir({str(made)!r}))"
     assert literals(line) == {}
     (tmp_path / "log_train.txt").write_text(line)
-    assert read_log(tmp_path / "log_train.txt") == Untold()
+    assert read_log(tmp_path / "log_train.txt") == Hints()
     assert not made.exists()
 
 
 def test_configuration_in_an_export() -> None:
     config = ModelConfig(arch="plaingcn", depth=4, k=3, conv="mr", dilation=False, epsilon=0.0)
-    found = read_facts({**config_facts(config), "num_points": "128"})
-    assert found == Untold(3, "mr", "plaingcn", "paper", "dynamic", False, 0.0, 128)
-    assert read_facts({"epoch": "3"}) == Untold()
+    found = read_config({**config_metadata(config), "num_points": "128"})
+    assert found == Hints(3, "mr", "plaingcn", "paper", "dynamic", False, 0.0, 128)
+    assert read_config({"epoch": "3"}) == Hints()
     with pytest.raises(WeightsError, match="damaged"):
-        read_facts({"deepgcn_config": '{"arch": 3}'})
+        read_config({"deepgcn_config": '{"arch": 3}'})
     with pytest.raises(WeightsError, match="damaged"):
-        read_facts({"deepgcn_config": "{"})
+        read_config({"deepgcn_config": "{"})

@@ -16,7 +16,7 @@ import torch
 from deepgcn_cli.errors import run
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.export import published_state
+from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
@@ -240,7 +240,10 @@ def test_export_of_the_computation(suffix: str, capsys: pytest.CaptureFixture[st
         (("--out", "w.onxx"), "Did you mean '.onnx'?"),
         (("--out", "w.pt2", "--names", "own"), "--names: found it for .pt2"),
         (("--out", "w.pth", "--num-points", "64"), "--num-points: found it for .pth"),
-        (("--out", "w.pth", "--names", "pub"), "--names: found 'pub'. Did you mean"),
+        (
+            ("--out", "w.pth", "--names", "pub"),
+            "found the unknown name 'pub'. Did you mean",
+        ),
         (("--out", "w.pt2", "--num-points", "5"), "a block has only 5"),
         (("--out", "own.safetensors"), "would overwrite its source"),
     ],
