@@ -89,24 +89,22 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
     Raises:
         ConfigError: the named runs do not fit together.
     """
-    chosen = chosen_runs(config, progress)
-    base = chosen[0]
-    for run in chosen[1:]:
+    base, *others = chosen_runs(config, progress)
+    if not others:
+        found = {area_of(run): run for run in _alike(base) if area_of(run) != area_of(base)}
+        return [base, *found.values()]
+    areas = {area_of(base): base}
+    for run in others:
         if differences := _differences(base, run):
             name, (ours, theirs) = next(iter(differences.items()))
             raise ConfigError(
                 f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
                 "A six-fold score is that of one network: name runs that differ in --area alone."
             )
-    found = {area_of(base): base}
-    others = chosen[1:] if config.run_dirs[1:] else _alike(base)
-    for run in others:
-        known = found.get(area_of(run))
-        if known and config.run_dirs[1:]:
+        if known := areas.get(area_of(run)):
             raise ConfigError(f"{run.path}: found test area {area_of(run)} twice: {known.path}.")
-        if run.path != base.path and (known is None or known.path != base.path):
-            found[area_of(run)] = run
-    return list(found.values())
+        areas[area_of(run)] = run
+    return list(areas.values())
 
 
 def _differences(first: Run, other: Run) -> dict[str, list[Any]]:

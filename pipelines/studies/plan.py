@@ -33,7 +33,7 @@ from pipelines.training.summary import count_parameters
 from pipelines.weights.safetensors import describe
 
 from .grid import read_grid
-from .presets import Row, Section, Study, study
+from .presets import Row, Study, study
 
 STUDIES, FILE = "studies", "study.json"
 VERSION = 1
@@ -206,7 +206,9 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
     notes: list[str] = []
     sections = []
     for section in wanted.sections:
-        rows = _chosen(section, config.rows)
+        rows = [row for row in section.rows if not config.rows or row.name in config.rows]
+        if rows:
+            rows = [r for r in section.rows if r in rows or r.name == section.reference]
         if section.folds:
             rows = _in_store(rows, store, notes)
         planned = [_planned(row, base, store, folds=section.folds) for row in rows]
@@ -291,14 +293,6 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     """Return the settings of the network, and the others."""
     model = {name: value for name, value in settings.items() if name in MODEL}
     return model, {name: value for name, value in settings.items() if name not in MODEL}
-
-
-def _chosen(section: Section, names: tuple[str, ...]) -> list[Row]:
-    """Return the rows asked for, and their reference."""
-    rows = [row for row in section.rows if not names or row.name in names]
-    if rows and section.reference is not None:
-        rows = [row for row in section.rows if row in rows or row.name == section.reference]
-    return rows
 
 
 def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> PlannedRow:
