@@ -104,12 +104,12 @@ class DeepGCN(nn.Module):
         self._check(features)
         return tuple(self.run(range(len(self.layers)), Graphs(self, features), features)[0])
 
-    def run(self, numbers: range, graphs: Graphs, x: Tensor) -> tuple[list[Tensor], Tensor]:
+    def run(self, layers: range, graphs: Graphs, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Run some layers on x; return their outputs as in `backbone`, and the next one's input."""
         outputs = []
-        for number in numbers:
-            y = self.layers[number](x, graphs.of(number, x))  # (B, N, C)
-            x = self.blocks[number](x, y)
+        for layer in layers:
+            y = self.layers[layer](x, graphs.of(layer, x))  # (B, N, C)
+            x = self.blocks[layer](x, y)
             outputs.append(y if self.repeats else x)
         return outputs, x
 
@@ -185,15 +185,15 @@ class Graphs:
         self.bounds = model.rank_bounds()
         self.kept: dict[int, Tensor] = {}
 
-    def of(self, number: int, x: Tensor) -> Tensor:
+    def of(self, layer: int, x: Tensor) -> Tensor:
         """Return the graph of a layer, in the space of its input x."""
-        number = 0 if self.fixed else number
-        if number in self.kept:
-            return self.kept[number]
-        space = x if number else self.features
-        graph = kernels.knn(space, self.ranks[number], self.bounds[number])
+        layer = 0 if self.fixed else layer
+        if layer in self.kept:
+            return self.kept[layer]
+        space = x if layer else self.features
+        graph = kernels.knn(space, self.ranks[layer], self.bounds[layer])
         if self.keep:
-            self.kept[number] = graph
+            self.kept[layer] = graph
         return graph
 
 

@@ -87,7 +87,7 @@ def head_maps_by_segment(
 
 def _segment(
     model: DeepGCN,
-    numbers: range,
+    layers: range,
     graphs: Graphs,
     fusion: Tensor,
     prediction: Tensor,
@@ -99,7 +99,7 @@ def _segment(
     outputs repeat their inputs, what every block added. The matmul comes last, so that the
     recomputation can leave it out.
     """
-    outputs, x = model.run(numbers, graphs, concatenate(inputs, model.config.layout))
+    outputs, x = model.run(layers, graphs, concatenate(inputs, model.config.layout))
     points = torch.cat(outputs, dim=-1)
     following = outputs if model.repeats else [x]
     return linear(points, torch.cat([fusion, prediction])), *following

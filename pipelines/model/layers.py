@@ -162,7 +162,12 @@ class _RowSums(torch.autograd.Function):
 
 
 def batch_moments(first: Tensor, second: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean and the biased variance (C,) from Σ e and Σ e² over `count` values."""
+    """Return the mean and the biased variance (C,) from Σ e and Σ e² over `count` values.
+
+    Example:
+        >>> batch_moments(torch.tensor([6.0]), torch.tensor([20.0]), 2)
+        (tensor([3.]), tensor([1.]))
+    """
     mean = first / count
     return mean, (second / count - mean.square()).clamp_min(0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,9 @@ class Preset:
     Attributes:
         config: the network.
         published: mIoU in percent on S3DIS Area 5 as the paper gives it, or None.
-        cited: True if the figure was read in a public source; False if recalled from the paper
-            (shown with a dagger).
-        note: where the row stands.
+        cited: whether the figure was read in a public source; if not, it was recalled from the
+            paper and is shown with a dagger.
+        note: the table that the row is from.
     """
 
     config: ModelConfig
@@ -72,6 +73,10 @@ def preset(name: str) -> Preset:
 
     Raises:
         ConfigError: there is none of that name; the nearest one is suggested.
+
+    Example:
+        >>> preset("densegcn-28").config.width
+        32
     """
     if name not in PRESETS:
         raise ConfigError(
@@ -82,9 +87,12 @@ def preset(name: str) -> Preset:
 
 
 def published_as(config: ModelConfig) -> str | None:
-    """Return the name of the preset that `config` is, whichever layout and class count it has."""
-    import dataclasses
+    """Return the name of the preset that `config` is, whichever layout and class count it has.
 
+    Example:
+        >>> published_as(ModelConfig(layout="torch"))
+        'resgcn-28'
+    """
     for name, row in PRESETS.items():
         same = dataclasses.replace(row.config, layout=config.layout, num_classes=config.num_classes)
         if same == config:

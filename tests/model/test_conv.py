@@ -16,7 +16,6 @@ from pipelines.model.conv import (
     SAGEConv,
     build_conv,
     edge_index,
-    in_degree,
 )
 from pipelines.model.layers import Style, Unit
 
@@ -132,11 +131,6 @@ def test_running_statistics_are_those_of_the_edges(name: str) -> None:
     torch.testing.assert_close(unit.norm.running_mean, oracle.running_mean)
     torch.testing.assert_close(unit.norm.running_var, oracle.running_var)
     assert unit.norm.num_batches_tracked == 1
-
-
-def test_in_degree_counts_edges() -> None:
-    index = torch.tensor([[[0, 1], [1, 1], [2, 0]]])
-    assert in_degree(index).tolist() == [[2, 3, 1]]
 
 
 def test_edge_index_is_source_then_target_over_the_batch() -> None:
