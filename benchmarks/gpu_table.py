@@ -47,7 +47,7 @@ class Bench:
         return time.monotonic() > self.deadline
 
     def random(self, *shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-        """Return normally distributed numbers, the same every time."""
+        """Return normally distributed values, the same every time."""
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=dtype).to(self.device)
 

@@ -59,8 +59,8 @@ def parts(work: Callable[[], Any], times: int, clock: Callable[[], float]) -> di
     return least
 
 
-def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
-    """Return, in words, what of a search was compared, kept and done again."""
+def statistics(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
+    """Return, in words, what a search compared, collected and searched again."""
     met = compared = again = 0
     kept: list[float] = []
     run = threads.run
@@ -89,7 +89,7 @@ def numbers(x: Tensor, ranks: tuple[int, ...]) -> list[str]:
     return [
         f"pairs of panels compared {100 * compared / met:.0f} %",
         f"candidates a row {sum(kept) / len(kept):.0f}",
-        f"rows done again {again}",
+        f"rows searched again {again}",
     ]
 
 
@@ -141,7 +141,7 @@ def main() -> None:
     ranks = tuple(range(0, options.k * dilation, dilation))
     found = parts(lambda: cpu.knn(x, ranks), options.searches, time.process_time)
     lines = [f"{name} {1e3 * seconds:.2f} ms" for name, seconds in found.items()]
-    sys.stdout.write("\n".join([*lines, *numbers(x, ranks)]) + "\n")
+    sys.stdout.write("\n".join([*lines, *statistics(x, ranks)]) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What shorter numbers do to the graphs and the labels of a trained network, on real blocks.
+"""What lower precision does to the graphs and labels of a trained network, on real blocks.
 
     python -m benchmarks.precision RUN --data data [--device cuda]
 
 Blocks of the test area go through the network in float64, then in float32, TF32 (on a GPU) and bf16
-as training has them (`--precision`): products alone are short, neighbours are found from float32
-distances. Each is compared with float32, and float32 with float64: neighbours per layer, logits and
-labels; then again along float32's own graph, which tells products from graphs.
+as training has them (`--precision`): matmuls alone have lower precision, neighbours are found from
+float32 distances. Each is compared with float32, and float32 with float64: neighbours per layer,
+logits and labels; then again along float32's own graph, to see the effect of the matmuls alone.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def blocks_of(data: Path, area: int, model: DeepGCN, count: int) -> Tensor:
     store = Store.open(data)
     rooms = [room for room in store.rooms() if room.area == area]
     sampler = BlockSampler(store, rooms, model.num_points, 0, 1.0, model.config.layout)
-    numbers = torch.linspace(0, len(sampler) - 1, min(count, len(sampler))).long().numpy()
-    return torch.from_numpy(sampler.batch(0, numbers).features)
+    chosen = torch.linspace(0, len(sampler) - 1, min(count, len(sampler))).long().numpy()
+    return torch.from_numpy(sampler.batch(0, chosen).features)
 
 
 def main(arguments: Any = None) -> int:

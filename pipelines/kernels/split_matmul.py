@@ -111,12 +111,7 @@ def lower_precision_allowed() -> bool:
 
 
 def matmul(
-    a: Tensor,
-    b: Tensor,
-    total: Tensor | None = None,
-    *,
-    bias: Tensor | None = None,
-    tiles: Tiles | None = None,
+    a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
 ) -> Tensor:
     """Return a b, or add it to `total` in place; see `pipelines.kernels.matmul`.
 
@@ -125,10 +120,9 @@ def matmul(
         b: (l, m) float32.
         total: (n, m) float32.
         bias: (m,) float32, added to every row.
-        tiles: how it is computed; None: as is fastest on this GPU.
     """
     (n, inner), m = a.shape, b.shape[1]
-    tiles = tiles or best(a.device)
+    tiles = best(a.device)
     out = torch.empty(n, m, device=a.device) if total is None else total
     add = total is not None
     with on(a.device):
@@ -180,8 +174,7 @@ def _multiply(
     width = left.parts.shape[2]
     count = triton.cdiv(n, tiles.rows) * triton.cdiv(m, tiles.columns)
     steps = width // tiles.inner
-    number = shares(count, steps, n * m, processors(out.device))
-    share = triton.cdiv(steps, number) * tiles.inner
+    share = triton.cdiv(steps, shares(count, steps, n * m, processors(out.device))) * tiles.inner
     number = triton.cdiv(width, share)
     where = out if number == 1 else torch.empty(number, n, m, device=out.device)
     multiply[(count, number)](
@@ -189,11 +182,8 @@ def _multiply(
         *(left.shifts if bias is None or number > 1 else bias, where),
         *(n, m, width, share, left.parts[0].numel(), right.parts[0].numel()),
         *(where.stride(-2), where.stride(-1), n * m),
-        ROWS=tiles.rows,
-        COLUMNS=tiles.columns,
-        INNER=tiles.inner,
-        GROUP=tiles.group,
-        STAGES=tiles.stages,
+        **{"ROWS": tiles.rows, "COLUMNS": tiles.columns, "INNER": tiles.inner},
+        **{"GROUP": tiles.group, "STAGES": tiles.stages},
         ADD=add and number == 1,
         BIAS=bias is not None and number == 1,
         num_warps=tiles.warps,

@@ -98,9 +98,10 @@ def test_split_matmul(
     x, weight, dy = torch.zeros(300, 256), torch.zeros(192, 256), torch.zeros(300, 192)
     best = split_matmul.BEST[capability // 10]
     monkeypatch.setattr(split_matmul, "processors", lambda _: 132)
-    split_matmul.matmul(x, weight.t(), bias=torch.zeros(192), tiles=best)
-    split_matmul.matmul(dy, weight, x, tiles=best)
-    split_matmul.matmul(dy.t(), x, tiles=best)
+    monkeypatch.setattr(split_matmul, "best", lambda _: best)
+    split_matmul.matmul(x, weight.t(), bias=torch.zeros(192))
+    split_matmul.matmul(dy, weight, x)
+    split_matmul.matmul(dy.t(), x)
     names = {kernel.metadata.name for kernel in compiled}
     assert names == {"split_rows", "row_maxima", "split_strided", "multiply"}
     products = [kernel for kernel in compiled if kernel.metadata.name == "multiply"]

@@ -31,15 +31,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     tiles = split_matmul.Tiles(rows=16, columns=16, inner=16, warps=4, stages=2, group=2)
     if DEVICE.type == "cuda":  # tensor cores multiply 64 rows at least
         tiles = split_matmul.Tiles(rows=64, columns=64, inner=32, warps=4, stages=2, group=2)
-    monkeypatch.setattr(split_matmul, "best", lambda _: tiles)
-    monkeypatch.setattr(split_matmul, "processors", lambda _: 8)
-    monkeypatch.setattr(split_matmul, "SLAB", 96)
-    monkeypatch.setattr(split_matmul, "SHORTEST", 2)
-    monkeypatch.setattr(split_matmul, "FEWEST", 1)
-    monkeypatch.setattr(split_matmul, "NARROWEST", 1)
-    monkeypatch.setattr(
-        split_matmul, "CAPABILITIES", [(major, minor) for major in (8, 9) for minor in range(10)]
-    )
+    capabilities = [(major, minor) for major in (8, 9) for minor in range(10)]
+    constants = {
+        **{"best": lambda _: tiles, "processors": lambda _: 8, "CAPABILITIES": capabilities},
+        **{"SLAB": 96, "SHORTEST": 2, "FEWEST": 1, "NARROWEST": 1},
+    }
+    for name, value in constants.items():
+        monkeypatch.setattr(split_matmul, name, value)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -184,7 +184,7 @@ class _NeighborSum(torch.autograd.Function):
 
 
 def _sum_rows(x: Tensor, edges: Tensor, begin: Tensor, k: int) -> Tensor:
-    """Return, for each point, the sum of rows e // k of x (B, N, C) for its list of `edges` e."""
+    """Return, for each point, the sum of rows e // k of x (B, N, C) over its `edges` e."""
     batch, points, channels = x.shape
     block, _, _ = _shape(x)
     out = torch.empty_like(x)

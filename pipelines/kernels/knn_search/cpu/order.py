@@ -135,21 +135,13 @@ def project(x, basis, projected, task):
 
 def _split(projected: np.ndarray, points: np.ndarray, panels: int) -> None:
     """Sort points into panels: halve along the longest axis, recursively, as a k-d tree does."""
-    segments = [(0, panels)]
-    while len(segments) < 4 * threads.count() and segments[0][1] > LEAST_PANELS:
-        _split_all(projected, points, segments, whole=False)
+    segments, whole = [(0, panels)], False
+    while not whole:
+        whole = len(segments) >= 4 * threads.count() or segments[0][1] <= LEAST_PANELS
+        table = np.array(segments, dtype=np.int64)
+        threads.run(split, (projected, points, table, whole), len(table))
         halves = [(low, (low + high) // 2, high) for low, high in segments]
-        segments = [
-            half for low, middle, high in halves for half in ((low, middle), (middle, high))
-        ]
-    _split_all(projected, points, segments, whole=True)
-
-
-def _split_all(
-    projected: np.ndarray, points: np.ndarray, segments: list[tuple[int, int]], *, whole: bool
-) -> None:
-    table = np.array(segments, dtype=np.int64)
-    threads.run(split, (projected, points, table, whole), len(table))
+        segments = [half for a, b, c in halves for half in ((a, b), (b, c))]
 
 
 @parallel

@@ -200,8 +200,8 @@ def tile_functions(rows: int, square: int) -> tuple[Any, Any]:
     return multiply, turn
 
 
-# Eight registers hold sums: rows of one register, or of two with registers of eight elements.
-# There shuffles across the halves of a register may be slow, so four elements are shuffled.
+# Rows whose sums are in registers: eight rows of one register, or four of two. With registers of
+# eight elements squares of four are transposed, as shuffles across a register's halves can be slow.
 EIGHT_LANES, SIXTEEN_LANES = (4, 4), (8, 16)
 multiply, turn = tile_functions(*SIXTEEN_LANES if wide_registers() else EIGHT_LANES)
 
@@ -216,7 +216,7 @@ def append(tile, at, a, b, points, squares, threshold, candidates, counts, origi
     keys, columns = candidates
     length = len(keys) // len(counts)
     minus_two = splat(MINUS_TWO)
-    here, numbers = load(squares, b * PANEL), load(points, b * PANEL)
+    here, ids = load(squares, b * PANEL), load(points, b * PANEL)
     rows = 0
     for n in range(PANEL):
         key = fma(minus_two, load(tile, at + n * PANEL), here)
@@ -230,7 +230,7 @@ def append(tile, at, a, b, points, squares, threshold, candidates, counts, origi
         count = counts[np.uint64(row)]
         place = row * length + min(count, length - PANEL)
         store_chosen(keys, place, key, mask, PLACES)
-        store_chosen(columns, place, numbers, mask, PLACES)
+        store_chosen(columns, place, ids, mask, PLACES)
         counts[np.uint64(row)] = count + popcount(mask)
 
 

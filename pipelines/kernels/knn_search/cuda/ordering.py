@@ -24,9 +24,8 @@ def side(axis: tl.constexpr, DIMS: tl.constexpr):
 
 @triton.jit
 def exchange(
-    cube,
-    axis: tl.constexpr, flip: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr,
-):  # fmt: skip
+    cube, axis: tl.constexpr, flip: tl.constexpr, DIMS: tl.constexpr, DOUBLE: tl.constexpr
+):
     """Order the pairs of elements along an axis: one step of a bitonic network.
 
     The larger one comes to position 1, or to 0 where the position along the axis `flip` is 1 (−1:
@@ -111,9 +110,8 @@ def invert(cube, where, minus_one):
 
 @triton.jit
 def take(
-    cube,
-    axis: tl.constexpr, flip: tl.constexpr, minus_one, DIMS: tl.constexpr, OWN: tl.constexpr,
-):  # fmt: skip
+    cube, axis: tl.constexpr, flip: tl.constexpr, minus_one, DIMS: tl.constexpr, OWN: tl.constexpr
+):
     """Exchange pairs along an axis, inverted as `inversion` says."""
     other = (tl.sum(cube, axis, keep_dims=True) - cube).to(tl.int32)
     if axis >= OWN:

@@ -101,6 +101,8 @@ def tally(counts, distance, scale, offset, PTX: tl.constexpr):
     Its field is scale · distance + offset, rounded: 0 for smaller ones; beyond 7 none is counted.
     """
     if PTX:
+        # Adding and subtracting 2^23 rounds a level. Added to 2^20 it stands in the last bits as
+        # 8 · level, by which a 1 is shifted to its field, or out of the word.
         return tl.inline_asm_elementwise(
             """{
             .reg .f32 level;
