@@ -120,17 +120,14 @@ def test_a_shift_does_not_change_the_neighbors() -> None:
 
 
 @pytest.mark.usefixtures("backend")
-def test_nan_comes_last_and_stops_nothing() -> None:
-    x = whole_points(1, 600, 3, seed=4)
-    x = x - x.mean(dim=1, keepdim=True)
-    distance = torch.cdist(x.double(), x.double())
+def test_a_block_with_nan_is_ordered_by_index_and_leaves_others_alone() -> None:
+    """The mean is NaN, and so are all distances."""
+    x = whole_points(2, 600, 3, seed=4)
+    expected = sorted_neighbors(x, tuple(range(8)))
     x[0, 77] = float("nan")
-    with kernels.use("cpu"):
-        index = kernels.knn(x, tuple(range(8)))
-    assert index.shape == (1, 600, 8)
-    assert int(index.min()) >= 0
-    assert int(index.max()) < 600
-    assert distance.shape == (1, 600, 600)
+    index = kernels.knn(x, tuple(range(8)))
+    assert torch.equal(index[0].sort(dim=-1).values, torch.arange(8).expand(600, 8).int())
+    assert_same_sets(index[1:], expected[1:])
 
 
 @settings(max_examples=40, deadline=None)
