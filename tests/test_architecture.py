@@ -39,8 +39,8 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"kernels", "model", "data", "runtime", "training"},
     "sixfold": {"data", "weights", "runs", "reports", "train", "evaluate"},
     "studies": {
-        *("model", "data", "weights", "runtime", "runs", "training", "reports", "launch"),
-        *("train", "sixfold"),
+        *("model", "data", "weights", "runtime", "runs", "training", "reports"),
+        "train",
     },
     "ablate": {
         *("data", "runtime", "runs", "reports", "launch", "studies"),

@@ -219,20 +219,17 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
         title=wanted.title,
         sections=tuple(section for section in sections if section.rows),
         seeds=tuple(range(config.seeds or wanted.seeds)),
-        evaluation=EvalConfig(
-            data=config.data,
-            runs=config.runs,
-            protocols=(config.protocol,),
-            reports=(),
-            checkpoint=config.checkpoint,
-            votes=config.votes,
-            pictures=False,
-            device=base.device,
-        ),
+        evaluation=_evaluation(config, base.device),
         fingerprint=store.fingerprint,
         runs=config.runs,
         notes=tuple(notes),
     )
+
+
+def _evaluation(config: AblateConfig, device: str) -> EvalConfig:
+    same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
+    protocols = (config.protocol,)
+    return EvalConfig(**same, protocols=protocols, reports=(), pictures=False, device=device)
 
 
 def chosen_study(config: AblateConfig) -> Study:
