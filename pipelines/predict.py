@@ -24,7 +24,7 @@ import numpy as np
 from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
-from pipelines.data.s3dis.scan import read_room
+from pipelines.data.s3dis.rooms import open_room
 from pipelines.inference.label_store import UNLABELLED, Labelled, label_points, part_folder
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
@@ -254,7 +254,7 @@ def _predict_one(
 ) -> ScanResult:
     start = time.monotonic()
     options = ScanOptions(config.up, config.scale, config.columns)
-    scan = open_scan(path, options, folder=read_room)
+    scan = open_scan(path, options, folder=open_room)
     for note in scan.notes:
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)

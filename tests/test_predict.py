@@ -15,7 +15,7 @@ from plyfile import PlyData
 from pipelines import kernels, load_model, segment
 from pipelines.config import ModelConfig, PredictConfig
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
-from pipelines.data.s3dis.scan import read_room
+from pipelines.data.s3dis.rooms import open_room
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
@@ -420,7 +420,7 @@ def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) 
     made = []
     for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
         file.write_text(text)
-        made.append(_made_from(file.parent, open_scan(file.parent, folder=read_room), network))
+        made.append(_made_from(file.parent, open_scan(file.parent, folder=open_room), network))
     assert made[0] != made[1]
 
 

@@ -303,7 +303,7 @@ def infer_config(
     """
 
     def matrix(own: str) -> Tensor:
-        name = release.publish(f"{own}.weight", conv)
+        name = release.publish(own, conv)
         if name not in state:
             raise WeightsError(
                 f"{release.name}: found no tensor {name!r} among {len(state)} "
@@ -311,20 +311,18 @@ def infer_config(
             )
         return _own_value(release, own, name, state[name])
 
-    mlp = "mlp.0.linear" if conv == "edge" else "mlp.linear"
-    head, fusion = matrix(f"layers.0.{mlp}"), matrix("fusion.linear")
+    mlp = "mlp.0.linear.weight" if conv == "edge" else "mlp.linear.weight"
+    head, fusion = matrix(f"layers.0.{mlp}"), matrix("fusion.linear.weight")
     width, sides = head.shape[0], 1 if conv in GIN else 2  # [x_i, …] has twice the channels
     shown = {
         "width": width,
         "in_channels": head.shape[1] // sides,
-        "num_classes": matrix("classifier").shape[0],
+        "num_classes": matrix("classifier.weight").shape[0],
         "fusion_channels": fusion.shape[0],
     }
     if release is DGCNN:
         return {"arch": "dgcnn", "depth": 3, **shown}
-    layers = (
-        release.publish(f"layers.{number}.{mlp}.weight", conv) for number in itertools.count()
-    )
+    layers = (release.publish(f"layers.{number}.{mlp}", conv) for number in itertools.count())
     depth = sum(1 for _ in itertools.takewhile(state.__contains__, layers))
     inputs = matrix(f"layers.{depth - 1}.{mlp}").shape[1] if depth > 2 else 0
     outputs = width * depth * (depth + 1) // 2  # of a dense backbone, all layers together
@@ -358,7 +356,7 @@ def own_tensors(
             raise WeightsError(
                 f"{release.name}: {name} and {first} differ, expected the same tensor twice."
             )
-        tensors[own] = _own_value(release, own.removesuffix(".weight"), name, value)
+        tensors[own] = _own_value(release, own, name, value)
     if release is TENSORFLOW:  # it does not count batches
         counters = (name for name in expected if name.endswith("num_batches_tracked"))
         tensors |= {name: torch.zeros((), dtype=torch.int64) for name in counters}
@@ -366,12 +364,12 @@ def own_tensors(
 
 
 def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
-    """Return a tensor with our axes: the weights of a linear map `own` as a matrix (out, in).
+    """Return the release's tensor `name` with our axes: a linear map's weights as (out, in).
 
     Raises:
         WeightsError: such weights are neither a 1 × 1 convolution nor a matrix.
     """
-    if own != "classifier" and not own.endswith("linear"):
+    if not _is_matrix(own):
         return value
     if release is TENSORFLOW and value.dim() == 4 and value.shape[:2] == (1, 1):
         return value[0, 0].t().contiguous()
@@ -382,9 +380,22 @@ def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
     return _swap_halves(release, own, value.flatten(1))
 
 
+def _released_value(release: Release, own: str, value: Tensor) -> Tensor:
+    """Return our matrix (out, in) as the kernel of a release's convolution: (out, in, 1[, 1])."""
+    if not _is_matrix(own):
+        return value
+    kernel = _swap_halves(release, own, value)[:, :, None]
+    over_points = release is DGCNN and not own.startswith("layers")  # without neighbours
+    return kernel if over_points else kernel[..., None]
+
+
+def _is_matrix(own: str) -> bool:
+    return own.endswith("linear.weight") or own == "classifier.weight"
+
+
 def _swap_halves(release: Release, own: str, matrix: Tensor) -> Tensor:
-    """Swap the columns for [a ; b] where dgcnn.pytorch has its edges [x_j − x_i ; x_i] reversed."""
-    if release is not DGCNN or not re.fullmatch(r"layers\.\d\.mlp\.0\.linear", own):
+    """Swap the columns [a ; b] of DGCNN's edges, [x_j − x_i ; x_i] there and reversed here."""
+    if release is not DGCNN or not re.fullmatch(r"layers\.\d\.mlp\.0\.linear\.weight", own):
         return matrix
     half = matrix.shape[1] // 2
     return torch.cat([matrix[:, half:], matrix[:, :half]], dim=1)
@@ -418,13 +429,3 @@ def published_state(model: DeepGCN) -> dict[str, Tensor]:
         if release is DGCNN:
             state[re.sub(*release.alias, name)] = state[name]
     return state
-
-
-def _released_value(release: Release, own: str, value: Tensor) -> Tensor:
-    """Return our matrix (out, in) as the kernel (out, in, 1, 1) of a release's convolution."""
-    map_ = own.removesuffix(".weight")
-    if map_ == own or (map_ != "classifier" and not map_.endswith("linear")):
-        return value
-    matrix = _swap_halves(release, map_, value)
-    over_points = release is DGCNN and not own.startswith("layers")  # without neighbours
-    return matrix[:, :, None] if over_points else matrix[:, :, None, None]

@@ -81,8 +81,8 @@ def _import_hint(path: Path) -> str:
 def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     """Return the network of a weights file, on the CPU and in evaluation mode.
 
-    A file can name a class of somebody's own, and importing it runs code. So only a class that the
-    caller names too is imported: no file decides by itself which code runs.
+    A file can name a user's own class, and importing it runs code. So only a class that the caller
+    names too is imported: no file decides by itself which code runs.
 
     Args:
         path: the file.
@@ -225,7 +225,7 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 
 def describe(config: ModelConfig) -> str:
-    """Return a network's name for people.
+    """Return a short description of a network.
 
     >>> describe(ModelConfig())
     'resgcn-28 (edge, C 64, k 16)'

@@ -267,7 +267,7 @@ def _header(message: bytes) -> int:
     fields = dict(_fields(message))
     shards = fields.get(1, 0)
     if not isinstance(shards, int) or not 1 <= shards <= 99999:
-        raise ValueError("found no header that tells the number of data files")
+        raise ValueError("found no header with the number of data files")
     if fields.get(2, 0) != 0:
         raise ValueError("its tensors are big-endian")
     return shards

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import numpy as np
@@ -19,6 +19,7 @@ from numba import njit
 
 from pipelines.data.store import Room, make_room
 from pipelines.errors import DatasetError
+from pipelines.scans.table import COLOR_NAMES, Scan, ScanOptions, spooled
 
 from . import CLASSES, canonical_class
 from .raw import READ_ERRORS, RawDataset, RawRoom
@@ -26,6 +27,7 @@ from .raw import READ_ERRORS, RawDataset, RawRoom
 CHUNK = 1 << 24  # bytes of text in memory at a time
 LONGEST_LINE = 4096  # bytes; a line of S3DIS has about 40
 SHORTEST_LINE = 12  # bytes: six digits, each with a space or the newline
+SCAN_ROWS = np.dtype([(name, "<f8") for name in "xyz"] + [(name, "u1") for name in COLOR_NAMES])
 _CONTROL = bytes([*range(9), 11, 12, *range(14, 32)])  # all below space but tab, newline, return
 _DIGITS = bytes.maketrans(bytes([0, *range(0x10, 0x1A)]), b" 0123456789")  # as repaired
 _POWERS = 10.0 ** np.arange(23)
@@ -118,6 +120,39 @@ def _read_files(
                 lines = check_lines(stream, raw.whole.name, repairs)
     points = [np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
     return points[0], points[1], points[2], lines
+
+
+def open_room(path: Path, options: ScanOptions) -> Scan:
+    """Open a room folder as a scan: the whole room's file, or else its objects sorted by name.
+
+    A room `office_1` holds `office_1.txt`, or only its objects, `Annotations/*.txt`; the classes in
+    their names are ignored.
+
+    Raises:
+        DatasetError: it holds neither, or a line that cannot be repaired with certainty.
+    """
+    whole = path / f"{path.resolve().name}.txt"
+    files = [whole] if whole.is_file() else sorted((path / "Annotations").glob("*.txt"))
+    if not files:
+        raise DatasetError(
+            f"{path}: found a folder without {whole.name} and Annotations/*.txt, expected a room "
+            f"of S3DIS.\nName the scans in it, or a pattern: '{path}/*.ply'"
+        )
+    repairs: list[Repair] = []
+    rows = spooled(path, (_scan_rows(file, repairs) for file in files), SCAN_ROWS)
+    notes = [f"read from {whole.name if whole in files else f'{len(files)} objects'}"]
+    notes += [f"{item.file}:{item.line}: repaired {item.found!r}" for item in repairs]
+    names = SCAN_ROWS.names or ()
+    return Scan(path, rows, names[:3], names[3:], names, tuple(notes), options=options)
+
+
+def _scan_rows(file: Path, repairs: list[Repair]) -> np.ndarray:
+    with file.open("rb") as stream:
+        pos, color = parse_points(stream, str(file), repairs)
+    table = np.empty(len(pos), SCAN_ROWS)
+    for axis, name in enumerate("xyz"):
+        table[name], table[COLOR_NAMES[axis]] = pos[:, axis], color[:, axis]
+    return table
 
 
 def rotate(pos: np.ndarray, angle: float) -> np.ndarray:
