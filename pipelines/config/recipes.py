@@ -8,16 +8,24 @@ from pipelines.errors import ConfigError
 
 # Each has a function of its name in `data.augment`; they are applied in this order.
 AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
+# Of each of these a recipe has one at most, or the published one. A loss has a function in
+# `training.recipe` (`smoothing_loss`), and so has a schedule (`cosine_schedule`).
+OPTIMIZERS = ("adamw", "sgd")
+LOSSES = ("smoothing",)
+SCHEDULES = ("cosine",)
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn
     *AUGMENTATIONS,  # what is done to them
-    *("smoothing", "adamw", "sgd", "cosine", "clip", "ema"),  # the optimisation
+    *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema"),  # the optimisation
 )
 # "paper" is the published one: Adam, each block's points drawn once, no augmentation.
 RECIPES: dict[str, tuple[str, ...]] = {
     "paper": (),
-    "modern": tuple(part for part in PARTS if part != "sgd"),
+    "modern": (
+        *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
+        *("smoothing", "adamw", "cosine", "clip", "ema"),
+    ),
 }
 # What they were in version 0.1, whose runs did not save their parts. Never to change.
 RECIPES_0_1 = {
@@ -38,7 +46,8 @@ def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> t
     ('cosine', 'ema')
 
     Raises:
-        ConfigError: a part is left out that the recipe does not have, or two optimizers are in it.
+        ConfigError: a part is left out that the recipe does not have, or it has two optimizers,
+            losses or schedules.
     """
     for part in without:
         if part not in RECIPES[recipe]:
@@ -47,11 +56,13 @@ def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> t
                 f"Its parts: {', '.join(RECIPES[recipe]) or 'none'}."
             )
     wanted = {*RECIPES[recipe], *extra} - {*without}
-    if {"adamw", "sgd"} <= wanted:
-        raise ConfigError(
-            "--with: found adamw and sgd, expected one optimizer.\n"
-            "Leave one out, as with: --without adamw --with sgd"
-        )
+    for what, names in {"optimizer": OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES}.items():
+        found = [name for name in names if name in wanted]
+        if len(found) > 1:
+            raise ConfigError(
+                f"--with: found {' and '.join(found)}, expected one {what}.\n"
+                f"Leave one out, as with: --without {found[0]} --with {found[1]}"
+            )
     return tuple(part for part in PARTS if part in wanted)
 
 

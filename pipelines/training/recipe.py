@@ -1,7 +1,7 @@
 """Turn a recipe's parts into an optimizer, a loss, a schedule and a weight average.
 
-Each choice is a function and an entry in a table below: the part of the recipe that asks for it
-(`config.PARTS`), or for a schedule the layout.
+A loss or a schedule is a function here, and its name an entry of `config.recipes`: LOSSES has
+"smoothing" for `smoothing_loss`, SCHEDULES "cosine" for `cosine_schedule`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipelines.config import TrainConfig
+from pipelines.config.recipes import LOSSES, SCHEDULES
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 
@@ -33,18 +33,18 @@ EMA_DECAY = 0.999
 
 TensorList = tuple[Tensor, ...] | list[Tensor]
 
-# `fused`: all of a step in one pass over the weights, on the CPU in a quarter of the time.
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
-    # As DGCNN's PyTorch release has it.
-    "sgd": partial(SGD, momentum=0.9, weight_decay=1e-4, nesterov=True, fused=True),
-    "adamw": partial(AdamW, weight_decay=1e-2, fused=True),
-}
-
 
 def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
-    """Return the optimizer of a recipe's parts: of OPTIMIZERS, or Adam as published."""
-    build = next((OPTIMIZERS[part] for part in parts if part in OPTIMIZERS), None)
-    return (build or partial(Adam, fused=True))(model.parameters(), lr=lr)
+    """Return the optimizer of a recipe's parts, or Adam as published.
+
+    `fused`: all of a step in one pass over the weights, on the CPU in a quarter of the time.
+    """
+    weights = model.parameters()
+    if "sgd" in parts:  # as DGCNN's PyTorch release has it
+        return SGD(weights, lr=lr, momentum=0.9, weight_decay=1e-4, nesterov=True, fused=True)
+    if "adamw" in parts:
+        return AdamW(weights, lr=lr, weight_decay=1e-2, fused=True)
+    return Adam(weights, lr=lr, fused=True)
 
 
 # logits (n, classes), label (n,) int64 → sum over the points whose label is not IGNORED, ()
@@ -56,19 +56,17 @@ def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
 
 
-def smoothed_cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
+def smoothing_loss(logits: Tensor, label: Tensor) -> Tensor:
     """Return the summed cross-entropy of the labelled points, with label smoothing."""
     return F.cross_entropy(
         logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=SMOOTHING
     )
 
 
-LOSSES: dict[str, Loss] = {"smoothing": smoothed_cross_entropy}
-
-
 def choose_loss(parts: Sequence[str]) -> Loss:
-    """Return the loss of a recipe's parts: of LOSSES, or cross-entropy as published."""
-    return next((LOSSES[part] for part in parts if part in LOSSES), cross_entropy)
+    """Return the loss of a recipe's parts, or cross-entropy as published."""
+    losses: dict[str, Loss] = {name: globals()[f"{name}_loss"] for name in LOSSES}
+    return next((losses[part] for part in parts if part in losses), cross_entropy)
 
 
 @dataclass(frozen=True)
@@ -135,13 +133,6 @@ def torch_schedule(lr: float, total: int) -> Schedule:  # noqa: ARG001
     return rates
 
 
-SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
-    "cosine": cosine_schedule,
-    "paper": paper_schedule,
-    "torch": torch_schedule,
-}
-
-
 def choose_schedule(parts: Sequence[str], layout: str, lr: float, total: int) -> Schedule:
     """Return the schedule of a recipe's parts, or the published one of the layout.
 
@@ -151,7 +142,9 @@ def choose_schedule(parts: Sequence[str], layout: str, lr: float, total: int) ->
         lr: the learning rate that it starts from.
         total: the samples of the whole training.
     """
-    return SCHEDULES[next((part for part in parts if part in SCHEDULES), layout)](lr, total)
+    name = next((part for part in parts if part in SCHEDULES), layout)
+    schedule: Schedule = globals()[f"{name}_schedule"](lr, total)
+    return schedule
 
 
 @dataclass(frozen=True)

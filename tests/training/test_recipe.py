@@ -16,7 +16,6 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.training.recipe import (
     CLIP,
     EMA_DECAY,
-    LOSSES,
     Rates,
     apply_rates,
     average_weights,
@@ -26,6 +25,7 @@ from pipelines.training.recipe import (
     choose_schedule,
     cross_entropy,
     ema_decay,
+    smoothing_loss,
     start_average,
 )
 from pipelines.training.steps import mean_loss
@@ -145,7 +145,7 @@ def test_smoothing_mixes_in_every_class() -> None:
     target = 0.8 * F.one_hot(label[known], 13) + 0.2 / 13
     torch.testing.assert_close(choose_loss(("smoothing",))(logits, label), -(target * log).sum())
     assert choose_loss(("cosine",)) is cross_entropy
-    assert choose_loss(("cosine", "smoothing")) is LOSSES["smoothing"]
+    assert choose_loss(("cosine", "smoothing")) is smoothing_loss
 
 
 def test_clipping_is_a_part() -> None:
