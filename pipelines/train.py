@@ -106,7 +106,7 @@ def train(
         resume: the directory of a run to go on with. `config` has to be the run's own
             (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers, and
             devices with synchronised batch norm.
-        progress: is told what happens, by rank 0. With several `devices` it has to be picklable.
+        progress: shows what happens in rank 0. With several `devices` it has to be picklable.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine, or the package of a
@@ -114,8 +114,8 @@ def train(
         DatasetError: the store is missing, broken or too small.
         RunError: the run cannot be made or gone on with, another process has it, the loss is not
             finite, a process of the training was lost, or memory or disk space ran out.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` was told how to
-            go on.
+        KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` has shown how
+            to go on.
     """
     ranks = read_ranks()
     if ranks.world_size == 1 and config.devices > 1:

@@ -18,6 +18,7 @@ from pipelines.config.options import (
     SPEED,
     options_of,
 )
+from pipelines.config.recipes import SCHEDULES
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.serialization import to_plain
@@ -52,7 +53,7 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     Raises:
         RunError: a setting that shapes the result, or the data, has changed; says which.
     """
-    free = [LENGTH] if "cosine" not in config.parts else []
+    free = [] if {*SCHEDULES} & {*config.parts} else [LENGTH]
     free += [PROCESSES] if config.sync_bn else []
     if changed := differences(to_plain(run.config), to_plain(config), free=free):
         raise RunError(

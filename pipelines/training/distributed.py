@@ -189,9 +189,9 @@ class Processes:
         self._together(lambda: distributed.all_reduce(total))
         return total
 
-    def any(self, fact: bool) -> bool:
+    def any(self, holds: bool) -> bool:
         """Return whether something holds in any of the processes."""
-        return fact if self.size == 1 else bool(self.sum(torch.tensor(float(fact))) > 0)
+        return holds if self.size == 1 else bool(self.sum(torch.tensor(float(holds))) > 0)
 
     def all_same(self, value: float) -> bool:
         """Return whether a number is the same to the bit in all processes."""

@@ -95,7 +95,7 @@ def open_log(
         run: the run.
         records: lines of metrics.jsonl to keep; the rest is from steps that will be repeated.
         step: the first step that will be written.
-        progress: told what is logged where, and which loggers fail.
+        progress: shows what is logged where, and which loggers fail.
 
     Raises:
         RunError: a logger cannot be opened.

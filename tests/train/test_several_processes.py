@@ -41,7 +41,7 @@ def whole(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def two_processes(store: Store, runs: Path) -> TrainConfig:
-    """A training with batches of 5, 5, 5, 5, … and 3 blocks: no share is half of one."""
+    """A training with batches of 5, 5, 5, 5, … and 3 blocks: no part is half of one."""
     config = dataclasses.replace(tiny_config(store, runs), batch_size=5, devices=2, sync_bn=True)
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dropout=0.0))
 

@@ -105,7 +105,7 @@ def test_with_synchronised_norms_shares_make_the_whole(two: Path, name: str) -> 
 
 
 def test_without_them_each_share_has_its_own_statistics(two: Path) -> None:
-    """The oracle goes through the shares one after the other and adds up their gradients."""
+    """The oracle goes through the parts one after the other and adds up their gradients."""
     model, _ = build(CASES["local norms"])
     set_momentum(model.train())
     losses = []
@@ -115,20 +115,20 @@ def test_without_them_each_share_has_its_own_statistics(two: Path) -> None:
             middle = -(-len(blocks) // 2)
             loss, statistics = 0.0, []
             model.zero_grad()
-            for share in (blocks[:middle], blocks[middle:]):
-                if not share:
+            for part in (blocks[:middle], blocks[middle:]):
+                if not part:
                     continue
                 other = copy.deepcopy(model)
                 seed_step(other, 0, step, rank=0)
-                features, label = tensors(share)
+                features, label = tensors(part)
                 logits = other(features).flatten(0, 1)
-                part = F.cross_entropy(
+                loss_part = F.cross_entropy(
                     logits, label.flatten(), ignore_index=IGNORED, reduction="sum"
                 )
-                part = part / labelled
-                part.backward()
-                loss += part.item()
-                statistics.append((len(share) / len(blocks), dict(other.named_buffers())))
+                loss_part = loss_part / labelled
+                loss_part.backward()
+                loss += loss_part.item()
+                statistics.append((len(part) / len(blocks), dict(other.named_buffers())))
                 for own, its in zip(model.parameters(), other.parameters(), strict=True):
                     own.grad = its.grad if own.grad is None else own.grad + its.grad
             descend(model)
