@@ -1,7 +1,7 @@
 """The synth stage: a synthetic building as files in the raw S3DIS layout.
 
 Writes `OUT/Area_k/<room>/<room>.txt`, `OUT/Area_k/<room>/Annotations/<class>_<n>.txt` and
-`OUT/synthetic.json`, which marks the folder as made here and so as safe to replace.
+`OUT/synthetic.json`, which marks the folder as made by this stage, so that it may be replaced.
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
 
     A room appears whole or not at all. The same configuration gives the same bytes.
 
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     synth(SynthConfig(Path(folder, "raw"), areas=1, rooms=1, density=50.0)).rooms
+    1
+
     Raises:
         ConfigError: `config.out` holds something other than a synthetic building.
     """
@@ -65,7 +70,7 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
 
 
 def _clear(out: Path, plans: list[RoomPlan]) -> None:
-    """Remove the rooms of an earlier synthetic building, and nothing else."""
+    """Remove the rooms of an earlier synthetic building and nothing else."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out}: found a file, expected a folder.\nGive another folder as OUT.")
     if not out.exists() or not any(out.iterdir()):

@@ -1,8 +1,9 @@
-"""The text parser against NumPy's, and every kind of damage that the release has."""
+"""The text parser against NumPy's, every kind of damage of the release, and rooms as scans."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data.s3dis import rooms
-from pipelines.data.s3dis.rooms import Repair, check_lines, parse_points
+from pipelines.data.s3dis.rooms import Repair, check_lines, open_room, parse_points
 from pipelines.errors import DatasetError
+from pipelines.scans.table import ScanOptions
+from tests.scans.scan_labels import RGB, XYZ, placed
 
 
 def parse(text: bytes) -> tuple[np.ndarray, np.ndarray, list[Repair]]:
@@ -112,3 +115,20 @@ def test_a_file_without_lines_is_refused_without_reading_it_whole(
     monkeypatch.setattr(rooms, "CHUNK", 8192)
     with pytest.raises(DatasetError, match="more than 4096 bytes"):
         parse(b"7" * 100_000)
+
+
+def test_a_room_folder(tmp_path: Path) -> None:
+    room = tmp_path / "Area_1" / "office_1"
+    (room / "Annotations").mkdir(parents=True)
+    lines = [f"{p[0]} {p[1]} {p[2]} {c[0]} {c[1]} {c[2]}\n" for p, c in zip(XYZ, RGB, strict=True)]
+    (room / "Annotations" / "chair_1.txt").write_text(lines[0])
+    (room / "Annotations" / "floor_1.txt").write_text("".join(lines[1:]))
+    scan = open_room(room, ScanOptions())
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    assert scan.notes == ("read from 2 objects",)
+    (room / "office_1.txt").write_text("".join(reversed(lines)))
+    scan = open_room(room, ScanOptions())
+    np.testing.assert_array_equal(placed(scan), XYZ[::-1])
+    np.testing.assert_array_equal(scan.colors(), RGB[::-1])
+    with pytest.raises(DatasetError, match=r"without Area_1\.txt and Annotations"):
+        open_room(tmp_path / "Area_1", ScanOptions())
