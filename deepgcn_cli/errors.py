@@ -36,18 +36,18 @@ class Interrupted(Exception):
     """The person stopped a command; the text says how to go on."""
 
 
-def run(arguments: list[str]) -> int:
-    """Run `deepgcn` with `arguments` and return the exit code."""
+def exit_code(run: Callable[[], int]) -> int:
+    """Return the exit code of `run`; show the error or signal that ends it."""
     make_streams_usable()
     code = 130
     with suppress(KeyboardInterrupt), signals_interrupt():
-        code = _run(arguments)
+        code = _show_errors(run)
     return code  # also if a signal comes after the last message
 
 
-def _run(arguments: list[str]) -> int:
+def _show_errors(run: Callable[[], int]) -> int:
     try:
-        code = _run_app(arguments)
+        code = run()
         sys.stdout.flush()
     except DeepGCNError as error:
         return _say(f"Error: {error}")
@@ -64,28 +64,6 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         return _bug(error)
     return code
-
-
-def _run_app(arguments: list[str]) -> int:
-    """Run the app and return its exit code; only usage errors are shown here."""
-    from .commands import app, usage_error
-
-    try:
-        code = app(arguments, prog_name="deepgcn", standalone_mode=False)
-    except usage_error as error:
-        return _usage_error(error)
-    if code == 130:  # how typer passes a KeyboardInterrupt on
-        raise KeyboardInterrupt
-    return int(code or 0)
-
-
-def _usage_error(error: Any) -> int:
-    close = getattr(error, "possibilities", None)
-    message = error.message if close else error.format_message()
-    if close:
-        message += f". Did you mean {' or '.join(sorted(close))}?"
-    command = error.ctx.command_path if error.ctx else "deepgcn"
-    return _say(f"{command}: {message}\nHelp: {command} --help", 2)
 
 
 def _file_system_error(error: OSError) -> int:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from pipelines.config import TrainConfig
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import Option, flag_of, options_of
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "DIR"}
@@ -74,19 +74,6 @@ def subcommand(
     return decorate
 
 
-def add_group(app: typer.Typer, name: str, help: str, *examples: str) -> typer.Typer:
-    """Add a group of commands, which shows its help without one of them, and return it."""
-    group = typer.Typer(help=help, rich_markup_mode=None, epilog=show_examples(*examples))
-
-    def show_help(context: typer.Context) -> None:
-        if context.invoked_subcommand is None:
-            typer.echo(context.get_help())
-
-    group.callback(invoke_without_command=True, help=help)(show_help)
-    app.add_typer(group, name=name)
-    return group
-
-
 def _with_flags(function: Callable, taken: list[inspect.Parameter]) -> Callable:
     """Return `function` with the parameters `taken` in the place of `flags`, for typer."""
 
@@ -116,6 +103,15 @@ def fields_of(config: type, flags: Flags) -> Flags:
     """Return those of the flags that are fields of a configuration."""
     names = {field.name for field in dataclasses.fields(config)}
     return {name: value for name, value in flags.items() if name in names}
+
+
+def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
+    """Return the preset's network or the published one of the given depth, changed by flags."""
+    if preset is not None:
+        from pipelines.model.presets import preset as find_preset
+
+        return dataclasses.replace(find_preset(preset).config, **changes)
+    return ModelConfig.published(**{"arch": ModelConfig.arch, **changes})
 
 
 def parameters(config: type, command: str) -> Iterator[inspect.Parameter]:
@@ -178,3 +174,19 @@ def show_examples(*commands: str) -> str:
 
 RUNS = TrainConfig.runs
 Runs = Annotated[Path, option_of("Folder of the runs.", "--runs", default=RUNS, metavar="DIR")]
+Where = Annotated[
+    str | None,
+    option_of(
+        'Only runs that fulfil this, as "arch=resgcn and miou>0.4".',
+        flag="--where",
+        metavar="CONDITION",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    option_of(
+        "A published network (deepgcn presets); other flags change it.",
+        "--preset",
+        metavar="NAME",
+    ),
+]

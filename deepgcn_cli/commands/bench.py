@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from deepgcn_cli.display import print_json, print_table, print_text
-from deepgcn_cli.options import Flags, Json, Quiet, fields_of, subcommand
+from deepgcn_cli.options import Flags, Json, Preset, Quiet, chosen_model, fields_of, subcommand
 from deepgcn_cli.progress import open_progress
 from pipelines.config import BenchConfig, ModelConfig
-
-from .train import Preset, chosen_model
 
 if TYPE_CHECKING:
     from pipelines.bench import BenchResult, Figures, Row

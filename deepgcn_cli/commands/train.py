@@ -11,20 +11,11 @@ import typer
 
 from deepgcn_cli.display import print_json, print_text
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import Flags, Json, Quiet, fields_of, option_of, subcommand
+from deepgcn_cli.options import Flags, Json, Preset, Quiet, chosen_model, fields_of, subcommand
 from deepgcn_cli.progress import open_progress
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
 from pipelines.errors import EverywhereError, RunError, command
-
-Preset = Annotated[
-    str | None,
-    option_of(
-        "A published network (deepgcn presets); other flags change it.",
-        "--preset",
-        metavar="NAME",
-    ),
-]
 
 
 def flags_that_shape(*shapes: str) -> str:
@@ -112,15 +103,6 @@ def _fresh(preset: str | None, flags: Flags) -> TrainConfig:
     """Return the configuration of a new run."""
     model = chosen_model(preset, fields_of(ModelConfig, flags))
     return TrainConfig(model=model, **fields_of(TrainConfig, flags))
-
-
-def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
-    """Return the preset's network or the published one of the given depth, changed by flags."""
-    if preset is not None:
-        from pipelines.model.presets import preset as find_preset
-
-        return dataclasses.replace(find_preset(preset).config, **changes)
-    return ModelConfig.published(**{"arch": ModelConfig.arch, **changes})
 
 
 def _resumed(folder: Path, preset: str | None, flags: Flags) -> TrainConfig:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepgcn_cli.display import percent, print_json, print_table, print_text
-from deepgcn_cli.options import Flags, Json, Quiet, add_group, option_of, subcommand
+from deepgcn_cli.options import Flags, Json, Quiet, option_of, subcommand
 from deepgcn_cli.progress import open_progress
 from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
 from pipelines.config.options import option
@@ -184,16 +184,3 @@ def _described(found: Inspected) -> list[tuple[str, str]]:
         *found.facts.items(),
     ]
     return [(name, " ".join(str(value).split())) for name, value in rows]
-
-
-def add_weights(app: typer.Typer) -> None:
-    """Add the group to the app."""
-    group = add_group(
-        app,
-        "weights",
-        "Bring published weights in, hand yours on, look into a file.",
-        "deepgcn weights import model.pth --out model.safetensors",
-        "deepgcn weights inspect model.safetensors",
-    )
-    for each in (import_file, export_file, inspect_file):
-        each.add_to(group)

@@ -10,8 +10,8 @@ from typing import Any
 
 import typer.main
 
-from deepgcn_cli.commands import app
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
+from deepgcn_cli.app import app
 
 FOLDER = Path(__file__).parent / "help"
 ROOT = typer.main.get_command(app)

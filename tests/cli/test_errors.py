@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from deepgcn_cli import errors
-from deepgcn_cli.__main__ import main
+from deepgcn_cli.__main__ import main, run
 from deepgcn_cli.commands.train import _how_to_resume as how_to_resume
-from deepgcn_cli.errors import run
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 from pipelines.runs.directory import create_run, resume_command

@@ -9,8 +9,8 @@ from typing import Any, get_type_hints
 import pytest
 from typer.models import OptionInfo
 
-from deepgcn_cli.commands import app
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
+from deepgcn_cli.app import app
 from tests.cli.help_texts import FOLDER, ROOT, commands, help_text, snapshot
 
 

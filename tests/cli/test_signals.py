@@ -124,8 +124,8 @@ def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> No
     """From the first line of the program on: while it imports PyTorch, while it reads its files."""
     arguments = ["synth", str(tmp_path), "--rooms", "272", "--density", "20000"]
     script = (
-        "import sys, deepgcn_cli.errors as main; inner = main._run_app\n"
-        "main._run_app = lambda arguments: (print(flush=True), inner(arguments))[1]\n"
+        "import sys, deepgcn_cli.__main__ as main; inner = main.exit_code\n"
+        "main.exit_code = lambda run: inner(lambda: (print(flush=True), run())[1])\n"
         f"sys.exit(main.run({arguments!r}))"
     )
     for moment in range(5):

@@ -9,20 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from deepgcn_cli.display import print_json, print_text
-from deepgcn_cli.options import RUNS, Json, Runs, option_of, subcommand
+from deepgcn_cli.options import RUNS, Json, Runs, Where, subcommand
 from deepgcn_cli.progress import open_progress
 
 if TYPE_CHECKING:
     from pipelines.runs.directory import Run
-
-Where = Annotated[
-    str | None,
-    option_of(
-        'Only runs that fulfil this, as "arch=resgcn and miou>0.4".',
-        flag="--where",
-        metavar="CONDITION",
-    ),
-]
 
 
 @subcommand(

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer
 
+from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.ablate import slurm_options
-from deepgcn_cli.errors import run
 from tests.tiny_store import write_tiny_store
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
 from pipelines.config import SynthConfig
 from pipelines.synth import synth
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.demo import MADE, SETTINGS, Settings, claim
-from deepgcn_cli.errors import run
 from pipelines.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
 
 
 def succeed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

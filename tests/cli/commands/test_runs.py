@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
 from pipelines import kernels, load_model
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store

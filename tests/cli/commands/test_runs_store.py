@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.runs.directory import create_run
 from pipelines.runs.lock import lock_run

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepgcn_cli.errors import run
+from deepgcn_cli.__main__ import run
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.weights.published import published_state
