@@ -11,6 +11,7 @@ from pipelines.serialization import to_plain
 
 from .errors import holds_all_text
 
+MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))  # what scores.json has beside classes
 UNBOUNDED = 10_000  # characters: wider than any terminal
 DRAWN = 200  # rows; longer tables are printed plain: drawing takes longer than reading them
 

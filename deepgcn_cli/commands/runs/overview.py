@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.display import percent, print_json, print_table, print_text
+from deepgcn_cli.display import MEANS, percent, print_json, print_table, print_text
 from deepgcn_cli.options import RUNS, Json, Quiet, Runs, Where, option_of, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
 from pipelines.config import PROTOCOLS
@@ -37,7 +37,6 @@ Sort = Annotated[
 COLUMNS = ("name", "state", "arch", "depth", "conv", "width", "k", "test_area", "epoch", "step")
 SCORES = ("val_miou", "room_oa", "room_miou")
 TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU")
-SHOWN_SCORES = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))
 
 
 @subcommand(
@@ -222,7 +221,7 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
 def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the scores under each protocol."""
     for protocol, values in scores.items():
-        shown = (f"{name} {percent(values[key])}" for name, key in SHOWN_SCORES)
+        shown = (f"{name} {percent(values[key])}" for name, key in MEANS)
         yield f"protocol {protocol}", ", ".join(shown)
         for name, iou in zip(values["classes"], values["iou"], strict=True):
             yield f"  IoU {name}", percent(iou)
@@ -258,7 +257,7 @@ def compare_runs(
     differences = compare_scores([run.name for run in found], values)
     if as_json:
         scores = {run.name: each for run, each in zip(found, values, strict=True)}
-        means = {name: {key: each[key] for _, key in SHOWN_SCORES} for name, each in scores.items()}
+        means = {name: {key: each[key] for _, key in MEANS} for name, each in scores.items()}
         compared = {"protocol": protocol, "settings": settings, "differences": differences}
         return print_json({**compared, "scores": means})
     _print_comparison([run.name for run in found], values, settings, differences)
@@ -286,7 +285,7 @@ def _print_comparison(
         print_text("")
     changes = [f"− {names[0]}: {each.name}" for each in differences]
     rows = []
-    for title, key in SHOWN_SCORES:
+    for title, key in MEANS:
         deltas = (_signed(each[key] - values[0][key]) for each in values[1:])
         rows.append((title, *(percent(each[key]) for each in values), *deltas))
     for number, name in enumerate(values[0]["classes"]):
