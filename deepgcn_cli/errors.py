@@ -26,8 +26,8 @@ from pipelines.files import DISK_FULL
 
 # What the file system answers to a path that a person gave; anything else is a bug.
 REFUSED = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG),
-    errno.ELOOP,
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 POSTPONED = 0.02  # seconds until a signal comes again that could not be raised
 
@@ -103,11 +103,7 @@ def _say(message: str, code: int = 1) -> int:
 
 @contextmanager
 def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C within a `with` block into `Interrupted`.
-
-    Raises:
-        Interrupted: with the text `how`, or what `how` returns at that moment.
-    """
+    """Turn Ctrl-C within a `with` block into `Interrupted`, with a text or what returns it then."""
     try:
         yield
     except KeyboardInterrupt:
@@ -118,21 +114,16 @@ def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
 def signals_interrupt() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise KeyboardInterrupt within a `with` block, and never be lost.
 
-    Python raises it between any two instructions, some of which swallow it: while a module is
-    imported (a callback of the import lock ignores it; NumPy takes it for a broken installation)
-    and in destructors. The command would go on as if nobody had asked it to stop. So a signal that
-    comes at such a moment is raised again a little later.
-
-    SIGTERM also waits while an error propagates: torchrun and SLURM send it to all processes of a
-    job as soon as one of them fails. The others run into the same failure at that moment, and
-    their message would be lost.
+    Python swallows it in destructors and while a module is imported (the import lock ignores it;
+    NumPy takes it for a broken installation). A signal that comes then is raised again a little
+    later. So is a SIGTERM that comes while an error propagates: torchrun and SLURM send it to all
+    processes as soon as one fails, just when the others find the same error and have to report it.
 
     A signal that the process ignores, or has another handler for, stays so. Without timers
     (Windows), and in other threads, signals keep their usual effect.
     """
-    if threading.current_thread() is not threading.main_thread() or not hasattr(
-        signal, "setitimer"
-    ):
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not (in_main_thread and hasattr(signal, "setitimer")):
         yield
         return
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -185,12 +176,9 @@ def _postpone(number: int) -> None:
 def make_streams_usable() -> None:
     """Open the standard streams that were closed at the start, and let stdout take any text.
 
-    Python has None in the place of a stream that was closed (`>&-`, a daemon), and the next file
-    that is opened would get its number: what a library prints would end up in that file.
-
-    Where stdout is not UTF-8 (an old locale, a pipe on Windows), or a file's name is not, a
-    character that it cannot hold is written as its code, as Python does on stderr. A result must
-    not be lost for a sign in its table.
+    A stream that was closed (`>&-`, a daemon) is None, and the next file that is opened would get
+    its number: what a library prints would end up in that file. A character that stdout cannot
+    encode (an old locale, a pipe on Windows) is written as its code, as Python does on stderr.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
         if getattr(sys, name) is None:

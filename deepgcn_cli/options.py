@@ -32,7 +32,7 @@ Quiet = Annotated[
 
 @dataclass(frozen=True)
 class Command:
-    """A command for an app or a group."""
+    """A command as typer takes it."""
 
     name: str
     function: Callable[..., Any]
@@ -41,7 +41,7 @@ class Command:
     hidden: bool = False
 
     def add_to(self, app: typer.Typer) -> None:
-        """Add the command."""
+        """Add the command to the app or a group of it."""
         epilog = show_examples(*self.examples)
         app.command(self.name, help=self.help, epilog=epilog, hidden=self.hidden)(self.function)
 
@@ -53,15 +53,10 @@ def subcommand(
     hidden: bool = False,
     **words: str,
 ) -> Callable[[Callable], Command]:
-    """Make a command of a function.
+    """Make a command of a function; its help is the docstring and ends with `examples`.
 
-    Args:
-        examples: commands as they can be typed, for the help.
-        takes: configurations whose options it has, in the place of its parameter `flags`; it is
-            called with those that were given, by their fields' names.
-        name: how it is typed; None: as the function is called.
-        hidden: whether the list of commands leaves it out.
-        words: what stands for `{name}` in its help, which is the docstring.
+    The options of the configurations in `takes` stand in the place of the parameter `flags`, which
+    has those that were given, by their fields' names. `words` replace `{name}` in the help.
     """
 
     def decorate(function: Callable) -> Command:
@@ -80,23 +75,17 @@ def _with_flags(function: Callable, taken: list[inspect.Parameter]) -> Callable:
     @functools.wraps(function)
     def with_flags(**values: Any) -> Any:
         flags = {each.name: values.pop(each.name) for each in taken}
-        return function(**values, flags=_given(flags)) if taken else function(**values)
+        given = {name: value for name, value in flags.items() if value not in (None, [])}
+        for name, value in given.items():
+            given[name] = tuple(value) if isinstance(value, list) else value
+        return function(**values, flags=given) if taken else function(**values)
 
     own = inspect.signature(function, eval_str=True).parameters.values()
     places = [taken if each.name == "flags" else [each] for each in own]
     signature = inspect.Signature([each for some in places for each in some])
-    kinds = {each.name: each.annotation for each in signature.parameters.values()}
     with_flags.__signature__ = signature  # type: ignore[attr-defined]
-    with_flags.__annotations__ = kinds
+    with_flags.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return with_flags
-
-
-def _given(flags: Mapping[str, Any]) -> Flags:
-    return {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in flags.items()
-        if value is not None and value != []
-    }
 
 
 def fields_of(config: type, flags: Flags) -> Flags:
@@ -185,8 +174,6 @@ Where = Annotated[
 Preset = Annotated[
     str | None,
     option_of(
-        "A published network (deepgcn presets); other flags change it.",
-        "--preset",
-        metavar="NAME",
+        "A published network (deepgcn presets); other flags change it.", "--preset", metavar="NAME"
     ),
 ]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deepgcn_cli.display import print_json, print_table, print_text
 from deepgcn_cli.options import Json, subcommand
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 GIB = 2**30
 
@@ -23,15 +25,15 @@ def presets(as_json: Json = False) -> None:
     if as_json:
         return print_json(rows)
     columns = ("preset", "parameters", "layers", "width", "k", "conv", "area 5 mIoU %", "from")
-    cells = []
-    for row in rows:
-        sizes = (str(row[name]) for name in ("depth", "width", "k", "conv"))
-        score, sign = row["published"], "" if row["cited"] else "†"
-        shown = "–" if score is None else f"{score:.2f}{sign}"
-        millions = f"{row['parameters'] / 1e6:.3f} M"
-        cells.append((row["preset"], millions, *sizes, shown, row["note"]))
-    print_table(columns, cells)
+    print_table(columns, [_cells(row) for row in rows])
     print_text("† quoted from memory of the paper, not checked against it")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    sizes = (str(row[name]) for name in ("depth", "width", "k", "conv"))
+    sign = "" if row["cited"] else "†"
+    score = "–" if row["published"] is None else f"{row['published']:.2f}{sign}"
+    return (row["preset"], f"{row['parameters'] / 1e6:.3f} M", *sizes, score, row["note"])
 
 
 def preset_rows() -> list[dict[str, Any]]:
@@ -55,18 +57,11 @@ def doctor(as_json: Json = False) -> None:
     machine = describe_machine()
     if as_json:
         return print_json(machine)
-    parts = {
-        f"extra {name}": _part(name, missing) for name, missing in machine.pop("extras").items()
-    }
-    rows = [(name, _shown(value)) for name, value in {**machine, **parts}.items()]
+    rows = [(name, _shown(value)) for name, value in machine.items() if name != "extras"]
+    for extra, missing in machine["extras"].items():
+        how = f"missing {', '.join(missing)}: pip install 'deepgcn[{extra}]'"
+        rows.append((f"extra {extra}", how if missing else "installed"))
     print_table(("what", "found"), rows)
-
-
-def _part(extra: str, missing: list[str]) -> str:
-    """Return whether an optional part is installed, or how to install it."""
-    if not missing:
-        return "installed"
-    return f"missing {', '.join(missing)}: pip install 'deepgcn[{extra}]'"
 
 
 def _shown(value: Any) -> str:
@@ -88,7 +83,9 @@ def describe_machine() -> dict[str, Any]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = torch.cuda.get_device_properties(0) if count else None
-    installed, missing = packages()
+    missing = missing_packages("deepgcn")
+    required = [each.name for each in requirements("deepgcn") if each.name not in missing]
+    extras = metadata.metadata("deepgcn").get_all("Provides-Extra") or []
     return {
         "deepgcn": metadata.version("deepgcn"),
         "Python": sys.version.split()[0],
@@ -103,55 +100,33 @@ def describe_machine() -> dict[str, Any]:
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,
         "available memory": available_memory("cpu") / GIB,
         "free disk here": shutil.disk_usage(Path.cwd()).free / GIB,
-        "packages": installed,
+        "packages": [f"{name} {metadata.version(name)}" for name in required],
         "missing packages": missing,
-        "extras": extras(),
+        "extras": {name: missing_packages("deepgcn", name) for name in extras},
     }
 
 
-def packages() -> tuple[list[str], list[str]]:
-    """Return the required packages that are installed, with versions, and those that are not."""
-    missing = missing_packages("deepgcn", None)
-    required = [name for name, _ in requirements("deepgcn", None) if name not in missing]
-    return [f"{name} {metadata.version(name)}" for name in required], missing
-
-
-def extras() -> dict[str, list[str]]:
-    """Return the missing packages of each optional part of the toolkit, by the part's name."""
-    names = metadata.metadata("deepgcn").get_all("Provides-Extra") or []
-    return {name: missing_packages("deepgcn", name) for name in names}
-
-
-def missing_packages(package: str, extra: str | None) -> list[str]:
+def missing_packages(package: str, extra: str = "") -> list[str]:
     """Return what `package`, or one of its extras, requires and is not installed.
 
     What an extra asks for with extras of its own, such as laspy[lazrs], counts as well.
     """
     missing: list[str] = []
-    for name, inner in requirements(package, extra):
+    for required in requirements(package, extra):
         try:
-            metadata.version(name)
+            metadata.version(required.name)
         except metadata.PackageNotFoundError:
-            missing.append(name)
-            continue
-        for part in inner:
-            missing += missing_packages(name, part)
+            missing.append(required.name)
+        else:
+            for inner in sorted(required.extras):
+                missing += missing_packages(required.name, inner)
     return list(dict.fromkeys(missing))
 
 
-def requirements(package: str, extra: str | None) -> list[tuple[str, list[str]]]:
-    """Return the packages that `package` itself, or one of its extras, requires.
+def requirements(package: str, extra: str = "") -> list[Requirement]:
+    """Return the packages that `package` itself requires here, or those of one of its extras."""
+    from packaging.requirements import Requirement
 
-    Each comes with the extras that are asked of it: laspy[lazrs]>=2.5 → ("laspy", ["lazrs"]).
-    """
-    found = []
-    for line in metadata.requires(package) or []:
-        requirement, _, marker = line.partition(";")
-        wanted = re.search(r"extra\s*==\s*['\"]([\w.-]+)", marker)
-        if (wanted.group(1) if wanted else None) != extra:
-            continue
-        parts = re.match(r"\s*([\w.-]+)\s*(?:\[([^]]*)\])?", requirement)
-        assert parts is not None, requirement
-        inner = [part.strip() for part in (parts.group(2) or "").split(",") if part.strip()]
-        found.append((parts.group(1), inner))
-    return found
+    asked = [Requirement(line) for line in metadata.requires(package) or []]
+    asked = [each for each in asked if ("extra" in str(each.marker)) == bool(extra)]
+    return [each for each in asked if each.marker is None or each.marker.evaluate({"extra": extra})]

@@ -41,14 +41,12 @@ def flags_that_shape(*shapes: str) -> str:
 def train(
     *,
     run: Annotated[
-        str | None,
-        typer.Argument(metavar="RUN", help="With --resume: the run's name or folder."),
+        str | None, typer.Argument(metavar="RUN", help="With --resume: the run's name or folder.")
     ] = None,
     preset: Preset = None,
     flags: Flags,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run."),
+        bool, typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run.")
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -36,11 +36,7 @@ class ModelConfig:
     """
 
     arch: str = option(
-        "resgcn",
-        "{}, or package.module:Class.",
-        choices=ARCHS,
-        own_class=True,
-        noun="architecture",
+        "resgcn", "{}, or package.module:Class.", choices=ARCHS, own_class=True, noun="architecture"
     )
     depth: int = option(28, "Layers.", "L")
     conv: str = option(

@@ -20,21 +20,13 @@ PARTS = (
     *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema"),  # the optimisation
 )
 # "paper" is the published one: Adam, each block's points drawn once, no augmentation.
-RECIPES: dict[str, tuple[str, ...]] = {
-    "paper": (),
-    "modern": (
-        *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
-        *("smoothing", "adamw", "cosine", "clip", "ema"),
-    ),
-}
-# What they were in version 0.1, whose runs did not save their parts. Never to change.
-RECIPES_0_1 = {
-    "paper": (),
-    "modern": (
-        *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
-        *("smoothing", "adamw", "cosine", "clip", "ema"),
-    ),
-}
+# "modern" is now what it was in version 0.1, whose runs did not save their parts. When it changes,
+# it gets a tuple of its own: this one has to stay.
+MODERN_0_1 = (
+    *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
+    *("smoothing", "adamw", "cosine", "clip", "ema"),
+)
+RECIPES: dict[str, tuple[str, ...]] = {"paper": (), "modern": MODERN_0_1}
 ADAM_LR = 1e-3  # as published
 SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate for Adam
 
@@ -71,19 +63,15 @@ def as_it_was(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return `without` and `extra` with which a saved recipe has the parts that it had then.
 
-    What the recipe has gained since is left out, what it has lost is added.
+    What the recipe has gained since is left out, what it has lost is added. `parts` None: version
+    0.1 saved none.
 
     >>> as_it_was("paper", (), (), ("clip", "ema"))
     ((), ('clip', 'ema'))
-
-    Args:
-        recipe: its name, one of RECIPES.
-        without: the parts that were left out.
-        extra: the parts that were added.
-        parts: the parts that were saved; None: version 0.1 saved none.
     """
     if parts is None:
-        parts = ({*RECIPES_0_1.get(recipe, ())} | {*extra}) - {*without}
+        parts = ({*MODERN_0_1} if recipe == "modern" else set()) | {*extra}
+        parts -= {*without}
     now = RECIPES[recipe]
     if {*without} <= {*now} and {*parts} == ({*now} | {*extra}) - {*without}:
         return tuple(without), tuple(extra)

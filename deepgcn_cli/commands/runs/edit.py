@@ -16,11 +16,7 @@ if TYPE_CHECKING:
     from pipelines.runs.directory import Run
 
 
-@subcommand(
-    "deepgcn runs tag mine other paper",
-    "deepgcn runs tag mine paper --remove",
-    name="tag",
-)
+@subcommand("deepgcn runs tag mine other paper", "deepgcn runs tag mine paper --remove", name="tag")
 def tag_runs(
     words: Annotated[
         list[str],
@@ -156,10 +152,7 @@ def _ask(question: str, *, yes: bool) -> None:
         raise typer.Exit(1)
 
 
-@subcommand(
-    "deepgcn runs restore mine",
-    name="restore",
-)
+@subcommand("deepgcn runs restore mine", name="restore")
 def restore_runs(
     names: Annotated[
         list[str], typer.Argument(metavar="RUN…", help="The runs' names in the trash.")
