@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,7 @@ import typer
 from deepgcn_cli.display import percent, print_json, print_table, print_text
 from deepgcn_cli.options import Flags, Json, Quiet, option_of, subcommand
 from deepgcn_cli.progress import open_progress
-from pipelines.config import ARCHS, CONVS, KNNS, LAYOUTS
-from pipelines.config.options import option
+from pipelines.config.model import Hints
 from pipelines.errors import command
 
 if TYPE_CHECKING:
@@ -21,30 +19,11 @@ if TYPE_CHECKING:
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
-IMPORT = ("import",)
-
-
-@dataclass(frozen=True)
-class Unstored:
-    """What a file with weights may not hold; None: as published for the network that it holds."""
-
-    k: int | None = option(None, "Neighbours per point.", "N", flag="-k")
-    conv: str | None = option(None, "Graph convolution: {}.", choices=CONVS)
-    arch: str | None = option(None, "Backbone: {}.", choices=ARCHS[:3])
-    layout: str | None = option(
-        None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT
-    )
-    knn: str | None = option(None, "Graph: {}.", choices=KNNS, commands=IMPORT)
-    dilation: bool | None = option(
-        None, "Dilated neighbours.", flag="--dilation/--no-dilation", commands=IMPORT
-    )
-    num_points: int | None = option(None, "Points of a block in its training.", commands=IMPORT)
-
 
 @subcommand(
     "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
     "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
-    takes=(Unstored,),
+    takes=(Hints,),
     name="import",
 )
 def import_file(
@@ -67,7 +46,6 @@ def import_file(
     that hold code are refused.
     """
     from pipelines.weights.exchange import import_weights
-    from pipelines.weights.published import Hints
 
     progress = open_progress(quiet=quiet)
     result = import_weights(source, out, Hints(**flags), progress=progress)
@@ -146,7 +124,7 @@ def export_file(
 @subcommand(
     "deepgcn weights inspect model.pth",
     "deepgcn weights inspect log5/epoch_best.ckpt --json",
-    takes=(Unstored,),
+    takes=(Hints,),
     name="inspect",
 )
 def inspect_file(
@@ -159,7 +137,6 @@ def inspect_file(
 ) -> None:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
     from pipelines.weights.exchange import inspect_weights
-    from pipelines.weights.published import Hints
 
     found = inspect_weights(path, Hints(**flags))
     if as_json:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 
-from .model import ARCHS, CONVS, KNNS, LAYOUTS, ModelConfig
+from .model import ARCHS, CONVS, KNNS, LAYOUTS, POINTS, ModelConfig
 from .options import (
     COUNT,
     LENGTH,
@@ -31,7 +31,7 @@ from .options import (
 )
 from .recipes import ADAM_LR, PARTS, RECIPES, SGD_LR, as_it_was, parts_of
 
-__all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "ModelConfig"]  # what others take from here
+__all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]  # of the network
 
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
@@ -47,7 +47,6 @@ SLURM: dict[str, type] = {
 }
 AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
 AREA = Bounds(1, 6, "an S3DIS area")
-POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
 SEED = Bounds(0, 2**63 - 1)  # what NumPy, PyTorch and SQLite can all take
 TRAIN = ("train",)

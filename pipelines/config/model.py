@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ ARCHS = tuple(PUBLISHED)  # `pipelines.model.blocks` has a class for each
 CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
+POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
+IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
 
 
@@ -116,3 +119,43 @@ class ModelConfig:
                 f"{num_points}.\n"
                 f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."
             )
+
+
+@dataclass(frozen=True)
+class Hints:
+    """Settings of a network that its tensors do not show; None: as published.
+
+    All but `num_points`, the points of a block in its training, are those of `ModelConfig`.
+    """
+
+    k: int | None = option(None, "Neighbours per point.", "N", flag="-k")
+    conv: str | None = option(
+        None, "Graph convolution: {}.", choices=CONVS, noun="graph convolution"
+    )
+    arch: str | None = option(
+        None, f"Backbone: {', '.join(ARCHS[:3])}.", choices=ARCHS, noun="architecture"
+    )
+    layout: str | None = option(
+        None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT
+    )
+    knn: str | None = option(None, "Graph: {}.", choices=KNNS, commands=IMPORT)
+    dilation: bool | None = option(
+        None, "Dilated neighbours.", flag="--dilation/--no-dilation", commands=IMPORT
+    )
+    epsilon: float | None = option(None, "Probability of stochastic dilation.", commands=())
+    num_points: int | None = option(
+        None, "Points of a block in its training.", within=POINTS, commands=IMPORT
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+    def or_else(self, other: Hints) -> Hints:
+        """Return these settings, and those of `other` where they are None."""
+        known = {name: value for name, value in vars(self).items() if value is not None}
+        return dataclasses.replace(other, **known)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the network that are not None."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: value for name, value in given.items() if name != "num_points"}

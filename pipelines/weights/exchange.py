@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.config import POINTS, ModelConfig
+from pipelines.config.model import Hints
 from pipelines.config.options import check_choice
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
@@ -21,7 +22,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 
 from .export import FORMS, readme_text, write_onnx, write_program, write_state
-from .published import RELEASES, Hints, assumed, build_released, recognise
+from .published import RELEASES, assumed, build_released, recognise
 from .safetensors import FORMAT, describe, load_weights, read_metadata, save_weights
 from .settings import LOG, read_config, read_log
 from .sources import TensorInfo, WeightsFile, open_weights

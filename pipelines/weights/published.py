@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.config import ARCHS, CONVS, POINTS, ModelConfig
-from pipelines.config.options import check_choice
+from pipelines.config import ARCHS, CONVS, ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
@@ -125,42 +125,6 @@ DGCNN = Release(
     hidden=("k",),
 )
 RELEASES = {release.name: release for release in (TORCH, TENSORFLOW, DGCNN)}
-
-
-@dataclass(frozen=True)
-class Hints:
-    """Settings of a network that its tensors do not show; None: as published.
-
-    `k`, `conv`, `arch`, `layout`, `knn`, `dilation` and `epsilon` are those of
-    `pipelines.config.ModelConfig`; `num_points` are the points of a block in training.
-    """
-
-    k: int | None = None
-    conv: str | None = None
-    arch: str | None = None
-    layout: str | None = None
-    knn: str | None = None
-    dilation: bool | None = None
-    epsilon: float | None = None
-    num_points: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.conv is not None:
-            check_choice("graph convolution", self.conv, CONVS, flag="--conv")
-        if self.arch is not None:
-            check_choice("architecture", self.arch, ARCHS, flag="--arch")
-        if self.num_points is not None:
-            POINTS.check("--num-points", self.num_points)
-
-    def or_else(self, other: Hints) -> Hints:
-        """Return these settings, and those of `other` where they are None."""
-        known = {name: value for name, value in vars(self).items() if value is not None}
-        return dataclasses.replace(other, **known)
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of the network that are not None."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: value for name, value in given.items() if name != "num_points"}
 
 
 def assumed(release: str, hints: Hints, config: ModelConfig) -> dict[str, object]:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.serialization import to_plain
 
-from .published import Hints
 from .safetensors import parse_config, parse_num_points
 
 LOG = "log_train.txt"

@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines.config import CONVS, ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.published import RELEASES, Hints, build_released, recognise
+from pipelines.weights.published import RELEASES, build_released, recognise
 from pipelines.weights.pytorch import read_torch
 from pipelines.weights.safetensors import expected_tensors
 from pipelines.weights.tensorflow import is_optimizer

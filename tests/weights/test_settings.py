@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.config import ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import WeightsError
-from pipelines.weights.published import Hints
 from pipelines.weights.settings import config_metadata, literals, read_config, read_log
 
 
