@@ -109,7 +109,7 @@ class DGCNN(nn.Module):
                 f"--conv: found {config.conv!r}, expected 'edge': DGCNN is EdgeConv only."
             )
         units = 1 if layer == config.depth - 1 else 2
-        return EdgeConv(channels, (config.width,) * units, DGCNN.style)
+        return EdgeConv(channels, config.width, DGCNN.style, units=units)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
         return y
@@ -133,60 +133,56 @@ def block_class(arch: str) -> type[nn.Module]:
     return own_class(arch, flag="--arch") if ":" in arch else BLOCKS[arch]
 
 
-def build_backbone(config: ModelConfig) -> tuple[nn.ModuleList, nn.ModuleList, Style]:
-    """Build the graph convolution of each layer, the block that it belongs to, and their style.
+def build_backbone(
+    config: ModelConfig,
+) -> tuple[nn.ModuleList, nn.ModuleList, list[int], Style]:
+    """Build each layer's graph convolution and block.
+
+    Returns:
+        The convolutions, the blocks, the channels of their outputs, and the style of all units.
 
     Raises:
         ConfigError: a class of the user's own does not fit.
 
     Example:
-        >>> _, blocks, _ = build_backbone(ModelConfig(arch="densegcn", depth=3, width=8))
-        >>> [block.out_channels for block in blocks]
+        >>> build_backbone(ModelConfig(arch="densegcn", depth=3, width=8))[2]
         [8, 16, 24]
     """
     chosen = block_class(config.arch)
     style = getattr(chosen, "style", None) or Style.of(config.layout)
-    convs, blocks = nn.ModuleList(), nn.ModuleList()
+    convs, blocks, outputs = nn.ModuleList(), nn.ModuleList(), []
     channels = config.in_channels
     for layer in range(config.depth):
         if own := getattr(chosen, "build_conv", None):
             convs.append(own(channels, config, layer))
         else:
             convs.append(build_conv(config.conv, channels, config.width, style))
-        blocks.append(_build_block(chosen, channels, config) if layer else Plain(channels, config))
-        channels = out_channels(blocks[-1])
-    return convs, blocks, style
+        block = _build_block(chosen, channels, config) if layer else Plain(channels, config)
+        blocks.append(block)
+        channels = block.out_channels
+        outputs.append(channels)
+    return convs, blocks, outputs, style
 
 
-def _build_block(chosen: type[nn.Module], channels: int, config: ModelConfig) -> nn.Module:
+def _build_block(chosen: type[nn.Module], channels: int, config: ModelConfig) -> Any:
     if ":" not in config.arch:
         return chosen(channels, config)
     inputs = torch.zeros(1, 2, channels), torch.zeros(1, 2, config.width)
+    flag = f"--arch {config.arch}"
     return build_checked(
-        chosen,
-        (channels, config),
-        inputs,
-        lambda block: (1, 2, out_channels(block)),
-        flag=f"--arch {config.arch}",
+        chosen, (channels, config), inputs, lambda block: (1, 2, block.out_channels), flag=flag
     )
 
 
-def out_channels(block: Any) -> int:
-    """Return the channels of a block's output."""
-    channels: int = block.out_channels
-    return channels
-
-
 def concatenate(pieces: Sequence[Tensor], layout: str) -> Tensor:
-    """Join what dense blocks added (B, N, …), oldest first, in the channel order of a layout."""
+    """Join what dense blocks added, oldest first, L × (B, N, C), in the layout's channel order."""
     if len(pieces) == 1:
         return pieces[0]
-    newest_first = layout == "paper"
-    return torch.cat(tuple(pieces[::-1] if newest_first else pieces), dim=-1)
+    return torch.cat(tuple(pieces[::-1] if layout == "paper" else pieces), dim=-1)
 
 
 def dense_columns(depth: int, width: int, layout: str) -> Tensor:
-    """Return, for each channel of all dense blocks' outputs in a row, which distinct one it is.
+    """Number the channels of all dense blocks' concatenated outputs, equal ones alike.
 
     Returns:
         (C·L·(L + 1)/2,) int64 with values below C·L, for L blocks that add C channels each.
@@ -195,6 +191,5 @@ def dense_columns(depth: int, width: int, layout: str) -> Tensor:
         >>> dense_columns(3, 1, "paper").tolist()  # the outputs are 0 | 1, 0 | 2, 1, 0
         [0, 1, 0, 2, 1, 0]
     """
-    pieces = torch.arange(depth * width).view(depth, width)
-    outputs = [concatenate(list(pieces[: layer + 1]), layout) for layer in range(depth)]
-    return torch.cat(outputs)
+    pieces = list(torch.arange(depth * width).view(depth, width))
+    return torch.cat([concatenate(pieces[:count], layout) for count in range(1, depth + 1)])

@@ -11,6 +11,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,34 +42,32 @@ class EdgeConv(nn.Module):
 
     Example:
         >>> x, index = torch.rand(2, 50, 9), torch.zeros(2, 50, 4, dtype=torch.int32)
-        >>> EdgeConv(9, (64,), Style.of("paper"))(x, index).shape
+        >>> EdgeConv(9, 64, Style.of("paper"))(x, index).shape
         torch.Size([2, 50, 64])
     """
 
-    def __init__(self, in_channels: int, channels: tuple[int, ...], style: Style) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, style: Style, *, units: int = 1
+    ) -> None:
         super().__init__()
-        widths = (2 * in_channels, *channels)
+        widths = (2 * in_channels, *[out_channels] * units)
         self.mlp = nn.ModuleList([Unit(*pair, style) for pair in itertools.pairwise(widths)])
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         first = self.mlp[0]
         assert isinstance(first, Unit)
-        edge_map = first.linear.weight, first.linear.bias
+        weight, bias = first.linear.weight, first.linear.bias
         if len(self.mlp) > 1:
-            u, v = split_edge_map(x, *edge_map)
+            u, v = split_edge_map(x, weight, bias)  # (B, N, C')
             edges = first.finish(u.unsqueeze(2) + kernels.gather(v, index))  # (B, N, k, C')
             for unit in list(self.mlp)[1:]:
                 edges = unit(edges)
             return edges.max(dim=2).values
-        extreme, total, squares = edge_map_reduce(
-            x,
-            *edge_map,
-            index,
-            first.norm.weight.detach(),
-            relu=not first.style.norm_first,
-            moments=first.norm.training,
-        )
-        return first.finish_moments(extreme, total, squares, index.numel())
+        sign, relu = first.norm.weight.detach(), not first.style.norm_first
+        extreme, *sums = edge_map_reduce(
+            x, weight, bias, index, sign, relu=relu, moments=first.norm.training
+        )  # (B, N, C')
+        return first.finish_moments(extreme, index.numel(), *sums)
 
 
 class MRConv(nn.Module):
@@ -116,10 +115,9 @@ def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
     if unit.norm.training:
         degree = in_degree(index).unsqueeze(-1)  # (B, N, 1)
         exact = x.double()
-        total = (degree * exact).sum(dim=(0, 1))
-        squares = (degree * exact.square()).sum(dim=(0, 1))
-        return unit.finish_moments(x, total, squares, index.numel())
-    return unit.finish_moments(x, None, None, 0)
+        sums = (degree * exact).sum(dim=(0, 1)), (degree * exact.square()).sum(dim=(0, 1))
+        return unit.finish_moments(x, index.numel(), *sums)
+    return unit.finish_moments(x, 0, None, None)
 
 
 def in_degree(index: Tensor) -> Tensor:
@@ -129,12 +127,9 @@ def in_degree(index: Tensor) -> Tensor:
         >>> in_degree(torch.tensor([[[0, 1], [1, 1], [2, 0]]])).tolist()
         [[2.0, 3.0, 1.0]]
     """
-    batch, points, _ = index.shape
-    flat = index.long().view(batch, -1)
-    ones = torch.ones_like(flat, dtype=torch.float64)
-    return torch.zeros(batch, points, dtype=torch.float64, device=index.device).scatter_add_(
-        1, flat, ones
-    )
+    B, N, k = index.shape
+    ones = torch.ones(B, N * k, dtype=torch.float64, device=index.device)
+    return ones.new_zeros(B, N).scatter_add_(1, index.long().view(B, N * k), ones)
 
 
 class GINConv(nn.Module):
@@ -190,6 +185,16 @@ def edge_index(index: Tensor) -> Tensor:
     return torch.stack([source, target])
 
 
+OURS: dict[str, Callable[[int, int, Style], nn.Module]] = {
+    "edge": EdgeConv,
+    "mr": MRConv,
+    "sage": partial(SAGEConv, l2=False),
+    "sage-n": partial(SAGEConv, l2=True),
+    "gin": partial(GINConv, learned_eps=True),
+    "gin-0": partial(GINConv, learned_eps=False),
+}
+
+
 def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
     """Build the graph convolution `name`.
 
@@ -207,14 +212,8 @@ def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> 
         >>> build_conv("GATConv", 9, 64, Style.of("paper")).conv
         GATConv(9, 64, heads=1)
     """
-    if name == "edge":
-        return EdgeConv(in_channels, (out_channels,), style)
-    if name == "mr":
-        return MRConv(in_channels, out_channels, style)
-    if name in ("sage", "sage-n"):
-        return SAGEConv(in_channels, out_channels, style, l2=name == "sage-n")
-    if name in ("gin", "gin-0"):
-        return GINConv(in_channels, out_channels, style, learned_eps=name == "gin")
+    if name in OURS:
+        return OURS[name](in_channels, out_channels, style)
     found = own_class(name, flag="--conv") if ":" in name else pyg_class(name)
     channels, flag = (in_channels, out_channels), f"--conv {name}"
     pyg = sys.modules.get("torch_geometric.nn")  # a subclass of its classes has imported it
@@ -289,11 +288,11 @@ def build_checked(
     """Build a class that is not ours, and try it on a tiny input, in evaluation.
 
     Args:
-        cls: the class.
-        arguments: for its constructor.
-        inputs: for its forward pass.
+        cls: the class, which `flag` names.
+        arguments: of its constructor.
+        inputs: of its forward pass.
         shape: given the module, the shape that it has to return.
-        flag: where the class was named.
+        flag: the option and its value, for messages.
 
     Raises:
         ConfigError: it cannot be built or run, or returns something else.

@@ -1,8 +1,8 @@
 """The head's first maps of all layers' outputs: folded, and in segments that save memory.
 
-Fusion and prediction both begin with a linear map of the concatenated outputs h_1 … h_L:
-Σ_l W_l h_l + b. Their sums are formed here, with one matmul over all layers or, with activation
-checkpointing, one per segment of layers, whose activations the backward pass recomputes.
+Fusion and prediction both begin with a linear map of the concatenated outputs h_1 … h_L, which is
+a sum over the layers: Σ_l W_l h_l + b. So it can be formed segment by segment, while the backbone
+runs. With activation checkpointing the backward pass recomputes a segment's activations.
 
 Reference:
     Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016: a chain of L layers that is
@@ -12,10 +12,10 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,20 @@ from torch.utils.checkpoint import checkpoint
 
 from pipelines import kernels
 
-from .blocks import concatenate
-from .layers import Unit
-from .linear import linear, linear_pair
-
-if TYPE_CHECKING:
-    from .deepgcn import DeepGCN, Graphs
+from .linear import Map, linear
 
 HIDDEN = 512, 256  # channels of the prediction's two units
-WITHOUT_GRADIENT = 32  # layers whose outputs are concatenated at once in a deeper network
+WITHOUT_GRADIENT = 32  # layers per segment of a deep network in evaluation
 
-Part = Callable[..., tuple[Tensor, ...]]
+Run = Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]]
+
+
+class Segment(NamedTuple):
+    """Some consecutive layers of the backbone."""
+
+    run: Run  # their input, in pieces → their outputs, and the next segment's input, in pieces
+    modules: list[nn.Module]  # that `run` calls
+    channels: int  # of their outputs together
 
 
 def segment_length(depth: int) -> int:
@@ -46,111 +49,83 @@ def segment_length(depth: int) -> int:
     return max(1, round(math.sqrt(depth)))
 
 
-def head_maps(model: DeepGCN, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return fusion's and prediction's first maps of the layers' outputs.
+def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
+    """Sum the columns of a weight (C', D) that read the same channel, to (C', distinct).
 
-    Returns:
-        Σ_l W_l h_l + b, (B, N, fusion_channels) and (B, N, 512).
+    The outputs of dense blocks repeat their inputs' channels: W [h_1, …, h_L] is then a map of the
+    distinct channels alone, 896 in the place of 12,992 in DenseGCN-28.
+
+    Args:
+        weight: of a map of the concatenated outputs.
+        columns: (D,) int64, which of the distinct channels each column reads.
+        distinct: how many there are.
+
+    Example:
+        >>> fold(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([0, 1, 0]), 2)
+        tensor([[5., 2.]])
     """
-    return linear_pair(outputs, *zip(*_maps(model), strict=True))
+    return weight.new_zeros(len(weight), distinct).index_add(1, columns, weight)
 
 
-def head_maps_by_segment(
-    model: DeepGCN, graphs: Graphs, features: Tensor, length: int
-) -> tuple[Tensor, Tensor]:
-    """Run the backbone in segments of `length` layers and return what `head_maps` would.
+def map_by_segment(segments: Sequence[Segment], features: Tensor, *maps: Map) -> tuple[Tensor, ...]:
+    """Run the backbone and apply maps (weight, bias) to its concatenated outputs, as `linear` does.
 
     For the backward pass only the segments' inputs and the graphs are kept.
     """
-    layers = range(len(model.layers))
-    segments = [layers[start : start + length] for start in layers[::length]]
-    columns = [sum(model.output_channels[n] for n in segment) for segment in segments]
-    weights, biases = _maps(model)
-    shares = (weight.split(columns, dim=1) for weight in weights)
-    inputs: tuple[Tensor, ...] = (features,)
-    sums = None
-    for segment, *pair in zip(segments, *shares, strict=True):
-        part = partial(_segment, model, segment, graphs)
-        modules = [module[n] for n in segment for module in (model.layers, model.blocks)]
-        share, *outputs = recomputed(part, modules, *pair, *inputs)
-        sums = share if sums is None else sums.add_(share)
-        del share  # before the next segment allocates its own
-        inputs = (*inputs, *outputs) if model.repeats and segment[0] > 0 else tuple(outputs)
-    assert sums is not None
-    fused, local = sums.split([model.config.fusion_channels, HIDDEN[0]], dim=-1)
-    fused, local = (
-        part.contiguous() if bias is None else part + bias
-        for part, bias in zip((fused, local), biases, strict=True)
+    weights, biases = zip(*maps, strict=True)
+    channels = [segment.channels for segment in segments]
+    pieces: Sequence[Tensor] = (features,)
+    total = None
+    for segment, *parts in zip(segments, *(w.split(channels, dim=1) for w in weights), strict=True):
+        work = partial(_map_segment, segment.run, len(parts))
+        mapped, *pieces = recomputed(work, segment.modules, *parts, *pieces)
+        total = mapped if total is None else total.add_(mapped)
+        del mapped  # before the next segment allocates its own
+    assert total is not None
+    sums = total.split([len(weight) for weight in weights], dim=-1)
+    return tuple(
+        y.contiguous() if bias is None else y + bias for y, bias in zip(sums, biases, strict=True)
     )
-    return fused, local
 
 
-def _segment(
-    model: DeepGCN,
-    layers: range,
-    graphs: Graphs,
-    fusion: Tensor,
-    prediction: Tensor,
-    *inputs: Tensor,
+def _map_segment(run: Run, maps: int, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return the maps of a segment's outputs, concatenated, then the next segment's input.
+
+    The inputs are the weights of the maps, then the segment's input. The matmul comes last, so that
+    the recomputation can leave it out.
+    """
+    outputs, following = run(*inputs[maps:])
+    return linear(torch.cat(tuple(outputs), dim=-1), torch.cat(inputs[:maps])), *following
+
+
+def recomputed(
+    work: Callable[..., tuple[Tensor, ...]], modules: Sequence[nn.Module], *inputs: Tensor
 ) -> tuple[Tensor, ...]:
-    """Return a segment's part of both sums (B, N, fusion_channels + 512), then its outputs.
+    """Return `work(*inputs)`, saving only the inputs; the backward pass recomputes the rest.
 
-    Its outputs, like its inputs, are what the next segment needs: the last block's output, or, if
-    outputs repeat their inputs, what every block added. The matmul comes last, so that the
-    recomputation can leave it out.
-    """
-    outputs, x = model.run(layers, graphs, concatenate(inputs, model.config.layout))
-    points = torch.cat(outputs, dim=-1)
-    following = outputs if model.repeats else [x]
-    return linear(points, torch.cat([fusion, prediction])), *following
-
-
-def _maps(model: DeepGCN) -> tuple[list[Tensor], list[Tensor | None]]:
-    """Return the weights (…, D) and biases of both maps for the layers' outputs.
-
-    The outputs of dense blocks repeat their inputs' channels: Σ_l W_l h_l is then one matmul with
-    the weight columns of equal channels summed (12,992 become 896 in DenseGCN-28).
-    """
-    first = model.prediction[0]
-    assert isinstance(first, Unit)
-    own = first.linear.weight[:, model.config.fusion_channels :]
-    weights = [model.fusion.linear.weight, own]
-    columns, distinct = model.dense_columns, sum(model.output_channels)
-    if columns is not None:
-        weights = [w.new_zeros(len(w), distinct).index_add(1, columns, w) for w in weights]
-    return weights, [model.fusion.linear.bias, first.linear.bias]
-
-
-def recomputed(part: Part, modules: Iterable[nn.Module], *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Return `part(*inputs)`, saving only the inputs; the backward pass recomputes the rest.
-
-    The recomputation draws the same random numbers, uses the same kernels and leaves the modules'
-    buffers (running statistics) alone, so a training step is the same as without checkpointing.
-
-    Args:
-        part: a function of tensors; anything else that it reads must not change until then.
-        modules: those that `part` calls.
-        inputs: the arguments of `part`.
+    The recomputation draws the same random numbers, uses the same kernels and leaves the buffers
+    (running statistics) of the `modules` that `work` calls alone, so a training step is the same as
+    without checkpointing. Whatever else `work` reads must not change until then.
     """
     if not torch.is_grad_enabled():
-        return part(*inputs)
+        return work(*inputs)
     name = kernels.forced()  # autograd's own threads do not see `kernels.use`
     result: tuple[Tensor, ...] = checkpoint(
-        part,
+        work,
         *inputs,
         use_reentrant=False,
-        context_fn=lambda: (nullcontext(), _recomputation(list(modules), name)),
+        context_fn=lambda: (nullcontext(), _recomputation(modules, name)),
     )
     return result
 
 
 @contextmanager
-def _recomputation(modules: list[nn.Module], name: str | None) -> Iterator[None]:
+def _recomputation(modules: Sequence[nn.Module], name: str | None) -> Iterator[None]:
     """Use the kernels `name`, and copies of the modules' buffers, in a `with` block."""
-    owners = [owner for module in modules for owner in module.modules()]
     kept = [
         (owner, key, buffer)
-        for owner in owners
+        for module in modules
+        for owner in module.modules()
         for key, buffer in owner.named_buffers(recurse=False)
     ]
     for owner, key, buffer in kept:

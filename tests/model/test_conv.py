@@ -101,7 +101,7 @@ def test_layer_equals_its_formula(name: str, style: Style, training: bool) -> No
 
 
 def test_edge_conv_with_two_units_equals_its_formula() -> None:
-    layer = randomize(EdgeConv(CHANNELS, (6, OUT), PAPER)).train()
+    layer = randomize(EdgeConv(CHANNELS, OUT, PAPER, units=2)).train()
     x, index = inputs()
     torch.testing.assert_close(layer(x, index), expected_of(layer, x, index))
 
@@ -109,7 +109,7 @@ def test_edge_conv_with_two_units_equals_its_formula() -> None:
 def test_edge_conv_equals_pyg() -> None:
     from torch_geometric.nn import EdgeConv as PyGEdgeConv
 
-    layer = randomize(EdgeConv(CHANNELS, (OUT,), PAPER)).train()
+    layer = randomize(EdgeConv(CHANNELS, OUT, PAPER)).train()
     unit = layer.mlp[0]
     oracle = PyGEdgeConv(nn.Sequential(unit.linear, unit.norm, nn.ReLU()), aggr="max")
     x, index = inputs()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.model.layers import Norm, Style, Unit, normalize_with
+from pipelines.model.layers import Norm, Style, Unit, normalize
 from pipelines.model.linear import edge_map_reduce, linear, linear_pair, split_edge_map
 
 BATCH, POINTS, CHANNELS, OUT, K = 2, 9, 5, 3, 4
@@ -162,9 +162,9 @@ def test_norm_and_activation_together(slope: float) -> None:
     x = torch.randn(BATCH, POINTS, OUT, dtype=torch.float64, requires_grad=True)
 
     def activated(x: Tensor, mean: Tensor, var: Tensor, *_: Tensor) -> Tensor:
-        return normalize_with(norm, x, mean, var, slope)
+        return normalize(norm, x, mean, var, slope)
 
-    expected = F.leaky_relu(normalize_with(norm, x, mean, var), slope)
+    expected = F.leaky_relu(normalize(norm, x, mean, var, None), slope)
     assert torch.equal(activated(x, mean, var), expected)
     inputs = (x, mean.requires_grad_(), var.requires_grad_(), norm.weight, norm.bias)
     assert torch.autograd.gradcheck(activated, inputs)
@@ -174,7 +174,7 @@ def test_norm_and_activation_together(slope: float) -> None:
 def test_what_overflowed_is_cut_off_as_relu_does() -> None:
     norm = Norm(1)
     x = torch.tensor([[-torch.inf], [torch.nan], [2.0]], requires_grad=True)
-    y = normalize_with(norm, x, torch.zeros(1), torch.ones(1) - norm.eps, 0.0)
+    y = normalize(norm, x, torch.zeros(1), torch.ones(1) - norm.eps, 0.0)
     assert y[0].item() == 0
     assert y[1].isnan()
     (found,) = torch.autograd.grad(y, x, torch.tensor([[torch.inf], [1.0], [1.0]]))
@@ -187,7 +187,7 @@ def test_a_layer_overwrites_nothing_of_its_input() -> None:
     x = torch.randn(BATCH, POINTS, OUT)
     before = x.clone()
     first, second = x.double().sum((0, 1)), x.double().square().sum((0, 1))
-    unit.finish_moments(x, first, second, BATCH * POINTS)
+    unit.finish_moments(x, BATCH * POINTS, first, second)
     assert torch.equal(x, before)
 
 

@@ -1,0 +1,96 @@
+"""The dilated k-NN graphs: which of its nearest points a point is connected to, layer by layer.
+
+With dilation d a point's neighbours are every d-th of its k·d nearest points, itself included.
+Stochastic dilation: in training, with probability ε, they are k of the k·d at random.
+
+Reference:
+    Li et al., DeepGCNs, ICCV 2019, section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipelines import kernels
+from pipelines.config import ModelConfig
+from pipelines.kernels.knn_search import RankTable
+
+# The channels that span the first graph: room-normalised xyz, or xyz within the block.
+FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
+
+
+def draw_ranks(
+    config: ModelConfig, *, training: bool, generator: torch.Generator | None = None
+) -> list[tuple[int, ...]]:
+    """Draw for each layer the ranks of its neighbours: 0 is a point itself, 1 the nearest other.
+
+    Example:
+        >>> draw_ranks(ModelConfig(depth=4, k=3), training=False)
+        [(0, 1, 2), (0, 1, 2), (0, 2, 4), (0, 3, 6)]
+    """
+    ranks = []
+    for dilation in config.dilations():
+        chosen = list(range(0, config.k * dilation, dilation))
+        if (
+            _is_stochastic(config, dilation, training=training)
+            and torch.rand(1, generator=generator).item() < config.epsilon
+        ):
+            drawn = torch.randperm(config.k * dilation, generator=generator)[: config.k]
+            chosen = sorted(drawn.tolist())
+        ranks.append(tuple(chosen))
+    return ranks
+
+
+def rank_bounds(config: ModelConfig, *, training: bool) -> list[int]:
+    """Return for each layer a number that its ranks are below in every draw."""
+    k = config.k
+    return [
+        k * d if _is_stochastic(config, d, training=training) else (k - 1) * d + 1
+        for d in config.dilations()
+    ]
+
+
+def _is_stochastic(config: ModelConfig, dilation: int, *, training: bool) -> bool:
+    return training and dilation > 1 and config.epsilon > 0
+
+
+class Graphs:
+    """The graphs of one pass of a network, (B, N, k) int32 each.
+
+    Args:
+        features: the network's input (B, N, in_channels).
+        config: of the network.
+        ranks: of each layer's neighbours.
+        bounds: see `rank_bounds`.
+        keep: whether layers will be recomputed. Their graphs are kept: k indices per point take
+            little memory, a search half the time of a layer, and ranks must be drawn only once.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        config: ModelConfig,
+        ranks: Sequence[tuple[int, ...] | RankTable],
+        bounds: Sequence[int],
+        *,
+        keep: bool,
+    ) -> None:
+        self.coordinates = features[..., FIRST_GRAPH[config.layout]]  # (B, N, 3)
+        self.fixed = config.knn == "fixed"
+        self.ranks, self.bounds = ranks, bounds
+        self.keep = keep or self.fixed
+        self.kept: dict[int, Tensor] = {}
+
+    def of(self, layer: int, x: Tensor) -> Tensor:
+        """Return the graph of a layer, in the space of its input x (B, N, C)."""
+        layer = 0 if self.fixed else layer
+        if layer in self.kept:
+            return self.kept[layer]
+        space = x if layer else self.coordinates
+        graph = kernels.knn(space, self.ranks[layer], self.bounds[layer])
+        if self.keep:
+            self.kept[layer] = graph
+        return graph
