@@ -27,7 +27,7 @@ DEPTHS = (2, 3, 4)
 # A matmul that adds to its result, which PyTorch leaves out.
 ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}
 
-Figures = tuple[Callable[[int, int], float], Callable[[int, int], float]]
+Figures = Callable[[int, int], tuple[float, float]]  # (depth, points) → both figures
 
 
 @functools.lru_cache(maxsize=8)
@@ -52,7 +52,7 @@ def forward_flop(model: ModelConfig, points: int) -> float:
         >>> f"{forward_flop(ModelConfig(), 4096):.3g}"  # ResGCN-28
         '8.36e+10'
     """
-    return round(_flop(_small(model))[0](model.depth, points))
+    return round(_flop(_small(model))(model.depth, points)[0])
 
 
 def step_flop(model: ModelConfig, points: int) -> float:
@@ -62,7 +62,7 @@ def step_flop(model: ModelConfig, points: int) -> float:
         >>> step_flop(ModelConfig(), 4096) > 2 * forward_flop(ModelConfig(), 4096)
         False
     """
-    return round(_flop(_small(model))[1](model.depth, points))
+    return round(_flop(_small(model))(model.depth, points)[1])
 
 
 def search_flop(channels: int, points: int) -> float:
@@ -90,12 +90,10 @@ def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, floa
     """
     if not depth:
         return 0.0, 0.0
-    # Without points remains what does not grow with them.
-    backbone, head = (
-        figure(depth, 1) - figure(depth, 0)
-        for figure in _kept(_small(model), device, kernels.forced())
-    )
-    return backbone, head
+    kept = _kept(_small(model), device, kernels.forced())
+    # What a network without points keeps does not grow with them.
+    (backbone, head), (fixed_backbone, fixed_head) = kept(depth, 1), kept(depth, 0)
+    return backbone - fixed_backbone, head - fixed_head
 
 
 def _small(model: ModelConfig) -> ModelConfig:
@@ -103,48 +101,45 @@ def _small(model: ModelConfig) -> ModelConfig:
     return dataclasses.replace(model, depth=DEPTHS[0], dilation=False, epsilon=0.0)
 
 
-def _extrapolate(values: Sequence[float], steps: float) -> float:
-    """Return the value `steps` after the first, on the parabola through three values a step apart.
-
-    Example:
-        >>> _extrapolate([0, 1, 4], 5)
-        25.0
-    """
-    first, second, third = values
-    bend = third - 2 * second + first
-    return first + steps * (second - first) + steps * (steps - 1) / 2 * bend
+@functools.lru_cache(maxsize=256)
+def _flop(small: ModelConfig) -> Figures:
+    return _extrapolated(small, _multiplied)
 
 
-def _grid(small: ModelConfig, measure: Callable[[ModelConfig, int], tuple[int, int]]) -> Figures:
-    """Measure small networks; return both results as functions of depth and points."""
+@functools.lru_cache(maxsize=64)
+def _kept(small: ModelConfig, device: str, implementation: str | None) -> Figures:  # noqa: ARG001
+    return _extrapolated(small, functools.partial(_saved, device))
+
+
+def _extrapolated(
+    small: ModelConfig, measure: Callable[[ModelConfig, int], tuple[int, int]]
+) -> Figures:
+    """Measure two figures of small networks; return them as a function of depth and points."""
     least = max(LEAST_POINTS, small.k)
     grid = [
         [measure(dataclasses.replace(small, depth=depth), times * least) for times in (1, 2, 3)]
         for depth in DEPTHS
     ]  # depths × points × 2
 
-    def value(which: int, depth: int, points: int) -> float:
-        of_depths = [_parabola([each[which] for each in row], points / least - 1) for row in grid]
-        return _parabola(of_depths, depth - DEPTHS[0])
+    def figures(depth: int, points: int) -> tuple[float, float]:
+        of_depths = [_parabola(row, points / least - 1) for row in grid]
+        first, second = _parabola(of_depths, depth - DEPTHS[0])
+        return first, second
 
-    return functools.partial(value, 0), functools.partial(value, 1)
+    return figures
 
 
-def _parabola(values: Sequence[float], steps: float) -> float:
-    """Return the value `steps` after the first on the parabola through three, a step apart.
+def _parabola(rows: Sequence[Sequence[float]], steps: float) -> list[float]:
+    """Return the values `steps` after the first on the parabolas through three rows, a step apart.
 
     Example:
-        >>> _parabola([0, 1, 4], 5)
-        25.0
+        >>> _parabola([(0, 1), (1, 1), (4, 1)], 5)
+        [25.0, 1.0]
     """
-    first, second, third = values
-    bend = third - 2 * second + first
-    return first + steps * (second - first) + steps * (steps - 1) / 2 * bend
-
-
-@functools.lru_cache(maxsize=256)
-def _flop(small: ModelConfig) -> Figures:
-    return _grid(small, _multiplied)
+    return [
+        first + steps * (second - first) + steps * (steps - 1) / 2 * (third - 2 * second + first)
+        for first, second, third in zip(*rows, strict=True)
+    ]
 
 
 def _multiplied(config: ModelConfig, points: int) -> tuple[int, int]:
@@ -157,11 +152,6 @@ def _multiplied(config: ModelConfig, points: int) -> tuple[int, int]:
             forward = counter.get_total_flops()
             loss.backward()
             return forward, counter.get_total_flops()
-
-
-@functools.lru_cache(maxsize=64)
-def _kept(small: ModelConfig, device: str, implementation: str | None) -> Figures:  # noqa: ARG001
-    return _grid(small, functools.partial(_saved, device))
 
 
 def _saved(device: str, config: ModelConfig, points: int) -> tuple[int, int]:
