@@ -27,6 +27,7 @@ from pipelines.runtime.device import cpu_threads, describe_environment, pick_dev
 from pipelines.runtime.own_process import ROOT, python_command
 from pipelines.serialization import to_plain
 
+OPTIONS = ("batch_size", "threads", "repeats", "checkpoint_layers")  # that each case has
 OURS, NAIVE = "pipelines.bench.timing", "benchmarks.case"
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
 DEPTHS = (7, 14, 28, 56, 112, 152)
@@ -41,50 +42,31 @@ class Figures:
 
     @property
     def median(self) -> float:
-        """The median time, seconds."""
         return statistics.median(self.times)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One case: what was measured, and how.
+    """One case: what was measured, and how."""
 
-    Attributes:
-        work: forward, step or knn.
-        depth: layers.
-        k: neighbours of a point.
-        num_points: N.
-        ours: figures of this package; None if it failed, see `failed`.
-        naive: figures of the released algorithm; None if not measured.
-        flop: the operations of the work if none is left out; None if unknown.
-        failed: why there are no figures.
-    """
-
-    work: str
+    work: str  # forward, step or knn
     depth: int
     k: int
-    num_points: int
-    ours: Figures | None
-    naive: Figures | None = None
-    flop: float | None = None
-    failed: str = ""
+    num_points: int  # N
+    ours: Figures | None = None  # None if it failed
+    naive: Figures | None = None  # of the released algorithm; None if not measured
+    flop: float | None = None  # of the work if no operation is left out
+    failed: str = ""  # why there are no figures
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """What was measured.
-
-    Attributes:
-        rows: a line per case.
-        gemm_speed: floating-point operations a second of a large matrix multiplication.
-        environment: hardware and versions.
-        out: the JSON file.
-    """
+    """What was measured, on which machine."""
 
     rows: tuple[Row, ...]
-    gemm_speed: float
-    environment: dict[str, Any]
-    out: Path
+    gemm_speed: float  # floating-point operations a second of a large matrix multiplication
+    environment: dict[str, Any]  # hardware and versions
+    out: Path  # the JSON file
 
 
 def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
@@ -115,10 +97,13 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
             environment = describe_environment(device)
         result = _save(config, rows, speed, environment)
         for work, model, points in cases:
-            features = _features(config, work, points, Path(folder))
-            case = _case(config, device.type, work, model, points) | {"features": features}
-            flop = _flop(work, model, points, config)
-            row = Row(work, model.depth, model.k, points, None, flop=flop)
+            case = {
+                **{"model": to_plain(model), "work": work, "num_points": points},
+                **{name: getattr(config, name) for name in OPTIONS},
+                **{"device": device.type, "features": _features(config, work, points, folder)},
+            }
+            flop = config.batch_size * _flop(work, model, points)
+            row = Row(work, model.depth, model.k, points, flop=flop)
             try:
                 for name, module in networks.items():
                     found = _measure(module, case)
@@ -173,28 +158,18 @@ def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
     return [case for case in cases if case[1].k * max(case[1].dilations()) <= case[2]]
 
 
-def _flop(work: str, model: ModelConfig, points: int, config: BenchConfig) -> float:
-    """Return the operations of a case."""
+def _flop(work: str, model: ModelConfig, points: int) -> float:
+    """Return the operations for one block."""
     if work == "knn":
-        return config.batch_size * search_flop(model.width, points)
-    one = forward_flop if work == "forward" else step_flop
-    return config.batch_size * one(model, points)
+        return search_flop(model.width, points)
+    return (forward_flop if work == "forward" else step_flop)(model, points)
 
 
-def _case(
-    config: BenchConfig, device: str, work: str, model: ModelConfig, points: int
-) -> dict[str, Any]:
-    """Return a `timing.Case` as plain values."""
-    names = "batch_size", "threads", "repeats", "checkpoint_layers"
-    case = {name: getattr(config, name) for name in names}
-    return case | {"model": to_plain(model), "work": work, "num_points": points, "device": device}
-
-
-def _features(config: BenchConfig, work: str, points: int, folder: Path) -> str | None:
+def _features(config: BenchConfig, work: str, points: int, folder: str) -> str | None:
     """Return the file with the network's input, made once for each N; None: noise."""
     if work == "knn" or config.input == "noise":
         return None
-    path = folder / f"{points}.npy"
+    path = Path(folder, f"{points}.npy")
     if not path.exists():
         np.save(path, room_features(config.batch_size, points))
     return str(path)

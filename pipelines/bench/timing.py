@@ -40,33 +40,20 @@ GEMM = 2048  # rows of the square matrices whose multiplication measures the mac
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured, on which device, how often.
-
-    Attributes:
-        model: the network.
-        work: "forward" (evaluation), "step" (forward, backward and Adam) or "knn" (the middle
-            layer's search alone).
-        batch_size: B.
-        num_points: N.
-        device: cpu or cuda.
-        threads: CPU threads; None: PyTorch's own choice.
-        repeats: timed runs, after one that warms up, or on a GPU three, which capture graphs too.
-        checkpoint_layers: of a step, how many layers the backward pass recomputes at once; 0: none.
-        features: a .npy file with the network's input (B, N, C); None: uniform noise. The search
-            alone is always among normally distributed points.
-        captured: on a GPU, replay CUDA graphs, as training and evaluation do.
-    """
+    """What is measured, on which device, how often."""
 
     model: ModelConfig
-    work: str
-    batch_size: int
-    num_points: int
-    device: str
-    threads: int | None
-    repeats: int
-    checkpoint_layers: int = 0
+    work: str  # forward (evaluation), step (forward, backward, Adam), knn (the middle layer's)
+    batch_size: int  # B
+    num_points: int  # N
+    device: str  # cpu or cuda
+    threads: int | None  # of the CPU; None: PyTorch's own choice
+    repeats: int  # timed runs, after those that warm up
+    checkpoint_layers: int = 0  # that the backward pass of a step recomputes at once; 0: none
+    # A .npy file with the network's input (B, N, C); None: uniform noise. The search alone is
+    # always among normally distributed points.
     features: str | None = None
-    captured: bool = True
+    captured: bool = True  # replay CUDA graphs on a GPU, as training and evaluation do
 
 
 Network = Callable[[ModelConfig], nn.Module]

@@ -28,28 +28,19 @@ REFERENCE_TILE, REFERENCE_BYTES = 1 << 24, 20  # distances of a tile; each with 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """The peak memory of a training step beyond the start of the process, in bytes.
-
-    Attributes:
-        parameters: the weights.
-        gradients: their gradients.
-        optimizer: Adam's two moments.
-        activations: what is kept for the backward pass, at its largest.
-        workspace: temporary memory: gradients of activations, k-NN, the optimizer's own.
-        fragmentation: freed pieces that the C library keeps, for speed; none with activation
-            checkpointing, which hands freed memory back (`runtime.memory`).
-    """
+    """The peak memory of a training step beyond the start of the process, in bytes."""
 
     parameters: int
     gradients: int
-    optimizer: int
-    activations: int
-    workspace: int
+    optimizer: int  # Adam's two moments
+    activations: int  # what is kept for the backward pass, at its largest
+    workspace: int  # temporary: gradients of activations, k-NN, the optimizer's own
+    # Freed pieces that the C library keeps, for speed; none with activation checkpointing, which
+    # hands freed memory back (`runtime.memory`).
     fragmentation: int
 
     @property
     def total(self) -> int:
-        """The sum."""
         return sum(dataclasses.astuple(self))
 
 
@@ -70,7 +61,7 @@ def estimate_memory(
     kept_each, temporary_each = _activations(model, config.checkpoint_layers or 0, device)
     kept = int(total * kept_each)
     temporary = int(total * temporary_each) + _workspace(device, total * points)
-    head = FLOAT * _head_channels(model) * network.fusion.linear.in_features
+    head = FLOAT * (model.fusion_channels + HIDDEN[0]) * network.fusion.linear.in_features
     # At the end of the backward pass the gradient of the head's first maps exists twice, by layer
     # and as a whole; then Adam takes two arrays as large as the largest weight.
     temporary = max(temporary, 2 * head - kept)
@@ -84,19 +75,14 @@ def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfi
 
     Chosen is the largest micro-batch that fits, without checkpointing if possible. If nothing fits,
     the smallest is taken, as the estimate may be too high. Settings that the user gave stay.
-
-    Args:
-        config: what to train.
-        device: "cpu" or "cuda".
-        sharing: ranks that share the device's memory.
+    `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda".
     """
     room = SHARE * available_memory(device) / sharing
     chosen = config
-    for size in _micro_batches(config):
-        for length in _segments(config):
-            chosen = dataclasses.replace(config, micro_batch=size, checkpoint_layers=length)
-            if estimate_memory(chosen, device=device).total <= room:
-                return chosen
+    for size, length in itertools.product(_micro_batches(config), _segments(config)):
+        chosen = dataclasses.replace(config, micro_batch=size, checkpoint_layers=length)
+        if estimate_memory(chosen, device=device).total <= room:
+            break
     return chosen
 
 
@@ -119,17 +105,11 @@ def _segments(config: TrainConfig) -> list[int | None]:
 def describe_memory(config: TrainConfig, device: str, sharing: int = 1) -> str:
     """Return the estimate beside the free memory: "memory about 1.2 GB of 23 GB"."""
     estimate = sharing * estimate_memory(config, device=device).total
-    return f"memory about {_size(estimate)} of {_size(available_memory(device))}"
-
-
-def _size(number: int) -> str:
-    """Return bytes as gigabytes with two digits: "1.2 GB", "23 GB"."""
-    return f"{number / 1e9:.1f} GB" if number < 9.95e9 else f"{number / 1e9:.0f} GB"
-
-
-def _head_channels(model: ModelConfig) -> int:
-    """Return the channels that the head's first maps have together."""
-    return model.fusion_channels + HIDDEN[0]
+    needed, free = (
+        f"{size / 1e9:.1f} GB" if size < 9.95e9 else f"{size / 1e9:.0f} GB"
+        for size in (estimate, available_memory(device))
+    )
+    return f"memory about {needed} of {free}"
 
 
 def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, float]:
@@ -141,8 +121,8 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
     depth, network = model.depth, meta_network(model)
     backbone, head = kept_bytes(model, device, depth)
     repeats, outputs = network.repeats, FLOAT * sum(network.output_channels)
-    mapped = FLOAT * _head_channels(model)
     fused = FLOAT * model.fusion_channels
+    mapped = fused + FLOAT * HIDDEN[0]  # by the head's first maps
     if not length:
         kept = backbone + head
         # In the head's backward pass: the gradients into and out of the fusion's map. After it,
