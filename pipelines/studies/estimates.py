@@ -1,4 +1,4 @@
-"""What a study will take, before anything is trained: parameters, time, memory. All estimates.
+"""Estimates of what a study will take, before anything is trained: time and memory.
 
 The time of a step is its arithmetic over this machine's speed at such arithmetic. The speed comes
 from finished runs of this machine that did about as much a block, if there are any, else from a few
@@ -26,7 +26,8 @@ from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory
 
-from .plan import Plan, PlannedRow
+from .plan import Plan
+from .presets import Row
 from .state import Cell, fraction
 
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
@@ -36,58 +37,42 @@ MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a 
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """What one row will take; None if that is unknown.
+    """What one row will take; None if that is unknown."""
 
-    Attributes:
-        row: of the plan.
-        runs: that are not scored yet.
-        steps: of each run.
-        seconds: that all of its runs still need, one after the other, scoring not counted.
-        memory: bytes at the highest, of one run.
-    """
-
-    row: PlannedRow
-    runs: int
-    steps: int | None
-    seconds: float | None
-    memory: int | None
+    row: Row
+    runs: int = 0  # that are not scored yet
+    steps: int | None = None  # of each run
+    seconds: float | None = None  # of all its runs, one after the other, scoring not counted
+    memory: int | None = None  # bytes at the highest, of one run
 
 
 @dataclass(frozen=True)
 class StudyEstimate:
-    """What a study will take.
-
-    Attributes:
-        study: its name.
-        rows: one estimate each.
-        seconds: of all rows, one run after the other; None if a row's is unknown.
-        source: what the times were taken from.
-        notes: of the plan.
-    """
+    """What a study will take."""
 
     study: str
     rows: tuple[RowEstimate, ...]
-    seconds: float | None
-    source: str
-    notes: tuple[str, ...]
+    seconds: float | None  # of all rows, one run after the other; None if a row's is unknown
+    source: str  # what the times were taken from
+    notes: tuple[str, ...]  # of the plan
 
 
 def estimate(
     plan: Plan, cells: Sequence[Cell], store: Store, device: str, progress: Progress
 ) -> StudyEstimate:
     """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
-    speed, source = machine_speed(plan, device, progress)
+    speed, source = _machine_speed(plan, device, progress)
     blocks: dict[tuple[object, ...], int | None] = {}
     rows = []
     for row in plan.rows:
-        left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
         if row.config is None:
-            rows.append(RowEstimate(row, 0, None, None, None))
+            rows.append(RowEstimate(row))
             continue
+        left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
         steps = _steps(row.config, store, blocks, progress)
         seconds = None
         if speed is not None and steps is not None:
-            each = steps * row.config.batch_size * block_flop(row.config) / speed
+            each = steps * row.config.batch_size * _block_flop(row.config) / speed
             seconds = sum(each * (1 - fraction(cell.run)) for cell in left)
         memory = estimate_memory(fit_memory(row.config, device), device=device).total
         rows.append(RowEstimate(row, len(left), steps, seconds, memory))
@@ -97,8 +82,7 @@ def estimate(
     return StudyEstimate(plan.name, tuple(rows), total, source, plan.notes)
 
 
-def block_flop(config: TrainConfig) -> float:
-    """Return the arithmetic of a training step for one block."""
+def _block_flop(config: TrainConfig) -> float:
     return step_flop(config.model, config.num_points)
 
 
@@ -108,10 +92,7 @@ def _steps(
     blocks: dict[tuple[object, ...], int | None],
     progress: Progress,
 ) -> int | None:
-    """Return the steps of a training; None if it has no blocks to train on.
-
-    `blocks` keeps how many there are: reading the rooms takes a while.
-    """
+    """Return the steps of a training, None without blocks; `blocks` caches their number."""
     key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
     if key not in blocks:
         try:
@@ -124,7 +105,7 @@ def _steps(
     return min(steps, config.max_steps or steps)
 
 
-def machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
+def _machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:
     """Return floating-point operations a second in training, and where the figure is from."""
     config = next((row.config for row in plan.rows if row.config is not None), None)
     if config is None:
@@ -146,13 +127,13 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
     pace = float(status.get("blocks_per_second") or 0)
     if not here or status.get("state") != "finished" or not pace:
         return None
-    similar = 1 / SIMILAR <= block_flop(config) / block_flop(like) <= SIMILAR
-    return pace * block_flop(config) if similar else None
+    similar = 1 / SIMILAR <= _block_flop(config) / _block_flop(like) <= SIMILAR
+    return pace * _block_flop(config) if similar else None
 
 
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
     """Time steps of a training, most often of the reference, in a process of their own."""
-    blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / block_flop(config))))
+    blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / _block_flop(config))))
     case = {
         "model": to_plain(config.model),
         **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
@@ -170,4 +151,4 @@ def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float 
         progress.warn(f"no time estimates: {(done.stderr.strip() or '–').splitlines()[-1]}")
         return None, "nothing: a timed step failed"
     seconds = min(json.loads(done.stdout.splitlines()[-1])["times"])
-    return blocks * block_flop(config) / seconds, "timed steps of the first row"
+    return blocks * _block_flop(config) / seconds, "timed steps of the first row"

@@ -1,4 +1,4 @@
-"""Studies of one's own from a YAML file.
+"""Studies of the user's own from a YAML file.
 
     base: {arch: resgcn, depth: 14, width: 32}     # settings of every row
     axes: {k: [4, 8], epsilon: [0, 0.2]}           # every combination is a row
@@ -25,13 +25,13 @@ from pipelines.config.options import PLACE, check_choice, check_option, flag_of,
 from pipelines.errors import ConfigError
 from pipelines.serialization import fits
 
-from .presets import Row, Section, Study
+from .presets import TITLE, Row, Section, Study
 
 MOST_RUNS = 10_000
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-# The options of `deepgcn train` by name and the fields that they set, but where its files are and
-# the seed: a study has its own.
+# The options of `deepgcn train` by name and the fields that they set. A study has its own files
+# and seeds.
 SETTINGS = {
     flag_of(name, option).lstrip("-"): name
     for config in (ModelConfig, TrainConfig)
@@ -44,11 +44,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 def read_grid(path: Path) -> Study:
-    """Return the study that a file describes.
-
-    Raises:
-        ConfigError: the file is missing, no such YAML, or a key or value is unknown; says where.
-    """
+    """Return the study that a file describes; raise ConfigError with the place of what is wrong."""
     values = _mapping(_load(path), f"{path}")
     for name in values:
         check_choice("key", name, KEYS, flag=f"{path}")
@@ -67,7 +63,7 @@ def read_grid(path: Path) -> Study:
     rows = [*_combinations(axes, excluded), *_named_rows(values, path)]
     _check_names(path, rows, values.get("reference"))
     title = str(values.get("title") or path.stem)
-    section = Section("mIoU on the test area", tuple(rows), values.get("reference"))
+    section = Section(TITLE, tuple(rows), values.get("reference"))
     base = _settings(values.get("base"), f"{path}: base")
     return Study(str(values.get("name") or path.stem), title, (section,), base, seeds=seeds)
 

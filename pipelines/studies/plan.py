@@ -1,8 +1,7 @@
 """From a study's rows to whole configurations, checked before anything is trained.
 
-The plan is saved as runs/studies/<study>/study.json. It is a plan and nothing more: what was
-trained and scored is in the run directories, and which run belongs to which row follows from the
-settings (`state`).
+The plan is saved as runs/studies/<study>/study.json. What was trained and scored is not in it, but
+in the run directories; which run belongs to which row follows from the settings (`state`).
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,12 +31,11 @@ from pipelines.train import resolve
 from pipelines.training.summary import count_parameters
 from pipelines.weights.safetensors import describe
 
-from .grid import read_grid
-from .presets import Row, Study, study
+from .grid import OPTIONS, read_grid
+from .presets import Row, Section, Study, study
 
 STUDIES, FILE = "studies", "study.json"
 VERSION = 1
-SETTINGS = {**options_of(TrainConfig), **options_of(ModelConfig)}
 MODEL = tuple(options_of(ModelConfig))
 LEAST = {"depth": 2, "width": 1, "k": 1}
 PUBLISHED_AREA = 5
@@ -45,65 +43,17 @@ BUDGET = ("epochs", "max_steps", "batch_size", "num_points")
 
 
 @dataclass(frozen=True)
-class PlannedRow:
-    """A row with its whole configuration.
-
-    Attributes:
-        name: plain, part of the runs' names.
-        group: what kind of change it is.
-        label: the network and what else the row changes, for people.
-        config: what is trained, for the first seed; None where that cannot be, see `error`.
-        error: why it cannot be trained.
-        published: the preset whose published figure stands beside it.
-        full_size: whether network, recipe, budget and data are the published ones.
-        parameters: trainable values of the network.
-        axes: where the row stands in plots.
-    """
-
-    name: str
-    group: str
-    label: str
-    config: TrainConfig | None
-    error: str = ""
-    published: str | None = None
-    full_size: bool = False
-    parameters: int | None = None
-    axes: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class PlannedSection:
-    """The rows of one table; see `presets.Section`."""
-
-    title: str
-    reference: str | None
-    folds: bool
-    rows: tuple[PlannedRow, ...]
-
-
-@dataclass(frozen=True)
 class Plan:
-    """A study, resolved against a store.
-
-    Attributes:
-        name: of the study.
-        title: heading.
-        sections: its tables.
-        seeds: of each row.
-        evaluation: how every run is scored; its `run_dirs` are empty.
-        fingerprint: of the store.
-        runs: the folder of the runs.
-        notes: what was left out, and why.
-    """
+    """A study, resolved against a store."""
 
     name: str
     title: str
-    sections: tuple[PlannedSection, ...]
-    seeds: tuple[int, ...]
-    evaluation: EvalConfig
-    fingerprint: str
-    runs: Path
-    notes: tuple[str, ...] = ()
+    sections: tuple[Section, ...]
+    seeds: tuple[int, ...]  # of each row
+    evaluation: EvalConfig  # how every run is scored; its `run_dirs` are empty
+    fingerprint: str  # of the store
+    runs: Path  # the folder of the runs
+    notes: tuple[str, ...] = ()  # what was left out, and why
 
     @property
     def file(self) -> Path:
@@ -116,7 +66,7 @@ class Plan:
         return self.file.parent
 
     @property
-    def rows(self) -> tuple[PlannedRow, ...]:
+    def rows(self) -> tuple[Row, ...]:
         """The rows of all tables."""
         return tuple(row for section in self.sections for row in section.rows)
 
@@ -125,18 +75,14 @@ class Plan:
         """What every run is scored under."""
         return self.evaluation.protocols[0]
 
-    def row(self, name: str) -> PlannedRow:
-        """Return the row `name`.
-
-        Raises:
-            ConfigError: there is none of that name.
-        """
+    def row(self, name: str) -> Row:
+        """Return the row `name`; raise ConfigError if there is none of that name."""
         rows = {row.name: row for row in self.rows}
         check_choice("row", name, tuple(rows), flag=self.name)
         return rows[name]
 
 
-def seeded(row: PlannedRow, seed: int) -> TrainConfig:
+def seeded(row: Row, seed: int) -> TrainConfig:
     """Return what is trained for a row and a seed."""
     assert row.config is not None, "a row that cannot be trained has no runs"
     return dataclasses.replace(row.config, seed=seed)
@@ -155,11 +101,7 @@ def save_plan(plan: Plan) -> None:
 
 
 def load_plan(path: Path) -> Plan:
-    """Return the plan in a study file.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
+    """Return the plan in a study file; raise RunError if it is missing or damaged."""
     runs, name = path.parents[2], path.parent.name
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -180,11 +122,7 @@ def load_plan(path: Path) -> Plan:
 
 
 def latest_study(runs: Path) -> str:
-    """Return the name of the study that was started last.
-
-    Raises:
-        RunError: there is none.
-    """
+    """Return the name of the study that was started last; raise RunError if there is none."""
     found = list((runs / STUDIES).glob(f"*/{FILE}"))
     if not found:
         raise RunError(f"{runs}: found no study.\nStart one: deepgcn ablate --preset smoke")
@@ -200,8 +138,7 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
     Raises:
         ConfigError: the study, a row's name or the base does not exist or does not fit.
     """
-    wanted = chosen_study(config)
-    _check_base(config, wanted)
+    wanted = _chosen_study(config)
     base = base_config({**wanted.base, **config.base}, config)
     notes: list[str] = []
     sections = []
@@ -213,7 +150,7 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
             rows = _in_store(rows, store, notes)
         planned = [_planned(row, base, store, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
-        sections.append(PlannedSection(section.title, section.reference, section.folds, kept))
+        sections.append(dataclasses.replace(section, rows=kept))
     return Plan(
         name=config.name or wanted.name,
         title=wanted.title,
@@ -232,12 +169,8 @@ def _evaluation(config: AblateConfig, device: str) -> EvalConfig:
     return EvalConfig(**same, protocols=protocols, reports=(), pictures=False, device=device)
 
 
-def chosen_study(config: AblateConfig) -> Study:
-    """Return the named study, or the one in the grid file, with the rows that were asked for.
-
-    Raises:
-        ConfigError: a row that was asked for does not exist.
-    """
+def _chosen_study(config: AblateConfig) -> Study:
+    """Return the named study, or the one in the grid file, if name, rows and base fit it."""
     if config.grid is not None:
         found = read_grid(config.grid)
     else:
@@ -248,41 +181,37 @@ def chosen_study(config: AblateConfig) -> Study:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     for row in config.rows:
         check_choice("row", row, tuple(row.name for row in found.rows), flag="--rows")
+    for setting in found.fixed:
+        if setting in config.base:
+            flag = flag_of(setting, OPTIONS[setting])
+            raise ConfigError(
+                f"{flag}: found {config.base[setting]}, but the rows of {found.name} choose it.\n"
+                f"Leave it out; choose rows with --rows."
+            )
     return found
 
 
-def _check_base(config: AblateConfig, wanted: Study) -> None:
-    for name in config.base:
-        if name in wanted.fixed:
-            flag = flag_of(name, SETTINGS[name])
-            raise ConfigError(
-                f"{flag}: found {config.base[name]}, but the rows of {wanted.name} choose it.\n"
-                f"Leave it out; choose rows with --rows."
-            )
-
-
 def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfig:
-    """Return the configuration that the rows change, `settings` applied to the defaults.
-
-    Raises:
-        ConfigError: a setting cannot work.
-    """
+    """Return the configuration that the rows change: `settings` applied to the defaults."""
     model, other = _split(settings)
     arch, depth = model.pop("arch", ModelConfig.arch), model.pop("depth", None)
     network = ModelConfig.published(arch, depth, **model)
     return TrainConfig(model=network, **{"data": config.data, "runs": config.runs, **other})
 
 
-def changed(base: TrainConfig, row: Row) -> TrainConfig:
-    """Return `base` with a row's changes.
+def absolute(changes: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:
+    """Return a row's changes with values in place of fractions of the base's values."""
+    return {
+        name: max(LEAST[name], math.floor(getattr(base.model, name) * value + Fraction(1, 2)))
+        if isinstance(value, Fraction)
+        else value
+        for name, value in changes.items()
+    }
 
-    Raises:
-        ConfigError: the result cannot work.
-    """
-    model, other = _split(row.changes)
-    for name, factor in row.factors.items():
-        scaled = getattr(base.model, name) * factor
-        model[name] = max(LEAST[name], math.floor(scaled + Fraction(1, 2)))
+
+def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return `base` with a row's changes."""
+    model, other = _split(changes)
     return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
 
 
@@ -292,23 +221,25 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     return model, {name: value for name, value in settings.items() if name not in MODEL}
 
 
-def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> PlannedRow:
-    facts: dict[str, Any] = {"name": row.name, "group": row.group, "published": row.published}
+def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> Row:
+    """Return a row with what it trains, or why it cannot be trained."""
+    changes = absolute(row.changes, base)
     try:
-        config = resolve(changed(base, row), store)
+        config = resolve(changed(base, changes), store)
     except ConfigError as error:
-        return PlannedRow(**facts, label="–", config=None, error=str(error), axes=row.axes)
+        return dataclasses.replace(row, changes=changes, error=str(error))
     axes = {
         name: getattr(config.model, name) if value is None else value
         for name, value in row.axes.items()
     }
-    return PlannedRow(
-        **facts,
+    return dataclasses.replace(
+        row,
+        changes=changes,
+        axes=axes,
         label=_label(config, base),
         config=config,
         full_size=_is_full_size(config, row.published, store, folds=folds),
         parameters=parameters_of(config.model),
-        axes=axes,
     )
 
 
@@ -362,8 +293,8 @@ def _in_store(rows: list[Row], store: Store, notes: list[str]) -> list[Row]:
 
 
 def _without_twins(
-    rows: list[PlannedRow], reference: str | None, store: Store, notes: list[str]
-) -> tuple[PlannedRow, ...]:
+    rows: Sequence[Row], reference: str | None, store: Store, notes: list[str]
+) -> tuple[Row, ...]:
     """Return the rows that train something of their own; say which ones do not."""
     trained = {row.name: identity(row.config, store.fingerprint) for row in rows if row.config}
     first: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Name the studies: rows that differ from a reference in one thing each.
+"""The named studies: rows that differ from a reference in one thing each.
 
 A row holds changes relative to the reference, so that the same study can be repeated at a smaller
 size: what the paper doubles or halves (depth, width, k) is doubled or halved here, too. Networks
@@ -8,19 +8,20 @@ and published figures come from `model.presets`, the parts of recipes from `conf
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
-from pipelines.config import AREAS, STUDIES, ModelConfig
+from pipelines.config import AREAS, STUDIES, ModelConfig, TrainConfig
 from pipelines.config.options import check_choice
 from pipelines.config.recipes import RECIPES
 from pipelines.model.presets import PRESETS, published_as
 
 SCALED = ("depth", "width", "k")  # settings that follow the reference's
 REFERENCE = "resgcn-28"  # the preset that the published rows differ from
+TITLE = "mIoU on the test area"
 DEPTHS = (7, 14, 28, 56)
 # Of ResGCN only; k·d has to fit into a block.
 DEEP: dict[int, dict[str, int]] = {112: {}, 152: {"k": 3}, 1001: {"k": 3}}
@@ -28,23 +29,21 @@ DEEP: dict[int, dict[str, int]] = {112: {}, 152: {"k": 3}, 1001: {"k": 3}}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a study.
+    """One line of a study: what it changes and, once it is planned, what it trains."""
 
-    Attributes:
-        name: plain, part of the runs' names.
-        group: what kind of change it is.
-        changes: settings (fields of TrainConfig and ModelConfig) and their values.
-        factors: settings and the factor of the reference's value.
-        published: the preset whose published figure is shown with the row.
-        axes: the row's place in plots: name of the axis → value; None: the resolved network's.
-    """
-
-    name: str
-    group: str = ""
+    name: str  # plain, part of the runs' names
+    group: str = ""  # what kind of change it is
+    # Fields of TrainConfig and ModelConfig and their values; a Fraction: of the base's value.
     changes: Mapping[str, Any] = field(default_factory=dict)
-    factors: Mapping[str, Fraction] = field(default_factory=dict)
-    published: str | None = None
+    published: str | None = None  # the preset whose published figure is shown with the row
+    # Its place in plots: name of the axis → value; None: the planned network's.
     axes: Mapping[str, Any] = field(default_factory=dict)
+    # What planning adds:
+    label: str = "–"  # the network and what else the row changes, for people
+    config: TrainConfig | None = None  # for the first seed; None: it cannot be trained
+    error: str = ""  # why it cannot be trained
+    full_size: bool = False  # whether network, recipe, budget and data are the published ones
+    parameters: int | None = None  # trainable values of the network
 
 
 @dataclass(frozen=True)
@@ -62,23 +61,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Study:
-    """Tables of rows over a common base.
+    """Tables of rows over a common base."""
 
-    Attributes:
-        name: plain, part of the runs' names.
-        title: heading.
-        sections: its tables.
-        base: settings of every row, unless the person or the row says otherwise.
-        fixed: settings that the study chooses itself.
-        seeds: of each row.
-    """
-
-    name: str
+    name: str  # plain, part of the runs' names
     title: str
     sections: tuple[Section, ...]
+    # Settings of every row, unless the user or the row says otherwise.
     base: Mapping[str, Any] = field(default_factory=dict)
-    fixed: tuple[str, ...] = ()
-    seeds: int = 1
+    fixed: tuple[str, ...] = ()  # settings that the study chooses itself
+    seeds: int = 1  # trainings of each row
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -141,42 +132,29 @@ _VARIANTS = (
 
 def _table1() -> Study:
     title = "ResGCN-28 with one thing changed (ICCV 2019, table 1)"
-    section = _section([published_row(*line) for line in _TABLE1], "reference")
+    section = Section(TITLE, tuple(_published_row(*line) for line in _TABLE1), "reference")
     return Study("paper-table1", title, (section,), fixed=("arch",))
 
 
 def _variants() -> Study:
     title = "ResGCN-28 with other graph convolutions (TPAMI 2021)"
-    section = _section([published_row(*line) for line in _VARIANTS], "edge")
+    section = Section(TITLE, tuple(_published_row(*line) for line in _VARIANTS), "edge")
     return Study("paper-variants", title, (section,), fixed=("arch", "conv"))
 
 
-def _section(rows: Sequence[Row], reference: str) -> Section:
-    return Section("mIoU on the test area", tuple(rows), reference)
-
-
-def published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
-    """Return a published network as what it changes of the reference."""
+def _published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
     network = PRESETS[preset].config
-    return Row(
-        name,
-        group,
-        **_difference(network),
-        published=preset,
-        axes={"arch": network.arch, **({axis: None} if axis else {})},
-    )
+    axes = {"arch": network.arch, **({axis: None} if axis else {})}
+    return Row(name, group, _difference(network), preset, axes)
 
 
-def _difference(network: ModelConfig, absolute: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return what `network` changes of the reference: `changes` and `factors` of a row."""
-    before = PRESETS[REFERENCE].config
-    changed = {
-        name: value for name, value in vars(network).items() if value != getattr(before, name)
-    }
-    scaled = [name for name in changed if name in SCALED and name not in absolute]
+def _difference(network: ModelConfig) -> dict[str, Any]:
+    """Return what `network` changes of the reference, sizes as fractions of its sizes."""
+    before = vars(PRESETS[REFERENCE].config)
+    changed = {name: value for name, value in vars(network).items() if value != before[name]}
     return {
-        "changes": {name: value for name, value in changed.items() if name not in scaled},
-        "factors": {name: Fraction(changed[name], getattr(before, name)) for name in scaled},
+        name: Fraction(value, before[name]) if name in SCALED else value
+        for name, value in changed.items()
     }
 
 
@@ -193,13 +171,9 @@ def _depth(*, deepest: bool) -> Study:
 
 def _depth_row(kind: str, depth: int) -> Row:
     network = ModelConfig.published(f"{kind}gcn", depth, **DEEP.get(depth, {}))
-    return Row(
-        f"{kind}-{depth}",
-        f"{kind}gcn",
-        **_difference(network, absolute=("depth",)),
-        published=published_as(network),
-        axes={"arch": network.arch, "depth": None},
-    )
+    changes = {**_difference(network), "depth": depth}
+    axes = {"arch": network.arch, "depth": None}
+    return Row(f"{kind}-{depth}", f"{kind}gcn", changes, published_as(network), axes)
 
 
 def _recipe() -> Study:
@@ -240,5 +214,5 @@ def _smoke() -> Study:
         **{"depth": 4, "width": 16, "k": 6, "fusion_channels": 64, "num_points": 256},
         **{"batch_size": 4, "max_steps": 20, "lr": 5e-3},
     }
-    section = _section(rows, "reference")
+    section = Section(TITLE, tuple(rows), "reference")
     return Study("smoke", "A few rows in minutes", (section,), base, fixed=("arch",))

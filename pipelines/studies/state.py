@@ -6,6 +6,7 @@ A run belongs to a row and a seed if it has their settings and data, whatever it
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run, find_runs
 from pipelines.runs.resume import identity
 
-from .plan import Plan, PlannedRow, seeded
+from .plan import Plan, seeded
+from .presets import Row
 
 STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
 ORDER = ("failed", "interrupted", "running", "finished")  # the further a run, the sooner taken
@@ -26,23 +28,14 @@ TAIL = 4096  # bytes of metrics.jsonl that hold its last record
 
 @dataclass(frozen=True)
 class Cell:
-    """A row and a seed.
+    """A row and a seed of a study, as they are now."""
 
-    Attributes:
-        row: of the plan.
-        seed: of the training.
-        state: one of STATES.
-        run: its run directory, once there is one.
-        error: the first line of what went wrong.
-        scores: its scores.json, once there is one.
-    """
-
-    row: PlannedRow
+    row: Row
     seed: int
-    state: str
+    state: str  # one of STATES
     run: Run | None = None
-    error: str = ""
-    scores: dict[str, Any] | None = None
+    error: str = ""  # the first line of what went wrong
+    scores: dict[str, Any] | None = None  # its scores.json
 
     @property
     def name(self) -> str:
@@ -56,7 +49,7 @@ def cell_name(row: str, seed: int) -> str:
 
 
 def log_path(plan: Plan, name: str) -> Path:
-    """Return where the processes that train and score a cell write what they say."""
+    """Return the log of the processes that train and score a cell."""
     return plan.folder / "logs" / f"{name}.log"
 
 
@@ -66,10 +59,10 @@ def gather(plan: Plan) -> list[Cell]:
     return [match_run(plan, known, row, seed) for row in plan.rows for seed in plan.seeds]
 
 
-def match_run(plan: Plan, known: KnownRuns, row: PlannedRow, seed: int) -> Cell:
+def match_run(plan: Plan, known: KnownRuns, row: Row, seed: int) -> Cell:
     """Return a row and seed as it is now, with the run that belongs to it."""
     if row.config is None:
-        return Cell(row, seed, "impossible", error=first_line(row.error))
+        return Cell(row, seed, "impossible", error=_first_line(row.error))
     run = known.match(seeded(row, seed), plan.fingerprint)
     logged = logged_error(log_path(plan, cell_name(row.name, seed)))
     if run is None:
@@ -77,24 +70,23 @@ def match_run(plan: Plan, known: KnownRuns, row: PlannedRow, seed: int) -> Cell:
     try:
         state, status = run.state, run.status
     except DeepGCNError as error:
-        return Cell(row, seed, "failed", run, error=first_line(str(error)))
+        return Cell(row, seed, "failed", run, error=_first_line(str(error)))
     if state == "finished":
         scores = known_scores(run, plan.evaluation, plan.protocol, plan.fingerprint)
         if scores is not None:
             return Cell(row, seed, "scored", run, scores=scores)
         return Cell(row, seed, "failed" if logged else "trained", run, error=logged)
     if state == "failed":
-        return Cell(row, seed, state, run, error=first_line(str(status.get("error") or logged)))
+        return Cell(row, seed, state, run, error=_first_line(str(status.get("error") or logged)))
     return Cell(row, seed, state, run)
 
 
-def first_line(text: str) -> str:
-    """Return the first line of an error's text."""
+def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
 def logged_error(log: Path) -> str:
-    """Return the error that the last process of a cell ended with; "" if it did not."""
+    """Return the error that a cell's last process ended with; "" for none."""
     try:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
@@ -139,8 +131,8 @@ class KnownRuns:
     def __init__(self, runs: Path) -> None:
         self.found: dict[str, list[Run]] = {}
         for run in find_runs(runs):
-            key = identity_of(run)
-            if key is not None:
+            with suppress(DeepGCNError, KeyError, TypeError):  # a broken run belongs to no row
+                key = identity(run.config, run.environment["store"]["fingerprint"])
                 self.found.setdefault(key, []).append(run)
 
     def match(self, config: TrainConfig, fingerprint: str) -> Run | None:
@@ -152,14 +144,6 @@ class KnownRuns:
         if config.micro_batch is not None:
             runs = [run for run in runs if run.config.micro_batch == config.micro_batch]
         return max(runs, key=_progress, default=None)
-
-
-def identity_of(run: Run) -> str | None:
-    """Return what `identity` gives for a run; None for one that cannot be read."""
-    try:
-        return identity(run.config, run.environment["store"]["fingerprint"])
-    except (DeepGCNError, KeyError, TypeError):
-        return None  # a broken run belongs to no row
 
 
 def _progress(run: Run) -> tuple[int, int]:

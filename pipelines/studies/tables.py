@@ -12,46 +12,30 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import AREAS
-from pipelines.metrics import Scores
 from pipelines.model.presets import PRESETS
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, pool
-from pipelines.reports.studies import (
-    Delta,
-    Line,
-    Published,
-    Sample,
-    StudyTable,
-    write_study,
-)
-from pipelines.reports.tables import DAGGER, Row
+from pipelines.reports.studies import Delta, Line, Published, Sample, StudyTable, write_study
+from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
-from .plan import Plan, PlannedRow, PlannedSection, load_plan, study_file
+from .plan import PUBLISHED_AREA, Plan, load_plan, study_file
+from .presets import Row, Section
 from .state import Cell, gather, position
 
 PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
-PUBLISHED_AREA = 5  # that the presets' figures are of
+SCORES = ("oa", "macc", "miou")
 
 
 @dataclass(frozen=True)
 class AblateResult:
-    """The result of a study so far.
+    """The result of a study so far."""
 
-    Attributes:
-        study: its name.
-        tables: one a section.
-        files: what was written.
-        runs: of the study.
-        finished: how many of them are trained and scored.
-        failed: how many of them ended with an error.
-    """
-
-    study: str
-    tables: tuple[StudyTable, ...]
-    files: tuple[Path, ...]
-    runs: int
-    finished: int
-    failed: int
+    study: str  # its name
+    tables: tuple[StudyTable, ...]  # one a section
+    files: tuple[Path, ...]  # what was written
+    runs: int  # of the study
+    finished: int  # how many of them are trained and scored
+    failed: int  # how many of them ended with an error
 
 
 def study_so_far(
@@ -82,7 +66,7 @@ def summarize(plan: Plan, reports: Sequence[str], *, pictures: bool) -> AblateRe
     )
 
 
-def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) -> StudyTable:
+def _table(plan: Plan, section: Section, cells: dict[str, list[Cell]]) -> StudyTable:
     lines = [_line(row, section, cells) for row in section.rows]
     if section.folds:
         lines += _fold_lines(section, cells)
@@ -96,16 +80,15 @@ def _table(plan: Plan, section: PlannedSection, cells: dict[str, list[Cell]]) ->
     )
 
 
-def _line(row: PlannedRow, section: PlannedSection, cells: dict[str, list[Cell]]) -> Line:
+def _line(row: Row, section: Section, cells: dict[str, list[Cell]]) -> Line:
     own = cells[row.name]
-    reference = cells.get(section.reference or "")
-    compared = reference is not None and row.name != section.reference
+    reference = [] if row.name == section.reference else cells.get(section.reference or "", [])
     return Line(
         name=row.name,
         group=row.group,
         label=row.label,
         samples=tuple(_sample(cell) for cell in own if cell.scores is not None),
-        delta=paired(reference, own) if reference and compared else None,
+        delta=paired(reference, own),
         parameters=row.parameters,
         published=_published(row, section),
         remark=_remark(own),
@@ -114,18 +97,20 @@ def _line(row: PlannedRow, section: PlannedSection, cells: dict[str, list[Cell]]
     )
 
 
-def _fold_lines(section: PlannedSection, cells: dict[str, list[Cell]]) -> list[Line]:
+def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
     """Return the lines of the folds together, over the seeds of which every fold is scored.
 
     As `deepgcn eval --six-fold` does: the scores of the summed counts, and the areas' mean.
     """
-    pooled, mean = [], []
+    pooled: list[Sample] = []
+    mean: list[Sample] = []
     for fold in zip(*(cells[row.name] for row in section.rows), strict=True):
         values = {cell.scores["test_area"]: cell.scores for cell in fold if cell.scores}
         if len(values) == len(fold):
             _, counted, averaged = pool(values)
-            pooled.append(_fold_sample(fold[0].seed, counted))
-            mean.append(_fold_sample(fold[0].seed, averaged))
+            for samples, found in ((pooled, counted), (mean, averaged)):
+                scores = {name: getattr(found, name) for name in SCORES}
+                samples.append(Sample(fold[0].seed, "", **scores))
     whole = len(section.rows) == len(AREAS) and all(row.full_size for row in section.rows)
     paper = next(row for row in SIX_FOLD if row.name == PUBLISHED_FOLDS)
     published = Published(paper.miou, None, paper.cited, comparable=whole)
@@ -136,12 +121,6 @@ def _fold_lines(section: PlannedSection, cells: dict[str, list[Cell]]) -> list[L
     ]
 
 
-def _fold_sample(seed: int, found: Scores | Row) -> Sample:
-    assert found.oa is not None
-    assert found.macc is not None
-    return Sample(seed, "", found.oa, found.macc, found.miou)
-
-
 def _sample(cell: Cell) -> Sample:
     assert cell.run is not None
     assert cell.scores is not None
@@ -149,14 +128,14 @@ def _sample(cell: Cell) -> Sample:
     return Sample(
         seed=cell.seed,
         run=cell.run.name,
-        **{name: float(cell.scores[name]) for name in ("oa", "macc", "miou")},
+        **{name: float(cell.scores[name]) for name in SCORES},
         seconds=status.get("seconds"),
         peak_memory=status.get("peak_memory"),
-        loss=final_loss(cell.run),
+        loss=_final_loss(cell.run),
     )
 
 
-def final_loss(run: Run) -> float | None:
+def _final_loss(run: Run) -> float | None:
     """Return the mean loss of the last tenth of a run's training steps; None without any."""
     losses = [record["loss"] for record in run.metrics() if record.get("event") == "step"]
     last = losses[-max(1, len(losses) // 10) :]
@@ -166,12 +145,12 @@ def final_loss(run: Run) -> float | None:
 def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
     """Return a row's difference to its reference over the seeds that both have scores of.
 
-    None if there are none, or if they were scored on other rooms or classes.
+    None if no seed has both, or if they were scored on other rooms or classes.
     """
     theirs = {cell.seed: cell.scores for cell in reference if cell.scores is not None}
     ours = {cell.seed: cell.scores for cell in own if cell.scores is not None}
     pairs = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
-    if not pairs or any(_subject(first) != _subject(other) for first, other in pairs):
+    if not pairs or any(_scored(first) != _scored(other) for first, other in pairs):
         return None
     rooms = sorted(pairs[0][0]["rooms"])
     first, other = (
@@ -189,22 +168,23 @@ def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
     )
 
 
-def _subject(scores: dict[str, Any]) -> tuple[Any, ...]:
+def _scored(scores: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what the scores are of."""
     return scores["test_area"], tuple(scores["classes"]), tuple(sorted(scores["rooms"]))
 
 
-def _published(row: PlannedRow, section: PlannedSection) -> Published | None:
+def _published(row: Row, section: Section) -> Published | None:
+    """Return the paper's figure for a row, and its difference to that of the reference row."""
     other_fold = section.folds and row.config and row.config.test_area != PUBLISHED_AREA
     if row.published is None or row.config is None or other_fold:
         return None
     preset = PRESETS[row.published]
     if preset.published is None:
         return None
-    reference = next((r for r in section.rows if r.name == section.reference), None)
-    delta = None
-    if reference is not None and reference is not row and reference.published:
-        base = PRESETS[reference.published].published
-        delta = None if base is None else preset.published - base
+    reference = next((r for r in section.rows if r.name == section.reference), row)
+    known = reference is not row and reference.published is not None
+    base = PRESETS[str(reference.published)].published if known else None
+    delta = None if base is None else preset.published - base
     return Published(preset.published, delta, preset.cited, row.full_size)
 
 
@@ -232,7 +212,7 @@ def _cell_remark(cell: Cell) -> str:
     return text + (f": {cell.error}" if cell.error else "")
 
 
-def _facts(plan: Plan, section: PlannedSection) -> dict[str, str]:
+def _facts(plan: Plan, section: Section) -> dict[str, str]:
     evaluation = plan.evaluation
     votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
     facts = {

@@ -104,6 +104,16 @@ def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> Non
     assert load_plan(path) == plan
 
 
+def test_a_study_file_of_version_0_1_is_read(store: Store, tmp_path: Path) -> None:
+    """It did not say what the rows change, only what they train."""
+    plan = dataclasses.replace(make_plan(config(store), store), runs=tmp_path)
+    save_plan(plan)
+    values = json.loads(plan.file.read_text())
+    assert all(row.pop("changes") is not None for row in values["sections"][0]["rows"])
+    plan.file.write_text(json.dumps(values))
+    assert [row.config for row in load_plan(plan.file).rows] == [row.config for row in plan.rows]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

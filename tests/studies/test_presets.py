@@ -11,7 +11,7 @@ from pipelines.config import STUDIES, AblateConfig, TrainConfig
 from pipelines.config.recipes import RECIPES
 from pipelines.errors import ConfigError
 from pipelines.model.presets import PRESETS
-from pipelines.studies.plan import base_config, changed
+from pipelines.studies.plan import absolute, base_config, changed
 from pipelines.studies.presets import Row, study
 
 # ICCV 2019, table 1: mIoU on Area 5 and what differs from ResGCN-28 (C 64, k 16, dilated, ε 0.2).
@@ -47,7 +47,8 @@ REFERENCE = {
 
 
 def trained(name: str, row: Row, **base: Any) -> TrainConfig:
-    return changed(base_config(base, AblateConfig(preset=name)), row)
+    made = base_config(base, AblateConfig(preset=name))
+    return changed(made, absolute(row.changes, made))
 
 
 def rows(name: str, **options: Any) -> dict[str, Row]:
