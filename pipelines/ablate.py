@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import cast
 
 from pipelines.data.store import Store
 from pipelines.launch import Job, Look
@@ -89,7 +88,7 @@ def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstima
 
 
 def _check_same_study(plan: Plan) -> None:
-    """Raise RunError if the study file that is there has the same rows with other settings."""
+    """Raise RunError if the study file exists and has the same rows with other settings."""
     path = plan.file
     if not path.is_file():
         return
@@ -119,8 +118,7 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
     with (
         watch_for_interruption() as interruption,
         progress.task("Ablation", total=len(cells), unit="runs") as task,
-        # Closing it stops local jobs, which save.
-        closing(cast("Generator[Look, None, None]", _launched(plan, config, jobs))) as looks,
+        closing(_launched(plan, config, jobs)) as looks,  # closing it stops local jobs, which save
     ):
         meter = StudyMeter(task, plan, cells)
         for look in looks:
@@ -139,7 +137,7 @@ def _job(plan: Plan, cell: Cell) -> Job:
     return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)
 
 
-def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Iterator[Look]:
+def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Generator[Look, None, None]:
     """Run jobs on SLURM, or on this machine, each on its own GPU or cores."""
     if config.launcher == "slurm":
         options = dict(config.slurm)
@@ -152,7 +150,7 @@ def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Iterator
 
 
 def _report_end(plan: Plan, cell: Cell, progress: Progress) -> None:
-    """Say how a cell's process ended, as the run directory and the log have it."""
+    """Report how a cell's process ended, by the run directory and the log."""
     found = match_run(plan, KnownRuns(plan.runs), cell.row, cell.seed)
     if found.state == "scored":
         return progress.say(f"{cell.name}: done")
@@ -162,7 +160,7 @@ def _report_end(plan: Plan, cell: Cell, progress: Progress) -> None:
 
 
 class StudyMeter:
-    """The progress of all cells as one bar: a finished one counts 1, others what they have done."""
+    """The progress of all cells as one bar: each counts by the fraction that is done."""
 
     def __init__(self, task: Task, plan: Plan, cells: Sequence[Cell]) -> None:
         self.task, self.plan = task, plan
@@ -184,7 +182,7 @@ class StudyMeter:
             cell = self.cells[name]
             run = known.match(seeded(cell.row, cell.seed), self.plan.fingerprint)
             self.done[name] = max(self.done[name], fraction(run))
-        self.done.update(dict.fromkeys(look.ended, 1.0))  # well or not: it is not waited for
+        self.done.update(dict.fromkeys(look.ended, 1.0))  # failed or not
         now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in look.running)
         self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
 
@@ -201,13 +199,10 @@ class StudyMeter:
 
 
 def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT) -> Path:
-    """Bring a row and seed of the study in a file to its end, from wherever it is.
+    """Train and score a row and seed of the study in a file, and return the run directory.
 
     A finished run with these settings is scored, an unfinished one is resumed first; if there is
     none, a new one is trained. While another process trains it, this one waits.
-
-    Returns:
-        The run directory.
 
     Raises:
         ConfigError: the row does not exist or cannot be trained.
@@ -236,7 +231,7 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
         progress.say(f"{run.path}: trained before")
         return run
     progress.say(f"{run.path}: {run.state}; going on with it")
-    # The run's own settings shape the result as the row's do; the row says the rest.
+    # The settings that shape the result are the same; the others are the row's.
     free = {name: getattr(config, name) for name in FREE if name != "name"}
     own = dataclasses.replace(run.config, **free)
     return Run(train(own, resume=run.path, progress=progress).run)

@@ -19,18 +19,13 @@ from typing import Any
 class Job:
     """A function to call in a process of its own.
 
-    Attributes:
-        name: unique among the jobs of a study.
-        function: "package.module:name", imported in the new process. It returns an exit code. If it
-            was stopped and is called again, it resumes its work.
-        arguments: plain values.
-        log: the file that all output is appended to.
+    It returns an exit code. If it was stopped and is called again, it resumes its work.
     """
 
-    name: str
-    function: str
-    arguments: tuple[Any, ...]
-    log: Path
+    name: str  # unique among the jobs of a study
+    function: str  # "package.module:name", imported in the new process
+    arguments: tuple[Any, ...]  # plain values
+    log: Path  # the file that all output is appended to
 
     def call(self) -> int:
         """Call the function with all output in the log, and return its exit code."""

@@ -13,11 +13,10 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.own_process import module_path
 
@@ -34,33 +33,21 @@ SHARING = "DEEPGCN_SHARING"  # as `runtime.device` reads it; importing that woul
 
 @dataclass(frozen=True)
 class Worker:
-    """A part of the machine that runs one job at a time.
+    """A part of the machine that runs one job at a time."""
 
-    Attributes:
-        cores: the CPUs that its jobs are bound to; empty: all.
-        threads: for OMP_NUM_THREADS.
-        device: for CUDA_VISIBLE_DEVICES; None: not set.
-        sharing: workers that share the memory of the device (or of the machine).
-    """
-
-    cores: tuple[int, ...]
-    threads: int
-    device: str | None = None
-    sharing: int = 1
+    cores: tuple[int, ...]  # the CPUs that its jobs are bound to; empty: all
+    threads: int  # for OMP_NUM_THREADS
+    device: str | None = None  # for CUDA_VISIBLE_DEVICES; None: not set
+    sharing: int = 1  # workers that share the memory of the device (or of the machine)
 
 
 def divide_machine(
     workers: int, devices: Sequence[str] = (), threads: int | None = None
 ) -> list[Worker]:
-    """Divide the GPUs and the cores that this process may use among workers.
+    """Divide the cores and GPUs (as CUDA_VISIBLE_DEVICES names them) among workers.
 
     GPUs are assigned in turn. Each worker is bound to its own cores, unless the workers have more
-    threads than there are cores.
-
-    Args:
-        workers: jobs at a time.
-        devices: GPUs as CUDA_VISIBLE_DEVICES names them; empty: CPU.
-        threads: CPU threads of a job; None: the cores divided by the workers.
+    threads than there are cores. By default the cores are divided evenly.
 
     >>> [worker.device for worker in divide_machine(3, devices=("0", "1"))]
     ['0', '1', '0']
@@ -99,8 +86,10 @@ class LocalLauncher:
     workers: Sequence[Worker]
     grace: float = GRACE
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Look, None, None]:
         """Run all jobs and yield looks at them. Close the iterator to stop running jobs."""
+        import fcntl
+
         import submitit
 
         waiting, free = deque(jobs), deque(self.workers)
@@ -108,7 +97,8 @@ class LocalLauncher:
         with tempfile.TemporaryDirectory(prefix="deepgcn-") as folder:
             executor = submitit.LocalExecutor(folder)
             executor.update_parameters(timeout_min=NO_LIMIT)
-            alive = _locked(Path(folder) / "alive")
+            alive = (Path(folder) / "alive").open("w")
+            fcntl.flock(alive, fcntl.LOCK_EX)
             try:
                 while waiting or running:
                     while waiting and free:
@@ -128,15 +118,6 @@ class LocalLauncher:
                     time.sleep(TICK)
 
 
-def _locked(path: Path) -> IO[str]:
-    """Return a new file that is locked until it is closed, or this process ends."""
-    import fcntl
-
-    file = path.open("w")
-    fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
 def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
     """Start a process for a job, with the variables that it needs before its first import."""
     from submitit.core.utils import environment_variables
@@ -147,19 +128,11 @@ def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
         "PYTHONPATH": module_path(),
         "PYTHONSAFEPATH": "1",  # no modules of the current folder, from Python 3.11 on
     }
-    with environment_variables(**variables), _without_sigint():
-        return executor.submit(call)
-
-
-@contextmanager
-def _without_sigint() -> Iterator[None]:
-    """Start processes with SIGINT blocked within a `with` block.
-
-    On Ctrl-C, submitit's own process, which is the job's parent, would kill the job.
-    """
+    # On Ctrl-C, submitit's own process, which is the job's parent, would kill the job.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        with environment_variables(**variables):
+            return executor.submit(call)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -175,22 +148,15 @@ def _keep_failed_start(process: Any, job: Job) -> None:
 
 @dataclass(frozen=True)
 class LocalCall:
-    """What a job's process runs.
-
-    Attributes:
-        job: the job to call.
-        worker: the part of the machine to use.
-        alive: a file that is locked as long as the job may run.
-        grace: seconds between SIGTERM and SIGKILL.
-    """
+    """What a job's process runs."""
 
     job: Job
     worker: Worker
-    alive: str
-    grace: float
+    alive: str  # a file that is locked as long as the job may run
+    grace: float  # seconds between SIGTERM and SIGKILL
 
     def __call__(self) -> None:
-        """Call the job and exit with its code."""
+        """Call the job on its part of the machine and exit with its code."""
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it
         threading.Thread(target=self.stop_in_time, daemon=True).start()

@@ -19,12 +19,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.config.options import COUNT, Bounds
+from pipelines.config.options import Bounds
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.runs.lock import hold_lock
@@ -44,37 +44,24 @@ PREFIX = "deepgcn-"
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """How jobs run on a cluster.
-
-    Attributes:
-        partition: None: the cluster's default.
-        minutes: the time limit of one job, which saves before it and is queued again.
-        gpus: per job.
-        cpus: per job; also its OMP_NUM_THREADS.
-        memory_gb: per job; None: the cluster's default.
-        at_most: jobs that run at a time.
-        requeues: how often a job may reach its time limit and resume.
-        extra: other options of sbatch by their long names, {"account": "vision"}; "" for a flag.
-        setup: shell lines that the node runs first, ("module load cuda",).
-    """
+    """How jobs run on a cluster; None: the cluster's default."""
 
     partition: str | None = None
-    minutes: int = 24 * 60
-    gpus: int = 0
-    cpus: int = 4
-    memory_gb: int | None = None
-    at_most: int = 16
-    requeues: int = 10
+    minutes: int = 24 * 60  # the time limit of one job, which saves before it and is queued again
+    gpus: int = 0  # per job
+    cpus: int = 4  # per job; also its OMP_NUM_THREADS
+    memory_gb: int | None = None  # per job
+    at_most: int = 16  # jobs that run at a time
+    requeues: int = 10  # how often a job may reach its time limit and resume
+    # Other options of sbatch by their long names, {"account": "vision"}; "" for a flag.
     extra: Mapping[str, str] = field(default_factory=dict)
-    setup: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()  # shell lines that the node runs first, ("module load cuda",)
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "cpus", "at_most"):
-            COUNT.check(f"SLURM option {name}", getattr(self, name))
-        for name in ("gpus", "requeues"):
-            Bounds(0).check(f"SLURM option {name}", getattr(self, name))
-        if self.memory_gb is not None:
-            COUNT.check("SLURM option memory_gb", self.memory_gb)
+        for name in ("minutes", "gpus", "cpus", "memory_gb", "at_most", "requeues"):
+            if (value := getattr(self, name)) is not None:
+                least = 0 if name in ("gpus", "requeues") else 1
+                Bounds(least).check(f"SLURM option {name}", value)
 
     def submitit(self) -> dict[str, object]:
         """Return the options as submitit names them."""
@@ -118,16 +105,12 @@ class SlurmLauncher:
 
     The jobs stay in SLURM when the iterator is closed or this process ends. A later run with the
     same jobs watches those in the queue and submits only the others.
-
-    Attributes:
-        folder: for the record of what was submitted; on a file system that the nodes share.
-        options: how the jobs run.
     """
 
-    folder: Path
+    folder: Path  # for the record of what was submitted; on a file system that the nodes share
     options: SlurmOptions
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Look]:
+    def run(self, jobs: Sequence[Job]) -> Generator[Look, None, None]:
         """Run all jobs and yield a look at them about once a second.
 
         Raises:
@@ -159,12 +142,7 @@ class SlurmLauncher:
             time.sleep(TICK)
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Submit the jobs that are not in the queue.
-
-        Raises:
-            ConfigError: sbatch refuses the jobs.
-            RunError: SLURM does not answer.
-        """
+        """Submit the jobs that are not in the queue."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER):
             queued = self.queued()
@@ -190,11 +168,7 @@ class SlurmLauncher:
             raise ConfigError(f"SLURM: sbatch refused {len(jobs)} jobs: {said}") from None
 
     def queued(self) -> dict[str, str]:
-        """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name.
-
-        Raises:
-            RunError: SLURM does not answer.
-        """
+        """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name."""
         arrays = {path.stem: path for path in self.folder.glob(f"{PREFIX}*.json")}
         if not arrays:
             return {}

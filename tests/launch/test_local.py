@@ -72,7 +72,7 @@ def test_the_machine_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_closing_lets_jobs_save_and_kills_those_that_do_not_end(tmp_path: Path) -> None:
     saver, deaf = job("saver", "save", tmp_path, "saver"), job("deaf", "ignore", tmp_path)
-    with closing(LocalLauncher([Worker((), 1)] * 2, grace=1.0).run([saver, deaf])) as looks:  # type: ignore[type-var]
+    with closing(LocalLauncher([Worker((), 1)] * 2, grace=1.0).run([saver, deaf])) as looks:
         assert set(next(looks).running) == {"saver", "deaf"}
         wait_for(saver, "begins")
         wait_for(deaf, "begins")
