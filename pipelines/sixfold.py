@@ -34,23 +34,14 @@ from .train import train
 
 @dataclass(frozen=True)
 class SixFoldResult:
-    """The scores of all areas under one protocol.
-
-    Attributes:
-        protocol: what was scored.
-        areas: each area's scores.
-        pooled: the scores of the summed counts.
-        mean: OA, mAcc, mIoU and IoUs averaged over the areas that have the class.
-        report: the table.
-        files: what was written.
-    """
+    """The scores of all areas under one protocol."""
 
     protocol: str
     areas: dict[int, Scores]
-    pooled: Scores
-    mean: Row
-    report: Report
-    files: tuple[Path, ...]
+    pooled: Scores  # of the summed counts
+    mean: Row  # OA, mAcc, mIoU and IoUs averaged over the areas that have the class
+    report: Report  # the table
+    files: tuple[Path, ...]  # what was written
 
 
 def six_fold(
@@ -65,9 +56,9 @@ def six_fold(
         ConfigError: the named runs have different settings, or two of them the same area.
         RunError: areas are missing and `train_missing` is not given.
     """
-    base, *_ = runs = find_folds(config, progress)
+    base, *_ = runs = _find_folds(config, progress)
     store = open_data(base, config.data)
-    folds = {area_of(run): run for run in runs}
+    folds = {_area_of(run): run for run in runs}
     for area in store.areas:
         if area not in folds or folds[area].state != "finished":
             if not train_missing:
@@ -76,24 +67,19 @@ def six_fold(
     return tuple(_pool(config, protocol, folds, progress) for protocol in config.protocols)
 
 
-def area_of(run: Run) -> int:
-    """Return the run's test area."""
+def _area_of(run: Run) -> int:
     area = run.config.test_area
     assert area is not None, "a run's configuration is resolved"
     return area
 
 
-def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
-    """Return at most one run per area, all with the same settings; the first sets the settings.
-
-    Raises:
-        ConfigError: the named runs do not fit together.
-    """
+def _find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
+    """Return at most one run per area, all with the settings of the first."""
     base, *others = chosen_runs(config, progress)
     if not others:
-        found = {area_of(run): run for run in _alike(base) if area_of(run) != area_of(base)}
+        found = {_area_of(run): run for run in _alike(base) if _area_of(run) != _area_of(base)}
         return [base, *found.values()]
-    areas = {area_of(base): base}
+    areas = {_area_of(base): base}
     for run in others:
         if differences := _differences(base, run):
             name, (ours, theirs) = next(iter(differences.items()))
@@ -101,14 +87,14 @@ def find_folds(config: EvalConfig, progress: Progress) -> list[Run]:
                 f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
                 "A six-fold score is that of one network: name runs that differ in --area alone."
             )
-        if known := areas.get(area_of(run)):
-            raise ConfigError(f"{run.path}: found test area {area_of(run)} twice: {known.path}.")
-        areas[area_of(run)] = run
+        if known := areas.get(_area_of(run)):
+            raise ConfigError(f"{run.path}: found test area {_area_of(run)} twice: {known.path}.")
+        areas[_area_of(run)] = run
     return list(areas.values())
 
 
 def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
-    """Return what two runs differ in but the area; data is compared by fingerprint."""
+    """Return the settings other than the area that differ; data is compared by fingerprint."""
     settings = []
     for run in (first, other):
         data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
@@ -172,7 +158,7 @@ def _pool(
         f"{describe(base.config.model)}: {len(areas)} folds, protocol {protocol}",
         tuple(first["classes"]),
         (*rows, *(_published() if store.published_rooms else ())),
-        _facts(config, protocol, base, store, values),
+        _facts(config, base, store, tuple(values.values())),
         tuple(_notes(areas, pooled, of_s3dis=bool(store.published_rooms))),
         record,
     )
@@ -196,14 +182,12 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
 
 
 def _published() -> list[Row]:
-    """Return the published rows, as fractions."""
     return [
         Row(
             f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
-            row.miou / 100,
-            None if row.oa is None else row.oa / 100,
-            None,
-            None if row.iou is None else tuple(value / 100 for value in row.iou),
+            miou=row.miou / 100,
+            oa=None if row.oa is None else row.oa / 100,
+            iou=None if row.iou is None else tuple(value / 100 for value in row.iou),
         )
         for row in SIX_FOLD
     ]
@@ -224,17 +208,13 @@ def _notes(areas: Mapping[int, Scores], pooled: Scores, *, of_s3dis: bool) -> li
 
 
 def _facts(
-    config: EvalConfig,
-    protocol: str,
-    base: Run,
-    store: Store,
-    values: Mapping[int, Mapping[str, Any]],
+    config: EvalConfig, base: Run, store: Store, values: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """Return what the scores were made with; areas may have been scored on several machines."""
-    trained = base.config
+    trained, protocol = base.config, values[0]["protocol"]
     votes = f", {config.votes} votes" if protocol == "room" and config.votes > 1 else ""
-    points = sum(each["points"] for each in values.values())
-    environments = [each["environment"] for each in values.values()]
+    points = sum(each["points"] for each in values)
+    environments = [each["environment"] for each in values]
     return {
         "network": describe(trained.model),
         "protocol": f"{protocol}{votes}, seed {config.seed}, {points:,} points scored",
