@@ -23,14 +23,15 @@ from pipelines.runs.lock import is_locked
 from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.interruption import watch_for_interruption
-from pipelines.studies.estimates import StudyEstimate, estimate
 from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, seeded
 from pipelines.studies.state import (
     STARTED,
     STATES,
     Cell,
     KnownRuns,
+    StudyEstimate,
     cell_name,
+    estimate,
     fraction,
     free_name,
     gather,

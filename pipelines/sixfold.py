@@ -211,13 +211,13 @@ def _facts(
     config: EvalConfig, base: Run, store: Store, values: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """Return what the scores were made with; areas may have been scored on several machines."""
-    trained, protocol = base.config, values[0]["protocol"]
-    votes = f", {config.votes} votes" if protocol == "room" and config.votes > 1 else ""
+    trained, first = base.config, values[0]
+    votes = f", {first['votes']} votes" if first["votes"] > 1 else ""
     points = sum(each["points"] for each in values)
     environments = [each["environment"] for each in values]
     return {
         "network": describe(trained.model),
-        "protocol": f"{protocol}{votes}, seed {config.seed}, {points:,} points scored",
+        "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
         "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json; "
         f"checkpoint {config.checkpoint}",

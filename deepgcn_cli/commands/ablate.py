@@ -15,7 +15,7 @@ from deepgcn_cli.progress import open_progress
 from pipelines.config import SLURM, AblateConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
-    from pipelines.studies.estimates import RowEstimate
+    from pipelines.studies.state import RowEstimate
     from pipelines.studies.tables import AblateResult
 
 

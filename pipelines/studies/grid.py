@@ -48,19 +48,22 @@ def read_grid(path: Path) -> Study:
     values = _mapping(_load(path), f"{path}")
     for name in values:
         check_choice("key", name, KEYS, flag=f"{path}")
+    named = _mapping(values.get("rows") or {}, f"{path}: rows")
     axes = {
         _setting(name, f"{path}: axes"): _axis(choices, name, f"{path}: axes.{name}")
-        for name, choices in _part(values, "axes", path).items()
+        for name, choices in _mapping(values.get("axes") or {}, f"{path}: axes").items()
     }
     seeds = values.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"{path}: seeds: found {seeds!r}, expected a whole number from 1.")
-    _check_size(path, axes, len(_part(values, "rows", path)), seeds)
+    _check_size(path, axes, len(named), seeds)
     excluded = [
         _excluded(each, axes, f"{path}: exclude {number}")
         for number, each in enumerate(values.get("exclude") or [], start=1)
     ]
-    rows = [*_combinations(axes, excluded), *_named_rows(values, path)]
+    rows = list(_combinations(axes, excluded))
+    for name, changes in named.items():
+        rows.append(Row(name, "named", _settings(changes, f"{path}: rows.{name}")))
     _check_names(path, rows, values.get("reference"))
     title = str(values.get("title") or path.stem)
     section = Section(TITLE, tuple(rows), values.get("reference"))
@@ -84,10 +87,6 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{where}: found {type(value).__name__}, expected names with values.")
     return {str(name): each for name, each in value.items()}
-
-
-def _part(values: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:
-    return _mapping(values.get(name) or {}, f"{path}: {name}")
 
 
 def _setting(name: str, where: str) -> str:
@@ -177,11 +176,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         text = f"{value:g}"
     return re.sub(r"[^A-Za-z0-9.+]", "-", text)
-
-
-def _named_rows(values: Mapping[str, Any], path: Path) -> Iterator[Row]:
-    for name, changes in _part(values, "rows", path).items():
-        yield Row(name, "named", _settings(changes, f"{path}: rows.{name}"))
 
 
 def _check_names(path: Path, rows: list[Row], reference: Any) -> None:
