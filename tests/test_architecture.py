@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,6 @@ ALLOWED: dict[str, set[str]] = {
     },
     "pipelines": {"model", "weights", "runtime", "runs", "inference"},
 }
-# Imports that still point up, each of them to go.
-STILL_UP: set[tuple[str, str]] = set()
 ONLY_IN = {
     "typer": ("deepgcn_cli/",),
     "rich": ("deepgcn_cli/",),
@@ -106,10 +105,14 @@ HEAVY = {
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: its full name, and whether importing the file imports it."""
+    """One imported module."""
 
-    module: str
-    at_import: bool
+    module: str  # its full name
+    when: str  # "import" of the file, a "call" of a function, or "types": only for their checkers
+
+    @property
+    def at_import(self) -> bool:
+        return self.when == "import"
 
 
 def source_files() -> list[Path]:
@@ -141,21 +144,21 @@ def imports(path: Path) -> tuple[Import, ...]:
     package = package.removesuffix("._")
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return tuple(
-        Import(module, at_import)
-        for node, at_import in walk(tree, at_import=True)
+        Import(module, when)
+        for node, when in walk(tree, "import")
         for module in imported_modules(node, package)
     )
 
 
-def walk(node: ast.AST, *, at_import: bool) -> Iterator[tuple[ast.AST, bool]]:
-    """All nodes below `node`, each with whether it runs when the file is imported."""
+def walk(node: ast.AST, when: str) -> Iterator[tuple[ast.AST, str]]:
+    """All nodes below `node`, each with when it runs (see `Import`)."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-        at_import = False
+        when = "call"
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-        at_import = False
-    yield node, at_import
+        when = "types"
+    yield node, when
     for child in ast.iter_child_nodes(node):
-        yield from walk(child, at_import=at_import)
+        yield from walk(child, when)
 
 
 def imported_modules(node: ast.AST, package: str) -> Iterator[str]:
@@ -194,8 +197,7 @@ def test_imports_point_down(name: str) -> None:
     assert not any(item.module.startswith("deepgcn_cli") for item in imports(path))
     here = part(module_name(path))
     assert here in ALLOWED, f"{name}: give {here} its place in ALLOWED"
-    allowed = ALLOWED[here] | BASE | {here} | {up for file, up in STILL_UP if file == name}
-    wrong = {module for module in own if part(module) not in allowed}
+    wrong = {module for module in own if part(module) not in ALLOWED[here] | BASE | {here}}
     assert not wrong, f"{name} imports {sorted(wrong)}"
 
 
@@ -220,16 +222,34 @@ def test_importing_does_not_import_torch(name: str) -> None:
     assert not {module for module in reached if module.split(".")[0] == "torch"}
 
 
-def test_what_still_points_up_is_there() -> None:
-    for name, up in STILL_UP:
-        found = {part(item.module) for item in imports(ROOT / name)}
-        assert up in found, f"{name} no longer imports {up}: take it out of STILL_UP"
-
-
 def test_no_folder_holds_more_than_a_reader_takes_in() -> None:
     folders = Counter(path.parent for path in source_files() if path.name != "__init__.py")
-    most = {"pipelines": 16, "reports": 15}  # where files have still to go
-    assert not [f for f, count in folders.items() if count > most.get(f.name, 14)]
+    assert not [str(folder) for folder, count in folders.items() if count > 14]
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions count; those for type checkers alone do not."""
+    graph = {
+        module_name(path): {
+            item.module
+            for item in imports(path)
+            if item.when != "types" and module_file(item.module) not in (None, path)
+        }
+        for path in source_files()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_no_file_has_a_prefix_that_a_folder_could_be() -> None:
+    for folder in {path.parent for path in source_files()}:
+        stems = [path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")]
+        prefixes = Counter(stem.partition("_")[0] for stem in stems if "_" in stem)
+        taken = {folder.name, *(child.name for child in folder.iterdir() if child.is_dir())}
+        wrong = {prefix for prefix, count in prefixes.items() if count > 1 or prefix in taken}
+        assert not wrong, f"{folder.relative_to(ROOT)}: files begin with {wrong}"
 
 
 def test_no_module_is_named_after_nothing() -> None:

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .cuda import on
+from .device import on
 
 ELEMENTS = 4096  # of a kernel instance's tile
 MOST_BLOCK = 64  # channels of a tile

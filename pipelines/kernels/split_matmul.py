@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .cuda import on
+from .device import on
 
 SLAB = 1 << 14  # rows, and elements of the inner dimension, that are split at once
 SPLIT = 64  # rows and columns of a tile of `split_strided`

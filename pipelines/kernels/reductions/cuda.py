@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipelines.kernels.cuda import on
+from pipelines.kernels.device import on
 
 from . import EdgeOps
 from . import edge_reduce as differentiable_edge_reduce

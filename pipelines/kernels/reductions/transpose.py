@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipelines.kernels.cuda import on
+from pipelines.kernels.device import on
 
 INT32_MAX = tl.constexpr(0x7FFFFFFF)
 LOG_SEGMENTS = 4  # of a block's edges: more make shorter bins, and more of them

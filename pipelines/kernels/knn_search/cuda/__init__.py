@@ -39,7 +39,7 @@ import triton
 from torch import Tensor
 
 from pipelines.kernels import reference
-from pipelines.kernels.cuda import on
+from pipelines.kernels.device import on
 from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of, listed
 
 from . import candidates, distances, ordering, thresholds
