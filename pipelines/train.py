@@ -37,25 +37,14 @@ from pipelines.runs.directory import (
 )
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
-from pipelines.runtime.device import (
-    cpu_threads,
-    describe_environment,
-    pick_device,
-    trainings_at_once,
-)
+from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.interruption import watch_for_interruption
-from pipelines.runtime.memory import (
-    CHECKPOINTED_ARRAY,
-    LARGE_ARRAY,
-    available_memory,
-    return_freed_memory,
-)
 from pipelines.runtime.precision import Precision
-from pipelines.training.accumulation import TRIALS, explain_out_of_memory, smaller_options
+from pipelines.training.accumulation import TRIALS, explain_out_of_memory
 from pipelines.training.distributed import ALONE, Processes, Ranks, connected, device_of, read_ranks
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
-from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
+from pipelines.training.memory import arrange_memory, settle_memory, sharing_memory
 from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
 
@@ -194,7 +183,7 @@ def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Pro
     with cpu_threads(config.threads):
         check_network(config.model)
         if run is None:
-            config = fit(config, device.type, ranks, progress)
+            config = settle_memory(config, device.type, ranks, progress)
             trials = 0 if config.sync_bn and ranks.world_size > 1 else TRIALS
     return Start(config, resume, store.fingerprint, kernels.forced(), trials)
 
@@ -305,43 +294,6 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
-
-
-def sharing_memory(ranks: Ranks, device: str) -> int:
-    """Return how many processes share a device's memory.
-
-    Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
-    """
-    return trainings_at_once() * (ranks.local_world_size if device == "cpu" else 1)
-
-
-def fit(config: TrainConfig, device: str, ranks: Ranks, progress: Progress) -> TrainConfig:
-    """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
-
-    A resumed run keeps what was decided at its start: another size would be another function.
-    """
-    sharing = sharing_memory(ranks, device)
-    with progress.task("Estimating memory"):
-        config = fit_memory(config, device, sharing)
-    if sharing * estimate_memory(config, device=device).total > available_memory(device):
-        progress.warn(
-            f"memory may run out: {describe_memory(config, device, sharing)}.\n"
-            f"To need less: {', '.join(smaller_options(config))}."
-        )
-    return config
-
-
-def arrange_memory(config: TrainConfig, device: str, ranks: Ranks) -> None:
-    """Hand freed memory back if the training needs much of what there is.
-
-    Otherwise it is kept, which is faster (`runtime.device.pick_device`).
-    """
-    if config.checkpoint_layers:
-        return_freed_memory(CHECKPOINTED_ARRAY)
-        return
-    needed = sharing_memory(ranks, "cpu") * estimate_memory(config, device=device).total
-    if device == "cpu" and needed > available_memory(device) / 2:
-        return_freed_memory(LARGE_ARRAY)
 
 
 def check_network(config: ModelConfig) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runtime.own_process import module_path
+from pipelines.runtime.own_process import SHARING, module_path
 
 from . import Job, Look
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 GRACE = 60.0  # seconds that a training has, when asked to stop, to end its step and save
 TICK = 0.2  # seconds between two looks at the jobs
 NO_LIMIT = 60 * 24 * 366  # minutes; submitit has a time limit of two minutes otherwise
-SHARING = "DEEPGCN_SHARING"  # as `runtime.device` reads it; importing that would import torch
 
 
 @dataclass(frozen=True)

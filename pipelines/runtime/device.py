@@ -21,7 +21,6 @@ from pipelines.progress import SILENT, Progress
 from .memory import keep_freed_memory
 
 PACKAGES = ("deepgcn", "torch", "torch-geometric", "numpy", "h5py", "numba", "safetensors")
-SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
 
 
 def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
@@ -53,12 +52,6 @@ def gpu_names() -> tuple[str, ...]:
     count = torch.cuda.device_count()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return tuple(named[:count]) if named else tuple(map(str, range(count)))
-
-
-def trainings_at_once() -> int:
-    """Return how many trainings, with this one, share its device (`ablate --workers`)."""
-    value = os.environ.get(SHARING, "")
-    return max(1, int(value)) if value.isdecimal() else 1
 
 
 def describe_device(device: torch.device) -> str:

@@ -16,7 +16,17 @@ from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.model.figures import kept_bytes, meta_network
 from pipelines.model.head import HIDDEN, segment_length
-from pipelines.runtime.memory import available_memory
+from pipelines.progress import Progress
+from pipelines.runtime.memory import (
+    CHECKPOINTED_ARRAY,
+    LARGE_ARRAY,
+    available_memory,
+    return_freed_memory,
+)
+from pipelines.runtime.own_process import trainings_at_once
+
+from .accumulation import smaller_options
+from .distributed import Ranks
 
 FLOAT = 4  # bytes
 SHARE = 0.8  # of the free memory that a training may plan with: estimates err by up to 20 %
@@ -100,6 +110,45 @@ def _segments(config: TrainConfig) -> list[int | None]:
     if config.checkpoint_layers is not None:
         return [config.checkpoint_layers]
     return [None, segment_length(config.model.depth)]
+
+
+def sharing_memory(ranks: Ranks, device: str) -> int:
+    """Return how many processes share a device's memory.
+
+    Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
+    """
+    return trainings_at_once() * (ranks.local_world_size if device == "cpu" else 1)
+
+
+def settle_memory(
+    config: TrainConfig, device: str, ranks: Ranks, progress: Progress
+) -> TrainConfig:
+    """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
+
+    A resumed run keeps what was decided at its start: another size would be another function.
+    """
+    sharing = sharing_memory(ranks, device)
+    with progress.task("Estimating memory"):
+        config = fit_memory(config, device, sharing)
+    if sharing * estimate_memory(config, device=device).total > available_memory(device):
+        progress.warn(
+            f"memory may run out: {describe_memory(config, device, sharing)}.\n"
+            f"To need less: {', '.join(smaller_options(config))}."
+        )
+    return config
+
+
+def arrange_memory(config: TrainConfig, device: str, ranks: Ranks) -> None:
+    """Return freed memory to the system if the training needs much of what there is.
+
+    Otherwise it is kept, which is faster (`runtime.device.pick_device`).
+    """
+    if config.checkpoint_layers:
+        return_freed_memory(CHECKPOINTED_ARRAY)
+        return
+    needed = sharing_memory(ranks, "cpu") * estimate_memory(config, device=device).total
+    if device == "cpu" and needed > available_memory(device) / 2:
+        return_freed_memory(LARGE_ARRAY)
 
 
 def describe_memory(config: TrainConfig, device: str, sharing: int = 1) -> str:

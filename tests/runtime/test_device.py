@@ -17,7 +17,6 @@ from pipelines.runtime.device import (
     git_commit,
     gpu_memory,
     pick_device,
-    trainings_at_once,
 )
 
 
@@ -48,12 +47,6 @@ def test_gpu_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.__getitem__)
     assert gpu_memory(torch.device("cpu")) is None
     assert gpu_memory(torch.device("cuda", 1)) == 3 * 2**30
-
-
-@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3), ("0", 1), ("many", 1)])
-def test_jobs_that_share_a_device(monkeypatch: pytest.MonkeyPatch, value: str, shared: int) -> None:
-    monkeypatch.setenv("DEEPGCN_SHARING", value)
-    assert trainings_at_once() == shared
 
 
 def test_facts_are_json() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runtime import timing
-from pipelines.runtime.own_process import python_command
+from pipelines.bench import timing
+from pipelines.runtime.own_process import python_command, trainings_at_once
 
 TAKEN = ("pipelines/__init__.py", "json.py", "runpy.py", "statistics.py")
 
@@ -35,3 +35,9 @@ def test_a_module_has_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     command = python_command("tells", "x y", "-c")
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert said == "__main__ ['x y', '-c']\n"
+
+
+@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3), ("0", 1), ("many", 1)])
+def test_jobs_that_share_a_device(monkeypatch: pytest.MonkeyPatch, value: str, shared: int) -> None:
+    monkeypatch.setenv("DEEPGCN_SHARING", value)
+    assert trainings_at_once() == shared
