@@ -57,16 +57,20 @@ def read_grid(path: Path) -> Study:
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"{path}: seeds: found {seeds!r}, expected a whole number from 1.")
     _check_size(path, axes, len(named), seeds)
+    exclude = values.get("exclude") or []
+    if not isinstance(exclude, list):
+        raise ConfigError(f"{path}: exclude: found {exclude!r}, expected a list.")
     excluded = [
         _excluded(each, axes, f"{path}: exclude {number}")
-        for number, each in enumerate(values.get("exclude") or [], start=1)
+        for number, each in enumerate(exclude, start=1)
     ]
     rows = list(_combinations(axes, excluded))
     for name, changes in named.items():
         rows.append(Row(name, "named", _settings(changes, f"{path}: rows.{name}")))
-    _check_names(path, rows, values.get("reference"))
+    reference = None if values.get("reference") is None else str(values["reference"])
+    _check_names(path, rows, reference)
     title = str(values.get("title") or path.stem)
-    section = Section(TITLE, tuple(rows), values.get("reference"))
+    section = Section(TITLE, tuple(rows), reference)
     base = _settings(values.get("base"), f"{path}: base")
     return Study(str(values.get("name") or path.stem), title, (section,), base, seeds=seeds)
 
@@ -178,7 +182,7 @@ def _plain(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9.+]", "-", text)
 
 
-def _check_names(path: Path, rows: list[Row], reference: Any) -> None:
+def _check_names(path: Path, rows: list[Row], reference: str | None) -> None:
     names = [row.name for row in rows]
     for number, name in enumerate(names):
         if not PLAIN.fullmatch(name) or len(name) > 200:
@@ -186,4 +190,4 @@ def _check_names(path: Path, rows: list[Row], reference: Any) -> None:
         if name in names[:number]:
             raise ConfigError(f"{path}: found the row {name!r} twice.")
     if reference is not None:
-        check_choice("row", str(reference), tuple(names), flag=f"{path}: reference")
+        check_choice("row", reference, tuple(names), flag=f"{path}: reference")

@@ -74,6 +74,7 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("rows: {a: {data: /etc}}", r"rows\.a: found the unknown setting 'data'"),
         ("rows: [a]", r"rows: found list, expected names with values"),
         ("axes: {k: [4]}\nexclude: [{k: 5}]", r"exclude 1: found k 5, which no axis has"),
+        ("axes: {k: [4]}\nexclude: 4", r"exclude: found 4, expected a list"),
         ("axes: {k: [4, 8]}\nreference: k-9", r"unknown row 'k-9'\. Did you mean 'k-\d'"),
         ("axes: {k: [4]}\nrows: {k-4: {}}", r"the row 'k-4' twice"),
         ("rows: {a: {}}\nseeds: 0", r"seeds: found 0"),
@@ -94,6 +95,12 @@ def test_too_many_runs_are_refused_before_they_are_made(tmp_path: Path) -> None:
         read_grid(write(tmp_path, f"axes:\n{axes}"))
     with pytest.raises(ConfigError, match=r"found 20,000 runs"):
         read_grid(write(tmp_path, "rows: {a: {}, b: {}}\nseeds: 10000"))
+
+
+def test_a_row_may_have_a_number_for_a_name(tmp_path: Path) -> None:
+    (section,) = read_grid(write(tmp_path, "rows: {1: {k: 4}, 2: {k: 8}}\nreference: 2")).sections
+    assert [row.name for row in section.rows] == ["1", "2"]
+    assert section.reference == "2"
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
