@@ -65,27 +65,27 @@ class SlurmOptions:
 
     def submitit(self) -> dict[str, object]:
         """Return the options as submitit names them."""
-        chosen = {
-            "partition": self.partition,
-            "gpus_per_node": self.gpus or None,
-            "mem": f"{self.memory_gb}GB" if self.memory_gb else None,
-        }
-        variables = {"OMP_NUM_THREADS": str(self.cpus), "PYTHONPATH": module_path()}
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         return {
+            "partition": self.partition,
             "time": self.minutes,
+            "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus,
             # From 22.05 on srun does not take this from sbatch.
             "srun_args": [f"--cpus-per-task={self.cpus}"],
+            "mem": f"{self.memory_gb}GB" if self.memory_gb else None,
             "array_parallelism": self.at_most,
             # How long before its time limit a job is asked to save: a tenth of it, 20 to 300 s.
             "signal_delay_s": max(20, min(300, 6 * self.minutes)),
-            "setup": ["export PYTHONSAFEPATH=1", *exports, *self.setup],
+            "setup": [
+                "export PYTHONSAFEPATH=1",
+                f"export PYTHONPATH={shlex.quote(module_path())}",
+                f"export OMP_NUM_THREADS={self.cpus}",
+                *self.setup,
+            ],
             "additional_parameters": {
                 "requeue": True,
                 **{option: value or True for option, value in self.extra.items()},
             },
-            **{option: value for option, value in chosen.items() if value is not None},
         }
 
 
