@@ -38,16 +38,15 @@ def lock_run(path: Path) -> Iterator[None]:
     Raises:
         RunError: another process holds it; says which, and on which machine.
     """
-    with (path / LOCK).open("a+", encoding="utf-8") as file:
-        if not _acquire_soon(file):
-            file.seek(0)
+    file = path / LOCK
+    with hold_lock(file, shared=False, seconds=0.5) as held:  # `is_locked` holds it for a moment
+        if not held:
+            holder = file.read_text(encoding="utf-8").strip()
             raise RunError(
-                f"{path}: another process is training this run ({file.read().strip()}).\n"
+                f"{path}: another process is training this run ({holder}).\n"
                 "Wait for it, stop it, or start a run of your own: deepgcn train"
             )
-        file.truncate(0)
-        file.write(f"{_this_process()}\n")
-        file.flush()
+        file.write_text(f"{_this_process()}\n", encoding="utf-8")
         yield
 
 
@@ -61,14 +60,11 @@ def was_locked_here(path: Path) -> bool:
 
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of the run directory `path`."""
-    lock = path / LOCK
-    if not lock.is_file():
-        return False
     try:
-        with lock.open("r", encoding="utf-8") as file:
+        with (path / LOCK).open(encoding="utf-8") as file:
             return not _acquire(file, shared=True)
-    except PermissionError:
-        return False  # another user's run: rely on its status
+    except (FileNotFoundError, PermissionError):  # another user's run: rely on its status
+        return False
 
 
 @contextmanager
@@ -88,15 +84,6 @@ def _this_process() -> str:
     return f"process {os.getpid()} on {platform.node()}"
 
 
-def _acquire_soon(file: IO[str]) -> bool:
-    """Take the lock, trying for half a second, as `is_locked` holds it for a moment."""
-    for _ in range(5):
-        if _acquire(file):
-            return True
-        time.sleep(0.1)
-    return False
-
-
 def _acquire(file: IO[str], *, shared: bool = False) -> bool:
     """Take the lock, shared or exclusive, until `file` is closed; False: another process has it."""
     if fcntl is None:
@@ -112,15 +99,13 @@ def _acquire(file: IO[str], *, shared: bool = False) -> bool:
 def is_on_network(folder: Path, mounts: Path = MOUNTS) -> bool:
     """Return whether `folder` is on a network file system; False if the system doesn't say."""
     try:
-        text = mounts.read_text(encoding="utf-8", errors="replace")
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
     where = folder.resolve()
-    kinds = {}
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) > 2:
-            point = Path(fields[1].replace("\\040", " "))
-            if point == where or point in where.parents:
-                kinds[len(point.parts)] = fields[2]  # of two mounts at one place the later counts
-    return bool(kinds) and kinds[max(kinds)] in NETWORK_FILE_SYSTEMS
+    kinds = {0: ""}
+    for _, point, kind, *_ in (line.split() for line in lines):
+        path = Path(point.replace("\\040", " "))
+        if path == where or path in where.parents:
+            kinds[len(path.parts)] = kind  # of two mounts at one place the later counts
+    return kinds[max(kinds)] in NETWORK_FILE_SYSTEMS
