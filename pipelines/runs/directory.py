@@ -35,12 +35,13 @@ from .metrics_log import read_metrics
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
-STATUS_TYPES = {
-    **dict.fromkeys(("state", "created", "updated", "error"), str),
-    **dict.fromkeys(("step", "steps_total", "epoch", "epochs_total", "best_epoch"), int),
-    **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float),
-    "peak_memory": int,
+STATUS_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("state", "created", "updated", "error"), str | None),
+    **dict.fromkeys(("step", "steps_total", "epoch", "epochs_total", "best_epoch"), int | None),
+    **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float | None),
+    "peak_memory": int | None,
 }
+SCORE_TYPES: dict[str, Any] = dict.fromkeys(("oa", "macc", "miou"), float)
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
 
@@ -63,12 +64,12 @@ class Run:
         Raises:
             RunError: config.json is damaged.
         """
-        values = _read_json(self.path / CONFIG)
+        file = self.path / CONFIG
+        values = _read_json(file)
         try:
             return from_plain(TrainConfig, values)
         except (ConfigError, TypeError, AttributeError) as error:
-            where = self.path / CONFIG
-            raise RunError(f"{where}: found a damaged configuration: {error}") from error
+            raise RunError(f"{file}: found a damaged configuration: {error}") from error
 
     @property
     def status(self) -> dict[str, Any]:
@@ -77,14 +78,7 @@ class Run:
         Raises:
             RunError: status.json is missing or damaged.
         """
-        values = _read_json(self.path / STATUS)
-        for name, kind in STATUS_TYPES.items():
-            if name in values and not fits(kind | None, values[name]):
-                raise RunError(
-                    f"{self.path / STATUS}: found {name} {values[name]!r:.80}, expected "
-                    f"{'a text' if kind is str else 'a number'}."
-                )
-        return values
+        return _read_json(self.path / STATUS, STATUS_TYPES)
 
     @property
     def state(self) -> str:
@@ -104,14 +98,6 @@ class Run:
     def training_state(self) -> Path:
         """The file of the whole training state; missing before the first checkpoint."""
         return self.path / CHECKPOINTS / "last.pt"
-
-    def saved_step(self) -> int:
-        """Return the optimizer step that the training state was saved after."""
-        import torch
-
-        path = self.training_state
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return int(state["counters"]["step"])
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of metrics.jsonl, without a last line that was cut short."""
@@ -143,16 +129,8 @@ class Run:
             RunError: scores.json is damaged.
         """
         path = self.path / "eval" / protocol / "scores.json"
-        if not path.is_file():
-            return None
-        values = _read_json(path)
-        for name in ("oa", "macc", "miou"):
-            if name in values and not fits(float, values[name]):
-                raise RunError(
-                    f"{path}: found {name} {values[name]!r:.80}, expected a number.\n"
-                    f"Score it again: deepgcn eval {self.path} --protocol {protocol}"
-                )
-        return values
+        again = f"\nScore it again: {command('eval', self.path, '--protocol', protocol)}"
+        return _read_json(path, SCORE_TYPES, hint=again) if path.is_file() else None
 
     def update_status(self, **fields: Any) -> None:
         """Change fields of status.json and keep the others."""
@@ -171,16 +149,15 @@ def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
         ConfigError: the name is not a plain directory name.
         RunError: a run of this name exists.
     """
-    path = make_directory(config)
-    run = Run(path)
+    run = Run(make_directory(config))
     run.update_status(state="running", created=_now(), step=0, epoch=0, best_miou=None)
-    atomic_json(path / ENVIRONMENT, dict(environment))
+    atomic_json(run.path / ENVIRONMENT, dict(environment))
     save_config(run, config)  # last: a directory with a configuration is a run
     return run
 
 
 def save_config(run: Run, config: TrainConfig) -> None:
-    """Write the run's configuration, under the run's own name."""
+    """Write a run's configuration, under the run's own name."""
     atomic_json(run.path / CONFIG, to_plain(replace(config, name=run.name)))
 
 
@@ -192,9 +169,8 @@ def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> Non
     """
     for folder in (run.path, run.path / CHECKPOINTS):
         remove_unfinished(folder)
-    first = run.environment
-    resumed = [*first.get("resumed", []), dict(environment)]
-    atomic_json(run.path / ENVIRONMENT, {**first, "resumed": resumed})
+    resumed = [*run.environment.get("resumed", []), dict(environment)]
+    atomic_json(run.path / ENVIRONMENT, {**run.environment, "resumed": resumed})
     save_config(run, config)
     run.update_status(state="running", error=None)
 
@@ -226,8 +202,12 @@ def last_checkpoint(run: Run) -> str:
     """Return a sentence about the checkpoint that the run would resume from."""
     if not run.training_state.is_file():
         return "There is no checkpoint yet."
+    import torch
+
     # Its own step: the status may be older, if the disk was full when it was to be written.
-    return f"The last checkpoint, {run.training_state}, is whole (step {run.saved_step()})."
+    state = torch.load(run.training_state, map_location="cpu", weights_only=True, mmap=True)
+    step = int(state["counters"]["step"])
+    return f"The last checkpoint, {run.training_state}, is whole (step {step})."
 
 
 @contextmanager
@@ -278,9 +258,8 @@ def named_run(named: Path, runs_dir: Path) -> Run:
     for path in (runs_dir / named, named):
         if (path / CONFIG).is_file():
             return Run(path)
-    return open_run(
-        named if named.is_dir() else runs_dir / named if len(named.parts) == 1 else named
-    )
+    is_path = named.is_dir() or len(named.parts) > 1
+    return open_run(named if is_path else runs_dir / named)
 
 
 def find_runs(runs_dir: Path) -> list[Run]:
@@ -332,6 +311,7 @@ def resume_command(path: Path) -> str:
 
 
 def make_directory(config: TrainConfig) -> Path:
+    """Make the directory of a new run; the errors are those of `create_run`."""
     if config.name is not None:
         return _make_named(config.runs, config.name)
     model = config.model
@@ -364,7 +344,8 @@ def _make_named(runs_dir: Path, name: str) -> Path:
     return path
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, types: Mapping[str, Any] = {}, *, hint: str = "") -> dict[str, Any]:
+    """Return the JSON object in a file; RunError: it is missing, damaged or not of these types."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -373,6 +354,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path}: found a damaged file, expected JSON: {error}.") from error
     if not isinstance(values, dict):
         raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")
+    for name, kind in types.items():
+        if name in values and not fits(kind, values[name]):
+            wanted = "a text" if kind == str | None else "a number"
+            found = f"{values[name]!r:.80}"
+            raise RunError(f"{path}: found {name} {found}, expected {wanted}.{hint}")
     return values
 
 
