@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .inference.segmentation import segment
     from .model.deepgcn import DeepGCN
-    from .runs.frame import runs_frame
+    from .runs.index import runs_frame
 
 __all__ = ["load_model", "runs_frame", "segment"]
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
         return segment
     if name == "runs_frame":
-        from .runs.frame import runs_frame
+        from .runs.index import runs_frame
 
         return runs_frame
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,5 +1,7 @@
 """The index of runs, `runs/results.db`: an SQLite copy of what the run directories say.
 
+`query` returns its rows, `runs_frame` a pandas frame of them, `export_runs` writes that to a file.
+
 The directories are the truth. Trainings and evaluations write their own directory and never the
 index, so any number of them may run on a shared file system. A reader first brings the index up to
 date (`_refresh`): one scan of the folder compares names and each directory's time of change with
@@ -19,20 +21,25 @@ import os
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipelines.config import PROTOCOLS, ModelConfig
-from pipelines.errors import DeepGCNError
+from pipelines.config import PROTOCOLS
+from pipelines.errors import ConfigError, DeepGCNError
+from pipelines.files import atomic_write
+from pipelines.model.presets import published_as
 from pipelines.progress import SILENT, Progress
 
 from .annotations import read_note, read_tags
 from .directory import CHANGING, CONFIG, ENVIRONMENT, TRASH, Run, is_folder
 from .lock import hold_lock, is_locked, is_on_network
 from .query import COLUMNS, parse_columns, parse_sort, parse_where
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE, LOCK = "results.db", ".results.lock"
 WAIT_SECONDS = 30.0  # the longest wait for other processes
@@ -41,7 +48,11 @@ RECENT = 2 * 10**9  # ns; a later change may still get the same time stamp
 LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, as safetensors itself limits it
 # A batch norm's running statistics are saved with the weights but not learned.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+FORMATS = (".csv", ".parquet")
+FRAME_TYPES = {"INTEGER": "Int64", "REAL": "float64"}  # Int64 can hold NA
 T = TypeVar("T")
+
+_preset = cache(published_as)
 
 _OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
 _OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs")
@@ -102,42 +113,99 @@ def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
     return _with_index(runs_dir, work, progress) if is_folder(runs_dir) else 0
 
 
+def runs_frame(
+    runs_dir: str | Path = "runs",
+    where: str | None = None,
+    *,
+    sort: str | None = None,
+    progress: Progress = SILENT,
+) -> pd.DataFrame:
+    """Return the runs in a folder as a frame, one row a run, oldest first.
+
+    Args:
+        runs_dir: the folder; if missing, the frame is empty.
+        where: a condition such as "arch=resgcn and miou>0.4"; None: all runs.
+        sort: columns, comma-separated, `-` before a descending one.
+        progress: is notified when many runs have to be read again.
+
+    Returns:
+        The columns that docs/runs.md lists. Scores are from 0 to 1, `created` and `updated` are
+        times in UTC, integers are of type Int64 and texts objects; missing values are NA.
+
+    Raises:
+        ConfigError: `where` or `sort` cannot be understood.
+    """
+    import pandas as pd
+
+    rows = query(Path(runs_dir), where=where, sort=sort, progress=progress)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+    for name, kind in COLUMNS.items():
+        if name in ("created", "updated"):
+            frame[name] = pd.to_datetime(frame[name], utc=True, errors="coerce", format="ISO8601")
+        elif kind in FRAME_TYPES:
+            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(FRAME_TYPES[kind])
+    return frame
+
+
+def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
+    """Write the frame of `runs_frame(runs_dir, **options)` to a file and return how long it is.
+
+    Raises:
+        ConfigError: the file's ending is not .csv or .parquet, Parquet is not installed, or an
+            option cannot be understood.
+    """
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise ConfigError(f"{path}: found {ending!r}, expected a file in {' or '.join(FORMATS)}.")
+    frame = runs_frame(runs_dir, **options)
+    with atomic_write(path) as temporary:
+        if ending == ".csv":
+            frame.to_csv(temporary, index=False)
+            return len(frame)
+        try:
+            frame.to_parquet(temporary, index=False, engine="pyarrow")
+        except ImportError:
+            raise ConfigError(
+                f"{path}: Parquet needs pyarrow. Install it: pip install 'deepgcn[parquet]'"
+            ) from None
+    return len(frame)
+
+
 def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
-    """Return the result of `work` on the index, or on one in memory if the file is not writable."""
+    """Return the result of `work` on the index.
+
+    A damaged file is replaced; if it is not writable, the index is made in memory.
+    """
     path = runs_dir / FILE
     try:
-        return _with_file(path, work)
+        try:
+            return _with_file(path, work, shared=True)
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:  # a lock or the disk, not the file
+                raise
+            return _with_file(path, work, shared=False)
     except (OSError, sqlite3.OperationalError) as error:
         progress.warn(f"{path} cannot be used ({error}); reading all directories.")
-        with closing(_opened(":memory:")) as database:
+        with _opened(":memory:") as database:
             return work(database)
 
 
-def _with_file(path: Path, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Return the result of `work` on the index in `path`; a damaged file is replaced."""
-
-    def attempt(*, shared: bool) -> T:
-        with hold_lock(path.with_name(LOCK), shared=shared, seconds=WAIT_SECONDS) as held:
-            if not held:
-                raise sqlite3.OperationalError(f"it was in use for {WAIT_SECONDS:g} seconds")
-            if not shared:
-                for suffix in ("", "-wal", "-shm", "-journal"):
-                    path.with_name(path.name + suffix).unlink(missing_ok=True)
-            with closing(_opened(path)) as database:
-                return work(database)
-
-    try:
-        return attempt(shared=True)
-    except sqlite3.DatabaseError as error:
-        if type(error) is not sqlite3.DatabaseError:  # a lock or the disk, not the file
-            raise
-        return attempt(shared=False)
+def _with_file(path: Path, work: Callable[[sqlite3.Connection], T], *, shared: bool) -> T:
+    """Return the result of `work` on the index in `path`, or on a new one if not `shared`."""
+    with hold_lock(path.with_name(LOCK), shared=shared, seconds=WAIT_SECONDS) as held:
+        if not held:
+            raise sqlite3.OperationalError(f"it was in use for {WAIT_SECONDS:g} seconds")
+        if not shared:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with _opened(path) as database:
+            return work(database)
 
 
-def _opened(path: Path | str) -> sqlite3.Connection:
+@contextmanager
+def _opened(path: Path | str) -> Iterator[sqlite3.Connection]:
     """Open the index, with an empty table if it is new or of another version of the schema."""
-    database = sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)
-    try:
+    with closing(sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)) as database:
         # Not synced at each commit: what a power cut takes is read again.
         database.execute("PRAGMA synchronous=NORMAL")
         if isinstance(path, Path):
@@ -145,16 +213,13 @@ def _opened(path: Path | str) -> sqlite3.Connection:
             with suppress(sqlite3.OperationalError):  # others use it: the mode stays as it is
                 database.execute(f"PRAGMA journal_mode={mode}")
         if _version(database) != VERSION:
-            database.execute("BEGIN IMMEDIATE")
-            if _version(database) != VERSION:  # no other process was faster
-                database.execute("DROP TABLE IF EXISTS runs")
-                database.execute(_TABLE)
-                database.execute(f"PRAGMA user_version={VERSION}")
-            database.execute("COMMIT")
-    except BaseException:
-        database.close()
-        raise
-    return database
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                if _version(database) != VERSION:  # no other process was faster
+                    database.execute("DROP TABLE IF EXISTS runs")
+                    database.execute(_TABLE)
+                    database.execute(f"PRAGMA user_version={VERSION}")
+        yield database
 
 
 def _version(database: sqlite3.Connection) -> int:
@@ -175,14 +240,12 @@ def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -
         if known.get(name) != stamp and (name in known or (runs_dir / name / CONFIG).is_file())
     ]
     changed += [name for name in known if name not in found]
-    if len(changed) > CHUNK:
-        with progress.task("Reading runs", total=len(changed), unit="runs") as task:
-            for start in range(0, len(changed), CHUNK):
-                chunk = changed[start : start + CHUNK]
-                _update(database, runs_dir, chunk)
-                task.advance(len(chunk))
-    elif changed:
-        _update(database, runs_dir, changed)
+    progress = progress if len(changed) > CHUNK else SILENT
+    with progress.task("Reading runs", total=len(changed), unit="runs") as task:
+        for start in range(0, len(changed), CHUNK):
+            chunk = changed[start : start + CHUNK]
+            _update(database, runs_dir, chunk)
+            task.advance(len(chunk))
     _update_states(database, runs_dir)
 
 
@@ -202,23 +265,17 @@ def _stamps(runs_dir: Path) -> dict[str, int]:
 
 def _update(database: sqlite3.Connection, runs_dir: Path, names: Iterable[str]) -> None:
     """Read runs and write their rows, or delete those of missing runs, in one transaction."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
         for name in names:
-            try:
-                found = (runs_dir / name / CONFIG).is_file()
-                row = describe(Run(runs_dir / name)) if found else None
-            except FileNotFoundError:  # removed while it was read
-                row = None
+            row = None
+            with suppress(FileNotFoundError):  # removed while it was read
+                if (runs_dir / name / CONFIG).is_file():
+                    row = describe(Run(runs_dir / name))
             if row is None:
                 database.execute("DELETE FROM runs WHERE name = ?", (name,))
             else:
                 database.execute(_UPSERT, row)
-        database.execute("COMMIT")
-    except BaseException:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
-        raise
 
 
 def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
@@ -276,13 +333,6 @@ def _add_progress(row: dict[str, Any], run: Run) -> None:
     row["status"], row["state"] = str(status.get("state", "interrupted")), run.state
     row["blocks_per_second"] = status.get("blocks_per_second") or None  # 0: not measured
     row["parameters"] = count_parameters(run.checkpoint_path("last"))
-
-
-@cache
-def _preset(model: ModelConfig) -> str | None:
-    from pipelines.model.presets import published_as
-
-    return published_as(model)
 
 
 def count_parameters(path: Path) -> int | None:

@@ -18,8 +18,7 @@ from pipelines.errors import ConfigError
 from pipelines.progress import Progress
 from pipelines.runs.annotations import add_tag, write_note
 from pipelines.runs.directory import Run, changing, create_run
-from pipelines.runs.frame import runs_frame
-from pipelines.runs.index import FILE, VERSION, describe, query, sync
+from pipelines.runs.index import FILE, VERSION, describe, query, runs_frame, sync
 from pipelines.runs.lock import lock_run
 from pipelines.runs.query import COLUMNS
 

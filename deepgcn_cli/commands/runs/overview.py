@@ -139,7 +139,7 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write runs with all their columns to a CSV or Parquet file; scores are from 0 to 1."""
-    from pipelines.runs.frame import export_runs
+    from pipelines.runs.index import export_runs
 
     progress = open_progress(quiet=quiet)
     count = export_runs(file, runs, where=where, sort=sort, progress=progress)

@@ -13,7 +13,7 @@ import pipelines
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
 from pipelines.runs.directory import create_run
-from pipelines.runs.frame import export_runs
+from pipelines.runs.index import export_runs
 from pipelines.runs.query import COLUMNS
 
 
