@@ -35,11 +35,7 @@ def read_tags(run: Path) -> tuple[str, ...]:
 
 
 def add_tag(run: Path, tag: str) -> None:
-    """Add a tag to the run directory `run`, unless it has it.
-
-    Raises:
-        ConfigError: the tag is not one word.
-    """
+    """Add a tag, a word that `check_tag` takes, to the run directory `run`, unless it has it."""
     check_tag(tag)
     (run / f"{tag}{TAG}").touch()
 
@@ -64,7 +60,7 @@ def remove_tag(run: Path, tag: str) -> None:
 
 def check_tag(tag: str) -> None:
     """Raise ConfigError unless `tag` is one word of letters, digits, `_`, `-` and `.`."""
-    if not _TAG.fullmatch(tag) or not _is_text(tag):
+    if not _TAG.fullmatch(tag):
         raise ConfigError(
             f"TAG: found {tag!r}, expected one word of at most 64 letters, digits, _, - and ., "
             "beginning with a letter, a digit or _."
@@ -83,22 +79,14 @@ def write_note(run: Path, text: str) -> None:
     Raises:
         ConfigError: the text is not Unicode.
     """
-    path = run / NOTE
-    if not _is_text(text):
-        raise ConfigError(f"TEXT: found {text!r}, expected Unicode text.")
-    if text.strip():
-        atomic_text(path, text.strip() + "\n")
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _is_text(text: str) -> bool:
-    """Return whether a text from the command line can be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        raise ConfigError(f"TEXT: found {text!r}, expected Unicode text.") from None
+    if text.strip():
+        atomic_text(run / NOTE, text.strip() + "\n")
+    else:
+        (run / NOTE).unlink(missing_ok=True)
 
 
 def discard(runs: Sequence[Run]) -> list[Path]:
@@ -169,15 +157,14 @@ def _discard(run: Run) -> Path:
 
 def _moved(source: Path, path: Path) -> bool:
     """Move `source` to `path`, unless that exists; return whether it was moved."""
-    if path.exists():
-        return False
     try:
-        os.rename(source, path)
+        if not path.exists():
+            os.rename(source, path)
+            return True
     except OSError:
-        if path.exists():
-            return False  # another process was faster with this name
-        raise
-    return True
+        if not path.exists():  # or another process was faster with this name
+            raise
+    return False
 
 
 def _in_use(run: Run) -> RunError:

@@ -12,14 +12,9 @@ from pipelines.files import atomic_write
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return a log's records: none if the file is missing, and no last line cut short."""
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    if not path.is_file():
-        return []
+    content = path.read_bytes() if path.is_file() else b""
     # After the last newline is what a killed process was writing.
-    return path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in content.split(b"\n")[:-1]]
 
 
 class MetricsLog:
@@ -31,9 +26,9 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
-        kept = _whole_lines(path)[:keep]
-        content = b"".join(line + b"\n" for line in kept)
-        if path.is_file() and path.read_bytes() != content:
+        written = path.read_bytes() if path.is_file() else b""
+        kept = [line + b"\n" for line in written.split(b"\n")[:-1][:keep]]
+        if written != (content := b"".join(kept)):
             with atomic_write(path) as temporary:
                 temporary.write_bytes(content)
         self.records = len(kept)

@@ -64,7 +64,7 @@ _NUMBER = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})
 
 
 class Token(NamedTuple):
-    """A piece of a condition: its kind (a group of _TOKEN, or "end") and text."""
+    """A piece of a condition: its kind, a group of _TOKEN or "end", and its text."""
 
     kind: str
     text: str
@@ -72,6 +72,14 @@ class Token(NamedTuple):
     def is_word(self, *words: str) -> bool:
         """Return whether this is one of the keywords `words`, in upper or lower case."""
         return self.kind == "word" and self.text.lower() in words
+
+    @property
+    def content(self) -> str:
+        """The text without quotes."""
+        return self.text[1:-1] if self.kind == "quoted" else self.text
+
+
+END = Token("end", "")
 
 
 def parse_where(where: str | None) -> tuple[str, list[Value]]:
@@ -93,11 +101,11 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
     while True:
         token = next(tokens)
         while token.is_word("not") or token == ("parenthesis", "("):
+            opened += token.text == "("
+            sql.append("(" if token.text == "(" else "NOT ")
             prefixes += 1
             if prefixes > MOST:
                 raise ConfigError(f"--where: found more than {MOST} of ( and not.")
-            opened += token.text == "("
-            sql.append("(" if token.text == "(" else "NOT ")
             token = next(tokens)
         sql.append(_comparison(token, tokens, values))
         token = next(tokens)
@@ -105,7 +113,7 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
             opened -= 1
             sql.append(")")
             token = next(tokens)
-        if token.kind == "end" and not opened:
+        if token is END and not opened:
             return f"({''.join(sql)})", values
         if not token.is_word("and", "or"):
             raise _unexpected(token, ")" if opened else "and, or, or the end")
@@ -118,12 +126,11 @@ def parse_sort(sort: str | None) -> str:
     Raises:
         ConfigError: there is no such column.
     """
-    terms = ["created", "name"]
-    for item in reversed(sort.split(",") if sort is not None else []):
-        name = _column(item.strip().removeprefix("-"), "--sort")
-        order = " DESC" if item.strip().startswith("-") else ""
-        terms = [f"{name} IS NULL", f"{name}{order}", *terms]
-    return ", ".join(terms)
+    terms = []
+    for item in map(str.strip, sort.split(",") if sort is not None else []):
+        name = _column(item.removeprefix("-"), "--sort")
+        terms += [f"{name} IS NULL", f"{name}{' DESC' if item.startswith('-') else ''}"]
+    return ", ".join([*terms, "created", "name"])
 
 
 def parse_columns(names: Sequence[str] | None) -> tuple[str, ...]:
@@ -149,6 +156,7 @@ def _column(name: str, flag: str) -> str:
 
 
 def _tokens(where: str) -> list[Token]:
+    """Split a condition; two END after the last token can be read without a check."""
     if len(where) > LONGEST:
         raise ConfigError(f"--where: found {len(where)} characters, expected at most {LONGEST}.")
     try:
@@ -156,32 +164,28 @@ def _tokens(where: str) -> list[Token]:
     except UnicodeEncodeError:
         raise ConfigError(f"--where: found {where!r}, expected Unicode text.") from None
     tokens, place = [], 0
-    while where[place:].strip():
+    while rest := where[place:].strip():
         match = _TOKEN.match(where, place)
         if match is None:
-            rest = where[place:].strip()
             what = "an unclosed quote" if rest[0] in "\"'" else f"{rest[0]!r}"
             raise ConfigError(f"--where: found {what} at {_shown(rest)}.\n{EXAMPLE}")
         kind = str(match.lastgroup)
         tokens.append(Token(kind, match[kind]))
         place = match.end()
-    return [*tokens, Token("end", "")]
+    return [*tokens, END, END]
 
 
-def _comparison(token: Token, tokens: Iterator[Token], values: list[Value]) -> str:
-    """Return the SQL of the comparison that begins with `token`, and add its value to `values`."""
-    if token.kind != "word":
-        raise _unexpected(token, "a column")
-    name = token.text
-    column = TAG if name.lower() == TAG else _column(name, "--where")
-    token = next(tokens)
-    if token.kind != "operator":
-        raise _unexpected(token, f"= != < <= > >= or ~ after {name}")
-    operator = token.text
-    token = next(tokens)
-    if token.kind not in ("word", "quoted"):
-        raise _unexpected(token, f"a value after {name} {operator}")
-    sql, value = _compared(column, operator, token)
+def _comparison(name: Token, tokens: Iterator[Token], values: list[Value]) -> str:
+    """Return the SQL of the comparison that begins with `name`, and add its value to `values`."""
+    if name.kind != "word":
+        raise _unexpected(name, "a column")
+    column = TAG if name.is_word(TAG) else _column(name.text, "--where")
+    operator, given = next(tokens), next(tokens)
+    if operator.kind != "operator":
+        raise _unexpected(operator, f"= != < <= > >= or ~ after {name.text}")
+    if given.kind not in ("word", "quoted"):
+        raise _unexpected(given, f"a value after {name.text} {operator.text}")
+    sql, value = _compared(column, operator.text, given)
     values.append(value)
     return sql
 
@@ -192,11 +196,11 @@ def _compared(column: str, operator: str, token: Token) -> tuple[str, Value]:
         if operator not in ("=", "==", "!="):
             raise ConfigError(f"--where: found {TAG} {operator}, expected {TAG} = or !=.")
         found = "instr(' ' || coalesce(tags, '') || ' ', ?)"
-        return f"({found} {'=' if operator == '!=' else '>'} 0)", f" {_text(token)} "
+        return f"({found} {'=' if operator == '!=' else '>'} 0)", f" {token.content} "
     if operator == "~":
         if not COLUMNS[column].startswith("TEXT"):
             raise ConfigError(f"--where: found {column} ~, but {column} is a number.")
-        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", _text(token)
+        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", token.content
     value = _value(column, token)
     if operator in ("=", "==", "!="):
         return f"({column} IS {'NOT ' if operator == '!=' else ''}?)", value
@@ -206,19 +210,15 @@ def _compared(column: str, operator: str, token: Token) -> tuple[str, Value]:
 
 
 def _unexpected(token: Token, expected: str) -> ConfigError:
-    found = repr(token.text) if token.kind != "end" else "the end"
+    found = "the end" if token is END else repr(token.text)
     return ConfigError(f"--where: found {found}, expected {expected}.\n{EXAMPLE}")
 
 
 def _value(column: str, token: Token) -> Value:
-    """Convert a token to a value of a column.
-
-    Raises:
-        ConfigError: the column holds something else.
-    """
+    """Convert a token to a value of a column; ConfigError: the column holds something else."""
     if token.is_word("none"):
         return None
-    text, kind = _text(token), COLUMNS[column]
+    text, kind = token.content, COLUMNS[column]
     if kind.startswith("TEXT"):
         return text
     if column == "dilation":
@@ -236,10 +236,6 @@ def _value(column: str, token: Token) -> Value:
         )
     whole = not match[2] and match[1].lstrip("+-").isdecimal() and abs(number) < 2**53
     return int(match[1]) if whole else number
-
-
-def _text(token: Token) -> str:
-    return token.text[1:-1] if token.kind == "quoted" else token.text
 
 
 def _shown(text: str) -> str:

@@ -65,7 +65,7 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
         raise RunError(
             f"{run.path}: cannot go on with other data: the run began on {_short(before)}, "
             f"{config.data} is {_short(store.fingerprint)}"
-            f"{room_differences(run.environment.get('rooms', {}), room_checksums(store))}.\n"
+            f"{_room_differences(run.environment.get('rooms', {}), room_checksums(store))}.\n"
             "Give the store that it began on with --data, or start a new run without --resume."
         )
 
@@ -73,31 +73,22 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
 def identity(config: TrainConfig, fingerprint: str) -> str:
     """Return a text that is equal for two trainings if and only if they give the same result.
 
-    It holds what `check_same` compares, and the length; how a step is made to fit the memory is
-    left out.
-
-    Args:
-        config: resolved.
-        fingerprint: of the store.
+    `config` is resolved, `fingerprint` is the store's. The text holds what `check_same` compares,
+    and the length; how a step is made to fit the memory is left out.
     """
-    settings = to_plain(config).items()
     apart = (*NO_RESULT, MEMORY)
-    values = {name: value for name, value in settings if SHAPES.get(name, RESULT) not in apart}
+    values = {n: v for n, v in to_plain(config).items() if SHAPES.get(n, RESULT) not in apart}
     return json.dumps([values, fingerprint], sort_keys=True)
 
 
 def differences(
     before: Mapping[str, Any], now: Mapping[str, Any], *, free: Sequence[str] = ()
 ) -> list[str]:
-    """Return "model.k was 16, now 8" for each setting that shapes the result and differs.
-
-    Settings of the kinds `free` may differ.
-    """
-    unshaping = (*NO_RESULT, *free)
+    """Return "model.k was 16, now 8" for each differing setting of a kind that is not `free`."""
     return [
         f"{name} was {old}, now {new}"
         for name, (old, new) in sorted(different_settings([before, now], ignored=()).items())
-        if SHAPES.get(name.partition(".")[0], RESULT) not in unshaping
+        if SHAPES.get(name.partition(".")[0], RESULT) not in (*NO_RESULT, *free)
     ]
 
 
@@ -131,17 +122,19 @@ def room_checksums(store: Store) -> dict[str, str]:
     return {f"Area_{room.area}/{room.name}": _short(room.checksum) for room in store.rooms()}
 
 
-def room_differences(before: dict[str, str], now: dict[str, str]) -> str:
+def _room_differences(before: dict[str, str], now: dict[str, str]) -> str:
     """Return " (2 rooms changed: Area_1/office_1, Area_1/office_2; 1 room new: …)", or nothing."""
-    changed = [name for name in before if name in now and now[name] != before[name]]
-    gone, new = [n for n in before if n not in now], [n for n in now if n not in before]
-    kinds = {"changed": changed, "gone": gone, "new": new} if before else {}
-    found = []
-    for kind, names in kinds.items():
-        if names:
-            rooms = f"{len(names)} room{'s' if len(names) > 1 else ''}"
-            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            found.append(f"{rooms} {kind}: {some}")
+    kinds = {
+        "changed": [name for name in before if now.get(name, before[name]) != before[name]],
+        "gone": [name for name in before if name not in now],
+        "new": [name for name in now if name not in before],
+    }
+    found = [
+        f"{len(names)} room{'s' if len(names) > 1 else ''} {kind}: "
+        + ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
+        for kind, names in kinds.items()
+        if names and before
+    ]
     return f" ({'; '.join(found)})" if found else ""
 
 
