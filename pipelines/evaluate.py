@@ -8,8 +8,9 @@ same weights, data and seed give the same counts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,9 @@ from pipelines.inference.protocols import (
     predict_rooms,
     score_height_bands,
 )
-from pipelines.metrics import Scores, scores
+from pipelines.metrics import Scores, confusion, scores
 from pipelines.reports.failures import find_failures, no_failures
-from pipelines.reports.plots import room_picture
+from pipelines.reports.plots import room_picture, save_figure
 from pipelines.reports.scores import (
     Counts,
     Evaluation,
@@ -131,10 +132,9 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         )
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
+    model = load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes)
     target = EvalTarget(
-        model=load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes).to(
-            device
-        ),
+        model=model.to(device),
         store=store,
         rooms=tuple(rooms),
         num_points=trained.num_points,
@@ -171,19 +171,16 @@ def _score(
     if protocol == "room":
         counts = _count_rooms(evaluation, folder, progress)
     else:
-        counts = _count_blocks(evaluation, protocol, progress)
+        start = time.monotonic()
+        rooms, blocks = count_blocks(evaluation.target, protocol, progress)
+        counts = Counts(rooms, blocks, time.monotonic() - start)
     found = scores(counts.matrix, classes, absent_as=options.absent)
     baseline = scores(bands, classes, absent_as=options.absent)
     values = score_record(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, counts, found, baseline, values)
     history = [record for record in evaluation.run.metrics() if record["event"] == "epoch"]
     with changing(evaluation.run):
-        files = write_scores(
-            *(folder, report, options),
-            failures=counts.failures,
-            rooms=counts.pictures,
-            history=history,
-        )
+        files = write_scores(folder, report, options, counts.failures, counts.pictures, history)
     return RunScores(
         run=evaluation.run.path,
         area=evaluation.config.test_area or 0,
@@ -207,36 +204,25 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     drawn: list[Path] = []
     for number, found in enumerate(predict_rooms(target, progress)):
         room = found.room
-        rooms[room.name] = found.matrix(classes)
-        if target.votes > 1:
-            first += replace(found, predicted=found.first).matrix(classes)
+        rooms[room.name] = confusion(room.label, found.predicted, classes)
+        first += confusion(room.label, found.first, classes)
         failures += find_failures(room.pos, room.label, found.predicted)
         blocks, seconds = blocks + found.blocks, seconds + found.seconds
         if options.pictures and number < PICTURES:
             drawn.append(_draw(evaluation, folder, found))
         if options.view and number < PICTURES:
             drawn.append(_write_view(evaluation, folder, found))
-    votes = first if target.votes > 1 else None
-    return Counts(rooms, votes, failures, tuple(sorted(drawn)), blocks, seconds)
-
-
-def _count_blocks(evaluation: Evaluation, protocol: str, progress: Progress) -> Counts:
-    found = list(count_blocks(evaluation.target, protocol, progress))
-    rooms = {counted.room.name: counted.matrix for counted in found}
-    blocks, seconds = sum(c.blocks for c in found), sum(c.seconds for c in found)
-    return Counts(rooms, None, None, (), blocks, seconds)
+    once = first if target.votes > 1 else None
+    return Counts(rooms, blocks, seconds, once, failures, tuple(sorted(drawn)))
 
 
 def _draw(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
     room, store = found.room, evaluation.target.store
     path = folder / f"room_{room.name}.png"
     safe = evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS)
-    room_picture(
-        *(path, room, found.predicted),
-        classes=store.classes,
-        class_colors=SAFE_COLORS if safe else store.class_colors,
-        title=f"Area {room.area}, {room.name} (without ceiling)",
-    )
+    colors = SAFE_COLORS if safe else store.class_colors
+    title = f"Area {room.area}, {room.name} (without ceiling)"
+    save_figure(path, room_picture(room, found.predicted, store.classes, colors, title))
     return path
 
 

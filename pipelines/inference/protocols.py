@@ -56,20 +56,6 @@ class RoomPrediction:
     blocks: int  # draws passed through the network
     seconds: float  # wall time, drawing included
 
-    def matrix(self, classes: int) -> np.ndarray:
-        """Return the confusion counts (C, C)."""
-        return confusion(self.room.label, self.predicted, classes)
-
-
-@dataclass(frozen=True)
-class BlockCounts:
-    """One room's confusion counts over the points drawn from its blocks."""
-
-    room: RoomInfo
-    matrix: np.ndarray
-    blocks: int
-    seconds: float
-
 
 def predict_rooms(target: EvalTarget, progress: Progress = SILENT) -> Iterator[RoomPrediction]:
     """Predict every point of every room, one room at a time."""
@@ -81,17 +67,16 @@ def predict_rooms(target: EvalTarget, progress: Progress = SILENT) -> Iterator[R
 
 def predict_room(target: EvalTarget, room: Room, task: Task | None = None) -> RoomPrediction:
     """Predict every point of a room; the logits of votes are summed."""
-    start = time.monotonic()
+    start, blocks = time.monotonic(), 0
     total = np.zeros((len(room.pos), target.model.config.num_classes), np.float32)
-    first = np.empty(0, np.uint8)
-    blocks = 0
+    labels = []
     for vote in range(target.votes):
         blocks += _add_vote(target, room, vote, total, task)
-        if vote == 0:
-            first = total.argmax(axis=1).astype(np.uint8)
-    predicted = total.argmax(axis=1).astype(np.uint8) if target.votes > 1 else first
+        if vote in (0, target.votes - 1):
+            labels.append(total.argmax(axis=1).astype(np.uint8))
     confidence = softmax(total / target.votes).max(axis=1)
-    return RoomPrediction(room, predicted, first, confidence, blocks, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    return RoomPrediction(room, labels[-1], labels[0], confidence, blocks, seconds)
 
 
 def _add_vote(
@@ -130,21 +115,25 @@ def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
 
 def count_blocks(
     target: EvalTarget, protocol: str, progress: Progress = SILENT
-) -> Iterator[BlockCounts]:
-    """Count the predictions for one draw of each block, one room at a time."""
+) -> tuple[dict[str, np.ndarray], int]:
+    """Count the predictions for one draw of each block.
+
+    Returns the confusion counts (C, C) of each room by its name, and the number of draws.
+    """
     classes, layout = len(target.store.classes), target.model.config.layout
+    rooms, blocks = {}, 0
     with progress.task(f"Scoring {protocol}", total=len(target.rooms), unit="rooms") as task:
         for info in target.rooms:
-            start = time.monotonic()
-            sampler = BlockSampler(
-                target.store, [info], target.num_points, target.seed, STRIDES[protocol], layout
-            )
+            draws = (target.num_points, target.seed, STRIDES[protocol], layout)
+            sampler = BlockSampler(target.store, [info], *draws)
             matrix = np.zeros((classes, classes), np.int64)
             batches = (sampler.batch(0, b) for b in sampler.in_order(target.batch_size))
             for label, predicted in predict_batches(target.model, batches):
                 matrix += confusion(label, predicted, classes)
+            rooms[info.name] = matrix
+            blocks += len(sampler)
             task.advance()
-            yield BlockCounts(info, matrix, len(sampler), time.monotonic() - start)
+    return rooms, blocks
 
 
 def learn_height_bands(rooms: Iterable[Room], num_classes: int) -> np.ndarray:

@@ -17,7 +17,6 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.errors import RunError
-from pipelines.files import atomic_text
 from pipelines.metrics import Scores, scores
 
 from .failures import confused_pairs
@@ -29,17 +28,12 @@ UNITS = {"h": 3600, "min": 60, "s": 1}  # seconds; as `studies.duration` writes 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 
 
-def write_html_report(
-    path: Path,
-    report: Report,
-    *,
-    pictures: Sequence[Path] = (),
-    history: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Write a report as one self-contained page.
+def html_report(
+    report: Report, *, pictures: Sequence[Path] = (), history: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return a report as one self-contained page.
 
     Args:
-        path: HTML file to write.
         report: of its values are used `confusion` (C, C), rows ground truth, and `rooms`, if there
             are any: a matrix (C, C) for each name.
         pictures: PNG files to embed, in order.
@@ -54,35 +48,27 @@ def write_html_report(
     totals = (matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
     rooms = report.values.get("rooms", {})
     curves = figure_svg(training_curves(history)) if len(history) > 1 else None
-    _write(
-        *(path, "scores.html", report.title),
-        report=report,
-        classes=list(zip(classes, found.iou, found.accuracy, *totals, strict=True)),
-        confusion=list(zip(classes, matrix.tolist(), strict=True)),
-        curves=curves and _data_uri("image/svg+xml", curves),
-        rooms=_worst_rooms(rooms, classes),
-        room_count=len(rooms),
-        pictures=[_embedded(picture) for picture in pictures],
+    return (
+        _environment()
+        .get_template("scores.html")
+        .render(
+            title=report.title,
+            report=report,
+            classes=list(zip(classes, found.iou, found.accuracy, *totals, strict=True)),
+            confusion=list(zip(classes, matrix.tolist(), strict=True)),
+            curves=curves and _data_uri("image/svg+xml", curves),
+            rooms=_worst_rooms(rooms, classes),
+            room_count=len(rooms),
+            pictures=[_embedded(picture) for picture in pictures],
+        )
     )
 
 
-def write_html_tables(
-    path: Path,
-    title: str,
-    tables: Sequence[tuple[Table, Sequence[str], Mapping[str, str]]],
-    pictures: Sequence[Path] = (),
-) -> None:
-    """Write tables, each with its notes and facts, and pictures as one page.
-
-    Raises:
-        RunError: a picture is missing or no PNG file.
-    """
+def html_tables(title: str, tables: Sequence[Table], pictures: Sequence[Path] = ()) -> str:
+    """Return tables and PNG files as one page; RunError: a picture is missing or no PNG file."""
     drawn = [_embedded(picture) for picture in pictures]
-    _write(path, "study.html", title, tables=tables, pictures=drawn)
-
-
-def _write(path: Path, template: str, title: str, **values: Any) -> None:
-    atomic_text(path, _environment().get_template(template).render(title=title, **values))
+    template = _environment().get_template("study.html")
+    return template.render(title=title, tables=tables, pictures=drawn)
 
 
 @cache

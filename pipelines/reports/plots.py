@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,32 +41,22 @@ class Point:
 
 
 def room_picture(
-    path: Path,
     room: Room,
     predicted: np.ndarray,
-    *,
     classes: Sequence[str],
     class_colors: Sequence[Sequence[int]],
     title: str,
-) -> None:
-    """Draw a room four times: the scan, its ground truth, its prediction, its errors.
+) -> Figure:
+    """Draw a room four times: the scan, its ground truth, its prediction (N,), its errors.
 
-    Points of the ceiling, by ground truth, are left out of all four to show the inside.
-
-    Args:
-        path: PNG to write.
-        room: N points with ground truth.
-        predicted: (N,) prediction.
-        classes: names, in the order of the labels.
-        class_colors: one RGB colour per class.
-        title: above the picture.
+    Points of the ceiling, by ground truth, are left out of all four to show the inside. `classes`
+    are names in the order of the labels, `class_colors` their colours in RGB.
     """
     from matplotlib.patches import Patch
 
     pos, color, label = room.pos, room.color, room.label
-    inside = np.ones(len(pos), bool)
-    if "ceiling" in classes and (label != classes.index("ceiling")).any():
-        inside = label != classes.index("ceiling")
+    inside = label != (classes.index("ceiling") if "ceiling" in classes else -1)
+    inside |= not inside.any()
     palette = np.full((256, 3), UNLABELLED, np.uint8)
     palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
     wrong = ((label != predicted) & (label < len(classes)))[inside]
@@ -83,7 +74,7 @@ def room_picture(
     shown = sorted(number for number in found if number < len(classes))
     handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in shown]
     figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
-    save_figure(figure, path)
+    return figure
 
 
 def _side_by_side(pictures: dict[str, np.ndarray], title: str) -> Figure:
@@ -102,37 +93,40 @@ def _side_by_side(pictures: dict[str, np.ndarray], title: str) -> Figure:
     return figure
 
 
-def confusion_picture(path: Path, matrix: np.ndarray, classes: Sequence[str], title: str) -> None:
+def _panels(
+    width: float, height: float, columns: int = 1, *, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure, in inches, and its axes from left to right."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    return figure, list(figure.subplots(1, columns, sharey=sharey, squeeze=False)[0])
+
+
+def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Draw a confusion matrix (C, C): rows are ground truth, in percent of the row.
 
     Classes without ground truth have an empty row.
     """
-    from matplotlib.figure import Figure
-
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-    figure = Figure(figsize=(8.4, 7.6), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _panels(8.4, 7.6)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth (each row is 100 %)")
     axes.set_title(title)
-    for row, column in np.argwhere(share >= 0.005):
-        value = share[row, column]
-        tone = "white" if value > 0.6 else "black"
-        text = f"{100 * value:.0f}"
-        axes.text(column, row, text, ha="center", va="center", color=tone, fontsize=9)
-    save_figure(figure, path)
+    for y, x in np.argwhere(share >= 0.005):
+        tone = "white" if share[y, x] > 0.6 else "black"
+        text = f"{100 * share[y, x]:.0f}"
+        axes.text(x, y, text, ha="center", va="center", color=tone, fontsize=9)
+    return figure
 
 
-def iou_bars(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
+def iou_figure(rows: Sequence[Row], classes: Sequence[str]) -> Figure:
     """Draw the IoU per class, a bar for each row that has IoUs."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = _panels(9, 3.6)
     shown = [(row.name, row.iou) for row in rows if row.iou is not None]
     width = 0.8 / len(shown)
     places = np.arange(len(classes))
@@ -148,7 +142,7 @@ def iou_bars(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
     axes.set_ylabel("IoU, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=8)
-    save_figure(figure, path)
+    return figure
 
 
 def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
@@ -156,14 +150,12 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
 
     A value that is missing or not finite leaves a gap.
     """
-    from matplotlib.figure import Figure
 
     def values(name: str) -> np.ndarray:
         return np.array([record.get(name) for record in history], dtype=float)  # None: NaN
 
     steps = [record.get("step", number) for number, record in enumerate(history, 1)]
-    figure = Figure(figsize=(11, 3.4), dpi=DPI, layout="constrained")
-    loss, validation = figure.subplots(1, 2)
+    figure, (loss, validation) = _panels(11, 3.4, 2)
     loss.plot(steps, values("loss"), ".-", color=COLORS[0])
     loss.set_title("training loss", fontsize=10)
     names = {"val_miou": ("mIoU", "-"), "val_macc": ("mAcc", "--"), "val_oa": ("OA", ":")}
@@ -181,12 +173,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def failure_plot(path: Path, failures: Failures) -> None:
+def failure_figure(failures: Failures) -> Figure:
     """Draw the share of wrong points over each attribute."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.2), dpi=DPI, layout="constrained")
-    panels = figure.subplots(1, len(EDGES), sharey=True)
+    figure, panels = _panels(11, 3.2, len(EDGES), sharey=True)
     for axes, name in zip(panels, EDGES, strict=True):
         rows = failures.rows(name)
         axes.bar(range(len(rows)), [100 * (share or 0) for _, _, share in rows], color=COLORS[0])
@@ -194,18 +183,15 @@ def failure_plot(path: Path, failures: Failures) -> None:
         axes.set_title(f"by {TITLES[name]}", fontsize=10)
         axes.set_xlabel(UNITS[name])
     panels[0].set_ylabel("wrong points, %")
-    save_figure(figure, path)
+    return figure
 
 
-def study_plot(path: Path, title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> None:
+def study_figure(title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
     """Draw mIoU over what a study varies, a panel for each: axis label → name → curve.
 
     Each seed is a dot, the line goes through the means, a bar is ± one standard deviation.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1 + 4.2 * len(panels), 3.8), dpi=DPI, layout="constrained")
-    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    figure, drawn = _panels(1 + 4.2 * len(panels), 3.8, len(panels), sharey=True)
     for axes, (label, curves) in zip(drawn, panels.items(), strict=True):
         for number, (name, curve) in enumerate(curves.items()):
             _draw_curve(axes, number, name, curve)
@@ -220,7 +206,7 @@ def study_plot(path: Path, title: str, panels: Mapping[str, Mapping[str, Sequenc
             axes.legend(frameon=False, fontsize=8)
     drawn[0].set_ylabel("mIoU, %")
     figure.suptitle(title, fontsize=11)
-    save_figure(figure, path)
+    return figure
 
 
 def _draw_curve(axes: Axes, number: int, name: str, curve: Sequence[Point]) -> None:
@@ -228,26 +214,20 @@ def _draw_curve(axes: Axes, number: int, name: str, curve: Sequence[Point]) -> N
     seeds = [100 * np.array(point.miou) for point in curve]
     means = [float(values.mean()) for values in seeds]
     spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in seeds]
-    style: dict[str, Any] = {
-        "color": color,
-        "marker": marker,
-        "ms": 5,
-        "lw": 1.4,
-        "capsize": 3,
-        "label": name,
-    }
+    style: dict[str, Any] = {"color": color, "marker": marker, "label": name}
     bars = spreads if any(spreads) else None
-    axes.errorbar([point.place for point in curve], means, yerr=bars, **style)
+    places = [point.place for point in curve]
+    axes.errorbar(places, means, yerr=bars, ms=5, lw=1.4, capsize=3, **style)
     for point, values, mean in zip(curve, seeds, means, strict=True):
         if len(values) > 1:
             axes.plot([point.place] * len(values), values, ".", color=color, alpha=0.45, ms=6)
         if point.note:
-            above = (point.place, mean)
-            text = axes.annotate(point.note, above, (0, 8), textcoords="offset points", ha="right")
-            text.set(fontsize=8, color="0.3")
+            place = (point.place, mean)
+            text = axes.annotate(point.note, place, (0, 8), textcoords="offset points")
+            text.set(ha="right", fontsize=8, color="0.3")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all, without the date and program in it."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
@@ -284,10 +264,10 @@ def render(
     elevation: float = ELEVATION,
     splat: int | None = None,
 ) -> np.ndarray:
-    """Draw points as squares, the nearest in front, in an orthographic view.
+    """Draw points as squares, the nearest in front, in an orthographic view; nothing is mirrored.
 
     Azimuth 0 looks along +y with +x to the right, as on a map; a larger azimuth turns the camera
-    counter-clockwise. Nothing is mirrored.
+    counter-clockwise.
 
     Args:
         pos: (N, 3) metres.
@@ -308,29 +288,20 @@ def render(
         splat = min(12, max(1, round(1.6 * math.sqrt(width * height / len(pos)))))
     columns = np.rint((screen[:, 0] - low[0]) * scale).astype(np.int64) + 4 - splat // 2
     rows = np.rint((high[1] - screen[:, 1]) * scale).astype(np.int64) + 4 - splat // 2
-    return _paint(rows, columns, depth, color, (height, width), splat)
-
-
-def _paint(
-    rows: np.ndarray,
-    columns: np.ndarray,
-    depth: np.ndarray,
-    color: np.ndarray,
-    size: tuple[int, int],
-    splat: int,
-) -> np.ndarray:
-    """Paint squares of `splat` pixels; in each pixel the nearest point wins."""
-    height, width = size
     far_first = np.argsort(-depth, kind="stable")
-    rank = np.empty(len(depth), np.int64)
-    rank[far_first] = np.arange(len(depth))
+    front = _paint(rows[far_first], columns[far_first], (height, width), splat)
+    picture = np.full((height, width, 3), BACKGROUND, np.uint8)
+    picture[front >= 0] = color[far_first[front[front >= 0]]]
+    return picture
+
+
+def _paint(rows: np.ndarray, columns: np.ndarray, size: tuple[int, int], splat: int) -> np.ndarray:
+    """Return for each pixel (H, W) the last point whose square of `splat` covers it, or −1."""
+    height, width = size
     front = np.full(height * width, -1, np.int64)
-    for down in range(splat):
-        for right in range(splat):
-            y, x = rows + down, columns + right
-            inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-            np.maximum.at(front, y[inside] * width + x[inside], rank[inside])
-    picture = np.full((height * width, 3), BACKGROUND, np.uint8)
-    seen = front >= 0
-    picture[seen] = color[far_first[front[seen]]]
-    return picture.reshape(height, width, 3)
+    order = np.arange(len(rows))
+    for down, right in itertools.product(range(splat), repeat=2):
+        y, x = rows + down, columns + right
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        np.maximum.at(front, y[inside] * width + x[inside], order[inside])
+    return front.reshape(size)

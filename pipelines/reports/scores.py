@@ -25,8 +25,8 @@ from pipelines.runtime.device import describe_environment
 from pipelines.weights.safetensors import describe
 
 from .failures import Failures, failure_tables
-from .html import write_html_report
-from .plots import confusion_picture, failure_plot, iou_bars, save_figure, training_curves
+from .html import html_report
+from .plots import confusion_figure, failure_figure, iou_figure, save_figure, training_curves
 from .tables import (
     DAGGER,
     Report,
@@ -37,6 +37,7 @@ from .tables import (
     hardware_text,
     percent,
     software_text,
+    write_formats,
 )
 
 PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
@@ -57,11 +58,11 @@ class Counts:
     """What was counted under one protocol."""
 
     rooms: dict[str, np.ndarray]  # confusion counts (C, C) by room
-    first: np.ndarray | None  # counts of the first vote, summed; None without votes
-    failures: Failures | None  # where points are wrong; under protocol `room` only
-    pictures: tuple[Path, ...]  # pictures and viewer pages of rooms
     blocks: int  # draws passed through the network
     seconds: float  # wall time, reading and drawing points included, pictures not
+    first: np.ndarray | None = None  # counts of the first vote, summed; None without votes
+    failures: Failures | None = None  # where points are wrong; under protocol `room` only
+    pictures: tuple[Path, ...] = ()  # pictures and viewer pages of rooms
 
     @property
     def matrix(self) -> np.ndarray:
@@ -110,26 +111,31 @@ def build_report(
     values: Mapping[str, Any],
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
-    model, target, run = evaluation.config.model, evaluation.target, evaluation.run
-    rows = [Row.of(f"{run.name}: {describe(model)}", found)]
-    notes = _notes(target, found)
+    model, target, name = evaluation.config.model, evaluation.target, evaluation.run.name
+    rows = [Row.of(f"{name}: {describe(model)}", found)]
+    notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
+    rooms, published = len(target.store.rooms()), target.store.published_rooms
+    if rooms < published:
+        notes.append(
+            f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
+            "are of the whole and do not compare."
+        )
     if "first_vote" in values:
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
-        gain = 100 * (found.miou - once["miou"])
+        gain, votes = 100 * (found.miou - once["miou"]), target.votes
         notes.append(
-            f"{target.votes} votes changed mIoU by {gain:+.2f} points for {target.votes} times "
-            "the work."
+            f"{votes} votes changed mIoU by {gain:+.2f} points for {votes} times the work."
         )
     rows.append(Row.of("height bands, no network", baseline))
     preset = PRESETS.get(published_as(model) or "")
-    if preset and preset.published and target.store.published_rooms and values["test_area"] == 5:
+    if preset and preset.published and published and values["test_area"] == 5:
         mark = "" if preset.cited else f" {DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
             notes.append(f"{DAGGER} recalled from the paper, not read again.")
     return Report(
-        title=f"{run.name} on Area {values['test_area']}, protocol {values['protocol']}",
+        title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
         classes=target.store.classes,
         rows=tuple(rows),
         facts=_facts(evaluation, values),
@@ -156,22 +162,10 @@ def _facts(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _notes(target: EvalTarget, found: Scores) -> list[str]:
-    notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
-    rooms, published = len(target.store.rooms()), target.store.published_rooms
-    if rooms < published:
-        notes.append(
-            f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
-            "are of the whole and do not compare."
-        )
-    return notes
-
-
 def write_scores(
     folder: Path,
     report: Report,
     options: EvalConfig,
-    *,
     failures: Failures | None = None,
     rooms: Sequence[Path] = (),
     history: Sequence[Mapping[str, Any]] = (),
@@ -197,21 +191,26 @@ def write_scores(
     _remove_outdated(files[1], counts, keep=rooms)
     atomic_json(files[0], report.values)
     atomic_text(files[1], counts)
+    figures = {}
     if options.pictures:
-        files += _draw(folder, report, matrix, failures, history)
+        figures["confusion.png"] = confusion_figure(matrix, classes, report.title)
+        figures["iou.png"] = iou_figure(report.rows, classes)
+    if options.pictures and failures is not None:
+        figures["failures.png"] = failure_figure(failures)
+    if options.pictures and len(history) > 1:
+        figures["training.png"] = training_curves(history)
+    for name, figure in figures.items():
+        files.append(folder / name)
+        save_figure(files[-1], figure)
     pictures = sorted(folder.glob("room_*.png"))
     texts = {
         "md": report.as_markdown,
         "csv": report.as_csv,
         "json": report.as_json,
         "tex": report.as_latex,
+        "html": lambda: html_report(report, pictures=pictures, history=history),
     }
-    for kind in dict.fromkeys(options.reports):
-        files.append(folder / f"report.{kind}")
-        if kind == "html":
-            write_html_report(files[-1], report, pictures=pictures, history=history)
-        else:
-            atomic_text(files[-1], texts[kind]())
+    files += write_formats(folder / "report", options.reports, texts)
     return (*files, *pictures, *sorted(folder.glob("view_*.html")))
 
 
@@ -225,26 +224,6 @@ def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> N
                 path.unlink(missing_ok=True)
 
 
-def _draw(
-    folder: Path,
-    report: Report,
-    matrix: np.ndarray,
-    failures: Failures | None,
-    history: Sequence[Mapping[str, Any]],
-) -> list[Path]:
-    confusion, iou, wrong, training = (folder / name for name in PLOTS)
-    files = [confusion, iou]
-    confusion_picture(confusion, matrix, report.classes, report.title)
-    iou_bars(iou, report.rows, report.classes)
-    if failures is not None:
-        files.append(wrong)
-        failure_plot(wrong, failures)
-    if len(history) > 1:
-        files.append(training)
-        save_figure(training_curves(history), training)
-    return files
-
-
 def known_scores(
     run: Run, config: EvalConfig, protocol: str, fingerprint: str
 ) -> dict[str, Any] | None:
@@ -252,30 +231,28 @@ def known_scores(
 
     That is: the same settings, data of that `fingerprint`, and weights older than the scores.
     """
-    path = run.path / "eval" / protocol / "scores.json"
-    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "protocol": protocol}
-    wanted |= {"absent_as": config.absent}
-    if protocol == "room":
-        wanted["votes"] = config.votes
+    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "absent_as": config.absent}
+    wanted |= {"protocol": protocol}
+    wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
         known = run.scores(protocol)
-        weights = run.checkpoint_path(config.checkpoint)
-        if known is None or path.stat().st_mtime <= weights.stat().st_mtime:
+        scored = (run.path / "eval" / protocol / "scores.json").stat().st_mtime
+        if known is None or scored <= run.checkpoint_path(config.checkpoint).stat().st_mtime:
             return None
     except (RunError, FileNotFoundError):
         return None
-    same = all(known.get(name) == value for name, value in wanted.items())
-    return known if same and (known.get("store") or {}).get("fingerprint") == fingerprint else None
+    same = (known.get("store") or {}).get("fingerprint") == fingerprint
+    same &= all(known.get(name) == value for name, value in wanted.items())
+    return known if same else None
 
 
 def write_protocols(run: Path, found: Sequence[tuple[str, Scores]]) -> Path:
     """Write eval/protocols.md: the same run under several protocols, side by side."""
     lines = tuple(
-        (name, f"{s.points:,}", *(percent(value) for value in (s.oa, s.macc, s.miou)))
-        for name, s in found
+        (name, f"{s.points:,}", *map(percent, (s.oa, s.macc, s.miou))) for name, s in found
     )
     table = Table(run.name, ("protocol", "points scored", "OA", "mAcc", "mIoU"), lines)
     path = run / "eval" / "protocols.md"
-    text = f"# {run.name} under each protocol\n\n{table.as_markdown()}\n\nScores in percent.\n"
-    atomic_text(path, text)
+    title = f"# {run.name} under each protocol"
+    atomic_text(path, f"{title}\n\n{table.as_markdown()}\n\nScores in percent.\n")
     return path

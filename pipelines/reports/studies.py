@@ -7,18 +7,15 @@ over the seeds (n − 1 in the denominator).
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipelines.files import atomic_text
-
-from .html import write_html_tables
-from .plots import Point, study_plot
-from .tables import DAGGER, NONE, Table, csv_text, joined_markdown, remarks
+from .html import html_tables
+from .plots import Point, save_figure, study_figure
+from .tables import DAGGER, NONE, Table, csv_text, json_text, write_formats
 
 # What a study may vary, as the axis of a plot.
 AXES = {"depth": "layers", "width": "channels of a layer", "k": "neighbours k"}
@@ -80,6 +77,14 @@ class Line:
     axes: Mapping[str, Any] = field(default_factory=dict)  # the plots that it belongs to
     network: Mapping[str, Any] = field(default_factory=dict)  # settings, and places in plots
 
+    @property
+    def difference(self) -> float | None:
+        """The mean mIoU minus the published one, in points, if the two compare."""
+        mean, published = self.mean("miou"), self.published
+        if mean is None or published is None or not published.comparable:
+            return None
+        return 100 * mean - published.miou
+
     def mean(self, figure: str) -> float | None:
         """Return the mean of a figure over the seeds that have it."""
         values = self._values(figure)
@@ -112,28 +117,20 @@ class StudyTable:
 
     def table(self) -> Table:
         """Return the rows as texts, without columns that are empty."""
-        lines = [tuple(text(line) for text, _ in COLUMNS.values()) for line in self.lines]
-        kept = [
-            number
-            for number, (_, always) in enumerate(COLUMNS.values())
-            if always or any(line[number] not in ("", NONE) for line in lines)
-        ]
-        names = tuple(COLUMNS)
-        return Table(
-            self.title,
-            tuple(names[number] for number in kept),
-            tuple(tuple(line[number] for number in kept) for line in lines),
-            texts=3,
-        )
+        shown = {name: [text(line) for line in self.lines] for name, text in COLUMNS.items()}
+        kept = {
+            name: cells for name, cells in shown.items() if name in ALWAYS or {*cells} - {"", NONE}
+        }
+        lines = tuple(zip(*kept.values(), strict=True))
+        return Table(self.title, tuple(kept), lines, 3, self.notes, self.facts)
 
     def as_markdown(self) -> str:
         """Return the table, its notes and facts as Markdown."""
-        parts = (f"## {self.title}", self.table().as_markdown(), *self.notes)
-        return joined_markdown(parts, self.facts)
+        return self.table().as_section("##")
 
     def as_latex(self) -> str:
-        """Return the table as LaTeX; notes and facts are comments."""
-        return self.table().as_latex(f"{self.title}.", remarks(self.notes, self.facts))
+        """Return the table as LaTeX."""
+        return self.table().as_latex(f"{self.title}.")
 
     def records(self) -> list[dict[str, Any]]:
         """Return a flat record a row, unrounded, for CSV and JSON."""
@@ -151,25 +148,19 @@ def write_study(
         reports: formats, some of REPORTS.
         pictures: whether to draw.
     """
-    texts: dict[str, Callable[[], str]] = {
-        "md": lambda: tables_markdown(tables),
-        "csv": lambda: tables_csv(tables),
-        "json": lambda: json.dumps(tables_values(tables), indent=2, ensure_ascii=False) + "\n",
-        "tex": lambda: "\n".join(table.as_latex() for table in tables),
-    }
+    study = tables[0].study
     panels = {label: found for axis, label in AXES.items() if (found := curves(tables, axis))}
     drawn = [folder / "plot.png"] if pictures and panels else []
     for plot in drawn:
-        study_plot(plot, tables[0].study, panels)
-    files = []
-    for kind in dict.fromkeys(reports):
-        files.append(folder / f"table.{kind}")
-        if kind == "html":
-            parts = [(table.table(), table.notes, table.facts) for table in tables]
-            write_html_tables(files[-1], tables[0].study, parts, drawn)
-        else:
-            atomic_text(files[-1], texts[kind]())
-    return (*files, *drawn)
+        save_figure(plot, study_figure(study, panels))
+    texts: dict[str, Callable[[], str]] = {
+        "md": lambda: tables_markdown(tables),
+        "csv": lambda: tables_csv(tables),
+        "json": lambda: json_text(tables_values(tables)),
+        "tex": lambda: "\n".join(table.as_latex() for table in tables),
+        "html": lambda: html_tables(study, [table.table() for table in tables], drawn),
+    }
+    return (*write_formats(folder / "table", reports, texts), *drawn)
 
 
 def tables_markdown(tables: Sequence[StudyTable]) -> str:
@@ -206,9 +197,7 @@ def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
 
 
 def _record(table: StudyTable, line: Line) -> dict[str, Any]:
-    delta, published = line.delta, line.published
-    ours = line.mean("miou")
-    both = published is not None and published.comparable and ours is not None
+    deltas, figures = ("miou", "low", "high"), ("miou", "delta", "cited", "comparable")
     return {
         "study": table.study,
         "table": table.title,
@@ -218,18 +207,13 @@ def _record(table: StudyTable, line: Line) -> dict[str, Any]:
         "seeds": len(line.samples),
         **{f"{name}_mean": line.mean(name) for name in ("oa", "macc", "miou")},
         **{f"{name}_sd": line.deviation(name) for name in ("oa", "macc", "miou")},
-        "delta_miou": delta and delta.miou,
-        "delta_low": delta and delta.low,
-        "delta_high": delta and delta.high,
+        **{f"delta_{name}": getattr(line.delta, name, None) for name in deltas},
         "loss": line.mean("loss"),
         "parameters": line.parameters,
         "seconds": line.mean("seconds"),
         "peak_memory": line.most("peak_memory"),
-        "published_miou": published and published.miou,
-        "published_delta": published and published.delta,
-        "published_cited": published and published.cited,
-        "published_comparable": published and published.comparable,
-        "difference": 100 * ours - published.miou if both and published and ours else None,
+        **{f"published_{name}": getattr(line.published, name, None) for name in figures},
+        "difference": line.difference,
         "remark": line.remark,
     }
 
@@ -243,28 +227,23 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _score(name: str) -> Callable[[Line], str]:
-    """Return the function that shows a score of a line: "52.49 ± 0.31", in percent."""
-
-    def text(line: Line) -> str:
-        spread = _shown(line.deviation(name), lambda value: f"{100 * value:.2f}")
-        return _shown(line.mean(name), lambda value: f"{100 * value:.2f} ± {spread}")
-
-    return text
-
-
-def _shown(value: Any, text: Callable[[Any], str]) -> str:
+def _shown(value: float | None, text: Callable[[float], str]) -> str:
     return NONE if value is None else text(value)
+
+
+def _score(line: Line, name: str) -> str:
+    """Return a score of a line, "52.49 ± 0.31", in percent."""
+    spread = _shown(line.deviation(name), lambda value: f"{100 * value:.2f}")
+    return _shown(line.mean(name), lambda value: f"{100 * value:.2f} ± {spread}")
 
 
 def _delta(line: Line) -> str:
     delta = line.delta
     if delta is None:
         return NONE
-    between = ""
-    if delta.low is not None and delta.high is not None:
-        between = f" [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
-    return f"{100 * delta.miou:+.2f}{between}"
+    if delta.low is None or delta.high is None:
+        return f"{100 * delta.miou:+.2f}"
+    return f"{100 * delta.miou:+.2f} [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
 
 
 def _loss(line: Line) -> str:
@@ -282,31 +261,24 @@ def _published(line: Line, *, delta: bool = False) -> str:
     return f"{found.delta:+.2f}{mark}" if delta else f"{found.miou:.2f}{mark}"
 
 
-def _difference(line: Line) -> str:
-    ours, found = line.mean("miou"), line.published
-    if ours is None or found is None or not found.comparable:
-        return NONE
-    return f"{100 * ours - found.miou:+.2f}"
-
-
-# What each column shows, and whether it stays when it is empty.
-COLUMNS: dict[str, tuple[Callable[[Line], str], bool]] = {
-    "group": (lambda line: line.group, True),
-    "row": (lambda line: line.name, True),
-    "network": (lambda line: line.label, True),
-    "OA": (_score("oa"), True),
-    "mIoU": (_score("miou"), True),
-    "Δ mIoU": (_delta, False),
-    "training loss": (_loss, False),
-    "seeds": (lambda line: str(len(line.samples)), True),
-    "parameters": (lambda line: _shown(line.parameters, lambda n: f"{n / 1e6:.3f} M"), False),
-    "time": (lambda line: _shown(line.mean("seconds"), duration), False),
-    "memory": (lambda line: _shown(line.most("peak_memory"), lambda n: f"{n / 1e9:.2f} GB"), False),
-    "published Δ, full size": (lambda line: _published(line, delta=True), False),
-    "published": (_published, False),
-    "ours − published": (_difference, False),
-    "remark": (lambda line: line.remark, False),
+COLUMNS: dict[str, Callable[[Line], str]] = {
+    "group": lambda line: line.group,
+    "row": lambda line: line.name,
+    "network": lambda line: line.label,
+    "OA": lambda line: _score(line, "oa"),
+    "mIoU": lambda line: _score(line, "miou"),
+    "Δ mIoU": _delta,
+    "training loss": _loss,
+    "seeds": lambda line: str(len(line.samples)),
+    "parameters": lambda line: _shown(line.parameters, lambda n: f"{n / 1e6:.3f} M"),
+    "time": lambda line: _shown(line.mean("seconds"), duration),
+    "memory": lambda line: _shown(line.most("peak_memory"), lambda n: f"{n / 1e9:.2f} GB"),
+    "published Δ, full size": lambda line: _published(line, delta=True),
+    "published": _published,
+    "ours − published": lambda line: _shown(line.difference, lambda points: f"{points:+.2f}"),
+    "remark": lambda line: line.remark,
 }
+ALWAYS = ("group", "row", "network", "OA", "mIoU", "seeds")  # also if they are empty
 
 
 def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:

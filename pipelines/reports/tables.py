@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from pipelines.files import atomic_text
 from pipelines.metrics import Scores
 
 DAGGER = "†"
@@ -33,28 +35,34 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts: title, columns and lines; the first `texts` columns hold no numbers."""
+    """A table of texts; the first `texts` columns hold no numbers."""
 
     title: str
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     texts: int = 1
+    notes: tuple[str, ...] = ()  # sentences below the table
+    facts: Mapping[str, str] = field(default_factory=dict)  # what it was made with, in order
 
     def as_markdown(self) -> str:
-        """Return the table as Markdown, numbers aligned to the right."""
+        """Return the table alone as Markdown, numbers aligned to the right."""
         rule = [*["---"] * self.texts, *["---:"] * (len(self.columns) - self.texts)]
         return "\n".join(
             "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |"
             for row in (self.columns, rule, *self.lines)
         )
 
-    def as_latex(self, caption: str, remarks: Iterable[str], *, upright: int | None = None) -> str:
-        """Return the table as LaTeX, for the package booktabs.
+    def as_section(self, heading: str, further: Sequence[Table] = ()) -> str:
+        """Return title, table, notes, further tables and facts as Markdown."""
+        parts = [f"{heading} {self.title}", self.as_markdown(), *self.notes]
+        parts += [text for each in further for text in (f"## {each.title}", each.as_markdown())]
+        parts += ["\n".join(f"- {name}: {value}" for name, value in self.facts.items())]
+        return "\n\n".join(filter(None, parts)) + "\n"
 
-        Args:
-            caption: below the table.
-            remarks: as comments above it.
-            upright: how many of the headings are not rotated; None: all.
+    def as_latex(self, caption: str, *, upright: int | None = None) -> str:
+        """Return the table as LaTeX, for the package booktabs; notes and facts are comments.
+
+        All but the first `upright` headings are rotated; None: no heading is.
         """
         heads = [escape_latex(name) for name in self.columns]
         if upright is not None:
@@ -62,6 +70,7 @@ class Table:
         rows = [heads, *(map(escape_latex, line) for line in self.lines)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "l" * self.texts + "r" * (len(heads) - self.texts)
+        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.facts.items())]
         return "\n".join(
             [
                 *(f"% {remark}" for remark in remarks),
@@ -97,9 +106,7 @@ class Report:
 
     def as_markdown(self) -> str:
         """Return the report as Markdown."""
-        further = [text for t in self.tables for text in (f"## {t.title}", t.as_markdown())]
-        table = self.table().as_markdown()
-        return joined_markdown([f"# {self.title}", table, *self.notes, *further], self.facts)
+        return self.table().as_section("#", self.tables)
 
     def as_csv(self) -> str:
         """Return the table as CSV, scores from 0 to 1."""
@@ -107,21 +114,31 @@ class Report:
         return csv_text(columns, [[row.name, *self._values(row)] for row in self.rows])
 
     def as_latex(self) -> str:
-        """Return the table as LaTeX; notes and facts are comments."""
-        caption = f"{self.title}. IoU per class, in percent."
-        return self.table().as_latex(caption, remarks(self.notes, self.facts), upright=4)
+        """Return the table as LaTeX."""
+        return self.table().as_latex(f"{self.title}. IoU per class, in percent.", upright=4)
 
     def as_json(self) -> str:
         """Return all values as JSON."""
-        return json.dumps(self.values, indent=2, ensure_ascii=False) + "\n"
+        return json_text(self.values)
 
     def table(self) -> Table:
         """Return the table of texts, scores in percent."""
         lines = tuple((row.name, *map(percent, self._values(row))) for row in self.rows)
-        return Table(self.title, ("", "OA", "mAcc", "mIoU", *self.classes), lines)
+        columns = ("", "OA", "mAcc", "mIoU", *self.classes)
+        return Table(self.title, columns, lines, notes=self.notes, facts=self.facts)
 
     def _values(self, row: Row) -> list[float | None]:
         return [row.oa, row.macc, row.miou, *(row.iou or (None,) * len(self.classes))]
+
+
+def write_formats(
+    path: Path, kinds: Sequence[str], texts: Mapping[str, Callable[[], str]]
+) -> list[Path]:
+    """Write `path`.md, `path`.csv, … for each of `kinds`, whole or not at all, and return them."""
+    files = {path.with_name(f"{path.name}.{kind}"): texts[kind] for kind in kinds}
+    for file, text in files.items():
+        atomic_text(file, text())
+    return list(files)
 
 
 def hardware_text(environment: Mapping[str, Any]) -> str:
@@ -140,10 +157,8 @@ def absent_notes(found: Scores) -> list[str]:
         return []
     names = ", ".join(found.absent)
     if found.absent_as == "exclude":
-        return [
-            f"Absent classes, left out of the means: {names}. "
-            "Means over other classes do not compare."
-        ]
+        how = "left out of the means"
+        return [f"Absent classes, {how}: {names}. Means over other classes do not compare."]
     return [
         f"Absent classes ({names}) count as {found.absent_as} in the means, "
         "to compare with code that does so; the default leaves them out."
@@ -169,15 +184,9 @@ def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def joined_markdown(parts: Iterable[str], facts: Mapping[str, str]) -> str:
-    """Return paragraphs of Markdown, and the facts as a list below them."""
-    listed = "\n".join(f"- {name}: {value}" for name, value in facts.items())
-    return "\n\n".join(part for part in (*parts, listed) if part) + "\n"
-
-
-def remarks(notes: Sequence[str], facts: Mapping[str, str]) -> list[str]:
-    """Return notes and facts as lines."""
-    return [*notes, *(f"{name}: {value}" for name, value in facts.items())]
+def json_text(values: Any) -> str:
+    """Return JSON, indented."""
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
 _LATEX = {

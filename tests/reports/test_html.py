@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.metrics import scores
-from pipelines.reports.html import write_html_report
+from pipelines.reports.html import html_report
 from pipelines.reports.tables import Report, Row
 from pipelines.reports.tables import Table as FurtherTable
 
@@ -85,20 +85,19 @@ class Outline(HTMLParser):
             self.tables[-1].rows[-1][-1] += data
 
 
-def write(path: Path, **changes: Any) -> tuple[str, Outline]:
-    """Write a report of the small matrix and read it."""
+def report_page(**changes: Any) -> tuple[str, Outline]:
+    """Make a report of the small matrix and read it."""
     found = scores(np.array(MATRIX), CLASSES)
     rows = (Row.of("ours", found), Row("published", 0.6))
     facts = {"protocol": "room", "seed": "3"}
     report = changes.pop("report", Report("A title", CLASSES, rows, facts, ("A note.",)))
     values = {"confusion": MATRIX, "rooms": ROOMS, **changes.pop("values", {})}
-    write_html_report(path, dataclasses.replace(report, values=values), **changes)
-    text = path.read_text(encoding="utf-8")
+    text = html_report(dataclasses.replace(report, values=values), **changes)
     return text, Outline(text)
 
 
-def test_the_tables_by_hand(tmp_path: Path) -> None:
-    _, outline = write(tmp_path / "r.html")
+def test_the_tables_by_hand() -> None:
+    _, outline = report_page()
     summary, classes, confusion, rooms = outline.tables
     assert summary.rows[1:] == [["ours", "85.0", "83.3", "72.6"], ["published", "–", "–", "60.0"]]
     # IoU: floor 6/9, wall 11/14; accuracy: 6/8, 11/12.
@@ -123,11 +122,11 @@ def test_the_tables_by_hand(tmp_path: Path) -> None:
     assert outline.terms == ["protocol", "room", "seed", "3"]
 
 
-def test_further_tables(tmp_path: Path) -> None:
+def test_further_tables() -> None:
     lines = (("floor", "1,234", "5.5"), ("<wall>", "–", "-1"), ("3 to 4", "0", "7"))
     table = FurtherTable("Most confused", ("truth", "points", "%"), lines)
     report = Report("A title", CLASSES, (), {}, tables=(table,))
-    text, outline = write(tmp_path / "r.html", report=report)
+    text, outline = report_page(report=report)
     assert outline.tables[4].caption == "Most confused"
     assert [tuple(row) for row in outline.tables[4].rows] == [table.columns, *lines]
     assert re.findall(r'data-value="([^"]*)"', text.split("Most confused")[-1]) == [
@@ -135,9 +134,9 @@ def test_further_tables(tmp_path: Path) -> None:
     ]
 
 
-def test_at_most_twenty_rooms_the_worst_first(tmp_path: Path) -> None:
+def test_at_most_twenty_rooms_the_worst_first() -> None:
     rooms = {f"room {n}": [[n, 30 - n, 0], [0, 30, 0], [0, 0, 0]] for n in range(25)}
-    _, outline = write(tmp_path / "r.html", values={"rooms": rooms})
+    _, outline = report_page(values={"rooms": rooms})
     table = outline.tables[3]
     assert [row[0] for row in table.rows[1:]] == [f"room {n}" for n in range(20)]
     assert "20 rooms of least mIoU, of 25" in table.caption
@@ -147,7 +146,7 @@ def test_pictures_are_embedded(tmp_path: Path) -> None:
     paths = [tmp_path / "room_hall_1.png", tmp_path / "confusion.png"]
     for number, path in enumerate(paths):
         path.write_bytes(PICTURE + bytes([number]))
-    _, outline = write(tmp_path / "r.html", pictures=paths)
+    _, outline = report_page(pictures=paths)
     for path, image in zip(paths, outline.images, strict=True):
         kind, data = (image["src"] or "").split(",")
         assert kind == "data:image/png;base64"
@@ -158,15 +157,14 @@ def test_pictures_are_embedded(tmp_path: Path) -> None:
 def test_a_picture_that_is_none(tmp_path: Path) -> None:
     path = tmp_path / "room.png"
     with pytest.raises(RunError, match=r"room\.png: cannot be read"):
-        write(tmp_path / "r.html", pictures=[path])
+        report_page(pictures=[path])
     path.write_text("<svg>")
     with pytest.raises(RunError, match="found no PNG"):
-        write(tmp_path / "r.html", pictures=[path])
-    assert not (tmp_path / "r.html").exists()
+        report_page(pictures=[path])
 
 
-def test_nothing_comes_from_outside(tmp_path: Path) -> None:
-    text, _ = write(tmp_path / "r.html", history=EPOCHS)
+def test_nothing_comes_from_outside() -> None:
+    text, _ = report_page(history=EPOCHS)
     assert not re.search(r"https?:|url\(|@import|<link", text)
     assert "default-src 'none'" in text
     assert "{{" not in text
@@ -178,8 +176,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     report = Report(name, classes, (Row(name, 0.5),), {name: name}, (name,), tables=(table,))
     picture = tmp_path / f"{name.replace('/', '')}.png"
     picture.write_bytes(PICTURE)
-    text, outline = write(
-        *(tmp_path / "r.html",),
+    text, outline = report_page(
         report=report,
         values={"rooms": {name: ROOMS["bad"]}},
         pictures=[picture],
@@ -190,19 +187,19 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
     assert outline.tables[3].rows[1][0] == name
 
 
-def test_two_epochs_are_drawn(tmp_path: Path) -> None:
-    text, outline = write(tmp_path / "r.html", history=EPOCHS)
+def test_two_epochs_are_drawn() -> None:
+    text, outline = report_page(history=EPOCHS)
     (chart,) = outline.images
     kind, data = (chart["src"] or "").split(",")
     assert kind == "data:image/svg+xml;base64"
     assert b"</svg>" in base64.b64decode(data)
-    assert text == write(tmp_path / "s.html", history=EPOCHS)[0], "the same each time"
-    assert "Training" not in write(tmp_path / "s.html", history=EPOCHS[:1])[1].headings
+    assert text == report_page(history=EPOCHS)[0], "the same each time"
+    assert "Training" not in report_page(history=EPOCHS[:1])[1].headings
 
 
 @pytest.mark.parametrize(("share", "width"), [(0.0, "0.0"), (0.375, "37.5")])
-def test_the_bar_of_a_class(tmp_path: Path, share: float, width: str) -> None:
+def test_the_bar_of_a_class(share: float, width: str) -> None:
     correct = round(1000 * share)
     matrix = [[correct, 1000 - correct, 0], [0, 0, 0], [0, 0, 0]]
-    text, _ = write(tmp_path / "r.html", values={"confusion": matrix})
+    text, _ = report_page(values={"confusion": matrix})
     assert f'<rect width="{width}" height="10" fill="#0072b2"/>' in text

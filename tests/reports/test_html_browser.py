@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports.browser import Page, open_browser
-from tests.reports.test_html import EPOCHS, write
+from tests.reports.test_html import EPOCHS, report_page
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     path = tmp_path_factory.mktemp("report") / "report.html"
-    write(path, history=EPOCHS)
+    path.write_text(report_page(history=EPOCHS)[0], encoding="utf-8")
     with open_browser() as page:
         page.open(path.as_uri())
         yield page

@@ -12,10 +12,11 @@ from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.store import make_room
 from pipelines.reports.plots import (
     BACKGROUND,
-    confusion_picture,
+    confusion_figure,
     project,
     render,
     room_picture,
+    save_figure,
     training_curves,
 )
 
@@ -34,14 +35,14 @@ def test_a_room_three_times(tmp_path: Path) -> None:
     label = np.full(3000, floor, np.uint8)
     label[:500] = ceiling
     path = tmp_path / "room.png"
-    room_picture(
-        path,
+    figure = room_picture(
         make_room(1, "office_1", pos, np.full((3000, 3), (12, 34, 56), np.uint8), label),
         np.full(3000, chair),
         classes=CLASSES,
         class_colors=CLASS_COLORS,
         title="a room",
     )
+    save_figure(path, figure)
     picture = imread(path)
     third = picture.shape[1] // 3
     left, middle, right = (picture[:, n * third : (n + 1) * third] for n in range(3))
@@ -58,10 +59,10 @@ def test_a_confusion_matrix(tmp_path: Path) -> None:
     matrix = np.zeros((13, 13), int)
     matrix[0, 0], matrix[1, 2] = 5, 7
     path = tmp_path / "confusion.png"
-    confusion_picture(path, matrix, CLASSES, "a title")
+    save_figure(path, confusion_figure(matrix, CLASSES, "a title"))
     assert imread(path).shape[:2] == (760, 840)
     before = path.read_bytes()
-    confusion_picture(path, matrix, CLASSES, "a title")
+    save_figure(path, confusion_figure(matrix, CLASSES, "a title"))
     assert path.read_bytes() == before, "the same matrix gives the same file"
 
 
