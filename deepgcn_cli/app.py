@@ -7,8 +7,19 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import ablate, bench, demo, doctor, evaluate, predict, prepare, synth, train, weights
-from .commands.runs import edit, overview
+from .commands import (
+    ablate,
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    predict,
+    prepare,
+    runs,
+    synth,
+    train,
+    weights,
+)
 from .options import Command, show_examples
 
 COMMANDS: tuple[Command, ...] = (
@@ -16,12 +27,10 @@ COMMANDS: tuple[Command, ...] = (
     *(ablate.ablate, ablate.ablate_job, doctor.presets, doctor.doctor, bench.bench),
 )
 RUNS_COMMANDS: tuple[Command, ...] = (
-    *(overview.list_runs, overview.export, overview.sync_runs, overview.show_run),
-    *(overview.compare_runs, edit.tag_runs, edit.note_run, edit.remove_runs, edit.restore_runs),
+    *(runs.list_runs, runs.export, runs.sync_runs, runs.show_run, runs.compare_runs),
+    *(runs.tag_runs, runs.note_run, runs.remove_runs, runs.restore_runs),
 )
-WEIGHTS_COMMANDS: tuple[Command, ...] = (
-    *(weights.import_file, weights.export_file, weights.inspect_file),
-)
+WEIGHTS_COMMANDS = (weights.import_file, weights.export_file, weights.inspect_file)
 app = typer.Typer(
     name="deepgcn",
     add_completion=False,

@@ -138,7 +138,7 @@ def _typer_info(name: str, option: Option, kind: Any, default: Any) -> Any:
     if kind is bool and default is True:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
     metavar = option.metavar or METAVARS.get((*typing.get_args(kind), kind)[0])
-    return option_of(help, flag, default=_shown(default, flag), metavar=metavar)
+    return option_of(help, flag, metavar, _shown(default, flag))
 
 
 def _shown(default: Any, flag: str) -> str | None:
@@ -150,7 +150,7 @@ def _shown(default: Any, flag: str) -> str | None:
     return None if default in (None, dataclasses.MISSING) else str(default)
 
 
-def option_of(help: str, flag: str, *, default: object = None, metavar: str | None = None) -> Any:
+def option_of(help: str, flag: str, metavar: str | None, default: object = None) -> Any:
     """Return an option that is None unless given; the help shows the default of its stage."""
     shown = help if default is None else f"{help} [default: {default}]"
     return typer.Option(flag, help=shown, show_default=False, metavar=metavar)
@@ -162,18 +162,8 @@ def show_examples(*commands: str) -> str:
 
 
 RUNS = TrainConfig.runs
-Runs = Annotated[Path, option_of("Folder of the runs.", "--runs", default=RUNS, metavar="DIR")]
-Where = Annotated[
-    str | None,
-    option_of(
-        'Only runs that fulfil this, as "arch=resgcn and miou>0.4".',
-        flag="--where",
-        metavar="CONDITION",
-    ),
-]
+Runs = Annotated[Path, option_of("Folder of the runs.", "--runs", "DIR", RUNS)]
 Preset = Annotated[
     str | None,
-    option_of(
-        "A published network (deepgcn presets); other flags change it.", "--preset", metavar="NAME"
-    ),
+    option_of("A published network (deepgcn presets); other flags change it.", "--preset", "NAME"),
 ]

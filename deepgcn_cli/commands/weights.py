@@ -86,7 +86,7 @@ def export_file(
         option_of(
             "Names of the tensors: own, published. [default: published for .pth, else own]",
             "--names",
-            metavar="NAME",
+            "NAME",
         ),
     ] = None,
     num_points: Annotated[
@@ -94,7 +94,7 @@ def export_file(
         option_of(
             "Points of the block, for .pt2 and .onnx. [default: as in training]",
             "--num-points",
-            metavar="N",
+            "N",
         ),
     ] = None,
     as_json: Json = False,

@@ -1,4 +1,4 @@
-"""`deepgcn runs list`, `show`, `compare`, `export` and `sync`: what was trained, how well.
+"""`deepgcn runs`: what was trained, with which result.
 
 `list` has to answer at once however many runs there are, so nothing heavy is imported for it.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from deepgcn_cli.display import MEANS, percent, print_json, print_table, print_text
-from deepgcn_cli.options import RUNS, Json, Quiet, Runs, Where, option_of, subcommand
+from deepgcn_cli.options import RUNS, Json, Quiet, Runs, option_of, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
 from pipelines.config import PROTOCOLS
 from pipelines.config.options import COUNT
@@ -24,18 +24,20 @@ if TYPE_CHECKING:
     from pipelines.reports.comparison import Difference
     from pipelines.runs.directory import Run
 
+RunName = Annotated[Path, typer.Argument(metavar="RUN", help="The run's name or folder.")]
 Sort = Annotated[
     str | None,
-    option_of(
-        "Order by these columns; -miou: the best first.",
-        flag="--sort",
-        default="created",
-        metavar="COLUMNS",
-    ),
+    option_of("Order by these columns; -miou: the best first.", "--sort", "COLUMNS", "created"),
 ]
-# What the table is made of: the column's title, the columns of the index, what to show of them.
-COLUMNS = ("name", "state", "arch", "depth", "conv", "width", "k", "test_area", "epoch", "step")
-SCORES = ("val_miou", "room_oa", "room_miou")
+Where = Annotated[
+    str | None,
+    option_of('Only runs that fulfil this, as "arch=resgcn and miou>0.4".', "--where", "CONDITION"),
+]
+# The columns of the index that the usual table shows, and its titles.
+COLUMNS = (
+    *("name", "state", "arch", "depth", "conv", "width", "k", "test_area", "epoch", "step"),
+    *("val_miou", "room_oa", "room_miou", "tags", "error"),
+)
 TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU")
 
 
@@ -49,10 +51,9 @@ TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", 
 def list_runs(
     where: Where = None,
     sort: Sort = None,
-    limit: Annotated[int | None, option_of("So many runs at most.", "--limit", metavar="N")] = None,
+    limit: Annotated[int | None, option_of("So many runs at most.", "--limit", "N")] = None,
     columns: Annotated[
-        str | None,
-        option_of("Show these columns of the index instead.", "--columns", metavar="A,B,…"),
+        str | None, option_of("Show these columns of the index instead.", "--columns", "A,B,…")
     ] = None,
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -71,43 +72,35 @@ def list_runs(
         limit = min(limit, sys.maxsize)  # SQLite takes no more
     names = parse_columns(columns.split(",") if columns is not None else None)
     if columns is None and not as_json:
-        names = (*COLUMNS, *SCORES, "tags", "error")
-    options: dict[str, Any] = {"where": where, "sort": sort, "limit": limit, "columns": names}
-    rows = query(runs, **options, progress=open_progress(quiet=quiet))
+        names = COLUMNS
+    progress = open_progress(quiet=quiet)
+    rows = query(runs, where=where, sort=sort, limit=limit, columns=names, progress=progress)
     if as_json:
         return print_json([dict(zip(names, row, strict=True)) for row in rows])
     if not rows and where is not None:
-        return print_text(f"{runs}: no runs fulfil {where!r}.")
-    if not rows:
-        return print_text(f"{runs}: no runs yet. Start one: deepgcn train")
-    if columns is not None:
-        return _print_columns(names, rows)
-    _print_runs(rows)
+        print_text(f"{runs}: no runs fulfil {where!r}.")
+    elif not rows:
+        print_text(f"{runs}: no runs yet. Start one: deepgcn train")
+    elif columns is not None:
+        _print_columns(names, rows)
+    else:
+        _print_runs(rows)
 
 
 def _print_runs(rows: Sequence[tuple[Any, ...]]) -> None:
     """Print the usual table; the tags if there are any, and what is wrong with broken runs."""
-    tagged = any(row[-2] for row in rows)
-    shown = [
-        (
-            *row[:2],
-            _network(row),
-            *map(_count, row[7:10]),
-            *map(percent, row[10:13]),
-            *([row[-2]] if tagged else []),
-        )
-        for row in rows
-    ]
-    print_table((*TITLES, "tags") if tagged else TITLES, shown)
-    for row in rows:
-        if row[-1]:
-            print_text(row[-1])
+    shown, errors = [], []
+    for name, state, arch, depth, conv, width, k, area, epoch, step, *scores, tags, error in rows:
+        network = "–" if arch is None else f"{arch}-{depth} {conv} C{width} k{k}"
+        counts = map(_count, (area, epoch, step))
+        shown.append((name, state, network, *counts, *map(percent, scores), tags))
+        errors += [error] if error else []
+    tagged = any(row[-1] for row in shown)
+    titles = (*TITLES, "tags") if tagged else TITLES
+    print_table(titles, [row[: len(titles)] for row in shown])
+    for error in errors:
+        print_text(error)
     print_text("Scores in percent; OA and mIoU under protocol room.")
-
-
-def _network(row: tuple[Any, ...]) -> str:
-    arch, depth, conv, width, k = row[2:7]
-    return "–" if arch is None else f"{arch}-{depth} {conv} C{width} k{k}"
 
 
 def _count(value: int | None) -> str:
@@ -122,8 +115,7 @@ def _print_columns(names: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> Non
 
 
 def _one_line(value: Any) -> str:
-    """Return a value for a row of a table; a note may have several lines."""
-    return "–" if value is None else " ".join(str(value).split())
+    return "–" if value is None else " ".join(str(value).split())  # a note may have several
 
 
 @subcommand(
@@ -166,7 +158,7 @@ def _runs(count: int) -> str:
 
 @subcommand("deepgcn runs show runs/mine", name="show")
 def show_run(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's name or folder.")],
+    run: RunName,
     runs: Runs = RUNS,
     as_json: Json = False,
 ) -> None:
@@ -191,7 +183,6 @@ def show_run(
 
 
 def _described(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield the lines of a run's summary: name and value."""
     from pipelines.runs.annotations import read_note, read_tags
     from pipelines.weights.safetensors import describe
 
@@ -219,7 +210,6 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
 
 
 def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the scores under each protocol."""
     for protocol, values in scores.items():
         shown = (f"{name} {percent(values[key])}" for name, key in MEANS)
         yield f"protocol {protocol}", ", ".join(shown)
@@ -237,8 +227,7 @@ def compare_runs(
         list[Path], typer.Argument(metavar="RUN…", help="Two or more runs; the first is the base.")
     ],
     protocol: Annotated[
-        str,
-        option_of("Protocol to compare under.", "--protocol", default=PROTOCOLS[0], metavar="NAME"),
+        str, option_of("Protocol to compare under.", "--protocol", "NAME", PROTOCOLS[0])
     ] = PROTOCOLS[0],
     runs: Runs = RUNS,
     as_json: Json = False,
@@ -302,3 +291,157 @@ def _print_comparison(
 
 def _signed(difference: float | None) -> str:
     return "–" if difference is None else f"{100 * difference:+.2f}"
+
+
+@subcommand("deepgcn runs tag mine other paper", "deepgcn runs tag mine paper --remove", name="tag")
+def tag_runs(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN… TAG", help="The runs' names or folders, then the tag."),
+    ],
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Put a tag on runs, or take it away; list them with --where tag=TAG."""
+    from pipelines.runs.annotations import add_tag, check_tag, read_tags, remove_tag
+    from pipelines.runs.directory import named_run
+
+    *names, tag = words
+    if not names:
+        raise typer.BadParameter(f"found only {tag!r}, expected runs and then a tag.")
+    check_tag(tag)
+    found = [named_run(Path(name), runs) for name in names]
+    for run in found:
+        (remove_tag if remove else add_tag)(run.path, tag)
+    tags = {str(run.path): read_tags(run.path) for run in found}
+    if as_json:
+        return print_json(tags)
+    for path, each in tags.items():
+        print_text(f"{path}: {'tags ' + ', '.join(each) if each else 'no tags'}")
+
+
+@subcommand(
+    'deepgcn runs note mine "diverged after epoch 3"',
+    "deepgcn runs note mine",
+    'deepgcn runs note mine ""',
+    name="note",
+)
+def note_run(
+    run: RunName,
+    text: Annotated[
+        str | None,
+        typer.Argument(metavar="[TEXT]", help='The note; "" removes it, nothing shows it.'),
+    ] = None,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Put a note on a run in place of the one that it has, or show it."""
+    from pipelines.runs.annotations import read_note, write_note
+    from pipelines.runs.directory import named_run
+
+    found = named_run(run, runs)
+    if text is not None:
+        write_note(found.path, text)
+    note = read_note(found.path)
+    if as_json:
+        return print_json({"run": found.path, "note": note})
+    print_text(f"{found.path}: {note or 'no note'}")
+
+
+@subcommand(
+    "deepgcn runs rm mine other",
+    'deepgcn runs rm --where "state=failed and created<2026-01-01" --yes',
+    "deepgcn runs rm --empty-trash",
+    name="rm",
+)
+def remove_runs(
+    names: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN…]", help="The runs' names or folders.")
+    ] = None,
+    where: Where = None,
+    empty: Annotated[
+        bool, typer.Option("--empty-trash", help="Delete what is in the trash, for good.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask, with --where and --empty-trash.")
+    ] = False,
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Move runs to the trash, runs/.trash; `deepgcn runs restore` brings them back."""
+    from pipelines.runs.annotations import discard
+
+    if empty:
+        if names or where is not None:
+            raise typer.BadParameter("found runs with --empty-trash, expected one of the two.")
+        return _empty(runs, yes=yes, as_json=as_json)
+    if not names and where is None:
+        raise typer.BadParameter("found no runs, expected names or --where.")
+    found = _chosen(runs, names or [], where)
+    if where is not None and found:
+        shown = ", ".join(run.name for run in found[:10]) + (", …" if len(found) > 10 else "")
+        _ask(f"{runs}: move {len(found)} to the trash: {shown}?", yes=yes)
+    moved = {str(run.path): str(path) for run, path in zip(found, discard(found), strict=True)}
+    if as_json:
+        return print_json(moved)
+    if not moved:
+        print_text(f"{runs}: no runs fulfil {where!r}.")
+    for source, target in moved.items():
+        print_text(f"{source} → {target}")
+
+
+def _chosen(folder: Path, names: list[Path], where: str | None) -> list[Run]:
+    """Return the runs that are named or fulfil the condition, each once."""
+    from pipelines.runs.directory import Run, named_run
+    from pipelines.runs.index import query
+
+    found = [named_run(name, folder) for name in names]
+    if where is not None:
+        lines = query(folder, where=where, columns=("name",), progress=open_progress())
+        found += [Run(folder / name) for (name,) in lines]
+    return list({run.path.resolve(): run for run in found}.values())
+
+
+def _empty(folder: Path, *, yes: bool, as_json: bool) -> None:
+    from pipelines.runs.annotations import discarded, empty_trash
+    from pipelines.runs.directory import TRASH
+
+    names = discarded(folder)
+    if names:
+        _ask(f"{folder / TRASH}: delete {len(names)} for good: {', '.join(names[:10])}?", yes=yes)
+        names = empty_trash(folder, open_progress())
+    if as_json:
+        return print_json(names)
+    print_text(f"{folder / TRASH}: deleted {len(names)}" if names else f"{folder / TRASH}: empty")
+
+
+def _ask(question: str, *, yes: bool) -> None:
+    """Go on only if the person agrees; without a terminal nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter(f"{question} There is nobody to ask here; add --yes.")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        sys.stderr.write("Nothing was changed.\n")
+        raise typer.Exit(1)
+
+
+@subcommand("deepgcn runs restore mine", name="restore")
+def restore_runs(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="The runs' names in the trash.")
+    ],
+    runs: Runs = RUNS,
+    as_json: Json = False,
+) -> None:
+    """Bring runs back from the trash."""
+    from pipelines.runs.annotations import restore
+
+    found = [restore(runs, name) for name in names]
+    if as_json:
+        return print_json([run.path for run in found])
+    for run in found:
+        print_text(f"{run.path}: back, {run.state}")

@@ -1,1 +1,0 @@
-"""`deepgcn runs`: what was trained, with which result."""
