@@ -14,7 +14,7 @@ from deepgcn_cli.progress import open_progress
 from pipelines.config import PROTOCOLS, EvalConfig
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import EvalResult, RunScores
+    from pipelines.evaluate import RunScores
     from pipelines.sixfold import SixFoldResult
 
 # What a script wants of one run's scores; scores.json has the rest.
@@ -53,23 +53,19 @@ def evaluate(
             from pipelines.sixfold import six_fold as stage
 
             folds = stage(config, train_missing=train_missing, progress=progress)
-            return print_folds(folds, as_json=as_json)
+            if as_json:
+                return print_json([{**each.report.values, "files": each.files} for each in folds])
+            return print_reports(folds)
 
         from pipelines.evaluate import evaluate as one_stage
 
-        print_scores(one_stage(config, progress=progress), as_json=as_json)
-
-
-def print_scores(result: EvalResult, *, as_json: bool) -> None:
-    """Print the scores of every run under every protocol, and where the reports are."""
+        results = one_stage(config, progress=progress).results
     if as_json:
-        return print_json(
-            [{name: getattr(found, name) for name in SHOWN} for found in result.results]
-        )
-    print_reports(result.results)
-    if len(result.results) > 1:
+        return print_json([{name: getattr(each, name) for name in SHOWN} for each in results])
+    print_reports(results)
+    if len(results) > 1:
         print_text("")
-        print_side_by_side(result.results)
+        print_side_by_side(results)
 
 
 def print_reports(results: Sequence[RunScores | SixFoldResult]) -> None:
@@ -94,10 +90,3 @@ def print_side_by_side(results: Sequence[RunScores]) -> None:
         means = map(percent, (found.scores.oa, found.scores.macc, found.scores.miou))
         rows.append((found.run.name, found.protocol, f"{found.scores.points:,}", *means))
     print_table(columns, rows)
-
-
-def print_folds(results: Sequence[SixFoldResult], *, as_json: bool) -> None:
-    """Print the pooled and mean scores of all areas."""
-    if as_json:
-        return print_json([{**found.report.values, "files": found.files} for found in results])
-    print_reports(results)

@@ -13,7 +13,7 @@ from deepgcn_cli.progress import open_progress
 from pipelines.config import PredictConfig
 
 if TYPE_CHECKING:
-    from pipelines.predict import PredictResult, ScanResult
+    from pipelines.predict import ScanResult
 
 
 @subcommand(
@@ -34,19 +34,15 @@ def predict(*, flags: Flags, as_json: Json = False, quiet: Quiet = False) -> Non
     progress = open_progress(quiet=quiet)
     with interruptible("the same command goes on where it stopped, with large scans"):
         result = stage(config, progress=progress)
-    print_predictions(result, as_json=as_json)
+    if as_json:
+        print_json(result)
+    else:
+        for number, scan in enumerate(result.scans):
+            if number:
+                print_text("")
+            print_scan(scan)
     if result.failed:
         raise typer.Exit(1)
-
-
-def print_predictions(result: PredictResult, *, as_json: bool) -> None:
-    """Print what each scan was found to hold."""
-    if as_json:
-        return print_json(result)
-    for number, scan in enumerate(result.scans):
-        if number:
-            print_text("")
-        print_scan(scan)
 
 
 def print_scan(scan: ScanResult) -> None:

@@ -15,7 +15,7 @@ import typer
 from deepgcn_cli.display import MEANS, percent, print_json, print_table, print_text
 from deepgcn_cli.options import RUNS, Json, Quiet, Runs, option_of, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
-from pipelines.config import PROTOCOLS
+from pipelines.config import PROTOCOLS, TrainConfig
 from pipelines.config.options import COUNT
 from pipelines.errors import RunError, command
 from pipelines.serialization import to_plain
@@ -157,17 +157,13 @@ def _runs(count: int) -> str:
 
 
 @subcommand("deepgcn runs show runs/mine", name="show")
-def show_run(
-    run: RunName,
-    runs: Runs = RUNS,
-    as_json: Json = False,
-) -> None:
+def show_run(run: RunName, runs: Runs = RUNS, as_json: Json = False) -> None:
     """Show one run: its network, state, machine and scores."""
     from pipelines.runs.annotations import read_note, read_tags
     from pipelines.runs.directory import named_run
 
     found = named_run(run, runs)
-    scores = {name: found.scores(name) for name in PROTOCOLS}
+    scores = ((name, found.scores(name)) for name in PROTOCOLS)
     summary = {
         "run": str(found.path),
         "status": {**found.status, "state": found.state},
@@ -175,26 +171,25 @@ def show_run(
         "environment": found.environment,
         "tags": read_tags(found.path),
         "note": read_note(found.path),
-        "scores": {name: values for name, values in scores.items() if values},
+        "scores": {name: values for name, values in scores if values},
     }
     if as_json:
         return print_json(summary)
-    print_table(("what", "value"), [*_described(found), *_scored(summary["scores"])])
+    print_table(("what", "value"), list(_described(found.config, summary)))
 
 
-def _described(run: Run) -> Iterator[tuple[str, str]]:
-    from pipelines.runs.annotations import read_note, read_tags
+def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
     from pipelines.weights.safetensors import describe
 
-    config, status, environment = run.config, run.status, run.environment
-    yield "run", str(run.path)
-    yield "state", run.state
+    status, environment = summary["status"], summary["environment"]
+    yield "run", summary["run"]
+    yield "state", status["state"]
     if status.get("error"):
         yield "error", str(status["error"])
-    if tags := read_tags(run.path):
-        yield "tags", ", ".join(tags)
-    if note := read_note(run.path):
-        yield "note", " ".join(note.split())
+    if summary["tags"]:
+        yield "tags", ", ".join(summary["tags"])
+    if summary["note"]:
+        yield "note", " ".join(summary["note"].split())
     yield "network", describe(config.model)
     yield "test area", _count(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
@@ -207,10 +202,7 @@ def _described(run: Run) -> Iterator[tuple[str, str]]:
     yield "software", ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
     yield "commit", str(environment.get("commit") or "–")
     yield "data", str(config.data)
-
-
-def _scored(scores: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for protocol, values in scores.items():
+    for protocol, values in summary["scores"].items():
         shown = (f"{name} {percent(values[key])}" for name, key in MEANS)
         yield f"protocol {protocol}", ", ".join(shown)
         for name, iou in zip(values["classes"], values["iou"], strict=True):
@@ -245,11 +237,16 @@ def compare_runs(
     settings = different_settings([to_plain(run.config) for run in found])
     differences = compare_scores([run.name for run in found], values)
     if as_json:
-        scores = {run.name: each for run, each in zip(found, values, strict=True)}
-        means = {name: {key: each[key] for _, key in MEANS} for name, each in scores.items()}
+        means = ({key: each[key] for _, key in MEANS} for each in values)
+        scores = dict(zip((run.name for run in found), means, strict=True))
         compared = {"protocol": protocol, "settings": settings, "differences": differences}
-        return print_json({**compared, "scores": means})
-    _print_comparison([run.name for run in found], values, settings, differences)
+        return print_json({**compared, "scores": scores})
+    names_found = [run.name for run in found]
+    if settings:
+        rows = [(name, *map(str, each)) for name, each in settings.items()]
+        print_table(("setting", *names_found), rows)
+        print_text("")
+    _print_comparison(names_found, values, differences)
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
@@ -263,15 +260,8 @@ def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
 
 
 def _print_comparison(
-    names: list[str],
-    values: list[dict[str, Any]],
-    settings: dict[str, list[Any]],
-    differences: list[Difference],
+    names: list[str], values: list[dict[str, Any]], differences: list[Difference]
 ) -> None:
-    if settings:
-        rows = [(name, *map(str, each)) for name, each in settings.items()]
-        print_table(("setting", *names), rows)
-        print_text("")
     changes = [f"− {names[0]}: {each.name}" for each in differences]
     rows = []
     for title, key in MEANS:
@@ -422,10 +412,9 @@ def _ask(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} There is nobody to ask here; add --yes.")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
+    typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        sys.stderr.write("Nothing was changed.\n")
+        typer.echo("Nothing was changed.", err=True)
         raise typer.Exit(1)
 
 
