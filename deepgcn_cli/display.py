@@ -64,10 +64,9 @@ def plain_table(
     """Return a table as text: columns two spaces apart, nothing drawn."""
     lines = [tuple(columns), *map(tuple, rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+    signs = [">" if align else "<" for align in right]
     # One template for all rows: a list of 10,000 runs should not take its time here.
-    template = "  ".join(
-        f"{{:{'>' if align else '<'}{width}}}" for width, align in zip(widths, right, strict=True)
-    )
+    template = "  ".join(f"{{:{sign}{width}}}" for sign, width in zip(signs, widths, strict=True))
     return "\n".join(template.format(*line).rstrip() for line in lines)
 
 

@@ -36,10 +36,7 @@ def open_progress(*, quiet: bool = False) -> Progress:
 
 
 class Meter(Task):
-    """How far a task is, how fast it goes and when it will be done.
-
-    `show` is called with the meter after each step.
-    """
+    """How far a task is, how fast it goes and when it will be done; `show` is called each step."""
 
     def __init__(
         self,
@@ -78,17 +75,17 @@ class Meter(Task):
 
     def describe(self) -> str:
         """Return "120/400 blocks, 4.1 blocks/s, 1:08 left, loss 1.234"."""
-        parts = [f"{self.amount} {self.unit}".strip()]
-        own = "left" in self.fields  # the stage knows better
-        if self.speed and not own and not any(name.endswith("/s") for name in self.fields):
-            parts.append(f"{self.speed:,.{1 if self.speed < 100 else 0}f} {self.unit}/s")
-        if self.speed and not own and self.total is not None and self.done < self.total:
-            parts.append(f"{clock_time((self.total - self.done) / self.speed)} left")
+        parts, speed = [f"{self.amount} {self.unit}".strip()], self.speed
+        if speed and "left" not in self.fields:  # else the stage knows better
+            if not any(name.endswith("/s") for name in self.fields):
+                parts.append(f"{speed:,.{1 if speed < 100 else 0}f} {self.unit}/s")
+            if self.total is not None and self.done < self.total:
+                parts.append(f"{clock_time((self.total - self.done) / speed)} left")
         return ", ".join([*parts, *(f"{name} {value}" for name, value in self.fields.items())])
 
     @property
     def amount(self) -> str:
-        """What is done, of what."""
+        """The units that are done, and the total: "120/400"."""
         whole = math.floor(self.done + 1e-6)
         return f"{whole:,}" + ("" if self.total is None else f"/{self.total:,.0f}")
 

@@ -2,7 +2,8 @@
 
 Reading order: `config` (every option), `data` (raw rooms, the store, blocks), `model` (the network)
 with `kernels` (its graph operations), then the stages `prepare`, `train`, `evaluate`, `predict`,
-with `runtime` and `results` below them. `synth` makes a building to try it all on.
+with `training`, `inference`, `runs` and `reports` below them. `synth` makes a building to try it
+all on.
 
     >>> import pipelines
     >>> model = pipelines.load_model("runs/mine")  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""How a stage speaks while it works, without knowing who listens.
+"""How a stage reports what it does, whatever becomes of the reports.
 
 A stage takes `progress: Progress = SILENT`, opens a task around each piece of work that can last
 more than two seconds, and says what the person should know. The command line passes a subclass
@@ -19,7 +19,7 @@ class Task:
 
 
 class Progress:
-    """The listener that hears nothing; subclasses show what they hear."""
+    """Reports that are not shown; the command line has subclasses that show them."""
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
@@ -27,10 +27,10 @@ class Progress:
         yield Task()
 
     def say(self, message: str) -> None:
-        """Pass on a fact that is worth a line."""
+        """Report a fact that is worth a line."""
 
     def warn(self, message: str) -> None:
-        """Pass on something that may be wrong but does not stop the work."""
+        """Report something that may be wrong but does not stop the work."""
 
 
 SILENT = Progress()

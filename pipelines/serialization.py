@@ -48,16 +48,12 @@ def from_plain(cls: type, values: Any) -> Any:
             check fails.
     """
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"{cls.__name__}: found {reprlib.repr(values)}, expected its settings by name."
-        )
+        found = reprlib.repr(values)
+        raise ConfigError(f"{cls.__name__}: found {found}, expected its settings by name.")
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(
-            f"{cls.__name__}: found the unknown setting {unknown[0]!r}."
-            + did_you_mean(unknown[0], hints)
-        )
+    if unknown := sorted(set(values) - set(hints)):
+        close = did_you_mean(unknown[0], hints)
+        raise ConfigError(f"{cls.__name__}: found the unknown setting {unknown[0]!r}.{close}")
     typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
     return cls.from_saved(typed) if hasattr(cls, "from_saved") else cls(**typed)
 

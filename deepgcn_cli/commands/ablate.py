@@ -42,10 +42,10 @@ def ablate(
 ) -> None:
     """Train variations of a network, score them alike and put them into one table.
 
-    The network's and the training's options hold for every row where it has none of its own;
-    rows that double or halve something do so from there. The same command goes on where it was
-    stopped, and takes finished runs as they are, whatever they are called. Exit code 1: a run
-    failed; the others are in the table.
+    Options of the network and the training are the defaults of every row; a row that doubles or
+    halves a setting starts from its default. The same command goes on where it was stopped, and
+    reuses finished runs, whatever they are called. Exit code 1: a run failed; the others are in
+    the table.
     """
     own = fields_of(AblateConfig, flags)
     if status:

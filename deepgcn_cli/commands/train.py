@@ -63,7 +63,11 @@ def train(
     rank = _rank()
     look = resume and rank == 0  # the others take rank 0's configuration
     folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if look else None
-    config = _resumed(folder, preset, flags) if folder else _fresh(preset, flags)
+    if folder:
+        config = _resumed(folder, preset, flags)
+    else:
+        model = chosen_model(preset, fields_of(ModelConfig, flags))
+        config = TrainConfig(model=model, **fields_of(TrainConfig, flags))
 
     from pipelines.train import train as stage
 
@@ -97,12 +101,6 @@ def _rank() -> int:
     return read_ranks().rank
 
 
-def _fresh(preset: str | None, flags: Flags) -> TrainConfig:
-    """Return the configuration of a new run."""
-    model = chosen_model(preset, fields_of(ModelConfig, flags))
-    return TrainConfig(model=model, **fields_of(TrainConfig, flags))
-
-
 def _resumed(folder: Path, preset: str | None, flags: Flags) -> TrainConfig:
     """Return the run's own configuration, changed by flags; the stage says which may change."""
     from pipelines.runs.directory import open_run
@@ -116,11 +114,7 @@ def _resumed(folder: Path, preset: str | None, flags: Flags) -> TrainConfig:
 
 
 def _run_to_resume(runs: Path, run: str | None) -> Path:
-    """Return the folder of the run that `--resume [RUN]` means.
-
-    Raises:
-        RunError: no run is unfinished.
-    """
+    """Return the folder of the run that `--resume [RUN]` means."""
     from pipelines.runs.directory import find_runs, named_run
 
     if run is not None:
@@ -141,10 +135,7 @@ def _run_folders(runs: Path) -> set[Path]:
 
 
 def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
-    """Return how to go on with the resumed run `folder`, or with our own of those begun.
-
-    Another training may have begun its own in the same folder meanwhile.
-    """
+    """Return how to go on with the resumed run, or with ours of those that began meanwhile."""
     from pipelines.runs.directory import resume_command
     from pipelines.runs.lock import was_locked_here
 

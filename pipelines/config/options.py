@@ -55,29 +55,17 @@ FRACTION = Bounds(0, 1)
 
 @dataclass(frozen=True)
 class Option:
-    """The option of a field, and the values that the field takes.
+    """The option of a field, and the values that the field takes."""
 
-    Attributes:
-        help: what it does; `{}` stands for the choices.
-        metavar: what its value is called in the help; None: that follows from the type.
-        flag: how it is typed, where that is not the field's name; "": it is an argument.
-        choices: what a text, or each text of several, can be.
-        own_class: whether a class of the user's own, "package.module:Class", can be given too.
-        noun: what messages call a choice; None: what the option is called.
-        within: the numbers that it can be.
-        shapes: what the setting shapes: RESULT, LENGTH, …
-        commands: those that have the option; None: all that take the configuration.
-    """
-
-    help: str
-    metavar: str | None = None
-    flag: str | None = None
-    choices: tuple[str, ...] = ()
-    own_class: bool = False
-    noun: str | None = None
-    within: Bounds | None = None
-    shapes: str = RESULT
-    commands: tuple[str, ...] | None = None
+    help: str  # what it does; `{}` stands for the choices
+    metavar: str | None = None  # what its value is called in the help; None: as its type is
+    flag: str | None = None  # how it is typed; None: as the field is called; "": an argument
+    choices: tuple[str, ...] = ()  # what a text, or each text of several, can be
+    own_class: bool = False  # whether it can be a class of the user's own, "package.module:Class"
+    noun: str | None = None  # what messages call a choice; None: what the option is called
+    within: Bounds | None = None  # the numbers that it can be
+    shapes: str = RESULT  # what the setting shapes: RESULT, LENGTH, …
+    commands: tuple[str, ...] | None = None  # those that have it; None: all that take the class
 
 
 def option(default: Any, help: str, metavar: str | None = None, **about: Any) -> Any:
