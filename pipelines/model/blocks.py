@@ -5,10 +5,11 @@
     dense      h_l = concat(F(h_{l−1}), h_{l−1})
     dgcnn      plain, with its own convolutions
 
-A block is a module `Block(channels, config)`; `forward(x, y)` makes its output, with
-`block.out_channels` channels, from its input x (B, N, channels) and the convolution's result
-y = F(x) (B, N, config.width). The first block of a network has nothing to join and is always plain.
-docs/model.md shows how to write one of one's own, for `--arch package.module:Class`.
+A block is a module `Block(channels, config)`. Its `forward(x, y)` joins a layer's input
+x (B, N, channels) and its convolution's result y = F(x) (B, N, config.width) to the layer's output
+(B, N, out_channels); `out_channels` is an attribute. The first block of a network, before which
+there is nothing to join, is always plain. docs/model.md shows how to write a block of your own, for
+`--arch package.module:Class`.
 
 Reference:
     Li et al., DeepGCNs, ICCV 2019, section 3.2.
@@ -66,10 +67,6 @@ class Residual(nn.Module):
 class Dense(nn.Module):
     """Concatenate a block's input and its convolution's result: `config.width` channels more.
 
-    Attributes:
-        repeats: an output holds its input's channels. `DeepGCN` then keeps of every block only what
-            is new, y, and its head sums the weights of equal channels.
-
     Example:
         >>> x, y = torch.zeros(1, 1, 2), torch.ones(1, 1, 1)
         >>> config = ModelConfig(arch="densegcn", width=1, layout="paper")  # new channels first
@@ -77,6 +74,8 @@ class Dense(nn.Module):
         [[[1.0, 0.0, 0.0]]]
     """
 
+    # Outputs hold their inputs' channels: `DeepGCN` keeps of each block only y, which is new, and
+    # sums the head's weights of equal channels.
     repeats = True
 
     def __init__(self, channels: int, config: ModelConfig) -> None:
@@ -89,7 +88,7 @@ class Dense(nn.Module):
 
 
 class DGCNN(nn.Module):
-    """Pass on the result of DGCNN's EdgeConv blocks: two units in each MLP, one in the last.
+    """Pass on the result of DGCNN's EdgeConv: two units in the MLP of each layer, one in the last.
 
     Reference:
         Wang et al., Dynamic Graph CNN for Learning on Point Clouds, TOG 2019, figure 3 (bottom).
@@ -103,7 +102,6 @@ class DGCNN(nn.Module):
 
     @staticmethod
     def build_conv(channels: int, config: ModelConfig, layer: int) -> nn.Module:
-        """Build the convolution of a layer."""
         if config.conv != "edge":
             raise ConfigError(
                 f"--conv: found {config.conv!r}, expected 'edge': DGCNN is EdgeConv only."
@@ -168,10 +166,7 @@ def _build_block(chosen: type[nn.Module], channels: int, config: ModelConfig) ->
     if ":" not in config.arch:
         return chosen(channels, config)
     inputs = torch.zeros(1, 2, channels), torch.zeros(1, 2, config.width)
-    flag = f"--arch {config.arch}"
-    return build_checked(
-        chosen, (channels, config), inputs, lambda block: (1, 2, block.out_channels), flag=flag
-    )
+    return build_checked(chosen, (channels, config), inputs, None, flag=f"--arch {config.arch}")
 
 
 def concatenate(pieces: Sequence[Tensor], layout: str) -> Tensor:

@@ -200,13 +200,13 @@ def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> 
 
     Args:
         name: one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
-            "package.module:Class" for one's own; see docs/model.md.
+            "package.module:Class"; see docs/model.md.
         in_channels: C.
         out_channels: C'.
-        style: of the units; a class of one's own brings its own norm and activation.
+        style: of the units; "package.module:Class" brings its own norm and activation.
 
     Raises:
-        ConfigError: there is no such class, or it does not map the channels as it should.
+        ConfigError: there is no such class, or it does not map C to C' channels.
 
     Example:
         >>> build_conv("GATConv", 9, 64, Style.of("paper")).conv
@@ -219,11 +219,11 @@ def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> 
     pyg = sys.modules.get("torch_geometric.nn")  # a subclass of its classes has imported it
     if ":" not in name or (pyg and issubclass(found, pyg.MessagePassing)):
         inputs = torch.zeros(2, in_channels), torch.tensor([[0, 1], [1, 0]])
-        layer: Any = build_checked(found, channels, inputs, lambda _: (2, out_channels), flag=flag)
+        layer: Any = build_checked(found, channels, inputs, out_channels, flag=flag)
         layer.reset_parameters()  # as version 0.1 did, so that a seed gives the same weights
         return PyGConv(layer, out_channels, style)
     inputs = torch.zeros(1, 2, in_channels), torch.zeros(1, 2, 1, dtype=torch.int32)
-    return build_checked(found, channels, inputs, lambda _: (1, 2, out_channels), flag=flag)
+    return build_checked(found, channels, inputs, out_channels, flag=flag)
 
 
 def pyg_class(name: str) -> type[nn.Module]:
@@ -281,7 +281,7 @@ def build_checked(
     cls: type[nn.Module],
     arguments: tuple[Any, ...],
     inputs: tuple[Tensor, ...],
-    shape: Callable[[Any], tuple[int, ...]],
+    out_channels: int | None,
     *,
     flag: str,
 ) -> nn.Module:
@@ -291,7 +291,7 @@ def build_checked(
         cls: the class, which `flag` names.
         arguments: of its constructor.
         inputs: of its forward pass.
-        shape: given the module, the shape that it has to return.
+        out_channels: that it has to return; None: as many as its attribute `out_channels` says.
         flag: the option and its value, for messages.
 
     Raises:
@@ -302,7 +302,8 @@ def build_checked(
         if torch.get_default_device().type == "meta":
             return module  # only sizes are wanted, and many modules cannot run without values
         with torch.no_grad(), torch.random.fork_rng([]):
-            result, expected = module.eval()(*inputs), shape(module)
+            result = module.eval()(*inputs)
+            channels: Any = module.out_channels if out_channels is None else out_channels
     except Exception as error:  # the class can do anything
         kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
         shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
@@ -311,6 +312,7 @@ def build_checked(
             f"{next(iter(str(error).splitlines()), '') or repr(error)}\n"
             f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
         ) from error
+    expected = (*inputs[0].shape[:-1], channels)
     if not isinstance(result, Tensor) or result.shape != expected:
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
         raise ConfigError(f"{flag}: {cls.__name__} returned {found}, expected shape {expected}.")
