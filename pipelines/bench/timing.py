@@ -61,7 +61,7 @@ Search = Callable[[Tensor, ModelConfig], Any]
 
 
 def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
-    """Return the times (seconds) and the peak memory beyond that before the work (bytes)."""
+    """Return the times (seconds) and how far the memory in use rose at its peak (bytes)."""
     torch.manual_seed(0)
     run = work_of(case, network, search)
     before = memory_in_use(case.device)
@@ -105,8 +105,8 @@ def evaluate(
 ) -> Tensor:
     """Return the logits in evaluation, after the norms have learnt their statistics once.
 
-    With their initial statistics, the features of a deep residual network grow by a factor in each
-    layer, beyond the range of float32; after training they do not.
+    With the norms' initial statistics the features of a deep residual network would grow by a
+    factor in each layer, beyond the range of float32; after training they do not.
     """
     if model.training:
         for module in model.modules():

@@ -84,8 +84,8 @@ class DeepGCN(nn.Module):
         # Fusion: the maximum over the points gives one vector for the block.
         block = self.fusion.finish_max(fused)  # (B, fusion_channels)
 
-        # Prediction: an MLP of each point's outputs and the block's vector, whose part of the first
-        # map is the same for all points and so is computed once.
+        # Prediction: an MLP of each point's outputs and the block's vector. What the vector adds to
+        # the first linear map is the same for all points, so it is computed once.
         first, second = self.prediction
         assert isinstance(first, Unit)
         shared = linear(block, first.linear.weight[:, : self.config.fusion_channels])  # (B, 512)
@@ -167,16 +167,11 @@ class DeepGCN(nn.Module):
         return Graphs(features, config, ranks, self.rank_bounds(), keep=keep)
 
     def draw_ranks(self) -> list[tuple[int, ...]]:
-        """Draw the ranks of the neighbours of each layer for a pass.
-
-        Example:
-            >>> DeepGCN(ModelConfig(depth=4, width=8, k=3)).eval().draw_ranks()
-            [(0, 1, 2), (0, 1, 2), (0, 2, 4), (0, 3, 6)]
-        """
+        """Draw the ranks of each layer's neighbours; see `pipelines.model.graphs`."""
         return graphs.draw_ranks(self.config, training=self.training, generator=self.draws)
 
     def rank_bounds(self) -> list[int]:
-        """Return for each layer a number that its ranks are below in every draw."""
+        """Return a bound of each layer's ranks; see `pipelines.model.graphs`."""
         return graphs.rank_bounds(self.config, training=self.training)
 
     def synchronize(self, reduce: Reduce | None) -> None:
@@ -187,9 +182,9 @@ class DeepGCN(nn.Module):
 
 
 def initialize(model: nn.Module, layout: str) -> None:
-    """Draw the weights as the release of `layout` does: Xavier or Kaiming normal, zero biases.
+    """Draw the weights as the release of `layout` does, with zero biases.
 
-    Convolutions of PyG or of the user's own keep their own initialisation.
+    Convolutions of PyG and classes of the user's own keep their own initialisation.
     """
     for module in model.modules():
         if isinstance(module, Unit | DeepGCN):

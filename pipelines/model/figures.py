@@ -4,7 +4,7 @@ Arithmetic and kept activations are counted, not derived: small networks of 2, 3
 on few points, PyTorch counts their matrix multiplications, and every tensor that autograd saves is
 added up. Both are at most quadratic in the depth (the input of dense blocks grows) and in the
 points (the distances of a graph), so the small networks determine every size. That holds for any
-graph convolution or block, also for those of PyTorch Geometric and of one's own.
+graph convolution or block, those of PyTorch Geometric and of the user's own included.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def forward_flop(model: ModelConfig, points: int) -> float:
 
 
 def step_flop(model: ModelConfig, points: int) -> float:
-    """Return those of a training step: forward and backward pass.
+    """Return the operations of a training step of one block: forward and backward pass.
 
     Example:
         >>> step_flop(ModelConfig(), 4096) > 2 * forward_flop(ModelConfig(), 4096)
@@ -66,7 +66,7 @@ def step_flop(model: ModelConfig, points: int) -> float:
 
 
 def search_flop(channels: int, points: int) -> float:
-    """Return those of the distances of one graph.
+    """Return the operations of all distances between the points of one block.
 
     Example:
         >>> search_flop(64, 4096)

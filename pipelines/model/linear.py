@@ -47,8 +47,8 @@ def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tens
 
     Args:
         pieces: (…, C₁), (…, C₂), …
-        first: weight (C', C₁ + C₂ + …) and bias (C',) of a map.
-        second: those of another one.
+        first: weight (C', C₁ + C₂ + …) and bias (C',).
+        second: likewise, with any C'.
 
     Example:
         >>> pieces, weight = [torch.ones(2, 5, 3), torch.ones(2, 5, 3)], torch.ones(4, 6)
@@ -64,10 +64,9 @@ def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tens
 
 
 class Matmul:
-    """Matrix multiplication in a backward pass, in the precision of its forward pass.
+    """Matrix multiplication in a backward pass, in the precision of the forward pass.
 
-    Args:
-        x: a tensor of the forward pass, in which this is created.
+    It is created in the forward pass, of which x is any tensor.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -78,7 +77,7 @@ class Matmul:
 
     @contextmanager
     def as_in_forward(self) -> Iterator[None]:
-        """Use the autocast state and the kernels of the forward pass in a `with` block."""
+        """Use the forward pass's autocast state and kernels in a `with` block."""
         with (
             torch.autocast(self.device, dtype=self.dtype, enabled=self.lower),
             kernels.use(self.kernels),
@@ -185,8 +184,8 @@ def edge_map_reduce(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Reduce the edge values W [x_i ; x_j − x_i] + b; see `pipelines.kernels.edge_reduce`.
 
-    Of the input's size only x is saved. With batch statistics the gradients depend on u and v too:
-    the backward pass recomputes them, which is two of its six matmuls.
+    For the backward pass only x is saved. If the gradients depend on u and v, as with batch
+    statistics, they are recomputed: two of the backward pass's six matmuls.
     """
     ops = kernels.edge_ops(x)
     if ops is None or not torch.is_grad_enabled():
@@ -197,7 +196,7 @@ def edge_map_reduce(
 
 
 class _MapReduce(torch.autograd.Function):
-    """Split, reduce, and forget u and v."""
+    """Reduce without keeping u and v."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,20 +12,14 @@ from pipelines.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Preset:
-    """A published network.
-
-    Attributes:
-        config: the network.
-        published: mIoU in percent on S3DIS Area 5 as the paper gives it, or None.
-        cited: whether the figure was read in a public source; if not, it was recalled from the
-            paper and is shown with a dagger.
-        note: the table that the row is from.
-    """
+    """A published network."""
 
     config: ModelConfig
-    published: float | None = None
-    cited: bool = False
-    note: str = ""
+    published: float | None  # mIoU in percent on S3DIS Area 5 as the paper gives it
+    # Whether the figure was read in a public source; if not, it was recalled from the paper and is
+    # shown with a dagger.
+    cited: bool
+    note: str  # the table that the row is from
 
 
 def _row(
@@ -72,7 +66,7 @@ def preset(name: str) -> Preset:
     """Return the preset `name`.
 
     Raises:
-        ConfigError: there is none of that name; the nearest one is suggested.
+        ConfigError: no preset has that name; the nearest is suggested.
 
     Example:
         >>> preset("densegcn-28").config.width
@@ -87,7 +81,7 @@ def preset(name: str) -> Preset:
 
 
 def published_as(config: ModelConfig) -> str | None:
-    """Return the name of the preset that `config` is, whichever layout and class count it has.
+    """Return the preset's name that `config` has, whatever its layout and number of classes.
 
     Example:
         >>> published_as(ModelConfig(layout="torch"))

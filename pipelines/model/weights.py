@@ -1,4 +1,4 @@
-"""The earlier place of `from_reference`, kept so that programs which import it from here run."""
+"""The earlier place of `from_reference`, so that code that imports it from here still runs."""
 
 from __future__ import annotations
 
