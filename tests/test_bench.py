@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.naive import check
-from pipelines import kernels
 from pipelines.bench import _measure, bench, scaling_cases
 from pipelines.bench.timing import evaluate
-from pipelines.config import CONVS, BenchConfig, ModelConfig
+from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
@@ -25,7 +22,6 @@ from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import Progress
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
-ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}  # counted too
 
 
 class Warnings(Progress):
@@ -43,37 +39,6 @@ def test_the_naive_network_is_the_same_function(arch: str, conv: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig.published(arch, 3, conv=conv, k=5, width=16, layout="torch")
     assert check(config, points=64) < 1e-10
-
-
-def test_the_floor_of_the_reference_network() -> None:
-    assert forward_flop(ModelConfig(), 4096) == pytest.approx(85e9, rel=0.03)
-
-
-@pytest.mark.parametrize("knn", ["dynamic", "fixed"])
-@pytest.mark.parametrize(
-    ("arch", "conv"),
-    [*itertools.product(["plaingcn", "resgcn", "densegcn"], CONVS), ("dgcnn", "edge")],
-)
-def test_the_floor_is_what_pytorch_counts(arch: str, conv: str, knn: str) -> None:
-    """Of the reference kernels, which leave nothing out and compute nothing twice."""
-    config = ModelConfig.published(arch, 3, conv=conv, knn=knn, k=5, width=16, fusion_channels=32)
-    network, features = DeepGCN(config).train(), torch.rand(2, 64, 9)
-    with kernels.use("reference"):
-        with FlopCounterMode(display=False) as forward:
-            loss = network(features).sum()
-        with FlopCounterMode(display=False, custom_mapping=ADDED) as backward:
-            loss.backward()
-        with FlopCounterMode(display=False) as search:
-            kernels.knn(torch.rand(2, 64, 7), (0, 1))
-    counted = forward.get_total_flops()
-    assert counted == 2 * forward_flop(config, 64)
-    assert counted + backward.get_total_flops() == 2 * step_flop(config, 64)
-    assert search.get_total_flops() == 2 * search_flop(7, 64)
-
-
-def test_the_floor_is_linear_in_depth_but_for_the_first_layer() -> None:
-    flop = [forward_flop(ModelConfig(depth=depth), 1024) for depth in (5, 6, 7)]
-    assert flop[2] - flop[1] == flop[1] - flop[0]
 
 
 def test_the_forward_pass_is_measured_as_after_training() -> None:

@@ -7,15 +7,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
-from pipelines.runtime import memory as limits
-from pipelines.runtime.memory import available_memory
 from pipelines.serialization import to_plain
 from pipelines.training import memory
 from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
@@ -66,7 +63,7 @@ def test_activations_are_linear_in_the_points() -> None:
     assert activations(batch_size=1, num_points=4096) == pytest.approx(4 * one, rel=1e-6)
 
 
-def test_layers_computed_again_need_far_less_at_depth() -> None:
+def test_recomputed_layers_need_far_less_at_depth() -> None:
     deep = dataclasses.replace(SMALL, depth=152, k=3)
     plain, again = (total(model=deep, checkpoint_layers=length) for length in (0, 12))
     assert again < 0.4 * plain
@@ -76,7 +73,7 @@ def test_layers_computed_again_need_far_less_at_depth() -> None:
 
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Say how much memory there is: so many times what a plain step plans with."""
+    """Set the available memory: so many times what a step without checkpointing needs."""
 
     def have(times: float, size: int | None = None) -> None:
         needed = (size or total()) / memory.SHARE
@@ -91,7 +88,7 @@ def test_a_plain_step_is_taken_where_it_fits(room: Callable[[float], None]) -> N
     assert fit_memory(CONFIG, "cpu", sharing=2) != CONFIG
 
 
-def test_layers_are_computed_again_before_blocks_are_split(room: Callable[..., None]) -> None:
+def test_layers_are_recomputed_before_blocks_are_split(room: Callable[..., None]) -> None:
     again = total(checkpoint_layers=3)
     assert again < total()
     room(1.01, again)
@@ -115,7 +112,7 @@ def test_what_was_asked_for_stays(room: Callable[..., None]) -> None:
     assert fit_memory(together, "cpu").micro_batch is None
 
 
-def test_it_is_said_against_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_estimate_is_shown_beside_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_memory", lambda device: 23_400_000_000)  # noqa: ARG005
     one, two = (describe_memory(CONFIG, "cpu", sharing) for sharing in (1, 2))
     assert one == f"memory about {total() / 1e9:.1f} GB of 23 GB"
@@ -129,56 +126,3 @@ def test_settings_that_cannot_be() -> None:
         TrainConfig(batch_size=8, devices=2, sync_bn=True, micro_batch=2)
     with pytest.raises(ConfigError, match="--checkpoint-layers"):
         TrainConfig(checkpoint_layers=-1)
-
-
-# --- how much there is ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Files as Linux has them: 8 GiB available, in a group of 2 GiB within one of 3 GiB."""
-    (tmp_path / "proc" / "self").mkdir(parents=True)
-    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9999999 kB\nMemAvailable: 8388608 kB\n")
-    (tmp_path / "proc" / "self" / "cgroup").write_text("0::/outer/inner\n")
-    for folder, limit, used in (("outer", 3 << 30, 1 << 30), ("outer/inner", 2 << 30, 1 << 29)):
-        group = tmp_path / "groups" / folder
-        group.mkdir(parents=True)
-        (group / "memory.max").write_text(f"{limit}\n")
-        (group / "memory.current").write_text(f"{used}\n")
-    monkeypatch.setattr(limits, "PROCESS", tmp_path / "proc")
-    monkeypatch.setattr(limits, "GROUPS", tmp_path / "groups")
-    return tmp_path
-
-
-def test_the_tightest_limit_counts(system: Path) -> None:
-    assert available_memory("cpu") == 3 << 29
-    inner = system / "groups" / "outer" / "inner"
-    (inner / "memory.stat").write_text("anon 5\ninactive_file 1048576\n")
-    assert available_memory("cpu") == (3 << 29) + (1 << 20)
-    (inner / "memory.max").write_text("max\n")
-    assert available_memory("cpu") == 2 << 30
-    (system / "groups" / "outer" / "memory.max").write_text("max\n")
-    assert available_memory("cpu") == 8 << 30
-
-
-def test_a_system_without_such_files_has_all_of_its_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "PROCESS", tmp_path)
-    monkeypatch.setattr(limits, "GROUPS", tmp_path)
-    assert available_memory("cpu") > 100 << 20
-
-
-def test_a_limit_of_the_process_counts() -> None:
-    code = """
-import resource
-from pipelines.runtime.memory import available_memory
-pages = int(open("/proc/self/statm").read().split()[0])
-limit = pages * resource.getpagesize() + (64 << 20)
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-print(available_memory("cpu"))
-"""
-    if sys.platform != "linux":
-        pytest.skip("reads /proc")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 60 << 20 < int(done.stdout) <= 64 << 20
