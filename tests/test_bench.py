@@ -209,8 +209,8 @@ def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     assert row["failed"] == "ValueError: not with 70 points"
 
 
-def test_a_failed_matrix_product_says_why() -> None:
-    with pytest.raises(RunError, match=r"failed on a matrix product\.\nRuntimeError: "):
+def test_a_failed_matrix_multiplication_says_why() -> None:
+    with pytest.raises(RunError, match=r"failed on a matrix multiplication\.\nRuntimeError: "):
         _measure("pipelines.bench.timing", {"work": "gemm", "device": "none", "threads": 1})
 
 

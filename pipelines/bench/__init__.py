@@ -181,7 +181,7 @@ def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
         python_command(module, json.dumps(case)), capture_output=True, text=True, check=False
     )
     if done.returncode:
-        name = "a matrix product"
+        name = "a matrix multiplication"
         if case["work"] != "gemm":
             model, size = case["model"], f"N {case['num_points']}, B {case['batch_size']}"
             name = f"{model['arch']}-{model['depth']} {case['work']}, {size}"

@@ -1,6 +1,6 @@
 """The graph convolutions: a point's new features from its own and its neighbours'.
 
-Every one is a module `Conv(in_channels, out_channels, …)` whose forward pass maps x (B, N, C) and
+Each is a module `Conv(in_channels, out_channels, …)` whose forward pass maps x (B, N, C) and
 index (B, N, k) int32, the neighbours of each point within its block, to (B, N, C').
 """
 
@@ -30,7 +30,7 @@ from .linear import edge_map_reduce, linear, split_edge_map
 class EdgeConv(nn.Module):
     """Compute max_j MLP([x_i, x_j − x_i]), with one or more units in the MLP.
 
-    With one unit no edge is ever stored. The linear map splits,
+    With one unit no edge is ever stored. The linear map W = [W_a, W_b] splits,
 
         W [x_i ; x_j − x_i] + b = ((W_a − W_b) x_i + b) + W_b x_j = u_i + v_j,
 
@@ -75,6 +75,11 @@ class MRConv(nn.Module):
 
     Reference:
         Li et al., DeepGCNs, TPAMI 2021, section 3.2 (MRGCN).
+
+    Example:
+        >>> x, index = torch.rand(2, 50, 9), torch.zeros(2, 50, 4, dtype=torch.int32)
+        >>> MRConv(9, 64, Style.of("paper"))(x, index).shape
+        torch.Size([2, 50, 64])
     """
 
     def __init__(self, in_channels: int, out_channels: int, style: Style) -> None:
@@ -94,6 +99,11 @@ class SAGEConv(nn.Module):
 
     Reference:
         Hamilton et al., GraphSAGE, NeurIPS 2017; Li et al., DeepGCNs, TPAMI 2021, section 3.2.
+
+    Example:
+        >>> x, index = torch.rand(2, 50, 9), torch.zeros(2, 50, 4, dtype=torch.int32)
+        >>> SAGEConv(9, 64, Style.of("paper"), l2=True)(x, index).shape
+        torch.Size([2, 50, 64])
     """
 
     def __init__(self, in_channels: int, out_channels: int, style: Style, *, l2: bool) -> None:
@@ -137,6 +147,11 @@ class GINConv(nn.Module):
 
     Reference:
         Xu et al., How Powerful are Graph Neural Networks?, ICLR 2019, equation 4.1.
+
+    Example:
+        >>> x, index = torch.rand(2, 50, 9), torch.zeros(2, 50, 4, dtype=torch.int32)
+        >>> GINConv(9, 64, Style.of("paper"), learned_eps=True)(x, index).shape
+        torch.Size([2, 50, 64])
     """
 
     def __init__(

@@ -56,7 +56,7 @@ class DeepGCN(nn.Module):
         super().__init__()
         self.config = config
         self.layers, self.blocks, channels, style = build_backbone(config)
-        fused, concatenated = config.fusion_channels, sum(channels)  # F and D of docs/model.md
+        fused, concatenated = config.fusion_channels, sum(channels)  # 1024 and D in docs/model.md
         self.fusion = Unit(concatenated, fused, style)
         self.prediction = nn.ModuleList(
             [Unit(fused + concatenated, HIDDEN[0], style), Unit(*HIDDEN, style)]
