@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
 from pipelines.model.blocks import dense_columns
@@ -82,47 +81,6 @@ def test_dense_fusion_equals_the_explicit_concatenation(layout: str) -> None:
 def test_dense_columns_of_three_layers_by_hand() -> None:
     assert dense_columns(3, 1, "paper").tolist() == [0, 1, 0, 2, 1, 0]
     assert dense_columns(3, 1, "torch").tolist() == [0, 0, 1, 0, 1, 2]
-
-
-def test_dilations_start_with_one_twice() -> None:
-    assert ModelConfig(depth=6).dilations() == (1, 1, 2, 3, 4, 5)
-    assert ModelConfig(depth=6, dilation=False).dilations() == (1,) * 6
-    assert ModelConfig.published("plaingcn", 6).dilations() == (1,) * 6
-
-
-def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[Tensor] = []
-    search = kernels.knn
-
-    def spy(x: Tensor, ranks: tuple[int, ...], bound: int | None = None) -> Tensor:
-        seen.append(x)
-        return search(x, ranks, bound)
-
-    monkeypatch.setattr(kernels, "knn", spy)
-    x = features()
-    for layout, channels in (("paper", slice(6, 9)), ("torch", slice(0, 3))):
-        seen.clear()
-        build(layout=layout).eval()(x)
-        assert torch.equal(seen[0], x[..., channels])
-        assert len(seen) == 4
-    seen.clear()
-    build(knn="fixed").eval()(x)
-    assert len(seen) == 1
-
-
-def test_stochastic_dilation_only_in_training_and_about_epsilon_of_the_time() -> None:
-    model = build(epsilon=0.2)
-    regular = tuple(range(0, 12, 3))
-    model.eval()
-    assert all(model.draw_ranks()[3] == regular for _ in range(50))
-    model.train()
-    torch.manual_seed(0)
-    drawn = [model.draw_ranks()[3] for _ in range(2000)]
-    changed = sum(ranks != regular for ranks in drawn) / len(drawn)
-    assert 0.17 < changed < 0.23
-    assert all(len(set(ranks)) == 4 and max(ranks) < 12 for ranks in drawn)
-    used = {rank for ranks in drawn for rank in ranks}
-    assert used == set(range(12))
 
 
 def test_epsilon_zero_is_deterministic_in_training() -> None:

@@ -41,7 +41,7 @@ def by_autograd(
     return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
 
 
-def outcome(
+def values_and_gradients(
     reduce: Callable[..., tuple[Tensor | None, ...]],
     case: tuple[nn.Linear, Tensor, Tensor, Tensor],
     **flags: bool,
@@ -84,7 +84,7 @@ def test_float32_is_what_autograd_gives(short: bool, relu: bool, moments: bool) 
     found = []
     for reduce in (edge_map_reduce, by_autograd):
         with kernels.use("cpu"), torch.autocast("cpu", torch.bfloat16, enabled=short):
-            found.append(outcome(reduce, case, relu=relu, moments=moments))
+            found.append(values_and_gradients(reduce, case, relu=relu, moments=moments))
     (*mine, bias), (*expected, theirs) = found
     torch.testing.assert_close(mine, expected, **TIGHT)
     # Autograd rounds the sum that is the bias's gradient to 8 bits, and the numbers of about 1 that
@@ -136,7 +136,7 @@ def test_the_input_alone_is_kept() -> None:
 def test_a_frozen_part_receives_nothing(wanted: tuple[bool, bool]) -> None:
     case = edge_case()
     edge_map, x, index, sign = case
-    expected = outcome(by_autograd, case, relu=True, moments=False)[1:3]
+    expected = values_and_gradients(by_autograd, case, relu=True, moments=False)[1:3]
     x.requires_grad_(wanted[0])
     edge_map.weight.requires_grad_(wanted[1])
     with kernels.use("cpu"):

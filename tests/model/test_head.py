@@ -24,7 +24,7 @@ NETWORKS = [
 
 
 @dataclasses.dataclass
-class Outcome:
+class Step:
     """What one step leaves."""
 
     logits: Tensor
@@ -40,7 +40,7 @@ def build(length: int, dtype: torch.dtype = torch.float64, **changes: object) ->
     return model
 
 
-def step(length: int, dtype: torch.dtype = torch.float64, **changes: object) -> Outcome:
+def step(length: int, dtype: torch.dtype = torch.float64, **changes: object) -> Step:
     model = build(length, dtype, **changes)
     torch.manual_seed(1)
     features = torch.rand(2, 40, 9, dtype=dtype)
@@ -49,7 +49,7 @@ def step(length: int, dtype: torch.dtype = torch.float64, **changes: object) -> 
     # Outside of `use`: the backward pass must remember which kernels the forward pass used.
     logits.square().mean().backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return Outcome(logits.detach(), gradients, dict(model.named_buffers()), torch.get_rng_state())
+    return Step(logits.detach(), gradients, dict(model.named_buffers()), torch.get_rng_state())
 
 
 @pytest.mark.parametrize("layout", ["paper", "torch"])
