@@ -29,28 +29,17 @@ class DeepGCN(nn.Module):
 
     Shapes: features (B, N, in_channels) float → logits (B, N, num_classes).
 
-    Args:
-        config: the network; see `pipelines.config.ModelConfig`.
-
-    Attributes:
-        num_points: N in training; weights files carry it.
-        draws: the generator of stochastic dilation; None: PyTorch's own.
-        checkpoint_layers: layers per segment of activation checkpointing; 0: off.
-        tables: the ranks that each layer's graph reads, in a CUDA graph; None: drawn in each pass.
-        repeats: whether the blocks' outputs repeat their inputs' channels, as dense ones do.
-        output_channels: of each layer's output, as `backbone` returns it.
-
     Example:
         >>> model = DeepGCN(ModelConfig(depth=3, width=8, k=4)).eval()
         >>> model(torch.rand(2, 64, 9)).shape
         torch.Size([2, 64, 13])
     """
 
+    num_points: int = 4096  # N in training; weights files carry it
+    checkpoint_layers: int = 0  # per segment of activation checkpointing; 0: off
+    draws: torch.Generator | None = None  # of stochastic dilation; None: PyTorch's own
+    tables: Sequence[RankTable] | None = None  # ranks in a CUDA graph; None: drawn each pass
     dense_columns: Tensor | None
-    num_points: int = 4096
-    draws: torch.Generator | None = None
-    checkpoint_layers: int = 0
-    tables: Sequence[RankTable] | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -63,6 +52,7 @@ class DeepGCN(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(HIDDEN[1], config.num_classes, bias=style.bias)
+        # Dense blocks' outputs repeat their inputs' channels: `backbone` returns what is new.
         self.repeats: bool = getattr(self.blocks[-1], "repeats", False)
         self.output_channels = [config.width] * config.depth if self.repeats else channels
         columns = dense_columns(config.depth, config.width, config.layout) if self.repeats else None

@@ -78,10 +78,7 @@ def search_flop(channels: int, points: int) -> float:
 def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, float]:
     """Return what backbone and head keep for the backward pass, in bytes per point, at a depth.
 
-    Args:
-        model: the network, whose own depth does not matter.
-        device: "cpu" or "cuda", whose kernels are measured.
-        depth: L.
+    The depth of `model` itself does not matter. The kernels of `device`, "cpu" or "cuda", are used.
 
     Example:
         >>> backbone, head = kept_bytes(ModelConfig(), "cpu", 28)

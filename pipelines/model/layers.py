@@ -25,13 +25,9 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 class Norm(nn.BatchNorm1d):
-    """PyTorch's batch norm over rows (n, C), whose statistics may span several ranks.
+    """PyTorch's batch norm over rows (n, C), whose statistics may span several ranks."""
 
-    Attributes:
-        reduce: sums the statistics of all ranks in training; None: only this rank's count.
-    """
-
-    reduce: Reduce | None = None
+    reduce: Reduce | None = None  # in training; None: the statistics of this rank alone
 
     def forward(self, x: Tensor) -> Tensor:
         if self.reduce is None or not self.training:
