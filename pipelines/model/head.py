@@ -68,15 +68,16 @@ def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
 
 
 def map_by_segment(segments: Sequence[Segment], features: Tensor, *maps: Map) -> tuple[Tensor, ...]:
-    """Run the backbone and apply maps (weight, bias) to its concatenated outputs, as `linear` does.
+    """Run the backbone and apply linear maps to its concatenated outputs (B, N, D).
 
     For the backward pass only the segments' inputs and the graphs are kept.
     """
     weights, biases = zip(*maps, strict=True)
     channels = [segment.channels for segment in segments]
+    columns = [weight.split(channels, dim=1) for weight in weights]
     pieces: Sequence[Tensor] = (features,)
     total = None
-    for segment, *parts in zip(segments, *(w.split(channels, dim=1) for w in weights), strict=True):
+    for segment, *parts in zip(segments, *columns, strict=True):
         work = partial(_map_segment, segment.run, len(parts))
         mapped, *pieces = recomputed(work, segment.modules, *parts, *pieces)
         total = mapped if total is None else total.add_(mapped)
