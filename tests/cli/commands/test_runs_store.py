@@ -151,6 +151,9 @@ def test_tags_and_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert header.endswith("  tags")
     assert line.endswith("  paper")
     assert "tags" not in succeed(capsys, "list", "--where", "tag!=paper")
+    assert [line.split()[-1] for line in succeed(capsys, "list").splitlines()[1:4]] == [
+        *("paper", "–", "–")
+    ]
     assert "the first of all" in succeed(capsys, "list", "--columns", "name,note")
     described = succeed(capsys, "show", "mine")
     assert "the first of all" in described
