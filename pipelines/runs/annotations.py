@@ -41,12 +41,7 @@ def add_tag(run: Path, tag: str) -> None:
 
 
 def remove_tag(run: Path, tag: str) -> None:
-    """Remove a tag from the run directory `run`.
-
-    Raises:
-        ConfigError: the tag is not one word.
-        RunError: the run does not have it.
-    """
+    """Remove a tag from the run directory `run`; RunError: the run does not have it."""
     check_tag(tag)
     try:
         (run / f"{tag}{TAG}").unlink()
@@ -74,11 +69,7 @@ def read_note(run: Path) -> str:
 
 
 def write_note(run: Path, text: str) -> None:
-    """Write the note of the run directory `run`; an empty text removes it.
-
-    Raises:
-        ConfigError: the text is not Unicode.
-    """
+    """Write the note of the run directory `run`; an empty text removes it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -92,10 +83,8 @@ def write_note(run: Path, text: str) -> None:
 def discard(runs: Sequence[Run]) -> list[Path]:
     """Move runs to the trash beside them and return their new paths.
 
-    A second run of the same name becomes `<name>-2` there.
-
-    Raises:
-        RunError: a process is training one of the runs; nothing was moved.
+    A second run of the same name becomes `<name>-2` there. RunError: a process is training one of
+    the runs; nothing was moved.
     """
     for run in runs:
         if is_locked(run.path):
@@ -110,11 +99,7 @@ def discarded(runs_dir: Path) -> list[str]:
 
 
 def restore(runs_dir: Path, name: str) -> Run:
-    """Move a run back from the trash and return it.
-
-    Raises:
-        RunError: it is not in the trash, or another run has its name now.
-    """
+    """Move a run back from the trash; RunError: it is not there, or another has its name now."""
     source, target = runs_dir / TRASH / name, runs_dir / name
     known = discarded(runs_dir)
     if name not in known:

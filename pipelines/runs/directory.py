@@ -48,7 +48,11 @@ CHANGING = ".changing"  # in a run directory: files in its subfolders are being 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory; each property reads its file anew."""
+    """A run directory.
+
+    Each property reads its file anew and raises a RunError if that is damaged or, but for the
+    scores, missing.
+    """
 
     path: Path
 
@@ -59,11 +63,7 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        """The resolved configuration that the run was started with.
-
-        Raises:
-            RunError: config.json is damaged.
-        """
+        """The resolved configuration that the run was started with."""
         file = self.path / CONFIG
         values = _read_json(file)
         try:
@@ -73,11 +73,7 @@ class Run:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The run's progress as its process last wrote it; see `state` for whether that lives.
-
-        Raises:
-            RunError: status.json is missing or damaged.
-        """
+        """The run's progress as its process last wrote it; see `state` for whether that lives."""
         return _read_json(self.path / STATUS, STATUS_TYPES)
 
     @property
@@ -104,11 +100,7 @@ class Run:
         return read_metrics(self.path / METRICS)
 
     def weights(self, checkpoint: str = "best") -> Path:
-        """Return the path of the "best" or the "last" weights.
-
-        Raises:
-            RunError: the run has not saved any yet.
-        """
+        """Return the path of the "best" or "last" weights; RunError: none are saved yet."""
         path = self.checkpoint_path(checkpoint)
         if not path.is_file():
             raise RunError(
@@ -123,11 +115,7 @@ class Run:
         return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
 
     def scores(self, protocol: str) -> dict[str, Any] | None:
-        """Return the scores under `protocol`, or None before an evaluation.
-
-        Raises:
-            RunError: scores.json is damaged.
-        """
+        """Return the scores under `protocol`, or None before an evaluation."""
         path = self.path / "eval" / protocol / "scores.json"
         again = f"\nScore it again: {command('eval', self.path, '--protocol', protocol)}"
         return _read_json(path, SCORE_TYPES, hint=again) if path.is_file() else None
@@ -179,8 +167,7 @@ def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> Non
 def record_failure(run: Run) -> Iterator[None]:
     """Write to the run's status that the `with` block was interrupted or failed, and why.
 
-    Raises:
-        RunError: the disk is full; names the last checkpoint.
+    A full disk becomes a RunError that names the last checkpoint.
     """
     try:
         yield
@@ -228,11 +215,7 @@ def changing(run: Run) -> Iterator[None]:
 
 
 def open_run(path: Path) -> Run:
-    """Return the run in the directory `path`.
-
-    Raises:
-        RunError: there is no such directory, or it holds no run.
-    """
+    """Return the run in the directory `path`; RunError: it is missing, or holds no run."""
     if not path.is_dir():
         names = [run.name for run in find_runs(path.parent)]
         raise RunError(
@@ -252,8 +235,7 @@ def open_run(path: Path) -> Run:
 def named_run(named: Path, runs_dir: Path) -> Run:
     """Return the run that `named` means: a name in the folder of the runs, or a path.
 
-    Raises:
-        RunError: neither is a run.
+    RunError: neither is a run.
     """
     for path in (runs_dir / named, named):
         if (path / CONFIG).is_file():
@@ -263,11 +245,7 @@ def named_run(named: Path, runs_dir: Path) -> Run:
 
 
 def find_runs(runs_dir: Path) -> list[Run]:
-    """Return the runs in a folder, oldest first; none if the folder is missing.
-
-    Raises:
-        RunError: it is a file.
-    """
+    """Return the runs in a folder, oldest first; none if the folder is missing."""
     if not is_folder(runs_dir):
         return []
     folders = (path for path in runs_dir.iterdir() if path.name != TRASH)
@@ -276,22 +254,14 @@ def find_runs(runs_dir: Path) -> list[Run]:
 
 
 def is_folder(runs_dir: Path) -> bool:
-    """Return whether the folder of the runs exists.
-
-    Raises:
-        RunError: it is a file.
-    """
+    """Return whether the folder of the runs exists; RunError: it is a file."""
     if runs_dir.exists() and not runs_dir.is_dir():
         raise RunError(f"{runs_dir}: found a file, expected the folder of the runs (--runs).")
     return runs_dir.is_dir()
 
 
 def latest_finished(runs_dir: Path) -> Run:
-    """Return the run that was finished last.
-
-    Raises:
-        RunError: none is finished; says what to do.
-    """
+    """Return the run that was finished last; RunError: none is, and what to do."""
     runs = find_runs(runs_dir)
     if not runs:
         raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
@@ -321,14 +291,13 @@ def make_directory(config: TrainConfig) -> Path:
         with suppress(FileExistsError):  # another run began within the same second
             path.mkdir(parents=True)
             return path
-    raise AssertionError
+    raise AssertionError  # the numbers don't end
 
 
 def numbered(path: Path) -> Iterator[Path]:
     """Yield `path`, `path-2`, `path-3`, …"""
     yield path
-    for number in itertools.count(2):
-        yield path.with_name(f"{path.name}-{number}")
+    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
 
 
 def _make_named(runs_dir: Path, name: str) -> Path:

@@ -150,9 +150,8 @@ def runs_frame(
 def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
     """Write the frame of `runs_frame(runs_dir, **options)` to a file and return how long it is.
 
-    Raises:
-        ConfigError: the file's ending is not .csv or .parquet, Parquet is not installed, or an
-            option cannot be understood.
+    ConfigError: the file's ending is not .csv or .parquet, Parquet is not installed, or an option
+    cannot be understood.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:

@@ -33,10 +33,8 @@ def lock_run(path: Path) -> Iterator[None]:
     """Hold the lock of the run directory `path` within a `with` block.
 
     The system drops the lock when its process ends, however it ends, so a lock is never stale;
-    the file stays behind and names the last holder.
-
-    Raises:
-        RunError: another process holds it; says which, and on which machine.
+    the file stays behind and names the last holder. RunError: another process holds it; says
+    which, and on which machine.
     """
     file = path / LOCK
     with hold_lock(file, shared=False, seconds=0.5) as held:  # `is_locked` holds it for a moment

@@ -85,8 +85,7 @@ END = Token("end", "")
 def parse_where(where: str | None) -> tuple[str, list[Value]]:
     """Return a condition as an SQL expression and the values of its placeholders.
 
-    Raises:
-        ConfigError: it cannot be understood.
+    Like the other two, it raises a ConfigError that says what cannot be understood.
 
     Examples:
         >>> parse_where("arch=resgcn and miou>40%")
@@ -121,11 +120,7 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
 
 
 def parse_sort(sort: str | None) -> str:
-    """Return the terms of ORDER BY for "-miou,name"; runs without a value come last.
-
-    Raises:
-        ConfigError: there is no such column.
-    """
+    """Return the terms of ORDER BY for "-miou,name"; runs without a value come last."""
     terms = []
     for item in map(str.strip, sort.split(",") if sort is not None else []):
         name = _column(item.removeprefix("-"), "--sort")
@@ -134,14 +129,10 @@ def parse_sort(sort: str | None) -> str:
 
 
 def parse_columns(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the columns of the index that `names` mean; None: all.
-
-    Raises:
-        ConfigError: there is no such column.
-    """
-    if names is None:
-        return tuple(COLUMNS)
-    return tuple(_column(name.strip(), "--columns") for name in names)
+    """Return the columns of the index that `names` mean; None: all."""
+    return tuple(
+        _column(name.strip(), "--columns") for name in (COLUMNS if names is None else names)
+    )
 
 
 def _column(name: str, flag: str) -> str:
