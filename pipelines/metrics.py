@@ -36,24 +36,16 @@ class Scores:
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count pairs of ground truth and prediction.
+    """Count pairs of ground truth (n,) and prediction (n,) below C, the `num_classes`.
 
-    Args:
-        label: (n,) ground truth; points with a label ≥ C are not counted.
-        predicted: (n,) prediction, in 0 … C − 1.
-        num_classes: C.
-
-    Returns:
-        (C, C) int64, rows ground truth, columns prediction.
+    Points with a label ≥ C are not counted. Returns (C, C) int64, rows ground truth.
 
     Examples:
         >>> confusion(np.array([0, 0, 1]), np.array([0, 1, 1]), 2).tolist()
         [[1, 1], [0, 1]]
     """
     known = label < num_classes
-    if not known.all():
-        label, predicted = label[known], predicted[known]
-    pairs = label.astype(np.int64) * num_classes + predicted.astype(np.int64)
+    pairs = label[known].astype(np.int64) * num_classes + predicted[known].astype(np.int64)
     counts = np.bincount(pairs, minlength=num_classes * num_classes)
     return counts.reshape(num_classes, num_classes)
 

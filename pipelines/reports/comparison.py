@@ -72,15 +72,12 @@ class Difference:
 def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """Compare the scores.json of runs with that of the first.
 
-    Raises:
-        RunError: they were not scored on the same rooms under the same protocol.
+    RunError: they were not scored on the same rooms under the same protocol.
     """
-    first = found[0]
-    for name, values in zip(names[1:], found[1:], strict=True):
-        _check_comparable(names[0], first, name, values)
-    return [
-        _difference(name, first, values) for name, values in zip(names[1:], found[1:], strict=True)
-    ]
+    others = list(zip(names[1:], found[1:], strict=True))
+    for name, values in others:
+        _check_comparable(names[0], found[0], name, values)
+    return [_difference(name, found[0], values) for name, values in others]
 
 
 def _check_comparable(
@@ -107,13 +104,8 @@ def _difference(name: str, first: Mapping[str, Any], other: Mapping[str, Any]) -
     theirs = np.array([first["rooms"][room] for room in rooms])
     low, high = bootstrap_interval(theirs, ours)
     pairs = zip(first["iou"], other["iou"], strict=True)
-    return Difference(
-        name=name,
-        miou=other["miou"] - first["miou"],
-        low=low,
-        high=high,
-        iou=tuple(None if a is None or b is None else b - a for a, b in pairs),
-    )
+    iou = tuple(None if a is None or b is None else b - a for a, b in pairs)
+    return Difference(name, other["miou"] - first["miou"], low, high, iou)
 
 
 def bootstrap_interval(first: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -154,28 +146,20 @@ def pool(
 ) -> tuple[dict[int, Scores], Scores, Row]:
     """Return each area's scores, those of the summed counts, and the means over the areas.
 
-    Args:
-        values: the scores.json of each area.
-        absent_as: what an absent class counts as in the means.
+    `values` has the scores.json of each area; `absent_as` is as for `metrics.scores`.
     """
     classes = tuple(next(iter(values.values()))["classes"])
     counts = {area: np.array(each["confusion"]) for area, each in values.items()}
     areas = {area: scores(each, classes, absent_as=absent_as) for area, each in counts.items()}
     pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
-    return areas, pooled, mean_over_areas(list(areas.values()))
+    return areas, pooled, _mean_over_areas(list(areas.values()))
 
 
-def mean_over_areas(found: Sequence[Scores]) -> Row:
+def _mean_over_areas(found: Sequence[Scores]) -> Row:
     """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if known else None
-
-    return Row(
-        name="mean of areas",
-        miou=float(np.mean([each.miou for each in found])),
-        oa=float(np.mean([each.oa for each in found])),
-        macc=float(np.mean([each.macc for each in found])),
-        iou=tuple(mean(values) for values in zip(*(each.iou for each in found), strict=True)),
-    )
+    figures = ([getattr(each, name) for each in found] for name in ("miou", "oa", "macc"))
+    miou, oa, macc = (float(np.mean(values)) for values in figures)
+    by_class = zip(*(f.iou for f in found), strict=True)
+    known = [[value for value in values if value is not None] for values in by_class]
+    iou = tuple(float(np.mean(values)) if values else None for values in known)
+    return Row("mean of areas", miou, oa, macc, iou)

@@ -57,9 +57,7 @@ class Failures:
 
 def no_failures() -> Failures:
     """Return counts of zero."""
-    return Failures(
-        {name: np.zeros((len(edges) + 1, 2), np.int64) for name, edges in EDGES.items()}
-    )
+    return Failures({name: np.zeros((len(e) + 1, 2), np.int64) for name, e in EDGES.items()})
 
 
 def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> Failures:
@@ -75,7 +73,12 @@ def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> 
     wrong = label[chosen] != predicted[chosen]
     distance, density = surroundings(pos, label, chosen)
     values = {"boundary": distance, "density": density, "height": pos[chosen, 2]}
-    return Failures({name: _count(values[name], wrong, EDGES[name]) for name in EDGES})
+    counts = {}
+    for name, edges in EDGES.items():
+        bins, size = np.searchsorted(edges, values[name], side="right"), len(edges) + 1
+        both = [np.bincount(found, minlength=size) for found in (bins, bins[wrong])]
+        counts[name] = np.column_stack(both).astype(np.int64)
+    return Failures(counts)
 
 
 def surroundings(
@@ -100,14 +103,6 @@ def surroundings(
     return cKDTree(pos[edge]).query(pos[chosen], workers=-1)[0], density
 
 
-def _count(values: np.ndarray, wrong: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    bins = np.searchsorted(edges, values, side="right")
-    size = len(edges) + 1
-    return np.column_stack(
-        [np.bincount(bins, minlength=size), np.bincount(bins[wrong], minlength=size)]
-    ).astype(np.int64)
-
-
 def bin_names(edges: Sequence[float]) -> list[str]:
     """Return "< 0.02", "0.02 – 0.05", …, "≥ 0.5"."""
     inner = [f"{low:g} – {high:g}" for low, high in itertools.pairwise(edges)]
@@ -122,10 +117,9 @@ def confused_pairs(
     np.fill_diagonal(wrong, 0)
     totals = matrix.sum(axis=1)
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(classes)) for place in order]
     return [
         (classes[a], classes[b], int(wrong[a, b]), float(wrong[a, b] / totals[a]))
-        for a, b in pairs
+        for a, b in zip(*np.unravel_index(order, wrong.shape), strict=True)
         if wrong[a, b]
     ]
 

@@ -75,6 +75,7 @@ def score_record(
 ) -> dict[str, Any]:
     """Return everything that scores.json records."""
     target, options = evaluation.target, evaluation.options
+    store = target.store
     values = {
         "run": evaluation.run.name,
         "protocol": protocol,
@@ -83,32 +84,27 @@ def score_record(
         "seed": options.seed,
         "votes": options.votes if protocol == "room" else 1,
         "num_points": target.num_points,
-        "classes": list(target.store.classes),
+        "classes": list(store.classes),
         **asdict(found),
         "baseline": asdict(baseline),
         "confusion": counts.matrix.tolist(),
         "rooms": {name: matrix.tolist() for name, matrix in counts.rooms.items()},
         "blocks": counts.blocks,
         "seconds": counts.seconds,
-        "store": {"path": str(target.store.path), "fingerprint": target.store.fingerprint},
-        "store_rooms": len(target.store.rooms()),
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "store_rooms": len(store.rooms()),
         "training": evaluation.run.environment,
         "environment": describe_environment(next(target.model.parameters()).device),
     }
     if counts.first is not None:
-        once = scores(counts.first, target.store.classes, absent_as=options.absent)
-        values["first_vote"] = asdict(once)
+        values["first_vote"] = asdict(scores(counts.first, store.classes, absent_as=options.absent))
     if counts.failures is not None:
         values["failures"] = counts.failures.plain()
     return values
 
 
 def build_report(
-    evaluation: Evaluation,
-    counts: Counts,
-    found: Scores,
-    baseline: Scores,
-    values: Mapping[str, Any],
+    evaluation: Evaluation, counts: Counts, found: Scores, baseline: Scores, values: dict[str, Any]
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
     model, target, name = evaluation.config.model, evaluation.target, evaluation.run.name

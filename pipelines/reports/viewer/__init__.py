@@ -1,7 +1,7 @@
 """A scan as one HTML file that shows its points in 3-D, offline.
 
 The file holds the page (`page.*`), three.js (`three.min.js`, MIT) and the points: planes of values
-one after another, deflated, in base64.
+one after another, little-endian, deflated (zlib), in base64.
 
     x, y, z             uint16 each; metres = origin + step · value
     red, green, blue    uint8 each
@@ -77,17 +77,21 @@ def write_viewer(
     Raises:
         DatasetError: no point has finite coordinates.
     """
-    finite = np.flatnonzero(np.isfinite(pos).all(axis=1))
+    finite = shown = np.flatnonzero(np.isfinite(pos).all(axis=1))
     if not len(finite):
         raise DatasetError(f"{path}: found no point with finite coordinates to show.")
+    if len(finite) > max_points:
+        rng = np.random.default_rng(seed)
+        # In order, as neighbours deflate well.
+        shown = np.sort(rng.choice(finite, max_points, replace=False, shuffle=False))
     given = {"label": label, "predicted": predicted}
     known = {name: _class_plane(v, len(classes)) for name, v in given.items() if v is not None}
-    shown = _sample(finite, max_points, seed)
     origin, step, planes = _positions(pos[shown])
     planes |= {name: color[shown, axis] for axis, name in enumerate(("red", "green", "blue"))}
     planes |= {name: values[shown] for name, values in known.items()}
     if confidence is not None:
-        planes["confidence"] = _bytes(confidence[shown])
+        certain = np.clip(np.nan_to_num(confidence[shown]), 0, 1)
+        planes["confidence"] = np.rint(certain * 255).astype(np.uint8)
     shown_facts = {
         "title": title,
         "total": len(pos),
@@ -101,24 +105,10 @@ def write_viewer(
     }
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # and unsorted
-    page = environment.get_template("page.html")
-    atomic_text(
-        path, page.render(title=title, facts=shown_facts, points=pack(planes), source=_source)
-    )
-
-
-def pack(planes: Mapping[str, np.ndarray]) -> str:
-    """Return planes as text: little-endian, one after another, deflated (zlib), base64."""
     raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes.values())
-    return base64.b64encode(zlib.compress(raw, 6)).decode("ascii")
-
-
-def _sample(finite: np.ndarray, max_points: int, seed: int) -> np.ndarray:
-    """Return at most `max_points` of the indices, in order, as neighbours deflate well."""
-    if len(finite) <= max_points:
-        return finite
-    rng = np.random.default_rng(seed)
-    return np.sort(rng.choice(finite, max_points, replace=False, shuffle=False))
+    points = base64.b64encode(zlib.compress(raw, 6)).decode("ascii")
+    page = environment.get_template("page.html")
+    atomic_text(path, page.render(title=title, facts=shown_facts, points=points, source=_source))
 
 
 def _positions(pos: np.ndarray) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
@@ -137,11 +127,6 @@ def _class_plane(values: np.ndarray, num_classes: int) -> np.ndarray:
     """Return classes as uint8, other values as `NO_CLASS`."""
     valid = (values >= 0) & (values < num_classes)
     return np.where(valid, values, NO_CLASS).astype(np.uint8)
-
-
-def _bytes(values: np.ndarray) -> np.ndarray:
-    """Return values from 0 to 1 as 0 to 255, NaN as 0."""
-    return np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
 
 
 def _class_facts(
