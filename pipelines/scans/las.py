@@ -2,8 +2,8 @@
 
 The points are read once, in chunks, into a spool of coordinates and all dimensions. The labelled
 scan is the same file, point for point, with more dimensions. laspy and its decompressor believe
-what a file declares, and ask for memory that does not exist, which ends the process: so headers
-and the tables of compressed chunks are checked against the file first.
+what a file declares and ask for that much memory, which ends the process: so headers and tables of
+compressed chunks are checked against the file first.
 
 Reference:
     ASPRS, LAS Specification 1.4 – R15, 2019: header, variable length records, extra bytes.
@@ -17,7 +17,6 @@ import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,8 +29,12 @@ from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, kept
 
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
-# User and number of records: ours with the names of the classes, of LASzip, of extra dimensions.
-_OURS, _LASZIP, _EXTRA = ("deepgcn", 1), ("laszip encoded", 22204), ("LASF_Spec", 4)
+_OURS = ("deepgcn", 1)  # user and number of the record with the names of the classes
+_REPLACED = (_OURS, ("laszip encoded", 22204), ("LASF_Spec", 4))  # the last is of extra dimensions
+_KEPT = (  # of the header
+    *("file_source_id", "global_encoding", "uuid", "system_identifier", "creation_date"),
+    *("generating_software", "offsets", "scales", "extra_header_bytes", "extra_vlr_bytes"),
+)
 _DISK = (*DISK_FULL, errno.EROFS, errno.EACCES)
 _POINT_BYTES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # of the point formats 0 to 10
 _CHUNKED, _LAYERED = 2, 3  # compressors of the point formats 0 to 5, and 6 to 10
@@ -41,12 +44,8 @@ _EXTRA_BYTES = 14
 
 
 def read_las(path: Path, options: ScanOptions) -> Scan:
-    """Open a LAS or LAZ file.
-
-    Raises:
-        DatasetError: laspy is missing, or the file is no LAS, damaged, cut off or without points.
-    """
-    check_header(path)
+    """Open a LAS or LAZ file."""
+    _check_header(path)
     with _opened(path) as reader:
         kind = _columns(reader.header.point_format)
         names = kind.names or ()
@@ -59,11 +58,9 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
 
 
 def _columns(form: Any) -> np.dtype:
-    """Return the columns: coordinates, then all dimensions of the point format.
-
-    They have laspy's names, under which it gives scaled dimensions as their values. An extra
-    dimension that is called like a coordinate cannot be read so.
-    """
+    """Return the columns: coordinates, then all dimensions of the point format by laspy's names."""
+    # Under its name laspy gives a scaled dimension as its values; one named like a coordinate is
+    # out of reach.
     coordinates = {*"XYZ", *"xyz"}
     kinds = [(item.name, _kind(item)) for item in form.dimensions if item.name not in coordinates]
     return np.dtype([*((axis, np.dtype("f8")) for axis in "xyz"), *kinds])
@@ -71,10 +68,10 @@ def _columns(form: Any) -> np.dtype:
 
 def _kind(dimension: Any) -> np.dtype:
     """Return the type of a dimension's values; a few bits are a whole byte."""
-    base: np.dtype = np.dtype("u1") if dimension.dtype is None else dimension.dtype.base
+    base = np.dtype("u1") if dimension.dtype is None else dimension.dtype.base
     base = np.dtype("f8") if dimension.is_scaled else base
     count = dimension.num_elements
-    return base if count == 1 else np.dtype((base, (count,)))
+    return np.dtype((base, () if count == 1 else (count,)))
 
 
 def _table(points: Any, kind: np.dtype) -> np.ndarray:
@@ -85,12 +82,8 @@ def _table(points: Any, kind: np.dtype) -> np.ndarray:
     return table
 
 
-def check_header(path: Path) -> None:
-    """Check that what a LAS header declares can be in the file, before anything is allocated.
-
-    Raises:
-        DatasetError: it cannot, or the header is damaged.
-    """
+def _check_header(path: Path) -> None:
+    """Check that what a LAS header declares can be in the file, before anything is allocated."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(375)
@@ -118,84 +111,60 @@ def check_header(path: Path) -> None:
         and count * length > size - start,
     }
     found = next((text for text, wrong in problems.items() if wrong), None)
-    if found is None and packed:
-        with path.open("rb") as file:
-            found = _laz_problem(file, _Points(header_bytes, start, length, count, size))
     if found is not None:
         raise _damaged(path, found)
 
 
-@dataclass(frozen=True)
-class _Points:
-    """Say where the points of a LAS file are, in bytes, and how many."""
+def _laz_problem(file: BinaryIO, header: Any, file_size: int) -> str | None:
+    """Return what cannot be true of a LAZ file's compression, or None.
 
-    records: int  # where the records before the points begin
-    start: int  # where the points begin
-    length: int  # of an uncompressed point
-    count: int
-    size: int  # of the file
-
-
-def _laz_problem(file: BinaryIO, points: _Points) -> str | None:
-    """Return what cannot be true of a LAZ file's compression, or None."""
+    The header is laspy's, so that what is checked here is what the decompressor gets.
+    """
+    records = header.vlrs.get("LasZipVlr")
+    if not header.are_points_compressed:
+        return None
+    if not records:
+        return "compressed points without the record of LASzip"
+    record, length = records[0].record_data, header.point_format.size
+    start, count = header.offset_to_point_data, header.point_count
     try:
-        record = _laszip_record(file, points)
-        if record is None:
-            return "compressed points without the record of LASzip"
         compressor, chunk_size, number = struct.unpack_from("<H10xI16xH", record)
         items = [struct.unpack_from("<HH2x", record, 34 + 6 * item) for item in range(number)]
-        if sum(size for _, size in items) != points.length or not items:
-            return f"compressed items {tuple(items)} in points of {points.length} bytes"
+        if sum(size for _, size in items) != length or not items:
+            return f"compressed items {tuple(items)} in points of {length} bytes"
         if compressor not in (_CHUNKED, _LAYERED):
             return None  # one run of points without chunks, or unknown to the decompressor
-        table = _chunk_table(file, points)
-        if not points.start + 8 <= table <= points.size - 8:
-            return f"a table of chunks at byte {table:,} of {points.size:,}"
-        file.seek(table + 4)
-        (chunks,) = struct.unpack("<I", file.read(4))
-        if chunks * points.length > table - points.start - 8:
-            return f"{chunks:,} chunks in {table - points.start:,} bytes"
-        if chunk_size == 0 or points.count > chunks * chunk_size:
-            return f"{points.count:,} points in {chunks:,} chunks of {chunk_size:,}"
-        return (
-            _layer_problem(file, points, items, table, chunks) if compressor == _LAYERED else None
-        )
+        (table,) = _unpacked(file, start, "<q")
+        if table == -1:  # the writer could not seek, so it is at the end of the file
+            (table,) = _unpacked(file, file_size - 8, "<q")
+        if not start + 8 <= table <= file_size - 8:
+            return f"a table of chunks at byte {table:,} of {file_size:,}"
+        (chunks,) = _unpacked(file, table + 4, "<I")
+        if chunks * length > table - start - 8:
+            return f"{chunks:,} chunks in {table - start:,} bytes"
+        if chunk_size == 0 or count > chunks * chunk_size:
+            return f"{count:,} points in {chunks:,} chunks of {chunk_size:,}"
+        if compressor == _CHUNKED:
+            return None
+        layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
+        return _layer_problem(file, start + 8, length, layers, table, chunks)
     except struct.error:
         return "compressed points that are cut off"
 
 
-def _laszip_record(file: BinaryIO, points: _Points) -> bytes | None:
-    """Return the content of the LASzip record: compressor, points a chunk, items of a point."""
-    at = points.records
-    while at + 54 <= points.start:
-        file.seek(at)
-        user, number, length = struct.unpack("<2x16sHH32x", file.read(54))
-        if (user.rstrip(b"\0").decode("latin-1"), number) == _LASZIP:
-            return file.read(length)
-        at += 54 + length
-    return None
-
-
-def _chunk_table(file: BinaryIO, points: _Points) -> int:
-    """Return the byte at which the table of chunks begins."""
-    for at in (points.start, points.size - 8):
-        file.seek(at)
-        (table,) = struct.unpack("<q", file.read(8))
-        if table != -1:  # -1: the writer could not seek, so it is at the end of the file
-            break
-    return int(table)
+def _unpacked(file: BinaryIO, at: int, form: str) -> tuple[Any, ...]:
+    """Return the values at byte `at` of a file."""
+    file.seek(at)
+    return struct.unpack(form, file.read(struct.calcsize(form)))
 
 
 def _layer_problem(
-    file: BinaryIO, points: _Points, items: list[tuple[Any, ...]], table: int, chunks: int
+    file: BinaryIO, at: int, length: int, layers: int, table: int, chunks: int
 ) -> str | None:
     """Walk from chunk to chunk: a whole point, the number of points, the layers' sizes, layers."""
-    layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
-    at = points.start + 8
     for number in range(chunks):
-        file.seek(at + points.length)
-        count, *sizes = struct.unpack(f"<{1 + layers}I", file.read(4 + 4 * layers))
-        at += points.length + 4 + 4 * layers + sum(sizes)
+        count, *sizes = _unpacked(file, at + length, f"<{1 + layers}I")
+        at += length + 4 + 4 * layers + sum(sizes)
         if at > table:
             return f"{count:,} points that end at byte {at:,} in chunk {number} of {chunks:,}"
     return None
@@ -219,9 +188,14 @@ def _opened(path: Path) -> Iterator[Any]:
         ) from error
     failures: tuple[type[Exception], ...] = (
         *(laspy.errors.LaspyException, lazrs.LazrsError, struct.error, ValueError, OSError),
-        *(RuntimeError, LookupError, AttributeError, TypeError, OverflowError),
+        *(RuntimeError, LookupError, AttributeError, TypeError, OverflowError, MemoryError),
     )
     try:
+        with path.open("rb") as file:
+            header = laspy.LasHeader.read_from(file)
+            found = _laz_problem(file, header, path.stat().st_size)
+        if found is not None:
+            raise _damaged(path, found)
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:
             yield reader
     except BaseException as error:
@@ -231,7 +205,8 @@ def _opened(path: Path) -> Iterator[Any]:
         # A panic of the decompressor has no class that could be imported.
         if not isinstance(error, failures) and type(error).__name__ != "PanicException":
             raise
-        raise _damaged(path, str(error)[:150].split("\n")[0] or "no header") from error
+        found = "a size beyond all memory" if isinstance(error, MemoryError) else "no header"
+        raise _damaged(path, str(error)[:150].split("\n")[0] or found) from error
 
 
 def write_las(path: Path, scan: Scan, labels: Labels) -> None:
@@ -272,31 +247,21 @@ def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
     # 1.2 is the oldest that laspy writes all formats in; points of 1.0 and 1.1 look the same in it.
     version = laspy.header.Version(1, max(2, old.version.minor))
     header = laspy.LasHeader(version=version, point_format=old.point_format.id)
-    for name in (
-        *("file_source_id", "global_encoding", "uuid", "system_identifier", "creation_date"),
-        *("generating_software", "offsets", "scales", "extra_header_bytes", "extra_vlr_bytes"),
-    ):
+    for name in _KEPT:
         setattr(header, name, getattr(old, name))
-    header.vlrs.extend(
-        item for item in old.vlrs if (item.user_id, item.record_id) not in (_OURS, _EXTRA, _LASZIP)
-    )
-    names = ("description", "offsets", "scales", "no_data")
-    header.add_extra_dims(
-        [
-            laspy.ExtraBytesParams(
-                kept[item.name], item.dtype, **{name: getattr(item, name) for name in names}
-            )
-            for item in extra
-        ]
-        + [laspy.ExtraBytesParams(name=name, type=kind) for name, kind in added.items()]
-    )
+    header.vlrs.extend(item for item in old.vlrs if (item.user_id, item.record_id) not in _REPLACED)
+    dimensions = [
+        (kept[item.name], item.dtype, item.description, item.offsets, item.scales, item.no_data)
+        for item in extra
+    ]
+    header.add_extra_dims([laspy.ExtraBytesParams(*item) for item in (*dimensions, *added.items())])
     text = "\n".join(labels.comments()).encode()
     header.vlrs.append(laspy.VLR(*_OURS, LABELLED, text[:65535]))
     return header, kept
 
 
 def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, part: slice) -> Any:
-    """Return the result's points of one chunk."""
+    """Return one chunk of the result's points."""
     import laspy
 
     new = laspy.ScaleAwarePointRecord.zeros(len(points), header=header)

@@ -203,6 +203,28 @@ def test_a_laz_without_its_record(tmp_path: Path) -> None:
     assert "without the record of LASzip" in damaged(path, at, b"LASZIP")
 
 
+@pytest.mark.parametrize("length", [1 << 45, 1 << 63])
+def test_a_record_longer_than_all_memory(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "in.las"
+    data = write(path, "1.4", 6)
+    data.evlrs = laspy.vlrs.vlrlist.VLRList([laspy.VLR("somebody", 9, "behind", b"x" * 100)])
+    data.write(str(path))
+    at = path.stat().st_size - 160 + 20  # its length, in the 60 bytes before its content
+    assert "found a damaged or truncated LAS" in damaged(path, at, length.to_bytes(8, "little"))
+
+
+def test_a_second_name_of_the_laszip_record(tmp_path: Path) -> None:
+    """What is checked is the record that the decompressor takes: bytes behind a 0 do not count."""
+    path = tmp_path / "in.laz"
+    write(path, "1.4", 6)
+    content = path.read_bytes()
+    at = content.index(b"laszip encoded")
+    path.write_bytes(content[: at + 15] + b"x" + content[at + 16 :])
+    start = int.from_bytes(content[96:100], "little")
+    table = int.from_bytes(content[start : start + 8], "little")
+    assert "4,294,967,295 chunks in" in damaged(path, table + 4, b"\xff" * 4)
+
+
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "in.las", "1.2", 0)
     monkeypatch.setitem(__import__("sys").modules, "lazrs", None)
