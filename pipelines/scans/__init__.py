@@ -32,18 +32,13 @@ Writer = Callable[[Path, Scan, Labels], None]
 
 @dataclass(frozen=True)
 class Format:
-    """Say how scans of one format are read and written."""
+    """A scan format."""
 
     suffixes: tuple[str, ...]  # of its files, in lower case
     read: Reader
     write: Writer | None = None  # None if the format cannot hold labels
     labels_as: str = ".ply"  # the suffix of the labelled scan if there is no `write`
     unnamed: bool = False  # columns can be without names, so `--columns` applies
-
-    def results(self, suffix: str) -> tuple[str, ...]:
-        """Return the suffixes that a labelled scan can have, the default first."""
-        own = sorted(self.suffixes, key=lambda other: other != suffix) if self.write else []
-        return tuple(dict.fromkeys((*own, self.labels_as, ".ply")))
 
 
 _TEXT = (".xyz", ".xyzrgb", ".txt", ".csv", ".pts", ".asc")
@@ -60,9 +55,13 @@ FORMATS = {suffix: form for form in _FORMATS for suffix in form.suffixes}
 
 
 def _results(path: Path) -> tuple[str, ...]:
+    """Return the suffixes that a labelled scan can have, the default first."""
     suffix = path.suffix.lower()
     found = None if path.is_dir() else FORMATS.get(suffix)
-    return found.results(suffix) if found else (".ply",)
+    if found is None:
+        return (".ply",)
+    own = (suffix, *found.suffixes) if found.write else ()
+    return tuple(dict.fromkeys((*own, found.labels_as, ".ply")))
 
 
 def check_format(path: Path, out: Path | None = None) -> None:
@@ -97,12 +96,7 @@ def labelled_name(path: Path, suffix: str | None = None) -> str:
 def open_scan(
     path: Path, options: ScanOptions | None = None, *, folder: Reader | None = None
 ) -> Scan:
-    """Open a scan of any format.
-
-    Args:
-        path: the file.
-        options: what its file does not say.
-        folder: reads a scan that is a folder, as a room of S3DIS.
+    """Open a scan of any format; `folder` reads one that is a folder, as a room of S3DIS.
 
     Raises:
         ConfigError: the format is unknown, or an option does not fit it.
@@ -115,17 +109,15 @@ def open_scan(
         raise DatasetError(f"{path}: found no file there, expected a scan.")
     if path.is_dir() and folder is None:
         raise DatasetError(f"{path}: found a folder, expected the file of a scan.")
-    found = None if path.is_dir() else FORMATS[path.suffix.lower()]
-    if options.columns is not None and not (found and found.unnamed):
+    found = Format((), folder) if path.is_dir() and folder else FORMATS[path.suffix.lower()]
+    if options.columns is not None and not found.unnamed:
         unnamed = (suffix for suffix, form in FORMATS.items() if form.unnamed)
         raise ConfigError(
             f"--columns: found {options.columns!r} for {path.name}, whose columns have names; "
             f"expected it for these only: {', '.join(unnamed)}."
         )
-    read = found.read if found else folder
-    assert read is not None
     try:
-        return read(path, options)
+        return found.read(path, options)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror or error}).\nCheck the file and its rights."

@@ -1,7 +1,4 @@
-"""Find out how text scans and plain arrays are laid out.
-
-That is: how a line is cut into columns, and which columns are coordinates and colours.
-"""
+"""How text scans and plain arrays are laid out: cut into columns, of which some have a role."""
 
 from __future__ import annotations
 
@@ -36,14 +33,13 @@ _CUTS = ((";", "."), (";", ","), ("|", "."), (" ", "."), (" ", ","), (",", "."),
 
 @dataclass(frozen=True)
 class Cut:
-    """Say how lines are cut into words."""
+    """How lines are cut into words."""
 
     delimiter: str = " "  # one character; a space is any run of spaces and tabs
     decimal: str = "."  # the sign, a point or a comma
     count: int = 0  # words in a line
 
     def split(self, line: bytes) -> list[str]:
-        """Return the words of a line."""
         text = line.decode("utf-8", "replace")
         if self.delimiter == " ":
             return text.split()
@@ -55,17 +51,14 @@ class Cut:
         return [word.strip() for word in words]
 
     def count_words(self, line: bytes) -> int:
-        """Return the number of words of a line."""
         if self.delimiter == " ":
             return len(line.split())
-        if b'"' in line:
-            return len(self.split(line))
-        return line.count(self.delimiter.encode()) + 1
+        return len(self.split(line)) if b'"' in line else line.count(self.delimiter.encode()) + 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Say how a text scan is written."""
+    """How a text scan is written."""
 
     cut: Cut
     roles: tuple[str, ...]  # "x", "y", "z", "r", "g", "b", LABEL or "-" for each column
@@ -73,17 +66,17 @@ class Layout:
     header: int | None  # which of them (from 0) names the columns
     counted: bool  # whether the first line is the number of points, as in a PTS file
     joint: str  # what separates two columns
-    notes: tuple[str, ...]  # what was detected
+    note: str  # what was detected
     label: str = LABEL  # the name of the column with the role LABEL
 
     def read(self) -> list[tuple[str, int]]:
-        """Return the name of each field that is read, and the column that it is in."""
+        """Return the name and the column of each field that is read."""
         roles = [role for role in (*"xyzrgb", LABEL) if role in self.roles]
         names = {**COLUMN_NAMES, LABEL: self.label}
         return [(names.get(role, role), self.roles.index(role)) for role in roles]
 
     def names(self) -> list[str]:
-        """Return a name for each column, for a scan without a header."""
+        """Return a name for each column of a scan without a header."""
         roles = [f"column_{n}" if r == "-" else r for n, r in enumerate(self.roles, start=1)]
         return [COLUMN_NAMES.get(role, role) for role in roles]
 
@@ -93,11 +86,8 @@ def find_layout(
 ) -> Layout:
     """Detect from its first lines, without line ends, how a text scan is written.
 
-    `columns` and `label` are those of `ScanOptions`.
-
-    Raises:
-        ConfigError: `columns` does not fit.
-        DatasetError: no line of at least three numbers follows at most one header line.
+    `columns` and `label` are those of `ScanOptions`. Lines of at least three numbers have to follow
+    at most one header line.
     """
     first, counted = _first_data(path, lines)
     header = None
@@ -118,21 +108,14 @@ def find_layout(
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
     roles, how = _roles(path, cut, names, sample[:SAMPLE], columns)
-    if (place := _place_of(label or "", names, roles)) is not None:
-        roles = (*roles[:place], LABEL, *roles[place + 1 :])
+    named = [*(names or ()), *(f"column_{n}" for n in range(1, cut.count + 1))]
+    if label and label.lower() in named:
+        at = named.index(label.lower()) % cut.count
+        roles = (*roles[:at], LABEL if roles[at] == "-" else roles[at], *roles[at + 1 :])
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     note += ", with decimal commas" if cut.decimal == "," else ""
     joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
-    return Layout(cut, roles, first, header, counted, joint, (note,), label or LABEL)
-
-
-def _place_of(label: str, names: Sequence[str] | None, roles: Sequence[str]) -> int | None:
-    """Return which column (from 0) a label names, unless it is none or has another role."""
-    named = [*(names or ()), *(f"column_{n}" for n in range(1, len(roles) + 1))]
-    if not label or label.lower() not in named:
-        return None
-    place = named.index(label.lower()) % len(roles)
-    return place if roles[place] == "-" else None
+    return Layout(cut, roles, first, header, counted, joint, note, label or LABEL)
 
 
 def _first_data(path: Path, lines: Sequence[bytes]) -> tuple[int, bool]:
@@ -158,7 +141,7 @@ def _cut(line: bytes) -> Cut | None:
 
 
 def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
-    """Return the decimal sign, by more than the first line: that may hold whole numbers only."""
+    """Return the decimal sign; the first line, which the cut is of, may hold whole numbers only."""
     for word in chain.from_iterable(sample if cut.delimiter != "," else ()):
         if is_number(word, ".") != is_number(word, ","):
             return "." if is_number(word, ".") else ","
@@ -204,17 +187,17 @@ def _roles(
 
 
 def is_data(line: bytes) -> bool:
-    """Return whether a line is neither empty nor a comment."""
+    """Tell a line from an empty one and a comment."""
     return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
 
 
 def to_float(word: str, decimal: str) -> float:
-    """Return the number that a word is; NaN if it says that there is none."""
+    """Convert a word; one that stands for a missing number becomes NaN."""
     return float("nan" if word in NOT_A_NUMBER else word.replace(decimal, "."))
 
 
 def reads(word: str, kind: str, decimal: str) -> bool:
-    """Return whether a word is a number of a kind."""
+    """Return whether a word is a number of a kind: "f8", "i8" or "u8"."""
     try:
         if kind == "f8":
             to_float(word, decimal)
@@ -233,16 +216,12 @@ def is_number(word: str, decimal: str = ".") -> bool:
 
 
 def shown(line: bytes) -> str:
-    """Return a line as a message can show it."""
+    """Shorten a line for a message."""
     return repr(line[:60].decode("latin-1").strip())
 
 
 def parse_columns(columns: str) -> list[str]:
-    """Return the roles in an option such as "x,y,z,r,g,b,-".
-
-    Raises:
-        ConfigError: a coordinate is missing, a name is unknown or occurs twice.
-    """
+    """Return the roles in an option such as "x,y,z,r,g,b,-", or raise ConfigError."""
     names = [name.strip().lower() for name in columns.split(",")]
     used = [name for name in names if name != "-"]
     complete = {*"xyz"} <= set(used) and len({*"rgb"} & set(used)) in (0, 3)
@@ -255,11 +234,7 @@ def parse_columns(columns: str) -> list[str]:
 
 
 def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
-    """Return the role of each of `count` columns as the option gives them; "-" for the rest.
-
-    Raises:
-        ConfigError: the option names more columns than there are.
-    """
+    """Return the role of each of `count` columns as the option gives them; "-" for the rest."""
     given = parse_columns(columns)
     if len(given) > count:
         raise ConfigError(
@@ -299,23 +274,14 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     intensity precedes them.
     """
     count = values.shape[1]
+    whole = (values >= 0) & (values <= 65535) & (values == np.rint(values))
+    fraction = (values >= 0) & (values <= 1)
     # Right after the coordinates and after normals is likelier than any other place.
     starts = [4] if intensity_first and count >= 7 else [3, 6, *range(4, count - 2)]
     starts = [start for start in starts if start + 3 <= count]
-    for test in (_bytes, _whole, _fraction):
+    for fits, above in ((whole, 1), (whole, -1), (fraction, -1)):
         for start in starts:
-            if test(values[:, start : start + 3]):
+            three = slice(start, start + 3)
+            if fits[:, three].all() and values[:, three].max(initial=0) > above:
                 return (*"xyz", *["-"] * (start - 3), *"rgb", *["-"] * (count - start - 3))
     return (*"xyz", *["-"] * (count - 3))
-
-
-def _bytes(values: np.ndarray) -> bool:
-    return _whole(values) and bool(values.max(initial=0) > 1)
-
-
-def _whole(values: np.ndarray) -> bool:
-    return bool(((values >= 0) & (values <= 65535) & (values == np.rint(values))).all())
-
-
-def _fraction(values: np.ndarray) -> bool:
-    return bool(((values >= 0) & (values <= 1)).all())

@@ -8,6 +8,7 @@ Reference:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,6 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
     Fields other than coordinates and colours keep their names (`intensity`, `rowIndex`,
     `nor:normalX`, …); they are 0 in a scan without them. `scan` counts the scans from 0. A point
     that the scanner marked as invalid is NaN.
-
-    Raises:
-        DatasetError: pye57 is missing, or the file is no E57, damaged or without points.
     """
     with path.open("rb") as content:
         if (head := content.read(8)) != b"ASTM-E57":
@@ -48,9 +46,8 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
         with pye57.E57(str(path)) as file:
             headers = [file.get_header(number) for number in range(file.scan_count)]
             table = _table_kind(headers)
-            scans = enumerate(headers)
-            parts = (rows for n, header in scans for rows in _scan_rows(file, header, table, n))
-            rows = spooled(path, parts, table)
+            scans = (_scan_rows(file, header, table, n) for n, header in enumerate(headers))
+            rows = spooled(path, chain.from_iterable(scans), table)
     except failures as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"
@@ -84,9 +81,8 @@ def _kinds(header: Any) -> dict[str, np.dtype]:
         node = prototype.get(name)
         if node.type() == libe57.E57_INTEGER:
             whole = libe57.IntegerNode(node)
-            found[name] = np.result_type(
-                *map(np.min_scalar_type, (whole.minimum(), whole.maximum()))
-            )
+            limits = (whole.minimum(), whole.maximum())
+            found[name] = np.result_type(*map(np.min_scalar_type, limits))
         elif node.type() == libe57.E57_SCALED_INTEGER:
             found[name] = np.dtype("f8")
         elif node.type() == libe57.E57_FLOAT:
@@ -104,8 +100,7 @@ def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator
     invalid = _INVALID[0] if system is _CARTESIAN else _INVALID[1]
     columns = {name: _NAMES.get(name, name) for name in kinds}
     columns = {name: new for name, new in columns.items() if new in (table.names or ())}
-    wanted = {*system, *columns, *({invalid} & kinds.keys())}
-    found, buffers = _buffers(file, wanted)
+    found, buffers = _buffers(file, {*system, *columns, *({invalid} & kinds.keys())})
     reader = header.points.reader(buffers)
     rotation, translation = header.rotation_matrix, header.translation
     while count := reader.read():
@@ -129,12 +124,12 @@ def _buffers(file: Any, names: Iterable[str]) -> tuple[dict[str, np.ndarray], An
     """
     from pye57 import libe57
 
-    arrays, buffers = {}, libe57.VectorSourceDestBuffer()
-    for name in names:
-        arrays[name] = np.empty(CHUNK, "f8")
-        buffers.append(
-            libe57.SourceDestBuffer(file.image_file, name, arrays[name], CHUNK, True, True)
-        )
+    arrays, buffers = (
+        {name: np.empty(CHUNK, "f8") for name in names},
+        libe57.VectorSourceDestBuffer(),
+    )
+    for name, array in arrays.items():
+        buffers.append(libe57.SourceDestBuffer(file.image_file, name, array, CHUNK, True, True))
     return arrays, buffers
 
 

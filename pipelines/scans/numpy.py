@@ -15,9 +15,9 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -31,11 +31,10 @@ from .table import (
     Scan,
     ScanOptions,
     chunks,
-    column_kind,
     kept_names,
     named_scan,
     spooled,
-    tables,
+    spooled_columns,
 )
 
 POSITIONS = ("pos", "xyz", "points", "positions", "coords", "coord", "vertices", "data", "scan")
@@ -49,40 +48,24 @@ _BAD_ARCHIVE = (
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 
 
-@dataclass(frozen=True)
-class Header:
-    """Say of what type and shape an array is, and at which byte of its file its values begin.
+class _Header(NamedTuple):
+    """What the header of an array says."""
 
-    `fortran` says whether they are stored column by column; `where` names the array in messages.
-    """
-
-    where: str
-    kind: np.dtype
-    shape: tuple[int, ...]
-    fortran: bool
-    start: int
+    kind: np.dtype  # of a row, structured
+    by_column: bool  # whether the values are stored column by column
+    start: int  # the byte at which they begin
 
 
 def read_npy(path: Path, options: ScanOptions) -> Scan:
-    """Open an NPY file.
-
-    Raises:
-        ConfigError: `options.columns` does not fit.
-        DatasetError: it is no NPY, holds objects, is cut off, or has no coordinates.
-    """
+    """Open an NPY file."""
     with path.open("rb") as file:
-        header = _header(str(path), file, size := path.stat().st_size)
-    content = np.memmap(path, np.uint8, "r") if size else np.empty(0, np.uint8)
-    return _scan_of(path, header.where, _rows(path, header, content[header.start :]), options)
+        header = _header(str(path), file, path.stat().st_size)
+    content = np.memmap(path, np.uint8, "r")[header.start :]
+    return _scan_of(path, str(path), _rows(path, header, content), options)
 
 
 def read_npz(path: Path, options: ScanOptions) -> Scan:
-    """Open an NPZ file; its arrays are unpacked into a spool.
-
-    Raises:
-        ConfigError: `options.columns` does not fit.
-        DatasetError: it is no NPZ, damaged, or has no coordinates.
-    """
+    """Open an NPZ file; its arrays are unpacked into a spool."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_archive(path, archive, options)
@@ -123,10 +106,9 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) ->
 
 
 def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -> Scan:
-    """Return the scan with the first columns of another array as well, under new names.
+    """Return the scan with the columns of another array as well, under new names.
 
-    Raises:
-        DatasetError: the array has another number of rows, or too few or many columns.
+    One column more, as of an alpha channel, is left out.
     """
     found = columns.dtype.names or ()
     if len(columns) != len(scan) or len(found) not in (len(names), len(names) + 1):
@@ -136,64 +118,50 @@ def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -
         )
     sources = {name: scan.rows[name] for name in scan.fields if name not in names}
     sources |= {new: columns[old] for new, old in zip(names, found, strict=False)}
-    parts = (table for _, table in tables(sources))
-    rows = spooled(scan.path, parts, column_kind(sources))
-    return replace(scan, rows=rows, fields=tuple(sources))
+    return replace(scan, rows=spooled_columns(scan.path, sources), fields=tuple(sources))
 
 
 def _unpacked(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, least: int = 3
 ) -> np.ndarray:
-    """Return an array of the archive as rows of `least` or more numbers, through a spool."""
+    """Return an array of the archive as rows of `least` or more columns, through a spool."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise zipfile.BadZipFile(f"{info.filename} is compressed as type {info.compress_type}")
+    where = f"{path}: {info.filename}"
     with archive.open(info) as stream:
-        header = _header(f"{path}: {info.filename}", stream, info.file_size)
-        _row_kind(header, least)
+        header = _header(where, stream, info.file_size, least)
         parts = (stream.read(part.stop - part.start) for part in chunks(info.file_size))
         bytes_of = (np.frombuffer(part, np.uint8) for part in parts)
         content = spooled(path, bytes_of, np.dtype(np.uint8))
     if len(content) < info.file_size - header.start:
-        raise DatasetError(f"{header.where}: found it cut off.\nCopy or save the scan again.")
-    return _rows(path, header, content, least)
+        raise DatasetError(f"{where}: found it cut off.\nCopy or save the scan again.")
+    return _rows(path, header, content)
 
 
-def _row_kind(header: Header, least: int = 3) -> np.dtype:
-    """Return the structured type of a row.
-
-    Raises:
-        DatasetError: the array is neither structured (N,) nor numbers (N, `least` or more).
-    """
-    kind, shape = header.kind, header.shape
+def _row_kind(where: str, kind: np.dtype, shape: tuple[int, ...], least: int) -> np.dtype:
+    """Return the structured type of a row of an array."""
     if kind.names and len(shape) == 1:
         return kind
-    if least == 1 and len(shape) == 1:
-        shape = (*shape, 1)
-    if kind.kind in "biuf" and len(shape) == 2 and least <= shape[1] < 1000:
-        return np.dtype([(f"column_{number}", kind) for number in range(shape[1])])
+    columns = 1 if least == len(shape) == 1 else shape[1] if len(shape) == 2 else 0
+    if kind.kind in "biuf" and least <= columns < 1000:
+        return np.dtype([(f"column_{number}", kind) for number in range(columns)])
     raise DatasetError(
-        f"{header.where}: found {kind.name} of shape {header.shape}, expected numbers "
+        f"{where}: found {kind.name} of shape {shape}, expected numbers "
         f"(N, {least} or more) or a structured array (N,) with fields x, y, z."
     )
 
 
-def _rows(path: Path, header: Header, content: np.ndarray, least: int = 3) -> np.ndarray:
+def _rows(path: Path, header: _Header, content: np.ndarray) -> np.ndarray:
     """Return the values of an array, given as bytes, as rows of a structured type."""
-    kind = _row_kind(header, least)
-    if not header.fortran or len(header.shape) == 1:
+    names, kind = header.kind.names or (), header.kind
+    if not header.by_column:
         return content.view(kind)
-    values = content.view(header.kind).reshape(header.shape, order="F")
-    columns = dict(zip(kind.names or (), values.T, strict=True))
-    return spooled(path, (table for _, table in tables(columns)), kind)
+    columns = content.view(kind[0]).reshape(len(names), -1)
+    return spooled_columns(path, dict(zip(names, columns, strict=True)))
 
 
-def _header(where: str, stream: IO[bytes], size: int) -> Header:
-    """Read the header of an array, and leave the stream at its values.
-
-    Raises:
-        DatasetError: it is none, of pickled objects, or does not fit the `size` of header and
-            values in bytes.
-    """
+def _header(where: str, stream: IO[bytes], size: int, least: int = 3) -> _Header:
+    """Read the header of an array of `size` bytes in all, and leave the stream at its values."""
     head = io.BytesIO(stream.read(LONGEST_HEADER))  # so a length that lies allocates nothing
     try:
         version = np.lib.format.read_magic(head)
@@ -221,7 +189,7 @@ def _header(where: str, stream: IO[bytes], size: int) -> Header:
             f"{kind.name} of shape {shape}.\nCopy or save the scan again."
         )
     stream.seek(start)
-    return Header(where, kind, shape, fortran, start)
+    return _Header(_row_kind(where, kind, shape, least), fortran and len(shape) == 2, start)
 
 
 def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> Scan:
@@ -253,9 +221,6 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
     Added are `class` uint8 (255 for a point without label), `confidence` float32, `classes` (the
     names, in the order of the labels), and `probabilities` (N, C) float32 if there are any. An
     array of the scan whose name is taken gets `scan_` in front; that of an NPY file is `points`.
-
-    Raises:
-        DatasetError: an array of the scan is damaged.
     """
     added = {
         "class": labels.label,

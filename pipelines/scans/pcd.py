@@ -30,6 +30,7 @@ from .table import (
     kept_names,
     named_scan,
     spooled,
+    spooled_columns,
     tables,
 )
 from .text import text_rows
@@ -43,7 +44,7 @@ _PACKED = ("scan_rgb", "scan_rgba", "rgb", "rgba")
 
 @dataclass(frozen=True)
 class Header:
-    """Hold what a PCD header says."""
+    """What a PCD header says."""
 
     kind: np.dtype  # structured, of a row; padding fields `_` are holes in it
     filled: np.dtype  # the same with every field, as ASCII and compressed files hold them
@@ -64,12 +65,8 @@ class Header:
 
 
 def read_pcd(path: Path, options: ScanOptions) -> Scan:
-    """Open a PCD file.
-
-    Raises:
-        DatasetError: the file is no PCD, damaged, cut off, without points or without coordinates.
-    """
-    header = read_header(path)
+    """Open a PCD file."""
+    header = _read_header(path)
     readers = {"ascii": _read_ascii, "binary": _map_binary, "binary_compressed": _decompress}
     rows = readers[header.encoding](path, header)
     scan = named_scan(path, rows, options, labelled=header.labelled, source=header)
@@ -81,7 +78,7 @@ def read_pcd(path: Path, options: ScanOptions) -> Scan:
 
 
 def _with_channels(rows: np.ndarray, packed: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the same rows with three more names for the bytes of the colour, and those names."""
+    """Return the same rows with names for the bytes of the packed colour, and those names."""
     fields = {name: item[:2] for name, item in (rows.dtype.fields or {}).items()}
     start = fields[packed][1]
     color = tuple(f"{packed}.{channel}" for channel in COLOR_NAMES)
@@ -91,12 +88,8 @@ def _with_channels(rows: np.ndarray, packed: str) -> tuple[np.ndarray, tuple[str
     return rows.view(np.dtype({**view, "itemsize": rows.dtype.itemsize})), color  # type: ignore[call-overload]
 
 
-def read_header(path: Path) -> Header:
-    """Read a PCD header and check that what it declares can be in the file.
-
-    Raises:
-        DatasetError: it cannot, or the header is damaged.
-    """
+def _read_header(path: Path) -> Header:
+    """Read a PCD header and check that what it declares can be in the file."""
     with path.open("rb") as file:
         head = file.read(LONGEST_HEADER)
     words, start, labelled = _header_words(path, head)
@@ -144,7 +137,7 @@ def _parse_header(words: dict[str, list[str]], start: int, labelled: bool) -> He
     counts = [int(word) for word in words.get("COUNT", ["1"] * len(names))]
     if not len(names) == len(words["SIZE"]) == len(words["TYPE"]) == len(counts):
         raise ValueError("FIELDS, SIZE, TYPE and COUNT differ in length")
-    kinds = [_field_kind(*item) for item in zip(words["TYPE"], words["SIZE"], counts, strict=True)]
+    kinds = list(map(_field_kind, words["TYPE"], words["SIZE"], counts))
     if sum(kind.itemsize for kind in kinds) > LARGEST_ROW:
         raise ValueError(f"points of more than {LARGEST_ROW} bytes")
     filled = np.dtype(list(zip(_unique(names), kinds, strict=True)))
@@ -166,12 +159,11 @@ def _field_kind(letter: str, size: str, count: int) -> np.dtype:
         raise ValueError(f"the unknown type {letter} of size {size}")
     if not 1 <= count <= LARGEST_ROW:
         raise ValueError(f"COUNT {count}")
-    scalar = np.dtype(f"<{letter.lower()}{size}")
-    return scalar if count == 1 else np.dtype((scalar, (count,)))
+    return np.dtype((f"<{letter.lower()}{size}", () if count == 1 else (count,)))
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Return the names; one that occurred before gets a number at its end."""
+    """Append a number to each name that occurred before."""
     found: list[str] = []
     for name in names:
         new, number = name, 1
@@ -188,7 +180,7 @@ def _map_binary(path: Path, header: Header) -> np.ndarray:
 
 
 def _decompress(path: Path, header: Header) -> np.ndarray:
-    """Decompress into a spool; compressed files hold one whole field after the other."""
+    """Decompress the fields, which a compressed file holds one after the other."""
     packed, size = map(int, np.memmap(path, "<u4", mode="r", offset=header.start, shape=(2,)))
     rest = path.stat().st_size - header.start - 8
     expected = header.count * header.filled.itemsize
@@ -201,22 +193,25 @@ def _decompress(path: Path, header: Header) -> np.ndarray:
     if size == 0:
         return np.empty(0, header.kind)
     source = np.memmap(path, np.uint8, mode="r", offset=header.start + 8, shape=(packed,))
-    # Written before it is mapped: a map of a file too large for the disk ends the process.
+    # Zeros are written first: a map of a file that is too large for the disk ends the process.
     zeros = (np.zeros(part.stop - part.start, np.uint8) for part in chunks(size))
     plain = spooled(path, zeros, np.dtype(np.uint8), writable=True)
     if lzf_decompress(source, plain) != size:
         raise DatasetError(
             f"{path}: found damaged compressed data.\nCopy or export the scan again."
         )
-    return _interleaved(path, header, plain)
+    columns, start = {}, 0
+    for name in header.filled.names or ():
+        kind = header.filled[name]
+        column = plain[start : start + header.count * kind.itemsize].view(kind.base)
+        columns[name] = column.reshape(header.count, *kind.shape)
+        start += header.count * kind.itemsize
+    return spooled_columns(path, columns).view(header.kind)
 
 
 @njit(cache=True, nogil=True)
 def lzf_decompress(packed: Any, out: Any) -> Any:
-    """Decompress LZF `packed` (n,) uint8 into `out` (m,) uint8.
-
-    Returns the number of bytes written, at most m; -1 for damaged input.
-    """
+    """Decompress (n,) uint8 into `out` (m,) uint8; return the bytes written, -1 if damaged."""
     read = written = 0
     while read < len(packed):
         control = int(packed[read])
@@ -244,18 +239,6 @@ def lzf_decompress(packed: Any, out: Any) -> Any:
     return written
 
 
-def _interleaved(path: Path, header: Header, plain: np.ndarray) -> np.ndarray:
-    """Turn whole fields, one after the other, into rows."""
-    columns, start = {}, 0
-    for name in header.filled.names or ():
-        kind = header.filled[name]
-        column = plain[start : start + header.count * kind.itemsize].view(kind.base)
-        columns[name] = column.reshape(header.count, *kind.shape)
-        start += header.count * kind.itemsize
-    rows = spooled(path, (table for _, table in tables(columns)), column_kind(columns))
-    return rows.view(header.kind)
-
-
 def _read_ascii(path: Path, header: Header) -> np.ndarray:
     packed, filled = header.packed(), header.filled
     if packed is None:
@@ -278,7 +261,7 @@ def _packed_bits(values: np.ndarray) -> np.ndarray:
     """Return packed colours (n,) uint32 from text, (n,) float64.
 
     Some programs write the four bytes as an integer, others as the float of the same bytes, which
-    is below 1e-37 (or NaN) for every colour.
+    is below 1e-37 or NaN for every colour.
     """
     finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     if np.any(np.abs(finite) >= 1):

@@ -36,14 +36,11 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class Element:
-    """Say how many elements of one name there are, and what each holds.
-
-    `properties` are pairs of a name and types: of the value, or of a list's length and items.
-    """
+    """The elements of one name, such as the vertices."""
 
     name: str
     count: int
-    properties: list[tuple[str, list[str]]]
+    properties: list[tuple[str, list[str]]]  # a name, and types: a value's, or a list's two
 
     @property
     def has_lists(self) -> bool:
@@ -51,14 +48,14 @@ class Element:
         return any(len(kinds) > 1 for _, kinds in self.properties)
 
     def least_bytes(self, order: str) -> int:
-        """Return the least bytes that the elements take: lists can be empty, words one letter."""
+        """Return the fewest bytes they can take: lists may be empty, words of one letter."""
         sizes = [np.dtype(kinds[0]).itemsize if order else 2 for _, kinds in self.properties]
         return self.count * sum(sizes)
 
 
 @dataclass(frozen=True)
 class Header:
-    """Hold what a PLY header says."""
+    """What a PLY header says."""
 
     order: str  # of bytes: "<" or ">"; "" for text
     elements: list[Element]
@@ -68,12 +65,7 @@ class Header:
 
 
 def read_ply(path: Path, options: ScanOptions) -> Scan:
-    """Open a PLY file.
-
-    Raises:
-        DatasetError: the file is no PLY, truncated, without points, or its vertices have no
-            coordinates or a list property.
-    """
+    """Open a PLY file."""
     header = read_header(path)
     at = [element.name for element in header.elements].index("vertex")
     before, vertex = header.elements[:at], header.elements[at]
@@ -91,13 +83,7 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
 
 
 def read_header(path: Path) -> Header:
-    """Read a PLY header and check that what it declares can be in the file.
-
-    Comments are free text, in UTF-8 or any other encoding.
-
-    Raises:
-        DatasetError: it cannot, or the header is damaged.
-    """
+    """Read a PLY header and check that what it declares can be in the file."""
     with path.open("rb") as file:
         head = file.read(LONGEST_HEADER)
     newline = b"\r\n" if head[3:5] == b"\r\n" else head[3:4]
@@ -113,7 +99,7 @@ def read_header(path: Path) -> Header:
 
 
 def _header_lines(path: Path, head: bytes, newline: bytes) -> tuple[list[str], int]:
-    """Return the header's lines, the first and the last included, and where the data begins."""
+    """Return the header's lines, from the first to the last, and where the data begins."""
     lines: list[str] = []
     start = 0
     if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
@@ -130,14 +116,14 @@ def _header_lines(path: Path, head: bytes, newline: bytes) -> tuple[list[str], i
 
 
 def _decoded(line: bytes) -> str:
-    try:
+    try:  # a comment may be in any encoding
         return line.decode("utf-8").strip()
     except UnicodeDecodeError:
         return line.decode("latin-1").strip()
 
 
 def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
-    """Return the byte order and the elements; see `Header`."""
+    """Return the byte order and the elements."""
     order = None
     elements: list[Element] = []
     for line in lines[1:-1]:
@@ -198,11 +184,7 @@ def _check_size(path: Path, order: str, elements: list[Element], start: int) -> 
 
 
 def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
-    """Return the byte at which binary vertices begin, after the elements `before` them.
-
-    Raises:
-        DatasetError: the file ends before the vertices do.
-    """
+    """Return the byte at which binary vertices begin; check that the file goes on to their end."""
     start = header.start
     with path.open("rb") as file:
         for element in before:
@@ -230,12 +212,13 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     flat, added = _flat_columns(scan), labels.columns()
     kept = kept_names(list(flat), (*COLOR_NAMES, *added))
     columns = {kept[name]: column for name, column in flat.items()}
-    fields = [(name, _ply_kind(column.dtype)) for name, column in columns.items()]
-    fields += [(name, np.dtype("u1")) for name in COLOR_NAMES]
-    fields += [(name, _ply_kind(column.dtype)) for name, column in added.items()]
+    kinds = {name: _ply_kind(column.dtype) for name, column in columns.items()}
+    kinds |= dict.fromkeys(COLOR_NAMES, np.dtype("u1"))
+    kinds |= {name: _ply_kind(column.dtype) for name, column in added.items()}
+    kind = np.dtype(list(kinds.items()))
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(len(scan), np.dtype(fields), labels.comments()))
-        for part, table in tables({**columns, **added}, np.dtype(fields)):
+        file.write(_header(len(scan), kind, labels.comments()))
+        for part, table in tables({**columns, **added}, kind):
             for name, values in zip(COLOR_NAMES, labels.colors(part).T, strict=True):
                 table[name] = values
             file.write(table.tobytes())

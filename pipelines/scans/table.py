@@ -1,4 +1,4 @@
-"""Hold a scan as a table: what the reader of a format returns and its writer takes.
+"""A scan as a table in memory: what the reader of a format returns and its writer takes.
 
 The rows are one structured array. Binary formats are memory-mapped; what has to be parsed or
 decompressed is `spooled` to an unnamed temporary file, which is mapped as well. So a scan's own
@@ -32,21 +32,15 @@ BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """Say about a scan what its file does not.
+    """What a scan's file does not say about it."""
 
-    Attributes:
-        up: the scan's vertical axis: "z", "y" or "x".
-        scale: metres per unit of its coordinates.
-        columns: roles of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is
-            any other column. None: they are detected.
-        label: a column of numbers of a text file that `Scan.rows` holds as well, by its name in
-            the header or as "column_7" (from 1), or an array (N,) of an NPZ file. Other formats
-            hold all their columns anyway.
-    """
-
-    up: str = "z"
-    scale: float = 1.0
+    up: str = "z"  # the vertical axis: "z", "y" or "x"
+    scale: float = 1.0  # metres per unit of the coordinates
+    # Roles of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is any other
+    # column. None: they are detected.
     columns: str | None = None
+    # A column of a text file that `Scan.rows` holds as well, by its name in the header or as
+    # "column_7" (from 1), or an array (N,) of an NPZ file. Other formats hold all columns anyway.
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -62,30 +56,17 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class Scan:
-    """Hold a scan as it is in its file.
-
-    Attributes:
-        path: the file.
-        rows: (N,) structured array, in the order of the file, N > 0.
-        position: the three columns of `rows` that are the scan's own x, y and z.
-        color: the three columns of `rows` that are its colour, or None.
-        fields: the columns that a writer keeps, coordinates and colours among them, by the names
-            in the file.
-        notes: what was detected and the user should know.
-        dropped: names and counts of elements other than points, which are not written again.
-        options: the vertical axis and the unit.
-        source: what else the writer of the same format needs.
-    """
+    """A scan as it is in its file."""
 
     path: Path
-    rows: np.ndarray
-    position: tuple[str, ...]
-    color: tuple[str, ...] | None
-    fields: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    dropped: dict[str, int] = field(default_factory=dict)
+    rows: np.ndarray  # (N,) structured, in the order of the file, N > 0
+    position: tuple[str, ...]  # the columns of `rows` that are the scan's own x, y and z
+    color: tuple[str, ...] | None  # the columns of `rows` that are red, green and blue
+    fields: tuple[str, ...]  # the columns that a writer keeps, coordinates and colours included
+    notes: tuple[str, ...] = ()  # what was detected and the user should know
+    dropped: dict[str, int] = field(default_factory=dict)  # counts of other elements than points
     options: ScanOptions = field(default_factory=ScanOptions)
-    source: Any = None
+    source: Any = None  # what else the writer of the same format needs
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -97,13 +78,13 @@ class Scan:
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return coordinates from their minimum (N, 3) float32, and that minimum (3,) float64.
 
-        Both are in metres with z up. Differences are taken in float64, so points far from the
-        origin keep their precision. A point with any NaN or infinite coordinate is NaN, and does
+        Both are in metres with z up. A point with any NaN or infinite coordinate is NaN, and does
         not count for the minimum.
         """
         columns = [self.rows[self.position[axis]] for axis in AXES[self.options.up]]
         origin = _minimum(columns)
         local = np.empty((len(self), 3), np.float32)
+        # Differences are taken in float64, so points far from the origin keep their precision.
         for part in chunks(len(self)):
             for axis, column in enumerate(columns):
                 # What exceeds float32 becomes infinite, and NaN below.
@@ -116,8 +97,7 @@ class Scan:
     def colors(self) -> np.ndarray | None:
         """Return the colours (N, 3) uint8, or None if the scan has none.
 
-        `color_scale` says how the range follows from type and maximum. Colours that are all 0
-        count as none: programs write them where they have no colour to write.
+        Colours that are all 0 count as none: programs write them where they have none.
         """
         if self.color is None or (largest := self.brightest()) == 0:
             return None
@@ -141,7 +121,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Labels:
-    """Hold what the network predicted for each point, and what its classes are."""
+    """What the network predicted for each point, and what its classes are."""
 
     label: np.ndarray  # (N,) uint8, 255 for a point without label
     confidence: np.ndarray  # (N,) float32, 0 to 1
@@ -207,10 +187,7 @@ def named_scan(
 ) -> Scan:
     """Return a scan whose coordinates and colours are found by the names of the columns.
 
-    Of a `labelled` file plain colours are those of the classes. `more` are other fields of `Scan`.
-
-    Raises:
-        DatasetError: there are no coordinates.
+    In a `labelled` file plain colours are those of the classes. `more` are other fields of `Scan`.
     """
     names = rows.dtype.names or ()
     # Only fields of one number each can be coordinates or colours.
@@ -253,7 +230,7 @@ def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _minimum(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the minimum (3,) float64 of the points without NaN and infinity; 0 without any."""
+    """Return the minimum (3,) float64 of the finite points; 0 without any."""
     least = np.full(len(columns), np.inf)
     for part in chunks(len(columns[0])):
         values = np.stack([column[part].astype(np.float64) for column in columns])
@@ -264,11 +241,8 @@ def _minimum(columns: Sequence[np.ndarray]) -> np.ndarray:
 
 def _largest(column: np.ndarray) -> float:
     """Return the largest finite value of a column; 0 if it has none."""
-    best = 0.0
-    for part in chunks(len(column)):
-        values = column[part].astype(np.float64)
-        best = max(best, float(np.max(values, initial=0.0, where=np.isfinite(values))))
-    return best
+    values = (column[part].astype(np.float64) for part in chunks(len(column)))
+    return max(float(np.max(v, initial=0.0, where=np.isfinite(v))) for v in values)
 
 
 def spooled(
@@ -276,10 +250,7 @@ def spooled(
 ) -> np.ndarray:
     """Collect parts of a table in an unnamed temporary file, and return it (N,) memory-mapped.
 
-    `path` is the scan, for messages. The map is read-only unless `writable`.
-
-    Raises:
-        DatasetError: the disk is full.
+    `path` is the scan, for messages. Raises DatasetError if the disk is full.
     """
     count = 0
     file = tempfile.TemporaryFile()  # noqa: SIM115
@@ -293,6 +264,11 @@ def spooled(
     finally:
         with contextlib.suppress(OSError):  # of a full disk: it is raised already
             file.close()  # a memory map keeps the file open for itself
+
+
+def spooled_columns(path: Path, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return columns (N, …) as rows in a spool."""
+    return spooled(path, (table for _, table in tables(columns)), column_kind(columns))
 
 
 def _append(path: Path, file: IO[bytes], content: bytes) -> None:

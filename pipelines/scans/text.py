@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
@@ -27,31 +28,28 @@ SAMPLE = 1000  # lines from which the layout is detected
 
 
 def read_text(path: Path, options: ScanOptions) -> Scan:
-    """Open a text scan.
-
-    Raises:
-        ConfigError: `options.columns` does not fit the file.
-        DatasetError: it is no text, holds no points, or a line that cannot be read.
-    """
+    """Open a text scan."""
     first = _first_lines(path)
     layout = find_layout(path, first, options.columns, options.label)
-    names = tuple(name for name, _ in layout.read())
-    kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in names])
-    kinds = {column: "f8" for _, column in layout.read()}
+    columns = dict(layout.read())
+    kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
+    kinds = dict.fromkeys(columns.values(), "f8")
     parts = (
         table
         for number, lines in _after_head(path, layout)
-        if (found := parse_lines(path, number, lines, layout.cut, kinds))
-        for _, table in tables({name: found[column] for name, column in layout.read()}, kind)
+        if (found := _parse_lines(path, number, lines, layout.cut, kinds))
+        for _, table in tables({name: found[column] for name, column in columns.items()}, kind)
     )
     rows = spooled(path, parts, kind)
-    notes = layout.notes
+    notes = [layout.note]
     if layout.counted and (declared := int(first[0])) != len(rows):
-        notes += (
-            f"found {len(rows):,} points, but its first line says {declared:,}: is it whole?",
+        notes.append(
+            f"found {len(rows):,} points, but its first line says {declared:,}: is it whole?"
         )
-    color = COLOR_NAMES if "r" in layout.roles else None
-    return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
+    color, names = COLOR_NAMES if "r" in layout.roles else None, tuple(columns)
+    return Scan(
+        path, rows, tuple("xyz"), color, names, tuple(notes), options=options, source=layout
+    )
 
 
 def text_rows(
@@ -59,21 +57,14 @@ def text_rows(
     start: int,
     kind: np.dtype,
     count: int,
-    wanted: range | None = None,
+    wanted: range = range(sys.maxsize),
     newline: bytes = b"\n",
 ) -> np.ndarray:
-    """Return `count` rows of a structured type, parsed from one line each.
+    """Return `count` rows of a structured type, parsed from as many lines of data.
 
-    Args:
-        path: the file.
-        start: the byte at which the first line begins.
-        kind: the type; a field of several elements is as many words.
-        count: the number of rows.
-        wanted: which lines they are, counted from `start`; None: all lines of data.
-        newline: a line's end, if it is a carriage return alone.
-
-    Raises:
-        DatasetError: a line holds something else, or there are fewer or more lines.
+    `start` is the byte at which the first line begins, `wanted` are the numbers of the lines from
+    there on that may be rows, and `newline` ends a line. A field of several elements is as many
+    words. Raises DatasetError if a line holds something else, or there are fewer or more lines.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -82,14 +73,12 @@ def text_rows(
     def parts() -> Iterator[np.ndarray]:
         passed = found = 0
         for number, lines in _line_blocks(path, start, newline):
-            low = max(0, wanted.start - passed) if wanted else 0
-            high = max(0, wanted.stop - passed) if wanted else len(lines)
-            columns = parse_lines(path, number + low, lines[low:high], cut, kinds)
-            if columns is not None:
+            low, high = (max(0, edge - passed) for edge in (wanted.start, wanted.stop))
+            if columns := _parse_lines(path, number + low, lines[low:high], cut, kinds):
                 yield _rows_of(path, list(columns.values()), kind)
                 found += len(columns[0])
             passed += len(lines)
-            if found > count or (wanted and passed >= wanted.stop):
+            if found > count or passed >= wanted.stop:
                 return
 
     rows = spooled(path, parts(), kind)
@@ -122,12 +111,9 @@ def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarra
 def _line_blocks(
     path: Path, start: int = 0, newline: bytes = b"\n"
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield blocks of lines without line ends and byte order mark, and the first line's number.
+    """Yield blocks of lines from byte `start` on, each with its first line's number in the file.
 
-    `start` is the byte at which a line begins; line numbers count from the file's beginning.
-
-    Raises:
-        DatasetError: a line is too long for text.
+    The lines are without line ends and byte order mark.
     """
     with path.open("rb") as file:
         number = file.read(start).count(newline) + 1
@@ -148,11 +134,7 @@ def _line_blocks(
 
 
 def _first_lines(path: Path) -> list[bytes]:
-    """Return the first lines of a file.
-
-    Raises:
-        DatasetError: the file is no text, or in an encoding like UTF-16.
-    """
+    """Return the first lines of a file; refuse what is no text, or UTF-16."""
     with path.open("rb") as file:
         head = file.read(1 << 16)
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
@@ -165,27 +147,19 @@ def _first_lines(path: Path) -> list[bytes]:
 
 
 def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the blocks of lines without the header."""
+    """Yield the blocks of lines behind the header."""
     for number, lines in _line_blocks(path):
         skipped = max(0, layout.head_lines + 1 - number)
         if skipped < len(lines):
             yield number + skipped, lines[skipped:]
 
 
-def parse_lines(
+def _parse_lines(
     path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
 ) -> dict[int, np.ndarray] | None:
-    """Return the wanted columns of the lines of data, or None if there are none.
+    """Return the columns in `kinds` of the lines of data, or None if no line is data.
 
-    Args:
-        path: the file, for messages.
-        number: the first line's number.
-        lines: lines without line ends; empty ones and comments are left out.
-        cut: how they are cut.
-        kinds: "f8", "i8" or "u8" for each wanted column, ascending.
-
-    Raises:
-        DatasetError: a line has another number of columns, or no number in a wanted one.
+    `number` is the first line's, for messages; `kinds` are "f8", "i8" or "u8".
     """
     import pandas as pd
 
@@ -223,7 +197,7 @@ def parse_lines(
 def _complaint(
     path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
 ) -> DatasetError:
-    """Return the error of the first line that is not cut into numbers as expected."""
+    """Return an error that names the first line that is not cut into numbers as expected."""
     for where, line in enumerate(lines, start=number):
         if not is_data(line):
             continue
@@ -251,10 +225,7 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
     The first lines (in a PTS file the second and third: the first is the number of points) are
     comments `#` with the class names and, if the scan has no header, its columns. A header line
     gets the new columns' names; a column of the scan that has such a name already gets `scan_` in
-    front.
-
-    Raises:
-        DatasetError: the scan has changed since it was read.
+    front. Raises DatasetError if the scan has changed since it was read.
     """
     layout: Layout = scan.source
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -277,22 +248,23 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
 
 
 def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
-    """Return what comes before the first point."""
+    """Return the header and the comments before the first point."""
     with scan.path.open("rb") as file:
         lines = list(islice(file, layout.head_lines))
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
     added = list(labels.columns())
     if layout.header is not None:
         lines[layout.header] = _longer_header(lines[layout.header], layout.joint, added)
-    comments = [f"{labels.comments()[0]}; columns behind the scan's own: {', '.join(added)}"]
     names = ", ".join(f"{number} {name}" for number, name in enumerate(labels.classes))
-    comments.append(f"classes: {' '.join(names.split())}")
+    comments = [
+        f"{labels.comments()[0]}; columns behind the scan's own: {', '.join(added)}",
+        f"classes: {' '.join(names.split())}",
+    ]
     if layout.header is None:
         comments.append(layout.joint.join([*layout.names(), *added]))
     comment = "".join(f"# {comment}\n" for comment in comments).encode()
-    counted = 1 if layout.counted else 0
     lines = [line if line.endswith(b"\n") else line + b"\n" for line in lines]
-    return b"".join([*lines[:counted], comment, *lines[counted:]])
+    return b"".join([*lines[: layout.counted], comment, *lines[layout.counted :]])
 
 
 def _longer_header(line: bytes, joint: str, added: list[str]) -> bytes:
@@ -309,7 +281,7 @@ def _longer_header(line: bytes, joint: str, added: list[str]) -> bytes:
 
 
 def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
-    """Yield, for each point, what is added to the end of its line."""
+    """Yield what is added to the end of each point's line."""
     joint = layout.joint
     for part in chunks(len(labels.label)):
         columns = [values[part].tolist() for values in labels.columns().values()]  # class first
