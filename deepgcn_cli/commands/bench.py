@@ -57,19 +57,15 @@ def _cells(row: Row, gemm_speed: float) -> tuple[str, ...]:
     first = (row.work, f"{row.depth}", f"{row.k}", f"{row.num_points:,}")
     if ours is None:
         return (*first, *("–",) * 9)
-    speed = row.flop / ours.median if row.flop else None
-    return (
-        *first,
-        _seconds(ours.median),
-        f"{_seconds(min(ours.times))} – {_seconds(max(ours.times))}",
-        "–" if naive is None else _seconds(naive.median),
-        "–" if naive is None else f"{naive.median / ours.median:.1f}×",
-        _memory(ours),
-        "–" if naive is None else _memory(naive),
-        "–" if naive is None else f"{naive.memory / max(ours.memory, 1):.1f}×",
-        "–" if speed is None else f"{speed / 1e9:,.0f}",
-        "–" if speed is None else f"{100 * speed / gemm_speed:.0f} %",
-    )
+    times = (_seconds(ours.median), f"{_seconds(min(ours.times))} – {_seconds(max(ours.times))}")
+    their_time = their_memory = speed = ("–", "–")
+    if naive is not None:
+        their_time = (_seconds(naive.median), f"{naive.median / ours.median:.1f}×")
+        their_memory = (_memory(naive), f"{naive.memory / max(ours.memory, 1):.1f}×")
+    if row.flop:
+        flops = row.flop / ours.median
+        speed = (f"{flops / 1e9:,.0f}", f"{100 * flops / gemm_speed:.0f} %")
+    return (*first, *times, *their_time, _memory(ours), *their_memory, *speed)
 
 
 def _seconds(value: float) -> str:
