@@ -34,26 +34,15 @@ OWN_KEYS = ("format", "version", "config")  # metadata of our own format alone
 
 @dataclass(frozen=True)
 class ImportResult:
-    """Imported weights.
-
-    Attributes:
-        source: the file read.
-        out: the file written.
-        release: the release whose names the tensors had.
-        network: their network, in short.
-        config: the same in full.
-        parameters: the number of learned values.
-        assumed: settings that neither the tensors nor the file nor the caller gave, and their
-            published values.
-    """
+    """Imported weights."""
 
     source: Path
     out: Path
-    release: str
-    network: str
+    release: str  # whose names the tensors had
+    network: str  # in short
     config: ModelConfig
-    parameters: int
-    assumed: Mapping[str, object]
+    parameters: int  # learned values
+    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
 
 
 def import_weights(
@@ -75,11 +64,7 @@ def import_weights(
     """
     _check_out(out, (".safetensors",), source)
     opened = open_weights(source)
-    release = release_of(opened)
-    hints = (hints or Hints()).or_else(recorded(opened, progress))
-    with progress.task(f"Reading {opened.path.name}", unit="files"):
-        model = _build(opened, release, hints)
-    model.num_points = hints.num_points or model.num_points
+    release, model, guessed = _build(opened, hints, progress)
     save_weights(out, model, metadata=_metadata(opened, release, model))
     return ImportResult(
         source=opened.path,
@@ -88,21 +73,27 @@ def import_weights(
         network=describe(model.config),
         config=model.config,
         parameters=sum(value.numel() for value in model.parameters()),
-        assumed=assumed(release, hints, model.config),
+        assumed=guessed,
     )
 
 
-def _build(opened: WeightsFile, release: str, hints: Hints) -> DeepGCN:
-    """Build the network of a release's file; errors name the file."""
-    state = opened.read()
-    try:
-        return build_released(release, state, hints)
-    except (ConfigError, WeightsError) as error:
-        raise type(error)(f"{opened.path}: {error}") from error
+def _build(
+    opened: WeightsFile, hints: Hints | None, progress: Progress
+) -> tuple[str, DeepGCN, Mapping[str, object]]:
+    """Return the release of a file, its network, and the settings that nothing gave."""
+    release = _release_of(opened)
+    hints = (hints or Hints()).or_else(_recorded(opened, progress))
+    with progress.task(f"Reading {opened.path.name}", unit="files"):
+        state = opened.read()
+        try:
+            model = build_released(release, state, hints)
+        except (ConfigError, WeightsError) as error:
+            raise type(error)(f"{opened.path}: {error}") from error
+    model.num_points = hints.num_points or model.num_points
+    return release, model, assumed(release, hints, model.config)
 
 
 def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, str]:
-    """Return the metadata of imported weights."""
     origin = {
         "source": opened.path.name,
         "source_sha256": opened.sha256(),
@@ -117,12 +108,8 @@ def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, st
     return {**origin, "classes": " ".join(CLASSES)} if is_s3dis else origin
 
 
-def release_of(opened: WeightsFile) -> str:
-    """Return the release whose names the tensors have.
-
-    Raises:
-        WeightsError: the names are ours already, or of no known release.
-    """
+def _release_of(opened: WeightsFile) -> str:
+    """Return the release whose names the tensors have; refuse our own and unknown names."""
     if opened.metadata.get("format") == FORMAT:
         raise WeightsError(
             f"{opened.path}: found weights of this toolkit, which need no import.\n"
@@ -140,7 +127,7 @@ def release_of(opened: WeightsFile) -> str:
     return release
 
 
-def recorded(opened: WeightsFile, progress: Progress = SILENT) -> Hints:
+def _recorded(opened: WeightsFile, progress: Progress) -> Hints:
     """Return the settings that are recorded in a file or beside it."""
     log = opened.path.with_name(LOG)
     if opened.form == "TensorFlow" and log.is_file():
@@ -164,22 +151,13 @@ def _check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """Exported weights.
-
-    Attributes:
-        source: the weights read.
-        out: the file written.
-        readme: the README on where it comes from and how to use it.
-        network: what it is, in short.
-        agreement: for a computation, the fraction of a random block's points with the network's
-            own labels; None for tensors.
-    """
+    """Exported weights."""
 
     source: Path
     out: Path
     readme: Path
-    network: str
-    agreement: float | None
+    network: str  # in short
+    agreement: float | None  # of a computation: points with the network's own labels, 0 to 1
 
 
 def export_weights(
@@ -248,32 +226,18 @@ def _check_options(out: Path, names: str | None, num_points: int | None) -> None
 
 @dataclass(frozen=True)
 class Inspected:
-    """What is inside a file with weights.
-
-    Attributes:
-        path: the file.
-        form: "safetensors", "PyTorch" or "TensorFlow".
-        release: whose names the tensors have: "deepgcn" for ours, None if unknown.
-        network: the network that they make, in short; None if they make none.
-        assumed: settings that nothing gave, and their published values.
-        problem: why they make no network; None if they do.
-        config: the network in full.
-        numbers: the number of values in all tensors.
-        bytes: the size of all its files.
-        facts: the file's metadata.
-        tensors: shape and dtype of each, by name.
-    """
+    """What is inside a file with weights."""
 
     path: Path
-    form: str
-    release: str | None
-    network: str | None
-    assumed: Mapping[str, object]
-    problem: str | None
+    form: str  # "safetensors", "PyTorch" or "TensorFlow"
+    release: str | None  # whose names the tensors have: "deepgcn" for ours, None if unknown
+    network: str | None  # that the tensors make, in short; None if they make none
+    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
+    problem: str | None  # why the tensors make no network
     config: ModelConfig | None
-    numbers: int
-    bytes: int
-    facts: Mapping[str, str]
+    numbers: int  # values in all tensors
+    bytes: int  # of all its files
+    facts: Mapping[str, str]  # the file's metadata
     tensors: Mapping[str, TensorInfo]
 
 
@@ -285,16 +249,19 @@ def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
     """
     opened = open_weights(path)
     own = opened.metadata.get("format") == FORMAT
-    hints = hints or Hints()
-    model, problem = _try_network(opened, own, hints)
-    release = "deepgcn" if own else recognise(opened.tensors)
+    model, problem = None, None
     guessed: Mapping[str, object] = {}
-    if model is not None and release is not None and not own:
-        guessed = assumed(release, hints.or_else(recorded(opened)), model.config)
+    try:
+        if own:
+            model = load_weights(opened.path)
+        else:
+            _, model, guessed = _build(opened, hints, SILENT)
+    except DeepGCNError as error:
+        problem = str(error)
     return Inspected(
         path=opened.path,
         form=opened.form,
-        release=release,
+        release="deepgcn" if own else recognise(opened.tensors),
         network=describe(model.config) if model else None,
         assumed=guessed,
         problem=problem,
@@ -304,13 +271,3 @@ def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
         facts=dict(opened.metadata),
         tensors=dict(opened.tensors),
     )
-
-
-def _try_network(opened: WeightsFile, own: bool, hints: Hints) -> tuple[DeepGCN | None, str | None]:
-    """Return the network of the tensors, or why they make none."""
-    try:
-        if own:
-            return load_weights(opened.path), None
-        return _build(opened, release_of(opened), hints.or_else(recorded(opened))), None
-    except DeepGCNError as error:
-        return None, str(error)

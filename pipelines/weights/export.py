@@ -70,17 +70,7 @@ LAYOUT_PAPER = (
 def write_state(
     path: Path, model: DeepGCN, *, published: bool, metadata: Mapping[str, str]
 ) -> None:
-    """Write the tensors: safetensors for *.safetensors, else as torch.save does.
-
-    Args:
-        path: the file.
-        model: the network, on the CPU.
-        published: under the names of the published release instead of ours.
-        metadata: what to record beside the tensors.
-
-    Raises:
-        ConfigError: no release has a network of this kind.
-    """
+    """Write the tensors, under our names or the release's: *.safetensors, else as torch.save."""
     if path.suffix == ".safetensors" and not published:
         return save_weights(path, model, metadata=metadata)
     state = published_state(model) if published else dict(model.state_dict())
@@ -96,16 +86,9 @@ def write_state(
 
 
 def write_program(path: Path, model: DeepGCN, num_points: int) -> float:
-    """Write the computation for one block of `num_points` points with torch.export.
-
-    Returns:
-        The fraction of a random block's points whose labels are the network's own.
-
-    Raises:
-        WeightsError: the network has a graph convolution that cannot be traced, or labels differ.
-    """
+    """Write the computation for one block with torch.export; return its `agreement`."""
     features = random_block(model, num_points)
-    program = trace(model, features)
+    program = _trace(model, features)
     with atomic_write(path) as temporary, _quiet():
         # The suffix says what it is, and torch insists on it.
         named = temporary.with_suffix(".pt2")
@@ -120,20 +103,21 @@ def write_program(path: Path, model: DeepGCN, num_points: int) -> float:
 
 
 def write_onnx(path: Path, model: DeepGCN, num_points: int, metadata: Mapping[str, str]) -> float:
-    """Write the computation for one block of `num_points` points as ONNX.
-
-    Returns:
-        The fraction of a random block's points whose labels in onnxruntime are the network's own.
-
-    Raises:
-        ConfigError: a package for it is missing.
-        WeightsError: the network has a graph convolution that cannot be traced, or labels differ.
-    """
-    check_onnx_packages()
+    """Write the computation for one block as ONNX; return its `agreement` in onnxruntime."""
+    _check_onnx_packages()
     import onnxruntime
 
     features = random_block(model, num_points)
-    exported = translate(trace(model, features))
+    with _quiet():
+        exported: Any = torch.onnx.export(
+            _trace(model, features),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=["features"],
+            output_names=["logits"],
+            custom_translation_table={torch.ops.aten.sort.stable: _sort},
+        )
     exported.model.metadata_props.update(metadata)
     with atomic_write(path) as temporary:
         exported.save(str(temporary))
@@ -146,22 +130,7 @@ def write_onnx(path: Path, model: DeepGCN, num_points: int, metadata: Mapping[st
         return agreement(path, model, features, torch.from_numpy(found))
 
 
-def translate(program: ExportedProgram) -> Any:
-    """Return a traced computation as torch's ONNX program, from `features` to `logits`."""
-    with _quiet():
-        return torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["features"],
-            output_names=["logits"],
-            custom_translation_table={torch.ops.aten.sort.stable: _sort},
-        )
-
-
-def check_onnx_packages() -> None:
-    """Raise ConfigError, with what to install, if a package for ONNX is missing."""
+def _check_onnx_packages() -> None:
     from importlib.util import find_spec
 
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
@@ -180,12 +149,8 @@ def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = Fa
     return op.TopK(values, size, axis=dim, largest=int(descending), sorted=1)
 
 
-def trace(model: DeepGCN, features: Tensor) -> ExportedProgram:
-    """Return the computation on features of this shape, by the reference kernels.
-
-    Raises:
-        WeightsError: the network has a graph convolution that cannot be traced.
-    """
+def _trace(model: DeepGCN, features: Tensor) -> ExportedProgram:
+    """Return the computation on features of this shape, by the reference kernels."""
     try:
         with kernels.use("reference"), torch.no_grad(), _quiet():
             return torch.export.export(model.eval(), (features,))
@@ -209,10 +174,8 @@ def random_block(model: DeepGCN, num_points: int) -> Tensor:
 def agreement(path: Path, model: DeepGCN, features: Tensor, found: Tensor) -> float:
     """Return the fraction of points to which logits `found` (1, N, C) give the network's labels.
 
-    Rounding can swap two neighbours of almost equal distance, so a few points may differ.
-
-    Raises:
-        WeightsError: more than a few differ.
+    Rounding can swap two neighbours of almost equal distance, so a few points may differ; more
+    are refused.
     """
     with kernels.use("reference"), torch.no_grad():
         expected = model(features)
@@ -245,15 +208,7 @@ def _quiet() -> Iterator[None]:
 def readme_text(
     out: Path, model: DeepGCN, metadata: Mapping[str, str], names: str, agreement: float | None
 ) -> str:
-    """Return the README of an exported file.
-
-    Args:
-        out: the file; its suffix is one of FORMS.
-        model: the network.
-        metadata: that of its weights, with `exported_from` and `sha256`.
-        names: of the tensors, "own" or "published".
-        agreement: of a computation, the fraction of labels that agree; None for tensors.
-    """
+    """Return the README of an exported file; `metadata` has `exported_from` and `sha256`."""
     config = model.config
     if agreement is not None:
         sizes = {"inputs": config.in_channels, "outputs": config.num_classes}

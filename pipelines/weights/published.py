@@ -35,21 +35,13 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 @dataclass(frozen=True)
 class Release:
-    """How a published release stores a network.
+    """How a published release stores a network."""
 
-    Attributes:
-        name: of its repository.
-        rules: from our names to its: patterns and what replaces them, one after the other.
-        alias: a pattern of its names and the second name that such a tensor can have.
-        layout: the layout of its networks.
-        hidden: the settings that its tensors do not show.
-    """
-
-    name: str
-    rules: Rules
-    alias: tuple[str, str]
+    name: str  # of its repository
+    rules: Rules  # from our names to its: patterns and what replaces them, one after the other
+    alias: tuple[str, str]  # a pattern of its names, and the second name of such a tensor
     layout: str
-    hidden: tuple[str, ...]
+    hidden: tuple[str, ...]  # the settings that its tensors do not show
 
     def publish(self, name: str, conv: str) -> str:
         """Return the release's name of our tensor `name`.
@@ -156,24 +148,24 @@ def build_released(release: str, state: Mapping[str, Tensor], hints: Hints) -> D
     """
     known = RELEASES[release]
     plain = {name.removeprefix("module."): value for name, value in state.items()}
+    given = hints.settings()
     conv = hints.conv if hints.conv and known is not DGCNN else infer_conv(plain)
     if conv == "gin-0":
         plain = _without_epsilon(plain)
     shown = infer_config(known, plain, conv=conv, arch=hints.arch)
     published = ModelConfig.published(shown["arch"], shown["depth"])
     if known is DGCNN:  # only k can differ
-        config = dataclasses.replace(published, **shown)
-        config = config if hints.k is None else dataclasses.replace(config, k=hints.k)
+        settings = {"k": given.get("k", published.k)}
     else:
-        settings = {"conv": conv, "layout": known.layout, **hints.settings(), **shown}
-        config = dataclasses.replace(published, **settings)
-    _check_taken(release, config, hints)
+        settings = {"conv": conv, "layout": known.layout, **given}
+    config = dataclasses.replace(published, **{**settings, **shown})
+    _check_taken(release, config, given)
     return build_network(config, own_tensors(known, plain, config), source=release)
 
 
-def _check_taken(release: str, config: ModelConfig, hints: Hints) -> None:
+def _check_taken(release: str, config: ModelConfig, given: Mapping[str, Any]) -> None:
     """Raise ConfigError for a setting that was given and that this release cannot have."""
-    for name, value in hints.settings().items():
+    for name, value in given.items():
         if getattr(config, name) != value:
             flag = "-k" if name == "k" else f"--{name}"
             raise ConfigError(
@@ -242,11 +234,7 @@ def infer_conv(names: Iterable[str]) -> str:
 
 
 def _without_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without GIN's ε, which a release stores even where it is fixed at 0.
-
-    Raises:
-        WeightsError: an ε is not 0.
-    """
+    """Return the tensors without GIN's ε, which a release stores even where it is fixed at 0."""
     epsilons = {n: v for n, v in state.items() if n.endswith((".gconv.eps", "_epsilon"))}
     for name, value in epsilons.items():
         if value.any():
@@ -260,11 +248,7 @@ def _without_epsilon(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def infer_config(
     release: Release, state: Mapping[str, Tensor], *, conv: str, arch: str | None = None
 ) -> dict[str, Any]:
-    """Return arch, depth, width and channel counts from a release's names and shapes.
-
-    Raises:
-        WeightsError: a tensor that every such network has is missing.
-    """
+    """Return arch, depth, width and channel counts from a release's names and shapes."""
 
     def matrix(own: str) -> Tensor:
         name = release.publish(own, conv)
@@ -297,11 +281,7 @@ def infer_config(
 def own_tensors(
     release: Release, state: Mapping[str, Tensor], config: ModelConfig
 ) -> dict[str, Tensor]:
-    """Return a release's tensors under our names and in our order of axes.
-
-    Raises:
-        WeightsError: a name is unknown, or two names of one tensor hold different values.
-    """
+    """Return a release's tensors under our names and in our order of axes."""
     expected = expected_tensors(config)
     names = release.inverse(expected, config.conv)
     tensors: dict[str, Tensor] = {}
@@ -328,11 +308,7 @@ def own_tensors(
 
 
 def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
-    """Return the release's tensor `name` with our axes: a linear map's weights as (out, in).
-
-    Raises:
-        WeightsError: such weights are neither a 1 × 1 convolution nor a matrix.
-    """
+    """Return the release's tensor `name` with our axes: a linear map's weights as (out, in)."""
     if not _is_matrix(own):
         return value
     if release is TENSORFLOW and value.dim() == 4 and value.shape[:2] == (1, 1):

@@ -113,15 +113,11 @@ def _load(path: Path) -> Any:
 
 
 def _numpy_scalars() -> list[Any]:
-    """Return what unpickling a NumPy scalar needs: the released trainer saves its best score so.
-
-    Under both names of NumPy's module: old files have the old one.
-    """
+    """Return what unpickling a NumPy scalar needs: the released trainer saves its best score so."""
     scalar = np.float64(0).__reduce__()[0]  # the function that unpickles one
-    double = type(np.dtype(np.float64))
-    single = type(np.dtype(np.float32))
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    return [*((scalar, f"{module}.scalar") for module in modules), np.dtype, double, single]
+    dtypes = (np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)))
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # old files have the old name
+    return [*((scalar, f"{module}.scalar") for module in modules), *dtypes]
 
 
 def _refusal(path: Path, message: str) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-import re
-import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipelines.config import POINTS, ModelConfig
+from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.serialization import from_plain, to_plain
+from pipelines.serialization import to_plain
+
+from .settings import parse_config, parse_num_points
 
 FORMAT = "deepgcn-weights"
 VERSION = "1"
@@ -27,10 +27,7 @@ INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # o
 def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write the model's weights and configuration as safetensors, whole or not at all.
 
-    Args:
-        path: the file, normally *.safetensors.
-        model: on any device, of any floating dtype.
-        metadata: more to record, such as `num_points` or the run's name.
+    `metadata` is recorded beside them, such as `num_points` or the run's name.
     """
     from safetensors.torch import save
 
@@ -73,7 +70,6 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _import_hint(path: Path) -> str:
-    """Return what to do with weights that may be a published release's."""
     how = command("weights", "import", path, "--out", f"{path.stem}.imported.safetensors")
     return f"Weights of a published release: {how}"
 
@@ -112,34 +108,6 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     return model
 
 
-def parse_config(text: str) -> ModelConfig:
-    """Return the configuration that a weights file holds as JSON.
-
-    Raises:
-        ConfigError: the text is not one.
-    """
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"found no JSON ({error}).") from error
-    return from_plain(ModelConfig, values)
-
-
-def parse_num_points(metadata: Mapping[str, str]) -> int | None:
-    """Return the points of a block in training from a file's metadata; None if it has none.
-
-    Raises:
-        ConfigError: no block can have as many.
-    """
-    text = metadata.get("num_points")
-    if text is None:
-        return None
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
-    POINTS.check("num_points", int(text))
-    return int(text)
-
-
 def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     """Return the dtype that holds all floating tensors exactly; float32 if there is none."""
     floats = [value.dtype for value in tensors.values() if value.is_floating_point()]
@@ -165,12 +133,7 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
 
 
 def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Check that names, shapes and dtypes are those of the network `config`, and values finite.
-
-    Raises:
-        ConfigError: there is no such network.
-        WeightsError: they differ, or a value is not finite; says which.
-    """
+    """Check that names, shapes and dtypes are those of the network `config`, and values finite."""
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
             f"{source}: found {len(tensors)} tensors, expected those of {describe(config)}."

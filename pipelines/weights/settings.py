@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import reprlib
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ModelConfig
+from pipelines.config import POINTS, ModelConfig
 from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError
-from pipelines.serialization import to_plain
-
-from .safetensors import parse_config, parse_num_points
+from pipelines.serialization import from_plain, to_plain
 
 LOG = "log_train.txt"
 LONGEST_LINE = 1 << 16
@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[Any, tuple[type, ...]]] = {  # of the log: the release'
     "normalize_sage": (False, (bool,)),
     "zero_epsilon_gin": (False, (bool,)),
 }
-ARCHS = {"residual": "resgcn", "dense": "densegcn", "none": "plaingcn"}
+SKIPS = {"residual": "resgcn", "dense": "densegcn", "none": "plaingcn"}
 
 
 def read_log(path: Path) -> Hints:
@@ -66,7 +66,7 @@ def read_log(path: Path) -> Hints:
         return Hints(
             k=neighbors[0] if neighbors else None,
             conv=_conv(options),
-            arch=ARCHS.get(options["skip_connect"]),
+            arch=SKIPS.get(options["skip_connect"]),
             knn="dynamic",
             dilation=dilated,
             epsilon=float(options["sto_dilated_epsilon"]) if stochastic else 0.0,
@@ -127,5 +127,34 @@ def read_config(metadata: Mapping[str, str]) -> Hints:
         config, num_points = parse_config(metadata[CONFIG]), parse_num_points(metadata)
     except ConfigError as error:
         raise WeightsError(f"its {CONFIG} is damaged: {error}") from error
-    names = ("k", "conv", "arch", "layout", "knn", "dilation", "epsilon")
+    names = (field.name for field in fields(Hints) if hasattr(config, field.name))
     return Hints(**{name: getattr(config, name) for name in names}, num_points=num_points)
+
+
+def parse_config(text: str) -> ModelConfig:
+    """Return the configuration that a weights file holds as JSON.
+
+    Raises:
+        ConfigError: the text is not one.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"found no JSON ({error}).") from error
+    config: ModelConfig = from_plain(ModelConfig, values)
+    return config
+
+
+def parse_num_points(metadata: Mapping[str, str]) -> int | None:
+    """Return the points of a block in training from a file's metadata; None if it has none.
+
+    Raises:
+        ConfigError: no block can have as many.
+    """
+    text = metadata.get("num_points")
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
+    POINTS.check("num_points", int(text))
+    return int(text)

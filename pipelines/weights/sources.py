@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,6 @@ from pipelines.errors import WeightsError
 
 from .pytorch import read_torch
 from .tensorflow import Bundle, bundle_prefix, is_optimizer, open_bundle
-
-CHUNK = 1 << 20  # bytes hashed at a time
 
 
 @dataclass(frozen=True)
@@ -28,30 +27,21 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A file with weights.
+    """A file with weights."""
 
-    Attributes:
-        path: the file; the common prefix of a TensorFlow checkpoint's files.
-        form: "safetensors", "PyTorch" or "TensorFlow".
-        files: all files that it consists of.
-        tensors: shape and dtype by name, in the file's order.
-        metadata: what stands beside the tensors, as text.
-        read: reads the network's tensors; an optimizer's are left where they are.
-    """
-
-    path: Path
-    form: str
-    files: tuple[Path, ...]
-    tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
-    read: Callable[[], dict[str, Tensor]]
+    path: Path  # the file; the common prefix of a TensorFlow checkpoint's files
+    form: str  # "safetensors", "PyTorch" or "TensorFlow"
+    files: tuple[Path, ...]  # that it consists of
+    tensors: Mapping[str, TensorInfo]  # by name, in the file's order
+    metadata: Mapping[str, str]  # what stands beside the tensors, as text
+    read: Callable[[], dict[str, Tensor]]  # reads the network's tensors, not an optimizer's
 
     def sha256(self) -> str:
         """Return the SHA-256 of its files, one after the other."""
         digest = hashlib.sha256()
         for path in self.files:
             with path.open("rb") as opened:
-                while chunk := opened.read(CHUNK):
+                while chunk := opened.read(1 << 20):
                     digest.update(chunk)
         return digest.hexdigest()
 
@@ -110,13 +100,10 @@ def _open_torch(path: Path) -> WeightsFile:
 
 
 def _open_tensorflow(bundle: Bundle) -> WeightsFile:
-    names = {"f": "float", "i": "int", "u": "uint", "?": "bool"}
-    tensors = {}
-    for name, entry in bundle.entries.items():
-        code = (entry.dtype or "").lstrip("<")
-        bits = str(8 * int(code[1:])) if code[1:] else ""
-        dtype = f"{names[code[0]]}{bits}" if code else "not numbers"
-        tensors[name] = TensorInfo(entry.shape, dtype)
+    tensors = {
+        name: TensorInfo(entry.shape, np.dtype(entry.dtype).name if entry.dtype else "not numbers")
+        for name, entry in bundle.entries.items()
+    }
 
     def read() -> dict[str, Tensor]:
         names = [name for name in tensors if not is_optimizer(name)]

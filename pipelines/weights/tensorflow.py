@@ -39,41 +39,27 @@ _OPTIMIZER = re.compile(r"(.*/)?(Adam(_\d+)?|Momentum|beta[12]_power(_\d+)?|Vari
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor's entry in the table.
+    """A tensor's entry in the table."""
 
-    Attributes:
-        dtype: NumPy's name of its dtype; None for one that NumPy lacks, such as strings.
-        shape: its shape.
-        shard: the number of the data file that holds it.
-        offset: where in that file it begins, in bytes.
-        size: its length in bytes.
-        crc: the masked CRC-32C of its bytes.
-        sliced: it is stored in parts, under other names.
-    """
-
-    dtype: str | None
+    dtype: str | None  # NumPy's name of it; None for one that NumPy lacks, such as strings
     shape: tuple[int, ...]
-    shard: int
-    offset: int
-    size: int
-    crc: int
-    sliced: bool
+    shard: int  # the number of the data file that holds it
+    offset: int  # where in that file it begins, bytes
+    size: int  # bytes
+    crc: int  # the masked CRC-32C of its bytes
+    sliced: bool  # it is stored in parts, under other names
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened checkpoint: its path without suffixes, how many data files, and its tensors."""
+    """An opened checkpoint."""
 
-    prefix: Path
-    shards: int
-    entries: Mapping[str, Entry]
+    prefix: Path  # without suffixes
+    shards: int  # data files
+    entries: Mapping[str, Entry]  # by the tensors' names
 
     def read(self, name: str) -> np.ndarray:
-        """Return the tensor `name`, its checksum verified.
-
-        Raises:
-            WeightsError: its bytes are missing or damaged, or its kind cannot be read.
-        """
+        """Return the tensor `name`, its checksum verified."""
         entry = self.entries[name]
         where = f"{self.data_file(entry.shard)}: tensor {name!r}"
         if entry.dtype is None or entry.sliced:
@@ -124,10 +110,7 @@ def is_optimizer(name: str) -> bool:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """Return the CRC-32C as TensorFlow stores it: rotated right by 15 bits, plus a constant.
-
-    The mask keeps a checksum of data that holds checksums meaningful.
-    """
+    """Return the CRC-32C as TensorFlow stores it: rotated right by 15 bits, plus a constant."""
     import google_crc32c
 
     crc: int = google_crc32c.value(data)
