@@ -23,6 +23,7 @@ from .surface import Lighting
 GENERATOR = 1  # raised whenever the same seed gives other points
 WALL = 0.2  # m between the insides of two neighbouring rooms
 ROOMS_PER_ROW = 5
+LINE = (*[(b"%.3f ", 1000)] * 3, *[(b"%d ", 1)] * 2, (b"%d\n", 1))  # of mm and colours
 LEAST_DENSITY = 4000.0  # points per square metre of `room_features`
 
 
@@ -97,15 +98,20 @@ def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
 
 
 def format_points(pos: np.ndarray, color: np.ndarray) -> bytes:
-    """Return the lines `x y z r g b` of points: metres with three decimals, integers 0–255.
+    """Return the lines `x y z r g b` of an object: metres with three decimals, integers 0–255.
 
     Args:
-        pos: (n, 3) float, metres.
+        pos: (n, 3) float64, metres; n ≥ 1.
         color: (n, 3) uint8.
     """
-    pos = np.rint(np.asarray(pos, np.float64) * 1000) / 1000 + 0.0  # without −0.000
-    values = np.column_stack([pos, color]).ravel().tolist()
-    return b"%.3f %.3f %.3f %d %d %d\n" * len(pos) % tuple(values)
+    columns = []
+    table = np.column_stack([np.rint(pos * 1000), color]).astype(np.int64)
+    for values, (form, unit) in zip(table.T, LINE, strict=True):
+        # An object is a few metres long, so it has fewer texts of a millimetre than points.
+        low = int(values.min())
+        texts = [form % (value / unit) for value in range(low, int(values.max()) + 1)]
+        columns.append(np.array(texts)[values - low])
+    return np.column_stack(columns).tobytes().translate(None, b"\0")  # without the padding
 
 
 def room_features(batch: int, num_points: int) -> np.ndarray:
