@@ -62,35 +62,20 @@ READER = 2  # raised whenever the same raw room gives other points
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What the store holds now.
+    """What the store holds now."""
 
-    Attributes:
-        data: the store's folder.
-        source: the raw data.
-        rooms: rooms in the store.
-        points: labelled points in the store.
-        areas: rooms per area.
-        test_area: the recorded test area.
-        reused: rooms that were already prepared.
-        repairs: repaired lines, each as "file:line found → repaired".
-        unknown: object files of unknown classes, counted as clutter, by class.
-        failed: rooms that could not be read, with the reason.
-        exported: the folder of the published HDF5 form, or None.
-        seconds: wall time.
-    """
-
-    data: Path
-    source: Path
+    data: Path  # the store's folder
+    source: Path  # the raw data
     rooms: int
     points: int
-    areas: dict[int, int]
+    areas: dict[int, int]  # rooms per area
     test_area: int
-    reused: int
-    repairs: tuple[str, ...]
-    unknown: dict[str, int]
-    failed: dict[str, str]
-    exported: Path | None
-    seconds: float
+    reused: int  # rooms that were already prepared
+    repairs: tuple[str, ...]  # lines, each as "file:line found → repaired"
+    unknown: dict[str, int]  # object files of unknown classes, counted as clutter, by class
+    failed: dict[str, str]  # rooms that could not be read, with the reason
+    exported: Path | None  # the folder of the published HDF5 form
+    seconds: float  # wall time
 
 
 def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareResult:
@@ -137,12 +122,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
 
 
 def open_dataset(config: PrepareConfig) -> Dataset:
-    """Return the described data set, or S3DIS where it is found.
-
-    Raises:
-        ConfigError: the description does not fit.
-        DatasetError: there is no raw data.
-    """
+    """Return the described data set, or S3DIS where it is found."""
     if config.dataset is not None:
         return read_description(config.dataset)
     return find_raw(config.raw, ignore=[config.data])

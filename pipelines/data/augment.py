@@ -27,19 +27,12 @@ GREY = 0.5  # the colour of a scan without colour, here as in `predict`
 
 @dataclass(frozen=True)
 class BlockPoints:
-    """Points of one block in the frame of its room.
+    """Points of one block in the frame of its room."""
 
-    Attributes:
-        pos: (n, 3) float32 metres, from the room's minimum.
-        color: (n, 3) float32, 0 to 1.
-        center: (2,) x and y of the block's centre.
-        extent: (3,) the room's size.
-    """
-
-    pos: np.ndarray
-    color: np.ndarray
-    center: np.ndarray
-    extent: np.ndarray
+    pos: np.ndarray  # (n, 3) float32, m, from the room's minimum
+    color: np.ndarray  # (n, 3) float32, 0 to 1
+    center: np.ndarray  # (2,) x and y of the block's centre, m
+    extent: np.ndarray  # (3,) the room's size, m
 
     @property
     def corner(self) -> tuple[float, float]:

@@ -27,33 +27,20 @@ TOLERANCE = 1e-4  # m; an extent that exceeds a block position by less does not 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of 0.5 m, x-major.
+    """Cells of 0.5 m, x-major: (ix, iy) has the sorted points from offsets[ix·ny + iy] on."""
 
-    Attributes:
-        nx: cells along x.
-        ny: cells along y.
-        offsets: (nx·ny + 1,) int64; cell (ix, iy) holds the sorted points
-            offsets[ix·ny + iy] … offsets[ix·ny + iy + 1].
-    """
-
-    nx: int
-    ny: int
-    offsets: np.ndarray
+    nx: int  # cells along x
+    ny: int  # cells along y
+    offsets: np.ndarray  # (nx·ny + 1,) int64
 
 
 @dataclass(frozen=True)
 class Block:
-    """One column of a room.
+    """One column of a room."""
 
-    Attributes:
-        corner: its minimum x and y, metres, relative to the room's minimum.
-        slices: (start, stop) pairs into the room's sorted arrays.
-        count: its points.
-    """
-
-    corner: tuple[float, float]
-    slices: tuple[tuple[int, int], ...]
-    count: int
+    corner: tuple[float, float]  # its minimum x and y, m, from the room's minimum
+    slices: tuple[tuple[int, int], ...]  # (start, stop) pairs into the room's sorted arrays
+    count: int  # points
 
 
 def positions(extent: float, stride: float) -> int:

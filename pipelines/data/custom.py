@@ -57,7 +57,7 @@ class CustomRoom:
 
     @property
     def size(self) -> int:
-        """The bytes of its files."""
+        """Bytes of its files."""
         return sum(path.stat().st_size for path in self.files)
 
     def fingerprint(self) -> str:
@@ -69,30 +69,17 @@ class CustomRoom:
 
 @dataclass(frozen=True)
 class CustomDataset:
-    """A described data set.
+    """A described data set."""
 
-    Attributes:
-        source: the YAML file.
-        rooms: by area and name.
-        classes: names, in the order of the labels.
-        class_colors: one RGB colour per class.
-        label: the property that holds a label; "" if the file's name gives it.
-        in_name: the pattern that finds a label in a file's name, or None.
-        values: label → class number or IGNORED.
-        options: the scans' vertical axis, unit and columns.
-        no_color_ok: whether scans without colour are taken as grey.
-        test_area: the test area that it names, or None.
-    """
-
-    source: Path
-    rooms: tuple[CustomRoom, ...]
-    classes: tuple[str, ...]
+    source: Path  # the YAML file
+    rooms: tuple[CustomRoom, ...]  # by area and name
+    classes: tuple[str, ...]  # in the order of the labels
     class_colors: tuple[Rgb, ...]
-    label: str
-    in_name: re.Pattern[str] | None
-    values: Mapping[str, int]
-    options: ScanOptions
-    no_color_ok: bool
+    label: str  # the property that holds a label; "" if the file's name gives it
+    in_name: re.Pattern[str] | None  # finds a label in a file's name
+    values: Mapping[str, int]  # label → class number or IGNORED
+    options: ScanOptions  # the scans' vertical axis, unit and columns
+    no_color_ok: bool  # scans without colour are taken as grey
     test_area: int | None
     root: str = ""
     rotated: bool = False
@@ -318,12 +305,7 @@ def _shown(value: Any) -> str:
 
 
 def read_custom_room(dataset: CustomDataset, room: CustomRoom) -> tuple[Room, RoomNotes]:
-    """Read one room.
-
-    Raises:
-        DatasetError: a file cannot be read, has no colour or label, or a label that is not
-            described.
-    """
+    """Read one room; DatasetError if a file lacks colour or label, or has an undescribed label."""
     parts = [_read_file(dataset, file) for file in room.files]
     pos, label = (np.concatenate([part[name] for part in parts]) for name in ("pos", "label"))
     if not len(pos):

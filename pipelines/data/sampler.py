@@ -30,20 +30,12 @@ MOST = 10.0  # times that balancing may draw a block, where it would come once w
 
 @dataclass(frozen=True)
 class Batch:
-    """Some blocks, ready for the model.
+    """Some blocks, ready for the model; with several processes, a rank's local batch."""
 
-    Attributes:
-        features: (B, N, 9) float32.
-        label: (B, N) uint8.
-        blocks: (B,) the blocks' numbers within their sampler. With several processes those of the
-            whole batch, while `features` and `label` are this rank's local batch.
-        idle: the local batch is empty, and `features` a stand-in that must not count.
-    """
-
-    features: np.ndarray
-    label: np.ndarray
-    blocks: tuple[int, ...]
-    idle: bool = False
+    features: np.ndarray  # (B, N, 9) float32
+    label: np.ndarray  # (B, N) uint8
+    blocks: tuple[int, ...]  # their numbers within the sampler; of all ranks' batches together
+    idle: bool = False  # the local batch is empty, and `features` a stand-in that must not count
 
 
 class BlockSampler:
@@ -56,10 +48,10 @@ class BlockSampler:
         seed: of all draws.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
         layout: "paper" or "torch", see `block_features`.
-        parts: of the recipe. "resample" draws a block's points anew every epoch; without it they
-            are drawn once, as for the published HDF5 files. "balance" draws blocks by their
-            classes (`block_probabilities`); without it every block comes once an epoch.
-            AUGMENTATIONS change the points that were drawn.
+        parts: of the recipe. "resample" draws a block's points anew every epoch, instead of once
+            as for the published HDF5 files. "balance" draws blocks by their classes
+            (`block_probabilities`), instead of each once an epoch. AUGMENTATIONS change the points
+            that were drawn.
         sharing: processes on this machine that each keep rooms in its memory.
         progress: of reading all rooms once, to find their blocks.
     """
@@ -183,12 +175,9 @@ def memory() -> int:
 
 
 def block_counts(label: np.ndarray, block: Block, num_classes: int) -> np.ndarray:
-    """Return the points of each class in a block, (num_classes,) int64.
+    """Return the points of each class in a block, (num_classes,) int64, without IGNORED ones.
 
-    Args:
-        label: (N,) uint8, of all the room's points, sorted by cell.
-        block: one of the room's blocks.
-        num_classes: K; IGNORED points count for no class.
+    `label` (N,) uint8 has all the room's points, sorted by cell.
     """
     counts = np.zeros(IGNORED + 1, np.int64)
     for start, stop in block.slices:

@@ -34,23 +34,14 @@ UNREADABLE = (OSError, KeyError, ValueError, RuntimeError)  # what h5py raises f
 
 @dataclass(frozen=True)
 class RoomInfo:
-    """The manifest's record of a room.
+    """The manifest's record of a room."""
 
-    Attributes:
-        area: its area, 1 to 6.
-        name: its name within the area, such as office_1.
-        points: N.
-        extent: size along x, y, z, metres.
-        checksum: sha256 over its arrays.
-        counts: points per class, in the store's order.
-    """
-
-    area: int
-    name: str
+    area: int  # 1 to 6
+    name: str  # within the area, such as office_1
     points: int
-    extent: tuple[float, float, float]
-    checksum: str
-    counts: tuple[int, ...]
+    extent: tuple[float, float, float]  # along x, y, z, m
+    checksum: str  # sha256 over its arrays
+    counts: tuple[int, ...]  # points per class, in the store's order
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> RoomInfo:
@@ -61,27 +52,16 @@ class RoomInfo:
 
 @dataclass(frozen=True)
 class Room:
-    """The points of a room, sorted by cell.
-
-    Attributes:
-        area: its area.
-        name: its name.
-        origin: (3,) float64, its minimum corner in the raw frame, metres.
-        pos: (N, 3) float32, metres from `origin`.
-        color: (N, 3) uint8.
-        label: (N,) uint8, indices into the store's classes, or IGNORED.
-        grid: the cells.
-        extent: (3,) float32, the maximum of `pos`.
-    """
+    """The points of a room, sorted by cell."""
 
     area: int
     name: str
-    origin: np.ndarray
-    pos: np.ndarray
-    color: np.ndarray
-    label: np.ndarray
+    origin: np.ndarray  # (3,) float64, the minimum corner in the raw frame, m
+    pos: np.ndarray  # (N, 3) float32, m from `origin`
+    color: np.ndarray  # (N, 3) uint8
+    label: np.ndarray  # (N,) uint8, indices into the store's classes, or IGNORED
     grid: Grid
-    extent: np.ndarray
+    extent: np.ndarray  # (3,) float32, the maximum of `pos`
 
     def checksum(self) -> str:
         """Return the sha256 over origin, points and cells."""
@@ -91,7 +71,6 @@ class Room:
         return digest.hexdigest()
 
     def info(self, num_classes: int) -> RoomInfo:
-        """Return the manifest's entry for this room."""
         counts = np.bincount(self.label, minlength=IGNORED + 1)[:num_classes]
         x, y, z = (round(float(value), 6) for value in self.extent)
         checksum, sizes = self.checksum(), tuple(int(count) for count in counts)
@@ -237,13 +216,8 @@ def write_manifest(
 ) -> None:
     """Write the manifest, which makes the store complete.
 
-    Args:
-        data: the store's folder.
-        rooms: one record a room: the fields of RoomInfo and anything else to keep.
-        classes: names in the order of the labels.
-        class_colors: one RGB colour per class.
-        test_area: the area that `train` leaves out and `eval` scores by default.
-        more: other values to record.
+    A record in `rooms` has the fields of RoomInfo and anything else to keep; `more` is recorded
+    beside them.
     """
     entries = sorted(rooms, key=lambda room: (room["area"], room["name"]))
     atomic_json(
@@ -262,26 +236,16 @@ def write_manifest(
 
 
 class Store:
-    """A prepared data set, opened for reading.
-
-    Attributes:
-        path: the folder.
-        manifest: everything that `prepare` recorded.
-        classes: the class names, in the order of the labels.
-        class_colors: one RGB colour per class.
-        test_area: the area that `train` leaves out and `eval` scores by default.
-        published_rooms: rooms of the whole published data set; 0 for your own data.
-        fingerprint: the sha256 over all rooms' checksums.
-        areas: the areas that have rooms.
-    """
+    """A prepared data set, opened for reading."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
-        self.path, self.manifest = path, manifest
-        self.classes: tuple[str, ...] = tuple(manifest["classes"])
-        self.class_colors = tuple(tuple(color) for color in manifest["class_colors"])
-        self.test_area = int(manifest["test_area"])
+        self.path, self.manifest = path, manifest  # all that `prepare` recorded
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])  # in the order of the labels
+        self.class_colors = tuple(tuple(color) for color in manifest["class_colors"])  # RGB
+        self.test_area = int(manifest["test_area"])  # that `train` leaves out and `eval` scores
+        # Of the whole published data set; 0 for your own data.
         self.published_rooms = int(manifest.get("published_rooms", 0))
-        self.fingerprint = str(manifest["fingerprint"])
+        self.fingerprint = str(manifest["fingerprint"])  # sha256 over all rooms' checksums
         self._rooms = [RoomInfo.from_entry(entry) for entry in manifest["rooms"]]
         self.areas = tuple(sorted({room.area for room in self._rooms}))
         self._checked: set[RoomInfo] = set()

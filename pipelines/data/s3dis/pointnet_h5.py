@@ -28,18 +28,9 @@ STRIDE = 0.5  # m
 def export_pointnet_h5(
     store: Store, out: Path, *, seed: int, done: Callable[[Room], None] = lambda _room: None
 ) -> Path:
-    """Write every block of the store, in the order of areas and rooms.
+    """Write every block of the store below `out`, by areas and rooms; return the folder written.
 
     A room's draws follow from the seed and its name alone. One file's blocks are in memory.
-
-    Args:
-        store: the prepared data.
-        out: the folder to write `indoor3d_sem_seg_hdf5_data` into.
-        seed: of the draws.
-        done: called after each room.
-
-    Returns:
-        The folder written.
     """
     folder = out / FOLDER
     files: list[str] = []

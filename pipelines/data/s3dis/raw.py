@@ -78,33 +78,19 @@ class RawRoom:
 
 @dataclass(frozen=True)
 class RawDataset:
-    """A data set's rooms and where they are.
+    """A data set's rooms and where they are."""
 
-    Attributes:
-        source: the folder or the zip file.
-        root: the data set's folder within it, for messages.
-        rooms: by area and natural order of names.
-        rotated: whether rooms are rotated by their alignment angles while reading.
-        classes: their names, in the order of the labels.
-        class_colors: one RGB colour per class.
-        published: rooms of the whole of S3DIS.
-    """
-
-    source: Path
-    root: str
-    rooms: tuple[RawRoom, ...]
-    rotated: bool
+    source: Path  # a folder or a zip
+    root: str  # the data set's folder within it, for messages
+    rooms: tuple[RawRoom, ...]  # by area and natural order of names
+    rotated: bool  # rooms are rotated by their alignment angles while reading
     classes: tuple[str, ...] = CLASSES
     class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
-    published: int = sum(PUBLISHED_ROOMS.values())
+    published: int = sum(PUBLISHED_ROOMS.values())  # rooms of the whole of S3DIS
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[RawFile], BinaryIO]]:
-        """Yield a function that opens the data set's files; a zip is opened once for all of them.
-
-        Raises:
-            DatasetError: the zip cannot be opened.
-        """
+        """Yield a function that opens the data set's files; a zip is opened once for all."""
         if self.source.is_dir():
             yield lambda file: (self.source / file.name).open("rb")
             return
@@ -298,8 +284,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 def _read_angles(source: Path, name: str, area: int) -> dict[tuple[int, str], float]:
     """Read a table of `room angle` lines (degrees) after two header lines.
 
-    Raises:
-        DatasetError: a line is not a room and an angle; its room would silently stay unrotated.
+    Any other line is refused: its room would silently stay unrotated.
     """
     angles = {}
     for number, line in enumerate(_table_text(source, name).splitlines(), start=1):

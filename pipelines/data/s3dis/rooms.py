@@ -36,38 +36,23 @@ SPACE, TAB, NEWLINE, RETURN, MINUS, POINT, ZERO, NINE = (ord(char) for char in "
 
 @dataclass(frozen=True)
 class Repair:
-    """One line that was repaired in memory.
+    """One line that was repaired in memory."""
 
-    Attributes:
-        file: path within the data set.
-        line: 1-based.
-        found: its text, control bytes as \\x00.
-        repaired: the text that was read instead.
-    """
-
-    file: str
-    line: int
-    found: str
-    repaired: str
+    file: str  # path within the data set
+    line: int  # 1-based
+    found: str  # its text, control bytes as \\x00
+    repaired: str  # the text that was read instead
 
 
 @dataclass(frozen=True)
 class RoomNotes:
-    """What a reader noticed in a room.
-
-    Attributes:
-        repairs: lines that were repaired in memory, with file and line.
-        skipped: stray files that were left out.
-        renamed: a whole-room file that is not named like its room, or "".
-        unknown: object files of classes outside S3DIS's, counted as clutter, by class.
-        unlabelled: points of the whole-room file that no annotation has.
-    """
+    """What a reader noticed in a room."""
 
     repairs: tuple[Repair, ...] = ()
-    skipped: tuple[str, ...] = ()
-    renamed: str = ""
-    unknown: dict[str, int] = field(default_factory=dict)
-    unlabelled: int = 0
+    skipped: tuple[str, ...] = ()  # stray files that were left out
+    renamed: str = ""  # a whole-room file that is not named like its room
+    unknown: dict[str, int] = field(default_factory=dict)  # files of unknown classes, by class
+    unlabelled: int = 0  # points of the whole-room file that no annotation has
 
 
 def read_raw_room(dataset: RawDataset, raw: RawRoom) -> tuple[Room, RoomNotes]:
@@ -167,18 +152,9 @@ def rotate(pos: np.ndarray, angle: float) -> np.ndarray:
 def parse_points(
     stream: BinaryIO, file: str, repairs: list[Repair]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read all points of an open text file.
+    """Return pos (n, 3) float64, metres, and color (n, 3) uint8 of an open text file.
 
-    Args:
-        stream: the text.
-        file: its name for messages.
-        repairs: each repaired line is appended here.
-
-    Returns:
-        pos (n, 3) float64, metres, and color (n, 3) uint8.
-
-    Raises:
-        DatasetError: a line cannot be read or repaired with certainty.
+    Each repaired line is appended to `repairs`; messages name `file`.
     """
     parts, line = [], 1
     for text in _chunks(stream, file):
@@ -292,11 +268,7 @@ def _parse_chunk(
 
 
 def careful_line(raw: bytes, file: str, line: int, repairs: list[Repair]) -> list[float]:
-    """Read one irregular line, repairing control bytes; return its six numbers.
-
-    Raises:
-        DatasetError: the line is not six numbers with colours 0 to 255, even after repair.
-    """
+    """Read one irregular line, repairing control bytes; return its six numbers."""
     repaired = raw.translate(_DIGITS)
     shown = raw.rstrip(b"\r")[:80].decode("latin-1").encode("unicode_escape").decode()
     values = _six_numbers(repaired)
@@ -327,9 +299,6 @@ def check_lines(stream: BinaryIO, file: str, repairs: list[Repair]) -> int:
 
     Its points are not needed (labels come from the annotations), so only lines with a control byte
     are parsed.
-
-    Raises:
-        DatasetError: such a line cannot be repaired with certainty.
     """
     count = 0
     for text in _chunks(stream, file):
