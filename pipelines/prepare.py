@@ -86,11 +86,16 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             `allow_incomplete`), or the disk is full.
     """
     start = time.monotonic()
-    dataset = open_dataset(config)
+    dataset = (
+        read_description(config.dataset)
+        if config.dataset is not None
+        else find_raw(config.raw, ignore=[config.data])
+    )
     try:
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
-        _refuse_failures(config, failed)
+        if failed and not config.allow_incomplete:
+            _refuse(failed)
         good = [entry for entry in entries.values() if "failed" not in entry]
         store = _complete(config, dataset, good, failed, progress)
         exported = _export(config, store, progress) if config.export else None
@@ -119,13 +124,6 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         exported=exported,
         seconds=time.monotonic() - start,
     )
-
-
-def open_dataset(config: PrepareConfig) -> Dataset:
-    """Return the described data set, or S3DIS where it is found."""
-    if config.dataset is not None:
-        return read_description(config.dataset)
-    return find_raw(config.raw, ignore=[config.data])
 
 
 def _prepare_rooms(
@@ -168,7 +166,7 @@ def _key(raw: RoomFiles) -> str:
 
 def _stamp(dataset: Dataset, raw: RoomFiles) -> str:
     """Return a text that changes whenever reading the room again would give other points."""
-    described = f":{dataset.digest}" if isinstance(dataset, CustomDataset) else ""
+    described = f":{dataset.digest}" if dataset.digest else ""
     return f"{READER}:{raw.fingerprint()}{described}"
 
 
@@ -242,9 +240,7 @@ def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     return read_raw_room(dataset, raw)
 
 
-def _refuse_failures(config: PrepareConfig, failed: dict[str, str]) -> None:
-    if not failed or config.allow_incomplete:
-        return
+def _refuse(failed: dict[str, str]) -> None:
     others = f"\n{len(failed) - 1} more rooms failed: {', '.join(list(failed)[1:4])} …"
     raise DatasetError(
         next(iter(failed.values()))
@@ -299,9 +295,9 @@ def _complete(
 
 
 def _test_area(config: PrepareConfig, dataset: Dataset) -> int:
-    described = dataset.test_area if isinstance(dataset, CustomDataset) else None
-    areas = sorted({room.area for room in dataset.rooms})
-    return config.test_area or described or (TEST_AREA if TEST_AREA in areas else areas[-1])
+    areas = {room.area for room in dataset.rooms}
+    usual = TEST_AREA if TEST_AREA in areas else max(areas)
+    return config.test_area or dataset.test_area or usual
 
 
 def _read_stored(data: Path, info: RoomInfo) -> Room:

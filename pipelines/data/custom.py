@@ -94,11 +94,7 @@ class CustomDataset:
 
 
 def read_description(path: Path) -> CustomDataset:
-    """Read a YAML description and find the rooms.
-
-    Raises:
-        ConfigError: it cannot be read, or a part of it does not fit; says what was expected.
-    """
+    """Read a YAML description and find the rooms."""
     try:
         return _dataset(path, _load(path))
     except ConfigError as error:

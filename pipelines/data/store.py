@@ -78,17 +78,9 @@ class Room:
 
 
 def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: np.ndarray) -> Room:
-    """Sort raw points into a room.
+    """Sort raw points into a room; refuse points that lie too far apart.
 
-    Args:
-        area: the area.
-        name: the room's name.
-        pos: (N, 3) float64, metres, in the raw frame; N ≥ 1.
-        color: (N, 3) uint8.
-        label: (N,) uint8.
-
-    Raises:
-        DatasetError: its points lie too far apart.
+    `pos` (N, 3) is float64, metres, in the raw frame, `color` (N, 3) and `label` (N,) uint8; N ≥ 1.
     """
     origin = np.array([axis.min() for axis in pos.T], np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too

@@ -140,12 +140,7 @@ def recognise(names: Iterable[str]) -> str | None:
 
 
 def build_released(release: str, state: Mapping[str, Tensor], hints: Hints) -> DeepGCN:
-    """Build the network that holds the tensors of a release, in evaluation mode.
-
-    Raises:
-        WeightsError: a name or a shape does not fit; says which.
-        ConfigError: a setting in `hints` cannot be.
-    """
+    """Build the network that holds the tensors of a release, in evaluation mode."""
     known = RELEASES[release]
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     given = hints.settings()
@@ -342,11 +337,7 @@ def _swap_halves(release: Release, own: str, matrix: Tensor) -> Tensor:
 
 
 def published_state(model: DeepGCN) -> dict[str, Tensor]:
-    """Return the tensors under the names and in the shapes of a published PyTorch release.
-
-    Raises:
-        ConfigError: no release has a network of this kind.
-    """
+    """Return the tensors under the names and in the shapes of a published PyTorch release."""
     config = model.config
     release = DGCNN if config.arch == "dgcnn" else TORCH
     for noun, value, known in (

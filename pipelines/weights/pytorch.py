@@ -22,11 +22,7 @@ STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainer
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of a checkpoint by name, and the plain values beside them as texts.
-
-    Raises:
-        WeightsError: the file is missing, broken, holds code, or holds no named tensors.
-    """
+    """Return the tensors of a checkpoint by name, and the plain values beside them as texts."""
     if not path.is_file():
         raise WeightsError(f"{path}: found no file, expected weights.")
     _check_version(path)

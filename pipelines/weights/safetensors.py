@@ -16,7 +16,7 @@ from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.serialization import to_plain
 
-from .settings import parse_config, parse_num_points
+from .settings import parse_config
 
 FORMAT = "deepgcn-weights"
 VERSION = "1"
@@ -92,8 +92,7 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
 
     metadata = read_metadata(path)
     try:
-        config = parse_config(metadata.get("config", ""))
-        num_points = parse_num_points(metadata)
+        config, num_points = parse_config(metadata, "config")
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
     refused = [name for name in config.own_classes if name not in classes]
@@ -118,10 +117,6 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     """Return the network `config` that holds the tensors, in their dtype and evaluation mode.
 
     A file can claim a network of any size, so memory is taken only for the tensors' own.
-
-    Raises:
-        WeightsError: a name, a shape or a dtype differs, a value is not finite, or there is no
-            such network.
     """
     try:
         check_tensors(config, tensors, source=source)
@@ -170,11 +165,7 @@ def _check_values(value: Tensor, wanted: Tensor, *, where: str) -> None:
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
-    """Return the network's tensors by name on the meta device: shapes and dtypes, no memory.
-
-    Raises:
-        ConfigError: there is no such network.
-    """
+    """Return the network's tensors by name on the meta device: shapes and dtypes, no memory."""
     try:
         with torch.device("meta"):
             return DeepGCN(config).state_dict()

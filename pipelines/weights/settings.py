@@ -40,11 +40,7 @@ SKIPS = {"residual": "resgcn", "dense": "densegcn", "none": "plaingcn"}
 
 
 def read_log(path: Path) -> Hints:
-    """Return the settings in the first line of `log_train.txt`.
-
-    Raises:
-        WeightsError: they are of a network that is not of the published kinds.
-    """
+    """Return the settings in the first line of `log_train.txt`."""
     with path.open(encoding="utf-8", errors="replace") as opened:
         found = literals(opened.readline(LONGEST_LINE))
     if not found:
@@ -116,45 +112,32 @@ def config_metadata(config: ModelConfig) -> dict[str, str]:
 
 
 def read_config(metadata: Mapping[str, str]) -> Hints:
-    """Return the settings of `config_metadata`; no hints if there are none.
-
-    Raises:
-        WeightsError: they are damaged.
-    """
+    """Return the settings of `config_metadata`; no hints if there are none."""
     if CONFIG not in metadata:
         return Hints()
     try:
-        config, num_points = parse_config(metadata[CONFIG]), parse_num_points(metadata)
+        config, num_points = parse_config(metadata, CONFIG)
     except ConfigError as error:
         raise WeightsError(f"its {CONFIG} is damaged: {error}") from error
     names = (field.name for field in fields(Hints) if hasattr(config, field.name))
     return Hints(**{name: getattr(config, name) for name in names}, num_points=num_points)
 
 
-def parse_config(text: str) -> ModelConfig:
-    """Return the configuration that a weights file holds as JSON.
+def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, int | None]:
+    """Return the configuration that metadata holds as JSON, and the points of a block in training.
 
     Raises:
-        ConfigError: the text is not one.
+        ConfigError: the text is no configuration, or no block can have as many points.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(metadata.get(key, ""))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"found no JSON ({error}).") from error
     config: ModelConfig = from_plain(ModelConfig, values)
-    return config
-
-
-def parse_num_points(metadata: Mapping[str, str]) -> int | None:
-    """Return the points of a block in training from a file's metadata; None if it has none.
-
-    Raises:
-        ConfigError: no block can have as many.
-    """
     text = metadata.get("num_points")
     if text is None:
-        return None
+        return config, None
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
     POINTS.check("num_points", int(text))
-    return int(text)
+    return config, int(text)

@@ -125,11 +125,7 @@ def bundle_prefix(path: Path) -> Path | None:
 
 
 def open_bundle(prefix: Path) -> Bundle:
-    """Read the table of the checkpoint `prefix`; its tensors stay on disk.
-
-    Raises:
-        WeightsError: the table is missing, damaged, or not one of this format.
-    """
+    """Read the table of the checkpoint `prefix`; its tensors stay on disk."""
     path = prefix.with_name(f"{prefix.name}.index")
     if not path.is_file():
         raise WeightsError(f"{path}: found no file, expected a TensorFlow checkpoint's index.")
@@ -148,11 +144,7 @@ def open_bundle(prefix: Path) -> Bundle:
 
 
 def table_items(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the keys and values of a LevelDB table, in its order.
-
-    Raises:
-        ValueError: it is no table, or damaged.
-    """
+    """Yield the keys and values of a LevelDB table, in its order."""
     if len(content) < FOOTER or int.from_bytes(content[-8:], "little") != MAGIC:
         raise ValueError("found no table's footer at its end")
     footer = content[-FOOTER:]

@@ -87,6 +87,8 @@ class RawDataset:
     classes: tuple[str, ...] = CLASSES
     class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
     published: int = sum(PUBLISHED_ROOMS.values())  # rooms of the whole of S3DIS
+    test_area: int | None = None  # as of `CustomDataset`, like `digest`
+    digest: str = ""
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[RawFile], BinaryIO]]:

@@ -56,12 +56,7 @@ class RoomNotes:
 
 
 def read_raw_room(dataset: RawDataset, raw: RawRoom) -> tuple[Room, RoomNotes]:
-    """Read one room of the raw data.
-
-    Raises:
-        DatasetError: a line that cannot be repaired with certainty, an unreadable file, or a room
-            without points.
-    """
+    """Read one room of the raw data."""
     repairs: list[Repair] = []
     unknown: dict[str, int] = {}
     try:
@@ -112,9 +107,6 @@ def open_room(path: Path, options: ScanOptions) -> Scan:
 
     A room `office_1` holds `office_1.txt`, or only its objects, `Annotations/*.txt`; the classes in
     their names are ignored.
-
-    Raises:
-        DatasetError: it holds neither, or a line that cannot be repaired with certainty.
     """
     whole = path / f"{path.resolve().name}.txt"
     files = [whole] if whole.is_file() else sorted((path / "Annotations").glob("*.txt"))
