@@ -102,10 +102,7 @@ class BlockSampler:
         return rng.permutation(len(self))
 
     def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
-        """Return the block numbers of an epoch's batches from batch `start` on.
-
-        The last batch may be smaller.
-        """
+        """Return the block numbers of an epoch's batches from batch `start` on."""
         return list(_slices(self.order(epoch), batch_size))[start:]
 
     def in_order(self, batch_size: int) -> list[np.ndarray]:

@@ -77,9 +77,7 @@ def _plan_area(area: int, rooms: int, seed: int) -> list[RoomPlan]:
 def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
     """Build and scan one room; return the objects that the scanner saw, in a fixed order.
 
-    Args:
-        plan: the room, from `plan_building`.
-        density: points per square metre where the scanner sees a surface well.
+    `density` is the points per square metre where the scanner sees a surface well.
     """
     scene, layout = furnish(plan.kind, plan.size, _source(plan.seed, plan.area, plan.index, 1))
     rng = _source(plan.seed, plan.area, plan.index, 2)
@@ -100,9 +98,7 @@ def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
 def format_points(pos: np.ndarray, color: np.ndarray) -> bytes:
     """Return the lines `x y z r g b` of an object: metres with three decimals, integers 0–255.
 
-    Args:
-        pos: (n, 3) float64, metres; n ≥ 1.
-        color: (n, 3) uint8.
+    `pos` is (n, 3) float64, metres, and `color` (n, 3) uint8; n ≥ 1.
     """
     columns = []
     table = np.column_stack([np.rint(pos * 1000), color]).astype(np.int64)

@@ -38,15 +38,6 @@ class Hits:
     cosine: np.ndarray  # (n,) of the angle of incidence
 
 
-@dataclass(frozen=True)
-class Rays:
-    """A scanner's rays: rows of equal elevation, columns of equal azimuth."""
-
-    direction: np.ndarray  # (rows, columns, 3) float32, unit length
-    step: float  # radians between neighbours
-    elevation: np.ndarray  # (rows,) radians
-
-
 def scan_positions(layout: Layout, rng: np.random.Generator) -> np.ndarray:
     """Choose where the scanner stands: clear of furniture, far from each other; (S, 3) m."""
     width, depth, _ = layout.size
@@ -69,14 +60,9 @@ def scan(
     density: float,
     rng: np.random.Generator,
 ) -> Points:
-    """Scan a room from every position and return all points, sorted by object.
+    """Scan a room from positions (S, 3), m, and return all points, sorted by object.
 
-    Args:
-        scene: the room.
-        positions: (S, 3) of the scanner, m.
-        lighting: the light in the room.
-        density: points per square metre where the scanner sees a surface well.
-        rng: the source of all randomness.
+    `density` is the points per square metre where the scanner sees a surface well.
     """
     patches = scene.patches()
     step = float(np.sqrt(2.0 / density) / REACH)
@@ -102,21 +88,25 @@ def _hit(
     rng: np.random.Generator,
 ) -> Hits:
     """Return the echoes of one scan, thinned to `density` points per square metre."""
-    rays = cast_rays(step, rng)
-    distance, patch = cast(patches, position, rays.direction, step)
+    direction, elevation = cast_rays(step, rng)
+    distance, patch = cast(patches, position, direction, step)
     distance = _mix_edges(distance, rng)
     row, column = np.nonzero(patch >= 0)
     hit, reach = patch[row, column], distance[row, column].astype(np.float64)
-    ray = rays.direction[row, column].astype(np.float64)
+    ray = direction[row, column].astype(np.float64)
     cosine = np.abs((ray * patches.normal[hit]).sum(1))
-    local = cosine / (reach**2 * rays.step**2 * np.cos(rays.elevation[row]))
+    local = cosine / (reach**2 * step**2 * np.cos(elevation[row]))
     dropout = np.array([m.dropout for m in scene.materials])[patches.material[hit]]
     keep = rng.random(len(hit)) < np.minimum(1.0, density / local) * (1 - dropout)
     return Hits(hit[keep], ray[keep], reach[keep], cosine[keep])
 
 
-def cast_rays(step: float, rng: np.random.Generator) -> Rays:
-    """Return rays on a grid of equal angles, each moved at random inside its cell."""
+def cast_rays(step: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return rays on a grid of angles `step` apart, each moved at random inside its cell.
+
+    Returns:
+        Unit vectors (rows, columns, 3) float32, and the elevation of each row (rows,), radians.
+    """
     elevations = np.arange(LOWEST, np.pi / 2 - step, step)
     azimuths = np.arange(int(np.ceil(2 * np.pi / step))) * (2 * np.pi / np.ceil(2 * np.pi / step))
     jitter = rng.random((2, len(elevations), len(azimuths)), dtype=np.float32) * np.float32(step)
@@ -124,19 +114,13 @@ def cast_rays(step: float, rng: np.random.Generator) -> Rays:
     around = azimuths[None, :].astype(np.float32) + jitter[1]
     flat = np.cos(up)
     direction = np.stack([flat * np.cos(around), flat * np.sin(around), np.sin(up)], axis=2)
-    return Rays(direction, step, elevations + step / 2)
+    return direction, elevations + step / 2
 
 
 def cast(
     patches: Patches, position: np.ndarray, direction: np.ndarray, step: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Find the nearest patch along each ray.
-
-    Args:
-        patches: the scene.
-        position: (3,) where all rays start.
-        direction: (rows, columns, 3) float32 unit vectors on the grid of `cast_rays`.
-        step: the grid's angle between neighbours.
+    """Find the nearest patch along each of the rays of `cast_rays` from position (3,).
 
     Returns:
         The distance (rows, columns) float32, infinite where nothing is hit, and the patch hit

@@ -42,29 +42,23 @@ def wall_frame(size: Size, wall: int) -> Frame:
 
 
 def wall_length(size: Size, wall: int) -> float:
-    """Return the length of a wall in metres."""
+    """Return the length of a wall, m."""
     return size[wall % 2]
 
 
 class Layout:
-    """The occupied parts of a room's floor and walls.
-
-    `floor` holds the rectangles (x0, y0, x1, y1) on the floor; `walls[k]` those on wall k, (along0,
-    up0, along1, up1).
-    """
+    """The occupied parts of a room's floor and walls."""
 
     def __init__(self, size: Size, rng: np.random.Generator) -> None:
         self.size = size
-        self.floor: list[Rect] = []
-        self.walls: list[list[Rect]] = [[], [], [], []]
+        self.floor: list[Rect] = []  # x0, y0, x1, y1
+        self.walls: list[list[Rect]] = [[], [], [], []]  # along0, up0, along1, up1 on each wall
         self._rng = rng
 
     def at_wall(
         self, width: float, low: float, high: float, depth: float = 0.0, gap: float = 0.05
     ) -> tuple[int, float] | None:
-        """Take a free stretch of wall for something `width` wide between two heights.
-
-        Something with `depth` also takes the floor in front.
+        """Take a free stretch of wall between two heights, and `depth` of the floor in front.
 
         Returns:
             The wall and the position of the middle along it, or None if nothing is free.

@@ -241,13 +241,7 @@ def surface_axes(pos: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.nd
 def surface_color(
     materials: list[Material], index: np.ndarray, s: np.ndarray, t: np.ndarray
 ) -> np.ndarray:
-    """Return the unlit colour of points on surfaces, float32 (n, 3) in 0–1.
-
-    Args:
-        materials: the scene's materials.
-        index: (n,) the material of each point.
-        s, t: (n,) surface coordinates in metres.
-    """
+    """Return the unlit colours, float32 (n, 3) in 0–1, of materials `index` (n,) at s, t, m."""
     first = np.array([m.first for m in materials], np.float32)[index]
     second = np.array([m.second for m in materials], np.float32)[index]
     scale = np.array([m.scale for m in materials], np.float32)[index]
