@@ -85,33 +85,18 @@ class Scene:
     def __init__(self) -> None:
         self.objects: list[str] = []
         self.materials: list[Material] = []
-        self._corners: list[tuple[Vector, Vector, Vector]] = []
-        self._flags: list[tuple[bool, bool, int, int]] = []
+        self.corners: list[tuple[Vector, Vector, Vector]] = []  # of each patch: origin, u, v
+        self.flags: list[tuple[bool, bool, int, int]] = []  # disc, solid, material, object
 
     def add(self, class_name: str, frame: Frame) -> Part:
         """Start an object of a class; its parts are added in the coordinates of `frame`."""
         self.objects.append(class_name)
         return Part(self, len(self.objects) - 1, frame)
 
-    def patch(
-        self,
-        corner: tuple[Vector, Vector, Vector],
-        material: Material,
-        owner: int,
-        *,
-        disc: bool = False,
-        solid: bool = False,
-    ) -> None:
-        """Add one patch (origin, u, v) in room coordinates."""
-        if not self.materials or self.materials[-1] is not material:
-            self.materials.append(material)
-        self._corners.append(corner)
-        self._flags.append((disc, solid, len(self.materials) - 1, owner))
-
     def patches(self) -> Patches:
         """Return all patches as arrays."""
-        corners = np.array(self._corners, dtype=np.float64).reshape(-1, 3, 3)
-        flags = np.array(self._flags, dtype=np.int64).reshape(-1, 4)
+        corners = np.array(self.corners, dtype=np.float64).reshape(-1, 3, 3)
+        flags = np.array(self.flags, dtype=np.int64).reshape(-1, 4)
         return Patches(
             origin=corners[:, 0],
             u=corners[:, 1],
@@ -189,9 +174,11 @@ class Part:
         disc: bool = False,
         solid: bool = False,
     ) -> None:
-        turn = self.frame.vector
-        corner = (self.frame.point(origin), turn(u), turn(v))
-        self.scene.patch(corner, material, self.index, disc=disc, solid=solid)
+        scene, turn = self.scene, self.frame.vector
+        if not scene.materials or scene.materials[-1] is not material:
+            scene.materials.append(material)
+        scene.corners.append((self.frame.point(origin), turn(u), turn(v)))
+        scene.flags.append((disc, solid, len(scene.materials) - 1, self.index))
 
 
 def _add(a: Vector, b: Vector) -> tuple[float, float, float]:
