@@ -138,7 +138,7 @@ class Hints:
     layout: str | None = option(
         None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT
     )
-    knn: str | None = option(None, "Graph: {}.", choices=KNNS, commands=IMPORT)
+    knn: str | None = option(None, "Graph: {}.", choices=KNNS, noun="k-NN graph", commands=IMPORT)
     dilation: bool | None = option(
         None, "Dilated neighbours.", flag="--dilation/--no-dilation", commands=IMPORT
     )

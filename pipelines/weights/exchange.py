@@ -212,15 +212,15 @@ def _check_options(out: Path, names: str | None, num_points: int | None) -> None
     program = out.suffix in (".pt2", ".onnx")
     if names is not None:
         check_choice("name", names, NAMES, flag="--names")
-    if names is not None and program:
-        raise ConfigError(
-            f"--names: found it for {out.suffix}, expected only for .safetensors, .pth."
-        )
-    if num_points is not None and not program:
-        raise ConfigError(
-            f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
-        )
+        if program:
+            raise ConfigError(
+                f"--names: found it for {out.suffix}, expected only for .safetensors, .pth."
+            )
     if num_points is not None:
+        if not program:
+            raise ConfigError(
+                f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
+            )
         POINTS.check("--num-points", num_points)
 
 
