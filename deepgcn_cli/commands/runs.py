@@ -93,9 +93,9 @@ def _print_runs(rows: Sequence[tuple[Any, ...]]) -> None:
     for name, state, arch, depth, conv, width, k, area, epoch, step, *scores, tags, error in rows:
         network = "–" if arch is None else f"{arch}-{depth} {conv} C{width} k{k}"
         counts = map(_count, (area, epoch, step))
-        shown.append((name, state, network, *counts, *map(percent, scores), tags))
+        shown.append((name, state, network, *counts, *map(percent, scores), tags or "–"))
         errors += [error] if error else []
-    tagged = any(row[-1] for row in shown)
+    tagged = any(row[-1] != "–" for row in shown)
     titles = (*TITLES, "tags") if tagged else TITLES
     print_table(titles, [row[: len(titles)] for row in shown])
     for error in errors:
