@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import platform
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -34,15 +35,10 @@ FLUSH = 2.0  # seconds that figures may wait for the next request to an MLflow s
 
 
 class Logger(Protocol):
-    """A place that figures go to.
+    """A place that figures go to."""
 
-    Attributes:
-        identity: finds the logger's run again, as JSON-ready values.
-        where: names the place for people.
-    """
-
-    identity: dict[str, str]
-    where: str
+    identity: dict[str, str]  # finds the logger's run again
+    where: str  # for people
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Write the figures of a step, by their tags: "train/loss", "validation/miou"."""
@@ -52,12 +48,7 @@ class Logger(Protocol):
 
 
 class RunLog:
-    """metrics.jsonl and the loggers of a run.
-
-    Attributes:
-        metrics: the metrics log.
-        loggers: by name; one that fails gives a warning and is dropped.
-    """
+    """metrics.jsonl and the loggers of a run; one that fails gives a warning and is dropped."""
 
     def __init__(self, metrics: MetricsLog, progress: Progress) -> None:
         self.metrics, self.progress = metrics, progress
@@ -88,14 +79,10 @@ class RunLog:
 def open_log(
     config: TrainConfig, run: Run, *, records: int, step: int, progress: Progress
 ) -> Iterator[RunLog]:
-    """Open the log of a run in a `with` block.
+    """Open metrics.jsonl, TensorBoard and the `loggers` of `config` in a `with` block.
 
-    Args:
-        config: its `loggers` are opened beside TensorBoard.
-        run: the run.
-        records: lines of metrics.jsonl to keep; the rest is from steps that will be repeated.
-        step: the first step that will be written.
-        progress: shows what is logged where, and which loggers fail.
+    The first `records` lines of metrics.jsonl stay; the rest is from steps that will be repeated,
+    from `step` on.
 
     Raises:
         RunError: a logger cannot be opened.
@@ -181,23 +168,42 @@ def flat_settings(config: TrainConfig) -> dict[str, Any]:
 
 
 class TensorBoard:
-    """TensorBoard events in a folder; earlier events from `step` on no longer count."""
+    """TensorBoard events in a folder; earlier events from `step` on no longer count.
+
+    PyTorch's SummaryWriter writes in a thread of its own, which prints a traceback when the disk
+    is full. Here a failure to write is raised where it happens.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # half a second to import
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.identity: dict[str, str] = {}
         self.where = str(folder)
-        self.writer = SummaryWriter(str(folder), purge_step=step)
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{int(now)}.{platform.node()}.{time.time_ns()}"
+        # Unbuffered: an event is written whole and at once.
+        self.file = RecordWriter((folder / name).open("wb", buffering=0))
+        started = SessionLog(status=SessionLog.START)
+        for event in (
+            Event(wall_time=now, file_version="brain.Event:2"),
+            Event(wall_time=now, step=step, session_log=started),
+        ):
+            self.file.write(event.SerializeToString())
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Write scalars."""
-        for tag, value in figures.items():
-            self.writer.add_scalar(tag, value, step)
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self.file.write(event.SerializeToString())
 
     def close(self, error: BaseException | None) -> None:  # noqa: ARG002
         """Close the file."""
-        self.writer.close()
+        self.file.close()
 
 
 class MLflow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pipelines.runs.metrics_log import MetricsLog, read_metrics
 from pipelines.train import train
 from pipelines.training.loggers import (
     RunLog,
+    TensorBoard,
     check_loggers,
     figures_of,
     flat_settings,
@@ -83,6 +85,21 @@ def train_in_two_parts(config: TrainConfig, progress: Progress = SILENT) -> Run:
 
 def losses(run: Run) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in run.metrics() if r["event"] == "step"]
+
+
+def test_tensorboard_without_room_raises_and_prints_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    events = TensorBoard(tmp_path, 1)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            events.write({"train/loss": 0.5}, 1)
+        events.close(None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_mlflow_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
