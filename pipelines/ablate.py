@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from pipelines.data.store import Store
-from pipelines.launch import Job, Look
+from pipelines.launch import Job, JobUpdate, Updates
 from pipelines.launch.local import LocalLauncher, divide_machine
 from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from pipelines.reports.studies import duration
@@ -48,9 +48,9 @@ from .serialization import to_plain
 from .sixfold import scores_of
 from .train import train
 
-LOOK = 5.0  # seconds between two looks at how far the runs are
+REFRESH = 5.0  # seconds between two readings of how far the runs are
 LEAST_DONE = 0.05  # of a run, before the time left is estimated from it
-POLL = 5.0  # seconds between two looks at a run that another process is training
+POLL = 5.0  # seconds between two checks of a run that another process is training
 
 
 def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult:
@@ -119,14 +119,14 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
     with (
         watch_for_interruption() as interruption,
         progress.task("Ablation", total=len(cells), unit="runs") as task,
-        closing(_launched(plan, config, jobs)) as looks,  # closing it stops local jobs, which save
+        closing(_launched(plan, config, jobs)) as updates,  # which makes local jobs save and stop
     ):
         meter = StudyMeter(task, plan, cells)
-        for look in looks:
+        for update in updates:
             if interruption.requested is not None:
                 raise KeyboardInterrupt
-            meter.update(look)
-            for name in look.ended:
+            meter.update(update)
+            for name in update.ended:
                 _report_end(plan, meter.cells[name], progress)
 
 
@@ -138,7 +138,7 @@ def _job(plan: Plan, cell: Cell) -> Job:
     return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)
 
 
-def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Generator[Look, None, None]:
+def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Updates:
     """Run jobs on SLURM, or on this machine, each on its own GPU or cores."""
     if config.launcher == "slurm":
         options = dict(config.slurm)
@@ -169,22 +169,22 @@ class StudyMeter:
         self.done = {
             cell.name: 1.0 if cell.state == "scored" else fraction(cell.run) for cell in cells
         }
-        self.looked = self.began = time.monotonic()
+        self.read = self.began = time.monotonic()
         self.before = sum(self.done.values())
         task.advance(self.before)
 
-    def update(self, look: Look) -> None:
+    def update(self, update: JobUpdate) -> None:
         """Show how far the running cells are, every few seconds and when one has ended."""
-        if not look.ended and time.monotonic() - self.looked < LOOK:
+        if not update.ended and time.monotonic() - self.read < REFRESH:
             return
-        self.looked = time.monotonic()
+        self.read = time.monotonic()
         before, known = sum(self.done.values()), KnownRuns(self.plan.runs)
-        for name in look.running:
+        for name in update.running:
             cell = self.cells[name]
             run = known.match(seeded(cell.row, cell.seed), self.plan.fingerprint)
             self.done[name] = max(self.done[name], fraction(run))
-        self.done.update(dict.fromkeys(look.ended, 1.0))  # failed or not
-        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in look.running)
+        self.done.update(dict.fromkeys(update.ended, 1.0))  # failed or not
+        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in update.running)
         self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
 
     def left(self) -> str:

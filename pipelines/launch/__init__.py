@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,11 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Look:
-    """The names of the jobs that are running, and of those that ended since the last look."""
+class JobUpdate:
+    """The names of the jobs that are running, and of those that ended since the last update."""
 
     running: tuple[str, ...]
     ended: tuple[str, ...]
+
+
+Updates = Generator[JobUpdate, None, None]  # closing it stops local jobs

@@ -13,20 +13,20 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runtime.own_process import SHARING, module_path
 
-from . import Job, Look
+from . import Job, JobUpdate, Updates
 
 if TYPE_CHECKING:
     from submitit import LocalExecutor
 
 GRACE = 60.0  # seconds that a training has, when asked to stop, to end its step and save
-TICK = 0.2  # seconds between two looks at the jobs
+TICK = 0.2  # seconds between two updates
 NO_LIMIT = 60 * 24 * 366  # minutes; submitit has a time limit of two minutes otherwise
 
 
@@ -85,8 +85,8 @@ class LocalLauncher:
     workers: Sequence[Worker]
     grace: float = GRACE
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Look, None, None]:
-        """Run all jobs and yield looks at them. Close the iterator to stop running jobs."""
+    def run(self, jobs: Sequence[Job]) -> Updates:
+        """Run all jobs and yield updates. Close the iterator to stop running jobs."""
         import fcntl
 
         import submitit
@@ -110,7 +110,7 @@ class LocalLauncher:
                         process, worker, job = running.pop(name)
                         free.append(worker)
                         _keep_failed_start(process, job)
-                    yield Look(tuple(running), tuple(ended))
+                    yield JobUpdate(tuple(running), tuple(ended))
             finally:
                 alive.close()
                 while not all(process.done() for process, *_ in running.values()):

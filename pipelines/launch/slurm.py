@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,13 +30,13 @@ from pipelines.files import atomic_json
 from pipelines.runs.lock import hold_lock
 from pipelines.runtime.own_process import module_path
 
-from . import Job, Look
+from . import Job, JobUpdate, Updates
 
 if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
-TICK = 1.0  # seconds between two looks that are passed on
-FIRST_LOOK, LAST_LOOK = 2.0, 30.0  # seconds between two questions to SLURM, at first and later
+TICK = 1.0  # seconds between two updates
+FIRST_QUERY, LAST_QUERY = 2.0, 30.0  # seconds between two queries of the queue, at first and later
 ANSWER = 60.0  # seconds for a busy controller to answer
 UNKNOWN = 3600.0  # seconds without an answer of SLURM after which to give up
 PREFIX = "deepgcn-"
@@ -110,8 +110,8 @@ class SlurmLauncher:
     folder: Path  # for the record of what was submitted; on a file system that the nodes share
     options: SlurmOptions
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Look, None, None]:
-        """Run all jobs and yield a look at them about once a second.
+    def run(self, jobs: Sequence[Job]) -> Updates:
+        """Run all jobs and yield an update about once a second.
 
         Raises:
             ConfigError: SLURM is not here, or sbatch refuses the jobs.
@@ -122,11 +122,11 @@ class SlurmLauncher:
         waiting = {job.name: False for job in jobs}  # name → whether it was missing last time
         running: tuple[str, ...] = ()
         began = answered = time.monotonic()
-        next_look = began
+        next_query = began
         while waiting:
             ended: tuple[str, ...] = ()
-            if (now := time.monotonic()) >= next_look:
-                next_look = now + min(LAST_LOOK, max(FIRST_LOOK, (now - began) / 20))
+            if (now := time.monotonic()) >= next_query:
+                next_query = now + min(LAST_QUERY, max(FIRST_QUERY, (now - began) / 20))
                 try:
                     found = self.queued()
                 except RunError as error:
@@ -138,7 +138,7 @@ class SlurmLauncher:
                     running = tuple(name for name in waiting if found.get(name) == "RUNNING")
                     ended = tuple(n for n, missing in waiting.items() if missing and n not in found)
                     waiting = {name: name not in found for name in waiting if name not in ended}
-            yield Look(running, ended)
+            yield JobUpdate(running, ended)
             time.sleep(TICK)
 
     def submit(self, jobs: Sequence[Job]) -> None:
