@@ -97,11 +97,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
 
 
 def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
-    """Return the runs that the configuration names, by folder or name; none: the latest finished.
-
-    Raises:
-        RunError: there is no such run.
-    """
+    """Return the runs that the configuration names, by folder or name; else the latest finished."""
     if not config.run_dirs:
         run = latest_finished(config.runs)
         progress.say(f"{run.path}: the latest finished run")

@@ -142,11 +142,7 @@ def write_study(
 ) -> tuple[Path, ...]:
     """Write a study's tables in the formats asked for, and its plot, and return the files.
 
-    Args:
-        folder: runs/studies/<study>.
-        tables: one a section.
-        reports: formats, some of REPORTS.
-        pictures: whether to draw.
+    `folder` is runs/studies/<study>; `tables` has one table a section.
     """
     study = tables[0].study
     panels = {label: found for axis, label in AXES.items() if (found := curves(tables, axis))}

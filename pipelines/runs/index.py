@@ -76,16 +76,9 @@ def query(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of the runs in a folder, as they are now.
 
-    Args:
-        runs_dir: the folder; if missing, there are no runs.
-        where: a condition (see `runs.query`); None: all runs.
-        sort: columns, comma-separated, `-` before a descending one; None: oldest first.
-        limit: the most rows to return.
-        columns: their names; None: all, in the order of COLUMNS.
-        progress: is notified when many runs have to be read again.
-
-    Raises:
-        ConfigError: `where`, `sort` or `columns` cannot be understood; the index is not touched.
+    At most `limit` rows of the `columns` named; None: all, in the order of COLUMNS. The other
+    arguments are those of `runs_frame`. ConfigError: `where`, `sort` or `columns` cannot be
+    understood; the index is not touched.
     """
     condition, values = parse_where(where)
     names, order = ", ".join(parse_columns(columns)), parse_sort(sort)

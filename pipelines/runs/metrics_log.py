@@ -18,11 +18,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """A metrics log that is open for appending.
+    """A metrics log that is open for appending; the file is created if missing.
 
-    Args:
-        path: the file; created if missing.
-        keep: how many of its first records stay; the rest is from steps that will be repeated.
+    Its first `keep` records stay; the rest is from steps that will be repeated.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:

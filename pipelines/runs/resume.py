@@ -34,8 +34,7 @@ FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (SPEED, PLACE)
 def open_data(run: Run, data: Path | None) -> Store:
     """Open the store in `data`; None: the one that `run` was trained on.
 
-    Raises:
-        DatasetError: the run's data is no longer in its place, or as for `Store.open`.
+    DatasetError: the run's data is no longer in its place, or as for `Store.open`.
     """
     known = run.config.data
     if data in (None, known) and not known.exists():
@@ -50,8 +49,7 @@ def open_data(run: Run, data: Path | None) -> Store:
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     """Check that resuming `run` under `config`, resolved, on `store` continues the same training.
 
-    Raises:
-        RunError: a setting that shapes the result, or the data, has changed; says which.
+    RunError: a setting that shapes the result, or the data, has changed; says which.
     """
     free = [] if {*SCHEDULES} & {*config.parts} else [LENGTH]
     free += [PROCESSES] if config.sync_bn else []
