@@ -47,7 +47,7 @@ SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 @dataclass(frozen=True)
 class ScanResult:
-    """Say what was found in one scan."""
+    """What was found in one scan."""
 
     scan: Path
     out: Path
@@ -64,7 +64,7 @@ class ScanResult:
 
 @dataclass(frozen=True)
 class PredictResult:
-    """Say what was labelled, with which weights."""
+    """What was labelled, with which weights."""
 
     weights: Path
     scans: tuple[ScanResult, ...]
@@ -113,9 +113,6 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
     """Return the scans, each once, with patterns such as `scans/*.ply` expanded.
 
     A pattern leaves out results of an earlier start, unless it names them.
-
-    Raises:
-        ConfigError: none is named, or a pattern fits no file.
     """
     if not named:
         raise ConfigError("predict: found no scan, expected at least one: deepgcn predict SCAN.ply")
@@ -134,12 +131,7 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
 
 
 def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
-    """Return where each scan's labels go.
-
-    Raises:
-        ConfigError: a format is unknown or cannot hold labels, or an output would overwrite a scan
-            or another output.
-    """
+    """Return where each scan's labels go; no output may overwrite a scan or another output."""
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
     for scan, out in zip(scans, outs, strict=True):
         check_format(scan, out)
@@ -184,13 +176,8 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     return config.out
 
 
-def find_weights(
-    config: PredictConfig, progress: Progress = SILENT
-) -> tuple[Path, tuple[str, ...]]:
-    """Return the weights file to use, and the own classes that its run was trained with.
-
-    Name the run if the configuration does not.
-    """
+def find_weights(config: PredictConfig, progress: Progress) -> tuple[Path, tuple[str, ...]]:
+    """Return the weights file to use, and the own layer classes that its run was trained with."""
     if config.weights is not None:
         return config.weights, ()
     if config.run is not None:
@@ -203,13 +190,13 @@ def find_weights(
 
 @dataclass(frozen=True)
 class _Network:
-    """Hold the model, the names and colours of its classes, and how it draws points."""
+    """The model, its classes, and how it draws points."""
 
     model: DeepGCN
     classes: tuple[str, ...]
     class_colors: tuple[tuple[int, ...], ...]
     draws: Draws
-    digest: str
+    digest: str  # SHA-256 of the weights file
 
 
 def _open_network(
@@ -228,9 +215,6 @@ def _classes(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[tuple[in
     """Return the names and colours of the `count` classes that the weights predict.
 
     Weights that name none are of S3DIS if they have as many classes; else the classes are numbered.
-
-    Raises:
-        WeightsError: names or colours do not fit the network.
     """
     metadata, s3dis = read_metadata(weights), count == len(CLASSES)
     unnamed = CLASSES if s3dis else [f"class_{number}" for number in range(count)]
@@ -305,10 +289,9 @@ def _predict_one(
 def _points(
     config: PredictConfig, scan: Scan, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return what the network needs, or refuse a scan that cannot be labelled well.
+    """Return pos (N, 3) float32 from the minimum, color (N, 3) uint8, the minimum (3,) float64.
 
-    Returns pos (N, 3) float32 from the minimum, NaN where unknown, color (N, 3) uint8, and the
-    minimum (3,) float64.
+    Positions are NaN where unknown. A scan that cannot be labelled well is refused.
     """
     pos, origin = scan.positions()
     _check_finite(config, scan, pos)
@@ -356,7 +339,7 @@ def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
 
 
 def _made_from(path: Path, scan: Scan, network: _Network) -> str:
-    """Return what distinguishes these labels from those of another scan or network."""
+    """Return a text that tells these labels from those of another scan or network."""
     # A folder's own time stays when a file in it is written again.
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     digest = hashlib.sha256()

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ _FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities":
 
 @dataclass(frozen=True)
 class Labelled:
-    """Hold labels in the scan's own order."""
+    """Labels in the scan's own order."""
 
     label: np.ndarray  # (N,) uint8, UNLABELLED for a point without coordinates
     confidence: np.ndarray  # (N,) float32, the largest probability; 0 without label
@@ -66,11 +66,11 @@ def label_points(
 
     Args:
         model: in evaluation mode, on its device.
-        pos: (N, 3) float32 metres from the scan's minimum, NaN where unknown.
+        pos: (N, 3) float32, metres from the scan's minimum, NaN where unknown.
         color: (N, 3) uint8.
         draws: how points are drawn.
         probabilities: whether to keep those of all classes, not only the largest.
-        part: folder to keep what is done in, for a large scan.
+        part: the folder in which the labels of a large scan grow.
         made_from: distinguishes this scan and these weights from others.
         task: is advanced by the points of each block; those of an earlier start come at once.
     """
@@ -102,22 +102,17 @@ def _sorted_by_cell(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
     return known[order], grid
 
 
+@dataclass
 class LabelStore:
-    """Labels that grow block by block, on disk if the scan is large.
+    """Labels that grow block by block, on disk if the scan is large."""
 
-    Attributes:
-        arrays: the labels so far, by their names.
-        areas: (C,) float64, the area of each class's surfaces so far, in m².
-        blocks: how many blocks are done.
-        points: how many points those have.
-    """
-
-    def __init__(
-        self, arrays: dict[str, np.ndarray], areas: np.ndarray, folder: Path | None, made_from: str
-    ) -> None:
-        self.arrays, self.areas, self.folder, self.made_from = arrays, areas, folder, made_from
-        self.blocks = self.points = 0
-        self._saved = time.monotonic()
+    arrays: dict[str, np.ndarray]  # the labels so far, by their names
+    areas: np.ndarray  # (C,) float64, m² of each class's surfaces so far
+    folder: Path | None  # None: not kept on disk
+    made_from: str
+    blocks: int = 0  # done
+    points: int = 0  # in these
+    saved: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(
@@ -125,14 +120,7 @@ class LabelStore:
     ) -> LabelStore:
         """Go on with what `folder` holds if it is made from the same, or begin anew.
 
-        Args:
-            folder: where the labels of a large scan grow.
-            made_from: the scan, weights and settings.
-            shapes: of the arrays, by their names.
-            classes: the number of classes.
-
-        Raises:
-            OSError: the disk is full, or the folder cannot be written.
+        `shapes` are those of the arrays, by their names.
         """
         if shapes["label"][0] < KEPT_FROM:
             fresh = {name: np.full(shape, *_FRESH[name]) for name, shape in shapes.items()}
@@ -147,18 +135,11 @@ class LabelStore:
             name: np.memmap(folder / name, _FRESH[name][1], "r+", shape=shape)
             for name, shape in shapes.items()
         }
-        store = cls(arrays, areas, folder, made_from)
-        store.blocks, store.points = int(state.get("blocks", 0)), int(state.get("points", 0))
-        return store
+        done = int(state.get("blocks", 0)), int(state.get("points", 0))
+        return cls(arrays, areas, folder, made_from, *done)
 
     def add(self, rows: np.ndarray, pos: np.ndarray, probabilities: np.ndarray) -> None:
-        """Add one block.
-
-        Args:
-            rows: (n,) of its points in the scan.
-            pos: (n, 3) their coordinates.
-            probabilities: (n, C) of each class.
-        """
+        """Add a block: rows (n,) of its points in the scan, pos (n, 3), probabilities (n, C)."""
         label = probabilities.argmax(axis=1)
         areas = self.areas + surface_areas(pos, label, len(self.areas))
         self.arrays["label"][rows] = label
@@ -169,24 +150,19 @@ class LabelStore:
         self.areas = areas
         self.blocks += 1
         self.points += len(rows)
-        if time.monotonic() - self._saved > SAVE_EVERY:
+        if time.monotonic() - self.saved > SAVE_EVERY:
             self.save()
 
     def save(self) -> None:
         """Write what is done to the disk."""
-        self._saved = time.monotonic()
+        self.saved = time.monotonic()
         if self.folder is None:
             return
         for values in self.arrays.values():
             if isinstance(values, np.memmap):
                 values.flush()
-        state = {
-            "made_from": self.made_from,
-            "blocks": self.blocks,
-            "points": self.points,
-            "areas": self.areas.tolist(),
-        }
-        atomic_json(self.folder / STATE, state)
+        state = {name: getattr(self, name) for name in ("made_from", "blocks", "points")}
+        atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
 
 
 def _bytes(name: str, shape: tuple[int, ...]) -> int:
@@ -198,14 +174,9 @@ def _size(path: Path) -> int:
 
 
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Write arrays that hold no block.
-
-    They are written before they are mapped, because a map of a file that is too large for the disk
-    ends the process.
-
-    Raises:
-        OSError: the disk is full; nothing is left in the folder.
-    """
+    """Write arrays that hold no block; if the disk is full, raise OSError and leave no folder."""
+    # They are written before they are mapped: a map of a file too large for the disk ends the
+    # process.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

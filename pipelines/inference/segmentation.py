@@ -35,7 +35,7 @@ from pipelines.scans.table import BRIGHTEST_FRACTION
 
 @dataclass(frozen=True)
 class SortedPoints:
-    """Hold the points of a room, sorted by cell."""
+    """The points of a room, sorted by cell."""
 
     pos: np.ndarray  # (N, 3) float32, metres from the minimum corner
     color: np.ndarray  # (N, 3) uint8, or float from 0 to 1
@@ -45,7 +45,7 @@ class SortedPoints:
 
 @dataclass(frozen=True)
 class Draws:
-    """Say how points are drawn: with the scan and the network this decides every label."""
+    """How points are drawn: with the scan and the network this decides every label."""
 
     num_points: int  # per draw
     batch_size: int = 8  # draws per forward pass
@@ -54,23 +54,18 @@ class Draws:
 
 @dataclass(frozen=True)
 class BlockLogits:
-    """Hold the logits (n, C) of one block, for the `points` (n,) of the sorted points."""
+    """The summed logits of one block."""
 
-    points: np.ndarray
-    logits: np.ndarray
+    points: np.ndarray  # (n,) of the sorted points
+    logits: np.ndarray  # (n, C) float32
 
 
 def block_logits(
     model: DeepGCN, room: SortedPoints, draws: Draws, first: int = 0, task: Task | None = None
 ) -> Iterator[BlockLogits]:
-    """Yield the summed logits of every block, in order; together they hold each point once.
+    """Yield the logits of every block from number `first` on; each point is in one block.
 
-    Args:
-        model: in evaluation mode, on its device.
-        room: the points.
-        draws: how they are drawn.
-        first: the block to begin with; the ones before it are left out.
-        task: is advanced by the points of each finished block.
+    The model is in evaluation mode; the task is advanced by the points of each finished block.
     """
     model.config.check_points(draws.num_points)
     drawn = _drawn(model, room, draws, first)
@@ -86,12 +81,12 @@ def block_logits(
 
 @dataclass(frozen=True)
 class _Draw:
-    """Hold one draw: its block, which points of it, their features, and whether it is the last."""
+    """One draw of points from a block."""
 
     block: BlockLogits
-    chosen: np.ndarray
-    features: np.ndarray
-    last: bool
+    chosen: np.ndarray  # (num_points,) of the block's points
+    features: np.ndarray  # (num_points, 9)
+    last: bool  # of its block
 
 
 def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iterator[_Draw]:
@@ -100,9 +95,8 @@ def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iter
     for number, block in enumerate(blocks[first:], start=first):
         points = block_points(block)
         total = BlockLogits(points, np.zeros((len(points), classes), np.float32))
-        chosen_sets = cover(
-            block.count, draws.num_points, np.random.default_rng([draws.seed, number])
-        )
+        rng = np.random.default_rng([draws.seed, number])
+        chosen_sets = cover(block.count, draws.num_points, rng)
         for n, chosen in enumerate(chosen_sets, start=1):
             rows = points[chosen]
             features = block_features(
@@ -196,20 +190,14 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
         )
     if pos.dtype.kind not in "fiu":
         raise DatasetError(f"segment: found pos of type {pos.dtype}, expected numbers.")
-    _check_color(color)
-    if not np.isfinite(pos).all():
-        bad = int((~np.isfinite(pos).all(axis=1)).sum())
+    if color.dtype != np.uint8:
+        expected = "expected uint8 from 0 to 255, or float from 0 to 1"
+        if color.dtype.kind != "f":
+            raise DatasetError(f"segment: found color of type {color.dtype}, {expected}.")
+        least, most = color.min(), color.max()
+        if not (least >= 0 and most <= BRIGHTEST_FRACTION):  # NaN is neither
+            raise DatasetError(f"segment: found color from {least} to {most}, {expected}.")
+    if bad := int((~np.isfinite(pos).all(axis=1)).sum()):
         raise DatasetError(
             f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos."
         )
-
-
-def _check_color(color: np.ndarray) -> None:
-    """Raise DatasetError unless the network can take `color` for what it is."""
-    if color.dtype == np.uint8:
-        return
-    expected = "expected uint8 from 0 to 255, or float from 0 to 1"
-    if color.dtype.kind != "f":
-        raise DatasetError(f"segment: found color of type {color.dtype}, {expected}.")
-    if not (color.min() >= 0 and color.max() <= BRIGHTEST_FRACTION):  # NaN is neither
-        raise DatasetError(f"segment: found color from {color.min()} to {color.max()}, {expected}.")

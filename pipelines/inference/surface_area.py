@@ -12,16 +12,12 @@ FEWEST = 6  # points of a cube from which a direction can be estimated
 def surface_areas(pos: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
     """Return the area of each class's surfaces in m², (classes,) float64.
 
-    Space is cut into cubes of 0.25 m. In each, a class's points are projected along x, y or z,
-    whichever their surface faces most, the 5 cm cells that they fall into are counted, and the
-    count is divided by the cosine between that axis and the surface's normal (the direction in
-    which the points vary least). Surfaces with fewer than about 1,500 points per m² come out too
-    small, because cells stay empty; rounded ones are approximate.
-
-    Args:
-        pos: (n, 3) float, metres, not below 0; NaN nowhere.
-        label: (n,) uint8, below `classes`.
-        classes: how many there are.
+    For pos (n, 3) in metres, finite and not below 0, and label (n,). Space is cut into cubes of
+    0.25 m. In each, a class's points are projected along x, y or z, whichever their surface faces
+    most, the 5 cm cells that they fall into are counted, and the count is divided by the cosine
+    between that axis and the surface's normal (the direction in which the points vary least).
+    Surfaces with fewer than about 1,500 points per m² come out too small, because cells stay empty;
+    rounded ones are approximate.
     """
     if not len(pos):
         return np.zeros(classes)
@@ -40,10 +36,7 @@ def surface_areas(pos: np.ndarray, label: np.ndarray, classes: int) -> np.ndarra
 def _pieces(
     cube: np.ndarray, label: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Number the pairs of cube and class.
-
-    Returns the points' numbers (n,), and of each pair its class and its points, (m,) both.
-    """
+    """Return each point's pair of cube and class (n,), and each pair's class and size (m,)."""
     size = cube.max(axis=0) + 1
     key = ((cube[:, 0] * size[1] + cube[:, 1]) * size[2] + cube[:, 2]) * classes + label
     found, piece, count = np.unique(key, return_inverse=True, return_counts=True)
