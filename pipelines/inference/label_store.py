@@ -64,15 +64,9 @@ def label_points(
 ) -> Labelled:
     """Label every point that has coordinates.
 
-    Args:
-        model: in evaluation mode, on its device.
-        pos: (N, 3) float32, metres from the scan's minimum, NaN where unknown.
-        color: (N, 3) uint8.
-        draws: how points are drawn.
-        probabilities: whether to keep those of all classes, not only the largest.
-        part: the folder in which the labels of a large scan grow.
-        made_from: distinguishes this scan and these weights from others.
-        task: is advanced by the points of each block; those of an earlier start come at once.
+    For pos (N, 3) float32, metres from the scan's minimum, NaN where unknown, and color (N, 3)
+    uint8. The labels of a large scan grow in the folder `part`; `made_from` tells this scan and
+    these weights from others. The task is advanced by the points of each block.
     """
     order, grid = _sorted_by_cell(pos)
     shapes: dict[str, tuple[int, ...]] = {"label": (len(pos),), "confidence": (len(pos),)}
@@ -128,11 +122,13 @@ class LabelStore:
         state = _read_state(folder)
         areas = np.array(state.get("areas", []), np.float64)
         same = state.get("made_from") == made_from and len(areas) == classes
-        if not same or any(_size(folder / name) != _bytes(name, shapes[name]) for name in shapes):
+        kinds = {name: np.dtype(_FRESH[name][1]) for name in shapes}
+        sizes = {name: kinds[name].itemsize * math.prod(shape) for name, shape in shapes.items()}
+        if not same or any(_size(folder / name) != size for name, size in sizes.items()):
             _write_fresh(folder, shapes)
             state, areas = {}, np.zeros(classes)
         arrays: dict[str, np.ndarray] = {
-            name: np.memmap(folder / name, _FRESH[name][1], "r+", shape=shape)
+            name: np.memmap(folder / name, kinds[name], "r+", shape=shape)
             for name, shape in shapes.items()
         }
         done = int(state.get("blocks", 0)), int(state.get("points", 0))
@@ -163,10 +159,6 @@ class LabelStore:
                 values.flush()
         state = {name: getattr(self, name) for name in ("made_from", "blocks", "points")}
         atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
-
-
-def _bytes(name: str, shape: tuple[int, ...]) -> int:
-    return math.prod(shape) * np.dtype(_FRESH[name][1]).itemsize
 
 
 def _size(path: Path) -> int:

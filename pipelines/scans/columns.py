@@ -69,11 +69,11 @@ class Layout:
     note: str  # what was detected
     label: str = LABEL  # the name of the column with the role LABEL
 
-    def read(self) -> list[tuple[str, int]]:
-        """Return the name and the column of each field that is read."""
+    def read(self) -> dict[str, int]:
+        """Return the column of each field that is read, by the field's name."""
         roles = [role for role in (*"xyzrgb", LABEL) if role in self.roles]
         names = {**COLUMN_NAMES, LABEL: self.label}
-        return [(names.get(role, role), self.roles.index(role)) for role in roles]
+        return {names.get(role, role): self.roles.index(role) for role in roles}
 
     def names(self) -> list[str]:
         """Return a name for each column of a scan without a header."""
@@ -111,7 +111,13 @@ def find_layout(
     named = [*(names or ()), *(f"column_{n}" for n in range(1, cut.count + 1))]
     if label and label.lower() in named:
         at = named.index(label.lower()) % cut.count
-        roles = (*roles[:at], LABEL if roles[at] == "-" else roles[at], *roles[at + 1 :])
+        if roles[at] == "-":
+            if label in [COLUMN_NAMES.get(role, role) for role in roles]:
+                raise ConfigError(
+                    f"{path}: found the label {label!r}, which names a coordinate or colour too.\n"
+                    f"Name its column by the number: column_{at + 1}"
+                )
+            roles = (*roles[:at], LABEL, *roles[at + 1 :])
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     note += ", with decimal commas" if cut.decimal == "," else ""
     joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter

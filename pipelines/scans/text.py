@@ -31,7 +31,7 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
     """Open a text scan."""
     first = _first_lines(path)
     layout = find_layout(path, first, options.columns, options.label)
-    columns = dict(layout.read())
+    columns = layout.read()
     kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
     kinds = dict.fromkeys(columns.values(), "f8")
     parts = (

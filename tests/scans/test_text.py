@@ -132,6 +132,16 @@ def test_given_columns_win(tmp_path: Path) -> None:
         open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r,-"))
 
 
+def test_a_label_that_is_called_like_a_coordinate(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x y z a\n7 1 2 3\n8 4 5 6\n")
+    with pytest.raises(ConfigError, match="by the number: column_1"):
+        open_scan(path, ScanOptions(columns="-,x,y,z", label="x"))
+    scan = open_scan(path, ScanOptions(columns="-,x,y,z", label="column_1"))
+    assert scan.rows["column_1"].tolist() == [7, 8]
+    assert scan.rows["x"].tolist() == [1, 4]
+
+
 def test_nan_and_empty_words_cannot_be_placed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x,y,z\n1,2,3\nnan,2,3\n1,,3\n1,2,-nan(ind)\n4,5,inf\n2,3,4\n")
