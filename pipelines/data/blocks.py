@@ -53,17 +53,12 @@ def positions(extent: float, stride: float) -> int:
     return max(1, math.ceil((extent - 1.0 - TOLERANCE) / stride) + 1)
 
 
-def too_large(extent: Sequence[float] | np.ndarray) -> bool:
-    """Return whether the ground of an `extent` (x, y, …), metres, has too many cells for memory.
+def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
+    """Raise DatasetError, naming `where`, if an `extent` (x, y, …), m, has too many cells.
 
     An axis without extent counts 1 m, the block that covers it.
     """
-    return max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND
-
-
-def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
-    """Raise DatasetError, naming `where` and with `advice`, if points lie too far apart."""
-    if too_large(extent):
+    if max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND:
         shown = " × ".join(f"{size:.3g}" for size in extent)
         raise DatasetError(
             f"{where}: found an extent of {shown}, expected metres, at most "
@@ -76,7 +71,7 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
 
     Args:
         pos: (N, 3) float, metres, relative to their minimum corner; N ≥ 1. Their extent is not
-            `too_large`.
+            too large (`check_ground`).
 
     Returns:
         The order (N,) int64, stable within a cell, and the grid. There is one cell more along an
