@@ -191,18 +191,14 @@ def agreement(path: Path, model: DeepGCN, features: Tensor, found: Tensor) -> fl
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the warnings and logs of PyTorch's exporters."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "onnx_ir.passes")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
         try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(before)
 
 
 def readme_text(
