@@ -267,14 +267,16 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
     """Return a finished run's arithmetic a second; None if it is not of this machine or unlike."""
     try:
         status, environment, config = run.status, run.environment, run.config
-    except DeepGCNError:
+        here = environment.get("host") == platform.node() and environment.get("device") == device
+        pace = float(status.get("blocks_per_second") or 0)
+        # An estimate imports no class that only another run names: importing runs code.
+        foreign = set(config.model.own_classes) - set(like.model.own_classes)
+        if not here or status.get("state") != "finished" or not pace or foreign:
+            return None
+        flop = _block_flop(config)
+    except DeepGCNError:  # damaged, or of a network that is unknown here
         return None
-    here = environment.get("host") == platform.node() and environment.get("device") == device
-    pace = float(status.get("blocks_per_second") or 0)
-    if not here or status.get("state") != "finished" or not pace:
-        return None
-    similar = 1 / SIMILAR <= _block_flop(config) / _block_flop(like) <= SIMILAR
-    return pace * _block_flop(config) if similar else None
+    return pace * flop if 1 / SIMILAR <= flop / _block_flop(like) <= SIMILAR else None
 
 
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
