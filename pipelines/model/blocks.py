@@ -165,7 +165,7 @@ def build_backbone(
 def _build_block(chosen: type[nn.Module], channels: int, config: ModelConfig) -> Any:
     if ":" not in config.arch:
         return chosen(channels, config)
-    inputs = torch.zeros(1, 2, channels), torch.zeros(1, 2, config.width)
+    inputs = torch.zeros(2, 2, channels), torch.zeros(2, 2, config.width)
     return build_checked(chosen, (channels, config), inputs, None, flag=f"--arch {config.arch}")
 
 

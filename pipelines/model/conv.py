@@ -10,6 +10,7 @@ import importlib
 import inspect
 import itertools
 import sys
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from pipelines import kernels
@@ -237,7 +239,8 @@ def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> 
         layer: Any = build_checked(found, channels, inputs, out_channels, flag=flag)
         layer.reset_parameters()  # as version 0.1 did, so that a seed gives the same weights
         return PyGConv(layer, out_channels, style)
-    inputs = torch.zeros(1, 2, in_channels), torch.zeros(1, 2, 1, dtype=torch.int32)
+    # Two blocks, because a batch norm over blocks needs more than one in training.
+    inputs = torch.zeros(2, 2, in_channels), torch.zeros(2, 2, 1, dtype=torch.int32)
     return build_checked(found, channels, inputs, out_channels, flag=flag)
 
 
@@ -300,7 +303,9 @@ def build_checked(
     *,
     flag: str,
 ) -> nn.Module:
-    """Build a class that is not ours, and try it on a tiny input, in evaluation.
+    """Build a class that is not ours, and try it on a tiny input, in evaluation and in training.
+
+    Neither its buffers nor the random state change by that.
 
     Args:
         cls: the class, which `flag` names.
@@ -312,23 +317,46 @@ def build_checked(
     Raises:
         ConfigError: it cannot be built or run, or returns something else.
     """
+    kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
+    shown = f"{flag}: {cls.__name__}({kinds})"
     try:
         module = cls(*arguments)
-        if torch.get_default_device().type == "meta":
-            return module  # only sizes are wanted, and many modules cannot run without values
-        with torch.no_grad(), torch.random.fork_rng([]):
-            result = module.eval()(*inputs)
-            channels: Any = module.out_channels if out_channels is None else out_channels
     except Exception as error:  # the class can do anything
-        kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        raise ConfigError(
-            f"{flag}: {cls.__name__}({kinds}) does not map inputs of shapes {shapes}: "
-            f"{next(iter(str(error).splitlines()), '') or repr(error)}\n"
-            f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
-        ) from error
-    expected = (*inputs[0].shape[:-1], channels)
-    if not isinstance(result, Tensor) or result.shape != expected:
-        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise ConfigError(f"{flag}: {cls.__name__} returned {found}, expected shape {expected}.")
-    return module.train()
+        hint = f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
+        where = hint if isinstance(error, TypeError) else _place(error, cls)
+        raise ConfigError(f"{shown} cannot be built: {_first_line(error)}\n{where}") from error
+    if torch.get_default_device().type == "meta":
+        return module  # only sizes are wanted, and many modules cannot run without values
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                result = functional_call(module.train(training), buffers, inputs)
+                channels: Any = module.out_channels if out_channels is None else out_channels
+        except Exception as error:
+            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+            raise ConfigError(
+                f"{shown} does not map inputs of shapes {shapes} in {mode}: {_first_line(error)}\n"
+                f"{_place(error, cls)}"
+            ) from error
+        expected = (*inputs[0].shape[:-1], channels)
+        if not isinstance(result, Tensor) or result.shape != expected:
+            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ConfigError(
+                f"{flag}: {cls.__name__} returned {found} in {mode}, expected shape {expected}."
+            )
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or repr(error)
+
+
+def _place(error: Exception, cls: type[nn.Module]) -> str:
+    """Say where in the file of `cls` an error comes from."""
+    file = inspect.getsourcefile(cls)
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    if line := next((frame.lineno for frame in frames if frame.filename == file), None):
+        return f"It comes from {file}, line {line}; docs/model.md says what a class has to do."
+    return f"Its forward pass is {inspect.signature(cls.forward)}; see docs/model.md."

@@ -68,6 +68,12 @@ class Broken(Conv):
     def forward(self, x, index):
         raise RuntimeError("no such neighbours")
 
+class Untrainable(Conv):
+    def forward(self, x, index):
+        if self.training:
+            raise RuntimeError("no gradient for that")
+        return super().forward(x, index)
+
 class Unsized(nn.Module):
     def __init__(self, channels, config):
         super().__init__()
@@ -155,8 +161,9 @@ def test_figures_of_an_own_class_are_its_own() -> None:
         ("conv", "own:Cnov", r"Cnov in .*own.py is missing.*Did you mean 'Conv'"),
         ("conv", "own:function", r"function in .*own.py is <function.*expected a class of torch"),
         ("conv", "own:Sized", r"Sized\(9, 8\).*missing 1 required.*\nIts signature is"),
-        ("conv", "own:Narrow", r"Narrow returned \(1, 2, 7\), expected shape \(1, 2, 8\)"),
-        ("conv", "own:Broken", r"\(1, 2, 9\), \(1, 2, 1\): no such neighbours"),
+        ("conv", "own:Narrow", r"Narrow returned \(2, 2, 7\) in eval.*expected shape \(2, 2, 8\)"),
+        ("conv", "own:Broken", r"in evaluation: no such neighbours\n.*own.py, line 46;"),
+        ("conv", "own:Untrainable", r"in training: no gradient for that\n.*own.py, line 51;"),
         ("conv", "a b:Conv", r"--conv: found 'a b:Conv', expected the form package.module:Class"),
         ("arch", "own:Unsized", r"Unsized\(8, ModelConfig\).*no attribute 'out_channels'"),
         ("arch", "own:", r"--arch: found 'own:', expected the form package.module:Class"),
