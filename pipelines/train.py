@@ -41,7 +41,15 @@ from pipelines.runtime.device import cpu_threads, describe_environment, pick_dev
 from pipelines.runtime.interruption import watch_for_interruption
 from pipelines.runtime.precision import Precision
 from pipelines.training.accumulation import TRIALS, explain_out_of_memory
-from pipelines.training.distributed import ALONE, Processes, Ranks, connected, device_of, read_ranks
+from pipelines.training.distributed import (
+    ALONE,
+    Processes,
+    Ranks,
+    check_devices,
+    connected,
+    device_of,
+    read_ranks,
+)
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
 from pipelines.training.memory import arrange_memory, settle_memory, sharing_memory
@@ -49,32 +57,22 @@ from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
 
 from . import kernels
-from .config import ModelConfig, TrainConfig
+from .config import TrainConfig
 from .errors import ConfigError, DatasetError, ProcessLostError
 from .progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training.
+    """A finished training."""
 
-    Attributes:
-        run: the run directory.
-        steps: optimizer steps in all.
-        epochs: whole epochs in all.
-        best_miou: the best validation mIoU, 0–1; `checkpoints/best.safetensors` reached it.
-        seconds: time spent, over all processes that worked on the run one after another.
-        blocks_per_second: of this process's training steps; 0 if it took none.
-        data_wait: the fraction of those steps' time spent waiting for data.
-    """
-
-    run: Path
-    steps: int
-    epochs: int
-    best_miou: float
-    seconds: float
-    blocks_per_second: float
-    data_wait: float
+    run: Path  # the run directory
+    steps: int  # optimizer steps in all
+    epochs: int  # whole epochs in all
+    best_miou: float  # the best on validation, 0–1; `checkpoints/best.safetensors` reached it
+    seconds: float  # over all processes that worked on the run one after another
+    blocks_per_second: float  # of this process's training steps; 0 if it took none
+    data_wait: float  # the fraction of those steps' time spent waiting for data
 
 
 def train(
@@ -116,11 +114,7 @@ def train(
 
 
 def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
-    """Run `train` in `config.devices` processes of this machine.
-
-    Raises:
-        RunError: a worker ended on its own or was killed; says what is left and how to go on.
-    """
+    """Run `train` in `config.devices` processes of this machine."""
     check_loggers(config.loggers)
     if resume:
         run = open_run(resume)
@@ -147,53 +141,39 @@ def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progr
 
 @dataclass(frozen=True)
 class Start:
-    """What rank 0 decides at the start of a training, for all ranks.
+    """What rank 0 decides at the start of a training, for all ranks."""
 
-    Attributes:
-        config: resolved.
-        resume: the run to go on with; None: a new one.
-        fingerprint: of the store.
-        kernel: the implementation of the kernels that is forced; None: the device's own.
-        trials: steps that may find out that memory is short.
-    """
-
-    config: TrainConfig
-    resume: Path | None
-    fingerprint: str
-    kernel: str | None
-    trials: int
+    config: TrainConfig  # resolved
+    resume: Path | None  # the run to go on with; None: a new one
+    fingerprint: str  # of the store
+    kernel: str | None  # the implementation of the kernels that is forced; None: the device's
+    trials: int  # steps that may find out that memory is short
 
 
 def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Progress) -> Start:
-    """Check what was asked for, and settle what was left open.
-
-    Raises:
-        ConfigError, DatasetError, RunError: as for `train`.
-    """
+    """Check what was asked for, and settle what was left open; raises what `train` does."""
     check_loggers(config.loggers)
-    config = settle_devices(config, ranks, resuming=resume is not None)
+    if resume is None:
+        check_devices(config.devices, ranks)
+    config = dataclasses.replace(config, devices=ranks.world_size)
     device = device_of(ranks, pick_device(config.device, progress))
     Precision(config.precision, device)
     run = open_run(resume) if resume else None
     store = open_data(run, config.data) if run else Store.open(config.data)
     config = resolve(config, store)
-    trials = 0
     if run:
         check_same(run, config, store)
     with cpu_threads(config.threads):
-        check_network(config.model)
+        # Two layers show whether the graph convolution exists and fits.
+        DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
             config = settle_memory(config, device.type, ranks, progress)
-            trials = 0 if config.sync_bn and ranks.world_size > 1 else TRIALS
+    trials = 0 if run or (config.sync_bn and ranks.world_size > 1) else TRIALS
     return Start(config, resume, store.fingerprint, kernels.forced(), trials)
 
 
 def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainResult:
-    """Train as one of the processes.
-
-    Raises:
-        DatasetError, RunError, KeyboardInterrupt: as for `train`.
-    """
+    """Train as one of the processes; raises what `train` does."""
     config, ranks = start.config, processes.ranks
     with ExitStack() as stack:
         stack.enter_context(kernels.use(start.kernel))
@@ -215,25 +195,30 @@ def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainR
             if processes.main:
                 run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
-            return result_of(training)
-        if start.resume is not None and processes.main:
-            reopen(run, config, environment)
-        sharing = sharing_memory(ranks, device.type)
-        summary = describe_training(config, training.state.model, *samplers, device, sharing)
-        progress.say(f"{run.path}: {summary}")
-        training.run_to_end()
-        return result_of(training)
+        else:
+            if start.resume is not None and processes.main:
+                reopen(run, config, environment)
+            sharing = sharing_memory(ranks, device.type)
+            summary = describe_training(config, training.state.model, *samplers, device, sharing)
+            progress.say(f"{run.path}: {summary}")
+            training.run_to_end()
+    counters, pace = training.counters, training.pace
+    return TrainResult(
+        run=run.path,
+        steps=counters.step,
+        epochs=counters.epoch,
+        best_miou=counters.best_miou or 0.0,
+        seconds=counters.seconds,
+        blocks_per_second=pace.blocks_per_second,
+        data_wait=pace.data_wait,
+    )
 
 
 @contextmanager
 def opened_run(
     start: Start, store: Store, environment: dict[str, Any], processes: Processes
 ) -> Iterator[Run]:
-    """Create or open the run directory; in rank 0, lock it and record how the work in it fails.
-
-    Raises:
-        RunError: it cannot be made, another process has it, or a process was lost.
-    """
+    """Create or open the run directory; in rank 0, lock it and record how the work in it fails."""
     with ExitStack() as stack:
 
         def begin() -> Run:
@@ -250,34 +235,13 @@ def opened_run(
 
 @contextmanager
 def explain_lost_process(run: Run) -> Iterator[None]:
-    """Let the loss of another process say what is left, and how to go on.
-
-    Raises:
-        ProcessLostError: a process was lost.
-    """
+    """Let a ProcessLostError say what is left, and how to go on."""
     try:
         yield
     except ProcessLostError as error:
         raise ProcessLostError(
             f"{run.path}: {error} {last_checkpoint(run)}\nGo on with it: {resume_command(run.path)}"
         ) from error
-
-
-def settle_devices(config: TrainConfig, ranks: Ranks, *, resuming: bool) -> TrainConfig:
-    """Return `config` with the number of processes that the launcher started.
-
-    Raises:
-        ConfigError: another number was asked for.
-    """
-    if ranks.world_size == 1:
-        return config
-    if config.devices not in (1, ranks.world_size) and not resuming:
-        raise ConfigError(
-            f"--devices: found {config.devices}, but {ranks.launcher} started "
-            f"{ranks.world_size} processes.\n"
-            "Leave --devices out: under a launcher it is their number."
-        )
-    return dataclasses.replace(config, devices=ranks.world_size)
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
@@ -296,21 +260,8 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
 
 
-def check_network(config: ModelConfig) -> None:
-    """Build two layers of the network before anything is written.
-
-    Raises:
-        ConfigError: the graph convolution does not exist or does not fit.
-    """
-    DeepGCN(dataclasses.replace(config, depth=min(config.depth, 2)))
-
-
 def open_same_store(config: TrainConfig, fingerprint: str, ranks: Ranks) -> Store:
-    """Open the store that rank 0 has.
-
-    Raises:
-        DatasetError: it is another one.
-    """
+    """Open the store, and check that it is the one that rank 0 has."""
     store = Store.open(config.data)
     if store.fingerprint != fingerprint:
         raise DatasetError(
@@ -329,7 +280,7 @@ def open_samplers(
         DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
     """
     assert config.test_area is not None
-    rooms = split_rooms(
+    split = split_rooms(
         store.rooms(),
         test_area=config.test_area,
         val_fraction=config.val_fraction,
@@ -351,25 +302,10 @@ def open_samplers(
             )
         return sampler
 
-    train_rooms, val_rooms = rooms
-    return open_sampler(train_rooms, 0.5, config.parts), open_sampler(val_rooms, 1.0, ())
+    return open_sampler(split[0], 0.5, config.parts), open_sampler(split[1], 1.0, ())
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
     """Return the seed and the identity of the data of a run, as JSON-ready values."""
     identity = {"path": str(config.data), "fingerprint": store.fingerprint}
     return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}
-
-
-def result_of(training: Training) -> TrainResult:
-    """Return the result of a training."""
-    counters, pace = training.counters, training.pace
-    return TrainResult(
-        run=training.run.path,
-        steps=counters.step,
-        epochs=counters.epoch,
-        best_miou=counters.best_miou or 0.0,
-        seconds=counters.seconds,
-        blocks_per_second=pace.blocks_per_second,
-        data_wait=pace.data_wait,
-    )

@@ -38,25 +38,15 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """A process's number among those of its training.
+    """A process's number among those of its training."""
 
-    Attributes:
-        rank: among all, from 0.
-        world_size: processes on all machines.
-        local_rank: among those of this machine.
-        local_world_size: processes on this machine.
-        address: the host where they meet; "" for a process without others.
-        port: of that host.
-        launcher: for messages.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-    local_world_size: int = 1
-    address: str = ""
-    port: int = 0
-    launcher: str = ""
+    rank: int = 0  # among all
+    world_size: int = 1  # processes on all machines
+    local_rank: int = 0  # among those of this machine
+    local_world_size: int = 1  # processes on this machine
+    address: str = ""  # the host where they meet
+    port: int = 0  # of that host
+    launcher: str = ""  # for messages
 
 
 def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -110,11 +100,7 @@ def first_node(nodes: str) -> str:
 
 
 def _int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """Return a variable as a number.
-
-    Raises:
-        ConfigError: it is not one, or it is missing and has no default.
-    """
+    """Return a variable as a number, or raise ConfigError."""
     text = environment.get(name)
     if text is None and default is not None:
         return default
@@ -127,12 +113,21 @@ def _int_of(environment: Mapping[str, str], name: str, default: int | None = Non
         ) from None
 
 
-def device_of(ranks: Ranks, device: torch.device) -> torch.device:
-    """Return the device of one of several processes: each has a GPU of its own.
+def check_devices(devices: int, ranks: Ranks) -> None:
+    """Check that the launcher started as many processes as were asked for, if any were.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes on this machine.
+        ConfigError: it started another number.
     """
+    if devices not in (1, ranks.world_size):
+        raise ConfigError(
+            f"--devices: found {devices}, but {ranks.launcher} started {ranks.world_size} "
+            "processes.\nLeave --devices out: under a launcher it is their number."
+        )
+
+
+def device_of(ranks: Ranks, device: torch.device) -> torch.device:
+    """Return the device of a rank: each has a GPU of its own, or ConfigError is raised."""
     if device.type != "cuda" or ranks.world_size == 1:
         return device
     count = torch.cuda.device_count()
@@ -244,11 +239,7 @@ class Processes:
                 own.copy_(total.view_as(own))
 
     def _together(self, action: Callable[[], Any]) -> None:
-        """Do what needs the other processes.
-
-        Raises:
-            ProcessLostError: one of them has ended or does not answer.
-        """
+        """Do what needs the other processes; without them raise ProcessLostError."""
         try:
             action()
         except RuntimeError as error:  # what gloo, NCCL and the store raise
