@@ -78,8 +78,8 @@ class GraphedModel:
 
     Args:
         model: the network; only a weak reference is kept.
-        training: capture passes in training, with their backward passes; else those in evaluation,
-            without gradients. All other passes are the network's own.
+        training: capture training passes with their backward passes; otherwise evaluation passes
+            without gradients. Python launches all others.
         say: called with one line if a capture failed.
         memory: shared with another network whose passes never interleave with these; None: new.
     """
@@ -135,11 +135,9 @@ class GraphedModel:
         if self.stopped or not self._is_ours(model, features):
             return None
         setting = _setting(model, features)
-        entry = self._entries.get(features.shape)
-        if entry is not None and entry.setting == setting:
-            return entry
-        if entry is not None:
-            entry = None  # or its graph would live on
+        if features.shape in self._entries:
+            if self._entries[features.shape].setting == setting:
+                return self._entries[features.shape]
             self._forget(features.shape)
         if why_not(model, features.device) or not self._make_room():
             return None
@@ -231,10 +229,9 @@ def _state_of(module: nn.Module) -> tuple[Any, ...]:
 
 
 def _matmul_precision() -> str:
-    """Return PyTorch's matmul precision; reading its old switch raises after the new was used."""
     try:
         return torch.get_float32_matmul_precision()
-    except RuntimeError:
+    except RuntimeError:  # the newer switch was used
         return torch.backends.cuda.matmul.fp32_precision
 
 
@@ -293,18 +290,13 @@ class StaticInputs:
 
 
 class GraphMemory:
-    """GPU memory that graphs share: each pass writes over what the one before left there.
+    """GPU memory that graphs share: each pass writes over what the one before left there."""
 
-    Attributes:
-        turn: counts the passes, so that a backward pass knows whether its memory is still its own.
-        renewed: counts how often random generators were replaced: a graph reads those that existed
-            when it was captured.
-    """
-
+    # How often random generators were replaced: a graph reads those of its capture.
     renewed: ClassVar[int] = 0
 
     def __init__(self) -> None:
-        self.turn = 0
+        self.turn = 0  # counts passes: a backward pass's memory is its own until the next one
         self._graphs: WeakSet[Any] = WeakSet()
         self._pool: Any = None
         self._stream: Any = None

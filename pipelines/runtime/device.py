@@ -27,7 +27,7 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     """Return the device that `name` stands for: "auto", "cpu" or "cuda".
 
     On the CPU, freed memory stays with the process from now on. A GPU without fast kernels gives
-    one warning.
+    a warning.
 
     Raises:
         ConfigError: "cuda" was asked for and PyTorch sees no GPU.

@@ -10,16 +10,12 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether somebody has asked this process to stop.
-
-    Attributes:
-        requested: the name of the signal that came, or None.
-        notify: called when the first signal comes, unless None. It runs between two bytecodes of
-            the main thread, so set it only while that thread does nothing `notify` would disturb.
-    """
+    """Whether somebody has asked this process to stop."""
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        self.requested: str | None = None  # the name of the signal that came
+        # Called when the first signal comes. It runs between two bytecodes of the main thread, so
+        # set it only while that thread does nothing that it would disturb.
         self.notify: Callable[[], None] | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002

@@ -21,11 +21,7 @@ TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 
 
 class Precision:
-    """How training steps compute on a device.
-
-    Args:
-        name: one of `config.PRECISIONS`.
-        device: where.
+    """How training steps compute on a device; `name` is one of `config.PRECISIONS`.
 
     Raises:
         ConfigError: the device does not support it.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,29 +29,17 @@ from .recipe import Loss
 TRIALS = 2  # the second step is the first with the optimizer's state in memory
 
 
+@dataclass
 class Accumulation:
-    """Adds up the gradients of a batch's micro-batches.
+    """Adds up the gradients of a batch's micro-batches."""
 
-    Attributes:
-        size: blocks of a micro-batch.
-        trials: coming steps that may still find out that `size` is too large, and halve it.
-        on_smaller: called with the new size when it was halved.
-        anywhere: returns whether something holds in any of the processes that take the step, so
-            that all halve when one has to.
-        forward: makes the passes when no trials are left, such as a `GraphedModel`; None: the
-            network itself.
-    """
-
-    def __init__(
-        self,
-        size: int,
-        trials: int = 0,
-        on_smaller: Callable[[int], None] = lambda _: None,
-        anywhere: Callable[[bool], bool] = bool,
-        forward: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.size, self.trials, self.on_smaller, self.anywhere = size, trials, on_smaller, anywhere
-        self.forward = forward
+    size: int  # blocks of a micro-batch
+    trials: int = 0  # coming steps that may find out that `size` is too large, and halve it
+    on_smaller: Callable[[int], None] = lambda _: None  # called with the size that was halved
+    # Whether something holds in any of the processes, so that all halve when one has to.
+    anywhere: Callable[[bool], bool] = bool
+    # Makes the passes when no trials are left, such as a `GraphedModel`; None: the network.
+    forward: Callable[[Tensor], Tensor] | None = None
 
     def backward(
         self,
@@ -62,17 +51,10 @@ class Accumulation:
     ) -> Tensor:
         """Leave the gradient of the batch's loss in the parameters, and return the loss, ().
 
-        A trial that runs out of memory is undone and repeated with half the size.
-
-        Args:
-            model: its parameters' gradients are replaced.
-            features: (B, N, 9).
-            label: (B, N) int64, IGNORED for points without one.
-            loss: gives what some of the blocks add to the loss.
-            precision: of matrix multiplications.
-
-        Raises:
-            MemoryError, RuntimeError: memory ran out and there is nothing left to halve.
+        Features are (B, N, 9); label is (B, N) int64, IGNORED for points without one; `loss` gives
+        what some of the blocks add to the loss. A trial that runs out of memory is undone and
+        repeated with half the size; MemoryError or RuntimeError is raised if nothing is left to
+        halve.
         """
         while True:
             before = PassState(model) if self.trials and self.size > 1 else None
@@ -111,11 +93,7 @@ class Accumulation:
 
 @contextmanager
 def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turn running out of memory into a RunError that names what to change.
-
-    Raises:
-        RunError: the GPU's or the computer's memory ran out.
-    """
+    """Turn running out of memory into a RunError that names what to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -32,33 +32,19 @@ DAMAGED = (  # what a broken file, or one of another network, raises while it is
 
 @dataclass
 class Counters:
-    """Counts how far a training is and what it has added up.
+    """How far a training is and what it has added up."""
 
-    Attributes:
-        epoch: epochs finished, validation included.
-        batch: batches trained on in the epoch that follows.
-        step: optimizer steps in all.
-        samples: blocks trained on in all.
-        loss_sum: Σ loss × blocks over this epoch's batches.
-        loss_blocks: the blocks in that sum.
-        validated: the step after which the network was last validated.
-        best_miou: the best validation mIoU, 0–1.
-        best_epoch: the epoch that reached it, from 1.
-        seconds: time spent on training, validation and saving, over all processes of the run.
-        records: lines of metrics.jsonl that belong to the steps so far.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    samples: int = 0
-    loss_sum: float = 0.0
-    loss_blocks: int = 0
-    validated: int = 0
-    best_miou: float | None = None
-    best_epoch: int | None = None
-    seconds: float = 0.0
-    records: int = 0
+    epoch: int = 0  # epochs finished, validation included
+    batch: int = 0  # batches trained on in the epoch that follows
+    step: int = 0  # optimizer steps in all
+    samples: int = 0  # blocks trained on in all
+    loss_sum: float = 0.0  # Σ loss × blocks over this epoch's batches
+    loss_blocks: int = 0  # the blocks in that sum
+    validated: int = 0  # the step after which the network was last validated
+    best_miou: float | None = None  # on validation, 0–1
+    best_epoch: int | None = None  # that reached it, from 1
+    seconds: float = 0.0  # training, validating and saving, over all processes of the run
+    records: int = 0  # lines of metrics.jsonl that belong to the steps so far
 
     @property
     def mean_loss(self) -> float:
@@ -82,20 +68,12 @@ class Counters:
 
 @dataclass
 class TrainingState:
-    """Everything that the next steps of a training depend on.
-
-    Attributes:
-        model: the network.
-        optimizer: of its parameters.
-        average: the moving average of its weights, if the recipe has one.
-        precision: holds the scale of the loss.
-        counters: how far the training is.
-    """
+    """Everything that the next steps of a training depend on."""
 
     model: DeepGCN
     optimizer: Optimizer
-    average: AveragedModel | None = None
-    precision: Precision = FULL
+    average: AveragedModel | None = None  # of the weights, if the recipe has one
+    precision: Precision = FULL  # holds the scale of the loss
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -156,12 +134,9 @@ class TrainingState:
 
 
 def check_sums(path: Path) -> None:
-    """Check the checksums in PyTorch's file, which `torch.load` ignores.
+    """Check the checksums in PyTorch's file, which `torch.load` ignores; raise BadZipFile.
 
     Otherwise a flipped bit of a weight would be trained on unnoticed.
-
-    Raises:
-        zipfile.BadZipFile: the file is not PyTorch's, or something in it is not what was saved.
     """
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()

@@ -77,7 +77,7 @@ class RunLog:
 
 @contextmanager
 def open_log(
-    config: TrainConfig, run: Run, *, records: int, step: int, progress: Progress
+    config: TrainConfig, run: Run, progress: Progress, *, records: int, step: int
 ) -> Iterator[RunLog]:
     """Open metrics.jsonl, TensorBoard and the `loggers` of `config` in a `with` block.
 

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ from .recipe import average_weights, build_optimizer, choose_recipe
 from .steps import Pace, Step, Stepper, pinned, predict_batches, prefetch
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
+STOPPING = "Stopping after this step; Ctrl-C now stops at once, without saving."
 
 
 class Training:
@@ -138,11 +140,7 @@ class Training:
         return f"step {self.counters.step:,} of {self.total_steps:,}"
 
     def check_start(self) -> None:
-        """Check that all processes start from the same step and the same weights.
-
-        Raises:
-            EverywhereError: they don't; so they do not see the same run directory.
-        """
+        """Check that all processes start from the same step and weights: from one directory."""
         values = self.state.model.state_dict().values()
         weights = sum(value.double().sum().item() for value in values)
         if not self.processes.all_same(weights + self.counters.step):
@@ -155,12 +153,11 @@ class Training:
         """Train and validate in turn until every step is done."""
         if not self.processes.main:
             return self.run_epochs()
+        counters = self.counters
         with open_log(
-            self.config,
-            self.run,
-            records=self.counters.records,
-            step=self.counters.step + 1,
-            progress=self.progress,
+            *(self.config, self.run, self.progress),
+            records=counters.records,
+            step=counters.step + 1,
         ) as self.log:
             # A study's bar needs the run's length before the first checkpoint.
             self.run.update_status(steps_total=self.total_steps)
@@ -204,16 +201,16 @@ class Training:
 
         return closing(prefetch(make, batches, threads=max(1, self.config.workers)))
 
-    def seeded(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield each batch with the draws of its step seeded."""
-        for batch in batches:
-            seed_step(self.state.model, self.config.seed, self.counters.step, self.processes.rank)
-            yield batch
-
     def steps(self, batches: Iterator[Batch]) -> Iterator[Step]:
         """Take a step for each batch, check it, count it and record it."""
         counters = self.counters
-        for step in self.stepper.steps(self.seeded(batches), counters.samples, counters.epoch):
+
+        def seeded() -> Iterator[Batch]:
+            for batch in batches:
+                seed_step(self.state.model, self.config.seed, counters.step, self.processes.rank)
+                yield batch
+
+        for step in self.stepper.steps(seeded(), counters.samples, counters.epoch):
             self.interruption.notify = None
             self.check_loss(step)
             counters.count_step(step.loss, len(step.batch.blocks))
@@ -232,7 +229,7 @@ class Training:
             )
             yield step
             # Until the next step is done, this thread does not use `progress`: a signal may.
-            self.interruption.notify = self.say_stopping
+            self.interruption.notify = partial(self.progress.say, STOPPING)
 
     def validate(self) -> None:
         """Score the network on the validation rooms, keep it if it is the best, save."""
@@ -253,7 +250,11 @@ class Training:
         if better:
             counters.best_miou, counters.best_epoch = found.miou, epoch
             self.save_model("best")
-        self.say_epoch(found, better=better)
+        best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
+        self.progress.say(
+            f"Epoch {epoch}/{self.config.epochs}: loss {counters.mean_loss:.3f}, "
+            f"validation mIoU {100 * found.miou:.1f} % ({best})"
+        )
         counters.validated = counters.step
         if whole:
             counters.next_epoch()
@@ -288,11 +289,7 @@ class Training:
             self.log.write({"event": event, "step": self.counters.step, **record})
 
     def save(self) -> None:
-        """Save the whole state and the weights as "last".
-
-        Raises:
-            RunError: a weight is not finite; the checkpoint before stays.
-        """
+        """Save the state, and the weights as "last"; if one is not finite, raise RunError."""
         name = first_not_finite(self.state.model)
         if name is not None:
             raise self.not_finite(f"the weight {name} is not finite after step")
@@ -374,19 +371,6 @@ class Training:
         self.progress.say(f"Stopped at {self.position}; all is saved. Go on with: {how}")
         self.processes.wait()  # a worker that ends would have rank 0 stopped before it has saved
         raise KeyboardInterrupt
-
-    def say_stopping(self) -> None:
-        """Say that a signal came."""
-        self.progress.say("Stopping after this step; Ctrl-C now stops at once, without saving.")
-
-    def say_epoch(self, found: Scores, *, better: bool) -> None:
-        """Say how an epoch ended."""
-        counters = self.counters
-        best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
-        self.progress.say(
-            f"Epoch {counters.epoch + 1}/{self.config.epochs}: loss {counters.mean_loss:.3f}, "
-            f"validation mIoU {100 * found.miou:.1f} % ({best})"
-        )
 
 
 def figures(step: Step, pace: Pace, device: torch.device) -> dict[str, float | str]:

@@ -136,11 +136,7 @@ def torch_schedule(lr: float, total: int) -> Schedule:  # noqa: ARG001
 def choose_schedule(parts: Sequence[str], layout: str, lr: float, total: int) -> Schedule:
     """Return the schedule of a recipe's parts, or the published one of the layout.
 
-    Args:
-        parts: of the recipe.
-        layout: "paper" or "torch".
-        lr: the learning rate that it starts from.
-        total: the samples of the whole training.
+    It starts from the learning rate `lr`; the whole training has `total` samples.
     """
     name = next((part for part in parts if part in SCHEDULES), layout)
     schedule: Schedule = globals()[f"{name}_schedule"](lr, total)
@@ -149,17 +145,11 @@ def choose_schedule(parts: Sequence[str], layout: str, lr: float, total: int) ->
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the steps of a training follow.
-
-    Attributes:
-        schedule: gives the rates of each step.
-        loss: is minimised.
-        clip: the largest norm of a gradient; None: any.
-    """
+    """What the steps of a training follow."""
 
     schedule: Schedule
     loss: Loss = cross_entropy
-    clip: float | None = None
+    clip: float | None = None  # the largest norm of a gradient; None: any
 
 
 def choose_recipe(config: TrainConfig, total: int) -> Recipe:

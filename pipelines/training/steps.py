@@ -34,21 +34,13 @@ AHEAD = 2  # prepared results that wait, beyond one for each thread
 
 @dataclass(frozen=True)
 class Step:
-    """The figures of one training step.
+    """The figures of one training step."""
 
-    Attributes:
-        loss: mean loss over the batch's labelled points, before the step.
-        lr: the learning rate of the step.
-        batch: what it trained on.
-        seconds: from asking for the batch to the end of the step.
-        wait: of these, the seconds spent waiting for the batch.
-    """
-
-    loss: float
+    loss: float  # mean over the batch's labelled points, before the step
     lr: float
     batch: Batch
-    seconds: float
-    wait: float
+    seconds: float  # from asking for the batch to the end of the step
+    wait: float  # of these, the seconds spent waiting for the batch
 
 
 @dataclass
@@ -82,35 +74,21 @@ class Pace:
 
 @dataclass
 class Stepper:
-    """Takes training steps.
+    """Takes training steps."""
 
-    Attributes:
-        model: on the device to train on.
-        optimizer: of the model's parameters.
-        recipe: schedule, loss and clipping.
-        accumulation: how many blocks go through the network at once.
-        precision: of matrix multiplications.
-        processes: take the same steps, each on its part of the batches.
-        sync_bn: whether batch norm counts the whole batch instead of each process's part.
-    """
-
-    model: DeepGCN
+    model: DeepGCN  # on the device to train on
     optimizer: Optimizer
     recipe: Recipe
     accumulation: Accumulation
     precision: Precision = FULL
-    processes: Processes = ALONE
-    sync_bn: bool = False
+    processes: Processes = ALONE  # take the same steps, each on its part of the batches
+    sync_bn: bool = False  # batch norm counts the whole batch instead of each process's part
 
     def steps(self, batches: Iterable[Batch], samples: int, epoch: int) -> Iterator[Step]:
         """Take one optimizer step on each batch and yield its figures.
 
-        A loss that is not finite changes no weights; the caller decides what it means.
-
-        Args:
-            batches: in the order to train on.
-            samples: blocks trained on before the first of these batches.
-            epoch: the epoch that they belong to, from 0.
+        `samples` blocks were trained on before the first of these batches of an epoch. A loss that
+        is not finite changes no weights; the caller decides what it means.
         """
         self.model.train()
         remaining = iter(batches)
@@ -191,14 +169,9 @@ def prefetch(
 ) -> Generator[Result, None, None]:
     """Yield `function(item)` for every item, in their order, computed ahead by other threads.
 
-    NumPy and HDF5 release the interpreter lock for most of the work, so threads are enough. What
-    `function` raises is raised here, in its item's turn. Close the generator (or use it up) to end
-    the threads.
-
-    Args:
-        function: must depend on its item alone, so that the order of computing does not matter.
-        items: taken lazily, a few ahead of what was yielded.
-        threads: how many items to work on at once.
+    Items are taken lazily, a few ahead. NumPy and HDF5 release the interpreter lock for most of
+    the work, so threads are enough. What `function` raises is raised here, in its item's turn.
+    Close the generator (or use it up) to end the threads.
     """
     remaining = iter(items)
     waiting: deque[Future[Result]] = deque()

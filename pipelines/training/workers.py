@@ -37,10 +37,7 @@ Result = TypeVar("Result")
 def launch(count: int, threads: int, work: Callable[[], Result]) -> Result:
     """Run `work` in `count` processes of `threads` CPU threads each; return rank 0's result.
 
-    Args:
-        count: of processes.
-        threads: of each.
-        work: has to be picklable; finds its rank with `distributed.read_ranks`.
+    `work` has to be picklable, and finds its rank with `distributed.read_ranks`.
 
     Raises:
         DeepGCNError: what a worker raised.
