@@ -62,11 +62,6 @@ def describe_device(device: torch.device) -> str:
     return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
 
 
-def gpu_memory(device: torch.device) -> int | None:
-    """Return the most bytes of GPU memory that this process has held; None on other devices."""
-    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else None
-
-
 def processor_name() -> str:
     """Return the CPU's model name, or its architecture if the system does not say."""
     try:

@@ -18,11 +18,6 @@ from pipelines.model.deepgcn import DeepGCN
 DROPOUT, DILATION = 0, 1  # what a stream of random numbers is for
 
 
-def seed_everything(seed: int) -> None:
-    """Seed PyTorch's generators on all devices."""
-    torch.manual_seed(seed)
-
-
 def seed_step(model: DeepGCN, seed: int, step: int, rank: int) -> None:
     """Seed what one training step draws.
 
@@ -46,10 +41,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Put PyTorch's generators into a state that `rng_state` returned.
-
-    On a machine with other GPUs than the one that saved it, only the GPUs that both have are set.
-    """
+    """Restore what `rng_state` returned, on the GPUs that this and the saving machine have."""
     torch.set_rng_state(state["cpu"])
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for device, saved in enumerate(state["cuda"][:count]):

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -148,7 +148,7 @@ def device_of(ranks: Ranks, device: torch.device) -> torch.device:
 class Processes:
     """The processes of a training, as one of them sees it."""
 
-    ranks: Ranks = field(default_factory=Ranks)
+    ranks: Ranks = Ranks()
 
     @property
     def rank(self) -> int:
@@ -199,11 +199,10 @@ class Processes:
         self.any(False)
 
     def local_batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
-        """Return this process's part of a batch, as drawn in an epoch.
+        """Return this process's part of a batch; all parts are the batch of a single process.
 
-        The draws follow from (seed, epoch, block), so all parts together are the batch that one
-        process would have made. A process that gets no block of a small batch computes the first
-        one, with no point labelled, so that it takes part in every exchange.
+        A process that gets no block of a small batch computes the first one, with no point
+        labelled, so that it takes part in every exchange.
         """
         if self.size == 1:
             return sampler.batch(epoch, blocks)

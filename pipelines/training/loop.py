@@ -27,11 +27,10 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run, last_checkpoint, resume_command, save_config
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
-from pipelines.runtime.device import gpu_memory
 from pipelines.runtime.interruption import Interruption
 from pipelines.runtime.memory import peak_memory
 from pipelines.runtime.precision import Precision
-from pipelines.runtime.seeding import seed_everything, seed_step
+from pipelines.runtime.seeding import seed_step
 from pipelines.weights.safetensors import save_weights
 
 from .accumulation import Accumulation
@@ -76,7 +75,7 @@ class Training:
     def build_state(self) -> TrainingState:
         """Return the state of the first step, or of the run's checkpoint."""
         config = self.config
-        seed_everything(config.seed)
+        torch.manual_seed(config.seed)
         model = DeepGCN(config.model).to(self.device)
         model.checkpoint_layers = config.checkpoint_layers or 0
         state = TrainingState(
@@ -375,11 +374,12 @@ class Training:
 
 def figures(step: Step, pace: Pace, device: torch.device) -> dict[str, float | str]:
     """Return the figures beside an epoch's bar."""
-    memory = gpu_memory(device)
-    return {
+    shown: dict[str, float | str] = {
         "loss": f"{step.loss:.3f}",
         "lr": f"{step.lr:.1e}",
         "blocks/s": f"{pace.blocks_per_second:.1f}",
         "data wait": f"{100 * pace.data_wait:.0f} %",
-        **({} if memory is None else {"GPU memory": f"{memory / 2**30:.1f} GiB"}),
     }
+    if device.type == "cuda":
+        shown["GPU memory"] = f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB"
+    return shown

@@ -36,7 +36,7 @@ def describe_training(
         _count(len(validation.rooms), "validation room"),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
-        describe_device(device) + describe_processes(config),
+        f"{describe_device(device)}{describe_processes(config)}",
         "" if config.precision == "32" else f"matmul precision {config.precision}",
         *describe_steps(config),
         describe_memory(config, device.type, sharing),

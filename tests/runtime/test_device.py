@@ -15,7 +15,6 @@ from pipelines.runtime.device import (
     describe_device,
     describe_environment,
     git_commit,
-    gpu_memory,
     pick_device,
 )
 
@@ -40,13 +39,6 @@ def test_threads_are_given_back() -> None:
     assert torch.get_num_threads() == before
     with cpu_threads(None):
         assert torch.get_num_threads() == before
-
-
-def test_gpu_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = {torch.device("cuda", 1): 3 * 2**30}
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", held.__getitem__)
-    assert gpu_memory(torch.device("cpu")) is None
-    assert gpu_memory(torch.device("cuda", 1)) == 3 * 2**30
 
 
 def test_facts_are_json() -> None:

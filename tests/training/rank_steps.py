@@ -21,7 +21,7 @@ from pipelines.config import ModelConfig
 from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.seeding import seed_everything, seed_step
+from pipelines.runtime.seeding import seed_step
 from pipelines.training.accumulation import Accumulation
 from pipelines.training.distributed import Processes, connected, read_ranks
 from pipelines.training.recipe import Rates, Recipe
@@ -76,7 +76,7 @@ class Blocks:
 
 
 def build(case: Case) -> tuple[DeepGCN, torch.optim.Optimizer]:
-    seed_everything(0)
+    torch.manual_seed(0)
     model = DeepGCN(case.model).double()
     return model, torch.optim.SGD(model.parameters(), lr=1.0)
 

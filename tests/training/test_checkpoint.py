@@ -11,7 +11,6 @@ import torch
 from pipelines.config import ModelConfig
 from pipelines.errors import RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.seeding import seed_everything
 from pipelines.training.checkpoint import Counters, TrainingState, first_not_finite
 from pipelines.training.recipe import average_weights
 
@@ -35,7 +34,7 @@ def step(state: TrainingState) -> float:
 
 
 def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    seed_everything(0)
+    torch.manual_seed(0)
     state = build()
     for _ in range(3):
         step(state)
@@ -45,7 +44,7 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     state.save(tmp_path / "last.pt")
     expected = [step(state) for _ in range(4)]
 
-    seed_everything(99)
+    torch.manual_seed(99)
     other = build()
     other.load(tmp_path / "last.pt")
     assert other.counters == state.counters
@@ -113,7 +112,7 @@ def test_finds_a_weight_that_is_not_finite() -> None:
 
 
 def test_the_average_is_kept(tmp_path: Path) -> None:
-    seed_everything(0)
+    torch.manual_seed(0)
     state = build(averaged=True)
     for _ in range(3):
         step(state)

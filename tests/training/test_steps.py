@@ -16,7 +16,6 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.data.sampler import Batch
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.seeding import seed_everything
 from pipelines.training.accumulation import Accumulation
 from pipelines.training.recipe import Rates, Recipe, Schedule
 from pipelines.training.steps import AHEAD, Pace, Step, Stepper, predict_batches, prefetch
@@ -32,7 +31,7 @@ def batch(seed: int, blocks: int = 2, points: int = 12) -> Batch:
 
 
 def build() -> tuple[DeepGCN, torch.optim.Optimizer]:
-    seed_everything(0)
+    torch.manual_seed(0)
     model = DeepGCN(CONFIG)
     return model, torch.optim.SGD(model.parameters(), lr=123.0)
 
