@@ -280,7 +280,7 @@ def open_samplers(
         DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
     """
     assert config.test_area is not None
-    split = split_rooms(
+    train_rooms, val_rooms = split_rooms(
         store.rooms(),
         test_area=config.test_area,
         val_fraction=config.val_fraction,
@@ -302,7 +302,7 @@ def open_samplers(
             )
         return sampler
 
-    return open_sampler(split[0], 0.5, config.parts), open_sampler(split[1], 1.0, ())
+    return open_sampler(train_rooms, 0.5, config.parts), open_sampler(val_rooms, 1.0, ())
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
