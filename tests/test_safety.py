@@ -208,6 +208,8 @@ def test_a_disk_that_fills_up_anywhere_keeps_the_last_checkpoint(
     # What does not fit any more: a record, the status, the weights, the state.
     for limit in (0, 100, 2000, weights - 1, size - 1):
         go_on_until(commands, run, 3, 0.0)
+        while not run.training_state.is_file():  # three steps may take less than SAVE_SECONDS
+            time.sleep(0.01)
         resource.prlimit(commands.pid, resource.RLIMIT_FSIZE, (limit, limit))
         code, said = commands.end()
         assert code == 1, said
