@@ -1,9 +1,9 @@
 """The DeepGCN pipeline, stage by stage: plain functions over files, and the network they share.
 
-Reading order: `config` (every option), `data` (raw rooms, the store, blocks), `model` (the network)
-with `kernels` (its graph operations), then the stages `prepare`, `train`, `evaluate`, `predict`,
-with `training`, `inference`, `runs` and `reports` below them. `synth` makes a building to try it
-all on.
+Reading order: `config` (every option); `model` (the network) with `kernels` (its graph operations);
+`scans` (any file of points) and `data` (rooms, the store, blocks); then the stages `synth`,
+`prepare`, `train`, `evaluate`, `predict` and `ablate`, with `training`, `inference`, `runs` and
+`reports` below them. Imports point down; CONTRIBUTING has the map.
 
     >>> import pipelines
     >>> model = pipelines.load_model("runs/mine")  # doctest: +SKIP

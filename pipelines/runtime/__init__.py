@@ -1,0 +1,1 @@
+"""What training and inference share: device, memory, precision, seeds, CUDA graphs, signals."""

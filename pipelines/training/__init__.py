@@ -1,0 +1,1 @@
+"""One training: the loop, its step and recipe, checkpoints, several processes, loggers."""
