@@ -75,6 +75,10 @@ def _file_system_error(error: OSError) -> int:
         )
     if error.errno in DISK_FULL or "No space left on device" in str(error):
         return _say(f"Error: {where}the disk is full.\nMake room, then run the same command again.")
+    made = traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
+    if made or error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        what = "this folder cannot be made: " if made else ""
+        return _say(f"Error: {where}{what}{error.strerror}.\nGive another path.")
     if error.errno in REFUSED:
         return _say(f"Error: {where}{error.strerror}.")
     return _bug(error)

@@ -11,6 +11,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from .errors import ConfigError
+
 UNFINISHED = ".part"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -31,6 +33,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
+    """Raise ConfigError, naming the option, if something is in the way of a file or `folder`.
+
+    Called before long work, so that its result can be written.
+    """
+    there = next((place for place in (path, *path.parents) if os.path.exists(place)), None)
+    if there is None or (there == path and not there.is_dir() and not folder):
+        return
+    if there == path and not folder:
+        raise ConfigError(f"{flag} {path}: found a folder, expected a file.\nGive another place.")
+    if not there.is_dir():
+        found = "a file" if there == path else f"the file {there}"
+        raise ConfigError(f"{flag} {path}: found {found}, expected a folder.\nGive another place.")
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:

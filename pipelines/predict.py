@@ -36,7 +36,7 @@ from pipelines.weights.safetensors import describe, load_weights, read_metadata
 
 from .config import PredictConfig
 from .errors import ConfigError, DatasetError, WeightsError
-from .files import DISK_FULL, remove_unfinished
+from .files import DISK_FULL, check_place, remove_unfinished
 from .progress import SILENT, Progress
 from .scans import RESULT, check_format, labelled_name, open_scan, write_labelled
 
@@ -95,6 +95,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """
     scans = find_scans(config.scans)
     outs = output_paths(config, scans)
+    for out in outs:
+        check_place(out, "--out")
     weights, own_classes = find_weights(config, progress)
     network = _open_network(config, weights, own_classes, progress)
     results, failed = [], []

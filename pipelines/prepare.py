@@ -48,7 +48,7 @@ from pipelines.data.store import (
 
 from .config import PrepareConfig
 from .errors import DatasetError
-from .files import DISK_FULL, atomic_json, remove_unfinished
+from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress
 
 Dataset = RawDataset | CustomDataset
@@ -82,10 +82,12 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     """Read every room of the raw data into the store in `config.data`.
 
     Raises:
+        ConfigError: `config.data` cannot be a folder.
         DatasetError: there is no raw data, a room cannot be read (after all others were; not with
             `allow_incomplete`), or the disk is full.
     """
     start = time.monotonic()
+    check_place(config.data, "--data", folder=True)
     dataset = (
         read_description(config.dataset)
         if config.dataset is not None

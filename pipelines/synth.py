@@ -17,7 +17,7 @@ from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_bu
 
 from .config import SynthConfig
 from .errors import ConfigError, command
-from .files import atomic_json
+from .files import atomic_json, check_place
 from .progress import SILENT, Progress
 
 MARKER = "synthetic.json"
@@ -71,8 +71,7 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
 
 def _clear(out: Path, plans: list[RoomPlan]) -> None:
     """Remove the rooms of an earlier synthetic building and nothing else."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out}: found a file, expected a folder.\nGive another folder as OUT.")
+    check_place(out, "OUT", folder=True)
     if not out.exists() or not any(out.iterdir()):
         return
     for room in _earlier_rooms(out):

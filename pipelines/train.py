@@ -59,6 +59,7 @@ from pipelines.training.workers import launch
 from . import kernels
 from .config import TrainConfig
 from .errors import ConfigError, DatasetError, ProcessLostError
+from .files import check_place
 from .progress import SILENT, Progress
 
 
@@ -119,7 +120,10 @@ def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progr
     if resume:
         run = open_run(resume)
     else:
-        config = resolve(config, Store.open(config.data))
+        store = Store.open(config.data)
+        config = resolve(config, store)
+        split_store(config, store)
+        check_place(config.runs, "--runs", folder=True)
         run = Run(make_directory(config))
         config = dataclasses.replace(config, name=run.name)
     threads = config.threads or max(1, torch.get_num_threads() // config.devices)
@@ -153,6 +157,7 @@ class Start:
 def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Progress) -> Start:
     """Check what was asked for, and settle what was left open; raises what `train` does."""
     check_loggers(config.loggers)
+    check_place(config.runs, "--runs", folder=True)
     if resume is None:
         check_devices(config.devices, ranks)
     config = dataclasses.replace(config, devices=ranks.world_size)
@@ -167,6 +172,7 @@ def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Pro
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
+            split_store(config, store)  # fails, if it has to, before the trials of the memory
             config = settle_memory(config, device.type, ranks, progress)
     trials = 0 if run or (config.sync_bn and ranks.world_size > 1) else TRIALS
     return Start(config, resume, store.fingerprint, kernels.forced(), trials)
@@ -271,6 +277,21 @@ def open_same_store(config: TrainConfig, fingerprint: str, ranks: Ranks) -> Stor
     return store
 
 
+def split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list[RoomInfo]]:
+    """Return the rooms to train on, and those that choose the best checkpoint.
+
+    Raises:
+        DatasetError: there are too few.
+    """
+    assert config.test_area is not None
+    return split_rooms(
+        store.rooms(),
+        test_area=config.test_area,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+
+
 def open_samplers(
     config: TrainConfig, store: Store, progress: Progress = SILENT, ranks: Ranks = ALONE.ranks
 ) -> tuple[BlockSampler, BlockSampler]:
@@ -279,13 +300,7 @@ def open_samplers(
     Raises:
         DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
     """
-    assert config.test_area is not None
-    train_rooms, val_rooms = split_rooms(
-        store.rooms(),
-        test_area=config.test_area,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-    )
+    train_rooms, val_rooms = split_store(config, store)
 
     def open_sampler(rooms: list[RoomInfo], stride: float, parts: tuple[str, ...]) -> BlockSampler:
         sampler = BlockSampler(

@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
-from pipelines.files import atomic_json
+from pipelines.files import atomic_json, check_place
 from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import SILENT, Progress
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
@@ -73,10 +73,11 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     """Measure and write `config.out`, each case as soon as it is measured.
 
     Raises:
-        ConfigError: the network does not fit the number of points.
+        ConfigError: the network does not fit the number of points, or `out` cannot be a file.
         RunError: a measurement fails; one of the scaling table is warned of instead.
     """
     config.model.check_points(config.num_points)
+    check_place(config.out, "--out")
     device = pick_device(config.device, progress)
     networks = {"ours": OURS}
     if config.naive and can_compare(config.model, progress) and not config.scaling:

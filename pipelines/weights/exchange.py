@@ -17,7 +17,7 @@ from pipelines.config.model import Hints
 from pipelines.config.options import check_choice
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
-from pipelines.files import atomic_text
+from pipelines.files import atomic_text, check_place
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 
@@ -145,6 +145,7 @@ def _check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:
             f"--out {out}: found the suffix {out.suffix!r}.{did_you_mean(out.suffix, suffixes)}\n"
             f"Expected {' or '.join(suffixes)}: the suffix says what is written."
         )
+    check_place(out, "--out")
     if out.resolve() == source.resolve():
         raise ConfigError(f"--out {out}: would overwrite its source; expected another file.")
 

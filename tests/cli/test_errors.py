@@ -129,6 +129,27 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "Go on with it: deepgcn train --resume runs/mine" in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("synth file.ply/x", "OUT file.ply/x: found the file file.ply, expected a folder."),
+        ("synth /proc/x", "/proc/x: this folder cannot be made: "),
+        ("prepare . --data file.ply", "--data file.ply: found a file, expected a folder."),
+        ("bench --out file.ply/x.json", "--out file.ply/x.json: found the file file.ply, expected"),
+        ("bench --out .", "--out .: found a folder, expected a file."),
+        ("train --runs file.ply/x --device cpu", "--runs file.ply/x: found the file file.ply"),
+        ("predict file.ply --out file.ply/x", "found the file file.ply, expected a folder."),
+        ("weights import w.pth --out file.ply/w.safetensors", "found the file file.ply, expected"),
+    ],
+)
+def test_places_that_cannot_be_written(
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny_store(tmp_path / "data")
+    (tmp_path / "file.ply").touch()
+    assert message in fails(arguments, capsys)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
