@@ -112,7 +112,12 @@ def _load(path: Path) -> dict[str, Any]:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         shown = " ".join(str(error).split())[:200]
-        raise ConfigError(f"cannot be read as YAML: {shown}") from error
+        quotes = (
+            "\nPut patterns that begin with * or ? in quotes."
+            if "alias" in shown or "'?'" in shown
+            else ""
+        )
+        raise ConfigError(f"cannot be read as YAML: {shown}{quotes}") from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ConfigError("found no keys, expected at least classes, areas and label.")
     unknown = sorted(set(given) - set(KEYS))

@@ -248,6 +248,7 @@ BAD = {
     ),
     "an axis": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\nup: w", "--up: found 'w'"),
     "a fold": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\ntest_area: 3", "test_area 3"),
+    "no quotes": ("areas: {1: [*.ply]}", "Put patterns that begin with * or ? in quotes."),
     "code": ("classes: !!python/object/apply:os.system [echo]", "cannot be read as YAML"),
 }
 
