@@ -101,11 +101,14 @@ def _load(path: Path) -> Any:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of unusual pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, KeyError) as error:  # KeyError: a text, read as a pickle
         raise WeightsError(_refusal(path, str(error))) from error
     except Exception as error:  # a broken pickle can fail in any way
         reason = re.split(r"\n|\. ", str(error), maxsplit=1)[0] or type(error).__name__
-        raise WeightsError(f"{path}: cannot be read as a PyTorch file: {reason}.") from error
+        raise WeightsError(
+            f"{path}: cannot be read as a PyTorch file: {reason}.\n"
+            "Expected what torch.save writes, a safetensors file or a TensorFlow checkpoint."
+        ) from error
 
 
 def _numpy_scalars() -> list[Any]:
@@ -120,7 +123,10 @@ def _refusal(path: Path, message: str) -> str:
     """Return why torch refused a file: the name of the function that it calls, if known."""
     found = re.search(r"GLOBAL ([\w.]+)", message)
     if found is None:
-        return f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save."
+        return (
+            f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save.\n"
+            "Expected what torch.save writes, a safetensors file or a TensorFlow checkpoint."
+        )
     return (
         f"{path}: its pickle calls {found[1]}: code, which could do anything, so it is refused.\n"
         "Expected tensors only: save model.state_dict() alone, with torch.save, and import that."

@@ -138,6 +138,10 @@ def test_missing_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match="cannot be read as a PyTorch file: EOFError"):
         read_torch(tmp_path / "empty.pth")
+    for text in ("just some text", "Lorem ipsum"):
+        (tmp_path / "text.pth").write_text(text)
+        with pytest.raises(WeightsError, match=r"not written by torch.save\.\nExpected what torch"):
+            read_torch(tmp_path / "text.pth")
 
 
 @pytest.mark.parametrize("version", ["2.4.0", "2.5.1+cu121", "1.13"])
