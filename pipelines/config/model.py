@@ -17,6 +17,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "densegcn": {"width": 32, "k": 8},
     "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
 }
+IMPORTED = ("plaingcn", "resgcn", "densegcn")  # dgcnn shows in the tensors
 ARCHS = tuple(PUBLISHED)  # `pipelines.model.blocks` has a class for each
 CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
@@ -133,7 +134,7 @@ class Hints:
         None, "Graph convolution: {}.", choices=CONVS, noun="graph convolution"
     )
     arch: str | None = option(
-        None, f"Backbone: {', '.join(ARCHS[:3])}.", choices=ARCHS, noun="architecture"
+        None, f"Backbone: {', '.join(IMPORTED)}.", choices=ARCHS, noun="architecture"
     )
     layout: str | None = option(
         None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT
