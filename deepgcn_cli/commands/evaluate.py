@@ -11,7 +11,7 @@ from deepgcn_cli.display import percent, print_json, print_table, print_text
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, Json, Quiet, subcommand
 from deepgcn_cli.progress import open_progress
-from pipelines.config import PROTOCOLS, EvalConfig
+from pipelines.config import EvalConfig
 
 if TYPE_CHECKING:
     from pipelines.evaluate import RunScores
@@ -42,8 +42,6 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class."""
-    if "all" in flags.get("protocols", ()):
-        flags["protocols"] = PROTOCOLS
     if train_missing and not six_fold:
         raise typer.BadParameter("found --train-missing without --six-fold.")
     config = EvalConfig(**flags)

@@ -254,7 +254,7 @@ class EvalConfig:
         ("room",),
         "What is scored: room, block-s1, block-s05 or all; repeatable.",
         flag="--protocol",
-        choices=PROTOCOLS,
+        choices=(*PROTOCOLS, "all"),
     )
     reports: tuple[str, ...] = option(
         ("md",), "Report to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS
@@ -284,6 +284,8 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if "all" in self.protocols:
+            object.__setattr__(self, "protocols", PROTOCOLS)
 
 
 @dataclass(frozen=True)
