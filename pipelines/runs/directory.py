@@ -69,7 +69,11 @@ class Run:
         try:
             return from_plain(TrainConfig, values)
         except (ConfigError, TypeError, AttributeError) as error:
-            raise RunError(f"{file}: found a damaged configuration: {error}") from error
+            # The file is whole JSON, and what this version cannot read was valid for its own.
+            raise RunError(
+                f"{file}: found settings of another version of deepgcn or made by hand: {error}\n"
+                f"Use the version that {self.path / ENVIRONMENT} names, or train the run anew."
+            ) from error
 
     @property
     def status(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
         ("train --resume", "runs: found no unfinished run to go on with"),
         ("train --resume foo", "runs/foo: found no run there"),
         ("eval", "runs: found no runs there.\nTrain one first: deepgcn train"),
+        ("eval --protocol rooms", "Expected one of: room, block-s1, block-s05, all."),
         ("eval --report pdf", "--report: found the unknown report 'pdf'"),
         ("predict scan.ply", "runs: found no runs there"),
         ("predict scan.plyy", "Did you mean '.ply'?"),
@@ -119,6 +120,20 @@ def test_a_damaged_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     manifest = tmp_path / "data" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 2'))
     assert "version 2, expected 'deepgcn-store' version 1" in fails("train", capsys)
+
+
+@pytest.mark.parametrize("change", [{"arch": "hypergcn"}, {"heads": 4}])
+def test_a_run_of_another_version(
+    change: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainConfig(model=ModelConfig(depth=2), runs=tmp_path / "runs", name="mine")
+    create_run(config, environment={})
+    file = tmp_path / "runs" / "mine" / "config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "model": {**values["model"], **change}}))
+    shown = fails("runs show mine", capsys)
+    assert "config.json: found settings of another version of deepgcn" in shown
+    assert "environment.json names" in shown
 
 
 def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
