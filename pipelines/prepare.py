@@ -97,7 +97,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
         if failed and not config.allow_incomplete:
-            _refuse(failed)
+            _refuse(failed, len(entries) - len(failed), progress)
         good = [entry for entry in entries.values() if "failed" not in entry]
         store = _complete(config, dataset, good, failed, progress)
         exported = _export(config, store, progress) if config.export else None
@@ -154,7 +154,7 @@ def _prepare_rooms(
     with progress.task("Reading rooms", total=sum(r.size for r in todo) / 1e6, unit="MB") as task:
         for raw, entry in _read_all(config, dataset, todo):
             entries[_key(raw)] = entry
-            if "failed" in entry:
+            if "failed" in entry and config.allow_incomplete:
                 progress.warn(f"{_key(raw)} is left out: {entry['failed']}")
             for repair in entry.get("repairs", ()):
                 progress.say(f"repaired {repair['file']}:{repair['line']}: {repair['found']!r}")
@@ -242,13 +242,16 @@ def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     return read_raw_room(dataset, raw)
 
 
-def _refuse(failed: dict[str, str]) -> None:
-    others = f"\n{len(failed) - 1} more rooms failed: {', '.join(list(failed)[1:4])} …"
+def _refuse(failed: dict[str, str], kept: int, progress: Progress) -> None:
+    """Raise DatasetError with what is wrong with the first room, after a warning of each other."""
+    first, *others = failed.values()
+    for key, error in list(failed.items())[1:]:
+        progress.warn(f"{key} cannot be read: {error}")
+    also = f"{len(others)} more failed, see above. " if others else ""
+    rest = "The other rooms are kept. " if kept else ""
+    leave = f", or leave {'them' if others else 'it'} out: deepgcn prepare --allow-incomplete"
     raise DatasetError(
-        next(iter(failed.values()))
-        + (others if len(failed) > 1 else "")
-        + "\nThe other rooms are kept. Mend the data and run the same command again, or leave the "
-        "room out: deepgcn prepare --allow-incomplete"
+        f"{first}\n{also}{rest}Mend the data and run the same command again{leave if kept else '.'}"
     )
 
 

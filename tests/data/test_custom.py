@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
 
+from deepgcn_cli.progress import Warnings
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_custom_room, read_description, spread_colors
 from pipelines.data.store import IGNORED, Room, Store
@@ -278,6 +279,27 @@ def test_labels_that_are_not_described(described: Path, label: str, found: str) 
     dataset = read_description(described)
     with pytest.raises(DatasetError, match=found):
         read_custom_room(dataset, dataset.rooms[0])
+
+
+@pytest.mark.parametrize(
+    ("ignored", "told"),
+    [
+        ("", "2 more failed, see above. Mend the data and run the same command again."),
+        ("[1, 9]", "1 more failed, see above. The other rooms are kept. Mend"),
+    ],
+)
+def test_rooms_that_fail_are_told_once(
+    described: Path, tmp_path: Path, ignored: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_csv(tmp_path / "train" / "b.csv", [1, 1, 1, 1])
+    text = described.read_text().replace("values: {1: ground, 2: thing}", "values: {3: ground}")
+    described.write_text(text.replace("ignore: [9]", f"ignore: {ignored}" if ignored else ""))
+    config = PrepareConfig(dataset=described, data=tmp_path / "data")
+    with pytest.raises(DatasetError) as caught:
+        prepare(config, progress=Warnings())
+    assert str(caught.value).splitlines()[-1].startswith(told)
+    shown = capsys.readouterr().err + str(caught.value)
+    assert all(shown.count(f"{name}.csv:") == 1 for name in ("train/a", "test/a"))
 
 
 def test_no_description(tmp_path: Path) -> None:
