@@ -253,7 +253,8 @@ def split_rooms(
         raise DatasetError(
             f"training rooms: found {len(usable)} outside test area {test_area} "
             f"(prepared areas: {', '.join(map(str, areas)) or 'none'}), expected at least 2.\n"
-            "Prepare one more room of another area, or hold out another area with --area."
+            f"Prepare one more room outside area {test_area}, in a training area or a new one, "
+            "or hold out another area with --area."
         )
     count = min(max(1, round(val_fraction * len(usable))), len(usable) - 1)
     ranks = _spread([room.area for room in usable], np.random.default_rng(seed))
