@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import deepgcn_cli
+import pipelines
 from pipelines.errors import DeepGCNError
 from pipelines.files import DISK_FULL
 
@@ -29,6 +31,7 @@ REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
+PACKAGES = tuple(Path(package.__path__[0]) for package in (deepgcn_cli, pipelines))
 POSTPONED = 0.02  # seconds until a signal comes again that could not be raised
 
 
@@ -94,9 +97,21 @@ def _broken_link(name: object) -> Path | None:
 
 def _bug(error: BaseException) -> int:
     traceback.print_exception(error)
+    if own := _own_place(error):
+        return _say(f"The error comes from {own}, which is not part of deepgcn. Mend it there.")
     version = metadata.version("deepgcn")
     system = f"deepgcn {version}, Python {sys.version.split()[0]}, {sys.platform}"
     return _say(f"This is a bug in deepgcn. Please report it with the lines above ({system}).")
+
+
+def _own_place(error: BaseException) -> str | None:
+    """Return the file and line in the current folder, as of an own class, that an error is from."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(frame.filename)
+        installed = "site-packages" in file.parts or any(file.is_relative_to(p) for p in PACKAGES)
+        if file.is_relative_to(Path.cwd()) and not installed:
+            return f"{file}, line {frame.lineno}"
+    return None
 
 
 def _say(message: str, code: int = 1) -> int:

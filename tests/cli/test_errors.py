@@ -192,6 +192,20 @@ def test_a_bug_shows_its_traceback(
     assert "This is a bug in deepgcn. Please report it" in shown
 
 
+def test_an_error_in_an_own_class_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "def synth(*arguments, **options):\n    raise RuntimeError('too many points')\n"
+    own: dict[str, object] = {}
+    exec(compile(source, str(tmp_path / "own.py"), "exec"), own)
+    monkeypatch.setattr("pipelines.synth.synth", own["synth"])
+    assert run(["synth", "out"]) == 1
+    shown = capsys.readouterr().err
+    assert "RuntimeError: too many points" in shown
+    assert f"from {tmp_path / 'own.py'}, line 2, which is not part of deepgcn" in shown
+    assert "bug" not in shown
+
+
 def test_ctrl_c_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
