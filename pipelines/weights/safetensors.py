@@ -94,7 +94,9 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     try:
         config, num_points = parse_config(metadata, "config")
     except ConfigError as error:
-        raise WeightsError(f"{path}: its configuration is damaged: {error}") from error
+        raise WeightsError(
+            f"{path}: found settings of another version of deepgcn, or damaged ones: {error}"
+        ) from error
     refused = [name for name in config.own_classes if name not in classes]
     if refused:
         raise WeightsError(

@@ -77,7 +77,9 @@ def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, told: str) ->
     save_with_config(path, text)
     with pytest.raises(WeightsError) as caught:
         load_weights(path)
-    assert str(caught.value).startswith(f"{path}: its configuration is damaged: ")
+    assert str(caught.value).startswith(
+        f"{path}: found settings of another version of deepgcn, or damaged"
+    )
     assert told in str(caught.value)
 
 
@@ -136,7 +138,7 @@ def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, DeepGCN(SMALL), metadata={"num_points": told})
     with pytest.raises(
-        WeightsError, match=r"w\.safetensors: its config.*num_points: found .?[-9m0]"
+        WeightsError, match=r"w\.safetensors: found settings.*num_points: found .?[-9m0]"
     ):
         load_weights(path)
     with pytest.raises(WeightsError, match=r"num_points: found .*, expected"):
