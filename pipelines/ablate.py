@@ -43,6 +43,7 @@ from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
 from .errors import ConfigError, RunError
+from .files import check_place
 from .progress import SILENT, Progress, Task
 from .serialization import to_plain
 from .sixfold import scores_of
@@ -62,6 +63,7 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
         RunError: the folder has a study of this name with other settings.
         KeyboardInterrupt: SIGINT or SIGTERM came; the runs are saved.
     """
+    check_place(config.runs, "--runs", folder=True)
     plan = make_plan(config, Store.open(config.data))
     for note in plan.notes:
         progress.say(note)

@@ -153,6 +153,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("bench --out file.ply/x.json", "--out file.ply/x.json: found the file file.ply, expected"),
         ("bench --out .", "--out .: found a folder, expected a file."),
         ("train --runs file.ply/x --device cpu", "--runs file.ply/x: found the file file.ply"),
+        ("ablate --preset smoke --runs file.ply/x", "--runs file.ply/x: found the file file.ply"),
         ("predict file.ply --out file.ply/x", "found the file file.ply, expected a folder."),
         ("weights import w.pth --out file.ply/w.safetensors", "found the file file.ply, expected"),
     ],
