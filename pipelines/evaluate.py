@@ -41,7 +41,7 @@ from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, latest_finished, named_run
 from pipelines.runs.resume import open_data
 from pipelines.runtime.device import pick_device
-from pipelines.weights.safetensors import describe, load_weights
+from pipelines.weights.safetensors import load_weights
 
 from .config import EvalConfig
 from .errors import DatasetError, RunError
@@ -230,7 +230,7 @@ def _write_view(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> 
         classes=store.classes,
         class_colors=store.class_colors,
         title=f"Area {room.area}, {room.name}",
-        facts={"run": evaluation.run.name, "network": describe(evaluation.config.model)},
+        facts={"run": evaluation.run.name, "network": evaluation.config.model.label},
         label=room.label,
         predicted=found.predicted,
         confidence=found.confidence,

@@ -32,7 +32,7 @@ from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import latest_finished, named_run
 from pipelines.runtime.device import pick_device
 from pipelines.scans.table import Labels, Scan, ScanOptions
-from pipelines.weights.safetensors import describe, load_weights, read_metadata
+from pipelines.weights.safetensors import load_weights, read_metadata
 
 from .config import PredictConfig
 from .errors import ConfigError, DatasetError, WeightsError
@@ -267,7 +267,7 @@ def _predict_one(
             classes=network.classes,
             class_colors=network.class_colors,
             title=path.name,
-            facts={"scan": str(path), "network": describe(network.model.config)},
+            facts={"scan": str(path), "network": network.model.config.label},
             predicted=labelled.label,
             confidence=labelled.confidence,
         )

@@ -22,7 +22,6 @@ from pipelines.reports.scores import known_scores, write_scores
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.resume import FREE, different_settings, open_data
-from pipelines.weights.safetensors import describe
 
 from .config import AREAS, EvalConfig
 from .errors import ConfigError, RunError, command
@@ -155,7 +154,7 @@ def _pool(
         "confusion": np.sum([each["confusion"] for each in values.values()], axis=0).tolist(),
     }
     report = Report(
-        f"{describe(base.config.model)}: {len(areas)} folds, protocol {protocol}",
+        f"{base.config.model.label}: {len(areas)} folds, protocol {protocol}",
         tuple(first["classes"]),
         (*rows, *(_published() if store.published_rooms else ())),
         _facts(config, base, store, tuple(values.values())),
@@ -216,7 +215,7 @@ def _facts(
     points = sum(each["points"] for each in values)
     environments = [each["environment"] for each in values]
     return {
-        "network": describe(trained.model),
+        "network": trained.model.label,
         "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
         "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json; "

@@ -179,7 +179,6 @@ def show_run(run: RunName, runs: Runs = RUNS, as_json: Json = False) -> None:
 
 
 def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from pipelines.weights.safetensors import describe
 
     status, environment = summary["status"], summary["environment"]
     yield "run", summary["run"]
@@ -190,7 +189,7 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
         yield "tags", ", ".join(summary["tags"])
     if summary["note"]:
         yield "note", " ".join(summary["note"].split())
-    yield "network", describe(config.model)
+    yield "network", config.model.label
     yield "test area", _count(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
     yield "seed", str(config.seed)

@@ -94,6 +94,15 @@ class ModelConfig:
         return cls(**values)
 
     @property
+    def label(self) -> str:
+        """The network in short.
+
+        >>> ModelConfig().label
+        'resgcn-28 (edge, C 64, k 16)'
+        """
+        return f"{self.arch}-{self.depth} ({self.conv}, C {self.width}, k {self.k})"
+
+    @property
     def own_classes(self) -> tuple[str, ...]:
         """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class".
 

@@ -22,7 +22,6 @@ from pipelines.metrics import Scores, scores
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
-from pipelines.weights.safetensors import describe
 
 from .failures import Failures, failure_tables
 from .html import html_report
@@ -108,7 +107,7 @@ def build_report(
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
     model, target, name = evaluation.config.model, evaluation.target, evaluation.run.name
-    rows = [Row.of(f"{name}: {describe(model)}", found)]
+    rows = [Row.of(f"{name}: {model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
     rooms, published = len(target.store.rooms()), target.store.published_rooms
     if rooms < published:

@@ -29,7 +29,6 @@ from pipelines.runs.resume import identity
 from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
 from pipelines.training.summary import count_parameters
-from pipelines.weights.safetensors import describe
 
 from .grid import OPTIONS, read_grid
 from .presets import Row, Section, Study, study
@@ -251,7 +250,7 @@ def parameters_of(model: ModelConfig) -> int:
 
 def _label(config: TrainConfig, base: TrainConfig) -> str:
     """Return the network for people, with those of its settings that its name does not tell."""
-    model, parts = config.model, [describe(config.model)]
+    model, parts = config.model, [config.model.label]
     if model.knn != "dynamic":
         parts.append("fixed k-NN")
     elif not model.dilation:

@@ -9,7 +9,6 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.runtime.device import describe_device
-from pipelines.weights.safetensors import describe
 
 from .memory import describe_memory
 
@@ -29,7 +28,7 @@ def describe_training(
 ) -> str:
     """Return a training's settings in one line; `sharing` as for `describe_memory`."""
     parts = [
-        f"{describe(config.model)}, {count_parameters(model) / 1e6:.3f} M parameters",
+        f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
         f"test area {config.test_area}",
         f"{_count(len(train.rooms), 'training room')} ({_count(len(train), 'block')})",

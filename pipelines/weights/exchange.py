@@ -23,7 +23,7 @@ from pipelines.progress import SILENT, Progress
 
 from .export import FORMS, readme_text, write_onnx, write_program, write_state
 from .published import RELEASES, assumed, build_released, recognise
-from .safetensors import FORMAT, describe, load_weights, read_metadata, save_weights
+from .safetensors import FORMAT, load_weights, read_metadata, save_weights
 from .settings import LOG, read_config, read_log
 from .sources import TensorInfo, WeightsFile, open_weights
 
@@ -70,7 +70,7 @@ def import_weights(
         source=opened.path,
         out=out,
         release=release,
-        network=describe(model.config),
+        network=model.config.label,
         config=model.config,
         parameters=sum(value.numel() for value in model.parameters()),
         assumed=guessed,
@@ -196,7 +196,7 @@ def export_weights(
     readme = out.with_name(f"{out.name}.README.md")
     metadata["sha256"] = open_weights(source).sha256()
     atomic_text(readme, readme_text(out, model, metadata, names, agreement))
-    return ExportResult(source, out, readme, describe(model.config), agreement)
+    return ExportResult(source, out, readme, model.config.label, agreement)
 
 
 def _write(out: Path, model: DeepGCN, names: str, metadata: Mapping[str, str]) -> float | None:
@@ -263,7 +263,7 @@ def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
         path=opened.path,
         form=opened.form,
         release="deepgcn" if own else recognise(opened.tensors),
-        network=describe(model.config) if model else None,
+        network=model.config.label if model else None,
         assumed=guessed,
         problem=problem,
         config=model.config if model else None,

@@ -27,7 +27,7 @@ from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
 
 from .published import published_state
-from .safetensors import describe, save_weights
+from .safetensors import save_weights
 from .settings import config_metadata
 
 OPSET = 18
@@ -158,7 +158,7 @@ def _trace(model: DeepGCN, features: Tensor) -> ExportedProgram:
         if model.config.conv in CONVS:
             raise
         raise WeightsError(
-            f"{describe(model.config)}: torch.export cannot follow {model.config.conv}: "
+            f"{model.config.label}: torch.export cannot follow {model.config.conv}: "
             f"{str(error).splitlines()[0]}\nExport its tensors instead: --out FILE.safetensors"
         ) from error
 
@@ -216,7 +216,7 @@ def readme_text(
     origin = (f"- {key.replace('_', ' ')}: {metadata[key]}\n" for key in ORIGIN if key in metadata)
     return README.format(
         out=out.name,
-        network=describe(config),
+        network=config.label,
         form=FORMS[out.suffix],
         exported_from=metadata["exported_from"],
         sha256=metadata["sha256"],

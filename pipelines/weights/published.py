@@ -26,7 +26,7 @@ from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
-from .safetensors import build_network, describe, expected_tensors
+from .safetensors import build_network, expected_tensors
 from .tensorflow import is_optimizer
 
 SAGE, GIN = ("sage", "sage-n"), ("gin", "gin-0")
@@ -164,7 +164,7 @@ def _check_taken(release: str, config: ModelConfig, given: Mapping[str, Any]) ->
         if getattr(config, name) != value:
             flag = "-k" if name == "k" else f"--{name}"
             raise ConfigError(
-                f"{flag} {value}: the weights are of {describe(config)} ({release}), "
+                f"{flag} {value}: the weights are of {config.label} ({release}), "
                 f"whose {name} is {getattr(config, name)}.\nLeave {flag} out."
             )
 
@@ -286,8 +286,7 @@ def own_tensors(
             continue
         if name not in names:
             raise WeightsError(
-                f"{release.name}: found the unknown tensor {name!r} beside those of "
-                f"{describe(config)}."
+                f"{release.name}: found the unknown tensor {name!r} beside those of {config.label}."
             )
         own = names[name]
         first = found.setdefault(own, name)
@@ -346,13 +345,11 @@ def published_state(model: DeepGCN) -> dict[str, Tensor]:
     ):
         if value not in known:
             raise ConfigError(
-                f"{describe(config)}: found the {noun} {value}, which no release has.\n"
+                f"{config.label}: found the {noun} {value}, which no release has.\n"
                 f"Expected one of {', '.join(known)}; export it under our own names."
             )
     if release is DGCNN and config.depth != 3:
-        raise ConfigError(
-            f"{describe(config)}: found depth {config.depth}, expected the published 3."
-        )
+        raise ConfigError(f"{config.label}: found depth {config.depth}, expected the published 3.")
     state: dict[str, Tensor] = {}
     for own, value in model.state_dict().items():
         name = release.publish(own, config.conv)

@@ -133,7 +133,7 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     """Check that names, shapes and dtypes are those of the network `config`, and values finite."""
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
-            f"{source}: found {len(tensors)} tensors, expected those of {describe(config)}."
+            f"{source}: found {len(tensors)} tensors, expected those of {config.label}."
         )
     wanted = expected_tensors(config)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -146,7 +146,7 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     if differing:
         shown = "; ".join(differing[:4]) + ("; …" if len(differing) > 4 else "")
         raise WeightsError(
-            f"{source}: {len(differing)} tensors do not fit {describe(config)}.\n{shown}"
+            f"{source}: {len(differing)} tensors do not fit {config.label}.\n{shown}"
         )
     for name, value in tensors.items():
         _check_values(value, wanted[name], where=f"{source}: {name}")
@@ -173,17 +173,8 @@ def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
             return DeepGCN(config).state_dict()
     except (RuntimeError, TypeError) as error:  # a size that no tensor can have
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{describe(config)} is no network that can be: {reason}") from error
+        raise ConfigError(f"{config.label} is no network that can be: {reason}") from error
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def describe(config: ModelConfig) -> str:
-    """Return a short description of a network.
-
-    >>> describe(ModelConfig())
-    'resgcn-28 (edge, C 64, k 16)'
-    """
-    return f"{config.arch}-{config.depth} ({config.conv}, C {config.width}, k {config.k})"
