@@ -14,28 +14,24 @@ from contextlib import closing
 from pathlib import Path
 
 from pipelines.data.store import Store
-from pipelines.launch import Job, JobUpdate, Updates
-from pipelines.launch.local import LocalLauncher, divide_machine
+from pipelines.launch import Job, JobUpdate, LocalLauncher, Updates, divide_machine
 from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from pipelines.reports.studies import duration
-from pipelines.runs.directory import Run
+from pipelines.runs.directory import Run, numbered
 from pipelines.runs.lock import is_locked
 from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.interruption import watch_for_interruption
-from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, seeded
+from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan
 from pipelines.studies.state import (
     STARTED,
     STATES,
     Cell,
     KnownRuns,
     StudyEstimate,
-    cell_name,
     estimate,
     fraction,
-    free_name,
     gather,
-    log_path,
     logged_error,
     match_run,
 )
@@ -136,7 +132,7 @@ def _job(plan: Plan, cell: Cell) -> Job:
     """Return the job that calls `ablate_job`, by the command that has its error messages."""
     study = str(plan.file.absolute())
     arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
-    log = log_path(plan, cell.name).absolute()
+    log = plan.log(cell.name).absolute()
     return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)
 
 
@@ -146,7 +142,7 @@ def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Updates:
         options = dict(config.slurm)
         if config.workers is not None:
             options["at_most"] = config.workers
-        return SlurmLauncher(plan.folder / "slurm", SlurmOptions(**options)).run(jobs)
+        return SlurmLauncher(plan.file.parent / "slurm", SlurmOptions(**options)).run(jobs)
     devices = () if config.base.get("device") == "cpu" else gpu_names()
     workers = divide_machine(config.workers or 1, devices, config.base.get("threads"))
     return LocalLauncher(workers).run(jobs)
@@ -157,7 +153,7 @@ def _report_end(plan: Plan, cell: Cell, progress: Progress) -> None:
     found = match_run(plan, KnownRuns(plan.runs), cell.row, cell.seed)
     if found.state == "scored":
         return progress.say(f"{cell.name}: done")
-    log = log_path(plan, cell.name)
+    log = plan.log(cell.name)
     reason = logged_error(log) or "its process ended without a result; it may have been killed"
     progress.warn(f"{cell.name} failed: {reason} (see {log})")
 
@@ -183,7 +179,7 @@ class StudyMeter:
         before, known = sum(self.done.values()), KnownRuns(self.plan.runs)
         for name in update.running:
             cell = self.cells[name]
-            run = known.match(seeded(cell.row, cell.seed), self.plan.fingerprint)
+            run = known.match(cell.row.seeded(cell.seed), self.plan.fingerprint)
             self.done[name] = max(self.done[name], fraction(run))
         self.done.update(dict.fromkeys(update.ended, 1.0))  # failed or not
         now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in update.running)
@@ -217,18 +213,18 @@ def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT)
     planned = plan.row(row)
     if planned.config is None:
         raise ConfigError(planned.error)
-    config = seeded(planned, seed)
-    run = _trained(config, f"{plan.name}-{cell_name(row, seed)}", plan, progress)
+    config = planned.seeded(seed)
+    run = _trained(config, f"{plan.name}-{planned.cell(seed)}", plan, progress)
     options = dataclasses.replace(plan.evaluation, data=config.data)
     with cpu_threads(config.threads):
-        scores_of(options, plan.protocol, run, progress)
+        scores_of(options, options.protocols[0], run, progress)
     return run.path
 
 
 def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -> Run:
     run = _match(config, plan, progress)
     if run is None:
-        name = free_name(config.runs, wanted)
+        name = next(p.name for p in numbered(config.runs / wanted) if not p.exists())
         return Run(train(dataclasses.replace(config, name=name), progress=progress).run)
     if run.state == "finished":
         progress.say(f"{run.path}: trained before")

@@ -29,9 +29,9 @@ from pipelines.reports.studies import Line, tables_values
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.sixfold import six_fold
-from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, seeded, study_file
+from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, study_file
 from pipelines.studies.state import Cell, gather
-from pipelines.studies.tables import study_so_far
+from pipelines.studies.tables import summarize
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store
 
@@ -90,7 +90,7 @@ def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_row_is_compared_with_the_reference_seed_by_seed(done: Path) -> None:
-    result = study_so_far(done / "runs", "grid")
+    result = summarize(load_plan(study_file(done / "runs", "grid")))
     assert (result.runs, result.finished, result.failed) == (6, 6, 0)
     (table,) = result.tables
     assert [line.name for line in table.lines] == ["reference", "plain", "small"]
@@ -212,7 +212,7 @@ def test_a_study_with_other_settings_needs_another_name(store: Store, tmp_path: 
 def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> None:
     grid_file(tmp_path)
     plan = planned(store, tmp_path)
-    one = seeded(plan.row("plain"), 1)
+    one = plan.row("plain").seeded(1)
     short = dataclasses.replace(one, max_steps=3, name="begun")
     train(short)  # stops after three steps, as a signal would have made it
     run = open_run(tmp_path / "runs" / "begun")
@@ -221,7 +221,7 @@ def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> Non
     run.update_status(state="interrupted")
     assert cells(plan)["plain-s1"].state == "interrupted"
     assert "seed 1 interrupted at step 3" in remark(
-        study_so_far(tmp_path / "runs", "grid"), "plain"
+        summarize(load_plan(study_file(tmp_path / "runs", "grid"))), "plain"
     )
     assert ablate_job(plan.file, "plain", 1) == run.path
     assert run.status["step"] == 6
@@ -256,7 +256,7 @@ def test_a_failed_run_is_shown_with_its_error(store: Store, tmp_path: Path) -> N
     plan = planned(store, tmp_path)
     with pytest.raises(RunError, match="the loss is nan"):
         ablate_job(plan.file, "wild", 0)
-    result = study_so_far(tmp_path / "runs", "grid")
+    result = summarize(load_plan(study_file(tmp_path / "runs", "grid")))
     assert result.failed == 1
     found = remark(result, "wild")
     assert found.startswith("seed 0 failed: ")
@@ -277,7 +277,7 @@ def test_six_folds_agree_with_eval(store: Store, tmp_path: Path) -> None:
     plan = planned(store, tmp_path, grid=None, preset="six-fold", base=base)
     for row in plan.rows:
         ablate_job(plan.file, row.name, 0)
-    (table,) = study_so_far(tmp_path / "runs", "six-fold").tables
+    (table,) = summarize(load_plan(study_file(tmp_path / "runs", "six-fold"))).tables
     runs = tuple(Path(f"six-fold-area-{area}-s0") for area in (1, 2, 3))
     (folds,) = six_fold(
         EvalConfig(runs=tmp_path / "runs", run_dirs=runs, device="cpu", pictures=False)
@@ -293,7 +293,7 @@ def test_a_row_says_where_its_steps_were_split(done: Path, tmp_path: Path) -> No
     shutil.copytree(done / "runs", tmp_path / "runs")
     file = tmp_path / "runs" / "grid-plain-s1" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "micro_batch": 1}))
-    (table,) = study_so_far(tmp_path / "runs", "grid").tables
+    (table,) = summarize(load_plan(study_file(tmp_path / "runs", "grid"))).tables
     remarks = {line.name: line.remark for line in table.lines}
     assert remarks == {"reference": "", "plain": "seed 1 in micro-batches of 1", "small": ""}
 
@@ -340,7 +340,7 @@ def command(store: Store, folder: Path, *more: str) -> list[str]:
 
 def table_of(folder: Path) -> list[dict[str, Any]]:
     """The rows of a study without what depends on the clock, the machine and the folder."""
-    (values,) = tables_values(study_so_far(folder / "runs", "grid").tables)
+    (values,) = tables_values(summarize(load_plan(study_file(folder / "runs", "grid"))).tables)
     for row in values["rows"]:
         row["remark"] = row["remark"].replace(str(folder), "")
         for record in (row, *row["samples"]):

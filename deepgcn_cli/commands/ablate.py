@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ from deepgcn_cli.display import print_json, print_table, print_text
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, Json, Quiet, fields_of, subcommand
 from deepgcn_cli.progress import open_progress
-from pipelines.config import SLURM, AblateConfig, ModelConfig, TrainConfig
+from pipelines.config import AblateConfig, ModelConfig, TrainConfig
 
 if TYPE_CHECKING:
     from pipelines.studies.state import RowEstimate
@@ -68,31 +69,38 @@ def ablate(
 
 def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
     """Return what `--slurm NAME=VALUE` says, as fields of SlurmOptions."""
+    from pipelines.launch.slurm import SlurmOptions
+
+    fields = typing.get_type_hints(SlurmOptions)
     found: dict[str, Any] = {}
     for text in texts:
         name, is_set, value = text.partition("=")
         field = name.replace("-", "_")
-        if not name or (field in SLURM and not is_set):
+        known = field in fields and field not in ("extra", "at_most")  # of sbatch, of --workers
+        if not name or (known and not is_set):
             raise typer.BadParameter(f"--slurm: found {text!r}, expected NAME=VALUE.")
-        if field not in SLURM:
+        if not known:
             found.setdefault("extra", {})[name] = value
         elif field == "setup":
             found["setup"] = (*found.get("setup", ()), value)
-        elif SLURM[field] is int and not value.isdecimal():
-            raise typer.BadParameter(f"--slurm: found {text!r}, expected a whole number.")
+        elif int not in (fields[field], *typing.get_args(fields[field])):
+            found[field] = value
+        elif value.isdecimal():
+            found[field] = int(value)
         else:
-            found[field] = SLURM[field](value)
+            raise typer.BadParameter(f"--slurm: found {text!r}, expected a whole number.")
     return found
 
 
 def _show_status(flags: Flags, *, as_json: bool) -> None:
-    from pipelines.studies.plan import latest_study
-    from pipelines.studies.tables import study_so_far
+    from pipelines.studies.plan import latest_study, load_plan, study_file
+    from pipelines.studies.tables import summarize
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
     reports, pictures = flags.get("reports", ()), flags.get("pictures", False)
-    _print_result(study_so_far(runs, name, reports, pictures=pictures), as_json=as_json)
+    plan = load_plan(study_file(runs, name))
+    _print_result(summarize(plan, reports, pictures=pictures), as_json=as_json)
 
 
 def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:

@@ -77,7 +77,7 @@ def describe_machine() -> dict[str, Any]:
     import torch
 
     from pipelines.kernels import cuda
-    from pipelines.launch.local import available_cores
+    from pipelines.launch import available_cores
     from pipelines.runtime.device import processor_name
     from pipelines.runtime.memory import available_memory
 

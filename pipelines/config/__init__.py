@@ -40,11 +40,6 @@ PROTOCOLS = ("room", "block-s1", "block-s05")
 CHECKPOINTS = ("best", "last")
 REPORTS = ("md", "json", "csv", "html", "tex")
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
-# Fields of SlurmOptions that --slurm sets; other names go to sbatch as they are.
-SLURM: dict[str, type] = {
-    **{"partition": str, "minutes": int, "gpus": int, "cpus": int, "memory_gb": int},
-    **{"requeues": int, "setup": str},
-}
 AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
 AREA = Bounds(1, 6, "an S3DIS area")
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
@@ -312,7 +307,8 @@ class AblateConfig:
     launcher: str = option("local", "{}.", choices=("local", "slurm"))
     slurm: Mapping[str, Any] = option(
         {},
-        f"Option of a SLURM job, repeatable: {', '.join(SLURM)}; any other is sbatch's.",
+        "Option of a SLURM job, repeatable: partition, minutes, gpus, cpus, memory_gb, requeues, "
+        "setup; any other is sbatch's.",
         "NAME=VALUE",
     )
     protocol: str = option("room", "What is scored: {}.", choices=PROTOCOLS)

@@ -2,10 +2,6 @@
 
 submitit writes the batch script, and requeues jobs that reach their time limit. Which jobs are
 still in the queue is read from `squeue`; submitit would use `sacct`, which needs accounting.
-
-Before an array is submitted, the names of its jobs are written to a file in the launcher's folder
-(deepgcn-3f9c2a71.json). Any later process finds the queued jobs by these files, so that no job is
-submitted twice.
 """
 
 from __future__ import annotations
@@ -22,7 +18,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pipelines.config.options import Bounds
 from pipelines.errors import ConfigError, RunError
@@ -31,9 +27,6 @@ from pipelines.runs.lock import hold_lock
 from pipelines.runtime.own_process import module_path
 
 from . import Job, JobUpdate, Updates
-
-if TYPE_CHECKING:
-    from submitit.core.utils import DelayedSubmission
 
 TICK = 1.0  # seconds between two updates
 FIRST_QUERY, LAST_QUERY = 2.0, 30.0  # seconds between two queries of the queue, at first and later
@@ -58,10 +51,10 @@ class SlurmOptions:
     setup: tuple[str, ...] = ()  # shell lines that the node runs first, ("module load cuda",)
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "gpus", "cpus", "memory_gb", "at_most", "requeues"):
+        least = {"minutes": 1, "gpus": 0, "cpus": 1, "memory_gb": 1, "at_most": 1, "requeues": 0}
+        for name, bound in least.items():
             if (value := getattr(self, name)) is not None:
-                least = 0 if name in ("gpus", "requeues") else 1
-                Bounds(least).check(f"SLURM option {name}", value)
+                Bounds(bound).check(f"SLURM option {name}", value)
 
     def submitit(self) -> dict[str, object]:
         """Return the options as submitit names them."""
@@ -89,37 +82,32 @@ class SlurmOptions:
         }
 
 
-def check_slurm() -> None:
-    """Raise ConfigError unless this is a machine that gives jobs to SLURM."""
-    for command in ("sbatch", "squeue", "srun"):
-        if shutil.which(command) is None:
-            raise ConfigError(
-                f"SLURM: found no {command} here, expected a login node of a SLURM cluster.\n"
-                "Start it there, or run the jobs on this machine: --launcher local"
-            )
-
-
 @dataclass(frozen=True)
 class SlurmLauncher:
     """Submits jobs as one array, and watches them.
 
     The jobs stay in SLURM when the iterator is closed or this process ends. A later run with the
-    same jobs watches those in the queue and submits only the others.
+    same jobs finds those in the queue by the files that name the jobs of each array
+    (deepgcn-3f9c2a71.json), and submits only the others.
     """
 
     folder: Path  # for the record of what was submitted; on a file system that the nodes share
     options: SlurmOptions
 
     def run(self, jobs: Sequence[Job]) -> Updates:
-        """Run all jobs and yield an update about once a second.
-
-        Raises:
-            ConfigError: SLURM is not here, or sbatch refuses the jobs.
-            RunError: SLURM does not answer.
-        """
-        check_slurm()
+        """Run all jobs and yield an update about once a second."""
+        for command in ("sbatch", "squeue", "srun"):
+            if shutil.which(command) is None:
+                raise ConfigError(
+                    f"SLURM: found no {command} here, expected a login node of a SLURM cluster.\n"
+                    "Start it there, or run the jobs on this machine: --launcher local"
+                )
         self.submit(jobs)
-        waiting = {job.name: False for job in jobs}  # name → whether it was missing last time
+        yield from self._watch([job.name for job in jobs])
+
+    def _watch(self, names: Sequence[str]) -> Updates:
+        """Yield an update about once a second until no job is in the queue."""
+        waiting = dict.fromkeys(names, False)  # name → whether it was missing last time
         running: tuple[str, ...] = ()
         began = answered = time.monotonic()
         next_query = began
@@ -143,46 +131,42 @@ class SlurmLauncher:
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Submit the jobs that are not in the queue."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER):
-            queued = self.queued()
-            if new := [job for job in jobs if job.name not in queued]:
-                self._submit_array(new)
-
-    def _submit_array(self, jobs: Sequence[Job]) -> None:
         import submitit
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
-        written = self.folder / f"{name}.json"
-        atomic_json(written, [job.name for job in jobs])
-        executor = submitit.SlurmExecutor(
-            self.folder.absolute() / "submitit", max_num_timeout=self.options.requeues
-        )
-        try:
-            executor.update_parameters(job_name=name, **self.options.submitit())
-            executor.submit_array([SlurmCall(job) for job in jobs])
-        except (FailedJobError, FailedSubmissionError) as error:
-            written.unlink()
-            said = " ".join(str(error).split())
-            raise ConfigError(f"SLURM: sbatch refused {len(jobs)} jobs: {said}") from None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER):
+            queued = self.queued()
+            new = [job for job in jobs if job.name not in queued]
+            if not new:
+                return
+            name = f"{PREFIX}{uuid.uuid4().hex[:12]}"
+            written = self.folder / f"{name}.json"
+            atomic_json(written, [job.name for job in new])
+            place = self.folder.absolute() / "submitit"
+            executor = submitit.SlurmExecutor(place, max_num_timeout=self.options.requeues)
+            try:
+                executor.update_parameters(job_name=name, **self.options.submitit())
+                executor.submit_array([SlurmCall(job) for job in new])
+            except (FailedJobError, FailedSubmissionError) as error:
+                written.unlink()
+                said = " ".join(str(error).split())
+                raise ConfigError(f"SLURM: sbatch refused {len(new)} jobs: {said}") from None
 
     def queued(self) -> dict[str, str]:
         """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name."""
-        arrays = {path.stem: path for path in self.folder.glob(f"{PREFIX}*.json")}
-        if not arrays:
-            return {}
-        jobs = {name: json.loads(path.read_text("utf-8")) for name, path in arrays.items()}
+        arrays = self.folder.glob(f"{PREFIX}*.json")
+        jobs = {path.stem: json.loads(path.read_text("utf-8")) for path in arrays}
         found = {}
-        for line in _squeue():
-            number, array, state = line.split("|")
+        for line in _squeue() if jobs else ():
+            number, array, state = line.split("|")  # "12_3", its array's name, "RUNNING"
             if array in jobs:
                 found[jobs[array][int(number.partition("_")[2] or 0)]] = state
         return found
 
 
 def _squeue() -> list[str]:
-    """Return "12_3|NAME|RUNNING" for each of this user's jobs in the queue."""
+    """Return a line "number|name|state" for each of this user's jobs in the queue."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER)
@@ -224,7 +208,7 @@ class SlurmCall:
         if code:
             sys.exit(code)
 
-    def checkpoint(self) -> DelayedSubmission:
+    def checkpoint(self) -> Any:
         """Return what to run when the job starts again; everything is saved by now."""
         from submitit.core.utils import DelayedSubmission
 
@@ -232,9 +216,6 @@ class SlurmCall:
 
 
 def keep_from_children(number: int) -> None:
-    """Block a signal in the child processes that are started from now on, but not in this one.
-
-    SLURM signals every process of a job; the signal would kill children without a handler.
-    """
+    """Block a signal, which would kill them, in the child processes started from now on."""
     threading.Thread(target=threading.Event().wait, daemon=True).start()  # receives the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {number})

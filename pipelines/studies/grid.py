@@ -25,11 +25,11 @@ from pipelines.config.options import PLACE, check_choice, check_option, flag_of,
 from pipelines.errors import ConfigError
 from pipelines.serialization import fits
 
-from .presets import TITLE, Row, Section, Study
+from . import TITLE, Row, Section, Study
 
 MOST_RUNS = 10_000
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 # The options of `deepgcn train` by name and the fields that they set. A study has its own files
 # and seeds.
 SETTINGS = {
@@ -49,10 +49,10 @@ def read_grid(path: Path) -> Study:
     for name in values:
         check_choice("key", name, KEYS, flag=f"{path}")
     named = _mapping(values.get("rows") or {}, f"{path}: rows")
-    axes = {
-        _setting(name, f"{path}: axes"): _axis(choices, name, f"{path}: axes.{name}")
+    axes = dict(
+        _axis(name, choices, f"{path}: axes")
         for name, choices in _mapping(values.get("axes") or {}, f"{path}: axes").items()
-    }
+    )
     seeds = values.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"{path}: seeds: found {seeds!r}, expected a whole number from 1.")
@@ -60,13 +60,9 @@ def read_grid(path: Path) -> Study:
     exclude = values.get("exclude") or []
     if not isinstance(exclude, list):
         raise ConfigError(f"{path}: exclude: found {exclude!r}, expected a list.")
-    excluded = [
-        _excluded(each, axes, f"{path}: exclude {number}")
-        for number, each in enumerate(exclude, start=1)
-    ]
-    rows = list(_combinations(axes, excluded))
-    for name, changes in named.items():
-        rows.append(Row(name, "named", _settings(changes, f"{path}: rows.{name}")))
+    excluded = [_settings(e, f"{path}: exclude {n}", axes) for n, e in enumerate(exclude, start=1)]
+    rows = list(_combinations(axes, excluded)) if axes else []
+    rows += [Row(n, "named", _settings(each, f"{path}: rows.{n}")) for n, each in named.items()]
     reference = None if values.get("reference") is None else str(values["reference"])
     _check_names(path, rows, reference)
     title = str(values.get("title") or path.stem)
@@ -93,56 +89,57 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
     return {str(name): each for name, each in value.items()}
 
 
-def _setting(name: str, where: str) -> str:
+def _settings(
+    values: Any, where: str, axes: Mapping[str, list[Any]] | None = None
+) -> dict[str, Any]:
+    """Return settings as fields and checked values; with `axes`, only values of theirs."""
+    found = {}
+    for name, value in _mapping(values or {}, where).items():
+        field = _field(name, where)
+        found[field] = _value(field, value, f"{where}.{name}")
+        if axes is not None and found[field] not in axes.get(field, ()):
+            raise ConfigError(f"{where}: found {field} {found[field]!r}, which no axis has.")
+    return found
+
+
+def _axis(name: str, choices: Any, where: str) -> tuple[str, list[Any]]:
+    """Return the field of an axis and its checked values."""
+    field, where = _field(name, where), f"{where}.{name}"
+    if not isinstance(choices, list) or not choices:
+        raise ConfigError(f"{where}: found {choices!r}, expected a list of values.")
+    found = [_value(field, choice, where) for choice in choices]
+    if len(set(found)) < len(found):
+        raise ConfigError(f"{where}: found a value twice in {choices!r}.")
+    return field, found
+
+
+def _field(name: str, where: str) -> str:
     """Return the field that a setting's name means."""
     dashed = name.replace("_", "-")
     check_choice("setting", dashed, tuple(SETTINGS), flag=where)
     return SETTINGS[dashed]
 
 
-def _settings(values: Any, where: str) -> dict[str, Any]:
-    """Return settings as fields and checked values."""
-    return {
-        _setting(name, where): _value(name, value, f"{where}.{name}")
-        for name, value in _mapping(values or {}, where).items()
-    }
-
-
-def _value(name: str, value: Any, where: str) -> Any:
-    """Return a setting's value if its field can have it."""
-    field = _setting(name, where)
-    found = _typed(value, HINTS[field], where)
-    check_option(where, OPTIONS[field], found)
-    return found
-
-
-def _typed(value: Any, hint: Any, where: str) -> Any:
-    """Return a value as the type `hint` has it: a number as float, a list as tuple."""
+def _value(field: str, value: Any, where: str) -> Any:
+    """Return a value as its field has it, if the field can have it."""
+    hint = HINTS[field]
     kinds = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is tuple:
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str) for each in many):
             raise ConfigError(f"{where}: found {value!r}, expected a list of texts.")
-        return tuple(many)
-    if float in kinds and type(value) is int:
-        return float(value)
-    if not fits(hint, value):
+        value = tuple(many)
+    elif not fits(hint, value):
         wanted = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
         raise ConfigError(f"{where}: found {value!r}, expected {wanted}.")
+    elif float in kinds and type(value) is int:
+        value = float(value)
+    check_option(where, OPTIONS[field], value)
     return value
 
 
-def _axis(choices: Any, name: str, where: str) -> list[Any]:
-    if not isinstance(choices, list) or not choices:
-        raise ConfigError(f"{where}: found {choices!r}, expected a list of values.")
-    found = [_value(name, choice, where) for choice in choices]
-    if len(set(found)) < len(found):
-        raise ConfigError(f"{where}: found a value twice in {choices!r}.")
-    return found
-
-
 def _check_size(path: Path, axes: Mapping[str, list[Any]], named: int, seeds: int) -> None:
-    product = math.prod(len(choices) for choices in axes.values()) if axes else 0
+    product = math.prod(map(len, axes.values())) if axes else 0
     runs = (product + named) * seeds
     if runs > MOST_RUNS:
         raise ConfigError(
@@ -153,39 +150,28 @@ def _check_size(path: Path, axes: Mapping[str, list[Any]], named: int, seeds: in
         raise ConfigError(f"{path}: found neither axes nor rows, expected one of them.")
 
 
-def _excluded(each: Any, axes: Mapping[str, list[Any]], where: str) -> dict[str, Any]:
-    found = _settings(each, where)
-    for name, value in found.items():
-        if value not in axes.get(name, ()):
-            raise ConfigError(f"{where}: found {name} {value!r}, which no axis has.")
-    return found
-
-
 def _combinations(axes: Mapping[str, list[Any]], excluded: list[dict[str, Any]]) -> Iterator[Row]:
-    if not axes:
-        return
     for values in itertools.product(*axes.values()):
         found = dict(zip(axes, values, strict=True))
-        if any(each.items() <= found.items() for each in excluded):
-            continue
-        name = "-".join(f"{_plain(name)}-{_plain(value)}" for name, value in found.items())
-        yield Row(name, "grid", found, axes=found)
+        if not any(each.items() <= found.items() for each in excluded):
+            name = "-".join(f"{_plain(name)}-{_plain(value)}" for name, value in found.items())
+            yield Row(name, "grid", found, axes=found)
 
 
 def _plain(value: Any) -> str:
     """Return a value as part of a plain name."""
     if isinstance(value, bool):
         return "on" if value else "off"
-    text = "+".join(map(str, value)) or "none" if isinstance(value, tuple) else f"{value}"
-    if isinstance(value, float):
-        text = f"{value:g}"
+    text = f"{value:g}" if isinstance(value, float) else f"{value}"
+    if isinstance(value, tuple):
+        text = "+".join(value) or "none"
     return re.sub(r"[^A-Za-z0-9.+]", "-", text)
 
 
 def _check_names(path: Path, rows: list[Row], reference: str | None) -> None:
     names = [row.name for row in rows]
     for number, name in enumerate(names):
-        if not PLAIN.fullmatch(name) or len(name) > 200:
+        if not PLAIN.fullmatch(name):
             raise ConfigError(f"{path}: found the row {name!r}, expected letters, digits and -._+")
         if name in names[:number]:
             raise ConfigError(f"{path}: found the row {name!r} twice.")

@@ -30,8 +30,8 @@ from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
 from pipelines.training.summary import count_parameters
 
+from . import Row, Section, Study, study
 from .grid import OPTIONS, read_grid
-from .presets import Row, Section, Study, study
 
 STUDIES, FILE = "studies", "study.json"
 VERSION = 1
@@ -49,7 +49,7 @@ class Plan:
     title: str
     sections: tuple[Section, ...]
     seeds: tuple[int, ...]  # of each row
-    evaluation: EvalConfig  # how every run is scored; its `run_dirs` are empty
+    evaluation: EvalConfig  # how every run is scored, by one protocol; its `run_dirs` are empty
     fingerprint: str  # of the store
     runs: Path  # the folder of the runs
     notes: tuple[str, ...] = ()  # what was left out, and why
@@ -59,32 +59,20 @@ class Plan:
         """Where the plan is saved."""
         return study_file(self.runs, self.name)
 
-    @property
-    def folder(self) -> Path:
-        """Where the study's own files are."""
-        return self.file.parent
+    def log(self, name: str) -> Path:
+        """Return the log of the processes that train and score the cell `name`."""
+        return self.file.parent / "logs" / f"{name}.log"
 
     @property
     def rows(self) -> tuple[Row, ...]:
         """The rows of all tables."""
         return tuple(row for section in self.sections for row in section.rows)
 
-    @property
-    def protocol(self) -> str:
-        """What every run is scored under."""
-        return self.evaluation.protocols[0]
-
     def row(self, name: str) -> Row:
         """Return the row `name`; raise ConfigError if there is none of that name."""
         rows = {row.name: row for row in self.rows}
         check_choice("row", name, tuple(rows), flag=self.name)
         return rows[name]
-
-
-def seeded(row: Row, seed: int) -> TrainConfig:
-    """Return what is trained for a row and a seed."""
-    assert row.config is not None, "a row that cannot be trained has no runs"
-    return dataclasses.replace(row.config, seed=seed)
 
 
 def study_file(runs: Path, name: str) -> Path:
@@ -133,9 +121,6 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
 
     A row that cannot be built stays, with the reason; one that comes out the same as another of
     its table is left out and named.
-
-    Raises:
-        ConfigError: the study, a row's name or the base does not exist or does not fit.
     """
     wanted = _chosen_study(config)
     base = base_config({**wanted.base, **config.base}, config)
@@ -146,35 +131,34 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
         if rows:
             rows = [r for r in section.rows if r in rows or r.name == section.reference]
         if section.folds:
-            rows = _in_store(rows, store, notes)
+            lacking = [row.name for row in rows if row.changes["test_area"] not in store.areas]
+            rows = [row for row in rows if row.name not in lacking]
+            if lacking:
+                notes.append(f"Not six folds: {store.path} does not hold {', '.join(lacking)}.")
         planned = [_planned(row, base, store, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
         sections.append(dataclasses.replace(section, rows=kept))
+    same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
+    scored: dict[str, Any] = {**same, "protocols": (config.protocol,), "device": base.device}
     return Plan(
         name=config.name or wanted.name,
         title=wanted.title,
         sections=tuple(section for section in sections if section.rows),
         seeds=tuple(range(config.seeds or wanted.seeds)),
-        evaluation=_evaluation(config, base.device),
+        evaluation=EvalConfig(reports=(), pictures=False, **scored),
         fingerprint=store.fingerprint,
         runs=config.runs,
         notes=tuple(notes),
     )
 
 
-def _evaluation(config: AblateConfig, device: str) -> EvalConfig:
-    same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
-    protocols = (config.protocol,)
-    return EvalConfig(**same, protocols=protocols, reports=(), pictures=False, device=device)
-
-
 def _chosen_study(config: AblateConfig) -> Study:
     """Return the named study, or the one in the grid file, if name, rows and base fit it."""
-    if config.grid is not None:
-        found = read_grid(config.grid)
-    else:
-        assert config.preset is not None
+    if config.preset is not None:
         found = study(config.preset, deepest=config.deepest)
+    else:
+        assert config.grid is not None
+        found = read_grid(config.grid)
     name = config.name or found.name
     if name in ("", ".", "..") or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
@@ -198,20 +182,20 @@ def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfi
     return TrainConfig(model=network, **{"data": config.data, "runs": config.runs, **other})
 
 
-def absolute(changes: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:
-    """Return a row's changes with values in place of fractions of the base's values."""
-    return {
-        name: max(LEAST[name], math.floor(getattr(base.model, name) * value + Fraction(1, 2)))
-        if isinstance(value, Fraction)
-        else value
-        for name, value in changes.items()
-    }
-
-
 def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """Return `base` with a row's changes."""
+    """Return `base` with a row's changes, without fractions."""
     model, other = _split(changes)
     return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
+
+
+def absolute(changes: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:
+    """Return a row's changes with values in place of fractions of the base's values."""
+    found = dict(changes)
+    for name, value in changes.items():
+        if isinstance(value, Fraction):
+            half_up = math.floor(getattr(base.model, name) * value + Fraction(1, 2))
+            found[name] = max(LEAST[name], half_up)
+    return found
 
 
 def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -227,25 +211,18 @@ def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> Row:
         config = resolve(changed(base, changes), store)
     except ConfigError as error:
         return dataclasses.replace(row, changes=changes, error=str(error))
-    axes = {
-        name: getattr(config.model, name) if value is None else value
-        for name, value in row.axes.items()
-    }
+    with torch.device("meta"):  # nothing is allocated
+        parameters = count_parameters(DeepGCN(config.model))
+    own = {name: getattr(config.model, name) for name, value in row.axes.items() if value is None}
     return dataclasses.replace(
         row,
         changes=changes,
-        axes=axes,
+        axes={**row.axes, **own},
         label=_label(config, base),
         config=config,
         full_size=_is_full_size(config, row.published, store, folds=folds),
-        parameters=parameters_of(config.model),
+        parameters=parameters,
     )
-
-
-def parameters_of(model: ModelConfig) -> int:
-    """Return the trainable values of a network, which is not allocated for that."""
-    with torch.device("meta"):
-        return count_parameters(DeepGCN(model))
 
 
 def _label(config: TrainConfig, base: TrainConfig) -> str:
@@ -265,10 +242,7 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
 
 
 def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, folds: bool) -> bool:
-    """Whether a training is the published one: network, recipe, budget and data.
-
-    The figures are of area 5, those of `folds` of every area.
-    """
+    """Whether network, recipe, budget and data are those of the published figure."""
     if published is None:
         return False
     network = PRESETS[published].config
@@ -277,18 +251,9 @@ def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, f
         and not config.parts
         and all(getattr(config, name) == getattr(TrainConfig, name) for name in BUDGET)
         and config.first_lr == ADAM_LR
-        and (folds or config.test_area == PUBLISHED_AREA)
+        and (folds or config.test_area == PUBLISHED_AREA)  # the folds' figure is of all areas
         and len(store.rooms()) == store.published_rooms
     )
-
-
-def _in_store(rows: list[Row], store: Store, notes: list[str]) -> list[Row]:
-    """Return the folds whose test area the store has; say which ones it lacks."""
-    lacking = [row for row in rows if row.changes["test_area"] not in store.areas]
-    if lacking:
-        names = ", ".join(row.name for row in lacking)
-        notes.append(f"Not six folds: {store.path} does not hold {names}.")
-    return [row for row in rows if row not in lacking]
 
 
 def _without_twins(
@@ -300,8 +265,6 @@ def _without_twins(
     for name in sorted(trained, key=lambda name: name != reference):
         first.setdefault(trained[name], name)
     left_out = {name: first[what] for name, what in trained.items() if first[what] != name}
-    notes += [
-        f"{name}: left out; with these settings it is the same as {twin}."
-        for name, twin in left_out.items()
-    ]
+    for name, twin in left_out.items():
+        notes.append(f"{name}: left out; with these settings it is the same as {twin}.")
     return tuple(row for row in rows if row.name not in left_out)

@@ -33,8 +33,8 @@ from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory
 
-from .plan import Plan, seeded
-from .presets import Row
+from . import Row
+from .plan import Plan
 
 STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
 ORDER = ("failed", "interrupted", "running", "finished")  # the further a run, the sooner taken
@@ -59,17 +59,7 @@ class Cell:
     @property
     def name(self) -> str:
         """The row and the seed, as a plain file name."""
-        return cell_name(self.row.name, self.seed)
-
-
-def cell_name(row: str, seed: int) -> str:
-    """Return the name of a row and seed within its study."""
-    return f"{row}-s{seed}"
-
-
-def log_path(plan: Plan, name: str) -> Path:
-    """Return the log of the processes that train and score a cell."""
-    return plan.folder / "logs" / f"{name}.log"
+        return self.row.cell(self.seed)
 
 
 def gather(plan: Plan) -> list[Cell]:
@@ -81,27 +71,23 @@ def gather(plan: Plan) -> list[Cell]:
 def match_run(plan: Plan, known: KnownRuns, row: Row, seed: int) -> Cell:
     """Return a row and seed as it is now, with the run that belongs to it."""
     if row.config is None:
-        return Cell(row, seed, "impossible", error=_first_line(row.error))
-    run = known.match(seeded(row, seed), plan.fingerprint)
-    logged = logged_error(log_path(plan, cell_name(row.name, seed)))
+        return Cell(row, seed, "impossible", error=row.error.partition("\n")[0])
+    run = known.match(row.seeded(seed), plan.fingerprint)
+    logged = logged_error(plan.log(row.cell(seed)))
     if run is None:
         return Cell(row, seed, "failed" if logged else "waiting", error=logged)
     try:
         state, status = run.state, run.status
     except DeepGCNError as error:
-        return Cell(row, seed, "failed", run, error=_first_line(str(error)))
+        return Cell(row, seed, "failed", run, error=str(error).partition("\n")[0])
     if state == "finished":
-        scores = known_scores(run, plan.evaluation, plan.protocol, plan.fingerprint)
+        scores = known_scores(run, plan.evaluation, plan.evaluation.protocols[0], plan.fingerprint)
         if scores is not None:
             return Cell(row, seed, "scored", run, scores=scores)
         return Cell(row, seed, "failed" if logged else "trained", run, error=logged)
     if state == "failed":
-        return Cell(row, seed, state, run, error=_first_line(str(status.get("error") or logged)))
+        return Cell(row, seed, state, run, str(status.get("error") or logged).partition("\n")[0])
     return Cell(row, seed, state, run)
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else ""
 
 
 def logged_error(log: Path) -> str:
@@ -110,10 +96,12 @@ def logged_error(log: Path) -> str:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    starts = [number for number, line in enumerate(lines) if line.startswith(STARTED)]
-    last = lines[starts[-1] :] if starts else lines
-    found = [line for line in last if line.startswith("Error: ")]
-    return found[-1].removeprefix("Error: ") if found else ""
+    for line in reversed(lines):
+        if line.startswith("Error: "):
+            return line.removeprefix("Error: ")
+        if line.startswith(STARTED):
+            break
+    return ""
 
 
 def position(run: Run) -> tuple[int, int | None]:
@@ -122,18 +110,12 @@ def position(run: Run) -> tuple[int, int | None]:
         status, config = run.status, run.config
     except DeepGCNError:
         return 0, None
-    total = status.get("steps_total") or config.max_steps
-    return max(_last_step(run.path / METRICS), int(status.get("step") or 0)), total
-
-
-def _last_step(log: Path) -> int:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - TAIL))
-            lines = file.read().split(b"\n")[:-1]
-        return int(json.loads(lines[-1])["step"])
-    except (FileNotFoundError, IndexError, KeyError, ValueError):
-        return 0  # no whole record yet
+    logged, log = 0, run.path / METRICS
+    no_record = (FileNotFoundError, IndexError, KeyError, ValueError)  # none that is whole
+    with suppress(*no_record), log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        logged = int(json.loads(file.read().split(b"\n")[-2])["step"])
+    return max(logged, int(status.get("step") or 0)), status.get("steps_total") or config.max_steps
 
 
 def fraction(run: Run | None) -> float:
@@ -166,20 +148,10 @@ class KnownRuns:
 
 
 def _progress(run: Run) -> tuple[int, int]:
-    try:
-        status, state = run.status, run.state
-    except DeepGCNError:
-        return -1, 0
-    return ORDER.index(state) if state in ORDER else -1, int(status.get("step") or 0)
-
-
-def free_name(runs: Path, wanted: str) -> str:
-    """Return `wanted`, with a number behind it if something else has the name."""
-    name, number = wanted, 1
-    while (runs / name).exists():
-        number += 1
-        name = f"{wanted}-{number}"
-    return name
+    with suppress(DeepGCNError):
+        if run.state in ORDER:
+            return ORDER.index(run.state), int(run.status.get("step") or 0)
+    return -1, 0
 
 
 @dataclass(frozen=True)
@@ -209,46 +181,38 @@ def estimate(
 ) -> StudyEstimate:
     """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
     speed, source = _machine_speed(plan, device, progress)
-    blocks: dict[tuple[object, ...], int | None] = {}
+    blocks: dict[tuple[object, ...], int] = {}  # of a training, by the settings that choose them
     rows = []
     for row in plan.rows:
-        if row.config is None:
+        if (config := row.config) is None:
             rows.append(RowEstimate(row))
             continue
+        key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
+        if key not in blocks:
+            blocks[key] = _count_blocks(config, store, progress)
+        most = config.epochs * math.ceil(blocks[key] / config.batch_size)
+        steps = min(most, config.max_steps or most) or None
         left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
-        steps = _steps(row.config, store, blocks, progress)
         seconds = None
         if speed is not None and steps is not None:
-            each = steps * row.config.batch_size * _block_flop(row.config) / speed
+            each = steps * config.batch_size * _block_flop(config) / speed
             seconds = sum(each * (1 - fraction(cell.run)) for cell in left)
-        memory = estimate_memory(fit_memory(row.config, device), device=device).total
+        memory = estimate_memory(fit_memory(config, device), device=device).total
         rows.append(RowEstimate(row, len(left), steps, seconds, memory))
     times = [row.seconds for row in rows if row.row.config is not None]
     total = None if None in times else sum(time for time in times if time is not None)
     return StudyEstimate(plan.name, tuple(rows), total, source, plan.notes)
 
 
+def _count_blocks(config: TrainConfig, store: Store, progress: Progress) -> int:
+    """Return the blocks of an epoch; 0 if there are none."""
+    with suppress(DeepGCNError):
+        return len(open_samplers(config, store, progress)[0])
+    return 0
+
+
 def _block_flop(config: TrainConfig) -> float:
     return step_flop(config.model, config.num_points)
-
-
-def _steps(
-    config: TrainConfig,
-    store: Store,
-    blocks: dict[tuple[object, ...], int | None],
-    progress: Progress,
-) -> int | None:
-    """Return the steps of a training, None without blocks; `blocks` caches their number."""
-    key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
-    if key not in blocks:
-        try:
-            blocks[key] = len(open_samplers(config, store, progress)[0])
-        except DeepGCNError:
-            blocks[key] = None
-    if (count := blocks[key]) is None:
-        return None
-    steps = config.epochs * math.ceil(count / config.batch_size)
-    return min(steps, config.max_steps or steps)
 
 
 def _machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float | None, str]:

@@ -18,8 +18,8 @@ from pipelines.reports.studies import Delta, Line, Published, Sample, StudyTable
 from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
-from .plan import PUBLISHED_AREA, Plan, load_plan, study_file
-from .presets import Row, Section
+from . import Row, Section
+from .plan import PUBLISHED_AREA, Plan
 from .state import Cell, gather, position
 
 PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
@@ -38,28 +38,15 @@ class AblateResult:
     failed: int  # how many of them ended with an error
 
 
-def study_so_far(
-    runs: Path, name: str, reports: Sequence[str] = (), *, pictures: bool = False
-) -> AblateResult:
-    """Return the result of a study as its runs are now; nothing is trained or scored.
-
-    Raises:
-        RunError: there is no such study.
-    """
-    return summarize(load_plan(study_file(runs, name)), reports, pictures=pictures)
-
-
-def summarize(plan: Plan, reports: Sequence[str], *, pictures: bool) -> AblateResult:
+def summarize(plan: Plan, reports: Sequence[str] = (), *, pictures: bool = False) -> AblateResult:
     """Make the tables of a study as its runs are now, and write them in the formats asked for."""
     cells = gather(plan)
-    rows: dict[str, list[Cell]] = {}
-    for cell in cells:
-        rows.setdefault(cell.row.name, []).append(cell)
+    rows = {row.name: [cell for cell in cells if cell.row is row] for row in plan.rows}
     tables = tuple(_table(plan, section, rows) for section in plan.sections)
     return AblateResult(
         study=plan.name,
         tables=tables,
-        files=write_study(plan.folder, tables, reports=reports, pictures=pictures),
+        files=write_study(plan.file.parent, tables, reports=reports, pictures=pictures),
         runs=len(cells),
         finished=sum(cell.state == "scored" for cell in cells),
         failed=sum(cell.state in ("failed", "impossible") for cell in cells),
@@ -87,7 +74,7 @@ def _line(row: Row, section: Section, cells: dict[str, list[Cell]]) -> Line:
         name=row.name,
         group=row.group,
         label=row.label,
-        samples=tuple(_sample(cell) for cell in own if cell.scores is not None),
+        samples=tuple(_sample(c.run, c.seed, c.scores) for c in own if c.run and c.scores),
         delta=paired(reference, own),
         parameters=row.parameters,
         published=_published(row, section),
@@ -98,9 +85,9 @@ def _line(row: Row, section: Section, cells: dict[str, list[Cell]]) -> Line:
 
 
 def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
-    """Return the lines of the folds together, over the seeds of which every fold is scored.
+    """Return the scores of the summed counts and the areas' mean, as `eval --six-fold` does.
 
-    As `deepgcn eval --six-fold` does: the scores of the summed counts, and the areas' mean.
+    They are of the seeds of which every fold is scored.
     """
     pooled: list[Sample] = []
     mean: list[Sample] = []
@@ -121,25 +108,17 @@ def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
     ]
 
 
-def _sample(cell: Cell) -> Sample:
-    assert cell.run is not None
-    assert cell.scores is not None
-    status = cell.run.status
-    return Sample(
-        seed=cell.seed,
-        run=cell.run.name,
-        **{name: float(cell.scores[name]) for name in SCORES},
-        seconds=status.get("seconds"),
-        peak_memory=status.get("peak_memory"),
-        loss=_final_loss(cell.run),
-    )
-
-
-def _final_loss(run: Run) -> float | None:
-    """Return the mean loss of the last tenth of a run's training steps; None without any."""
+def _sample(run: Run, seed: int, scores: dict[str, Any]) -> Sample:
     losses = [record["loss"] for record in run.metrics() if record.get("event") == "step"]
-    last = losses[-max(1, len(losses) // 10) :]
-    return statistics.fmean(last) if last else None
+    last = losses[-max(1, len(losses) // 10) :]  # the last tenth
+    return Sample(
+        seed=seed,
+        run=run.name,
+        **{name: float(scores[name]) for name in SCORES},
+        seconds=run.status.get("seconds"),
+        peak_memory=run.status.get("peak_memory"),
+        loss=statistics.fmean(last) if last else None,
+    )
 
 
 def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
@@ -150,7 +129,12 @@ def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
     theirs = {cell.seed: cell.scores for cell in reference if cell.scores is not None}
     ours = {cell.seed: cell.scores for cell in own if cell.scores is not None}
     pairs = [(theirs[seed], ours[seed]) for seed in theirs if seed in ours]
-    if not pairs or any(_scored(first) != _scored(other) for first, other in pairs):
+    of = ("test_area", "classes")
+    same = [
+        first["rooms"].keys() == other["rooms"].keys() and all(first[n] == other[n] for n in of)
+        for first, other in pairs
+    ]
+    if not pairs or not all(same):
         return None
     rooms = sorted(pairs[0][0]["rooms"])
     first, other = (
@@ -159,18 +143,8 @@ def paired(reference: Sequence[Cell], own: Sequence[Cell]) -> Delta | None:
     )
     single = len(rooms) == 1 and len(pairs) == 1
     low, high = (None, None) if single else bootstrap_interval(first, other)
-    return Delta(
-        miou=float(np.mean([b["miou"] - a["miou"] for a, b in pairs])),
-        low=low,
-        high=high,
-        rooms=len(rooms),
-        seeds=len(pairs),
-    )
-
-
-def _scored(scores: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what the scores are of."""
-    return scores["test_area"], tuple(scores["classes"]), tuple(sorted(scores["rooms"]))
+    miou = float(np.mean([ours["miou"] - theirs["miou"] for theirs, ours in pairs]))
+    return Delta(miou, low, high, rooms=len(rooms), seeds=len(pairs))
 
 
 def _published(row: Row, section: Section) -> Published | None:
@@ -181,9 +155,8 @@ def _published(row: Row, section: Section) -> Published | None:
     preset = PRESETS[row.published]
     if preset.published is None:
         return None
-    reference = next((r for r in section.rows if r.name == section.reference), row)
-    known = reference is not row and reference.published is not None
-    base = PRESETS[str(reference.published)].published if known else None
+    names = [r.published for r in section.rows if r.name == section.reference and r is not row]
+    base = PRESETS[names[0]].published if names and names[0] is not None else None
     delta = None if base is None else preset.published - base
     return Published(preset.published, delta, preset.cited, row.full_size)
 
@@ -217,7 +190,7 @@ def _facts(plan: Plan, section: Section) -> dict[str, str]:
     votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
     facts = {
         "study": f"{plan.title}; seeds {', '.join(map(str, plan.seeds))}",
-        "scored": f"protocol {plan.protocol}{votes}, {evaluation.checkpoint} checkpoint",
+        "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
     }
     config = next((row.config for row in section.rows if row.config is not None), None)
     if config is None:

@@ -9,11 +9,13 @@ import json
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
+from pipelines.config import AblateConfig
+from pipelines.config.options import options_of
 from pipelines.errors import ConfigError, RunError
 from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 
@@ -64,6 +66,11 @@ def test_without_slurm(commands: Path, tmp_path: Path) -> None:
 def test_options_are_checked(name: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"{name}: found {value}, expected at least"):
         replace(SlurmOptions(), **{name: value})
+
+
+def test_the_help_names_the_options() -> None:
+    names = [each.name for each in fields(SlurmOptions) if each.name not in ("at_most", "extra")]
+    assert f": {', '.join(names)}; any other" in options_of(AblateConfig)["slurm"].help
 
 
 @pytest.mark.parametrize(("minutes", "seconds"), [(1, 20), (10, 60), (1440, 300)])

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import AblateConfig, ModelConfig, TrainConfig
+from pipelines.config import AblateConfig, TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.studies.plan import FILE, load_plan, make_plan, parameters_of, save_plan
+from pipelines.studies.plan import FILE, load_plan, make_plan, save_plan
 from tests.tiny_store import write_tiny_store
 
 
@@ -89,10 +89,11 @@ def test_published_size_means_network_recipe_budget_and_data(store: Store) -> No
         assert not any(row.full_size for row in rows), base
 
 
-def test_parameters_are_counted_without_allocating_them() -> None:
-    model = ModelConfig(depth=3, width=8, k=4)
-    assert parameters_of(model) == sum(p.numel() for p in DeepGCN(model).parameters())
-    assert parameters_of(ModelConfig()) == 3_644_301
+def test_parameters_are_counted(store: Store) -> None:
+    published, dense = make_plan(config(store, rows=("dense",)), store).rows
+    assert published.parameters == 3_644_301
+    assert dense.config is not None
+    assert dense.parameters == sum(p.numel() for p in DeepGCN(dense.config.model).parameters())
 
 
 def test_the_study_file_gives_the_plan_back(store: Store, tmp_path: Path) -> None:

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.launch import Job
-from pipelines.launch.local import LocalLauncher, Worker, available_cores, divide_machine
+from pipelines.launch import Job, LocalLauncher, Worker, available_cores, divide_machine
 
 from .jobs import is_gone, job, log, most_at_once, wait_for
 
 PARENT = """
 import signal, sys
 from pathlib import Path
-from pipelines.launch.local import LocalLauncher, Worker
+from pipelines.launch import LocalLauncher, Worker
 from tests.launch.jobs import job
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
 folder = Path(sys.argv[1])
@@ -60,7 +59,7 @@ def test_a_job_has_its_part_of_the_machine(tmp_path: Path) -> None:
 
 
 def test_the_machine_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.launch.local.available_cores", lambda: [0, 1, 2, 5])
+    monkeypatch.setattr("pipelines.launch.available_cores", lambda: [0, 1, 2, 5])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert divide_machine(2) == [Worker((0, 1), 2, None, 2), Worker((2, 5), 2, None, 2)]
     shared = divide_machine(3, devices=("4", "GPU-5"), threads=1)

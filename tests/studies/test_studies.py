@@ -11,8 +11,8 @@ from pipelines.config import STUDIES, AblateConfig, TrainConfig
 from pipelines.config.recipes import RECIPES
 from pipelines.errors import ConfigError
 from pipelines.model.presets import PRESETS
+from pipelines.studies import Row, study
 from pipelines.studies.plan import absolute, base_config, changed
-from pipelines.studies.presets import Row, study
 
 # ICCV 2019, table 1: mIoU on Area 5 and what differs from ResGCN-28 (C 64, k 16, dilated, ε 0.2).
 TABLE1: dict[str, tuple[float, dict[str, Any]]] = {
