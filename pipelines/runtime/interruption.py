@@ -21,17 +21,17 @@ class Interruption:
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Note the first signal; end at once on a Ctrl-C that follows.
 
-        SIGTERM after SIGTERM is the same request: SLURM sends it to every process of a job, and so
-        does a launcher that receives it. Both send SIGKILL if they mean it.
+        A SIGTERM that follows is the same request: SLURM sends it to every process of a job, so
+        does a launcher that receives it, and a parent's death can send several. SIGKILL ends.
 
         Raises:
-            KeyboardInterrupt: this is not the first signal.
+            KeyboardInterrupt: a SIGINT, and not the first signal.
         """
         name = signal.Signals(number).name
-        if self.requested == name == "SIGTERM":
-            return
         if self.requested is not None:
-            raise KeyboardInterrupt
+            if name == "SIGINT":
+                raise KeyboardInterrupt
+            return
         self.requested = name
         if self.notify is not None:
             self.notify()

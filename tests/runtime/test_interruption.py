@@ -44,19 +44,20 @@ def test_the_second_signal_ends_at_once() -> None:
     assert steps == ["goes on"]
 
 
-def test_sigterm_again_is_the_same_request() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_sigterm_again_is_the_same_request(first: signal.Signals) -> None:
     steps: list[str | None] = []
 
     def work() -> None:
         with watch_for_interruption() as asked:
             asked.notify = lambda: steps.append("notified")
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), first)
             os.kill(os.getpid(), signal.SIGTERM)
             steps.append(asked.requested)
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert steps == ["notified", "SIGTERM"]
+    assert steps == ["notified", first.name]
 
 
 def test_a_signal_that_nobody_heeded_is_passed_on() -> None:
