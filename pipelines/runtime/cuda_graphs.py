@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from threading import Lock
 from typing import Any, ClassVar
@@ -75,13 +74,9 @@ class GraphedModel:
     Shapes: features (B, N, 9) float32 → logits (B, N, classes).
 
     The caller owns the logits. In training, each backward pass comes before the next forward pass.
-
-    Args:
-        model: the network; only a weak reference is kept.
-        training: capture training passes with their backward passes; otherwise evaluation passes
-            without gradients. Python launches all others.
-        say: called with one line if a capture failed.
-        memory: shared with another network whose passes never interleave with these; None: new.
+    Passes of the other mode are launched by Python, evaluation passes with gradients too. Only a
+    weak reference to the network is kept. `say` is called with one line if a capture failed;
+    `memory` is shared with another network whose passes never interleave with these.
     """
 
     def __init__(
@@ -96,124 +91,117 @@ class GraphedModel:
         self.say = say or partial(warnings.warn, stacklevel=2)
         self.memory = memory or GraphMemory()
         self.stopped = False
-        self._entries: dict[torch.Size, _Entry] = {}
+        self._passes: dict[torch.Size, _Pass] = {}
         self._busy = Lock()  # a graph has one set of inputs, for one pass at a time
         self._stream: Any = None  # passes on other streams aren't waited for
 
     @property
     def captured(self) -> list[torch.Size]:
         """The shapes of features that have a graph."""
-        return [shape for shape, entry in self._entries.items() if entry.graph is not None]
+        return [shape for shape, one in self._passes.items() if one.graph is not None]
 
     def __call__(self, features: Tensor) -> Tensor:
+        """Warm up, capture or replay a pass, or let Python launch it."""
         model = self._model()
         assert model is not None, "the caller keeps the network"
-        logits = None
-        if self._busy.acquire(blocking=False):
-            try:
-                logits = self._pass(model, features)
-            finally:
-                self._busy.release()
-        if logits is None:  # not to be captured, or another thread is using the graph
-            logits = model(features)
-        return logits
+        if not self._busy.acquire(blocking=False):  # another thread is using the graph
+            return model(features)
+        try:
+            found = self._find(model, features)
+            if found is None:
+                return model(features)
+            if found.graph is None and found.warm:
+                self._capture(model, found)
+            found.tables.set(model.draw_ranks())
+            if found.graph is not None:
+                found.features.copy_(features)
+                return found.graph()
+            found.warm = True
+            return found.forward(model, features, {})
+        finally:
+            self._busy.release()
 
-    def _pass(self, model: DeepGCN, features: Tensor) -> Tensor | None:
-        """Warm up, capture or replay a pass; return None if it is not to be captured."""
-        entry = self._entry(model, features)
-        if entry is None:
-            return None
-        if entry.graph is None and entry.warm:
-            self._capture(model, entry)
-        if entry.graph is not None:
-            entry.inputs.set(features, model.draw_ranks())
-            return entry.graph()
-        return self._warm_up(model, entry, features)
-
-    def _entry(self, model: DeepGCN, features: Tensor) -> _Entry | None:
+    def _find(self, model: DeepGCN, features: Tensor) -> _Pass | None:
         """Return what is known about such passes; None if they aren't captured."""
         if self.stopped or not self._is_ours(model, features):
             return None
-        setting = _setting(model, features)
-        if features.shape in self._entries:
-            if self._entries[features.shape].setting == setting:
-                return self._entries[features.shape]
-            self._forget(features.shape)
-        if why_not(model, features.device) or not self._make_room():
+        setting, shape = _setting(model, features), features.shape
+        if shape in self._passes:
+            if self._passes[shape].setting == setting:
+                return self._passes[shape]
+            if self._passes.pop(shape).graph is not None:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()  # the GPU may still be using the graph's memory
+                release_memory()
+        # Shapes that came only once make room for this one.
+        while len(self._passes) >= MOST_SHAPES and len(self.captured) < len(self._passes):
+            del self._passes[next(s for s, one in self._passes.items() if one.graph is None)]
+        if why_not(model, features.device) or len(self._passes) >= MOST_SHAPES:
             return None
-        entry = self._entries[features.shape] = _Entry(setting, StaticInputs(model, features))
-        return entry
+        self._passes[shape] = _Pass(model, features, setting)
+        return self._passes[shape]
 
     def _is_ours(self, model: DeepGCN, features: Tensor) -> bool:
         if features.device.type != DEVICE or features.dtype != torch.float32:
             return False
         stream = torch.cuda.current_stream(features.device) if features.is_cuda else None
         self._stream = self._stream or stream
-        if stream != self._stream:
-            return False
-        mode = model.training, torch.is_grad_enabled()
-        return mode == (self.training, self.training) and not features.requires_grad
+        mode = model.training, torch.is_grad_enabled(), features.requires_grad
+        return stream == self._stream and mode == (self.training, self.training, False)
 
-    def _make_room(self) -> bool:
-        """Drop shapes that came only once; return whether another shape can be captured."""
-        while len(self._entries) >= MOST_SHAPES and len(self.captured) < len(self._entries):
-            del self._entries[next(s for s, entry in self._entries.items() if entry.graph is None)]
-        return len(self._entries) < MOST_SHAPES
-
-    def _forget(self, shape: torch.Size) -> None:
-        """Drop a shape, and free the memory of its graph once the GPU is done with it."""
-        if self._entries.pop(shape).graph is not None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            release_memory()
-
-    def _warm_up(self, model: DeepGCN, entry: _Entry, features: Tensor) -> Tensor:
-        entry.inputs.tables.set(model.draw_ranks())
-        with entry.inputs.used_by(model):
-            logits: Tensor = model(features)
-        entry.warm = True
-        return logits
-
-    def _capture(self, model: DeepGCN, entry: _Entry) -> None:
-        """Capture an entry's passes. If that fails, undo it and never try again."""
-        if not self.memory.room_for_two(entry.inputs.features.device):
+    def _capture(self, model: DeepGCN, found: _Pass) -> None:
+        """Capture a pass. If that fails, undo it and never try again."""
+        if not self.memory.room_for_two(found.features.device):
             self.stopped = True
             return
-        before = PassState(model)
-        failure = None
+        before, failure = PassState(model), None
         try:
-            graph = TrainingGraph if self.training else EvaluationGraph
-            entry.graph = graph(model, entry.inputs, self.memory)
+            capture = TrainingGraph if self.training else evaluation_graph
+            found.graph = capture(model, found, self.memory)
         except Exception as error:  # whatever it is, the pass works without a graph
-            failure = _reason(error)
+            lines = (str(error).strip() or type(error).__name__).splitlines()
+            failure = "out of memory" if is_out_of_memory(error) else lines[0]
         if failure is None:
             return
         # Outside of the handler, whose traceback keeps tensors alive.
         self.stopped = True
-        self._entries.clear()
+        self._passes.clear()
         release_memory()
         before.restore(model)
         self.say(f"CUDA graphs: capture failed ({failure}); Python launches every pass: slower.")
 
 
-@dataclass
-class _Entry:
-    """What is known about passes with features of one shape."""
+class _Pass:
+    """A pass with features of one shape: the memory of its inputs, and its graph once captured."""
 
-    setting: tuple[Any, ...]
-    inputs: StaticInputs
-    warm: bool = False
-    graph: TrainingGraph | EvaluationGraph | None = None
+    def __init__(self, model: DeepGCN, features: Tensor, setting: tuple[Any, ...]) -> None:
+        self.setting, self.warm = setting, False
+        self.graph: Callable[[], Tensor] | None = None
+        with torch.inference_mode(False):  # written to in any mode
+            self.features = torch.zeros_like(features, memory_format=torch.contiguous_format)
+            self.tables = RankTables(model.rank_bounds(), model.config.k, features.device)
+
+    def forward(self, model: DeepGCN, features: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """Return logits, with other weights under some names and the ranks of the tables."""
+        model.tables = self.tables.tables
+        try:
+            logits: Tensor = functional_call(model, weights, (features,))
+        finally:
+            model.tables = None
+        return logits
 
 
 def _setting(model: DeepGCN, features: Tensor) -> tuple[Any, ...]:
     """Return everything that a capture fixes: with another setting it is another pass."""
     device = features.device
+    try:
+        matmul = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the newer switch was used
+        matmul = torch.backends.cuda.matmul.fp32_precision
     return (
         (device, features.dtype, model.config, model.checkpoint_layers),
-        (kernels.forced(), GraphMemory.renewed),
+        (kernels.forced(), GraphMemory.renewed, matmul),
         (torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)),
-        _matmul_precision(),
         [_state_of(module) for module in model.modules()],
     )
 
@@ -222,17 +210,8 @@ def _state_of(module: nn.Module) -> tuple[Any, ...]:
     """Return what a capture fixes of a module itself; looked up at every pass, so it is quick."""
     own = module.__dict__
     tensors = (*module._parameters.values(), *module._buffers.values())
-    return (
-        (module.training, own.get("momentum"), own.get("p"), _has_hooks(module)),
-        [(each.data_ptr(), each.requires_grad) for each in tensors if each is not None],
-    )
-
-
-def _matmul_precision() -> str:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer switch was used
-        return torch.backends.cuda.matmul.fp32_precision
+    fixed = [(each.data_ptr(), each.requires_grad) for each in tensors if each is not None]
+    return module.training, own.get("momentum"), own.get("p"), _has_hooks(module), fixed
 
 
 def _has_hooks(module: nn.Module) -> bool:
@@ -240,53 +219,14 @@ def _has_hooks(module: nn.Module) -> bool:
     return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
-def _reason(error: BaseException) -> str:
-    if is_out_of_memory(error):
-        return "out of memory"
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 _evaluations: WeakKeyDictionary[DeepGCN, GraphedModel] = WeakKeyDictionary()
 
 
 def graphed_evaluation(model: DeepGCN, memory: GraphMemory | None = None) -> GraphedModel:
-    """Return the network with its passes in evaluation as CUDA graphs, one object per network.
-
-    `memory` matters in the first call.
-    """
-    found = _evaluations.get(model)
-    if found is None:
-        found = _evaluations[model] = GraphedModel(model, training=False, memory=memory)
-    return found
-
-
-class StaticInputs:
-    """The memory that a graph reads its inputs from: features (B, N, 9) and neighbour ranks."""
-
-    def __init__(self, model: DeepGCN, features: Tensor) -> None:
-        with torch.inference_mode(False):  # written to in any mode
-            self.features = torch.zeros_like(features, memory_format=torch.contiguous_format)
-            self.tables = RankTables(model.rank_bounds(), model.config.k, features.device)
-
-    def set(self, features: Tensor, ranks: list[tuple[int, ...]]) -> None:
-        """Write the inputs of the next pass."""
-        self.features.copy_(features)
-        self.tables.set(ranks)
-
-    @contextmanager
-    def used_by(self, model: DeepGCN) -> Iterator[None]:
-        """Let a network's searches read the ranks from the tables in a `with` block."""
-        model.tables = self.tables.tables
-        try:
-            yield
-        finally:
-            model.tables = None
-
-    def forward(self, model: DeepGCN, weights: Mapping[str, Tensor]) -> Tensor:
-        """Return a network's logits of the inputs, with other weights under some names."""
-        with self.used_by(model):
-            logits: Tensor = functional_call(model, dict(weights), (self.features,))
-        return logits
+    """Return a network's passes in evaluation as CUDA graphs: one object, with its first memory."""
+    if model not in _evaluations:
+        _evaluations[model] = GraphedModel(model, training=False, memory=memory)
+    return _evaluations[model]
 
 
 class GraphMemory:
@@ -345,21 +285,19 @@ class GraphMemory:
         GraphMemory.renewed += 1
 
 
-class EvaluationGraph:
-    """A captured pass in evaluation."""
+def evaluation_graph(model: DeepGCN, inputs: _Pass, memory: GraphMemory) -> Callable[[], Tensor]:
+    """Capture a pass in evaluation; return what replays it on the inputs that were set."""
+    # What PyTorch makes for all graphs with the first one must not be for inference alone.
+    with torch.inference_mode(False), torch.no_grad():
+        work = partial(inputs.forward, model, inputs.features, {})
+        replay, logits = memory.capture(work, inputs.features.device)
 
-    def __init__(self, model: DeepGCN, inputs: StaticInputs, memory: GraphMemory) -> None:
-        self.memory = memory
-        # What PyTorch makes for all graphs with the first one must not be for inference alone.
-        with torch.inference_mode(False), torch.no_grad():
-            work = partial(inputs.forward, model, {})
-            self.replay, self.logits = memory.capture(work, inputs.features.device)
+    def replayed() -> Tensor:
+        memory.turn += 1
+        replay()
+        return logits.clone()
 
-    def __call__(self) -> Tensor:
-        """Return the logits of the inputs that were set."""
-        self.memory.turn += 1
-        self.replay()
-        return self.logits.clone()
+    return replayed
 
 
 class TrainingGraph:
@@ -369,59 +307,38 @@ class TrainingGraph:
     the next replay would write over it.
     """
 
-    def __init__(self, model: DeepGCN, inputs: StaticInputs, memory: GraphMemory) -> None:
-        self.memory, self.device = memory, inputs.features.device
+    def __init__(self, model: DeepGCN, inputs: _Pass, memory: GraphMemory) -> None:
+        self.memory, device = memory, inputs.features.device
         named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
         self.parameters = [each for _, each in named]
         # Separate tensors on the same memory: PyTorch notes at a parameter's first use on which
         # stream its gradients are added up, and that must not be the capture's.
-        self.weights = {name: each.detach().requires_grad_() for name, each in named}
-        self.reached: list[Tensor | None] = []
-        self.live: Tensor | None = None
-        work = partial(self._forward, model, inputs)
-        self.replay_forward, self.logits = memory.capture(work, self.device)
-        self.gradient = torch.zeros_like(self.logits)
-        self.replay_backward, self.whole = memory.capture(self._backward, self.device)
-        # The graph keeps the memory; the Python objects aren't needed any more.
-        self.shapes = [None if each is None else each.shape for each in self.reached]
-        self.reached, self.live = [], None
+        weights = {name: each.detach().requires_grad_() for name, each in named}
+        live: Tensor  # until both passes are captured; then the graph keeps the memory
 
-    def _forward(self, model: DeepGCN, inputs: StaticInputs) -> Tensor:
-        self.live = inputs.forward(model, self.weights)
-        return self.live.detach()
+        def forward() -> Tensor:
+            nonlocal live
+            live = inputs.forward(model, inputs.features, weights)
+            return live.detach()
 
-    def _backward(self) -> Tensor:
-        """Return the gradients of all weights, one after another."""
-        assert self.live is not None
-        # A training's backward pass runs outside of autocast; this capture must, too.
-        with torch.autocast(self.device.type, enabled=False):
-            self.reached = list(
-                torch.autograd.grad(
-                    self.live, list(self.weights.values()), self.gradient, allow_unused=True
+        def backward() -> Tensor:
+            """Return the gradients of all weights, one after another."""
+            # A training's backward pass runs outside of autocast; this capture must, too.
+            with torch.autocast(device.type, enabled=False):
+                found = torch.autograd.grad(
+                    live, list(weights.values()), self.gradient, allow_unused=True
                 )
-            )
-            return torch.cat([each.reshape(-1) for each in self.reached if each is not None])
+                self.shapes = [None if each is None else each.shape for each in found]
+                return torch.cat([each.reshape(-1) for each in found if each is not None])
+
+        self.replay_forward, self.logits = memory.capture(forward, device)
+        self.gradient = torch.zeros_like(self.logits)
+        self.replay_backward, self.whole = memory.capture(backward, device)
 
     def __call__(self) -> Tensor:
         """Return the logits of the inputs that were set; gradients flow to the weights."""
         logits: Tensor = _Replayed.apply(self, *self.parameters)
         return logits
-
-    def backward(self, gradient: Tensor, turn: int) -> list[Tensor | None]:
-        """Replay the backward pass of the latest forward pass, `turn`."""
-        if turn != self.memory.turn:
-            raise RuntimeError(
-                "A captured pass was followed by another one before its backward pass; "
-                f"{SWITCH}=0 allows for that."
-            )
-        self.gradient.copy_(gradient)
-        self.replay_backward()
-        sizes = [0 if shape is None else shape.numel() for shape in self.shapes]
-        pieces = self.whole.clone().split(sizes)
-        return [
-            None if shape is None else piece.view(shape)
-            for piece, shape in zip(pieces, self.shapes, strict=True)
-        ]
 
 
 class _Replayed(torch.autograd.Function):
@@ -438,4 +355,14 @@ class _Replayed(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
-        return None, *ctx.graph.backward(grads[0], ctx.turn)
+        graph: TrainingGraph = ctx.graph
+        if ctx.turn != graph.memory.turn:
+            raise RuntimeError(
+                "A captured pass was followed by another one before its backward pass; "
+                f"{SWITCH}=0 allows for that."
+            )
+        graph.gradient.copy_(grads[0])
+        graph.replay_backward()
+        sizes = [0 if shape is None else shape.numel() for shape in graph.shapes]
+        pieces = zip(graph.whole.clone().split(sizes), graph.shapes, strict=True)
+        return None, *(None if shape is None else piece.view(shape) for piece, shape in pieces)
