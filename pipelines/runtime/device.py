@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     device = torch.device(name)
     if device.type == "cpu":
         keep_freed_memory()
-    if device.type == "cuda" and (reason := cuda.why_not(device)):
+    elif reason := cuda.why_not(device):
         progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
     return device
 
@@ -64,12 +64,11 @@ def describe_device(device: torch.device) -> str:
 
 def processor_name() -> str:
     """Return the CPU's model name, or its architecture if the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 @contextmanager
@@ -115,15 +114,10 @@ def git_commit(folder: Path) -> str | None:
     """Return the commit checked out in `folder`, "+changes" if files differ; None: no checkout."""
     if not (folder / ".git").exists():
         return None
+    describe = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+changes"]
+    command = ["git", "-C", str(folder), *describe]
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None  # git is missing, or may not read this checkout
-    return f"{commit}+changes" if changed else commit
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     return done.stdout.strip()

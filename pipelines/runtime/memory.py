@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,67 +32,46 @@ def available_memory(device: str) -> int:
     if device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return int(free) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    return max(0, min([_of_system(), *_of_groups(), *_of_process()]))
+    return max(0, min(_limits()))
 
 
-def _of_system() -> int:
-    """Return the memory available in the system; all of its memory if there is no /proc."""
-    for name, value in _fields(PROCESS / "meminfo"):
-        if name == "MemAvailable":
-            return 1024 * int(value.split()[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _of_groups() -> Iterator[int]:
-    """Yield what each control group (version 2) above the process leaves."""
-    paths = [path for number, path in _fields(PROCESS / "self" / "cgroup") if number == "0"]
-    for path in paths:
+def _limits() -> Iterator[int]:
+    """Yield what the system, each control group (version 2) and the process's limit leave."""
+    available = _kilobytes(PROCESS / "meminfo", "MemAvailable")
+    yield available or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if path := _fields(PROCESS / "self" / "cgroup").get("0"):
         group = GROUPS / path.removeprefix(":").strip("/")
         for folder in (group, *group.parents):
-            limit, used = _number(folder / "memory.max"), _number(folder / "memory.current")
-            if limit is not None and used is not None:
-                yield limit - used + _cached_files(folder)
+            most, used = _text(folder / "memory.max"), _text(folder / "memory.current")
+            if most.strip().isdigit() and used:  # "max": no limit
+                files = int(_fields(folder / "memory.stat").get("inactive_file", "0"))
+                yield int(most) - int(used) + files  # copies of files are freed on demand
             if folder == GROUPS:
                 break
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit != resource.RLIM_INFINITY:
+            yield limit - _kilobytes(PROCESS / "self" / "status", "VmSize")
 
 
-def _cached_files(folder: Path) -> int:
-    """Return the part of a group's memory that holds copies of files, freed on demand."""
-    for line in _lines(folder / "memory.stat"):
-        if line.startswith("inactive_file "):
-            return int(line.split()[1])
-    return 0
+def _kilobytes(path: Path, name: str) -> int:
+    """Return a field of a file of the system in bytes; 0 if it is missing."""
+    return 1024 * int(_fields(path).get(name, "0").split()[0])
 
 
-def _of_process() -> Iterator[int]:
-    """Yield what the limit of the process's address space leaves, if it has one."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        used = [v for name, v in _fields(PROCESS / "self" / "status") if name == "VmSize"]
-        yield limit - (1024 * int(used[0].split()[0]) if used else 0)
+def _fields(path: Path) -> dict[str, str]:
+    """Return the lines "name: value" or "name value" of a file of the system; none without it."""
+    parts = (re.split(r"[:\s]", line, maxsplit=1) for line in _text(path).splitlines())
+    return {part[0]: part[-1].strip() for part in parts}
 
 
-def _fields(path: Path) -> list[tuple[str, str]]:
-    """Return a system file's "name: value" lines; none if the file is missing."""
-    parts = [line.partition(":") for line in _lines(path)]
-    return [(name.strip(), value.strip()) for name, _, value in parts]
-
-
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except OSError:
-        return []
-
-
-def _number(path: Path) -> int | None:
-    """Return the number in a file; None if there is none ("max": no limit)."""
-    text = "".join(_lines(path)).strip()
-    return int(text) if text.isdigit() else None
+        return ""
 
 
 def memory_in_use(device: str) -> int:
@@ -111,9 +91,8 @@ def peak_memory(device: str) -> int:
 
 def _status(field: str) -> int:
     """Return a size of this process; the peak since its start if the system says no more."""
-    for name, value in _fields(PROCESS / "self" / "status"):
-        if name == field:
-            return 1024 * int(value.split()[0])
+    if size := _kilobytes(PROCESS / "self" / "status", field):
+        return size
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
@@ -140,9 +119,7 @@ def return_freed_memory(least: int) -> bool:
 
 
 def _set(settings: dict[int, int]) -> bool:
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:  # musl has none
         return False
     return all(mallopt(name, ctypes.c_int(value)) == 1 for name, value in settings.items())

@@ -18,6 +18,10 @@ from torch.optim import Optimizer
 from pipelines.errors import ConfigError
 
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
+GPU_ONLY = {
+    "tf32": "an NVIDIA GPU: TF32 is how its tensor cores take float32",
+    "16": "a GPU: gradients of 16 bits need its loss scaling",
+}
 
 
 class Precision:
@@ -28,15 +32,10 @@ class Precision:
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
-        if name == "tf32" and device.type != "cuda":
+        if name in GPU_ONLY and device.type != "cuda":
             raise ConfigError(
-                f"--precision tf32: found the device {device.type}, expected an NVIDIA GPU: TF32 "
-                "is how its tensor cores take float32.\nUse --precision bf16 or 32."
-            )
-        if name == "16" and device.type != "cuda":
-            raise ConfigError(
-                f"--precision 16: found the device {device.type}, expected a GPU: gradients of 16 "
-                "bits need its loss scaling.\nUse --precision bf16 or 32."
+                f"--precision {name}: found the device {device.type}, expected {GPU_ONLY[name]}.\n"
+                "Use --precision bf16 or 32."
             )
         if name == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise ConfigError(
@@ -58,10 +57,6 @@ class Precision:
         # The forward pass records autocast's types, but not the switch for TF32.
         with _tensor_cores() if self._tf32 else nullcontext():
             self.scaler.scale(loss).backward()
-
-    def unscale(self, optimizer: Optimizer) -> None:
-        """Divide the optimizer's gradients by the loss scale."""
-        self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
         """Take the optimizer's step, unless a gradient is not finite; then the scale shrinks."""

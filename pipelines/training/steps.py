@@ -120,7 +120,7 @@ class Stepper:
         if math.isfinite(loss):
             self.processes.exchange_gradients(self.model, batch)
             if self.recipe.clip is not None:
-                self.precision.unscale(self.optimizer)
+                self.precision.scaler.unscale_(self.optimizer)
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
             self.precision.step(self.optimizer)
         return loss
