@@ -21,7 +21,7 @@ from pipelines.runs.directory import Run, numbered
 from pipelines.runs.lock import is_locked
 from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
-from pipelines.runtime.interruption import watch_for_interruption
+from pipelines.runtime.process import watch_for_interruption
 from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan
 from pipelines.studies.state import (
     STARTED,

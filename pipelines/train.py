@@ -38,8 +38,8 @@ from pipelines.runs.directory import (
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
-from pipelines.runtime.interruption import watch_for_interruption
 from pipelines.runtime.precision import Precision
+from pipelines.runtime.process import watch_for_interruption
 from pipelines.training.accumulation import TRIALS, explain_out_of_memory
 from pipelines.training.distributed import (
     ALONE,

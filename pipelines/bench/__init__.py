@@ -24,7 +24,7 @@ from pipelines.files import atomic_json, check_place
 from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import SILENT, Progress
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
-from pipelines.runtime.own_process import ROOT, python_command
+from pipelines.runtime.process import ROOT, python_command
 from pipelines.serialization import to_plain
 
 OPTIONS = ("batch_size", "threads", "repeats", "checkpoint_layers")  # that each case has

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.runtime.own_process import SHARING, module_path
+from pipelines.runtime.process import SHARING, module_path
 
 if TYPE_CHECKING:
     from submitit import LocalExecutor

@@ -24,7 +24,7 @@ from pipelines.config.options import Bounds
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.runs.lock import hold_lock
-from pipelines.runtime.own_process import module_path
+from pipelines.runtime.process import module_path
 
 from . import Job, JobUpdate, Updates
 

@@ -28,7 +28,7 @@ from pipelines.progress import Progress
 from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run, find_runs
 from pipelines.runs.resume import identity
-from pipelines.runtime.own_process import python_command
+from pipelines.runtime.process import python_command
 from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory

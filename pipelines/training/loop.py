@@ -27,9 +27,9 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run, last_checkpoint, resume_command, save_config
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
-from pipelines.runtime.interruption import Interruption
 from pipelines.runtime.memory import peak_memory
 from pipelines.runtime.precision import Precision
+from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
 from pipelines.weights.safetensors import save_weights
 

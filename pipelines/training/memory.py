@@ -23,7 +23,7 @@ from pipelines.runtime.memory import (
     available_memory,
     return_freed_memory,
 )
-from pipelines.runtime.own_process import trainings_at_once
+from pipelines.runtime.process import trainings_at_once
 
 from .accumulation import smaller_options
 from .distributed import Ranks

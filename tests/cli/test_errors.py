@@ -16,7 +16,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 from pipelines.runs.directory import create_run, resume_command
 from pipelines.runs.lock import LOCK, lock_run
-from pipelines.runtime.interruption import watch_for_interruption
+from pipelines.runtime.process import watch_for_interruption
 from tests.tiny_store import write_tiny_store
 
 TERM = signal.SIGTERM

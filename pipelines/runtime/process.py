@@ -1,16 +1,44 @@
-"""Turn Ctrl-C and SIGTERM into a question that a loop can ask between two steps."""
+"""What this process is asked by signals, and how it starts others of ours."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+ROOT = Path(__file__).resolve().parents[2]  # of a checkout: it holds `benchmarks` as well
+SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
+# Not `-m`, which looks into the current folder first: a `json.py` of the user's own would be run.
+# (`-P`, which forbids that, needs Python 3.11.)
+_START = (
+    f"import sys; sys.path[:] = sys.argv.pop(1).split({os.pathsep!r}); "
+    "import runpy; runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+def module_path() -> str:
+    """Return where this process finds its modules, as PYTHONPATH has it."""
+    return os.pathsep.join([*sys.path, str(ROOT)])
+
+
+def python_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command that runs `module`, found where this process finds its own modules."""
+    return (sys.executable, "-c", _START, module_path(), module, *arguments)
+
+
+def trainings_at_once() -> int:
+    """Return how many trainings, with this one, share its device (`ablate --workers`)."""
+    value = os.environ.get(SHARING, "")
+    return max(1, int(value)) if value.isdecimal() else 1
 
 
 class Interruption:
-    """Whether somebody has asked this process to stop."""
+    """Whether a signal has asked this process to stop; a loop asks between two steps."""
 
     def __init__(self) -> None:
         self.requested: str | None = None  # the name of the signal that came
@@ -19,22 +47,18 @@ class Interruption:
         self.notify: Callable[[], None] | None = None
 
     def handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """Note the first signal; end at once on a Ctrl-C that follows.
+        """Note the first signal; raise KeyboardInterrupt at once on a Ctrl-C that follows.
 
         A SIGTERM that follows is the same request: SLURM sends it to every process of a job, so
         does a launcher that receives it, and a parent's death can send several. SIGKILL ends.
-
-        Raises:
-            KeyboardInterrupt: a SIGINT, and not the first signal.
         """
         name = signal.Signals(number).name
-        if self.requested is not None:
-            if name == "SIGINT":
-                raise KeyboardInterrupt
-            return
-        self.requested = name
-        if self.notify is not None:
-            self.notify()
+        if self.requested is None:
+            self.requested = name
+            if self.notify is not None:
+                self.notify()
+        elif name == "SIGINT":
+            raise KeyboardInterrupt
 
 
 @contextmanager
