@@ -88,8 +88,18 @@ def discard(runs: Sequence[Run]) -> list[Path]:
     """
     for run in runs:
         if is_locked(run.path):
-            raise _in_use(run)
-    return [_discard(run) for run in runs]
+            raise RunError(
+                f"{run.path}: a process is training this run; it was not moved.\n"
+                "Stop that process first (Ctrl-C where it runs), then try again."
+            )
+    moved = []
+    for run in runs:
+        trash = run.path.parent / TRASH
+        trash.mkdir(exist_ok=True)
+        with lock_run(run.path):  # so that no process resumes it from now on
+            free = (path for path in numbered(trash / run.name) if not os.path.lexists(path))
+            moved.append(run.path.rename(next(free)))
+    return moved
 
 
 def discarded(runs_dir: Path) -> list[str]:
@@ -128,32 +138,3 @@ def empty_trash(runs_dir: Path, progress: Progress = SILENT) -> list[str]:
                 path.unlink()
             task.advance()
     return names
-
-
-def _discard(run: Run) -> Path:
-    trash = run.path.parent / TRASH
-    trash.mkdir(exist_ok=True)
-    try:
-        with lock_run(run.path):  # so that no process resumes it from now on
-            return next(path for path in numbered(trash / run.name) if _moved(run.path, path))
-    except RunError:
-        raise _in_use(run) from None
-
-
-def _moved(source: Path, path: Path) -> bool:
-    """Move `source` to `path`, unless that exists; return whether it was moved."""
-    try:
-        if not path.exists():
-            os.rename(source, path)
-            return True
-    except OSError:
-        if not path.exists():  # or another process was faster with this name
-            raise
-    return False
-
-
-def _in_use(run: Run) -> RunError:
-    return RunError(
-        f"{run.path}: a process is training this run; it was not moved.\n"
-        "Stop that process first (Ctrl-C where it runs), then try again."
-    )

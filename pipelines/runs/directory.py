@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,11 +28,10 @@ from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError, command, did_you_mean
-from pipelines.files import DISK_FULL, atomic_json, remove_unfinished
+from pipelines.files import DISK_FULL, atomic_json, atomic_write, remove_unfinished
 from pipelines.serialization import fits, from_plain, to_plain
 
 from .lock import is_locked
-from .metrics_log import read_metrics
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
@@ -48,10 +48,9 @@ CHANGING = ".changing"  # in a run directory: files in its subfolders are being 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory.
+    """A run directory; each property reads its file anew.
 
-    Each property reads its file anew and raises a RunError if that is damaged or, but for the
-    scores, missing.
+    RunError: the file is damaged or missing.
     """
 
     path: Path
@@ -100,8 +99,8 @@ class Run:
         return self.path / CHECKPOINTS / "last.pt"
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of metrics.jsonl, without a last line that was cut short."""
-        return read_metrics(self.path / METRICS)
+        """Return the records of metrics.jsonl; none if it is missing."""
+        return [json.loads(line) for line in _whole_lines(self.path / METRICS)]
 
     def weights(self, checkpoint: str = "best") -> Path:
         """Return the path of the "best" or "last" weights; RunError: none are saved yet."""
@@ -127,22 +126,53 @@ class Run:
     def update_status(self, **fields: Any) -> None:
         """Change fields of status.json and keep the others."""
         before = self.status if (self.path / STATUS).is_file() else {}
-        atomic_json(self.path / STATUS, {**before, **fields, "updated": _now()})
+        fields["updated"] = datetime.now(timezone.utc).isoformat()
+        atomic_json(self.path / STATUS, {**before, **fields})
+
+
+class MetricsLog:
+    """A run's metrics.jsonl, open for appending: one JSON object a line.
+
+    Its first `keep` records stay; the rest is from steps that will be repeated.
+    """
+
+    def __init__(self, run: Run, *, keep: int = 0) -> None:
+        path = run.path / METRICS
+        kept = _whole_lines(path)[:keep]
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        self.records = len(kept)
+        self._file = path.open("ab")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Write one record; readers see it at once."""
+        self._file.write(json.dumps(record).encode() + b"\n")
+        self._file.flush()
+        self.records += 1
+
+    def sync(self) -> None:
+        """Force all records to the disk, as a checkpoint relies on them."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    # After the last newline is what a killed process was writing.
+    return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
 def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
     """Make the directory of a new run and write its configuration, environment and status.
 
-    Args:
-        config: resolved; a name of None becomes one from the network, the area and the time.
-        environment: from `describe_environment`, and the store's classes and fingerprint.
-
-    Raises:
-        ConfigError: the name is not a plain directory name.
-        RunError: a run of this name exists.
+    `config` is resolved; `environment` is from `describe_environment`, with the store's classes and
+    fingerprint. The errors are those of `make_directory`.
     """
     run = Run(make_directory(config))
-    run.update_status(state="running", created=_now(), step=0, epoch=0, best_miou=None)
+    now = datetime.now(timezone.utc).isoformat()
+    run.update_status(state="running", created=now, step=0, epoch=0, best_miou=None)
     atomic_json(run.path / ENVIRONMENT, dict(environment))
     save_config(run, config)  # last: a directory with a configuration is a run
     return run
@@ -154,10 +184,9 @@ def save_config(run: Run, config: TrainConfig) -> None:
 
 
 def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
-    """Record that another process continues the run under `config`, in `environment`.
+    """Record that a process, which holds the run's lock, continues it in `environment`.
 
     The environment of the first process stays; those of later ones follow under "resumed".
-    Unfinished files of a killed process are removed: the caller holds the run's lock.
     """
     for folder in (run.path, run.path / CHECKPOINTS):
         remove_unfinished(folder)
@@ -169,10 +198,7 @@ def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> Non
 
 @contextmanager
 def record_failure(run: Run) -> Iterator[None]:
-    """Write to the run's status that the `with` block was interrupted or failed, and why.
-
-    A full disk becomes a RunError that names the last checkpoint.
-    """
+    """Write to the run's status that the `with` block was interrupted or failed, and why."""
     try:
         yield
     except KeyboardInterrupt:
@@ -205,7 +231,7 @@ def last_checkpoint(run: Run) -> str:
 def changing(run: Run) -> Iterator[None]:
     """Let the index notice that a `with` block writes files in subfolders of the run.
 
-    Such writes don't change the directory's own time; creating and removing a marker does. If the
+    Such writes don't change the directory's own time; a marker that comes and goes does. If the
     process is killed, the marker stays, and the index reads the run again each time.
     """
     marker = run.path / CHANGING
@@ -237,10 +263,7 @@ def open_run(path: Path) -> Run:
 
 
 def named_run(named: Path, runs_dir: Path) -> Run:
-    """Return the run that `named` means: a name in the folder of the runs, or a path.
-
-    RunError: neither is a run.
-    """
+    """Return the run that is named: a name in the folder of the runs, or a path; else RunError."""
     for path in (runs_dir / named, named):
         if (path / CONFIG).is_file():
             return Run(path)
@@ -285,26 +308,19 @@ def resume_command(path: Path) -> str:
 
 
 def make_directory(config: TrainConfig) -> Path:
-    """Make the directory of a new run; the errors are those of `create_run`."""
-    if config.name is not None:
-        return _make_named(config.runs, config.name)
-    model = config.model
-    arch = model.arch.rpartition(":")[2]  # of package.module:Class
-    name = f"{arch}-{model.depth}-area{config.test_area}-{datetime.now():%Y%m%d-%H%M%S}"
-    for path in numbered(config.runs / name):
-        with suppress(FileExistsError):  # another run began within the same second
-            path.mkdir(parents=True)
-            return path
-    raise AssertionError  # the numbers don't end
+    """Make the directory of a new run; without a name, one of network, area and time.
 
-
-def numbered(path: Path) -> Iterator[Path]:
-    """Yield `path`, `path-2`, `path-3`, …"""
-    yield path
-    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-
-
-def _make_named(runs_dir: Path, name: str) -> Path:
+    ConfigError: the name is not a plain directory name. RunError: a run of this name exists.
+    """
+    name, runs_dir = config.name, config.runs
+    if name is None:
+        arch = config.model.arch.rpartition(":")[2]  # of package.module:Class
+        now = f"{datetime.now():%Y%m%d-%H%M%S}"
+        name = f"{arch}-{config.model.depth}-area{config.test_area}-{now}"
+        for path in numbered(runs_dir / name):
+            with suppress(FileExistsError):  # another run began within the same second
+                path.mkdir(parents=True)
+                return path
     if name in ("", ".", "..", TRASH) or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     path = runs_dir / name
@@ -315,6 +331,12 @@ def _make_named(runs_dir: Path, name: str) -> Path:
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield `path`, `path-2`, `path-3`, …"""
+    yield path
+    yield from (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
 
 
 def _read_json(path: Path, types: Mapping[str, Any] = {}, *, hint: str = "") -> dict[str, Any]:
@@ -342,7 +364,3 @@ def _time(run: Run, field: str) -> str:
     except (RunError, KeyError):
         stamp = (run.path / CONFIG).stat().st_mtime
         return datetime.fromtimestamp(stamp, timezone.utc).isoformat()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat()

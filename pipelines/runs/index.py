@@ -15,7 +15,6 @@ it is checked at every reading.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sqlite3
@@ -23,7 +22,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,7 +44,6 @@ FILE, LOCK = "results.db", ".results.lock"
 WAIT_SECONDS = 30.0  # the longest wait for other processes
 CHUNK = 200  # runs read within one transaction
 RECENT = 2 * 10**9  # ns; a later change may still get the same time stamp
-LONGEST_HEADER = 100_000_000  # bytes of a safetensors header, as safetensors itself limits it
 # A batch norm's running statistics are saved with the weights but not learned.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 FORMATS = (".csv", ".parquet")
@@ -55,14 +53,13 @@ T = TypeVar("T")
 _preset = cache(published_as)
 
 _OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
-_OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs")
-_OF_STATUS = ("created", "updated", "epoch", "step", "seconds", "best_epoch", "peak_memory")
+_OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs", "max_steps")
+_OF_STATUS = (
+    *("created", "updated", "epoch", "step", "seconds", "best_epoch", "peak_memory", "error"),
+)
 _TABLE = f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
 VERSION = zlib.crc32(_TABLE.encode()) >> 1  # of the schema; an index of another one is rebuilt
-_UPSERT = (
-    f"INSERT OR REPLACE INTO runs ({', '.join(COLUMNS)}) "
-    f"VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
-)
+_INSERT = f"INSERT INTO runs VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
 
 
 def query(
@@ -76,9 +73,8 @@ def query(
 ) -> list[tuple[Any, ...]]:
     """Return the rows of the runs in a folder, as they are now.
 
-    At most `limit` rows of the `columns` named; None: all, in the order of COLUMNS. The other
-    arguments are those of `runs_frame`. ConfigError: `where`, `sort` or `columns` cannot be
-    understood; the index is not touched.
+    At most `limit` rows of the `columns` named; None: all. The rest is as for `runs_frame`.
+    ConfigError: an argument cannot be understood; the index is not touched.
     """
     condition, values = parse_where(where)
     names, order = ", ".join(parse_columns(columns)), parse_sort(sort)
@@ -141,21 +137,18 @@ def runs_frame(
 
 
 def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
-    """Write the frame of `runs_frame(runs_dir, **options)` to a file and return how long it is.
+    """Write the frame of `runs_frame(runs_dir, **options)` as .csv or .parquet; return its length.
 
-    ConfigError: the file's ending is not .csv or .parquet, Parquet is not installed, or an option
-    cannot be understood.
+    ConfigError: the file has another ending, or pyarrow is missing.
     """
     ending = path.suffix.lower()
     if ending not in FORMATS:
         raise ConfigError(f"{path}: found {ending!r}, expected a file in {' or '.join(FORMATS)}.")
     frame = runs_frame(runs_dir, **options)
+    write = frame.to_csv if ending == ".csv" else partial(frame.to_parquet, engine="pyarrow")
     with atomic_write(path) as temporary:
-        if ending == ".csv":
-            frame.to_csv(temporary, index=False)
-            return len(frame)
         try:
-            frame.to_parquet(temporary, index=False, engine="pyarrow")
+            write(temporary, index=False)
         except ImportError:
             raise ConfigError(
                 f"{path}: Parquet needs pyarrow. Install it: pip install 'deepgcn[parquet]'"
@@ -171,51 +164,47 @@ def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progres
     path = runs_dir / FILE
     try:
         try:
-            return _with_file(path, work, shared=True)
+            with _opened(path) as database:
+                return work(database)
         except sqlite3.DatabaseError as error:
             if type(error) is not sqlite3.DatabaseError:  # a lock or the disk, not the file
                 raise
-            return _with_file(path, work, shared=False)
+        with _opened(path, replace=True) as database:
+            return work(database)
     except (OSError, sqlite3.OperationalError) as error:
         progress.warn(f"{path} cannot be used ({error}); reading all directories.")
-        with _opened(":memory:") as database:
-            return work(database)
-
-
-def _with_file(path: Path, work: Callable[[sqlite3.Connection], T], *, shared: bool) -> T:
-    """Return the result of `work` on the index in `path`, or on a new one if not `shared`."""
-    with hold_lock(path.with_name(LOCK), shared=shared, seconds=WAIT_SECONDS) as held:
-        if not held:
-            raise sqlite3.OperationalError(f"it was in use for {WAIT_SECONDS:g} seconds")
-        if not shared:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
-        with _opened(path) as database:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+            database.execute(_TABLE)
             return work(database)
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[sqlite3.Connection]:
+def _opened(path: Path, *, replace: bool = False) -> Iterator[sqlite3.Connection]:
     """Open the index, with an empty table if it is new or of another version of the schema."""
-    with closing(sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)) as database:
-        # Not synced at each commit: what a power cut takes is read again.
-        database.execute("PRAGMA synchronous=NORMAL")
-        if isinstance(path, Path):
-            mode = "DELETE" if is_on_network(path.parent) else "WAL"
-            with suppress(sqlite3.OperationalError):  # others use it: the mode stays as it is
-                database.execute(f"PRAGMA journal_mode={mode}")
-        if _version(database) != VERSION:
-            with database:
-                database.execute("BEGIN IMMEDIATE")
-                if _version(database) != VERSION:  # no other process was faster
-                    database.execute("DROP TABLE IF EXISTS runs")
-                    database.execute(_TABLE)
-                    database.execute(f"PRAGMA user_version={VERSION}")
-        yield database
+    with hold_lock(path.with_name(LOCK), shared=not replace, seconds=WAIT_SECONDS) as held:
+        if not held:
+            raise sqlite3.OperationalError(f"it was in use for {WAIT_SECONDS:g} seconds")
+        if replace:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        with closing(sqlite3.connect(path, timeout=WAIT_SECONDS, isolation_level=None)) as database:
+            _prepare(database, "DELETE" if is_on_network(path.parent) else "WAL")
+            yield database
 
 
-def _version(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
+def _prepare(database: sqlite3.Connection, mode: str) -> None:
+    # Not synced at each commit: what a power cut takes is read again.
+    database.execute("PRAGMA synchronous=NORMAL")
+    with suppress(sqlite3.OperationalError):  # others use it: the mode stays as it is
+        database.execute(f"PRAGMA journal_mode={mode}")
+    version = "PRAGMA user_version"
+    if database.execute(version).fetchone() != (VERSION,):
+        with database:
+            database.execute("BEGIN IMMEDIATE")
+            if database.execute(version).fetchone() != (VERSION,):  # no other process was faster
+                database.execute("DROP TABLE IF EXISTS runs")
+                database.execute(_TABLE)
+                database.execute(f"{version}={VERSION}")
 
 
 def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -> None:
@@ -236,7 +225,10 @@ def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -
     with progress.task("Reading runs", total=len(changed), unit="runs") as task:
         for start in range(0, len(changed), CHUNK):
             chunk = changed[start : start + CHUNK]
-            _update(database, runs_dir, chunk)
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany("DELETE FROM runs WHERE name = ?", ((name,) for name in chunk))
+                database.executemany(_INSERT, _rows(runs_dir, chunk))
             task.advance(len(chunk))
     _update_states(database, runs_dir)
 
@@ -246,28 +238,18 @@ def _stamps(runs_dir: Path) -> dict[str, int]:
     found = {}
     with os.scandir(runs_dir) as entries:
         for entry in entries:
-            name = entry.name
-            try:
-                if entry.is_dir() and name != TRASH and (name.isascii() or name.encode()):
-                    found[name] = entry.stat().st_mtime_ns
-            except (FileNotFoundError, UnicodeEncodeError):
-                continue  # moved away meanwhile; or a name in bytes, which no run has
+            # Moved away meanwhile; or a name in bytes, which no run has.
+            with suppress(FileNotFoundError, UnicodeEncodeError):
+                if entry.is_dir() and entry.name != TRASH and entry.name.encode():
+                    found[entry.name] = entry.stat().st_mtime_ns
     return found
 
 
-def _update(database: sqlite3.Connection, runs_dir: Path, names: Iterable[str]) -> None:
-    """Read runs and write their rows, or delete those of missing runs, in one transaction."""
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        for name in names:
-            row = None
-            with suppress(FileNotFoundError):  # removed while it was read
-                if (runs_dir / name / CONFIG).is_file():
-                    row = describe(Run(runs_dir / name))
-            if row is None:
-                database.execute("DELETE FROM runs WHERE name = ?", (name,))
-            else:
-                database.execute(_UPSERT, row)
+def _rows(runs_dir: Path, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        with suppress(FileNotFoundError):  # removed while it was read
+            if (runs_dir / name / CONFIG).is_file():
+                yield describe(Run(runs_dir / name))
 
 
 def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
@@ -293,8 +275,8 @@ def describe(run: Run) -> dict[str, Any]:
     try:
         row["tags"] = " ".join(read_tags(run.path)) or None
         row["note"] = read_note(run.path) or None
-        _add_settings(row, run)
-        _add_progress(row, run)
+        row |= _settings(run)
+        row |= _progress(run)
         for protocol in PROTOCOLS:
             scores = run.scores(protocol) or {}
             for score in ("oa", "macc", "miou"):
@@ -304,39 +286,43 @@ def describe(run: Run) -> dict[str, Any]:
     return {name: _storable(value) for name, value in row.items()}
 
 
-def _add_settings(row: dict[str, Any], run: Run) -> None:
+def _settings(run: Run) -> dict[str, Any]:
     config = run.config
     environment = run.environment if (run.path / ENVIRONMENT).is_file() else {}
-    row.update({name: getattr(config.model, name) for name in _OF_MODEL})
-    row.update({name: getattr(config, name) for name in _OF_CONFIG})
-    row["lr"], row["max_steps"] = config.first_lr, config.max_steps
-    row["data"] = str(config.data)
-    row["dilation"] = int(config.model.dilation)
-    row["parts"] = " ".join(config.parts)
-    row["preset"] = _preset(config.model)
-    row["device"] = environment.get("device") or config.device
-    row["hardware"] = environment.get("gpu") or environment.get("cpu")
+    return {
+        **{name: getattr(config.model, name) for name in _OF_MODEL},
+        **{name: getattr(config, name) for name in _OF_CONFIG},
+        "lr": config.first_lr,
+        "data": str(config.data),
+        "dilation": int(config.model.dilation),
+        "parts": " ".join(config.parts),
+        "preset": _preset(config.model),
+        "device": environment.get("device") or config.device,
+        "hardware": environment.get("gpu") or environment.get("cpu"),
+    }
 
 
-def _add_progress(row: dict[str, Any], run: Run) -> None:
+def _progress(run: Run) -> dict[str, Any]:
     status = run.status
-    row.update({name: status.get(name) for name in _OF_STATUS})
-    row["val_miou"], row["error"] = status.get("best_miou"), status.get("error")
-    row["status"], row["state"] = str(status.get("state", "interrupted")), run.state
-    row["blocks_per_second"] = status.get("blocks_per_second") or None  # 0: not measured
-    row["parameters"] = count_parameters(run.checkpoint_path("last"))
+    return {
+        **{name: status.get(name) for name in _OF_STATUS},
+        "val_miou": status.get("best_miou"),
+        "status": str(status.get("state", "interrupted")),
+        "state": run.state,
+        "blocks_per_second": status.get("blocks_per_second") or None,  # 0: not measured
+        "parameters": count_parameters(run.checkpoint_path("last")),
+    }
 
 
 def count_parameters(path: Path) -> int | None:
-    """Return the number of trainable values by a safetensors header; None if unreadable."""
+    """Return the number of trainable values in a safetensors file; None if it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if length <= LONGEST_HEADER else {}
-        shapes = {name: each["shape"] for name, each in header.items() if name != "__metadata__"}
-        learned = [s for name, s in shapes.items() if name.rpartition(".")[2] not in STATISTICS]
-        return sum(math.prod(shape) for shape in learned) or None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        with safe_open(path, framework="numpy") as file:
+            learned = [n for n in file.keys() if n.rpartition(".")[2] not in STATISTICS]  # noqa: SIM118
+            return sum(math.prod(file.get_slice(n).get_shape()) for n in learned) or None
+    except (OSError, SafetensorError):
         return None  # the reader of weights says what is wrong
 
 

@@ -106,7 +106,9 @@ def parse_where(where: str | None) -> tuple[str, list[Value]]:
             if prefixes > MOST:
                 raise ConfigError(f"--where: found more than {MOST} of ( and not.")
             token = next(tokens)
-        sql.append(_comparison(token, tokens, values))
+        comparison, value = _comparison(token, tokens)
+        sql.append(comparison)
+        values.append(value)
         token = next(tokens)
         while opened and token == ("parenthesis", ")"):
             opened -= 1
@@ -158,43 +160,41 @@ def _tokens(where: str) -> list[Token]:
     while rest := where[place:].strip():
         match = _TOKEN.match(where, place)
         if match is None:
-            what = "an unclosed quote" if rest[0] in "\"'" else f"{rest[0]!r}"
-            raise ConfigError(f"--where: found {what} at {_shown(rest)}.\n{EXAMPLE}")
+            what = "an unclosed quote" if rest[0] in "\"'" else repr(rest[0])
+            raise ConfigError(f"--where: found {what} at {rest!r:.40}.\n{EXAMPLE}")
         kind = str(match.lastgroup)
         tokens.append(Token(kind, match[kind]))
         place = match.end()
     return [*tokens, END, END]
 
 
-def _comparison(name: Token, tokens: Iterator[Token], values: list[Value]) -> str:
-    """Return the SQL of the comparison that begins with `name`, and add its value to `values`."""
+def _comparison(name: Token, tokens: Iterator[Token]) -> tuple[str, Value]:
+    """Return the SQL of the comparison that begins with `name`, and its value.
+
+    The SQL is 1 or 0, never NULL, so that `not` is its opposite.
+    """
     if name.kind != "word":
         raise _unexpected(name, "a column")
     column = TAG if name.is_word(TAG) else _column(name.text, "--where")
-    operator, given = next(tokens), next(tokens)
-    if operator.kind != "operator":
-        raise _unexpected(operator, f"= != < <= > >= or ~ after {name.text}")
+    sign, given = next(tokens), next(tokens)
+    operator = sign.text
+    if sign.kind != "operator":
+        raise _unexpected(sign, f"= != < <= > >= or ~ after {name.text}")
     if given.kind not in ("word", "quoted"):
-        raise _unexpected(given, f"a value after {name.text} {operator.text}")
-    sql, value = _compared(column, operator.text, given)
-    values.append(value)
-    return sql
-
-
-def _compared(column: str, operator: str, token: Token) -> tuple[str, Value]:
-    """Return SQL that is 1 or 0, never NULL, so that `not` is its opposite, and its value."""
+        raise _unexpected(given, f"a value after {name.text} {operator}")
+    equality = {"=": "", "==": "", "!=": "NOT "}.get(operator)
     if column == TAG:
-        if operator not in ("=", "==", "!="):
+        if equality is None:
             raise ConfigError(f"--where: found {TAG} {operator}, expected {TAG} = or !=.")
-        found = "instr(' ' || coalesce(tags, '') || ' ', ?)"
-        return f"({found} {'=' if operator == '!=' else '>'} 0)", f" {token.content} "
+        found = "instr(' ' || coalesce(tags, '') || ' ', ?) > 0"
+        return f"({equality}{found})", f" {given.content} "
     if operator == "~":
         if not COLUMNS[column].startswith("TEXT"):
             raise ConfigError(f"--where: found {column} ~, but {column} is a number.")
-        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", token.content
-    value = _value(column, token)
-    if operator in ("=", "==", "!="):
-        return f"({column} IS {'NOT ' if operator == '!=' else ''}?)", value
+        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", given.content
+    value = _value(column, given)
+    if equality is not None:
+        return f"({column} IS {equality}?)", value
     if value is None:
         raise ConfigError(f"--where: found {column} {operator} none, expected = or != there.")
     return f"coalesce({column} {operator} ?, 0)", value
@@ -218,7 +218,7 @@ def _value(column: str, token: Token) -> Value:
         return TRUTH[text.lower()]
     match = _NUMBER.fullmatch(text)
     if match is None or (match[2] and kind != "REAL"):
-        raise ConfigError(f"--where: found {column} {_shown(text)}, expected a number.")
+        raise ConfigError(f"--where: found {column} {text!r:.40}, expected a number.")
     number = float(match[1]) / (100 if match[2] else 1)
     if column in SCORES and abs(number) > 1:
         raise ConfigError(
@@ -227,7 +227,3 @@ def _value(column: str, token: Token) -> Value:
         )
     whole = not match[2] and match[1].lstrip("+-").isdecimal() and abs(number) < 2**53
     return int(match[1]) if whole else number
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:40] + "…")

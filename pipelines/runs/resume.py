@@ -7,17 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import TrainConfig
-from pipelines.config.options import (
-    LENGTH,
-    MEMORY,
-    PLACE,
-    PROCESSES,
-    RECIPE,
-    RESULT,
-    SPEED,
-    options_of,
-)
+from pipelines.config import TrainConfig, options
 from pipelines.config.recipes import SCHEDULES
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
@@ -26,9 +16,9 @@ from pipelines.serialization import to_plain
 from .directory import Run, resume_command
 
 # A run's name is its directory, its data is known by the fingerprint, and a recipe by its parts.
-NO_RESULT = (SPEED, PLACE, RECIPE)
-SHAPES = {name: option.shapes for name, option in options_of(TrainConfig).items()}
-FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (SPEED, PLACE))
+NO_RESULT = (options.SPEED, options.PLACE, options.RECIPE)
+SHAPES = {name: option.shapes for name, option in options.options_of(TrainConfig).items()}
+FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (options.SPEED, options.PLACE))
 
 
 def open_data(run: Run, data: Path | None) -> Store:
@@ -51,8 +41,8 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
 
     RunError: a setting that shapes the result, or the data, has changed; says which.
     """
-    free = [] if {*SCHEDULES} & {*config.parts} else [LENGTH]
-    free += [PROCESSES] if config.sync_bn else []
+    free = [] if {*SCHEDULES} & {*config.parts} else [options.LENGTH]
+    free += [options.PROCESSES] if config.sync_bn else []
     if changed := differences(to_plain(run.config), to_plain(config), free=free):
         raise RunError(
             f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"
@@ -74,8 +64,10 @@ def identity(config: TrainConfig, fingerprint: str) -> str:
     `config` is resolved, `fingerprint` is the store's. The text holds what `check_same` compares,
     and the length; how a step is made to fit the memory is left out.
     """
-    apart = (*NO_RESULT, MEMORY)
-    values = {n: v for n, v in to_plain(config).items() if SHAPES.get(n, RESULT) not in apart}
+    values = to_plain(config)
+    for name, shapes in SHAPES.items():
+        if shapes in (*NO_RESULT, options.MEMORY):
+            values.pop(name, None)
     return json.dumps([values, fingerprint], sort_keys=True)
 
 
@@ -86,7 +78,7 @@ def differences(
     return [
         f"{name} was {old}, now {new}"
         for name, (old, new) in sorted(different_settings([before, now], ignored=()).items())
-        if SHAPES.get(name.partition(".")[0], RESULT) not in (*NO_RESULT, *free)
+        if SHAPES.get(name.partition(".")[0], options.RESULT) not in (*NO_RESULT, *free)
     ]
 
 
@@ -108,10 +100,8 @@ def different_settings(
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flatten(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
+        nested = isinstance(value, Mapping)
+        found |= _flatten(value, f"{prefix}{name}.") if nested else {prefix + name: value}
     return found
 
 
@@ -125,14 +115,13 @@ def _room_differences(before: dict[str, str], now: dict[str, str]) -> str:
     kinds = {
         "changed": [name for name in before if now.get(name, before[name]) != before[name]],
         "gone": [name for name in before if name not in now],
-        "new": [name for name in now if name not in before],
+        "new": [name for name in now if before and name not in before],
     }
-    found = [
-        f"{len(names)} room{'s' if len(names) > 1 else ''} {kind}: "
-        + ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
-        for kind, names in kinds.items()
-        if names and before
-    ]
+    found = []
+    for kind, names in kinds.items():
+        rooms = "room" if len(names) == 1 else "rooms"
+        shown = ", ".join([*names[:3], *(["…"] if len(names) > 3 else [])])
+        found += [f"{len(names)} {rooms} {kind}: {shown}"] if names else []
     return f" ({'; '.join(found)})" if found else ""
 
 

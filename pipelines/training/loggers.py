@@ -25,8 +25,7 @@ from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
-from pipelines.runs.directory import METRICS, TENSORBOARD, Run
-from pipelines.runs.metrics_log import MetricsLog
+from pipelines.runs.directory import TENSORBOARD, MetricsLog, Run
 from pipelines.serialization import to_plain
 
 LOGGER_RUNS = "loggers.json"
@@ -87,7 +86,7 @@ def open_log(
     Raises:
         RunError: a logger cannot be opened.
     """
-    log = RunLog(MetricsLog(run.path / METRICS, keep=records), progress)
+    log = RunLog(MetricsLog(run, keep=records), progress)
     try:
         log.loggers["TensorBoard"] = TensorBoard(run.path / TENSORBOARD, step)
         for name in config.loggers:

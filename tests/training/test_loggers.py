@@ -15,8 +15,7 @@ from pipelines import kernels
 from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError
 from pipelines.progress import SILENT, Progress
-from pipelines.runs.directory import Run, open_run
-from pipelines.runs.metrics_log import MetricsLog, read_metrics
+from pipelines.runs.directory import MetricsLog, Run, open_run
 from pipelines.train import train
 from pipelines.training.loggers import (
     RunLog,
@@ -266,12 +265,12 @@ def test_a_logger_that_fails_stops_nothing(tmp_path: Path) -> None:
             assert error is None
 
     heard, kept = Heard(), Kept()
-    log = RunLog(MetricsLog(tmp_path / "metrics.jsonl"), heard)
+    log = RunLog(MetricsLog(Run(tmp_path)), heard)
     log.loggers = {"broken": Broken(), "kept": kept}
     for step in (1, 2):
         log.write({"event": "step", "step": step, "loss": 0.5})
     log.close(None)
-    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    assert len(Run(tmp_path).metrics()) == 2
     assert heard.warned == ["broken: no route to host; no more figures go there."]
     assert kept.steps == [1, 2]
 
