@@ -33,7 +33,7 @@ from pipelines.model.presets import published_as
 from pipelines.progress import SILENT, Progress
 
 from .annotations import read_note, read_tags
-from .directory import CHANGING, CONFIG, ENVIRONMENT, TRASH, Run, is_folder
+from .directory import CHANGING, CONFIG, ENVIRONMENT, STATUS_TYPES, TRASH, Run, is_folder
 from .lock import hold_lock, is_locked, is_on_network
 from .query import COLUMNS, parse_columns, parse_sort, parse_where
 
@@ -46,17 +46,10 @@ CHUNK = 200  # runs read within one transaction
 RECENT = 2 * 10**9  # ns; a later change may still get the same time stamp
 # A batch norm's running statistics are saved with the weights but not learned.
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-FORMATS = (".csv", ".parquet")
 FRAME_TYPES = {"INTEGER": "Int64", "REAL": "float64"}  # Int64 can hold NA
 T = TypeVar("T")
 
 _preset = cache(published_as)
-
-_OF_MODEL = ("arch", "depth", "conv", "width", "k", "layout", "knn", "epsilon", "dropout")
-_OF_CONFIG = ("recipe", "test_area", "num_points", "batch_size", "seed", "epochs", "max_steps")
-_OF_STATUS = (
-    *("created", "updated", "epoch", "step", "seconds", "best_epoch", "peak_memory", "error"),
-)
 _TABLE = f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
 VERSION = zlib.crc32(_TABLE.encode()) >> 1  # of the schema; an index of another one is rebuilt
 _INSERT = f"INSERT INTO runs VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
@@ -142,8 +135,8 @@ def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
     ConfigError: the file has another ending, or pyarrow is missing.
     """
     ending = path.suffix.lower()
-    if ending not in FORMATS:
-        raise ConfigError(f"{path}: found {ending!r}, expected a file in {' or '.join(FORMATS)}.")
+    if ending not in (".csv", ".parquet"):
+        raise ConfigError(f"{path}: found {ending!r}, expected a file in .csv or .parquet.")
     frame = runs_frame(runs_dir, **options)
     write = frame.to_csv if ending == ".csv" else partial(frame.to_parquet, engine="pyarrow")
     with atomic_write(path) as temporary:
@@ -289,9 +282,10 @@ def describe(run: Run) -> dict[str, Any]:
 def _settings(run: Run) -> dict[str, Any]:
     config = run.config
     environment = run.environment if (run.path / ENVIRONMENT).is_file() else {}
+    fields = vars(config) | vars(config.model)
     return {
-        **{name: getattr(config.model, name) for name in _OF_MODEL},
-        **{name: getattr(config, name) for name in _OF_CONFIG},
+        **{name: value for name, value in fields.items() if name in COLUMNS},
+        "name": run.name,
         "lr": config.first_lr,
         "data": str(config.data),
         "dilation": int(config.model.dilation),
@@ -305,7 +299,7 @@ def _settings(run: Run) -> dict[str, Any]:
 def _progress(run: Run) -> dict[str, Any]:
     status = run.status
     return {
-        **{name: status.get(name) for name in _OF_STATUS},
+        **{name: status.get(name) for name in STATUS_TYPES if name in COLUMNS},
         "val_miou": status.get("best_miou"),
         "status": str(status.get("state", "interrupted")),
         "state": run.state,
