@@ -8,12 +8,14 @@ be made in any order. `rooms` furnishes them, from `shell`, `furniture` and the 
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.data.blocks import block_features, block_points, draw, grid_sort, room_blocks
+from pipelines.data.blocks import block_features, block_points, draw, room_blocks
+from pipelines.data.store import make_room
 
 from .laser import scan, scan_positions
 from .rooms import furnish, room_kinds, room_size
@@ -79,10 +81,18 @@ def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
 
     `density` is the points per square metre where the scanner sees a surface well.
     """
+    width, depth, height = plan.size
     scene, layout = furnish(plan.kind, plan.size, _source(plan.seed, plan.area, plan.index, 1))
     rng = _source(plan.seed, plan.area, plan.index, 2)
     positions = scan_positions(layout, rng)
-    points = scan(scene, positions, _light(plan.size, rng), density=density, rng=rng)
+    # Lamps under the ceiling, and one window's worth of daylight from a side.
+    low, high = (0.2 * width, 0.2 * depth), (0.8 * width, 0.8 * depth)
+    lamps = np.column_stack([rng.uniform(low, high, (2, 2)), np.full(2, height - 0.1)])
+    day = (rng.choice((0.0, width)), rng.uniform(0, depth), 1.5)
+    power = np.array([*rng.uniform(0.25, 0.55, 2), rng.uniform(0.1, 0.7)])
+    ambient = float(rng.uniform(0.4, 0.6))
+    lighting = Lighting(np.vstack([lamps, day]), power, ambient, plan.size)
+    points = scan(scene, positions, lighting, density=density, rng=rng)
     bounds = np.searchsorted(points.object, np.arange(len(scene.objects) + 1))
     numbers: Counter[str] = Counter()
     result = []
@@ -118,27 +128,16 @@ def room_features(batch: int, num_points: int) -> np.ndarray:
     """
     (plan,) = plan_building(areas=1, rooms=1, seed=0)
     objects = scan_room(plan, max(LEAST_DENSITY, num_points / 2))
-    pos = np.concatenate([one.pos for one in objects])
-    pos = (pos - pos.min(axis=0)).astype(np.float32)
-    order, grid = grid_sort(pos)
-    pos, color = pos[order], np.concatenate([one.color for one in objects])[order]
-    blocks = sorted(room_blocks(grid, stride=1.0), key=lambda block: -block.count)
-    rng, extent = np.random.default_rng(0), pos.max(axis=0)
-    features = np.empty((batch, num_points, 9), np.float32)
-    for number in range(batch):
-        block = blocks[number % len(blocks)]
+    pos = np.concatenate([item.pos for item in objects])
+    color = np.concatenate([item.color for item in objects])
+    room = make_room(plan.area, plan.name, pos, color, np.zeros(len(pos), np.uint8))
+    blocks = sorted(room_blocks(room.grid, stride=1.0), key=lambda block: -block.count)
+    rng, features = np.random.default_rng(0), []
+    for block in itertools.islice(itertools.cycle(blocks), batch):
         points = block_points(block)[draw(block.count, num_points, rng)]
-        features[number] = block_features(pos[points], color[points], block.corner, extent)
-    return features
-
-
-def _light(size: Size, rng: np.random.Generator) -> Lighting:
-    """Draw lamps under the ceiling and one window's worth of daylight from a side."""
-    low, high = (0.2 * size[0], 0.2 * size[1]), (0.8 * size[0], 0.8 * size[1])
-    lamps = np.column_stack([rng.uniform(low, high, (2, 2)), np.full(2, size[2] - 0.1)])
-    day = (rng.choice((0.0, size[0])), rng.uniform(0, size[1]), 1.5)
-    power = np.array([*rng.uniform(0.25, 0.55, 2), rng.uniform(0.1, 0.7)])
-    return Lighting(np.vstack([lamps, day]), power, float(rng.uniform(0.4, 0.6)), size)
+        pos, color = room.pos[points], room.color[points]
+        features.append(block_features(pos, color, block.corner, room.extent))
+    return np.stack(features)
 
 
 def _source(seed: int, *key: int) -> np.random.Generator:

@@ -1,101 +1,82 @@
 """Parametric furniture, and the clutter on tables, floors, walls and ceilings of a real room.
 
-Each `add_…` adds one piece of furniture at a frame: x to its right, y forward (the side that one
-sits at or looks at), z up, the origin on the floor at the middle of its back edge unless said
-otherwise. Each function of clutter builds one object of that class in the frame of `part`: the
-origin is where it stands or, on a wall, its y points into the room. Sizes are metres.
+Each function builds one object in the frame of `part`: x to its right, y forward (the side that one
+sits at or looks at, or from a wall into the room), z up. The origin of furniture is on the floor at
+the middle of its back edge unless said otherwise, that of clutter where it stands or, on a wall, at
+floor level. Sizes are metres.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 
-from .scene import Frame, Material, Part, Scene
+from .scene import Material, Part
 from .surface import material
 
 
-def add_table(
-    scene: Scene,
-    frame: Frame,
+def table(
+    part: Part,
+    rng: np.random.Generator,
     width: float,
     depth: float,
     height: float,
-    rng: np.random.Generator,
     *,
     is_round: bool = False,
 ) -> None:
-    """Add a table with legs, side panels or a pedestal, sometimes with drawers."""
-    part = scene.add("table", frame)
+    """Build a table with legs, side panels or a pedestal, sometimes with drawers."""
     top = material("furniture", rng)
     below = top if rng.random() < 0.5 else material("metal", rng)
     thick = rng.uniform(0.022, 0.05)
+    w, under = width / 2, height - thick
     if is_round:
         radius = min(width, depth) / 2
-        part.cylinder((0, depth / 2, height - thick), radius, thick, top, facets=16)
-        part.cylinder((0, depth / 2, 0.03), 0.04, height - thick - 0.03, below)
+        part.cylinder((0, depth / 2, under), radius, thick, top, facets=16)
+        part.cylinder((0, depth / 2, 0.03), 0.04, under - 0.03, below)
         part.cylinder((0, depth / 2, 0), radius * 0.55, 0.03, below, facets=12)
         return
-    part.box((-width / 2, 0, height - thick), (width / 2, depth, height), top)
-    _add_support(part, width, depth, height - thick, below, rng)
-    if height > 0.6 and rng.random() < 0.4:
-        side = rng.choice((-1, 1)) * (width / 2 - 0.25)
-        part.box((side - 0.2, 0.05, 0.1), (side + 0.2, depth - 0.08, height - thick), top)
-
-
-def _add_support(
-    part: Part, width: float, depth: float, height: float, look: Material, rng: np.random.Generator
-) -> None:
+    part.box((-w, 0, under), (w, depth, height), top)
     if rng.random() < 0.3:
-        for x in (-width / 2 + 0.03, width / 2 - 0.06):
-            part.box((x, 0.02, 0), (x + 0.03, depth - 0.02, height), look)
-        part.box((-width / 2 + 0.06, 0.1, 0.3), (width / 2 - 0.06, 0.12, height), look)
-        return
-    half = rng.uniform(0.018, 0.035)
-    for x in (-width / 2 + 0.06, width / 2 - 0.06):
-        for y in (0.06, depth - 0.06):
-            part.box((x - half, y - half, 0), (x + half, y + half, height), look)
+        for x in (-w + 0.03, w - 0.06):
+            part.box((x, 0.02, 0), (x + 0.03, depth - 0.02, under), below)
+        part.box((-w + 0.06, 0.1, 0.3), (w - 0.06, 0.12, under), below)
+    else:
+        half = rng.uniform(0.018, 0.035)
+        for x, y in product((-w + 0.06, w - 0.06), (0.06, depth - 0.06)):
+            part.box((x - half, y - half, 0), (x + half, y + half, under), below)
+    if height > 0.6 and rng.random() < 0.4:
+        side = rng.choice((-1, 1)) * (w - 0.25)
+        part.box((side - 0.2, 0.05, 0.1), (side + 0.2, depth - 0.08, under), top)
 
 
-def add_chair(scene: Scene, frame: Frame, rng: np.random.Generator) -> None:
-    """Add a chair; the origin is the middle of its seat on the floor."""
-    part = scene.add("chair", frame)
+def chair(part: Part, rng: np.random.Generator) -> None:
+    """Build a chair; the origin is the middle of its seat on the floor."""
     width, seat = rng.uniform(0.42, 0.52), rng.uniform(0.42, 0.5)
     look = material("fabric" if rng.random() < 0.6 else "furniture", rng)
     metal = material("metal", rng)
-    thick = rng.uniform(0.03, 0.09)
-    w = width / 2
-    part.box((-w, -w, seat - thick), (w, w, seat), look)
-    _add_chair_back(part, w, seat, look, rng)
+    w, under = width / 2, seat - rng.uniform(0.03, 0.09)
+    part.box((-w, -w, under), (w, w, seat), look)
+    height, lean = rng.uniform(0.35, 0.6), rng.uniform(0.03, 0.12)
+    gap = rng.choice((0.0, 0.12))  # below the back
+    back, up = (-w, -w - lean * gap, seat + gap), (0, -lean, height - gap)
+    part.slab(back, (2 * w, 0, 0), (0, 0.05, 0), up, look)
+    if gap:
+        part.box((-0.04, -w, seat - 0.03), (0.04, -w + 0.03, seat + gap), look)
     if rng.random() < 0.5:
-        _add_swivel(part, seat - thick, metal)
+        _swivel(part, under, metal)
     else:
-        _add_legs(part, w, seat - thick, metal)
+        for x, y in product((-w + 0.02, w - 0.05), repeat=2):
+            part.box((x, y, 0), (x + 0.03, y + 0.03, under), metal)
     if rng.random() < 0.4:
         for x in (-w - 0.05, w):
             part.box((x, -w + 0.05, seat + 0.17), (x + 0.05, w - 0.08, seat + 0.2), metal)
-            part.box((x + 0.01, -0.03, seat - thick), (x + 0.04, 0.03, seat + 0.17), metal)
+            part.box((x + 0.01, -0.03, under), (x + 0.04, 0.03, seat + 0.17), metal)
 
 
-def _add_chair_back(
-    part: Part, w: float, seat: float, look: Material, rng: np.random.Generator
-) -> None:
-    height, lean = rng.uniform(0.35, 0.6), rng.uniform(0.03, 0.12)
-    gap = rng.choice((0.0, 0.12))
-    part.slab(
-        (-w, -w - lean * gap, seat + gap),
-        (2 * w, 0, 0),
-        (0, 0.05, 0),
-        (0, -lean, height - gap),
-        look,
-    )
-    if gap:
-        part.box((-0.04, -w, seat - 0.03), (0.04, -w + 0.03, seat + gap), look)
-
-
-def _add_swivel(part: Part, height: float, look: Material) -> None:
+def _swivel(part: Part, height: float, look: Material) -> None:
     part.cylinder((0, 0, 0.08), 0.03, height - 0.08, look)
     for turn in np.linspace(0, 2 * math.pi, 6)[:-1]:
         arm = part.at(0, 0, 0, float(turn))
@@ -103,15 +84,8 @@ def _add_swivel(part: Part, height: float, look: Material) -> None:
         arm.cylinder((0.27, 0, 0), 0.03, 0.05, look, facets=6)
 
 
-def _add_legs(part: Part, w: float, height: float, look: Material) -> None:
-    for x in (-w + 0.02, w - 0.05):
-        for y in (-w + 0.02, w - 0.05):
-            part.box((x, y, 0), (x + 0.03, y + 0.03, height), look)
-
-
-def add_sofa(scene: Scene, frame: Frame, width: float, rng: np.random.Generator) -> None:
-    """Add a sofa (or an armchair, if narrow) of 0.8 to 0.95 m depth."""
-    part = scene.add("sofa", frame)
+def sofa(part: Part, rng: np.random.Generator, width: float) -> None:
+    """Build a sofa (or an armchair, if narrow) of 0.8 to 0.95 m depth."""
     look = material("fabric", rng)
     depth, seat = rng.uniform(0.8, 0.95), rng.uniform(0.38, 0.46)
     back, arm = rng.uniform(0.72, 0.95), rng.uniform(0.1, 0.24)
@@ -130,11 +104,10 @@ def add_sofa(scene: Scene, frame: Frame, width: float, rng: np.random.Generator)
         part.box((low + 0.02, 0.12, seat), (low + step - 0.02, 0.32, back + rise), look)
 
 
-def add_bookcase(
-    scene: Scene, frame: Frame, width: float, depth: float, height: float, rng: np.random.Generator
+def bookcase(
+    part: Part, rng: np.random.Generator, width: float, depth: float, height: float
 ) -> None:
-    """Add a bookcase with shelves, books on most of them, sometimes doors below."""
-    part = scene.add("bookcase", frame)
+    """Build a bookcase with shelves, books on most of them, sometimes doors below."""
     look = material("furniture", rng)
     w, board = width / 2, 0.022
     for x in (-w, w - board):
@@ -146,30 +119,21 @@ def add_bookcase(
         part.box((-w + board, 0, z), (w - board, depth, z + board), look)
     closed = 1 if rng.random() < 0.25 else 0
     for z, above in zip(levels[closed:], levels[closed + 1 :], strict=False):
-        _add_books(part, w - board, depth, z + board, above - z - board, rng)
+        x, bottom, room = board - w, z + board, above - z - board
+        while x < w - board - 0.08:  # rows of books and gaps between them
+            run = float(min(rng.uniform(0.1, 0.5), w - board - x))
+            if rng.random() < 0.75:
+                tall = rng.uniform(0.55, 0.92) * room
+                deep = rng.uniform(0.5, 0.92) * depth
+                books = material("books", rng)
+                part.box((x, 0.02, bottom), (x + run, deep, bottom + tall), books)
+            x += run
     if closed:
         part.box((-w, depth, 0.06), (w, depth + 0.02, levels[1]), look)
 
 
-def _add_books(
-    part: Part, w: float, depth: float, z: float, room: float, rng: np.random.Generator
-) -> None:
-    """Fill one shelf from the left with rows of books and gaps between them."""
-    x = -w
-    while x < w - 0.08:
-        run = float(min(rng.uniform(0.1, 0.5), w - x))
-        if rng.random() < 0.75:
-            tall = rng.uniform(0.55, 0.92) * room
-            deep = rng.uniform(0.5, 0.92) * depth
-            part.box((x, 0.02, z), (x + run, deep, z + tall), material("books", rng))
-        x += run
-
-
-def add_board(
-    scene: Scene, frame: Frame, width: float, low: float, high: float, rng: np.random.Generator
-) -> None:
-    """Add a board on a wall; the origin is on the wall at floor level, at the board's middle."""
-    part = scene.add("board", frame)
+def board(part: Part, rng: np.random.Generator, width: float, low: float, high: float) -> None:
+    """Build a board on a wall; the origin is on the wall at floor level, at the board's middle."""
     look, rim = material("board", rng), material("frame", rng)
     w, thick = width / 2, rng.uniform(0.012, 0.035)
     part.box((-w, 0, low), (w, thick, high), look)
@@ -183,7 +147,7 @@ def add_board(
 
 
 def monitor(part: Part, rng: np.random.Generator) -> None:
-    """Add a screen on a foot, facing y."""
+    """Build a screen on a foot, facing y."""
     look = material("screen", rng)
     w, h, lift = rng.uniform(0.2, 0.32), rng.uniform(0.28, 0.4), rng.uniform(0.08, 0.15)
     part.box((-0.12, -0.08, 0), (0.12, 0.1, 0.015), look)
@@ -192,13 +156,13 @@ def monitor(part: Part, rng: np.random.Generator) -> None:
 
 
 def computer(part: Part, rng: np.random.Generator) -> None:
-    """Add an upright computer case."""
+    """Build an upright computer case."""
     look = material("thing", rng)
     part.box((-0.1, -0.22, 0), (0.1, 0.22, rng.uniform(0.38, 0.48)), look)
 
 
 def keyboard(part: Part, rng: np.random.Generator) -> None:
-    """Add a keyboard or an open laptop."""
+    """Build a keyboard or an open laptop."""
     look = material("screen", rng)
     part.box((-0.2, -0.08, 0), (0.2, 0.1, 0.022), look)
     if rng.random() < 0.4:
@@ -206,7 +170,7 @@ def keyboard(part: Part, rng: np.random.Generator) -> None:
 
 
 def papers(part: Part, rng: np.random.Generator) -> None:
-    """Add a pile of papers or books, each turned a little."""
+    """Build a pile of papers or books, each turned a little."""
     z = 0.0
     for _ in range(int(rng.integers(1, 5))):
         pile = part.at(0, 0, z, rng.normal(0, 0.2))
@@ -216,13 +180,13 @@ def papers(part: Part, rng: np.random.Generator) -> None:
 
 
 def cup(part: Part, rng: np.random.Generator) -> None:
-    """Add a cup, a bottle or a vase."""
+    """Build a cup, a bottle or a vase."""
     radius, height = rng.uniform(0.03, 0.06), rng.uniform(0.09, 0.3)
     part.cylinder((0, 0, 0), radius, height, material("thing", rng))
 
 
 def crate(part: Part, rng: np.random.Generator) -> None:
-    """Add one or two cardboard boxes on top of each other."""
+    """Build one or two cardboard boxes on top of each other."""
     w, d, h = rng.uniform(0.12, 0.24), rng.uniform(0.12, 0.2), rng.uniform(0.18, 0.4)
     part.box((-w, -d, 0), (w, d, h), material("thing", rng))
     if rng.random() < 0.4:
@@ -231,13 +195,13 @@ def crate(part: Part, rng: np.random.Generator) -> None:
 
 
 def waste_bin(part: Part, rng: np.random.Generator) -> None:
-    """Add a waste-paper bin."""
+    """Build a waste-paper bin."""
     radius, height = rng.uniform(0.12, 0.2), rng.uniform(0.28, 0.65)
     part.cylinder((0, 0, 0), radius, height, material("thing", rng), facets=12)
 
 
 def plant(part: Part, rng: np.random.Generator) -> None:
-    """Add a plant: a pot and leaves at all angles."""
+    """Build a plant: a pot and leaves at all angles."""
     pot = rng.uniform(0.2, 0.4)
     part.cylinder((0, 0, 0), 0.14, pot, material("thing", rng), facets=10)
     green = material("plant", rng)
@@ -253,13 +217,13 @@ def plant(part: Part, rng: np.random.Generator) -> None:
 
 
 def bag(part: Part, rng: np.random.Generator) -> None:
-    """Add a bag or a backpack on the floor."""
+    """Build a bag or a backpack on the floor."""
     w, d, h = rng.uniform(0.15, 0.22), rng.uniform(0.08, 0.13), rng.uniform(0.3, 0.48)
     part.slab((-w, -d, 0), (2 * w, 0, 0), (0, 2 * d, 0), (0, 0.06, h), material("fabric", rng))
 
 
 def cabinet(part: Part, rng: np.random.Generator) -> None:
-    """Add a filing cabinet, a printer or a cooler: a big body with ledges."""
+    """Build a filing cabinet, a printer or a cooler: a big body with ledges."""
     look = material("furniture" if rng.random() < 0.5 else "thing", rng)
     w, d, h = rng.uniform(0.2, 0.4), rng.uniform(0.2, 0.32), rng.uniform(0.6, 1.4)
     part.box((-w, -d, 0), (w, d, h), look)
@@ -269,7 +233,7 @@ def cabinet(part: Part, rng: np.random.Generator) -> None:
 
 
 def lamp(part: Part, rng: np.random.Generator) -> None:
-    """Add a standing lamp."""
+    """Build a standing lamp."""
     metal, height = material("metal", rng), rng.uniform(1.3, 1.75)
     part.cylinder((0, 0, 0), 0.14, 0.03, metal, facets=10)
     part.cylinder((0, 0, 0.03), 0.015, height, metal, facets=5)
@@ -277,21 +241,21 @@ def lamp(part: Part, rng: np.random.Generator) -> None:
 
 
 def picture(part: Part, rng: np.random.Generator) -> None:
-    """Add a picture, a poster or a television on a wall."""
+    """Build a picture, a poster or a television on a wall."""
     w, h, low = rng.uniform(0.2, 0.6), rng.uniform(0.3, 0.8), rng.uniform(1.0, 1.4)
     look = material("screen" if rng.random() < 0.4 else "thing", rng)
     part.box((-w, 0, low), (w, rng.uniform(0.006, 0.06), low + h), look)
 
 
 def radiator(part: Part, rng: np.random.Generator) -> None:
-    """Add a radiator low on a wall."""
+    """Build a radiator low on a wall."""
     look, w = material("structure", rng), rng.uniform(0.3, 0.6)
     for x in np.arange(-w, w, 0.08):
         part.box((x, 0.04, 0.12), (x + 0.06, 0.12, 0.6), look)
 
 
 def fixture(part: Part, rng: np.random.Generator) -> None:
-    """Add a switch, a clock or a fire extinguisher on a wall."""
+    """Build a switch, a clock or a fire extinguisher on a wall."""
     if rng.random() < 0.5:
         part.cylinder((0, 0.09, 0.9), 0.08, 0.45, material("thing", rng), facets=10)
     else:
@@ -300,7 +264,7 @@ def fixture(part: Part, rng: np.random.Generator) -> None:
 
 
 def ceiling_lamp(part: Part, rng: np.random.Generator) -> None:
-    """Add a lamp, a vent or a projector under the ceiling; the origin lies on the ceiling."""
+    """Build a lamp, a vent or a projector under the ceiling; the origin lies on the ceiling."""
     look = material("thing", rng)
     if rng.random() < 0.6:
         part.box((-0.6, -0.1, -rng.uniform(0.05, 0.25)), (0.6, 0.1, -0.01), look)

@@ -7,7 +7,7 @@ with a real scanner; where it is higher than wanted, the cloud is thinned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,23 +19,12 @@ LOWEST = np.deg2rad(-74.0)  # a scanner doesn't see its own tripod
 REACH = 1.5  # m: the distance at which two scans together have the wanted density
 
 
-@dataclass(frozen=True)
-class Points:
+class Points(NamedTuple):
     """Scanned points in the room's frame."""
 
     pos: np.ndarray  # (n, 3) float64, m
     color: np.ndarray  # (n, 3) uint8
     object: np.ndarray  # (n,) int64, index into Scene.objects
-
-
-@dataclass(frozen=True)
-class Hits:
-    """The echoes of one scan."""
-
-    patch: np.ndarray  # (n,) int32, index into Patches
-    ray: np.ndarray  # (n, 3) float64, unit length
-    reach: np.ndarray  # (n,) float64, m
-    cosine: np.ndarray  # (n,) of the angle of incidence
 
 
 def scan_positions(layout: Layout, rng: np.random.Generator) -> np.ndarray:
@@ -64,41 +53,40 @@ def scan(
 
     `density` is the points per square metre where the scanner sees a surface well.
     """
-    patches = scene.patches()
-    step = float(np.sqrt(2.0 / density) / REACH)
+    patches, step = scene.patches(), float(np.sqrt(2.0 / density) / REACH)
     parts = []
     for position in positions:
-        hits = _hit(scene, patches, position, step, density / len(positions), rng)
-        parts.append(_measure(scene, patches, position, hits, lighting, rng))
-    owner = np.concatenate([part.object for part in parts])
+        echoes = _echoes(patches, position, step, density / len(positions), rng)
+        parts.append(_measure(patches, position, *echoes, lighting, rng))
+    pos, color, owner = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     order = np.argsort(owner, kind="stable")
-    return Points(
-        pos=np.concatenate([part.pos for part in parts])[order],
-        color=np.concatenate([part.color for part in parts])[order],
-        object=owner[order],
-    )
+    return Points(pos[order], color[order], owner[order])
 
 
-def _hit(
-    scene: Scene,
-    patches: Patches,
-    position: np.ndarray,
-    step: float,
-    density: float,
-    rng: np.random.Generator,
-) -> Hits:
-    """Return the echoes of one scan, thinned to `density` points per square metre."""
+def _echoes(
+    patches: Patches, position: np.ndarray, step: float, density: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the echoes of one scan, thinned to `density` points per square metre.
+
+    They are the patches (n,), the rays (n, 3) float64 of unit length, and the distances (n,), m.
+    """
     direction, elevation = cast_rays(step, rng)
     distance, patch = cast(patches, position, direction, step)
-    distance = _mix_edges(distance, rng)
+    # Some beams that hit an edge echo from between two surfaces.
+    behind = np.roll(distance, -1, axis=1)
+    edge = (behind > distance + 0.05) & (behind < np.inf)
+    edge &= rng.random(distance.shape, dtype=np.float32) < 0.08
+    blend = rng.random(np.count_nonzero(edge), dtype=np.float32) ** 2
+    distance[edge] += blend * (behind[edge] - distance[edge])
     row, column = np.nonzero(patch >= 0)
     hit, reach = patch[row, column], distance[row, column].astype(np.float64)
     ray = direction[row, column].astype(np.float64)
     cosine = np.abs((ray * patches.normal[hit]).sum(1))
     local = cosine / (reach**2 * step**2 * np.cos(elevation[row]))
-    dropout = np.array([m.dropout for m in scene.materials])[patches.material[hit]]
-    keep = rng.random(len(hit)) < np.minimum(1.0, density / local) * (1 - dropout)
-    return Hits(hit[keep], ray[keep], reach[keep], cosine[keep])
+    keep = rng.random(len(hit)) < np.minimum(1.0, density / local) * (
+        1 - patches.material["dropout"][hit]
+    )
+    return hit[keep], ray[keep], reach[keep]
 
 
 def cast_rays(step: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -129,41 +117,33 @@ def cast(
     rows, columns = direction.shape[:2]
     distance = np.full((rows, columns), np.inf, np.float32)
     hit = np.full((rows, columns), -1, np.int32)
-    solve, shift = _planes(patches, position)
+    basis = np.stack([patches.u, patches.v, patches.normal], axis=1)
+    solve = np.linalg.inv(basis)  # x @ solve = coordinates along u, v and the normal
+    shift = np.einsum("pi,pij->pj", patches.origin - position, solve).astype(np.float32)
+    solve = solve.astype(np.float32)
     low, high, left, right = _windows(patches, position, rows, columns, step)
     facing = ((patches.origin - position) * np.cross(patches.u, patches.v)).sum(1)
     visible = np.flatnonzero(~(patches.solid & (facing >= 0)) & (high > low))
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for index in visible.tolist():
-            for start, stop in _wrapped(int(left[index]), int(right[index]), columns):
+            first, last = int(left[index]), int(right[index])
+            # Columns beyond the last one are the first ones again.
+            for start, stop in ((first, min(last, columns)), (0, last - columns)):
+                if start >= stop:
+                    continue
                 window = np.s_[low[index] : high[index], start:stop]
-                plane, disc = (solve[index], shift[index]), bool(patches.disc[index])
-                reach, inside = _meet(direction[window], *plane, disc)
+                local = direction[window] @ solve[index]
+                reach = shift[index, 2] / local[..., 2]
+                a = reach * local[..., 0] - shift[index, 0]
+                b = reach * local[..., 1] - shift[index, 1]
+                if patches.disc[index]:
+                    inside = (a - 0.5) ** 2 + (b - 0.5) ** 2 <= 0.25
+                else:
+                    inside = (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
                 nearer = inside & (reach > 0.05) & (reach < distance[window])
                 np.copyto(distance[window], reach, where=nearer)
                 hit[window][nearer] = index
     return distance, hit
-
-
-def _meet(
-    direction: np.ndarray, solve: np.ndarray, shift: np.ndarray, disc: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distance of a patch's plane along rays, and whether they meet it in the patch."""
-    local = direction @ solve  # (h, w, 3): along u, v and the normal
-    reach = shift[2] / local[..., 2]
-    a = reach * local[..., 0] - shift[0]
-    b = reach * local[..., 1] - shift[1]
-    if disc:
-        return reach, (a - 0.5) ** 2 + (b - 0.5) ** 2 <= 0.25
-    return reach, (a >= 0) & (a <= 1) & (b >= 0) & (b <= 1)
-
-
-def _planes(patches: Patches, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return per patch the matrix that turns a ray into patch coordinates, and the origin's."""
-    basis = np.stack([patches.u, patches.v, patches.normal], axis=1)  # rows u, v, n
-    solve = np.linalg.inv(basis)  # x @ solve = coordinates in (u, v, n)
-    shift = np.einsum("pi,pij->pj", patches.origin - position, solve)
-    return solve.astype(np.float32), shift.astype(np.float32)
 
 
 def _windows(
@@ -171,7 +151,7 @@ def _windows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return bounds of the rays that can meet each patch: rows [low, high), columns [left, right).
 
-    The columns may lie outside 0..columns and are to be taken modulo it.
+    `left` lies in 0..columns; columns from `columns` on are to be taken modulo it.
     """
     corners = patches.origin[:, None] + np.stack(
         [0 * patches.u, patches.u, patches.u + patches.v, patches.v], axis=1
@@ -190,7 +170,8 @@ def _windows(
     left = np.floor((middle + turn.min(1)) / width).astype(int) - 1
     right = np.ceil((middle + turn.max(1)) / width).astype(int) + 1
     everywhere = around | (right - left >= columns)
-    return low, high, np.where(everywhere, 0, left), np.where(everywhere, columns, right)
+    start = np.where(everywhere, 0, left % columns)
+    return low, high, start, start + np.where(everywhere, columns, right - left)
 
 
 def _flat_distances(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -207,50 +188,29 @@ def _flat_distances(corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.where(inside, 0.0, near), np.sqrt((corners**2).sum(2)).max(1), inside
 
 
-def _wrapped(left: int, right: int, columns: int) -> list[tuple[int, int]]:
-    """Split the columns [left, right), taken modulo `columns`, into ordinary ranges."""
-    start = left % columns
-    stop = start + right - left
-    if stop <= columns:
-        return [(start, stop)]
-    return [(start, columns), (0, stop - columns)]
-
-
-def _mix_edges(distance: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return distances in which some beams that hit an edge echo from between two surfaces."""
-    behind = np.roll(distance, -1, axis=1)
-    edge = (behind > distance + 0.05) & (behind < np.inf)
-    edge &= rng.random(distance.shape, dtype=np.float32) < 0.08
-    mixed = distance.copy()
-    blend = rng.random(np.count_nonzero(edge), dtype=np.float32) ** 2
-    mixed[edge] += blend * (behind[edge] - distance[edge])
-    return mixed
-
-
 def _measure(
-    scene: Scene,
     patches: Patches,
     position: np.ndarray,
-    hits: Hits,
+    hit: np.ndarray,
+    ray: np.ndarray,
+    reach: np.ndarray,
     lighting: Lighting,
     rng: np.random.Generator,
 ) -> Points:
-    """Turn hits into noisy, coloured points."""
-    ray = hits.ray
-    pos = position + ray * hits.reach[:, None]
-    normal = patches.normal[hits.patch]
-    normal *= -np.sign((normal * ray).sum(1, keepdims=True))
-    material = patches.material[hits.patch]
+    """Turn echoes into noisy, coloured points."""
+    pos = position + ray * reach[:, None]
+    cosine = (patches.normal[hit] * ray).sum(1, keepdims=True)
+    normal = patches.normal[hit] * -np.sign(cosine)
+    material = patches.material[hit]
     s, t = surface_axes(pos, normal)
-    color = surface_color(scene.materials, material, s, t).astype(np.float64)
+    color = surface_color(material, s, t).astype(np.float64)
     color *= lighting.shade(pos, normal)[:, None]
     color *= rng.uniform(0.8, 1.1) * rng.uniform(0.92, 1.08, 3)  # exposure and white balance
     color += rng.normal(0, 0.02, color.shape)
-    relief = np.array([m.relief for m in scene.materials])[material]
-    seed = np.array([m.seed for m in scene.materials], np.uint32)[material]
-    pos += normal * (relief * (value_noise(s / 0.12, t / 0.12, seed) - 0.5))[:, None]
-    sigma = (0.001 + 0.0007 * hits.reach) / np.sqrt(np.maximum(hits.cosine, 0.2))
-    pos += ray * rng.normal(0, 1, len(ray))[:, None] * sigma[:, None]
+    bumps = value_noise(s / 0.12, t / 0.12, material["seed"]) - 0.5
+    pos += normal * (material["relief"] * bumps)[:, None]
+    sigma = (0.001 + 0.0007 * reach[:, None]) / np.sqrt(np.maximum(np.abs(cosine), 0.2))
+    pos += ray * rng.normal(0, 1, len(ray))[:, None] * sigma
     pos += rng.normal(0, 0.0008, pos.shape) + rng.normal(0, 0.0015, 3)  # lateral; registration
     rgb = np.clip(np.rint(255 * color), 0, 255).astype(np.uint8)
-    return Points(pos, rgb, patches.object[hits.patch])
+    return Points(pos, rgb, patches.object[hit])

@@ -7,12 +7,14 @@ that stands free, clutter.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
 from . import furniture
-from .furniture import Clutter, add_board, add_bookcase, add_chair, add_sofa, add_table
-from .scene import Frame, Scene
+from .furniture import Clutter
+from .scene import Frame, Part, Scene
 from .shell import (
     Layout,
     Opening,
@@ -25,49 +27,38 @@ from .shell import (
     wall_frame,
 )
 
-Range = tuple[float, float]
-
 # Ranges of sizes in metres, and of how many of each thing. Cases are bookcases, meetings are tables
-# with chairs around them, chairs those that stand alone, things are clutter on the floor, hangings
-# clutter on the walls.
-_SIZES = """
-kind           width   depth    height
-office         3.2-4.6 4.2-5.8  2.55-3.1
-conferenceRoom 4.4-5.8 5.0-7.5  2.55-3.1
-lounge         4.2-6.0 5.0-6.8  2.6-3.4
-lobby          5.0-7.0 6.0-7.5  2.7-3.6
-hallway        1.9-2.6 7.0-12.0 2.55-3.1
-copyRoom       2.8-4.2 3.2-4.8  2.55-3.1
-storage        2.6-3.6 3.2-4.6  2.55-3.1
-openspace      6.0-8.0 6.0-8.0  2.7-3.4
-"""
-_COUNTS = """
-kind           doors windows columns beams boards cases desks sofas meetings chairs things hangings
-office         1     1-2     1       0-2   1      1-3   1-2   0     0        1-2    2-5    2-5
-conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-2    2-5    2-5
-lounge         1     1-2     0-1     1-2   0-1    0-2   0     2-3   1-2      0-2    2-5    2-5
-lobby          2-3   1-2     1-3     1-3   0-1    0-2   0     2-4   1-3      2-5    4-7    2-5
-hallway        3-5   0-1     1-3     1-3   0-2    0-1   0     0     0        0-3    2-5    2-5
-copyRoom       1     0-1     0-1     0-2   1      1-2   1     0     0        0-2    4-7    2-5
-storage        1     0-1     0-1     1-2   0-1    2-4   0-1   0     0        0-2    5-9    2-5
-openspace      1     1-2     1-2     1-3   0-1    1-3   3-6   0-1   0-1      0-2    2-5    2-5
+# with chairs around them, chairs those that stand alone, things are clutter on the floor.
+_KINDS = """
+kind     office   conferenceRoom lounge  lobby   hallway  copyRoom storage  openspace
+width    3.2-4.6  4.4-5.8        4.2-6.0 5.0-7.0 1.9-2.6  2.8-4.2  2.6-3.6  6.0-8.0
+depth    4.2-5.8  5.0-7.5        5.0-6.8 6.0-7.5 7.0-12.0 3.2-4.8  3.2-4.6  6.0-8.0
+height   2.55-3.1 2.55-3.1       2.6-3.4 2.7-3.6 2.55-3.1 2.55-3.1 2.55-3.1 2.7-3.4
+doors    1        1              1       2-3     3-5      1        1        1
+windows  1-2      1-2            1-2     1-2     0-1      0-1      0-1      1-2
+columns  1        0-1            0-1     1-3     1-3      0-1      0-1      1-2
+beams    0-2      1-2            1-2     1-3     1-3      0-2      1-2      1-3
+boards   1        1-2            0-1     0-1     0-2      1        0-1      0-1
+cases    1-3      0-2            0-2     0-2     0-1      1-2      2-4      1-3
+desks    1-2      0              0       0       0        1        0-1      3-6
+sofas    0        1              2-3     2-4     0        0        0        0-1
+meetings 0        1              1-2     1-3     0        0        0        0-1
+chairs   1-2      0-2            0-2     2-5     0-3      0-2      0-2      0-2
+things   2-5      2-5            2-5     4-7     2-5      4-7      5-9      2-5
 """
 
 
-def _read_table(text: str) -> dict[str, dict[str, Range]]:
-    """Return the ranges of a table: kind → column → (low, high)."""
-    (_, *columns), *rows = (line.split() for line in text.strip().splitlines())
-    return {
-        kind: {
-            name: (float(cell.split("-")[0]), float(cell.split("-")[-1]))
-            for name, cell in zip(columns, cells, strict=True)
-        }
-        for kind, *cells in rows
+def _read_kinds(table: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the ranges of a table: kind → row → (low, high)."""
+    (_, *kinds), *rows = (line.split() for line in table.strip().splitlines())
+    ranges = {
+        row: [(float(cell.split("-")[0]), float(cell.split("-")[-1])) for cell in cells]
+        for row, *cells in rows
     }
+    return {kind: {row: ranges[row][at] for row in ranges} for at, kind in enumerate(kinds)}
 
 
-SIZES, COUNTS = _read_table(_SIZES), _read_table(_COUNTS)
-KINDS = tuple(SIZES)
+KINDS = _read_kinds(_KINDS)
 FIRST = "office"  # with one of SECOND it holds all 13 classes
 SECOND = ("lounge", "conferenceRoom", "lobby")
 
@@ -76,21 +67,21 @@ def room_kinds(count: int, rng: np.random.Generator) -> list[str]:
     """Return the kinds of an area's rooms; the first two already hold every class."""
     kinds = [FIRST, SECOND[rng.integers(len(SECOND))]]
     while len(kinds) < count:
-        kinds += [str(kind) for kind in rng.permutation(KINDS)]
+        kinds += [str(kind) for kind in rng.permutation(list(KINDS))]
     return kinds[:count]
 
 
 def room_size(kind: str, rng: np.random.Generator) -> Size:
     """Draw the inner size of a room, metres."""
-    ranges = SIZES[kind]
-    width, depth = rng.uniform(*ranges["width"]), rng.uniform(*ranges["depth"])
-    height = float(rng.uniform(*ranges["height"]))
+    width, depth, height = (
+        float(rng.uniform(*KINDS[kind][row])) for row in ("width", "depth", "height")
+    )
     return (width, depth, height) if rng.random() < 0.5 else (depth, width, height)
 
 
 def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Layout]:
     """Build a room: its shell and everything in it."""
-    room = _Furnisher(COUNTS[kind], size, rng)
+    room = _Furnisher(kind, size, rng)
     room.openings()
     room.structure()
     room.walls()
@@ -102,43 +93,46 @@ def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Lay
 class _Furnisher:
     """A room while it is being furnished."""
 
-    def __init__(self, counts: dict[str, Range], size: Size, rng: np.random.Generator) -> None:
-        self.counts, self.size, self.rng = counts, size, rng
+    def __init__(self, kind: str, size: Size, rng: np.random.Generator) -> None:
+        self.kind, self.size, self.rng = kind, size, rng
         self.scene, self.layout = Scene(), Layout(size, rng)
         self.tops: list[tuple[Frame, float, float, bool]] = []  # tables: frame, width, depth
 
     def openings(self) -> None:
         """Put doors and windows into the walls, then build floor, ceiling and walls."""
         rng, top = self.rng, self.size[2] - 0.35
-        doors, windows = [], []
+        doors: list[Opening] = []
+        windows: list[Opening] = []
         for _ in self._number("doors"):
             width = rng.choice((rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.7)), p=(0.85, 0.15))
-            door = self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
-            doors += [door] if door else []
+            doors += self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
         for _ in self._number("windows"):
-            low = rng.uniform(0.15, 1.0)
-            window = self._opening(rng.uniform(0.9, 2.2), low, min(rng.uniform(1.9, 2.4), top))
-            windows += [window] if window else []
+            low, width = rng.uniform(0.15, 1.0), rng.uniform(0.9, 2.2)
+            windows += self._opening(width, low, min(rng.uniform(1.9, 2.4), top) - low)
         build_shell(self.scene, self.size, doors + windows, rng)
         for door in doors:
-            self.layout.keep_clear(door.wall, door.start, door.width, 0.9)
-            build_door(self.scene, self.size, door, rng)
+            front = self.layout.in_front(door.wall, door.s0, door.s1, 0.9)
+            self.layout.floor.append(front)  # nothing may stand there
+            build_door(self._on_wall("door", door.wall), rng, door)
         for window in windows:
-            build_window(self.scene, self.size, window, rng)
+            build_window(self._on_wall("window", window.wall), rng, window)
 
     def structure(self) -> None:
         """Add columns, at walls or standing free, and beams."""
-        rng = self.rng
+        rng, height = self.rng, self.size[2]
         for _ in self._number("columns"):
             width, depth = rng.uniform(0.3, 0.55, 2)
             if min(self.size[:2]) > 4.8 and rng.random() < 0.5:
-                self._free_column(width, depth)
-                continue
-            frame = self._at_wall(width, 0.0, self.size[2], depth)
-            if frame:
-                build_column(self.scene, frame, width, depth, self.size[2], rng)
+                middle = self.layout.on_floor(width, depth, gap=0.6)
+                back = middle and middle.at(0, -depth / 2)
+            else:
+                back = self._at_wall(width, 0.0, height, depth)
+            if back:
+                build_column(self.scene.add("column", back), rng, width, depth, height)
         for _ in self._number("beams"):
-            build_beam(self.scene, self.size, rng)
+            wall = int(rng.integers(4))
+            length, across = self.size[wall % 2], self.size[1 - wall % 2]
+            build_beam(self._on_wall("beam", wall), rng, length, across, height)
 
     def walls(self) -> None:
         """Add what stands at or hangs on walls: boards, bookcases, desks, sofas."""
@@ -148,13 +142,14 @@ class _Furnisher:
             high = low + rng.uniform(0.8, 1.15)
             frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
-                add_board(self.scene, frame, width - 0.06, low, high, rng)
+                furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
         for _ in self._number("cases"):
             width, depth = rng.uniform(0.7, 1.3), rng.uniform(0.27, 0.4)
             height = rng.uniform(0.9, 2.15)
             frame = self._at_wall(width, 0.0, height, depth)
             if frame:
-                add_bookcase(self.scene, frame.at(0, 0.01), width, depth, height, rng)
+                part = self.scene.add("bookcase", frame.at(0, 0.01))
+                furniture.bookcase(part, rng, width, depth, height)
         for _ in self._number("desks"):
             self._desk()
         for _ in self._number("sofas"):
@@ -165,10 +160,9 @@ class _Furnisher:
         for _ in self._number("meetings"):
             self._meeting()
         for _ in self._number("chairs"):
-            spot = self.layout.on_floor(0.55, 0.55, gap=0.02)
-            if spot:
-                frame = Frame(spot[0], spot[1], 0.0, self.rng.uniform(0, 6.283))
-                add_chair(self.scene, frame, self.rng)
+            frame = self._somewhere(0.55)
+            if frame:
+                furniture.chair(self.scene.add("chair", frame), self.rng)
 
     def clutter(self) -> None:
         """Add clutter on tables, on the floor, on walls and under the ceiling."""
@@ -176,24 +170,24 @@ class _Furnisher:
         for frame, width, depth, is_desk in self.tops:
             self._load(frame, width, depth, is_desk)
         for _ in self._number("things"):
-            spot = self.layout.on_floor(0.5, 0.5, gap=0.02)
-            if spot:
-                frame = Frame(spot[0], spot[1], 0.0, rng.uniform(0, 6.283))
-                self._clutter(frame, self._one_of(furniture.ON_FLOOR))
-        for _ in self._number("hangings"):
-            wall = self._at_wall(1.1, 0.1, 2.2, gap=0.0)
-            if wall:
-                self._clutter(wall, self._one_of(furniture.ON_WALL))
+            self._clutter(self._somewhere(0.5), furniture.ON_FLOOR)
+        for _ in self._between(2, 5):
+            self._clutter(self._at_wall(1.1, 0.1, 2.2, gap=0.0), furniture.ON_WALL)
         for _ in self._between(0, 3):
             x, y = rng.uniform(0.2, 0.8, 2) * self.size[:2]
             under = Frame(x, y, self.size[2], rng.choice((0.0, np.pi / 2)))
-            self._clutter(under, furniture.ceiling_lamp)
+            furniture.ceiling_lamp(self.scene.add("clutter", under), rng)
 
-    def _opening(self, width: float, low: float, high: float) -> Opening | None:
-        spot = self.layout.at_wall(width, low, high, gap=0.25)
+    def _opening(self, width: float, low: float, height: float) -> list[Opening]:
+        """Take a stretch of wall for a door or window, if one is free."""
+        spot = self.layout.at_wall(width, low, low + height, depth=0.0, gap=0.25)
         if spot is None:
-            return None
-        return Opening(spot[0], spot[1] - width / 2, low, width, high - low)
+            return []
+        start = spot[1] - width / 2
+        return [Opening(spot[0], start, low, start + width, low + height)]
+
+    def _on_wall(self, name: str, wall: int) -> Part:
+        return self.scene.add(name, wall_frame(self.size, wall))
 
     def _at_wall(
         self, width: float, low: float, high: float, depth: float = 0.0, gap: float = 0.08
@@ -201,22 +195,20 @@ class _Furnisher:
         spot = self.layout.at_wall(width, low, high, depth, gap)
         return wall_frame(self.size, spot[0]).at(spot[1], 0.0) if spot else None
 
-    def _free_column(self, width: float, depth: float) -> None:
-        spot = self.layout.on_floor(width, depth, gap=0.6)
-        if spot:
-            frame = Frame(spot[0], spot[1], 0.0, spot[2]).at(0, -depth / 2)
-            build_column(self.scene, frame, width, depth, self.size[2], self.rng)
+    def _somewhere(self, size: float) -> Frame | None:
+        """Take a free square of the floor; its frame is turned at random."""
+        spot = self.layout.on_floor(size, size, gap=0.02)
+        return replace(spot, yaw=self.rng.uniform(0, 6.283)) if spot else None
 
     def _desk(self) -> None:
         rng = self.rng
         width, depth, height = rng.uniform(1.1, 1.8), rng.uniform(0.6, 0.85), rng.uniform(0.7, 0.78)
         frame = self._at_wall(width, 0.0, height, depth)
-        if frame is None:
-            return
-        frame = frame.at(0, rng.uniform(0.01, 0.05))
-        add_table(self.scene, frame, width, depth, height, rng)
-        self.tops.append((frame.at(0, 0, height), width, depth, True))
-        self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
+        if frame:
+            frame = frame.at(0, rng.uniform(0.01, 0.05))
+            furniture.table(self.scene.add("table", frame), rng, width, depth, height)
+            self.tops.append((frame.at(0, 0, height), width, depth, True))
+            self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
 
     def _sofa(self) -> None:
         rng = self.rng
@@ -224,62 +216,60 @@ class _Furnisher:
         frame = self._at_wall(width, 0.0, 0.9, 1.0)
         if frame is None:
             return
-        add_sofa(self.scene, frame.at(0, rng.uniform(0.02, 0.1)), width, rng)
+        furniture.sofa(self.scene.add("sofa", frame.at(0, rng.uniform(0.02, 0.1))), rng, width)
         front = frame.at(0, 1.25)
-        if width > 1.3 and self.layout.take(*front.at(0, 0.25).point((0, 0, 0))[:2], 0.3):
-            height = rng.uniform(0.36, 0.5)
-            add_table(self.scene, front, 0.8, 0.5, height, rng, is_round=rng.random() < 0.3)
+        if width > 1.3 and self.layout.take_around(front.at(0, 0.25), 0.3):
+            height, is_round = rng.uniform(0.36, 0.5), rng.random() < 0.3
+            low = self.scene.add("table", front)
+            furniture.table(low, rng, 0.8, 0.5, height, is_round=is_round)
             self.tops.append((front.at(0, 0, height), 0.5, 0.4, False))
 
     def _meeting(self) -> None:
         rng = self.rng
         width, depth = rng.uniform(1.2, 3.0), rng.uniform(0.8, 1.3)
         is_round = rng.random() < 0.3
-        if is_round:
-            width = depth
-        spot = self.layout.on_floor(width, depth, gap=0.55)
-        if spot is None:
+        width = depth if is_round else width
+        center = self.layout.on_floor(width, depth, gap=0.55)
+        if center is None:
             return
-        center, height = Frame(spot[0], spot[1], 0.0, spot[2]), rng.uniform(0.7, 0.77)
-        frame = center.at(0, -depth / 2)
-        add_table(self.scene, frame, width, depth, height, rng, is_round=is_round)
+        frame, height = center.at(0, -depth / 2), rng.uniform(0.7, 0.77)
+        table = self.scene.add("table", frame)
+        furniture.table(table, rng, width, depth, height, is_round=is_round)
         self.tops.append((frame.at(0, 0, height), width * 0.7, depth, False))
-        places = [
-            (x, side) for x in np.arange(0.35 - width / 2, width / 2, 0.7) for side in (1, -1)
-        ]
-        for x, side in places:
+        for x, side in product(np.arange(0.35 - width / 2, width / 2, 0.7), (1, -1)):
             if rng.random() < 0.85:
                 away = side * (depth / 2 + rng.uniform(0.2, 0.35))
                 self._chair(center.at(x, away, 0, np.pi if side > 0 else 0.0))
 
     def _chair(self, frame: Frame) -> None:
         """Add a chair that may reach under its table, but not into anything else."""
-        center = frame.at(0, -0.06)
-        if self.layout.take(center.x, center.y, 0.13):
-            add_chair(self.scene, frame.at(0, 0, 0, self.rng.normal(0, 0.2)), self.rng)
+        if self.layout.take_around(frame.at(0, -0.06), 0.13):
+            turned = frame.at(0, 0, 0, self.rng.normal(0, 0.2))
+            furniture.chair(self.scene.add("chair", turned), self.rng)
 
     def _load(self, frame: Frame, width: float, depth: float, is_desk: bool) -> None:
         """Put clutter on a table top; a desk gets a screen and a keyboard first."""
         rng = self.rng
         if is_desk:
             x = rng.uniform(-0.2, 0.2)
-            self._clutter(frame.at(x, 0.2, 0, rng.normal(0, 0.2)), furniture.monitor)
-            self._clutter(frame.at(x, 0.42, 0, rng.normal(0, 0.1)), furniture.keyboard)
+            behind = self.scene.add("clutter", frame.at(x, 0.2, 0, rng.normal(0, 0.2)))
+            furniture.monitor(behind, rng)
+            before = self.scene.add("clutter", frame.at(x, 0.42, 0, rng.normal(0, 0.1)))
+            furniture.keyboard(before, rng)
         for _ in self._between(1, 4):
             x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
-            place = frame.at(x, y, 0, rng.uniform(0, 6.283))
-            self._clutter(place, self._one_of(furniture.ON_TABLE))
+            self._clutter(frame.at(x, y, 0, rng.uniform(0, 6.283)), furniture.ON_TABLE)
+
+    def _clutter(self, frame: Frame | None, choices: Sequence[Clutter]) -> None:
+        """Add one of the choices, if there is a place for it."""
+        if frame:
+            build = choices[int(self.rng.integers(len(choices)))]
+            build(self.scene.add("clutter", frame), self.rng)
 
     def _number(self, things: str) -> range:
         """Draw how many of the things this kind of room has."""
-        low, high = self.counts[things]
+        low, high = KINDS[self.kind][things]
         return self._between(int(low), int(high))
 
     def _between(self, low: int, high: int) -> range:
         return range(int(self.rng.integers(low, high + 1)))
-
-    def _clutter(self, frame: Frame, build: Clutter) -> None:
-        build(self.scene.add("clutter", frame), self.rng)
-
-    def _one_of(self, choices: Sequence[Clutter]) -> Clutter:
-        return choices[int(self.rng.integers(len(choices)))]

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,21 +19,22 @@ Vector = Sequence[float]
 Rgb = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Material:
-    """How a surface looks: a pattern between two colours (0–1), and how it reflects a laser.
-
-    `scale` is the pattern's size in metres, `relief` the amplitude of the bumps in metres,
-    `dropout` the fraction of rays without an echo (glass).
-    """
+class Material(NamedTuple):
+    """How a surface looks: a pattern between two colours (0–1), and how it reflects a laser."""
 
     texture: str
     first: Rgb
     second: Rgb
-    scale: float
-    relief: float = 0.0
-    dropout: float = 0.0
+    scale: float  # the pattern's size, m
+    relief: float = 0.0  # the amplitude of the bumps, m
+    dropout: float = 0.0  # the fraction of rays without an echo (glass)
     seed: int = 0
+
+
+MATERIAL = [
+    *(("texture", "U8"), ("first", "f4", 3), ("second", "f4", 3), ("scale", "f4")),
+    *(("relief", "f8"), ("dropout", "f8"), ("seed", "u4")),
+]  # as a row of an array
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Patches:
     v: np.ndarray  # (P, 3)
     disc: np.ndarray  # (P,) bool: only the ellipse inside the parallelogram
     solid: np.ndarray  # (P,) bool: visible only from the side that u × v points to
-    material: np.ndarray  # (P,) int64, index into Scene.materials
+    material: np.ndarray  # (P,) of the columns MATERIAL
     object: np.ndarray  # (P,) int64, index into Scene.objects
 
     @property
@@ -83,29 +85,22 @@ class Scene:
     """A room being built: objects with their class, patches and materials."""
 
     def __init__(self) -> None:
-        self.objects: list[str] = []
-        self.materials: list[Material] = []
+        self.objects: list[str] = []  # their classes
         self.corners: list[tuple[Vector, Vector, Vector]] = []  # of each patch: origin, u, v
-        self.flags: list[tuple[bool, bool, int, int]] = []  # disc, solid, material, object
+        self.materials: list[Material] = []  # of each patch
+        self.flags: list[tuple[bool, bool, int]] = []  # of each patch: disc, solid, object
 
     def add(self, class_name: str, frame: Frame) -> Part:
-        """Start an object of a class; its parts are added in the coordinates of `frame`."""
+        """Start an object of a class; its shapes are added in the coordinates of `frame`."""
         self.objects.append(class_name)
         return Part(self, len(self.objects) - 1, frame)
 
     def patches(self) -> Patches:
         """Return all patches as arrays."""
-        corners = np.array(self.corners, dtype=np.float64).reshape(-1, 3, 3)
-        flags = np.array(self.flags, dtype=np.int64).reshape(-1, 4)
-        return Patches(
-            origin=corners[:, 0],
-            u=corners[:, 1],
-            v=corners[:, 2],
-            disc=flags[:, 0].astype(bool),
-            solid=flags[:, 1].astype(bool),
-            material=flags[:, 2],
-            object=flags[:, 3],
-        )
+        origin, u, v = np.array(self.corners, np.float64).reshape(-1, 3, 3).transpose(1, 0, 2)
+        disc, solid, owner = np.array(self.flags, np.int64).reshape(-1, 3).T
+        material = np.array(self.materials, MATERIAL)
+        return Patches(origin, u, v, disc.astype(bool), solid.astype(bool), material, owner)
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ class Part:
 
     def sheet(self, origin: Vector, u: Vector, v: Vector, material: Material) -> None:
         """Add a thin parallelogram that is seen from both sides."""
-        self._patch(origin, u, v, material, solid=False)
+        self._patch(origin, u, v, material, disc=False, solid=False)
 
     def box(self, low: Vector, high: Vector, material: Material) -> None:
         """Add the box between two opposite corners, along the axes of the frame."""
@@ -139,7 +134,7 @@ class Part:
             (origin, w, v),
             (_add(origin, u), v, w),
         ):
-            self._patch(start, first, second, material, solid=True)
+            self._patch(start, first, second, material, disc=False, solid=True)
 
     def cylinder(
         self, center: Vector, radius: float, height: float, material: Material, facets: int = 8
@@ -149,36 +144,26 @@ class Part:
         ring = [(radius * math.cos(a), radius * math.sin(a), 0.0) for a in turn]
         for start, end in itertools.pairwise(ring):
             edge = (end[0] - start[0], end[1] - start[1], 0.0)
-            self._patch(_add(center, start), edge, (0, 0, height), material, solid=True)
+            self._patch(_add(center, start), edge, (0, 0, height), material, disc=False, solid=True)
         self.disc(_add(center, (0, 0, height)), radius, material)
         self.disc(center, radius, material)
 
     def disc(self, center: Vector, radius: float, material: Material) -> None:
         """Add a thin horizontal disc."""
-        corner = _add(center, (-radius, -radius, 0))
-        self._patch(corner, (2 * radius, 0, 0), (0, 2 * radius, 0), material, disc=True)
+        self.leaf(center, (radius, 0, 0), (0, radius, 0), material)
 
     def leaf(self, center: Vector, u: Vector, v: Vector, material: Material) -> None:
         """Add a thin ellipse with the half axes u and v."""
         corner = [c - a - b for c, a, b in zip(center, u, v, strict=True)]
-        double = [[2 * value for value in axis] for axis in (u, v)]
-        self._patch(corner, double[0], double[1], material, disc=True)
+        self._patch(corner, _add(u, u), _add(v, v), material, disc=True, solid=False)
 
     def _patch(
-        self,
-        origin: Vector,
-        u: Vector,
-        v: Vector,
-        material: Material,
-        *,
-        disc: bool = False,
-        solid: bool = False,
+        self, origin: Vector, u: Vector, v: Vector, material: Material, *, disc: bool, solid: bool
     ) -> None:
-        scene, turn = self.scene, self.frame.vector
-        if not scene.materials or scene.materials[-1] is not material:
-            scene.materials.append(material)
-        scene.corners.append((self.frame.point(origin), turn(u), turn(v)))
-        scene.flags.append((disc, solid, len(scene.materials) - 1, self.index))
+        turn = self.frame.vector
+        self.scene.corners.append((self.frame.point(origin), turn(u), turn(v)))
+        self.scene.materials.append(material)
+        self.scene.flags.append((disc, solid, self.index))
 
 
 def _add(a: Vector, b: Vector) -> tuple[float, float, float]:

@@ -7,9 +7,7 @@ all be white or of wood), so that colour alone does not give the class away.
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +24,6 @@ PALETTES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
     "vivid": ((0.0, 1.0), (0.45, 0.85), (0.3, 0.75)),
     "green": ((0.2, 0.4), (0.3, 0.7), (0.2, 0.6)),
 }
-
 
 # The possible looks of each role: how often, pattern, palette, how far the second colour lies from
 # the first (relative), size of the pattern, relief and dropout as of `Material`.
@@ -103,45 +100,24 @@ plant     1      carpet  green   0.5      0.03  0.01   0
 """
 
 
-class Look(NamedTuple):
-    """One possible look of a role: a row of the table."""
-
-    weight: float
-    texture: str
-    palette: str
-    contrast: float
-    scale: float
-    relief: float
-    dropout: float
-
-
-def _read_looks(table: str) -> dict[str, list[Look]]:
-    looks: dict[str, list[Look]] = {}
-    for line in table.strip().splitlines()[1:]:
-        role, weight, texture, palette, *values = line.split()
-        look = Look(float(weight), texture, palette, *map(float, values))
-        looks.setdefault(role, []).append(look)
-    return looks
-
-
-ROLES = _read_looks(_LOOKS)
+LOOKS = np.genfromtxt(_LOOKS.splitlines(), None, skip_header=1, names=True, encoding=None)
 
 
 def material(role: str, rng: np.random.Generator) -> Material:
-    """Draw a material for a role (a key of ROLES)."""
-    looks = ROLES[role]
-    weights = np.array([look.weight for look in looks])
-    look = looks[rng.choice(len(looks), p=weights / weights.sum())]
-    first = color(look.palette, rng)
-    factor = 1.0 + rng.choice((-1.0, 1.0) if look.contrast < 1 else (1.0,)) * look.contrast
-    second = tuple(float(np.clip(c * factor + rng.normal(0, 0.02), 0, 1)) for c in first)
+    """Draw a material for a role of the table."""
+    looks = LOOKS[LOOKS["role"] == role]
+    look = looks[rng.choice(len(looks), p=looks["weight"] / looks["weight"].sum())]
+    first = color(look["palette"], rng)
+    contrast = look["contrast"]
+    factor = 1.0 + rng.choice((-1.0, 1.0) if contrast < 1 else (1.0,)) * contrast
+    red, green, blue = (float(np.clip(c * factor + rng.normal(0, 0.02), 0, 1)) for c in first)
     return Material(
-        texture=look.texture,
+        texture=str(look["texture"]),
         first=first,
-        second=(second[0], second[1], second[2]),
-        scale=look.scale * rng.uniform(0.7, 1.4),
-        relief=look.relief,
-        dropout=look.dropout,
+        second=(red, green, blue),
+        scale=look["scale"] * rng.uniform(0.7, 1.4),
+        relief=look["relief"],
+        dropout=look["dropout"],
         seed=int(rng.integers(1 << 31)),
     )
 
@@ -153,10 +129,9 @@ def color(palette: str, rng: np.random.Generator) -> Rgb:
 
 
 def lattice(i: np.ndarray, j: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    """Return a fixed random number in [0, 1) for each integer cell (i, j) and seed."""
-    mixed = i.astype(np.uint32) * np.uint32(0x9E3779B1) ^ j.astype(np.uint32) * np.uint32(
-        0x85EBCA77
-    )
+    """Return a fixed random number in [0, 1) for each cell of integers i and j, and seed."""
+    first, second = (cell.astype(np.int32).astype(np.uint32) for cell in (i, j))
+    mixed = first * np.uint32(0x9E3779B1) ^ second * np.uint32(0x85EBCA77)
     mixed ^= seed.astype(np.uint32) * np.uint32(0xC2B2AE3D)
     mixed = (mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x2C1B3C6D)
     mixed = (mixed ^ (mixed >> np.uint32(12))) * np.uint32(0x297A2D39)
@@ -168,61 +143,44 @@ def value_noise(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
     i, j = np.floor(s), np.floor(t)
     a, b = s - i, t - j
     a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
-    i, j = i.astype(np.int32), j.astype(np.int32)
     low = lattice(i, j, seed) * (1 - a) + lattice(i + 1, j, seed) * a
     high = lattice(i, j + 1, seed) * (1 - a) + lattice(i + 1, j + 1, seed) * a
     return low * (1 - b) + high * b
 
 
-def _paint(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    return (0.7 * value_noise(s, t, seed) + 0.3 * value_noise(9 * s, 9 * t, seed))[:, None]
+def pattern(texture: str, s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    """Return how much of the second colour a texture has, (n, 1), or (n, 3) for each channel.
 
-
-def _carpet(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    speckle = lattice(np.floor(s).astype(np.int32), np.floor(t).astype(np.int32), seed)
-    return (0.7 * speckle + 0.3 * value_noise(s / 25, t / 25, seed))[:, None]
-
-
-def _wood(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    plank = np.floor(t).astype(np.int32)
-    tone = lattice(plank, plank, seed)
-    return (0.4 * tone + 0.6 * value_noise(3 * s + 7 * tone, 40 * t, seed))[:, None]
-
-
-def _tiles(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
+    `s` and `t`, (n,) float32, are the coordinates on the surface in units of the pattern's size.
+    """
     i, j = np.floor(s), np.floor(t)
-    joint = (s - i < 0.05) | (t - j < 0.05)
-    tone = lattice(i.astype(np.int32), j.astype(np.int32), seed)
-    return np.where(joint, np.float32(1.0), 0.35 * tone)[:, None]
-
-
-def _books(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    book = np.floor(s).astype(np.int32)
-    label = np.floor(4 * t).astype(np.int32) * (lattice(book, book, seed) > 0.7)
-    return np.stack([lattice(book, label + 1000 * c, seed) for c in range(3)], axis=1)
-
-
-def _print(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    return np.stack([value_noise(s, t + 1000 * c, seed) for c in range(3)], axis=1)
-
-
-def _writing(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    ink = value_noise(4 * s, t, seed) > 0.8
-    return (ink & (value_noise(s / 5, t / 5, seed) > 0.45)).astype(np.float32)[:, None]
-
-
-def _view(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    return (0.5 * value_noise(s, t, seed) + 0.5 * value_noise(4 * s, 2 * t, seed))[:, None]
-
-
-def _slats(s: np.ndarray, t: np.ndarray, seed: np.ndarray) -> np.ndarray:
-    return (0.8 * (t - np.floor(t)) + 0.2 * value_noise(s, t, seed))[:, None].astype(np.float32)
-
-
-TEXTURES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
-    texture.__name__.lstrip("_"): texture
-    for texture in (_paint, _carpet, _wood, _tiles, _books, _print, _writing, _view, _slats)
-}
+    blend: np.ndarray
+    match texture:
+        case "paint":
+            blend = 0.7 * value_noise(s, t, seed) + 0.3 * value_noise(9 * s, 9 * t, seed)
+        case "carpet":
+            blend = 0.7 * lattice(i, j, seed) + 0.3 * value_noise(s / 25, t / 25, seed)
+        case "wood":
+            tone = lattice(j, j, seed)  # of the plank
+            blend = 0.4 * tone + 0.6 * value_noise(3 * s + 7 * tone, 40 * t, seed)
+        case "tiles":
+            joint = (s - i < 0.05) | (t - j < 0.05)
+            blend = np.where(joint, np.float32(1.0), 0.35 * lattice(i, j, seed))
+        case "books":
+            label = np.floor(4 * t) * (lattice(i, i, seed) > 0.7)
+            return np.stack([lattice(i, label + 1000 * c, seed) for c in range(3)], axis=1)
+        case "print":
+            return np.stack([value_noise(s, t + 1000 * c, seed) for c in range(3)], axis=1)
+        case "writing":
+            ink = value_noise(4 * s, t, seed) > 0.8
+            blend = ink & (value_noise(s / 5, t / 5, seed) > 0.45)
+        case "view":
+            blend = 0.5 * value_noise(s, t, seed) + 0.5 * value_noise(4 * s, 2 * t, seed)
+        case "slats":
+            blend = 0.8 * (t - j) + 0.2 * value_noise(s, t, seed)
+        case _:
+            raise ValueError(f"texture {texture!r}: expected one of the table's")
+    return blend.astype(np.float32)[:, None]
 
 
 def surface_axes(pos: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -238,20 +196,14 @@ def surface_axes(pos: np.ndarray, normal: np.ndarray) -> tuple[np.ndarray, np.nd
     return s.astype(np.float32), t.astype(np.float32)
 
 
-def surface_color(
-    materials: list[Material], index: np.ndarray, s: np.ndarray, t: np.ndarray
-) -> np.ndarray:
-    """Return the unlit colours, float32 (n, 3) in 0–1, of materials `index` (n,) at s, t, m."""
-    first = np.array([m.first for m in materials], np.float32)[index]
-    second = np.array([m.second for m in materials], np.float32)[index]
-    scale = np.array([m.scale for m in materials], np.float32)[index]
-    seed = np.array([m.seed for m in materials], np.uint32)[index]
-    names = np.array([m.texture for m in materials])[index]
-    result = np.empty_like(first)
-    for name, texture in TEXTURES.items():
-        at = np.flatnonzero(names == name)
-        blend = texture(s[at] / scale[at], t[at] / scale[at], seed[at])
-        result[at] = first[at] + blend * (second[at] - first[at])
+def surface_color(material: np.ndarray, s: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Return the unlit colours (n, 3) float32, 0–1, of materials (n,), see MATERIAL, at s, t, m."""
+    result = np.empty_like(material["first"])
+    for texture in np.unique(material["texture"]):
+        at = np.flatnonzero(material["texture"] == texture)
+        here, scale = material[at], material["scale"][at]
+        blend = pattern(texture, s[at] / scale, t[at] / scale, here["seed"])
+        result[at] = here["first"] + blend * (here["second"] - here["first"])
     return result
 
 
