@@ -39,10 +39,10 @@ from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
 from .errors import ConfigError, RunError
+from .evaluate import scores_of
 from .files import check_place
 from .progress import SILENT, Progress, Task
 from .serialization import to_plain
-from .sixfold import scores_of
 from .train import train
 
 REFRESH = 5.0  # seconds between two readings of how far the runs are

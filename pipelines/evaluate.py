@@ -1,51 +1,60 @@
 """The evaluate stage: runs → scores on the area that their training left out.
 
-For each run: open its network and the rooms of its test area; under each protocol
-(`inference.protocols`) sum the confusion counts over the rooms; write scores, reports and pictures
-into the run directory (`reports.scores`). Every figure follows from the counts (`metrics`). The
-same weights, data and seed give the same counts.
+`evaluate` opens each run's network and the rooms of its test area; under each protocol
+(`inference.protocols`) it sums the confusion counts over the rooms, and writes scores, reports and
+pictures into the run directory (`reports.scores`). Every figure follows from the counts
+(`metrics`). The same weights, data and seed give the same counts.
+
+`six_fold` scores one run per area and pools them. Two figures are published under that name: the
+scores of the pooled counts, and the mean of the areas' scores. They are about a point of mIoU
+apart, so both are reported.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from pipelines.data.store import Room
+from pipelines.data.store import Store
 from pipelines.inference.protocols import (
-    EvalTarget,
+    Evaluation,
     RoomPrediction,
     count_blocks,
-    learn_height_bands,
+    count_height_bands,
     predict_rooms,
-    score_height_bands,
 )
-from pipelines.metrics import Scores, confusion, scores
+from pipelines.reports.comparison import SIX_FOLD, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
 from pipelines.reports.scores import (
     Counts,
-    Evaluation,
     build_report,
+    known_scores,
     score_record,
     write_protocols,
     write_scores,
 )
-from pipelines.reports.tables import Report
+from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
-from pipelines.runs.directory import Run, changing, latest_finished, named_run
-from pipelines.runs.resume import open_data
+from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
+from pipelines.runs.resume import FREE, different_settings, open_data
 from pipelines.runtime.device import pick_device
 from pipelines.weights.safetensors import load_weights
 
-from .config import EvalConfig
-from .errors import DatasetError, RunError
+from .config import AREAS, EvalConfig
+from .errors import ConfigError, DatasetError, RunError, command
+from .metrics import Scores, confusion, scores
 from .progress import SILENT, Progress
+from .serialization import to_plain
+from .train import train
 
 PICTURES = 4  # the most rooms to draw
 
@@ -88,7 +97,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     results = []
     for run in chosen_runs(config, progress):
         evaluation = _open(config, run, device, progress)
-        bands = _count_height_bands(evaluation, progress)
+        bands = count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
             write_protocols(run.path, [(each.protocol, each.scores) for each in found])
@@ -129,110 +138,249 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
     model = load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes)
-    target = EvalTarget(
-        model=model.to(device),
-        store=store,
-        rooms=tuple(rooms),
-        num_points=trained.num_points,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        votes=config.votes,
-    )
-    return Evaluation(run, trained, target, config)
-
-
-def _count_height_bands(evaluation: Evaluation, progress: Progress) -> np.ndarray:
-    """Return the counts of the height-band baseline, learned on all areas but the test area."""
-    store = evaluation.target.store
-    classes = len(store.classes)
-    training = [info for info in store.rooms() if info.area != evaluation.config.test_area]
-    with progress.task("Height bands", total=len(training), unit="rooms") as task:
-
-        def read() -> Iterator[Room]:
-            for info in training:
-                yield store.read(info)
-                task.advance()
-
-        best = learn_height_bands(read(), classes)
-    rooms = (store.read(info) for info in evaluation.target.rooms)
-    return np.sum([score_height_bands(best, room, classes) for room in rooms], axis=0)
+    return Evaluation(run, trained, config, model.to(device), store, tuple(rooms))
 
 
 def _score(
     evaluation: Evaluation, protocol: str, bands: np.ndarray, progress: Progress
 ) -> RunScores:
     """Score a run under one protocol and write its files."""
-    classes, options = evaluation.target.store.classes, evaluation.options
-    folder = evaluation.run.path / "eval" / protocol
+    run, options, classes = evaluation.run, evaluation.options, evaluation.store.classes
+    folder = run.path / "eval" / protocol
     if protocol == "room":
         counts = _count_rooms(evaluation, folder, progress)
     else:
         start = time.monotonic()
-        rooms, blocks = count_blocks(evaluation.target, protocol, progress)
+        rooms, blocks = count_blocks(evaluation, protocol, progress)
         counts = Counts(rooms, blocks, time.monotonic() - start)
     found = scores(counts.matrix, classes, absent_as=options.absent)
     baseline = scores(bands, classes, absent_as=options.absent)
     values = score_record(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, counts, found, baseline, values)
-    history = [record for record in evaluation.run.metrics() if record["event"] == "epoch"]
-    with changing(evaluation.run):
+    history = [record for record in run.metrics() if record["event"] == "epoch"]
+    with changing(run):
         files = write_scores(folder, report, options, counts.failures, counts.pictures, history)
-    return RunScores(
-        run=evaluation.run.path,
-        area=evaluation.config.test_area or 0,
-        protocol=protocol,
-        scores=found,
-        baseline=baseline,
-        report=report,
-        files=files,
-        blocks=counts.blocks,
-        seconds=counts.seconds,
-    )
+    area = evaluation.rooms[0].area
+    cost = counts.blocks, counts.seconds
+    return RunScores(run.path, area, protocol, found, baseline, report, files, *cost)
 
 
 def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Counts:
-    """Count the predictions for every point of each room; draw the first rooms."""
-    target, options = evaluation.target, evaluation.options
-    classes = len(target.store.classes)
+    """Count the predictions for every point of each room; show the first rooms."""
+    classes = len(evaluation.store.classes)
     rooms: dict[str, np.ndarray] = {}
     first = np.zeros((classes, classes), np.int64)
     failures, blocks, seconds = no_failures(), 0, 0.0
-    drawn: list[Path] = []
-    for number, found in enumerate(predict_rooms(target, progress)):
+    shown: list[Path] = []
+    for number, found in enumerate(predict_rooms(evaluation, progress)):
         room = found.room
         rooms[room.name] = confusion(room.label, found.predicted, classes)
         first += confusion(room.label, found.first, classes)
         failures += find_failures(room.pos, room.label, found.predicted)
         blocks, seconds = blocks + found.blocks, seconds + found.seconds
-        if options.pictures and number < PICTURES:
-            drawn.append(_draw(evaluation, folder, found))
-        if options.view and number < PICTURES:
-            drawn.append(_write_view(evaluation, folder, found))
-    once = first if target.votes > 1 else None
-    return Counts(rooms, blocks, seconds, once, failures, tuple(sorted(drawn)))
+        if number < PICTURES:
+            shown += _show(evaluation, folder, found)
+    once = first if evaluation.options.votes > 1 else None
+    return Counts(rooms, blocks, seconds, once, failures, tuple(sorted(shown)))
 
 
-def _draw(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
-    room, store = found.room, evaluation.target.store
-    path = folder / f"room_{room.name}.png"
-    safe = evaluation.options.palette == "safe" and len(store.classes) <= len(SAFE_COLORS)
-    colors = SAFE_COLORS if safe else store.class_colors
-    title = f"Area {room.area}, {room.name} (without ceiling)"
-    save_figure(path, room_picture(room, found.predicted, store.classes, colors, title))
-    return path
+def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterator[Path]:
+    """Draw a room, write its viewer page, or both, as the options say; yield the files."""
+    room, store, options = found.room, evaluation.store, evaluation.options
+    classes, title = store.classes, f"Area {room.area}, {room.name}"
+    if options.pictures:
+        safe = options.palette == "safe" and len(classes) <= len(SAFE_COLORS)
+        colors = SAFE_COLORS if safe else store.class_colors
+        drawn = room_picture(room, found.predicted, classes, colors, f"{title} (without ceiling)")
+        save_figure(path := folder / f"room_{room.name}.png", drawn)
+        yield path
+    if options.view:
+        path = folder / f"view_{room.name}.html"
+        write_viewer(
+            *(path, room.pos, room.color),
+            classes=classes,
+            class_colors=store.class_colors,
+            title=title,
+            facts={"run": evaluation.run.name, "network": evaluation.config.model.label},
+            label=room.label,
+            predicted=found.predicted,
+            confidence=found.confidence,
+        )
+        yield path
 
 
-def _write_view(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Path:
-    room, store = found.room, evaluation.target.store
-    path = folder / f"view_{room.name}.html"
-    write_viewer(
-        *(path, room.pos, room.color),
-        classes=store.classes,
-        class_colors=store.class_colors,
-        title=f"Area {room.area}, {room.name}",
-        facts={"run": evaluation.run.name, "network": evaluation.config.model.label},
-        label=room.label,
-        predicted=found.predicted,
-        confidence=found.confidence,
+@dataclass(frozen=True)
+class SixFoldResult:
+    """The scores of all areas under one protocol."""
+
+    protocol: str
+    areas: dict[int, Scores]
+    pooled: Scores  # of the summed counts
+    mean: Row  # OA, mAcc, mIoU and IoUs averaged over the areas that have the class
+    report: Report  # the table
+    files: tuple[Path, ...]  # what was written
+
+
+def six_fold(
+    config: EvalConfig, *, train_missing: bool = False, progress: Progress = SILENT
+) -> tuple[SixFoldResult, ...]:
+    """Score one run per area and pool them, under every protocol of `config`.
+
+    Without named runs, those that differ from the latest finished one in nothing but the area are
+    taken. What was scored before with the same settings is not scored again.
+
+    Raises:
+        ConfigError: the named runs have different settings, or two of them the same area.
+        RunError: areas are missing and `train_missing` is not given.
+    """
+    folds = _find_folds(config, progress)
+    base = next(iter(folds.values()))
+    areas = open_data(base, config.data).areas
+    todo = [area for area in areas if area not in folds or folds[area].state != "finished"]
+    if todo and not train_missing:
+        how = command("eval", *config.run_dirs, "--six-fold", "--train-missing")
+        raise RunError(
+            f"{base.path.parent}: found no finished run with {base.name}'s settings for area "
+            f"{', '.join(map(str, todo))}.\nTrain what is missing: {how}"
+        )
+    for area in todo:
+        folds[area] = _train(base, folds.get(area), area, progress)
+    return tuple(_pool(config, protocol, folds, progress) for protocol in config.protocols)
+
+
+def _area_of(run: Run) -> int:
+    area = run.config.test_area
+    assert area is not None, "a run's configuration is resolved"
+    return area
+
+
+def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
+    """Return at most one run per area, all with the settings of the first."""
+    base, *others = chosen_runs(config, progress)
+    folds = {_area_of(base): base}
+    if not others:
+        alike = []
+        for run in find_runs(base.path.parent):
+            with suppress(RunError):  # a broken run is no fold
+                if not _differences(base, run):
+                    alike.append(run)
+        alike.sort(key=lambda run: run.state == "finished")  # the last one of an area is taken
+        return folds | {_area_of(run): run for run in alike} | folds
+    for run in others:
+        if differences := _differences(base, run):
+            name, (ours, theirs) = next(iter(differences.items()))
+            raise ConfigError(
+                f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
+                "A six-fold score is that of one network: name runs that differ in --area alone."
+            )
+        if known := folds.get(_area_of(run)):
+            raise ConfigError(f"{run.path}: found test area {_area_of(run)} twice: {known.path}.")
+        folds[_area_of(run)] = run
+    return folds
+
+
+def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
+    """Return the settings other than the area that differ; data is compared by fingerprint."""
+    settings = []
+    for run in (first, other):
+        data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
+        settings.append({**to_plain(run.config), "data fingerprint": data})
+    return different_settings(settings, ignored=(*FREE, "test_area"))
+
+
+def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
+    """Train the network of `base` without `area`, or resume that training."""
+    if begun is not None:
+        progress.say(f"Area {area}: going on with {begun.path}")
+        return Run(train(begun.config, resume=begun.path, progress=progress).run)
+    progress.say(f"Area {area}: training")
+    config = dataclasses.replace(
+        base.config, test_area=area, runs=base.path.parent, name=f"{base.name}-fold{area}"
     )
-    return path
+    return Run(train(config, progress=progress).run)
+
+
+def _pool(
+    config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
+) -> SixFoldResult:
+    """Score every fold, and write the figures of all of them together."""
+    values = {area: scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
+    first, base = next(iter(values.values())), next(iter(folds.values()))
+    areas, pooled, mean = pool(values, absent_as=config.absent)
+    store = open_data(base, config.data)
+    record = {
+        "protocol": protocol,
+        **{name: first[name] for name in ("seed", "checkpoint", "votes")},
+        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
+        "environments": {str(area): each["environment"] for area, each in values.items()},
+        "classes": first["classes"],
+        "pooled": asdict(pooled),
+        "mean": asdict(mean),
+        "areas": {str(area): asdict(found) for area, found in areas.items()},
+        "runs": {str(area): run.name for area, run in sorted(folds.items())},
+        "confusion": np.sum([each["confusion"] for each in values.values()], axis=0).tolist(),
+    }
+    rows = [Row.of("pooled", pooled), mean]
+    rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
+    notes = ["Scores in percent. Pooled: all areas' counts summed; mean: of the areas' scores."]
+    if set(areas) != set(AREAS):
+        notes.append(f"Not six folds: the data has areas {', '.join(map(str, areas))} only.")
+    notes += absent_notes(pooled)
+    if store.published_rooms:
+        rows += _published()
+        notes.append(
+            f"{DAGGER} recalled from the paper, not read again. Published rows are of the whole "
+            "of S3DIS under the authors' protocols."
+        )
+    title = f"{base.config.model.label}: {len(areas)} folds, protocol {protocol}"
+    facts = _facts(config, base, store, list(values.values()))
+    report = Report(title, tuple(first["classes"]), tuple(rows), facts, tuple(notes), record)
+    files = write_scores(base.path.parent / "six-fold" / base.name / protocol, report, config)
+    return SixFoldResult(protocol, areas, pooled, mean, report, files)
+
+
+def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
+    """Return a run's scores.json, made now unless one with the same settings is there."""
+    run.weights(config.checkpoint)  # raises if there are none
+    store = open_data(run, config.data)
+    known = known_scores(run, config, protocol, store.fingerprint)
+    if known is not None:
+        progress.say(f"{run.path}: scored before")
+        return known
+    one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))
+    evaluate(one, progress=progress)
+    made = run.scores(protocol)
+    assert made is not None, "evaluate writes them"
+    return made
+
+
+def _published() -> list[Row]:
+    return [
+        Row(
+            f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
+            miou=row.miou / 100,
+            oa=None if row.oa is None else row.oa / 100,
+            iou=None if row.iou is None else tuple(value / 100 for value in row.iou),
+        )
+        for row in SIX_FOLD
+    ]
+
+
+def _facts(
+    config: EvalConfig, base: Run, store: Store, values: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return what the scores were made with; areas may have been scored on several machines."""
+    trained, first = base.config, values[0]
+    votes = f", {first['votes']} votes" if first["votes"] > 1 else ""
+    points = sum(each["points"] for each in values)
+    environments = [each["environment"] for each in values]
+    return {
+        "network": trained.model.label,
+        "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
+        "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
+        "runs": f"{base.name} and the runs with its settings, see scores.json; "
+        f"checkpoint {config.checkpoint}",
+        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
+        "hardware": "; ".join(dict.fromkeys(map(hardware_text, environments))),
+        "software": "; ".join(dict.fromkeys(map(software_text, environments))),
+    }

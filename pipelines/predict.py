@@ -25,7 +25,7 @@ from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.s3dis.rooms import open_room
-from pipelines.inference.label_store import UNLABELLED, Labelled, label_points, part_folder
+from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points, part_folder
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
@@ -38,7 +38,7 @@ from .config import PredictConfig
 from .errors import ConfigError, DatasetError, WeightsError
 from .files import DISK_FULL, check_place, remove_unfinished
 from .progress import SILENT, Progress
-from .scans import RESULT, check_format, labelled_name, open_scan, write_labelled
+from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
 
 GREY = 128  # of a scan without colour
 # No room or storey has such an extent, in metres; in centimetres or inches it has.
@@ -95,10 +95,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """
     scans = find_scans(config.scans)
     outs = output_paths(config, scans)
-    for out in outs:
-        check_place(out, "--out")
-    weights, own_classes = find_weights(config, progress)
-    network = _open_network(config, weights, own_classes, progress)
+    network = _open_network(config, progress)
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
         try:
@@ -108,7 +105,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
                 raise
             progress.warn(f"{error}\nThe other scans are labelled all the same.")
             failed.append((scan, str(error)))
-    return PredictResult(weights, tuple(results), tuple(failed))
+    return PredictResult(network.weights, tuple(results), tuple(failed))
 
 
 def find_scans(named: tuple[Path, ...]) -> list[Path]:
@@ -123,22 +120,21 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
         if path.exists() or not any(sign in str(path) for sign in "*?["):
             found.append(path)
             continue
-        matched = sorted(map(Path, glob(str(path), recursive=True)))
-        if RESULT not in path.name:
-            matched = [one for one in matched if not one.stem.endswith(RESULT)]
+        matched = without_results(map(Path, glob(str(path), recursive=True)), path.name)
         if not matched:
             raise ConfigError(f"{path}: found no file like this, expected a scan.")
-        found += matched
+        found += sorted(matched)
     return list({path.resolve(): path for path in found}.values())
 
 
 def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     """Return where each scan's labels go; no output may overwrite a scan or another output."""
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
+    taken = {path.resolve(): f"the scan {path}" for path in scans}
+    pages: dict[Path, Path] = {}
     for scan, out in zip(scans, outs, strict=True):
         check_format(scan, out)
-    taken = {path.resolve(): f"the scan {path}" for path in scans}
-    for scan, out in zip(scans, outs, strict=True):
+        check_place(out, "--out")
         if (place := out.resolve()) in taken:
             raise ConfigError(
                 f"{out}: found it as the result of {scan}, but it would overwrite "
@@ -146,10 +142,8 @@ def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
                 "Give another --out file for one scan, or a folder for several of different names."
             )
         taken[place] = f"the result of {scan}"
-    pages: dict[Path, Path] = {}
-    for scan, out in zip(scans, outs, strict=True) if config.view else ():
         page = out.with_suffix(".html")
-        if (other := pages.setdefault(page.resolve(), scan)) is not scan:
+        if config.view and (other := pages.setdefault(page.resolve(), scan)) is not scan:
             raise ConfigError(
                 f"{page}: found it as the page of {other} and of {scan}, expected one each.\n"
                 "Label them one after the other, each with an --out file of another name."
@@ -178,39 +172,34 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     return config.out
 
 
-def find_weights(config: PredictConfig, progress: Progress) -> tuple[Path, tuple[str, ...]]:
-    """Return the weights file to use, and the own layer classes that its run was trained with."""
-    if config.weights is not None:
-        return config.weights, ()
-    if config.run is not None:
-        run = named_run(config.run, config.runs)
-    else:
-        run = latest_finished(config.runs)
-        progress.say(f"{run.path}: the latest finished run")
-    return run.weights(), run.config.model.own_classes
-
-
 @dataclass(frozen=True)
 class _Network:
     """The model, its classes, and how it draws points."""
 
+    weights: Path
+    digest: str  # SHA-256 of the weights file
     model: DeepGCN
     classes: tuple[str, ...]
     class_colors: tuple[tuple[int, ...], ...]
     draws: Draws
-    digest: str  # SHA-256 of the weights file
 
 
-def _open_network(
-    config: PredictConfig, weights: Path, own_classes: tuple[str, ...], progress: Progress
-) -> _Network:
+def _open_network(config: PredictConfig, progress: Progress) -> _Network:
+    """Open the weights that are named, or those of a run: named, or the latest finished one."""
+    weights = config.weights
+    own_classes: tuple[str, ...] = ()
+    if weights is None:
+        if config.run is not None:
+            run = named_run(config.run, config.runs)
+        else:
+            run = latest_finished(config.runs)
+            progress.say(f"{run.path}: the latest finished run")
+        weights, own_classes = run.weights(), run.config.model.own_classes
     model = load_weights(weights, classes=own_classes).to(pick_device(config.device, progress))
-    num_points = config.num_points or model.num_points
-    model.config.check_points(num_points)
-    classes, colors = _classes(weights, model.config.num_classes)
-    draws = Draws(num_points, config.batch_size, config.seed)
+    draws = Draws(config.num_points or model.num_points, config.batch_size, config.seed)
+    model.config.check_points(draws.num_points)
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return _Network(model, classes, colors, draws, digest)
+    return _Network(weights, digest, model, *_classes(weights, model.config.num_classes), draws)
 
 
 def _classes(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
@@ -244,21 +233,17 @@ def _predict_one(
     for note in scan.notes:
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)
-    total = int((~np.isnan(pos[:, 0])).sum())
     begun = time.monotonic()
+    total = int((~np.isnan(pos[:, 0])).sum())
+    part, made_from = part_folder(out), _made_from(path, scan, network)
+    size = len(pos), len(network.classes)
     with progress.task(f"Labelling {path.name}", total=total, unit="points") as task:
-        labelled = label_points(
-            network.model,
-            pos,
-            color,
-            network.draws,
-            probabilities=config.probabilities,
-            part=part_folder(out),
-            made_from=_made_from(path, scan, network),
-            task=task,
-        )
+        found = LabelStore.open(part, made_from, *size, probabilities=config.probabilities)
+        earlier = found.points
+        label_points(network.model, pos, color, network.draws, found, task)
     label_seconds = time.monotonic() - begun
-    _write(out, scan, labelled, network)
+    labels = Labels(classes=network.classes, class_colors=network.class_colors, **found.arrays)
+    _write(out, scan, labels)
     if config.view:
         write_viewer(
             out.with_suffix(".html"),
@@ -268,23 +253,23 @@ def _predict_one(
             class_colors=network.class_colors,
             title=path.name,
             facts={"scan": str(path), "network": network.model.config.label},
-            predicted=labelled.label,
-            confidence=labelled.confidence,
+            predicted=labels.label,
+            confidence=labels.confidence,
         )
-    shutil.rmtree(part_folder(out), ignore_errors=True)
-    counts = np.bincount(labelled.label, minlength=256).tolist()
+    shutil.rmtree(part, ignore_errors=True)
+    counts = np.bincount(labels.label, minlength=256).tolist()
     return ScanResult(
         scan=path,
         out=out,
         points=len(scan),
         unlabelled=counts[UNLABELLED],
         counts=dict(zip(network.classes, counts, strict=False)),
-        areas=dict(zip(network.classes, labelled.areas.tolist(), strict=True)),
+        areas=dict(zip(network.classes, found.areas.tolist(), strict=True)),
         extent=tuple(float(np.nanmax(axis)) for axis in pos.T),
-        confidence=float(labelled.confidence.sum(dtype=np.float64) / total),
+        confidence=float(labels.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
         label_seconds=label_seconds,
-        earlier=labelled.earlier,
+        earlier=earlier,
     )
 
 
@@ -296,8 +281,7 @@ def _points(
     Positions are NaN where unknown. A scan that cannot be labelled well is refused.
     """
     pos, origin = scan.positions()
-    _check_finite(config, scan, pos)
-    _check_extent(scan, pos, progress)
+    _check_positions(config, scan, pos, progress)
     color = scan.colors()
     if color is None:
         if not config.no_color_ok:
@@ -316,7 +300,9 @@ def _points(
     return pos, color, origin
 
 
-def _check_finite(config: PredictConfig, scan: Scan, pos: np.ndarray) -> None:
+def _check_positions(
+    config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progress
+) -> None:
     bad = np.flatnonzero(np.isnan(pos[:, 0]))
     if len(bad) == len(pos):
         raise DatasetError(f"{scan.path}: found no point with finite coordinates, expected some.")
@@ -326,9 +312,6 @@ def _check_finite(config: PredictConfig, scan: Scan, pos: np.ndarray) -> None:
             f"coordinates, the first at index {bad[0]}.\n"
             f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
         )
-
-
-def _check_extent(scan: Scan, pos: np.ndarray, progress: Progress) -> None:
     extent = [float(np.nanmax(axis)) for axis in pos.T]
     advice = "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
     check_ground(scan.path, extent, advice)
@@ -348,15 +331,13 @@ def _made_from(path: Path, scan: Scan, network: _Network) -> str:
     for file in files:
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest}"
+    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest} {network.draws}"
 
 
-def _write(out: Path, scan: Scan, labelled: Labelled, network: _Network) -> None:
-    classes, colors = network.classes, network.class_colors
-    found = Labels(labelled.label, labelled.confidence, classes, colors, labelled.probabilities)
+def _write(out: Path, scan: Scan, labels: Labels) -> None:
     try:
         remove_unfinished(out.parent, out.name)
-        write_labelled(out, scan, found)
+        write_labelled(out, scan, labels)
     except OSError as error:
         if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise

@@ -416,7 +416,7 @@ def test_two_results_never_share_a_page(tmp_path: Path) -> None:
 def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:
     file = tmp_path / "hall_1" / "hall_1.txt"
     file.parent.mkdir()
-    network = _open_network(PredictConfig(), trained.weights(), (), Progress())
+    network = _open_network(PredictConfig(weights=trained.weights()), Progress())
     made = []
     for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
         file.write_text(text)

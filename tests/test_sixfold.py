@@ -14,10 +14,10 @@ from pipelines import kernels
 from pipelines.config import EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
+from pipelines.evaluate import six_fold
 from pipelines.metrics import scores
 from pipelines.progress import Progress
 from pipelines.runs.directory import Run, find_runs
-from pipelines.sixfold import six_fold
 from pipelines.train import train
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store

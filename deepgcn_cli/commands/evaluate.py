@@ -14,8 +14,7 @@ from deepgcn_cli.progress import open_progress
 from pipelines.config import EvalConfig
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import RunScores
-    from pipelines.sixfold import SixFoldResult
+    from pipelines.evaluate import RunScores, SixFoldResult
 
 # What a script wants of one run's scores; scores.json has the rest.
 SHOWN = ("run", "area", "protocol", "scores", "baseline", "files", "blocks", "seconds")
@@ -48,7 +47,7 @@ def evaluate(
     progress = open_progress(quiet=quiet)
     with interruptible("the same command starts the scoring again"):
         if six_fold:
-            from pipelines.sixfold import six_fold as stage
+            from pipelines.evaluate import six_fold as stage
 
             folds = stage(config, train_missing=train_missing, progress=progress)
             if as_json:

@@ -33,7 +33,7 @@ import numpy as np
 
 from pipelines.config import AREAS
 from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_mean
-from pipelines.scans import RESULT, open_scan
+from pipelines.scans import open_scan, without_results
 from pipelines.scans.table import ScanOptions, color_bytes, color_scale
 
 from .s3dis.rooms import RoomNotes
@@ -274,9 +274,7 @@ def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[CustomRoom]
 def _files(folder: Path, area: int, pattern: str) -> list[Path]:
     if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
         raise ConfigError(f"found the pattern {pattern!r}, expected one below {folder}.")
-    matched = [file for file in folder.glob(pattern) if file.is_file()]
-    if RESULT not in pattern:  # results of predict beside a room are not rooms
-        matched = [file for file in matched if not file.stem.endswith(RESULT)]
+    matched = without_results(filter(Path.is_file, folder.glob(pattern)), pattern)
     if not matched:
         raise ConfigError(f"area {area}: found no file like {folder / pattern}.")
     return matched

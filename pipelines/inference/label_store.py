@@ -18,32 +18,23 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.data.blocks import Grid, grid_sort
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
 from pipelines.scans.table import chunks
 
-from .segmentation import Draws, SortedPoints, block_logits, softmax
-from .surface_area import surface_areas
+from .segmentation import Draws, block_logits, softmax, sort_points
 
 UNLABELLED = 255  # class of a point without coordinates
 KEPT_FROM = 1_000_000  # points; fewer are soon labelled again
 SAVE_EVERY = 20.0  # seconds
 STATE = "state.json"
-# What the arrays hold before any block, and their types.
-_FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities": (0, "f4")}
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Labels in the scan's own order."""
-
-    label: np.ndarray  # (N,) uint8, UNLABELLED for a point without coordinates
-    confidence: np.ndarray  # (N,) float32, the largest probability; 0 without label
-    areas: np.ndarray  # (C,) float64, m² of the surfaces of each class, see `surface_areas`
-    probabilities: np.ndarray | None = None  # (N, C) float32
-    earlier: int = 0  # points that an interrupted start had labelled
+# Of the estimate of areas:
+SIDE = 0.05  # m: a piece of surface; scanned indoors, nearly every one holds a point
+CUBE = 5  # cells along a cube's edge; within 0.25 m a surface is taken to be flat
+FEWEST = 6  # points of a cube from which a direction can be estimated
+# What the arrays hold before any block, and their types; the confidence is the largest probability.
+FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities": (0, "f4")}
 
 
 def part_folder(out: Path) -> Path:
@@ -51,57 +42,12 @@ def part_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.part")
 
 
-def label_points(
-    model: DeepGCN,
-    pos: np.ndarray,
-    color: np.ndarray,
-    draws: Draws,
-    *,
-    probabilities: bool = False,
-    part: Path,
-    made_from: str,
-    task: Task,
-) -> Labelled:
-    """Label every point that has coordinates.
-
-    For pos (N, 3) float32, metres from the scan's minimum, NaN where unknown, and color (N, 3)
-    uint8. The labels of a large scan grow in the folder `part`; `made_from` tells this scan and
-    these weights from others. The task is advanced by the points of each block.
-    """
-    order, grid = _sorted_by_cell(pos)
-    shapes: dict[str, tuple[int, ...]] = {"label": (len(pos),), "confidence": (len(pos),)}
-    if probabilities:
-        shapes["probabilities"] = (len(pos), model.config.num_classes)
-    store = LabelStore.open(part, f"{made_from} {draws}", shapes, model.config.num_classes)
-    pos, color = pos[order], color[order]
-    room = SortedPoints(pos, color, grid, np.array([axis.max() for axis in pos.T]))
-    earlier = store.points
-    task.advance(earlier)
-    try:
-        for block in block_logits(model, room, draws, store.blocks, task):
-            store.add(order[block.points], pos[block.points], softmax(block.logits))
-    except BaseException:
-        store.save()
-        raise
-    return Labelled(areas=store.areas, earlier=earlier, **store.arrays)
-
-
-def _sorted_by_cell(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """Return the order of the points that have coordinates, (n,) int64, and their cells."""
-    unknown = np.isnan(pos[:, 0])
-    if not unknown.any():
-        return grid_sort(pos)
-    known = np.flatnonzero(~unknown)
-    order, grid = grid_sort(pos[known])
-    return known[order], grid
-
-
 @dataclass
 class LabelStore:
     """Labels that grow block by block, on disk if the scan is large."""
 
-    arrays: dict[str, np.ndarray]  # the labels so far, by their names
-    areas: np.ndarray  # (C,) float64, m² of each class's surfaces so far
+    arrays: dict[str, np.ndarray]  # in the scan's own order, by the names in FRESH
+    areas: np.ndarray  # (C,) float64, m² of each class's surfaces, see `surface_areas`
     folder: Path | None  # None: not kept on disk
     made_from: str
     blocks: int = 0  # done
@@ -110,29 +56,27 @@ class LabelStore:
 
     @classmethod
     def open(
-        cls, folder: Path, made_from: str, shapes: dict[str, tuple[int, ...]], classes: int
+        cls, folder: Path, made_from: str, points: int, classes: int, *, probabilities: bool
     ) -> LabelStore:
-        """Go on with what `folder` holds if it is made from the same, or begin anew.
-
-        `shapes` are those of the arrays, by their names.
-        """
-        if shapes["label"][0] < KEPT_FROM:
-            fresh = {name: np.full(shape, *_FRESH[name]) for name, shape in shapes.items()}
+        """Go on with what `folder` holds if it is made from the same, or begin anew."""
+        shapes: dict[str, tuple[int, ...]] = {"label": (points,), "confidence": (points,)}
+        if probabilities:
+            shapes["probabilities"] = (points, classes)
+        if points < KEPT_FROM:
+            fresh = {name: np.full(shape, *FRESH[name]) for name, shape in shapes.items()}
             return cls(fresh, np.zeros(classes), None, made_from)
-        state = _read_state(folder)
-        areas = np.array(state.get("areas", []), np.float64)
-        same = state.get("made_from") == made_from and len(areas) == classes
-        kinds = {name: np.dtype(_FRESH[name][1]) for name in shapes}
+        kinds = {name: np.dtype(FRESH[name][1]) for name in shapes}
         sizes = {name: kinds[name].itemsize * math.prod(shape) for name, shape in shapes.items()}
-        if not same or any(_size(folder / name) != size for name, size in sizes.items()):
+        state = _read_state(folder, sizes)
+        areas = np.array(state.get("areas", []), np.float64)
+        if state.get("made_from") != made_from or len(areas) != classes:
             _write_fresh(folder, shapes)
             state, areas = {}, np.zeros(classes)
         arrays: dict[str, np.ndarray] = {
             name: np.memmap(folder / name, kinds[name], "r+", shape=shape)
             for name, shape in shapes.items()
         }
-        done = int(state.get("blocks", 0)), int(state.get("points", 0))
-        return cls(arrays, areas, folder, made_from, *done)
+        return cls(arrays, areas, folder, made_from, state.get("blocks", 0), state.get("points", 0))
 
     def add(self, rows: np.ndarray, pos: np.ndarray, probabilities: np.ndarray) -> None:
         """Add a block: rows (n,) of its points in the scan, pos (n, 3), probabilities (n, C)."""
@@ -161,10 +105,6 @@ class LabelStore:
         atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else -1
-
-
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """Write arrays that hold no block; if the disk is full, raise OSError and leave no folder."""
     # They are written before they are mapped: a map of a file too large for the disk ends the
@@ -173,7 +113,7 @@ def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     folder.mkdir(parents=True)
     try:
         for name, (points, *others) in shapes.items():
-            value, kind = _FRESH[name]
+            value, kind = FRESH[name]
             with (folder / name).open("wb") as file:
                 for part in chunks(points):
                     file.write(np.full((part.stop - part.start, *others), value, kind).tobytes())
@@ -182,9 +122,70 @@ def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
         raise
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return what is known of the arrays in `folder`; nothing unless they have `sizes`, bytes."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        same = all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    return state if same and isinstance(state, dict) else {}
+
+
+def label_points(
+    model: DeepGCN, pos: np.ndarray, color: np.ndarray, draws: Draws, store: LabelStore, task: Task
+) -> None:
+    """Label every point that has coordinates and is not labelled yet, into `store`.
+
+    For pos (N, 3) float32, metres from the scan's minimum, NaN where unknown, and color (N, 3)
+    uint8. The task is advanced by the points of each block.
+    """
+    order, points = sort_points(pos, color)
+    task.advance(store.points)
+    try:
+        for rows, logits in block_logits(model, points, draws, task, store.blocks):
+            store.add(order[rows], points.pos[rows], softmax(logits))
+    except BaseException:
+        store.save()
+        raise
+
+
+def surface_areas(pos: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
+    """Estimate the area of each class's surfaces in m², (classes,) float64, from points alone.
+
+    For pos (n, 3) in metres, finite and not below 0, and label (n,). Space is cut into cubes of
+    0.25 m. In each, a class's points are projected along x, y or z, whichever their surface faces
+    most, the 5 cm cells that they fall into are counted, and the count is divided by the cosine
+    between that axis and the surface's normal (the direction in which the points vary least).
+    Surfaces with fewer than about 1,500 points per m² come out too small, because cells stay empty;
+    rounded ones are approximate.
+    """
+    if not len(pos):
+        return np.zeros(classes)
+    cube, within = np.divmod(np.floor(pos / SIDE).astype(np.int64), CUBE)
+    size = cube.max(axis=0) + 1
+    key = ((cube[:, 0] * size[1] + cube[:, 1]) * size[2] + cube[:, 2]) * classes + label
+    # A piece is the points of one class in one cube: piece (n,) of each point, count (m,) of each.
+    found, piece, count = np.unique(key, return_inverse=True, return_counts=True)
+    cells = np.empty((3, len(count)), np.int64)  # that each piece occupies, seen along x, y and z
+    for axis, (first, second) in enumerate(((1, 2), (0, 2), (0, 1))):
+        occupied = np.zeros((len(count), CUBE, CUBE), bool)
+        occupied[piece, within[:, first], within[:, second]] = True
+        cells[axis] = occupied.sum(axis=(1, 2))
+    normal = np.abs(_normals(pos, piece, count))
+    few = count < FEWEST
+    facing = np.where(few, cells.argmax(axis=0), normal.argmax(axis=1))
+    each = np.arange(len(count))
+    area = cells[facing, each] * SIDE**2 / np.where(few, 1.0, normal[each, facing])
+    return np.bincount(found % classes, weights=area, minlength=classes)
+
+
+def _normals(pos: np.ndarray, piece: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return the unit direction in which each piece's points vary least, (m, 3) float64."""
+    pieces = len(count)
+    mean = np.stack([np.bincount(piece, axis, pieces) / count for axis in pos.T], axis=1)
+    away = pos - mean[piece]
+    spread = np.zeros((pieces, 3, 3))
+    for row, column in zip(*np.tril_indices(3), strict=True):  # `eigh` reads no other
+        spread[:, row, column] = np.bincount(piece, away[:, row] * away[:, column], pieces)
+    return np.linalg.eigh(spread).eigenvectors[:, :, 0]

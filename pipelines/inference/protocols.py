@@ -12,20 +12,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.data.blocks import grid_sort
+from pipelines.config import EvalConfig, TrainConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Room, RoomInfo, Store
 from pipelines.metrics import confusion
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
+from pipelines.runs.directory import Run
 from pipelines.training.steps import predict_batches
 
-from .segmentation import Draws, SortedPoints, block_logits, softmax
+from .segmentation import Draws, SortedPoints, block_logits, softmax, sort_points
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
 SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
@@ -33,16 +34,15 @@ BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is 
 
 
 @dataclass(frozen=True)
-class EvalTarget:
-    """A network and the rooms that it is evaluated on."""
+class Evaluation:
+    """A trained network, the rooms that it is scored on, and how."""
 
-    model: DeepGCN  # on its device
+    run: Run
+    config: TrainConfig  # the run's
+    options: EvalConfig
+    model: DeepGCN  # on its device, in evaluation mode
     store: Store
     rooms: tuple[RoomInfo, ...]  # of the test area
-    num_points: int  # points per draw
-    batch_size: int = 8  # draws per forward pass
-    seed: int = 0  # of all draws
-    votes: int = 1  # passes over each room under protocol `room`
 
 
 @dataclass(frozen=True)
@@ -57,43 +57,37 @@ class RoomPrediction:
     seconds: float  # wall time, drawing included
 
 
-def predict_rooms(target: EvalTarget, progress: Progress = SILENT) -> Iterator[RoomPrediction]:
-    """Predict every point of every room, one room at a time."""
-    total = target.votes * sum(info.points for info in target.rooms)
+def predict_rooms(of: Evaluation, progress: Progress = SILENT) -> Iterator[RoomPrediction]:
+    """Predict every point of every room, one room at a time; the logits of votes are summed."""
+    votes = of.options.votes
+    total = votes * sum(info.points for info in of.rooms)
     with progress.task("Scoring rooms", total=total, unit="points") as task:
-        for info in target.rooms:
-            yield predict_room(target, target.store.read(info), task)
+        for info in of.rooms:
+            room = of.store.read(info)
+            start, blocks = time.monotonic(), 0
+            logits = np.zeros((len(room.pos), of.model.config.num_classes), np.float32)
+            labels = []
+            for vote in range(votes):
+                blocks += _add_vote(of, room, vote, logits, task)
+                if vote in (0, votes - 1):
+                    labels.append(logits.argmax(axis=1).astype(np.uint8))
+            confidence = softmax(logits / votes).max(axis=1)
+            seconds = time.monotonic() - start
+            yield RoomPrediction(room, labels[-1], labels[0], confidence, blocks, seconds)
 
 
-def predict_room(target: EvalTarget, room: Room, task: Task | None = None) -> RoomPrediction:
-    """Predict every point of a room; the logits of votes are summed."""
-    start, blocks = time.monotonic(), 0
-    total = np.zeros((len(room.pos), target.model.config.num_classes), np.float32)
-    labels = []
-    for vote in range(target.votes):
-        blocks += _add_vote(target, room, vote, total, task)
-        if vote in (0, target.votes - 1):
-            labels.append(total.argmax(axis=1).astype(np.uint8))
-    confidence = softmax(total / target.votes).max(axis=1)
-    seconds = time.monotonic() - start
-    return RoomPrediction(room, labels[-1], labels[0], confidence, blocks, seconds)
-
-
-def _add_vote(
-    target: EvalTarget, room: Room, vote: int, total: np.ndarray, task: Task | None
-) -> int:
+def _add_vote(of: Evaluation, room: Room, vote: int, total: np.ndarray, task: Task) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
-    points, order = SortedPoints(room.pos, room.color, room.grid, room.extent), None
+    order = np.arange(len(room.pos))
+    points = SortedPoints(room.pos, room.color, room.grid, room.extent)
     if vote:
-        pos = vote_pos(room.pos, vote, target.votes)
-        order, grid = grid_sort(pos)
-        points = SortedPoints(pos[order], room.color[order], grid, pos.max(axis=0))
-    draws = Draws(target.num_points, target.batch_size, target.seed + vote)
+        order, points = sort_points(vote_pos(room.pos, vote, of.options.votes), room.color)
+    num_points = of.config.num_points
+    draws = Draws(num_points, of.options.batch_size, of.options.seed + vote)
     blocks = 0
-    for block in block_logits(target.model, points, draws, task=task):
-        rows = block.points if order is None else order[block.points]
-        total[rows] += block.logits
-        blocks += -(-len(rows) // target.num_points)
+    for rows, logits in block_logits(of.model, points, draws, task):
+        total[order[rows]] += logits
+        blocks += math.ceil(len(rows) / num_points)
     return blocks
 
 
@@ -114,48 +108,48 @@ def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
 
 
 def count_blocks(
-    target: EvalTarget, protocol: str, progress: Progress = SILENT
+    of: Evaluation, protocol: str, progress: Progress = SILENT
 ) -> tuple[dict[str, np.ndarray], int]:
     """Count the predictions for one draw of each block.
 
     Returns the confusion counts (C, C) of each room by its name, and the number of draws.
     """
-    classes, layout = len(target.store.classes), target.model.config.layout
+    classes = len(of.store.classes)
+    options = (of.config.num_points, of.options.seed, STRIDES[protocol], of.model.config.layout)
     rooms, blocks = {}, 0
-    with progress.task(f"Scoring {protocol}", total=len(target.rooms), unit="rooms") as task:
-        for info in target.rooms:
-            draws = (target.num_points, target.seed, STRIDES[protocol], layout)
-            sampler = BlockSampler(target.store, [info], *draws)
-            matrix = np.zeros((classes, classes), np.int64)
-            batches = (sampler.batch(0, b) for b in sampler.in_order(target.batch_size))
-            for label, predicted in predict_batches(target.model, batches):
-                matrix += confusion(label, predicted, classes)
-            rooms[info.name] = matrix
+    with progress.task(f"Scoring {protocol}", total=len(of.rooms), unit="rooms") as task:
+        for info in of.rooms:
+            sampler = BlockSampler(of.store, [info], *options)
+            batches = (sampler.batch(0, b) for b in sampler.in_order(of.options.batch_size))
+            rooms[info.name] = np.zeros((classes, classes), np.int64)
+            for label, predicted in predict_batches(of.model, batches):
+                rooms[info.name] += confusion(label, predicted, classes)
             blocks += len(sampler)
             task.advance()
     return rooms, blocks
 
 
-def learn_height_bands(rooms: Iterable[Room], num_classes: int) -> np.ndarray:
-    """Return the most frequent class (BANDS,) of each band over labelled rooms.
+def count_height_bands(of: Evaluation, progress: Progress = SILENT) -> np.ndarray:
+    """Return the baseline's confusion counts (C, C), learned on all areas but the test area.
 
     A band without points takes the class that is most frequent overall.
     """
-    counts = np.zeros((BANDS, num_classes), np.int64)
-    for room in rooms:
-        known = room.label < num_classes
-        cells = height_bands(room)[known] * num_classes + room.label[known]
-        counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+    store, classes = of.store, len(of.store.classes)
+    training = [info for info in store.rooms() if info.area != of.config.test_area]
+    counts = np.zeros((BANDS, classes), np.int64)
+    with progress.task("Height bands", total=len(training), unit="rooms") as task:
+        for info in training:
+            room = store.read(info)
+            known = room.label < classes
+            cells = _height_bands(room)[known] * classes + room.label[known]
+            counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+            task.advance()
     best = counts.argmax(axis=1)
     best[counts.sum(axis=1) == 0] = counts.sum(axis=0).argmax()
-    return best
+    rooms = map(store.read, of.rooms)
+    return np.sum([confusion(r.label, best[_height_bands(r)], classes) for r in rooms], axis=0)
 
 
-def score_height_bands(best: np.ndarray, room: Room, num_classes: int) -> np.ndarray:
-    """Return the confusion counts (C, C) of predicting each point by its band's class `best`."""
-    return confusion(room.label, best[height_bands(room)], num_classes)
-
-
-def height_bands(room: Room) -> np.ndarray:
+def _height_bands(room: Room) -> np.ndarray:
     """Return the band (N,) of each point by its height above the room's lowest point."""
     return np.minimum((room.pos[:, 2] / BAND).astype(np.int64), BANDS - 1)

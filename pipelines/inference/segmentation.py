@@ -17,15 +17,7 @@ import torch
 
 from pipelines.config import SEED
 from pipelines.config.options import COUNT
-from pipelines.data.blocks import (
-    Grid,
-    block_features,
-    block_points,
-    check_ground,
-    cover,
-    grid_sort,
-    room_blocks,
-)
+from pipelines.data import blocks
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
@@ -39,8 +31,25 @@ class SortedPoints:
 
     pos: np.ndarray  # (N, 3) float32, metres from the minimum corner
     color: np.ndarray  # (N, 3) uint8, or float from 0 to 1
-    grid: Grid  # the cells
+    grid: blocks.Grid  # the cells
     extent: np.ndarray  # (3,) the maximum of `pos`
+
+
+def sort_points(pos: np.ndarray, color: np.ndarray) -> tuple[np.ndarray, SortedPoints]:
+    """Return the order (n,) by cell of the points whose `pos` (N, 3) is not NaN, and these points.
+
+    `pos` is in metres from the minimum corner.
+    """
+    unknown = np.isnan(pos[:, 0])
+    if unknown.any():
+        known = np.flatnonzero(~unknown)
+        order, grid = blocks.grid_sort(pos[known])
+        order = known[order]
+    else:
+        order, grid = blocks.grid_sort(pos)
+    pos = pos[order]
+    extent = np.array([axis.max() for axis in pos.T])  # much faster than pos.max(axis=0)
+    return order, SortedPoints(pos, color[order], grid, extent)
 
 
 @dataclass(frozen=True)
@@ -53,56 +62,49 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class BlockLogits:
-    """The summed logits of one block."""
+class _Draw:
+    """One draw of points from a block."""
 
-    points: np.ndarray  # (n,) of the sorted points
-    logits: np.ndarray  # (n, C) float32
+    points: np.ndarray  # (n,) the block's, of the sorted points
+    logits: np.ndarray  # (n, C) float32, the block's, summed over its draws so far
+    chosen: np.ndarray  # (num_points,) of the block's points
+    features: np.ndarray  # (num_points, 9)
+    last: bool  # of its block
 
 
 def block_logits(
-    model: DeepGCN, room: SortedPoints, draws: Draws, first: int = 0, task: Task | None = None
-) -> Iterator[BlockLogits]:
-    """Yield the logits of every block from number `first` on; each point is in one block.
+    model: DeepGCN, room: SortedPoints, draws: Draws, task: Task, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield each block's points (n,) and summed logits (n, C) float32, from block `first` on.
 
-    The model is in evaluation mode; the task is advanced by the points of each finished block.
+    A point is in one block. The model is in evaluation mode; the task is advanced by the points of
+    each finished block.
     """
     model.config.check_points(draws.num_points)
     drawn = _drawn(model, room, draws, first)
     while batch := list(islice(drawn, draws.batch_size)):
         logits = forward(model, np.stack([draw.features for draw in batch]))
         for draw, values in zip(batch, logits, strict=True):
-            add_rows(draw.block.logits, draw.chosen, values)
+            add_rows(draw.logits, draw.chosen, values)
             if draw.last:
-                if task is not None:
-                    task.advance(len(draw.block.points))
-                yield draw.block
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """One draw of points from a block."""
-
-    block: BlockLogits
-    chosen: np.ndarray  # (num_points,) of the block's points
-    features: np.ndarray  # (num_points, 9)
-    last: bool  # of its block
+                task.advance(len(draw.points))
+                yield draw.points, draw.logits
 
 
 def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iterator[_Draw]:
     classes, layout = model.config.num_classes, model.config.layout
-    blocks = room_blocks(room.grid, stride=1.0, min_points=1)
-    for number, block in enumerate(blocks[first:], start=first):
-        points = block_points(block)
-        total = BlockLogits(points, np.zeros((len(points), classes), np.float32))
+    found = blocks.room_blocks(room.grid, stride=1.0, min_points=1)
+    for number, block in enumerate(found[first:], start=first):
+        points = blocks.block_points(block)
+        logits = np.zeros((len(points), classes), np.float32)
         rng = np.random.default_rng([draws.seed, number])
-        chosen_sets = cover(block.count, draws.num_points, rng)
+        chosen_sets = blocks.cover(block.count, draws.num_points, rng)
         for n, chosen in enumerate(chosen_sets, start=1):
             rows = points[chosen]
-            features = block_features(
+            features = blocks.block_features(
                 room.pos[rows], room.color[rows], block.corner, room.extent, layout=layout
             )
-            yield _Draw(total, chosen, features, n == len(chosen_sets))
+            yield _Draw(points, logits, chosen, features, n == len(chosen_sets))
 
 
 def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
@@ -172,14 +174,14 @@ def segment(
         pos = pos.astype(np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too
         local = (pos - pos.min(axis=0)).astype(np.float32)
-    extent = local.max(axis=0)
-    check_ground("segment", extent, "Give metres, without points that lie far off.")
-    order, grid = grid_sort(local)
-    room = SortedPoints(local[order], color[order], grid, extent)
+    blocks.check_ground(
+        "segment", local.max(axis=0), "Give metres, without points that lie far off."
+    )
+    order, points = sort_points(local, color)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
-        for block in block_logits(model.eval(), room, draws, task=task):
-            probabilities[order[block.points]] = softmax(block.logits)
+        for rows, logits in block_logits(model.eval(), points, draws, task):
+            probabilities[order[rows]] = softmax(logits)
     return probabilities.argmax(axis=1), probabilities
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import EvalConfig, TrainConfig
+from pipelines.config import EvalConfig
 from pipelines.errors import RunError
 from pipelines.files import atomic_json, atomic_text
-from pipelines.inference.protocols import EvalTarget
+from pipelines.inference.protocols import Evaluation
 from pipelines.metrics import Scores, scores
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.runs.directory import Run
@@ -43,16 +43,6 @@ PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What is evaluated, and how: a run and its configuration, its network on its test rooms."""
-
-    run: Run
-    config: TrainConfig
-    target: EvalTarget
-    options: EvalConfig
-
-
-@dataclass(frozen=True)
 class Counts:
     """What was counted under one protocol."""
 
@@ -73,8 +63,7 @@ def score_record(
     evaluation: Evaluation, protocol: str, counts: Counts, found: Scores, baseline: Scores
 ) -> dict[str, Any]:
     """Return everything that scores.json records."""
-    target, options = evaluation.target, evaluation.options
-    store = target.store
+    store, options = evaluation.store, evaluation.options
     values = {
         "run": evaluation.run.name,
         "protocol": protocol,
@@ -82,7 +71,7 @@ def score_record(
         "checkpoint": options.checkpoint,
         "seed": options.seed,
         "votes": options.votes if protocol == "room" else 1,
-        "num_points": target.num_points,
+        "num_points": evaluation.config.num_points,
         "classes": list(store.classes),
         **asdict(found),
         "baseline": asdict(baseline),
@@ -93,7 +82,7 @@ def score_record(
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "store_rooms": len(store.rooms()),
         "training": evaluation.run.environment,
-        "environment": describe_environment(next(target.model.parameters()).device),
+        "environment": describe_environment(next(evaluation.model.parameters()).device),
     }
     if counts.first is not None:
         values["first_vote"] = asdict(scores(counts.first, store.classes, absent_as=options.absent))
@@ -106,10 +95,10 @@ def build_report(
     evaluation: Evaluation, counts: Counts, found: Scores, baseline: Scores, values: dict[str, Any]
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
-    model, target, name = evaluation.config.model, evaluation.target, evaluation.run.name
+    model, name, store = evaluation.config.model, evaluation.run.name, evaluation.store
     rows = [Row.of(f"{name}: {model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
-    rooms, published = len(target.store.rooms()), target.store.published_rooms
+    rooms, published = len(store.rooms()), store.published_rooms
     if rooms < published:
         notes.append(
             f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
@@ -118,7 +107,7 @@ def build_report(
     if "first_vote" in values:
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
-        gain, votes = 100 * (found.miou - once["miou"]), target.votes
+        gain, votes = 100 * (found.miou - once["miou"]), evaluation.options.votes
         notes.append(
             f"{votes} votes changed mIoU by {gain:+.2f} points for {votes} times the work."
         )
@@ -131,26 +120,26 @@ def build_report(
             notes.append(f"{DAGGER} recalled from the paper, not read again.")
     return Report(
         title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
-        classes=target.store.classes,
+        classes=store.classes,
         rows=tuple(rows),
         facts=_facts(evaluation, values),
         notes=tuple(notes),
         values=values,
-        tables=failure_tables(counts.failures, counts.matrix, target.store.classes),
+        tables=failure_tables(counts.failures, counts.matrix, store.classes),
     )
 
 
 def _facts(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
     """Return what the scores were made with."""
-    config, options, target = evaluation.config, evaluation.options, evaluation.target
-    votes = f", {target.votes} votes" if values["votes"] > 1 else ""
+    config, options, store = evaluation.config, evaluation.options, evaluation.store
+    votes = f", {options.votes} votes" if values["votes"] > 1 else ""
     return {
         "protocol": f"{values['protocol']}{votes}, seed {options.seed}, "
         f"{values['points']:,} points scored",
-        "test area": f"{config.test_area}, {len(target.rooms)} rooms",
+        "test area": f"{config.test_area}, {len(evaluation.rooms)} rooms",
         "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
         f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
-        "data": f"{target.store.path}, fingerprint {target.store.fingerprint[:12]}",
+        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         "hardware": hardware_text(values["environment"]),
         "software": software_text(values["environment"]),
         "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",

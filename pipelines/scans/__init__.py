@@ -9,7 +9,7 @@ give it an entry in `_FORMATS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,11 @@ def check_format(path: Path, out: Path | None = None) -> None:
             f"{out}: found the format {out.suffix or 'without a suffix'!r} for the labels of "
             f"{path.name}, expected one of: {', '.join(_results(path))}."
         )
+
+
+def without_results(paths: Iterable[Path], pattern: str) -> list[Path]:
+    """Leave out the results of `predict`, unless the pattern that was matched names them."""
+    return [path for path in paths if RESULT in pattern or not path.stem.endswith(RESULT)]
 
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from pipelines.config import ModelConfig
-from pipelines.data.blocks import grid_sort
-from pipelines.data.store import Room, Store, make_room
+from pipelines.config import EvalConfig, ModelConfig, TrainConfig
+from pipelines.data.store import Room, RoomInfo, Store, make_room
 from pipelines.inference.protocols import (
-    BANDS,
     SCALES,
-    EvalTarget,
+    Evaluation,
     count_blocks,
-    height_bands,
-    learn_height_bands,
-    predict_room,
+    count_height_bands,
     predict_rooms,
-    score_height_bands,
     vote_pos,
 )
-from pipelines.inference.segmentation import Draws, SortedPoints, block_logits, softmax
+from pipelines.inference.segmentation import Draws, block_logits, softmax, sort_points
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import Task
+from pipelines.runs.directory import Run
 from tests.tiny_store import write_tiny_store
+
+NUM_POINTS = 64
+MODEL = ModelConfig(depth=2, width=8, k=4, fusion_channels=16)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +37,16 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 @pytest.fixture(scope="module")
-def target(store: Store) -> EvalTarget:
+def target(store: Store) -> Evaluation:
     torch.manual_seed(0)
-    model = DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
-    return EvalTarget(model, store, tuple(store.rooms(3)), num_points=64)
+    model = DeepGCN(MODEL).eval()
+    return evaluation(store, model)
+
+
+def evaluation(store: Store, model: DeepGCN) -> Evaluation:
+    config = TrainConfig(model=MODEL, num_points=NUM_POINTS, test_area=3)
+    rooms = tuple(store.rooms(3))
+    return Evaluation(Run(store.path), config, EvalConfig(), model, store, rooms)
 
 
 def test_vote_0_is_the_room_itself() -> None:
@@ -72,12 +79,12 @@ def test_votes_turn_and_mirror() -> None:
     assert [turn(vote)[1] for vote in (1, 2, 3)] == [-1, 1, -1]
 
 
-def test_votes_sum_the_logits_of_each_view(target: EvalTarget, store: Store) -> None:
+def test_votes_sum_the_logits_of_each_view(target: Evaluation, store: Store) -> None:
     room = store.read(target.rooms[0])
     votes = 3
     with use("reference"):
-        found = predict_room(dataclasses.replace(target, votes=votes), room)
-        once = predict_room(target, room)
+        found = next(predict_rooms(dataclasses.replace(target, options=EvalConfig(votes=votes))))
+        once = next(predict_rooms(target))
         total = sum(_view_logits(target, room, vote, votes) for vote in range(votes))
     np.testing.assert_array_equal(found.first, once.predicted)
     assert (found.predicted == total.argmax(axis=1)).mean() > 0.999
@@ -85,19 +92,17 @@ def test_votes_sum_the_logits_of_each_view(target: EvalTarget, store: Store) -> 
     assert found.blocks > 2 * once.blocks
 
 
-def _view_logits(target: EvalTarget, room: Room, vote: int, votes: int) -> np.ndarray:
+def _view_logits(target: Evaluation, room: Room, vote: int, votes: int) -> np.ndarray:
     """Return one view's logits (N, C) in the room's order."""
     pos = vote_pos(room.pos, vote, votes)
-    order, grid = grid_sort(pos)
+    order, points = sort_points(pos, room.color)
     total = np.zeros((len(pos), 13), np.float32)
-    points = SortedPoints(pos[order], room.color[order], grid, pos.max(axis=0))
-    draws = Draws(target.num_points, 1, target.seed + vote)
-    for block in block_logits(target.model, points, draws):
-        total[order[block.points]] = block.logits
+    for rows, logits in block_logits(target.model, points, Draws(NUM_POINTS, 1, vote), Task()):
+        total[order[rows]] = logits
     return total
 
 
-def test_every_protocol_counts_what_it_says(target: EvalTarget, store: Store) -> None:
+def test_every_protocol_counts_what_it_says(target: Evaluation, store: Store) -> None:
     with use("reference"):
         rooms = list(predict_rooms(target))
         one, half = (count_blocks(target, name) for name in ("block-s1", "block-s05"))
@@ -108,7 +113,7 @@ def test_every_protocol_counts_what_it_says(target: EvalTarget, store: Store) ->
     for (counted, blocks), stride in ((one, 1.0), (half, 0.5)):
         expected = [dense_blocks(store.read(info).pos, stride) for info in target.rooms]
         assert [counts.sum() for counts in counted.values()] == [
-            number * target.num_points for number in expected
+            number * NUM_POINTS for number in expected
         ]
         assert list(counted) == [info.name for info in target.rooms]
         assert blocks == sum(expected)
@@ -126,36 +131,46 @@ def dense_blocks(pos: np.ndarray, stride: float) -> int:
     return found
 
 
-def made_room(heights: list[float], label: list[int]) -> Room:
-    pos = np.column_stack([np.linspace(0, 0.4, len(heights)), np.zeros(len(heights)), heights])
-    color = np.zeros((len(heights), 3), np.uint8)
-    return make_room(1, "office_1", pos, color, np.array(label, np.uint8))
+class Rooms:
+    """Rooms in memory in the place of a store; the last is of the test area, 3."""
+
+    def __init__(self, classes: int, *made: tuple[list[float], list[int]]) -> None:
+        self.classes, self.path = ("",) * classes, None
+        self.made = {}
+        for number, (heights, label) in enumerate(made):
+            pos = np.zeros((len(heights), 3))
+            pos[:, 0], pos[:, 2] = np.linspace(0, 0.4, len(heights)), heights
+            area = 3 if number == len(made) - 1 else 1
+            color = np.zeros((len(heights), 3), np.uint8)
+            room = make_room(area, f"room_{number}", pos, color, np.array(label, np.uint8))
+            self.made[room.info(classes)] = room
+
+    def rooms(self, area: int | None = None) -> list[RoomInfo]:
+        return [info for info in self.made if area in (None, info.area)]
+
+    def read(self, info: RoomInfo) -> Room:
+        return self.made[info]
+
+
+def baseline(classes: int, *made: tuple[list[float], list[int]]) -> list[list[int]]:
+    store = cast("Store", Rooms(classes, *made))
+    return count_height_bands(evaluation(store, cast("DeepGCN", None))).tolist()
 
 
 def test_the_most_frequent_class_of_a_band_wins() -> None:
-    first = made_room([0.0, 0.01, 0.02, 1.05, 1.06, 2.5], [1, 1, 2, 2, 2, 0])
-    second = made_room([0.0, 0.05, 1.01, 2.51], [2, 1, 0, 0])
-    best = learn_height_bands([first, second], 3)
-    assert best[0] == 1
-    assert best[10] == 2
-    assert best[25] == 0
-    assert best[50] == 2, "an empty band answers the class that is most frequent overall"
+    first = [0.0, 0.01, 0.02, 1.05, 1.06, 2.5], [1, 1, 2, 2, 2, 0]
+    second = [0.0, 0.05, 1.01, 2.51], [2, 1, 0, 0]
+    scored = [0.0, 1.0, 2.55, 5.0], [0, 0, 0, 0]
+    # Bands of 10 cm: 1 at the floor, 2 at 1 m, 0 at 2.5 m; an empty one answers what is most
+    # frequent of all, here 2.
+    assert baseline(3, first, second, scored) == [[1, 1, 2], [0, 0, 0], [0, 0, 0]]
 
 
 def test_a_room_starts_at_its_own_floor_and_the_top_band_is_open() -> None:
-    tall = made_room([7.0, 7.05, 30.0], [0, 0, 1])
-    assert sorted(height_bands(tall).tolist()) == [0, 0, BANDS - 1]
-
-
-def test_counts() -> None:
-    best = np.zeros(BANDS, np.int64)
-    best[0] = 1
-    matrix = score_height_bands(best, made_room([0.0, 0.05, 1.0], [1, 0, 0]), 2)
-    assert matrix.tolist() == [[1, 1], [0, 1]]
+    learned = [7.0, 7.05, 30.0], [0, 0, 1]
+    assert baseline(2, learned, ([1.0, 60.0, 11.0], [0, 1, 1])) == [[1, 0], [0, 2]]
 
 
 def test_points_without_a_class_are_neither_learned_nor_scored() -> None:
-    odd = made_room([0.0, 0.01, 0.02, 1.0], [255, 255, 1, 0])
-    best = learn_height_bands([odd], 2)
-    assert best[0] == 1
-    assert score_height_bands(best, odd, 2).sum() == 2
+    odd = [0.0, 0.01, 0.02, 1.0], [255, 255, 1, 0]
+    assert baseline(2, odd, odd) == [[1, 0], [0, 1]]

@@ -12,9 +12,10 @@ from pipelines import segment
 from pipelines.config import ModelConfig
 from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.inference.segmentation import Draws, SortedPoints, add_rows, block_logits, softmax
+from pipelines.inference.segmentation import Draws, add_rows, block_logits, softmax, sort_points
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import Task
 
 POINTS = 64  # of a draw
 
@@ -75,13 +76,12 @@ def test_the_batch_size_changes_nothing(model: DeepGCN, batch_size: int) -> None
 def test_every_point_belongs_to_one_block(model: DeepGCN) -> None:
     pos, color = scan(1500, seed=2)
     local = (pos - pos.min(axis=0)).astype(np.float32)
-    order, grid = grid_sort(local)
     seen = np.zeros(len(pos), int)
-    room = SortedPoints(local[order], color[order], grid, local.max(axis=0))
-    for block in block_logits(model, room, Draws(POINTS, 5)):
-        seen[block.points] += 1
-        assert block.logits.shape == (len(block.points), 13)
-        assert (np.abs(block.logits).sum(axis=1) > 0).all(), "a point without logits"
+    _, room = sort_points(local, color)
+    for points, logits in block_logits(model, room, Draws(POINTS, 5), Task()):
+        seen[points] += 1
+        assert logits.shape == (len(points), 13)
+        assert (np.abs(logits).sum(axis=1) > 0).all(), "a point without logits"
     assert (seen == 1).all()
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipelines.inference.surface_area import surface_areas
+from pipelines.inference.label_store import surface_areas
 
 
 def rectangle(turn: np.ndarray, sides: tuple[float, float] = (4.0, 3.0)) -> np.ndarray:
