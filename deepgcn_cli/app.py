@@ -7,26 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import (
-    ablate,
-    bench,
-    demo,
-    doctor,
-    evaluate,
-    predict,
-    prepare,
-    runs,
-    synth,
-    train,
-    weights,
-)
+from .commands import runs, weights
+from .commands.ablate import ablate, ablate_job
+from .commands.bench import bench
+from .commands.demo import demo
+from .commands.doctor import doctor, presets
+from .commands.evaluate import evaluate
+from .commands.stages import predict, prepare, synth
+from .commands.train import train
 from .options import Command, show_examples
 
-COMMANDS: tuple[Command, ...] = (
-    *(demo.demo, synth.synth, prepare.prepare, train.train, evaluate.evaluate, predict.predict),
-    *(ablate.ablate, ablate.ablate_job, doctor.presets, doctor.doctor, bench.bench),
+COMMANDS = (
+    *(demo, synth, prepare, train, evaluate, predict),
+    *(ablate, ablate_job, presets, doctor, bench),
 )
-RUNS_COMMANDS: tuple[Command, ...] = (
+RUNS_COMMANDS = (
     *(runs.list_runs, runs.export, runs.sync_runs, runs.show_run, runs.compare_runs),
     *(runs.tag_runs, runs.note_run, runs.remove_runs, runs.restore_runs),
 )
@@ -98,13 +93,13 @@ def add_group(name: str, help: str, commands: tuple[Command, ...], *examples: st
     """Add a group of commands to the app."""
     group = typer.Typer(help=help, rich_markup_mode=None, epilog=show_examples(*examples))
     group.callback(invoke_without_command=True, help=help)(_show_help)
-    for command in commands:
-        command.add_to(group)
+    for add_to in commands:
+        add_to(group)
     app.add_typer(group, name=name)
 
 
-for command in COMMANDS:
-    command.add_to(app)
+for add_to in COMMANDS:
+    add_to(app)
 add_group(
     "runs",
     "List runs, show one, compare several.",

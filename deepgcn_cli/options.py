@@ -12,7 +12,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -21,77 +21,81 @@ import typer
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import Option, flag_of, options_of
 
+from .display import Answer, print_answer
+from .progress import open_progress
+
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "DIR"}
 
+Command: TypeAlias = Callable[[typer.Typer], Any]  # adds itself to the app or a group of it
 Flags: TypeAlias = dict[str, Any]  # the options that were given, by their fields' names
+ModelFlags: TypeAlias = Annotated[Flags, ModelConfig]
+TrainFlags: TypeAlias = Annotated[Flags, TrainConfig]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
 ]
 
 
-@dataclass(frozen=True)
-class Command:
-    """A command as typer takes it."""
-
-    name: str
-    function: Callable[..., Any]
-    help: str
-    examples: tuple[str, ...]
-    hidden: bool = False
-
-    def add_to(self, app: typer.Typer) -> None:
-        """Add the command to the app or a group of it."""
-        epilog = show_examples(*self.examples)
-        app.command(self.name, help=self.help, epilog=epilog, hidden=self.hidden)(self.function)
-
-
 def subcommand(
-    *examples: str,
-    takes: tuple[type, ...] = (),
-    name: str | None = None,
-    hidden: bool = False,
-    **words: str,
+    *examples: str, name: str | None = None, hidden: bool = False, **words: str
 ) -> Callable[[Callable], Command]:
     """Make a command of a function; its help is the docstring and ends with `examples`.
 
-    The options of the configurations in `takes` stand in the place of the parameter `flags`, which
-    has those that were given, by their fields' names. `words` replace `{name}` in the help.
+    A parameter that is a configuration stands for its options, and `Annotated[Flags, Config]` for
+    the dictionary of those that were given. A parameter `progress` makes `--quiet`. An Answer is
+    printed, as JSON with `--json`. `words` replace `{name}` in the help.
     """
 
     def decorate(function: Callable) -> Command:
         typed = name or function.__name__
-        taken = [each for config in takes for each in parameters(config, typed)]
         help = inspect.getdoc(function) or ""
         help = help.format(**words) if words else help
-        return Command(typed, _with_flags(function, taken), help, examples, hidden)
+        called, end = _for_typer(function, typed), show_examples(*examples)
+        return lambda app: app.command(typed, help=help, epilog=end, hidden=hidden)(called)
 
     return decorate
 
 
-def _with_flags(function: Callable, taken: list[inspect.Parameter]) -> Callable:
-    """Return `function` with the parameters `taken` in the place of `flags`, for typer."""
+def _for_typer(function: Callable, command: str) -> Callable:
+    """Return `function` with the options of a command in the place of what is made of them."""
+    own = inspect.signature(function, eval_str=True)
+    options: list[Parameter] = []
+    made: dict[str, tuple[Callable, list[Parameter]]] = {}
+    for each in own.parameters.values():
+        config = (each.annotation, *typing.get_args(each.annotation))[-1]
+        if isinstance(config, type) and dataclasses.is_dataclass(config):
+            taken = list(parameters(config, command))
+            made[each.name] = (config if config is each.annotation else dict, taken)
+            options += taken
+        elif each.name != "progress":
+            options.append(each)
+    if own.return_annotation is Answer:
+        options.append(_keyword("as_json", Json, default=False))
+    if "progress" in own.parameters:
+        options.append(_keyword("quiet", Quiet, default=False))
 
     @functools.wraps(function)
-    def with_flags(**values: Any) -> Any:
-        flags = {each.name: values.pop(each.name) for each in taken}
-        given = {name: value for name, value in flags.items() if value not in (None, [])}
-        for name, value in given.items():
-            given[name] = tuple(value) if isinstance(value, list) else value
-        return function(**values, flags=given) if taken else function(**values)
+    def called(*, as_json: bool = False, quiet: bool = False, **values: Any) -> None:
+        for name, (make, taken) in made.items():
+            flags = {each.name: values.pop(each.name) for each in taken}
+            given = {flag: value for flag, value in flags.items() if value not in (None, [])}
+            for flag, value in given.items():
+                given[flag] = tuple(value) if isinstance(value, list) else value
+            values[name] = make(**given)
+        progress = open_progress(quiet=quiet)
+        if "progress" in own.parameters:
+            values["progress"] = progress
+        answer = function(**values)
+        if answer is not None:
+            print_answer(answer, progress, as_json=as_json)
 
-    own = inspect.signature(function, eval_str=True).parameters.values()
-    places = [taken if each.name == "flags" else [each] for each in own]
-    signature = inspect.Signature([each for some in places for each in some])
-    with_flags.__signature__ = signature  # type: ignore[attr-defined]
-    with_flags.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    return with_flags
+    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in options}
+    return called
 
 
-def fields_of(config: type, flags: Flags) -> Flags:
-    """Return those of the flags that are fields of a configuration."""
-    names = {field.name for field in dataclasses.fields(config)}
-    return {name: value for name, value in flags.items() if name in names}
+def _keyword(name: str, kind: Any, default: Any = Parameter.empty) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
@@ -111,12 +115,10 @@ def parameters(config: type, command: str) -> Iterator[inspect.Parameter]:
         kind = _kind(hints[name])
         info = _typer_info(name, option, kind, defaults[name])
         needed = option.flag == "" and not (option.metavar or "").startswith("[")
-        yield inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if needed else None,
-            annotation=Annotated[kind if needed else kind | None, info],
-        )
+        if needed:
+            yield _keyword(name, Annotated[kind, info])
+        else:
+            yield _keyword(name, Annotated[kind | None, info], default=None)
 
 
 def _kind(hint: Any) -> Any:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from deepgcn_cli.display import print_json, print_table, print_text
+from deepgcn_cli.display import Answer, Table, print_part
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import Flags, Json, Quiet, fields_of, subcommand
-from deepgcn_cli.progress import open_progress
-from pipelines.config import AblateConfig, ModelConfig, TrainConfig
+from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
+from pipelines.config import AblateConfig
+from pipelines.progress import Progress
 
 if TYPE_CHECKING:
     from pipelines.studies.state import RowEstimate
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     "deepgcn ablate --grid grid.yaml --workers 2",
     "deepgcn ablate --preset recipe --launcher slurm --slurm partition=gpu --slurm gpus=1",
     "deepgcn ablate --status",
-    takes=(AblateConfig, ModelConfig, TrainConfig),
 )
 def ablate(
     *,
-    flags: Flags,
+    study: Annotated[Flags, AblateConfig],
+    model: ModelFlags,
+    training: TrainFlags,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
     ] = False,
     status: Annotated[
         bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    progress: Progress,
+) -> Answer:
     """Train variations of a network, score them alike and put them into one table.
 
     Options of the network and the training are the defaults of every row; a row that doubles or
@@ -48,23 +48,19 @@ def ablate(
     reuses finished runs, whatever they are called. Exit code 1: a run failed; the others are in
     the table.
     """
-    own = fields_of(AblateConfig, flags)
     if status:
-        return _show_status(own, as_json=as_json)
-    if "slurm" in own:
-        own["slurm"] = slurm_options(own["slurm"])
-    base = {name: value for name, value in flags.items() if name not in own}
-    config = AblateConfig(**own, base=base)
+        return _found(_study_so_far(study))
+    if "slurm" in study:
+        study["slurm"] = slurm_options(study["slurm"])
+    config = AblateConfig(**study, base={**model, **training})
     if dry_run:
-        return _show_estimate(config, as_json=as_json, quiet=quiet)
+        return _estimate(config, progress)
 
     from pipelines.ablate import ablate as stage
 
     with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
-        result = stage(config, progress=open_progress(quiet=quiet))
-    _print_result(result, as_json=as_json)
-    if result.finished < result.runs:
-        raise typer.Exit(1)
+        result = stage(config, progress=progress)
+    return _found(result, failed=result.finished < result.runs)
 
 
 def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
@@ -92,65 +88,56 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _show_status(flags: Flags, *, as_json: bool) -> None:
+def _study_so_far(flags: Flags) -> AblateResult:
     from pipelines.studies.plan import latest_study, load_plan, study_file
     from pipelines.studies.tables import summarize
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
     reports, pictures = flags.get("reports", ()), flags.get("pictures", False)
-    plan = load_plan(study_file(runs, name))
-    _print_result(summarize(plan, reports, pictures=pictures), as_json=as_json)
+    return summarize(load_plan(study_file(runs, name)), reports, pictures=pictures)
 
 
-def _show_estimate(config: AblateConfig, *, as_json: bool, quiet: bool) -> None:
+def _found(result: AblateResult, *, failed: bool = False) -> Answer:
+    from pipelines.reports.studies import tables_markdown, tables_values
+
+    counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}
+    value = {**counts, "files": result.files, "tables": tables_values(result.tables)}
+    scored = f"{result.finished} of {result.runs} runs scored, {result.failed} failed"
+    files = [f"  {file}" for file in result.files]
+    return Answer(value, [tables_markdown(result.tables), scored, *files], failed=failed)
+
+
+def _estimate(config: AblateConfig, progress: Progress) -> Answer:
     from pipelines.ablate import dry_run
     from pipelines.reports.studies import duration
 
-    found = dry_run(config, progress=open_progress(quiet=quiet))
-    if as_json:
-        return print_json(found)
+    def shown(row: RowEstimate) -> tuple[str, ...]:
+        planned = row.row
+        return (
+            planned.group,
+            planned.name,
+            planned.label,
+            str(row.runs),
+            "–" if planned.parameters is None else f"{planned.parameters / 1e6:.3f} M",
+            "–" if row.steps is None else f"{row.steps:,}",
+            "–" if row.seconds is None else duration(row.seconds),
+            "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
+        )
+
+    found = dry_run(config, progress=progress)
     columns = ("group", "row", "network", "runs", "parameters", "steps", "time", "memory")
-    print_table(columns, [_estimated(row) for row in found.rows])
-    for row in found.rows:
-        if row.row.error:
-            print_text(f"{row.row.name} cannot be trained: {row.row.error}")
-    for note in found.notes:
-        print_text(note)
+    failing = [row.row for row in found.rows if row.row.error]
     runs = sum(row.runs for row in found.rows)
     total = "–" if found.seconds is None else duration(found.seconds)
-    print_text(
+    parts: list[str | Table] = [
+        Table(columns, [shown(row) for row in found.rows]),
+        *(f"{row.name} cannot be trained: {row.error}" for row in failing),
+        *found.notes,
         f"{runs} runs to train, estimate {total} one after the other, scoring not counted. "
-        f"All times are estimates, from {found.source}."
-    )
-
-
-def _estimated(row: RowEstimate) -> tuple[str, ...]:
-    from pipelines.reports.studies import duration
-
-    planned = row.row
-    return (
-        planned.group,
-        planned.name,
-        planned.label,
-        str(row.runs),
-        "–" if planned.parameters is None else f"{planned.parameters / 1e6:.3f} M",
-        "–" if row.steps is None else f"{row.steps:,}",
-        "–" if row.seconds is None else duration(row.seconds),
-        "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB",
-    )
-
-
-def _print_result(result: AblateResult, *, as_json: bool) -> None:
-    from pipelines.reports.studies import tables_markdown, tables_values
-
-    if as_json:
-        counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}
-        return print_json({**counts, "files": result.files, "tables": tables_values(result.tables)})
-    print_text(tables_markdown(result.tables))
-    print_text(f"{result.finished} of {result.runs} runs scored, {result.failed} failed")
-    for file in result.files:
-        print_text(f"  {file}")
+        f"All times are estimates, from {found.source}.",
+    ]
+    return Answer(found, parts)
 
 
 @subcommand(
@@ -160,9 +147,9 @@ def ablate_job(
     study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
     row: Annotated[str, typer.Argument(metavar="ROW", help="The row's name.")],
     seed: Annotated[int, typer.Argument(metavar="SEED", help="One of the study's seeds.")],
-    quiet: Quiet = False,
+    progress: Progress,
 ) -> None:
     """Train and score one row and seed of a study; what deepgcn ablate runs."""
     from pipelines.ablate import ablate_job as stage
 
-    print_text(str(stage(study, row, seed, progress=open_progress(quiet=quiet))))
+    print_part(str(stage(study, row, seed, progress=progress)))

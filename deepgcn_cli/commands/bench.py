@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from deepgcn_cli.display import print_json, print_table, print_text
-from deepgcn_cli.options import Flags, Json, Preset, Quiet, chosen_model, fields_of, subcommand
-from deepgcn_cli.progress import open_progress
-from pipelines.config import BenchConfig, ModelConfig
+from deepgcn_cli.display import Answer, Table
+from deepgcn_cli.options import Flags, ModelFlags, Preset, chosen_model, subcommand
+from pipelines.config import BenchConfig
+from pipelines.progress import Progress
 
 if TYPE_CHECKING:
-    from pipelines.bench import BenchResult, Figures, Row
+    from pipelines.bench import Figures, Row
 
 COLUMNS = (
     *("work", "layers", "k", "points", "time", "range", "naive", "ratio"),
@@ -23,33 +23,28 @@ COLUMNS = (
     "deepgcn bench --arch densegcn --depth 28 --work step --threads 2",
     "deepgcn bench --preset resgcn-56 --scaling --repeats 3",
     "deepgcn bench --depth 1001 -k 3 --checkpoint-layers 32 --work step --no-naive",
-    takes=(ModelConfig, BenchConfig),
 )
 def bench(
-    *, preset: Preset = None, flags: Flags, as_json: Json = False, quiet: Quiet = False
-) -> None:
+    *,
+    preset: Preset = None,
+    model: ModelFlags,
+    own: Annotated[Flags, BenchConfig],
+    progress: Progress,
+) -> Answer:
     """Measure forward pass, training step and k-NN, beside the released algorithm."""
-    model = chosen_model(preset, fields_of(ModelConfig, flags))
-    config = BenchConfig(model=model, **fields_of(BenchConfig, flags))
+    config = BenchConfig(model=chosen_model(preset, model), **own)
 
     from pipelines.bench import bench as stage
 
-    result = stage(config, progress=open_progress(quiet=quiet))
-    if as_json:
-        return print_json(result)
-    print_result(result)
-
-
-def print_result(result: BenchResult) -> None:
-    """Print the table, the machine and the file."""
-    print_table(COLUMNS, [_cells(row, result.gemm_speed) for row in result.rows])
-    found = result.environment
+    result = stage(config, progress=progress)
+    speed, found = result.gemm_speed, result.environment
     where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"
-    print_text(
-        f"medians; memory beyond the process's start; GEMM {result.gemm_speed / 1e9:,.0f} GFLOP/s"
+    texts = (
+        f"medians; memory beyond the process's start; GEMM {speed / 1e9:,.0f} GFLOP/s",
+        f"{where}, torch {found['packages']['torch']}",
+        str(result.out),
     )
-    print_text(f"{where}, torch {found['packages']['torch']}")
-    print_text(str(result.out))
+    return Answer(result, [Table(COLUMNS, [_cells(row, speed) for row in result.rows]), *texts])
 
 
 def _cells(row: Row, gemm_speed: float) -> tuple[str, ...]:

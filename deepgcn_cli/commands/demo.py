@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepgcn_cli.display import MEANS, percent, print_table, print_text
+from deepgcn_cli.display import MEANS, Table, percent, print_part
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import Flags, Quiet, subcommand
-from deepgcn_cli.progress import open_progress
+from deepgcn_cli.options import Flags, subcommand
 from pipelines.config import (
     SEED,
     EvalConfig,
@@ -34,6 +34,7 @@ from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
+from pipelines.runs.directory import CONFIG, Run
 from pipelines.serialization import from_plain
 
 TEST_AREA = 4
@@ -65,22 +66,21 @@ class Settings:
         check_options(self)
 
 
-@subcommand("deepgcn demo", "deepgcn demo elsewhere --seed 1", takes=(Settings,))
+@subcommand("deepgcn demo", "deepgcn demo elsewhere --seed 1")
 def demo(
     *,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder to work in.", show_default=True)
     ] = Path("demo"),
-    flags: Flags,
+    flags: Annotated[Flags, Settings],
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
-    quiet: Quiet = False,
+    progress: Progress,
 ) -> None:
     """Try everything on a synthetic building: synth, prepare, train, eval, predict.
 
     Takes about four minutes on two CPU cores. Stages that are finished are not repeated.
     """
     settings = claim(folder, flags, fresh=fresh)
-    progress = open_progress(quiet=quiet)
     with interruptible(f"resume with: {command('demo', folder)}"):
         _build(folder, settings, progress)
         _prepare(folder, progress)
@@ -100,9 +100,15 @@ def claim(folder: Path, given: Flags, *, fresh: bool) -> Settings:
     if path.is_file():
         made = _read_settings(path)  # before anything is removed: it marks the folder as ours
         if not fresh:
-            _check_same(folder, made, given)
+            for name, value in given.items():
+                if value != getattr(made, name):
+                    raise ConfigError(
+                        f"{folder}: found a demo with --{name} {getattr(made, name)}, asked for "
+                        f"{value}.\nStart over with --fresh, or give another folder."
+                    )
             return made
-        _remove(folder)
+        for ours in (folder / name for name in MADE):  # and nothing else; the settings last
+            shutil.rmtree(ours) if ours.is_dir() else ours.unlink(missing_ok=True)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _not_ours(folder, "files", folder)
     settings = Settings(**given)
@@ -111,14 +117,12 @@ def claim(folder: Path, given: Flags, *, fresh: bool) -> Settings:
 
 
 def _read_settings(path: Path) -> Settings:
-    try:
+    with suppress(ValueError, RecursionError, ConfigError):
         values = json.loads(path.read_text("utf-8"))
-        settings = from_plain(Settings, values)
-    except (ValueError, RecursionError, ConfigError):
-        raise _not_ours(path, "a file", path.parent) from None
-    if asdict(settings) != values:
-        raise _not_ours(path, "a file", path.parent)
-    return settings
+        settings: Settings = from_plain(Settings, values)
+        if asdict(settings) == values:
+            return settings
+    raise _not_ours(path, "a file", path.parent)
 
 
 def _not_ours(path: Path, what: str, folder: Path) -> ConfigError:
@@ -126,25 +130,6 @@ def _not_ours(path: Path, what: str, folder: Path) -> ConfigError:
         f"{path}: found {what} that no demo has made; nothing was changed.\n"
         f"Give another folder: {command('demo', f'{folder}-2')}"
     )
-
-
-def _check_same(folder: Path, made: Settings, given: Flags) -> None:
-    for name, value in given.items():
-        if value != getattr(made, name):
-            raise ConfigError(
-                f"{folder}: found a demo with --{name} {getattr(made, name)}, asked for {value}.\n"
-                "Start over with --fresh, or give another folder."
-            )
-
-
-def _remove(folder: Path) -> None:
-    """Remove what the demo wrote, and nothing else; the settings last."""
-    for name in MADE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _begin(progress: Progress, stage: str, *, finished: bool = False) -> bool:
@@ -174,38 +159,32 @@ def _prepare(folder: Path, progress: Progress) -> None:
 
 
 def _train(folder: Path, settings: Settings, progress: Progress) -> None:
-    from pipelines.runs.directory import CONFIG, Run
+    """Train for a few minutes: a narrow, shallow ResGCN on thin blocks."""
     from pipelines.train import train
 
     run = Run(folder / RUN)
     begun = (run.path / CONFIG).is_file()
-    if _begin(progress, "3/5 train: a small ResGCN", finished=begun and run.state == "finished"):
-        resume = run.path if begun else None
-        train(training(folder, settings), resume=resume, progress=progress)
-
-
-def training(folder: Path, settings: Settings) -> TrainConfig:
-    """Return a training of a few minutes: a narrow, shallow ResGCN on thin blocks."""
-    run = folder / RUN
-    return TrainConfig(
-        model=ModelConfig.published("resgcn", 7, width=32, k=8),
-        data=folder / DATA,
-        runs=run.parent,
-        name=run.name,
-        extra=("resample",),  # many epochs over few blocks
-        epochs=1000,  # `steps` ends it
-        max_steps=settings.steps,
-        batch_size=8,
-        num_points=1024,
-        val_fraction=0.1,
-        seed=settings.seed,
-        device="cpu",
-    )
+    finished = begun and run.state == "finished"
+    if _begin(progress, "3/5 train: a small ResGCN", finished=finished):
+        config = TrainConfig(
+            model=ModelConfig.published("resgcn", 7, width=32, k=8),
+            data=folder / DATA,
+            runs=run.path.parent,
+            name=run.name,
+            extra=("resample",),  # many epochs over few blocks
+            epochs=1000,  # `steps` ends it
+            max_steps=settings.steps,
+            batch_size=8,
+            num_points=1024,
+            val_fraction=0.1,
+            seed=settings.seed,
+            device="cpu",
+        )
+        train(config, resume=run.path if begun else None, progress=progress)
 
 
 def _score(folder: Path, progress: Progress) -> None:
     from pipelines.evaluate import evaluate
-    from pipelines.runs.directory import Run
 
     finished = Run(folder / RUN).scores(PROTOCOL) is not None
     if _begin(progress, "4/5 eval: scores on the area left out", finished=finished):
@@ -230,15 +209,13 @@ def _label(folder: Path, progress: Progress) -> None:
 
 def show(folder: Path) -> None:
     """Print the scores, where the pictures are, and how to go on with one's own data."""
-    from pipelines.runs.directory import Run
-
     run = Run(folder / RUN)
     values = run.scores(PROTOCOL) or {}
     bands = values["baseline"]
     rows = [(name, percent(values[key]), percent(bands[key])) for name, key in MEANS]
     per_class = zip(values["classes"], values["iou"], bands["iou"], strict=True)
     rows += [(f"IoU {name}", percent(ours), percent(theirs)) for name, ours, theirs in per_class]
-    print_table(("in %", "network", "height alone"), rows)
+    print_part(Table(("in %", "network", "height alone"), rows))
     picture = min((run.path / "eval" / PROTOCOL).glob("room_*.png"))
     predict = command("predict", "SCAN.ply", "--run", run.path)
-    print_text(NEXT.format(picture=picture, labelled=folder / LABELLED, predict=predict))
+    print_part(NEXT.format(picture=picture, labelled=folder / LABELLED, predict=predict))

@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepgcn_cli.display import print_json, print_table, print_text
-from deepgcn_cli.options import Json, subcommand
+from deepgcn_cli.display import Answer, Table
+from deepgcn_cli.options import subcommand
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -19,49 +19,36 @@ GIB = 2**30
 
 
 @subcommand("deepgcn presets")
-def presets(as_json: Json = False) -> None:
+def presets() -> Answer:
     """List the published networks, for train --preset."""
-    rows = preset_rows()
-    if as_json:
-        return print_json(rows)
-    columns = ("preset", "parameters", "layers", "width", "k", "conv", "area 5 mIoU %", "from")
-    print_table(columns, [_cells(row) for row in rows])
-    print_text("† quoted from memory of the paper, not checked against it")
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    sizes = (str(row[name]) for name in ("depth", "width", "k", "conv"))
-    sign = "" if row["cited"] else "†"
-    score = "–" if row["published"] is None else f"{row['published']:.2f}{sign}"
-    return (row["preset"], f"{row['parameters'] / 1e6:.3f} M", *sizes, score, row["note"])
-
-
-def preset_rows() -> list[dict[str, Any]]:
-    """Return name, sizes and published score of every preset."""
     from pipelines.model.deepgcn import DeepGCN
     from pipelines.model.presets import PRESETS
     from pipelines.serialization import to_plain
     from pipelines.training.summary import count_parameters
 
-    rows = []
+    values, rows = [], []
     for name, preset in PRESETS.items():
-        parameters = count_parameters(DeepGCN(preset.config))
-        score = {"published": preset.published, "cited": preset.cited, "note": preset.note}
-        rows.append({"preset": name, "parameters": parameters, **to_plain(preset.config), **score})
-    return rows
+        parameters, config = count_parameters(DeepGCN(preset.config)), preset.config
+        own = {"published": preset.published, "cited": preset.cited, "note": preset.note}
+        values.append({"preset": name, "parameters": parameters, **to_plain(config), **own})
+        sizes = (str(size) for size in (config.depth, config.width, config.k, config.conv))
+        score = "–" if preset.published is None else f"{preset.published:.2f}"
+        score += "" if preset.cited or preset.published is None else "†"
+        rows.append((name, f"{parameters / 1e6:.3f} M", *sizes, score, preset.note))
+    columns = ("preset", "parameters", "layers", "width", "k", "conv", "area 5 mIoU %", "from")
+    note = "† quoted from memory of the paper, not checked against it"
+    return Answer(values, [Table(columns, rows), note])
 
 
 @subcommand("deepgcn doctor", "deepgcn doctor --json")
-def doctor(as_json: Json = False) -> None:
+def doctor() -> Answer:
     """Show what this machine offers: versions, processor, GPU, memory, disk, missing parts."""
     machine = describe_machine()
-    if as_json:
-        return print_json(machine)
     rows = [(name, _shown(value)) for name, value in machine.items() if name != "extras"]
     for extra, missing in machine["extras"].items():
         how = f"missing {', '.join(missing)}: pip install 'deepgcn[{extra}]'"
         rows.append((f"extra {extra}", how if missing else "installed"))
-    print_table(("what", "found"), rows)
+    return Answer(machine, [Table(("what", "found"), rows)])
 
 
 def _shown(value: Any) -> str:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deepgcn_cli.display import print_json, print_text
+from deepgcn_cli.display import Answer
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import Flags, Json, Preset, Quiet, chosen_model, fields_of, subcommand
-from deepgcn_cli.progress import open_progress
-from pipelines.config import ModelConfig, TrainConfig
+from deepgcn_cli.options import ModelFlags, Preset, TrainFlags, chosen_model, subcommand
+from pipelines.config import TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
 from pipelines.errors import EverywhereError, RunError, command
+from pipelines.progress import Progress
+from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
+from pipelines.runs.lock import was_locked_here
 
 
 def flags_that_shape(*shapes: str) -> str:
@@ -34,7 +36,6 @@ def flags_that_shape(*shapes: str) -> str:
     "deepgcn train --devices 4 --sync-bn --precision bf16",
     "deepgcn train --depth 1001 -k 3 --batch-size 4",
     "deepgcn train --resume",
-    takes=(ModelConfig, TrainConfig),
     free=flags_that_shape(LENGTH, SPEED),
     processes=flags_that_shape(PROCESSES),
 )
@@ -44,13 +45,13 @@ def train(
         str | None, typer.Argument(metavar="RUN", help="With --resume: the run's name or folder.")
     ] = None,
     preset: Preset = None,
-    flags: Flags,
+    model: ModelFlags,
+    own: TrainFlags,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run.")
     ] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    progress: Progress,
+) -> Answer:
     """Train a network on every prepared area but one.
 
     Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
@@ -58,22 +59,23 @@ def train(
     """
     if run is not None and not resume:
         raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
-    if resume and "name" in flags:
+    if resume and "name" in own:
         raise typer.BadParameter("found --name with --resume; a run keeps its name.")
     rank = _rank()
     look = resume and rank == 0  # the others take rank 0's configuration
-    folder = _run_to_resume(flags.get("runs", TrainConfig.runs), run) if look else None
+    folder = _run_to_resume(own.get("runs", TrainConfig.runs), run) if look else None
     if folder:
-        config = _resumed(folder, preset, flags)
+        # The run's own configuration, changed by flags; the stage says which may change.
+        known = open_run(folder).config
+        changed = chosen_model(preset, model) if preset else replace(known.model, **model)
+        config = replace(known, **{**own, "model": changed, "runs": folder.parent})
     else:
-        model = chosen_model(preset, fields_of(ModelConfig, flags))
-        config = TrainConfig(model=model, **fields_of(TrainConfig, flags))
+        config = TrainConfig(model=chosen_model(preset, model), **own)
 
     from pipelines.train import train as stage
 
-    progress = open_progress(quiet=quiet)
-    known = _run_folders(config.runs) if folder is None else set()
-    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - known)):
+    before = _run_folders(config.runs)
+    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before)):
         try:
             result = stage(config, resume=folder, progress=progress)
         except EverywhereError:
@@ -81,15 +83,13 @@ def train(
                 raise
             raise typer.Exit(1) from None  # rank 0 reports it
     if rank > 0:
-        return None
-    if as_json:
-        return print_json(result)
-    print_text(
+        raise typer.Exit  # rank 0 shows the result
+    where = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
+    text = (
         f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, "
         f"best validation mIoU {100 * result.best_miou:.2f} %"
     )
-    where = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
-    progress.say(f"Next: {command('eval', '--report', 'md', *where)}")
+    return Answer(result, [text], f"Next: {command('eval', '--report', 'md', *where)}")
 
 
 def _rank() -> int:
@@ -101,22 +101,8 @@ def _rank() -> int:
     return read_ranks().rank
 
 
-def _resumed(folder: Path, preset: str | None, flags: Flags) -> TrainConfig:
-    """Return the run's own configuration, changed by flags; the stage says which may change."""
-    from pipelines.runs.directory import open_run
-
-    config, changes = open_run(folder).config, fields_of(ModelConfig, flags)
-    model = dataclasses.replace(config.model, **changes)
-    if preset is not None:
-        model = chosen_model(preset, changes)
-    own = {**fields_of(TrainConfig, flags), "model": model, "runs": folder.parent}
-    return dataclasses.replace(config, **own)
-
-
 def _run_to_resume(runs: Path, run: str | None) -> Path:
     """Return the folder of the run that `--resume [RUN]` means."""
-    from pipelines.runs.directory import find_runs, named_run
-
     if run is not None:
         return named_run(Path(run), runs).path
     unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]
@@ -129,15 +115,10 @@ def _run_to_resume(runs: Path, run: str | None) -> Path:
 
 
 def _run_folders(runs: Path) -> set[Path]:
-    from pipelines.runs.directory import find_runs
-
     return {run.path for run in find_runs(runs)}
 
 
 def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
     """Return how to go on with the resumed run, or with ours of those that began meanwhile."""
-    from pipelines.runs.directory import resume_command
-    from pipelines.runs.lock import was_locked_here
-
     folder = folder or next(filter(was_locked_here, begun), None)
     return f"resume with: {resume_command(folder)}" if folder else "no run had begun"

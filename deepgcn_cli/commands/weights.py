@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from deepgcn_cli.display import percent, print_json, print_table, print_text
-from deepgcn_cli.options import Flags, Json, Quiet, option_of, subcommand
-from deepgcn_cli.progress import open_progress
+from deepgcn_cli.display import Answer, Table, percent
+from deepgcn_cli.options import option_of, subcommand
 from pipelines.config.model import Hints
 from pipelines.errors import command
-
-if TYPE_CHECKING:
-    from pipelines.weights.exchange import Inspected
+from pipelines.progress import Progress
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
@@ -23,7 +20,6 @@ EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 @subcommand(
     "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
     "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
-    takes=(Hints,),
     name="import",
 )
 def import_file(
@@ -35,10 +31,9 @@ def import_file(
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: NAME.safetensors.")],
-    flags: Flags,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    hints: Hints,
+    progress: Progress,
+) -> Answer:
     """Turn published weights into weights of this toolkit.
 
     Known are deep_gcns_torch, deep_gcns (TensorFlow, read without it) and dgcnn.pytorch. Depth,
@@ -47,26 +42,15 @@ def import_file(
     """
     from pipelines.weights.exchange import import_weights
 
-    progress = open_progress(quiet=quiet)
-    result = import_weights(source, out, Hints(**flags), progress=progress)
-    if as_json:
-        return print_json(result)
-    print_text(f"{result.out}: {result.network}, {result.parameters:,} parameters")
-    print_text(f"from {result.source} ({result.release})")
+    result = import_weights(source, out, hints, progress=progress)
+    texts = [
+        f"{result.out}: {result.network}, {result.parameters:,} parameters",
+        f"from {result.source} ({result.release})",
+    ]
     if result.assumed:
-        print_text(f"not in the file, so as published: {_flags(result.assumed)}")
-    print_text(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")
-
-
-def _flags(values: Mapping[str, Any]) -> str:
-    """Return options as they are typed."""
-    shown = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            shown.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            shown.append(f"{'-k' if name == 'k' else f'--{name}'} {value}")
-    return ", ".join(shown)
+        texts.append(f"not in the file, so as published: {_flags(result.assumed)}")
+    texts.append(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")
+    return Answer(result, texts)
 
 
 @subcommand(
@@ -75,6 +59,7 @@ def _flags(values: Mapping[str, Any]) -> str:
     name="export",
 )
 def export_file(
+    *,
     source: Annotated[
         Path, typer.Argument(metavar="RUN", help="Run folder, or weights of this toolkit.")
     ],
@@ -97,9 +82,8 @@ def export_file(
             "N",
         ),
     ] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+    progress: Progress,
+) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
     from pipelines.runs.directory import open_run
     from pipelines.weights.exchange import export_weights
@@ -111,20 +95,17 @@ def export_file(
         names=names,
         num_points=num_points,
         classes=run.config.model.own_classes if run else (),
-        progress=open_progress(quiet=quiet),
+        progress=progress,
     )
-    if as_json:
-        return print_json(result)
-    print_text(f"{result.out}: {result.network}")
+    texts = [f"{result.out}: {result.network}"]
     if result.agreement is not None:
-        print_text(f"labels as the network's own: {percent(result.agreement)} %")
-    print_text(f"{result.readme}: where it comes from")
+        texts.append(f"labels as the network's own: {percent(result.agreement)} %")
+    return Answer(result, [*texts, f"{result.readme}: where it comes from"])
 
 
 @subcommand(
     "deepgcn weights inspect model.pth",
     "deepgcn weights inspect log5/epoch_best.ckpt --json",
-    takes=(Hints,),
     name="inspect",
 )
 def inspect_file(
@@ -132,26 +113,13 @@ def inspect_file(
     path: Annotated[
         Path, typer.Argument(metavar="FILE", help="Weights, or a TensorFlow checkpoint (prefix).")
     ],
-    flags: Flags,
-    as_json: Json = False,
-) -> None:
+    hints: Hints,
+) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
     from pipelines.weights.exchange import inspect_weights
 
-    found = inspect_weights(path, Hints(**flags))
-    if as_json:
-        return print_json(found)
-    print_table(("what", "value"), _described(found))
-    rows = [
-        (name, " × ".join(str(size) for size in info.shape) or "scalar", info.dtype)
-        for name, info in found.tensors.items()
-    ]
-    print_text("")
-    print_table(("tensor", "shape", "dtype"), rows)
-
-
-def _described(found: Inspected) -> list[tuple[str, str]]:
-    rows: list[tuple[str, Any]] = [
+    found = inspect_weights(path, hints)
+    about: list[tuple[str, Any]] = [
         ("file", found.path),
         ("form", f"{found.form}, {found.bytes:,} bytes"),
         ("names", found.release or "of no known network"),
@@ -160,4 +128,21 @@ def _described(found: Inspected) -> list[tuple[str, str]]:
         ("tensors", f"{len(found.tensors):,} with {found.numbers:,} values"),
         *found.facts.items(),
     ]
-    return [(name, " ".join(str(value).split())) for name, value in rows]
+    rows = [
+        (name, " × ".join(str(size) for size in info.shape) or "scalar", info.dtype)
+        for name, info in found.tensors.items()
+    ]
+    lines = [(name, " ".join(str(value).split())) for name, value in about]
+    tensors = Table(("tensor", "shape", "dtype"), rows)
+    return Answer(found, [Table(("what", "value"), lines), "", tensors])
+
+
+def _flags(values: Mapping[str, Any]) -> str:
+    """Return options as they are typed."""
+    shown = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            shown.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            shown.append(f"{'-k' if name == 'k' else f'--{name}'} {value}")
+    return ", ".join(shown)

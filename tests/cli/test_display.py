@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from deepgcn_cli.commands.predict import print_scan
-from deepgcn_cli.display import draw_table, percent, plain_table, print_json, print_table
+from deepgcn_cli.commands.stages import described
+from deepgcn_cli.display import Table, percent, plain_table, print_json, print_part
 from pipelines.config import PrepareConfig
 from pipelines.predict import ScanResult
 
 
 def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")])
+    print_part(Table(("name", "mIoU"), [("a", "5.25"), ("longer", "–")]))
     assert capsys.readouterr().out == "name    mIoU\na       5.25\nlonger     –\n"
 
 
@@ -24,30 +24,30 @@ def test_no_terminal_breaks_words_and_numbers(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     rows = [("resgcn-28", "finished early", "81.23 (80 – 82)"), ("x", "", "–")]
-    draw_table(("name", "state", "OA"), rows, [False, False, True])
+    print_part(Table(("name", "state", "OA"), rows))
     said = capsys.readouterr().out
     for word in ("resgcn-28", "finished", "early", "81.23 (80 – 82)"):
         assert word in said
     assert ("───" in said) == (width > 20)
-    draw_table(("name", "OA"), [], [False, True])
+    print_part(Table(("name", "OA"), []))
 
 
 def test_columns_of_words_are_aligned_to_the_left() -> None:
-    assert plain_table(("x", "y"), [("one", "1")], [False, True]) == "x    y\none  1"
+    assert plain_table(Table(("x", "y"), [("one", "1")])) == "x    y\none  1"
 
 
-def test_the_pace_of_a_resumed_prediction_is_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pace_of_a_resumed_prediction_is_its_own() -> None:
     scan = ScanResult(
         **{"scan": Path("a.ply"), "out": Path("b.ply"), "points": 1000, "unlabelled": 100},
         **{"counts": {"wall": 900}, "areas": {"wall": 2.0}, "extent": (1.0, 2.0, 3.0)},
         **{"confidence": 0.5, "seconds": 9.0, "label_seconds": 2.0, "earlier": 500},
     )
-    print_scan(scan)
-    said = capsys.readouterr().out
-    assert "labelling 2.0 s (200 points/s); 500 points were labelled before\n" in said
-    print_scan(dataclasses.replace(scan, earlier=0))
-    assert "labelling 2.0 s (450 points/s)\n" in capsys.readouterr().out
+    _, speed, _ = described([scan])
+    assert speed.endswith("labelling 2.0 s (200 points/s); 500 points were labelled before")
+    _, speed, _ = described([dataclasses.replace(scan, earlier=0)])
+    assert speed.endswith("labelling 2.0 s (450 points/s)")
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
