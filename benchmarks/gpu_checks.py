@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.gpu_table import Bench, shared_neighbors
 from pipelines import kernels
-from pipelines.kernels import cuda, reference
+from pipelines.kernels import reference
 from pipelines.weights.published import from_reference
 
 GOLDEN_ARCHS = {"res": "resgcn", "dense": "densegcn", "plain": "plaingcn"}
@@ -35,8 +35,8 @@ def check_knn(bench: Bench) -> None:
         half = (2 * bench.random(2, points // 2, 64)).round()
         whole = torch.cat([half, -half], dim=1)
         x = bench.random(2, points, 64)
-        exact = shared_neighbors(cuda.knn(whole, ranks), reference.knn(whole, ranks))
-        near = shared_neighbors(cuda.knn(x, ranks), reference.knn(x, ranks))
+        exact = shared_neighbors(kernels.knn(whole, ranks), reference.knn(whole, ranks))
+        near = shared_neighbors(kernels.knn(x, ranks), reference.knn(x, ranks))
         bench.add(
             "k-NN check", f"{name}: exact distances, rounded ones", f"{exact:.6f}, {near:.6f}"
         )
@@ -44,10 +44,10 @@ def check_knn(bench: Bench) -> None:
         x = (50 * bench.random(1, points, channels)).round()
         x = torch.cat([x, -x], dim=1)  # a mean of exactly zero
         ranks = tuple(range(0, 80, 5))
-        same = shared_neighbors(cuda.knn(x, ranks), reference.knn(x, ranks))
+        same = shared_neighbors(kernels.knn(x, ranks), reference.knn(x, ranks))
         bench.add("k-NN check", f"N {2 * points:,}, C {channels}, whole numbers", f"{same:.6f}")
     x = torch.ones(2, points, 3, device=bench.device)
-    same = shared_neighbors(cuda.knn(x, (0, 3, 50)), reference.knn(x, (0, 3, 50)))
+    same = shared_neighbors(kernels.knn(x, (0, 3, 50)), reference.knn(x, (0, 3, 50)))
     bench.add("k-NN check", f"N {points:,}, all points equal", f"{same:.6f}")
 
 
@@ -77,8 +77,8 @@ def check_edges(bench: Bench) -> None:
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         for flags in ({"relu": a, "moments": b} for a in (False, True) for b in (False, True)):
             arrays = edge_case(bench, dtype, shape, 9)
-            found = edge_gradients(cuda, arrays, flags)
-            again = edge_gradients(cuda, arrays, flags)
+            found = edge_gradients(kernels, arrays, flags)
+            again = edge_gradients(kernels, arrays, flags)
             expected = edge_gradients(reference, arrays, flags)
             worst = max(
                 float((a.double() - b.double()).abs().max() / b.double().abs().max())
@@ -93,7 +93,7 @@ def check_edges(bench: Bench) -> None:
     inputs = u.requires_grad_(), v.requires_grad_()
 
     def reduced(a: Tensor, b: Tensor) -> Any:
-        return cuda.edge_reduce(a, b, index, sign, relu=True, moments=True)
+        return kernels.edge_reduce(a, b, index, sign, relu=True, moments=True)
 
     ok = torch.autograd.gradcheck(reduced, inputs)
     bench.add("edge check", "gradcheck", str(ok))
@@ -105,7 +105,7 @@ def check_points(bench: Bench) -> None:
     x, sign = bench.random(*shape, dtype=torch.float64), bench.random(shape[-1])
     for relu in (False, True):
         results = []
-        for module in (cuda, reference):
+        for module in (kernels, reference):
             own = x.clone().requires_grad_()
             found = module.point_reduce(own, sign, relu=relu, moments=True)
             (found[0].sin().sum() + (found[1] + found[2]).sum() / 8).backward()
@@ -137,7 +137,7 @@ def check_golden(bench: Bench) -> None:
             x = torch.from_numpy(tensors["input"]).to(bench.device, dtype).transpose(1, 2)
             worst = {}
             for kind in ("eval", "train"):
-                with torch.no_grad(), kernels.use("cuda"):
+                with torch.no_grad():
                     logits = model.train(kind == "train")(x).transpose(1, 2).cpu().double()
                 wanted = torch.from_numpy(tensors[f"{kind}_logits"])
                 worst[kind] = float((logits - wanted).abs().max() / wanted.abs().max())

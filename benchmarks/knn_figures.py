@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_table import Bench, ms, shared_neighbors
+from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic import room_features
-from pipelines.kernels import cuda, reference
+from pipelines.kernels import reference
 from pipelines.model.deepgcn import DeepGCN
 
 DILATIONS = (1, 4, 7, 14, 20, 26)  # of the search in layer d's features
@@ -36,7 +37,7 @@ def scan_layers(bench: Bench) -> Tensor:
 
 def figures(bench: Bench) -> None:
     """Compare the neighbours with those of float64, and time the search."""
-    if reason := cuda.why_not(torch.device(bench.device)):
+    if reason := kernels.why_not_triton(torch.device(bench.device)):
         bench.add("knn-speed", "not run", reason)
         return
     layers = scan_layers(bench)
@@ -47,7 +48,7 @@ def figures(bench: Bench) -> None:
         ranks = tuple(range(0, min(16 * dilation, points), dilation))
         for name, x in (("scan", layers[dilation - 1]), ("noise", noise), ("tied", tied)):
             truth = reference.knn(x[:2].double(), ranks)
-            alike = [shared_neighbors(m.knn(x[:2], ranks), truth) for m in (cuda, reference)]
-            spent = bench.device_seconds(functools.partial(cuda.knn, x, ranks))
+            alike = [shared_neighbors(m.knn(x[:2], ranks), truth) for m in (kernels, reference)]
+            spent = bench.device_seconds(functools.partial(kernels.knn, x, ranks))
             text = "alike {:.6f} (reference {:.6f})".format(*alike)
             bench.add("knn-speed", f"{name}, d {dilation}", ms(spent), text)

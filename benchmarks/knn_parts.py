@@ -28,7 +28,8 @@ from pipelines.config import ModelConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.data.synthetic import room_features
-from pipelines.kernels import cpu, threads
+from pipelines.kernels import threads
+from pipelines.kernels.knn_search import cpu
 from pipelines.kernels.knn_search.cpu import selection, tiles
 from pipelines.kernels.knn_search.cpu.tiles import PANEL
 from pipelines.model.deepgcn import DeepGCN

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu_table import Bench, matmul_precision
-from pipelines.kernels import cuda
+from pipelines import kernels
 
 
 def error(found: Tensor, exact: Tensor) -> float:
@@ -56,7 +56,7 @@ def _form(bench: Bench, name: str, a: Tensor, b: Tensor) -> None:
         "float32": ("highest", torch.mm),
         "TF32": ("high", torch.mm),
     }
-    if cuda.why_not(a.device) is None:
+    if kernels.why_not_triton(a.device) is None:
         from pipelines.kernels import split_matmul
 
         ways["fp16 parts"] = ("highest", split_matmul.matmul)

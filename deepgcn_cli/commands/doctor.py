@@ -63,7 +63,7 @@ def describe_machine() -> dict[str, Any]:
     """Return what the machine offers by name, ready for JSON; sizes in GiB as floats."""
     import torch
 
-    from pipelines.kernels import cuda
+    from pipelines.kernels import why_not_triton
     from pipelines.launch import available_cores
     from pipelines.runtime.device import processor_name
     from pipelines.runtime.memory import available_memory
@@ -81,7 +81,7 @@ def describe_machine() -> dict[str, Any]:
         "GPUs": count,
         "GPU": gpu.name if gpu else None,
         "GPU memory": gpu.total_memory / GIB if gpu else None,
-        "GPU kernels": (cuda.why_not(torch.device("cuda", 0)) or "Triton") if gpu else None,
+        "GPU kernels": (why_not_triton(torch.device("cuda", 0)) or "Triton") if gpu else None,
         "processor": processor_name(),
         "cores": len(available_cores()),
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB,

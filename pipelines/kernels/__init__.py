@@ -11,9 +11,10 @@
     matmul          a b of two matrices, or added to a third
 
 `reference` is plain PyTorch, written for reading: the definition, the oracle of the tests, and the
-implementation for devices without a faster one. `cpu` compiles the same functions with Numba,
-`cuda` with Triton (if it can't, `cuda.why_not` says why, and `reference` is used). The functions
-below choose by the device alone; `use("reference")` overrides it.
+implementation for devices without a faster one. In `knn_search` and `reductions`, `cpu` has the
+same functions compiled with Numba, `cuda` with Triton (if it can't run, `why_not_triton` says why,
+and `reference` is used). The functions below choose by the device; `use("reference")` overrides it.
+With TRITON_INTERPRET=1 Triton's kernels run on the CPU, slowly: so they are tested without a GPU.
 
 Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
 `index[b, i]` are the neighbours j of point i.
@@ -21,6 +22,9 @@ Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the blo
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,11 +33,11 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from pipelines.kernels import cuda, reference
-
-from .knn_search import Ranks, RankTable, listed
+from . import reference
+from .knn_search import RankTable
 from .reductions import EdgeOps
 
+OLDEST = (7, 0)  # compute capability that Triton compiles for
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
 
@@ -57,20 +61,51 @@ def forced() -> str | None:
     return _forced.get()
 
 
-def implementation(x: Tensor) -> ModuleType:
-    """Return the module that runs operations on tensors like `x`.
+def implementation(x: Tensor) -> str:
+    """Return the name of the implementation that runs operations on tensors like `x`.
 
-    >>> implementation(torch.zeros(3)).__name__
-    'pipelines.kernels.cpu'
+    >>> implementation(torch.zeros(3))
+    'cpu'
     """
-    name = _forced.get()
-    if name is None:
-        name = x.device.type
-    if name == "cpu":
-        from pipelines.kernels import cpu
+    name = _forced.get() or x.device.type
+    if name == "cuda" and why_not_triton(x.device):
+        return "reference"
+    return name if name in ("cpu", "cuda") else "reference"
 
-        return cpu
-    return cuda if name == "cuda" else reference
+
+def _module(operations: str, x: Tensor) -> ModuleType:
+    """Return the module with some operations on tensors like `x`; Numba or Triton load here."""
+    name = implementation(x)
+    if name == "reference":
+        return reference
+    return importlib.import_module(f".{operations}.{name}", __name__)
+
+
+def why_not_triton(device: torch.device) -> str | None:
+    """Return why Triton can't be used on `device`, in one line; None if it can.
+
+    >>> why_not_triton(torch.device("cpu")) is None  # only in its interpreter
+    False
+    """
+    return _why_not(device, os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@functools.cache
+def _why_not(device: torch.device, interpreted: bool) -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (PyTorch's CUDA builds for Linux bring it)"
+    if interpreted:
+        return None
+    if device.type != "cuda":
+        return f"Triton needs an NVIDIA GPU, found the device {device.type}"
+    if torch.version.cuda is None:
+        return "Triton's kernels are tested on NVIDIA GPUs only, found a PyTorch without CUDA"
+    found = torch.cuda.get_device_capability(device)
+    if found < OLDEST:
+        return (
+            f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}, found {found[0]}.{found[1]}"
+        )
+    return None
 
 
 def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -> Tensor:
@@ -99,21 +134,14 @@ def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
     """
-    known = ranks if isinstance(ranks, RankTable) else _checked(tuple(ranks), x.shape[1])
+    if not isinstance(ranks, RankTable):
+        ranks, points = tuple(ranks), x.shape[1]
+        if not ranks or ranks[0] < 0 or ranks[-1] >= points or list(ranks) != sorted({*ranks}):
+            raise IndexError(f"ranks: found {ranks}, expected increasing ones in 0 to {points - 1}")
     x = x.detach()
     x = x if x.dtype == torch.float64 else x.float()
-    module = implementation(x)
     with torch.autocast(x.device.type, enabled=False):
-        if module is cuda:
-            return cuda.knn(x, known, bound)
-        found: Tensor = module.knn(x, listed(known))
-        return found
-
-
-def _checked(ranks: tuple[int, ...], points: int) -> Ranks:
-    if not ranks or ranks[0] < 0 or ranks[-1] >= points or list(ranks) != sorted({*ranks}):
-        raise IndexError(f"ranks: found {ranks}, expected increasing ones in 0 to {points - 1}")
-    return ranks
+        return _module("knn_search", x).knn(x, ranks, bound)
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
@@ -133,7 +161,7 @@ def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
     >>> neighbor_max(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).tolist()
     [[[2.0], [4.0], [4.0]]]
     """
-    return implementation(x).neighbor_max(x, index)
+    return _module("reductions", x).neighbor_max(x, index)
 
 
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
@@ -143,7 +171,7 @@ def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
     >>> neighbor_sum(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).tolist()
     [[[3.0], [6.0], [5.0]]]
     """
-    return implementation(x).neighbor_sum(x, index)
+    return _module("reductions", x).neighbor_sum(x, index)
 
 
 def edge_reduce(
@@ -169,7 +197,7 @@ def edge_reduce(
         The extreme (B, N, C) over the neighbours; Σ e and Σ e² (C,) float64 over all B·N·k edges,
         or None, None without `moments`. All three are differentiable in u and v.
     """
-    return implementation(u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    return _module("reductions", u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
 
 
 def edge_ops(x: Tensor) -> EdgeOps | None:
@@ -177,8 +205,7 @@ def edge_ops(x: Tensor) -> EdgeOps | None:
 
     None if the implementation has no such functions: `edge_reduce` has to be used then.
     """
-    found: EdgeOps | None = implementation(x).edge_ops(x)
-    return found
+    return _module("reductions", x).edge_ops(x)
 
 
 def point_reduce(
@@ -201,7 +228,7 @@ def point_reduce(
         None without `moments`. All three are differentiable in x; a tie sends the gradient of an
         extreme to one of its points.
     """
-    return implementation(x).point_reduce(x, sign, relu=relu, moments=moments)
+    return _module("reductions", x).point_reduce(x, sign, relu=relu, moments=moments)
 
 
 def matmul(
@@ -224,16 +251,20 @@ def matmul(
     Returns:
         (n, m); `total` itself if it is given.
     """
-    result: Tensor = implementation(a).matmul(a, b, total, bias=bias)
-    return result
+    if not uses_split_matmul(a, b):
+        return reference.matmul(a, b, total, bias=bias)
+    from . import split_matmul
+
+    return split_matmul.matmul(a, b, total, bias=bias)
 
 
 def uses_split_matmul(a: Tensor, b: Tensor) -> bool:
     """Return whether `matmul` of a (…, l), as a matrix, and b (l, m) is other than PyTorch's."""
-    if torch.compiler.is_compiling():  # a compiler can follow neither this function nor Triton
+    if not _launches_triton(a):
         return False
-    name = _forced.get() or a.device.type
-    return name == "cuda" and cuda.uses_split_matmul(a, b)
+    from . import split_matmul
+
+    return split_matmul.wanted(a, b)
 
 
 def activation_ops(x: Tensor) -> ModuleType | None:
@@ -241,4 +272,15 @@ def activation_ops(x: Tensor) -> ModuleType | None:
 
     They are those of `pipelines.kernels.activation`. None: PyTorch's own operations are to be used.
     """
-    return cuda.activation_ops(x) if implementation(x) is cuda else None
+    if not _launches_triton(x) or x.numel() == 0:
+        return None
+    from . import activation
+
+    return activation
+
+
+def _launches_triton(x: Tensor) -> bool:
+    """Return whether Triton's kernels run on x: no compiler or transform of torch.func may."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return implementation(x) == "cuda"

@@ -13,8 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device import on
-
 ELEMENTS = 4096  # of a kernel instance's tile
 MOST_BLOCK = 64  # channels of a tile
 INSTANCES = 1056  # that share the rows of a backward pass: eight for each SM of an H200
@@ -26,7 +24,7 @@ def activate(x: Tensor, scale: Tensor, shift: Tensor, slope: float) -> Tensor:
     x = x.contiguous()
     out = torch.empty_like(x)
     block, rows, total = _shape(x)
-    with on(x.device):
+    with torch.cuda.device_of(x):
         forward[(triton.cdiv(total, rows), triton.cdiv(x.shape[-1], block))](
             *(x, scale.contiguous(), shift.contiguous(), out, total, x.shape[-1]),
             **_constants(x, rows, block, slope),
@@ -44,7 +42,7 @@ def gradients(
     block, rows, total = _shape(x)
     instances = min(INSTANCES, triton.cdiv(total, rows))
     sums = torch.empty(instances, 2, channels, dtype=x.dtype, device=x.device)
-    with on(x.device):
+    with torch.cuda.device_of(x):
         backward[(instances, triton.cdiv(channels, block))](
             *(g, x, scale.contiguous(), shift.contiguous(), dx, sums, total, channels),
             **_constants(x, rows, block, slope),

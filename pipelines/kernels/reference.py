@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .knn_search import Ranks, listed
+
 # Elements of a tile of distance rows, so that no N × N matrix is ever in memory.
 TILE_ELEMENTS = 1 << 24
 
 
-def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
     """Sort each row of distances completely; see `pipelines.kernels.knn`.
 
     |x_i|² is the same for a whole row, so |x_j|² − 2 x_i·x_j ranks like the distance. The features
@@ -18,7 +20,7 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
     """
     batch, points, _ = x.shape
     x = x - x.mean(dim=1, keepdim=True)
-    wanted = torch.tensor(ranks, device=x.device)
+    wanted = torch.tensor(listed(ranks), device=x.device)
     rows = max(1, TILE_ELEMENTS // (batch * points))
     squares = (x * x).sum(-1).unsqueeze(1)  # (B, 1, N)
     tiles = []

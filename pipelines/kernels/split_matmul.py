@@ -30,8 +30,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .device import on
-
 SLAB = 1 << 14  # rows, and elements of the inner dimension, that are split at once
 SPLIT = 64  # rows and columns of a tile of `split_strided`
 FEWEST = 1 << 31  # multiplications: with fewer float32's own units are about as fast
@@ -125,7 +123,7 @@ def matmul(
     tiles = best(a.device)
     out = torch.empty(n, m, device=a.device) if total is None else total
     add = total is not None
-    with on(a.device):
+    with torch.cuda.device_of(a):
         for start in range(0, inner, SLAB):
             some = slice(start, start + SLAB)
             for column in range(0, m, SLAB):

@@ -6,11 +6,16 @@ one. A second pool has to share the cores with them (measured: two threads on tw
 faster than one), and threads that need Python's lock get in each other's way. So
 compiled code calls `GOMP_parallel` of the OpenMP library that PyTorch itself has loaded. Where the
 library has no such function (macOS, Windows), Python threads do the same work.
+
+Numba takes a compiled function from its cache as long as the function's own file is the same; but
+ours are inlined into one another across files, so an edit in one would leave stale machine code in
+its callers. So the cache has a folder for each state of all the sources.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import itertools
 import os
 import sys
@@ -30,11 +35,7 @@ from numba.core import cgutils, types
 from .simd import intrinsic
 
 _names = itertools.count()
-
-
-def count() -> int:
-    """Return the number of threads that share the work: PyTorch's."""
-    return torch.get_num_threads()
+settings: Any = numba.config
 
 
 def parallel(loop: Callable[..., None]) -> Any:
@@ -47,7 +48,30 @@ def parallel(loop: Callable[..., None]) -> Any:
     names = {"fork": fork, "kernel": compiled, "__name__": loop.__module__}
     entry = python_types.FunctionType(_entry.__code__, names, loop.__name__)
     entry.__qualname__ = f"{loop.__module__}.{loop.__qualname__}"
-    return numba.njit(nogil=True, cache=True)(entry)
+    before = settings.CACHE_DIR
+    settings.CACHE_DIR = _cache_folder(before)
+    try:
+        return numba.njit(nogil=True, cache=True)(entry)
+    finally:
+        settings.CACHE_DIR = before
+
+
+@lru_cache
+def _cache_folder(chosen: str) -> str:
+    """Return the sources' own folder below the `chosen` one (NUMBA_CACHE_DIR), or beside them.
+
+    If it can't be written to, leave the choice to Numba, which falls back to one of the user's.
+    """
+    sources = Path(__file__).parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(sources.rglob("*.py")):
+        digest.update(path.read_bytes())
+    folder = Path(chosen or sources / "__pycache__") / f"compiled-{digest.hexdigest()[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return chosen
+    return str(folder)
 
 
 def _entry(shared, tasks, counter, openmp, workers):
@@ -57,7 +81,7 @@ def _entry(shared, tasks, counter, openmp, workers):
 def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None:
     """Run tasks 0 … tasks − 1 of a `parallel` loop with the arguments `shared`, and wait."""
     counter = np.zeros(1, np.int64)
-    workers = max(1, min(count(), tasks))
+    workers = max(1, min(torch.get_num_threads(), tasks))
     openmp = _openmp() if workers > 1 else 0
     if workers == 1 or openmp:
         entry(shared, tasks, counter, openmp, workers)

@@ -31,7 +31,6 @@ from torch.func import functional_call
 
 from pipelines import kernels
 from pipelines.config import CONVS
-from pipelines.kernels import cuda
 from pipelines.kernels.knn_search import LONGEST, RankTables
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
@@ -51,7 +50,7 @@ def why_not(model: DeepGCN, device: torch.device) -> str | None:
         return f"{SWITCH} is 0"
     if device.type != DEVICE or os.environ.get(UNCACHED):
         return "CUDA graphs need an NVIDIA GPU and PyTorch's allocator"
-    if cuda.why_not(device) or kernels.forced() not in (None, "cuda"):
+    if kernels.why_not_triton(device) or kernels.forced() not in (None, "cuda"):
         return "the kernels are not those in Triton"
     if model.checkpoint_layers:
         return "layers are recomputed in the backward pass"

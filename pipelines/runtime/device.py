@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from pipelines.errors import ConfigError
-from pipelines.kernels import cuda
+from pipelines.kernels import why_not_triton
 from pipelines.progress import SILENT, Progress
 
 from .memory import keep_freed_memory
@@ -42,7 +42,7 @@ def pick_device(name: str, progress: Progress = SILENT) -> torch.device:
     device = torch.device(name)
     if device.type == "cpu":
         keep_freed_memory()
-    elif reason := cuda.why_not(device):
+    elif reason := why_not_triton(device):
         progress.warn(f"{reason}: plain PyTorch does the graph operations, much slower.")
     return device
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipelines.kernels import cuda
+from pipelines import kernels
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 pytestmark = pytest.mark.skipif(
-    cuda.why_not(DEVICE) is not None, reason="no GPU; test_cuda runs this in Triton's interpreter"
+    kernels.why_not_triton(DEVICE) is not None,
+    reason="no GPU; test_cuda runs this in Triton's interpreter",
 )
 
 

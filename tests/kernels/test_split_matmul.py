@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipelines import kernels
-from pipelines.kernels import cuda
 from pipelines.model.linear import Matmul, linear, linear_pair
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 pytestmark = pytest.mark.skipif(
-    cuda.why_not(DEVICE) is not None, reason="no GPU; test_cuda runs this in Triton's interpreter"
+    kernels.why_not_triton(DEVICE) is not None,
+    reason="no GPU; test_cuda runs this in Triton's interpreter",
 )
 
 

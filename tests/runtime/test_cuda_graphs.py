@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.kernels import cuda
 from pipelines.kernels.knn_search import RankTables
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime import cuda_graphs as graphs
@@ -53,7 +52,7 @@ def capturable(monkeypatch: pytest.MonkeyPatch) -> None:
     if GPU:
         return
     monkeypatch.setattr(graphs, "DEVICE", "cpu")
-    monkeypatch.setattr(cuda, "why_not", lambda _: None)
+    monkeypatch.setattr(kernels, "why_not_triton", lambda _: None)
     monkeypatch.setattr(GraphMemory, "capture", capture_for_python)
     monkeypatch.setattr(GraphMemory, "room_for_two", lambda *_: True)
 

@@ -1,7 +1,6 @@
 """Reductions over edges and over points for autograd, and the sums of batch statistics.
 
-`cpu` (Numba) and `cuda` (Triton) compute over edges without storing one; `transpose` orders edges
-by their source for the backward pass on a GPU.
+`cpu` (Numba) and `cuda` (Triton) compute over edges without storing one.
 """
 
 from __future__ import annotations

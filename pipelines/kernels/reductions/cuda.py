@@ -20,11 +20,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pipelines.kernels.device import on
-
 from . import EdgeOps
 from . import edge_reduce as differentiable_edge_reduce
-from .transpose import reverse, sources
+from . import point_reduce as point_reduce
 
 ELEMENTS = 1024  # of a kernel instance's array of points (or edges) and channels
 MOST_BLOCK = 64  # channels of an instance
@@ -33,6 +31,7 @@ EDGES = 4  # that an instance of `spread_to_sources` adds up at a time
 SOURCE_WARPS = 1  # of such an instance
 SUMMED = 16  # rows that an instance of `sum_rows` adds up at a time
 LONG = 1 << 31  # elements of an array that 32 bits cannot count
+MOST_EDGES = 1 << 30  # so that their numbers are int32
 
 
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
@@ -71,7 +70,7 @@ def _forward(
     sums = torch.empty(kept, dtype=torch.float64, device=v.device)
     # `torch.where` would copy two values to the GPU and wait: no CUDA graph could capture that.
     direction = (sign < 0).to(v.dtype) * -2 + 1
-    with on(v.device):
+    with torch.cuda.device_of(v):
         reduce[grid](
             *(own, v, index, direction, extreme, winner, sums),
             *(batch * points, points, channels, k),
@@ -100,12 +99,61 @@ def _backward(
     if moments:
         exact = torch.float64 if g.dtype == torch.float64 else torch.float32
         linear = grads[1].to(exact).contiguous(), (2 * grads[2]).to(exact).contiguous()
-    arrays = winner, g, *linear
-    flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
     v = g if v is None else v.contiguous()
+    flags = {"HAS_U": u is not None, "RELU": relu, "MOMENTS": moments}
     u = v if u is None else u.contiguous()
-    du = _to_targets(u, v, index, arrays, flags)
-    return du, _to_sources(u, v, reverse(index), index.shape[-1], arrays, flags)
+    batch, points, channels = g.shape
+    k = index.shape[-1]
+    block, rows, grid = _shape(g)
+    order, begin = reverse(index)
+    du, dv = torch.empty_like(g) if relu or moments else g, torch.empty_like(g)
+    with torch.cuda.device_of(g):
+        if relu or moments:
+            spread_to_targets[grid](
+                *(u, v, index, winner, g, *linear, du, batch * points, points, channels, k),
+                **flags,
+                ROWS=rows,
+                **_constants(g, block),
+                num_warps=WARPS,
+            )
+        spread_to_sources[(batch * points, grid[1])](
+            *(u, v, order, begin, winner, g, *linear, dv, channels, k),
+            **flags,
+            INTEGER=tl.uint64 if max(order.numel(), g.numel()) >= LONG else tl.uint32,
+            EDGES=EDGES,
+            **_constants(g, block),
+            num_warps=SOURCE_WARPS,
+        )
+    return du, dv
+
+
+def reverse(index: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort edges by their sources: the compressed sparse rows of the transposed graph.
+
+    An index outside 0 … N − 1 counts as the nearest one inside.
+
+    Returns:
+        order (B·N·k,), the edges, numbered as in `index`, source by source and by their numbers;
+        begin (B·N + 1,), where each source's edges begin in `order`. Both int32.
+
+    Raises:
+        ValueError: there are 2³⁰ edges or more.
+    """
+    batch, points, _ = index.shape
+    if index.numel() >= MOST_EDGES:
+        raise ValueError(
+            f"found {index.numel()} edges in a batch, expected fewer than {MOST_EDGES}"
+        )
+    source, order = sources(index.clamp(0, points - 1)).sort(stable=True)
+    each = torch.arange(batch * points + 1, dtype=torch.int32, device=index.device)
+    return order.int(), torch.searchsorted(source, each, out_int32=True)
+
+
+def sources(index: Tensor) -> Tensor:
+    """Return each edge's source among the B·N points of the batch, (B·N·k,)."""
+    batch, points, _ = index.shape
+    first = torch.arange(0, batch * points, points, dtype=torch.int32, device=index.device)
+    return (index + first.view(-1, 1, 1)).view(-1)
 
 
 def edge_ops(_: Tensor) -> EdgeOps:
@@ -114,56 +162,6 @@ def edge_ops(_: Tensor) -> EdgeOps:
 
 
 EDGE_OPS = EdgeOps(_forward, _backward)
-
-Arrays = tuple[Tensor, ...]  # winner, the extremes' gradient, the sums' two
-
-
-def _to_targets(
-    u: Tensor, v: Tensor, index: Tensor, arrays: Arrays, flags: dict[str, bool]
-) -> Tensor:
-    """Return the gradient of u (B, N, C)."""
-    g = arrays[1]
-    if not (flags["RELU"] or flags["MOMENTS"]):
-        return g
-    batch, points, channels = g.shape
-    block, rows, grid = _shape(g)
-    du = torch.empty_like(u)
-    with on(g.device):
-        spread_to_targets[grid](
-            *(u, v, index, *arrays, du),
-            *(batch * points, points, channels, index.shape[-1]),
-            **flags,
-            ROWS=rows,
-            **_constants(v, block),
-            num_warps=WARPS,
-        )
-    return du
-
-
-def _to_sources(
-    u: Tensor,
-    v: Tensor,
-    graph: tuple[Tensor, Tensor],
-    k: int,
-    arrays: Arrays,
-    flags: dict[str, bool],
-) -> Tensor:
-    """Return the gradient of v (B, N, C), by the `graph` that `reverse` returns."""
-    g = arrays[1]
-    batch, points, channels = v.shape
-    block, _, _ = _shape(v)
-    order, begin = graph
-    dv = torch.empty_like(v)
-    with on(v.device):
-        spread_to_sources[(batch * points, triton.cdiv(channels, block))](
-            *(u, v, order, begin, begin.stride(0), *arrays, dv, channels, k),
-            **flags,
-            INTEGER=tl.uint64 if max(order.numel(), v.numel()) >= LONG else tl.uint32,
-            EDGES=EDGES,
-            **_constants(g, block),
-            num_warps=SOURCE_WARPS,
-        )
-    return dv
 
 
 class _NeighborSum(torch.autograd.Function):
@@ -188,9 +186,9 @@ def _sum_rows(x: Tensor, edges: Tensor, begin: Tensor, k: int) -> Tensor:
     batch, points, channels = x.shape
     block, _, _ = _shape(x)
     out = torch.empty_like(x)
-    with on(x.device):
+    with torch.cuda.device_of(x):
         sum_rows[(batch * points, triton.cdiv(channels, block))](
-            *(x, edges, begin, begin.stride(0), out, batch * points, channels, k),
+            *(x, edges, begin, out, batch * points, channels, k),
             EDGES=SUMMED,
             **_constants(x, block),
             num_warps=WARPS // 2,
@@ -328,7 +326,7 @@ def spread_to_targets(
 
 @triton.jit
 def spread_to_sources(
-    u, v, order, begin, step, winner, g, g1, g2, dv,
+    u, v, order, begin, winner, g, g1, g2, dv,
     channels,
     K: tl.constexpr, HAS_U: tl.constexpr, RELU: tl.constexpr, MOMENTS: tl.constexpr,
     INTEGER: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
@@ -336,10 +334,10 @@ def spread_to_sources(
 ):  # fmt: skip
     """Add up, for one source point, the gradients of the edges that leave it.
 
-    Those edges are `order`[`begin`[j·step]] … `order`[`begin`[(j + 1)·step] − 1], numbered
-    target · K + place. Without RELU an edge's gradient is linear in its value: the terms of v and
-    the constant are added once for all edges. INTEGER, a type for the numbers of edges and of u's
-    elements, is unsigned: dividing these by a power of 2 takes one instruction.
+    Those edges are `order`[`begin`[j]] … `order`[`begin`[j + 1] − 1], numbered target · K + place.
+    Without RELU an edge's gradient is linear in its value: the terms of v and the constant are
+    added once for all edges. INTEGER, a type for the numbers of edges and of u's elements, is
+    unsigned: dividing these by a power of 2 takes one instruction.
     """
     j = tl.program_id(0).to(tl.int64)
     c = channels_of(BLOCK, WIDE)
@@ -353,8 +351,8 @@ def spread_to_sources(
     if RELU or MOMENTS:
         other = tl.load(v + j * channels + c, mask=within, other=0.0).to(FLOAT)[None, :]
     added = tl.zeros([EDGES, BLOCK], FLOAT)
-    first = tl.load(begin + j * step)
-    last = tl.load(begin + (j + 1) * step)
+    first = tl.load(begin + j)
+    last = tl.load(begin + j + 1)
     place = first + tl.arange(0, EDGES)
     edge = tl.load(order + place, mask=place < last, other=0).to(INTEGER)
     for _ in range(first, last, EDGES):
@@ -384,19 +382,16 @@ def spread_to_sources(
 @triton.jit
 def sum_rows(
     x,
-    rows, begin, step, out, total, channels,
+    rows, begin, out, total, channels,
     K: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,
     FLOAT: tl.constexpr,
 ):  # fmt: skip
-    """Add up rows of x into row p of `out`.
-
-    They are `rows`[`begin`[p·step]] // K … `rows`[`begin`[(p + 1)·step] − 1] // K.
-    """
+    """Add up in `out`[p] the rows `rows`[n] // K of x, `begin`[p] ≤ n < `begin`[p + 1]."""
     p = tl.program_id(0).to(tl.int64)
     c = channels_of(BLOCK, WIDE)
     added = tl.zeros([EDGES, BLOCK], FLOAT)
-    last = tl.load(begin + (p + 1) * step)
-    for start in range(tl.load(begin + p * step), last, EDGES):
+    last = tl.load(begin + p + 1)
+    for start in range(tl.load(begin + p), last, EDGES):
         place = start + tl.arange(0, EDGES)
         row = tl.load(rows + place, mask=place < last, other=0)
         if K > 1:

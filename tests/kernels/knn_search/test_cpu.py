@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.kernels import cpu, threads
-from pipelines.kernels.knn_search import cpu as cpu_knn
+from pipelines.kernels import threads
+from pipelines.kernels.knn_search import cpu
 from pipelines.kernels.knn_search.cpu.tiles import PANEL
 from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
 
@@ -44,8 +44,8 @@ def test_slabs_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_points(1, 1100, 5, seed=0)
     ranks = tuple(range(0, 16 * 5, 5))
     whole = cpu.knn(x, ranks)
-    monkeypatch.setattr(cpu_knn, "CANDIDATE_BYTES", 1 << 20)
-    assert cpu_knn._plan(1100, ranks[-1]).slab < -(-1100 // PANEL)
+    monkeypatch.setattr(cpu, "CANDIDATE_BYTES", 1 << 20)
+    assert cpu._plan(1100, ranks[-1]).slab < -(-1100 // PANEL)
     assert torch.equal(cpu.knn(x, ranks), whole)
     assert_same_sets(whole, sorted_neighbors(x, ranks))
 
@@ -55,7 +55,7 @@ def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) ->
     x = whole_points(1, 1000, 4, seed=6)
     ranks = tuple(range(0, 64, 4))
     for chosen in (np.zeros(128, np.int64), np.arange(128)):
-        monkeypatch.setattr(cpu_knn, "_sample", lambda *_, chosen=chosen: chosen)
+        monkeypatch.setattr(cpu, "_sample", lambda *_, chosen=chosen: chosen)
         assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
@@ -72,7 +72,7 @@ def test_bins_of_any_size_give_the_wanted_ranks(copies: int, step: int) -> None:
 def test_every_pair_of_panels_meets_once() -> None:
     for first, last, panels in ((0, 256, 256), (0, 1, 1), (0, 7, 7), (40, 77, 131), (3, 50, 50)):
         met = np.zeros((panels, panels), np.int64)
-        for table in cpu_knn._rounds(first, last, panels):
+        for table in cpu._rounds(first, last, panels):
             written: set[int] = set()
             for a0, a1, b0, b1, both in table:
                 rows = set(range(a0, a1)) | (set(range(b0, b1)) if both else set())
@@ -113,5 +113,5 @@ def test_a_pool_does_the_same_without_openmp(monkeypatch: pytest.MonkeyPatch) ->
     x = whole_points(1, 600, 3, seed=7)
     expected = cpu.knn(x, (0, 5, 10))
     monkeypatch.setattr(threads, "_openmp", lambda: 0)
-    monkeypatch.setattr(threads, "count", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(cpu.knn(x, (0, 5, 10)), expected)

@@ -8,8 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.kernels import cpu
-from pipelines.kernels.knn_search import cpu as cpu_knn
+from pipelines.kernels.knn_search import cpu
 from pipelines.kernels.knn_search.cpu import order as cpu_order
 from pipelines.kernels.knn_search.cpu import tiles as cpu_tiles
 from pipelines.kernels.knn_search.cpu.tiles import PANEL
@@ -74,7 +73,7 @@ def test_no_key_within_the_threshold_is_ruled_out(
 ) -> None:
     x = kind(points, channels, seed) * np.float32(scale)
     order = cpu_order.arrange(x)
-    packed, squares = cpu_knn._pack(x, order.points)
+    packed, squares = cpu._pack(x, order.points)
     keys = all_keys(packed, squares)
     threshold = np.partition(keys, min(rank, points - 1), axis=1)[:, min(rank, points - 1)]
     out = ruled_out(order, order.reach(threshold, squares))[:points]
@@ -90,7 +89,7 @@ def test_the_order_changes_no_neighbour(
     x = torch.from_numpy(kind(points, channels, seed=points))[None]
     ranks = tuple(range(0, 16 * 4, 4))
     found = cpu.knn(x, ranks)
-    monkeypatch.setattr(cpu_knn, "arrange", lambda x: cpu_order.as_given(len(x)))
+    monkeypatch.setattr(cpu, "arrange", lambda x: cpu_order.as_given(len(x)))
     assert torch.equal(cpu.knn(x, ranks), found)
 
 
@@ -104,7 +103,7 @@ def test_an_order_holds_every_point_once(points: int) -> None:
 def test_of_a_scan_most_pairs_of_panels_are_ruled_out() -> None:
     x = scan_like(2048, 64, seed=3)
     order = cpu_order.arrange(x)
-    packed, squares = cpu_knn._pack(x, order.points)
+    packed, squares = cpu._pack(x, order.points)
     threshold = np.partition(all_keys(packed, squares), 32, axis=1)[:, 32]
     out = ruled_out(order, order.reach(threshold, squares))
     assert out.mean() > 0.8
@@ -115,7 +114,7 @@ def test_what_is_not_finite_rules_nothing_out() -> None:
     for bad in (np.nan, np.inf, 3e38):
         x[7] = bad
         order = cpu_order.arrange(x)
-        squares = cpu_knn._pack(x, order.points)[1]
+        squares = cpu._pack(x, order.points)[1]
         reach = order.reach(np.zeros_like(squares), squares)
         assert np.isinf(reach[:500]).all()
         assert (reach[500:] == -1).all()

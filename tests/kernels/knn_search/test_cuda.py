@@ -5,23 +5,33 @@ On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 
-from pipelines.kernels import cuda, reference
+from pipelines import kernels
+from pipelines.kernels import reference
 from pipelines.kernels.knn_search import LONGEST, RankTables
 from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 pytestmark = pytest.mark.skipif(
-    cuda.why_not(DEVICE) is not None, reason="no GPU; test_cuda runs this in Triton's interpreter"
+    kernels.why_not_triton(DEVICE) is not None,
+    reason="no GPU; test_cuda runs this in Triton's interpreter",
 )
 
 
+@pytest.fixture(autouse=True)
+def triton() -> Iterator[None]:
+    with kernels.use("cuda"):
+        yield
+
+
 def find(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
-    return cuda.knn(x.to(DEVICE), ranks).cpu()
+    return kernels.knn(x.to(DEVICE), ranks).cpu()
 
 
 def use_small_constants(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,8 +73,8 @@ def test_drawn_ranks_in_a_table_that_changes() -> None:
     tables = RankTables([5, 24], 4, DEVICE)
     for ranks in ((0, 6, 12, 18), (0, 3, 4, 20)):
         tables.set([(0, 1, 2, 4), ranks])
-        found = cuda.knn(x.to(DEVICE), tables.tables[1])
-        assert torch.equal(found, cuda.knn(x.to(DEVICE), ranks, 24))
+        found = kernels.knn(x.to(DEVICE), tables.tables[1])
+        assert torch.equal(found, kernels.knn(x.to(DEVICE), ranks, 24))
         assert_same_sets(found.cpu(), sorted_neighbors(x, ranks))
 
 

@@ -5,23 +5,32 @@ On a GPU if there is one; else in Triton's interpreter, started by `test_cuda`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.kernels import cuda, reference
+from pipelines.kernels import reference
 from pipelines.model.deepgcn import DeepGCN
 from tests.kernels.knn_search.test_cuda import use_small_constants
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 pytestmark = pytest.mark.skipif(
-    cuda.why_not(DEVICE) is not None, reason="no GPU; test_cuda runs this in Triton's interpreter"
+    kernels.why_not_triton(DEVICE) is not None,
+    reason="no GPU; test_cuda runs this in Triton's interpreter",
 )
+
+
+@pytest.fixture(autouse=True)
+def triton() -> Iterator[None]:
+    with kernels.use("cuda"):
+        yield
 
 
 def random_edges(
@@ -65,7 +74,7 @@ def test_edge_reduce_equals_eager(
     arrays = random_edges(batch, points, channels, k, dtype)
     flags = {"relu": relu, "moments": moments}
     exact = 1e-12 if dtype == torch.float64 else 3e-5
-    found, expected = results(cuda, arrays, flags), results(reference, arrays, flags)
+    found, expected = results(kernels, arrays, flags), results(reference, arrays, flags)
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=exact, atol=exact)
 
@@ -81,7 +90,7 @@ def test_other_sizes_of_the_constants(
     flags = {"relu": relu, "moments": True}
     expected = results(reference, arrays, flags)
     monkeypatch.setattr(cuda_edges, name, value)
-    for mine, theirs in zip(results(cuda, arrays, flags), expected, strict=True):
+    for mine, theirs in zip(results(kernels, arrays, flags), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
@@ -94,7 +103,7 @@ def test_neighbor_operations_equal_eager(
     index[0] = 0  # every edge of a block leaves the same point: more than are added up at a time
     weight = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     found = []
-    for module in (cuda, reference):
+    for module in (kernels, reference):
         mine = x.clone().requires_grad_()
         y = getattr(module, operation)(mine, index)
         (weight.to(DEVICE) * y).sum().backward()
@@ -113,18 +122,18 @@ def test_gradients_are_those_of_differences() -> None:
     for relu in (False, True):
 
         def reduced(u: Tensor, v: Tensor, relu: bool = relu) -> tuple[Tensor, ...]:
-            return cuda.edge_reduce(u, v, index, sign, relu=relu, moments=True)  # type: ignore[return-value]
+            return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=True)  # type: ignore[return-value]
 
         assert torch.autograd.gradcheck(reduced, (u, v), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda x: cuda.neighbor_sum(x, index), (v,), fast_mode=True)
-    assert torch.autograd.gradcheck(lambda x: cuda.neighbor_max(x, index), (v,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: kernels.neighbor_sum(x, index), (v,), fast_mode=True)
+    assert torch.autograd.gradcheck(lambda x: kernels.neighbor_max(x, index), (v,), fast_mode=True)
 
 
 def test_the_sums_alone_have_gradients() -> None:
     """The gradient of a sum of sums is one number, expanded: it lies nowhere else in memory."""
     arrays = random_edges(1, 7, 3, 2, torch.float64)
     found = []
-    for module in (cuda, reference):
+    for module in (kernels, reference):
         u, v = (x.clone().requires_grad_() for x in arrays[:2])
         _, total, squares = module.edge_reduce(u, v, *arrays[2:], relu=False, moments=True)
         (total.sum() + squares.sum()).backward()
@@ -139,7 +148,7 @@ def test_a_hand_computed_point() -> None:
     v = torch.tensor([[[0.0, 0.0], [5.0, 5.0], [-4.0, -4.0]]], device=DEVICE, requires_grad=True)
     index = torch.tensor([[[1, 2], [0, 0], [0, 0]]], dtype=torch.int32, device=DEVICE)
     sign = torch.tensor([2.0, -0.5], device=DEVICE)
-    extreme, total, squares = cuda.edge_reduce(u, v, index, sign, relu=False, moments=True)
+    extreme, total, squares = kernels.edge_reduce(u, v, index, sign, relu=False, moments=True)
     assert total is not None
     assert squares is not None
     assert extreme[0, 0].tolist() == [6.0, -3.0]
@@ -158,7 +167,7 @@ def test_nan_and_foreign_indices_give_nan_in_their_own_points_only() -> None:
     index[0, 3, 1] = 4
     index[1, 5, 0] = 12  # beyond the block, and at the end of memory
     index[0, 6, 0] = -1
-    extreme, _, _ = cuda.edge_reduce(u, v, index, sign, relu=True, moments=True)
+    extreme, _, _ = kernels.edge_reduce(u, v, index, sign, relu=True, moments=True)
     expected = torch.zeros(2, 12, 3, dtype=torch.bool)
     expected[0, 3, 1] = expected[1, 5] = expected[0, 6] = True
     assert torch.equal(extreme.isnan().cpu(), expected)
@@ -168,7 +177,7 @@ def test_half_precision_is_added_up_in_float32() -> None:
     _, x, _, _ = random_edges(1, 40, 4, 1, torch.float32)
     x = x.abs().half()
     index = torch.arange(40, dtype=torch.int32, device=DEVICE).expand(1, 40, 40)
-    y = cuda.neighbor_sum(x, index)
+    y = kernels.neighbor_sum(x, index)
     assert y.dtype == torch.float16
     expected = x.double().sum(dim=1, keepdim=True).expand(1, 40, 4)
     torch.testing.assert_close(y.double(), expected, rtol=1.01 * 2.0**-11, atol=0)
@@ -177,8 +186,44 @@ def test_half_precision_is_added_up_in_float32() -> None:
 def test_the_same_bits_every_time() -> None:
     arrays = random_edges(1, 64, 6, 8, torch.float32)
     flags = {"relu": True, "moments": True}
-    for one, other in zip(results(cuda, arrays, flags), results(cuda, arrays, flags), strict=True):
+    for one, other in zip(
+        results(kernels, arrays, flags), results(kernels, arrays, flags), strict=True
+    ):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("batch", "points", "k"), [(1, 1, 1), (3, 37, 5), (2, 129, 16)])
+def test_edges_are_sorted_by_source_and_number(batch: int, points: int, k: int) -> None:
+    """Foreign indices count as the nearest one."""
+    from pipelines.kernels.reductions.cuda import reverse
+
+    _, _, index, _ = random_edges(batch, points, 1, k, torch.float32)
+    index[0, 0, 0], index[-1, -1, -1] = -(2**31), 2**31 - 1
+    source = index.clamp(0, points - 1).cpu().numpy() + points * np.arange(batch)[:, None, None]
+    order, begin = (found.cpu().numpy() for found in reverse(index))
+    assert order.dtype == begin.dtype == np.int32
+    expected = sorted(range(source.size), key=lambda edge: (source.flat[edge], edge))
+    assert order.tolist() == expected
+    counts = np.bincount(source.ravel(), minlength=batch * points)
+    assert begin.tolist() == [0, *np.cumsum(counts)]
+
+
+def test_foreign_indices_touch_no_foreign_memory_on_the_way_back() -> None:
+    _, v, index, sign = random_edges(2, 33, 3, 4, torch.float32)
+    index[0, 3, 1], index[1, 5, 0], index[1, 32, 3] = -1, 33, 2**31 - 1
+    v.requires_grad_()
+    extreme, *_ = kernels.edge_reduce(torch.zeros_like(v), v, index, sign, relu=False, moments=True)
+    extreme.nansum().backward()
+    assert v.grad is not None
+    assert v.grad.shape == v.shape
+
+
+def test_too_many_edges_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.kernels.reductions import cuda as cuda_edges
+
+    monkeypatch.setattr(cuda_edges, "MOST_EDGES", 60)
+    with pytest.raises(ValueError, match="found 60 edges in a batch, expected fewer than"):
+        cuda_edges.reverse(torch.zeros(2, 10, 3, dtype=torch.int32, device=DEVICE))
 
 
 @pytest.mark.parametrize(
@@ -223,7 +268,7 @@ def test_a_network_equals_the_eager_one(
 def step_of(model: DeepGCN, features: Tensor, name: str) -> list[Tensor]:
     """Return the logits of a training step, and all gradients, with an implementation."""
     with kernels.use(name):
-        assert kernels.implementation(features).__name__ == f"pipelines.kernels.{name}"
+        assert kernels.implementation(features) == name
         model.zero_grad()
         logits = model.train()(features)
         (logits.square().sum() + logits.sum()).backward()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipelines import kernels
-from pipelines.kernels import cpu
 
 BACKENDS = ("reference", "cpu")
 
@@ -170,7 +169,7 @@ def test_an_index_outside_the_block_is_refused(place: int) -> None:
     u, v, index, sign = case(1, 5, 4, 2, seed=0)
     index[0, 3, 1] = place
     with pytest.raises(IndexError, match="expected 0 to 4"):
-        cpu.edge_reduce(u, v, index, sign, relu=False, moments=False)
+        kernels.edge_reduce(u, v, index, sign, relu=False, moments=False)
 
 
 def test_arrays_that_are_not_contiguous() -> None:

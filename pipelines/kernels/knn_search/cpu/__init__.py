@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from pipelines.kernels import reference, threads
+from pipelines.kernels.knn_search import Ranks, listed
 
 from .order import arrange, as_given
 from .selection import select
@@ -40,15 +41,15 @@ MOST_GROUPS = 32
 Shared = tuple[Any, ...]
 
 
-def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
     """Select the points of the given ranks; see `pipelines.kernels.knn`."""
     if x.dtype != torch.float32:
         return reference.knn(x, ranks)
     batch, points, _ = x.shape
     x = (x - x.mean(dim=1, keepdim=True)).contiguous()
     index = torch.empty((batch, points, len(ranks)), dtype=torch.int32)
-    wanted = np.array(ranks, dtype=np.int64)
-    plan = _plan(points, ranks[-1])
+    wanted = np.array(listed(ranks), dtype=np.int64)
+    plan = _plan(points, int(wanted[-1]))
     for features, out in zip(x.numpy(), index.numpy(), strict=True):
         _search_block(features, wanted, plan, out)
     return index
@@ -56,19 +57,12 @@ def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How a block is searched.
+    """How a block is searched."""
 
-    Attributes:
-        sample: points in the sample.
-        rank: in the sample, of the distance that becomes a row's threshold; 0: no thresholds.
-        length: of a row's candidate buffer.
-        slab: how many panels of rows are searched at a time.
-    """
-
-    sample: int
-    rank: int
-    length: int
-    slab: int
+    sample: int  # points in the sample
+    rank: int  # in the sample, of the distance that becomes a row's threshold; 0: no thresholds
+    length: int  # of a row's candidate buffer
+    slab: int  # panels of rows that are searched at a time
 
 
 def _plan(points: int, last: int) -> _Plan:
@@ -156,7 +150,7 @@ def _rounds(first: int, last: int, panels: int) -> list[np.ndarray]:
     the pairs of a round have no group in common, so no two threads append to the same buffer.
     Panels outside the slab come last: they are searched, but get no candidates.
     """
-    groups = 2 * max(1, min(2 * threads.count(), MOST_GROUPS // 2, (last - first) // 8))
+    groups = 2 * max(1, min(2 * torch.get_num_threads(), MOST_GROUPS // 2, (last - first) // 8))
     edges = [first + n * (last - first) // groups for n in range(groups + 1)]
     bounds = list(itertools.pairwise(edges))
     seats = list(range(groups))

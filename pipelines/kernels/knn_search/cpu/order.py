@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numba import njit
 
 from pipelines.kernels import threads
@@ -137,7 +138,7 @@ def _split(projected: np.ndarray, points: np.ndarray, panels: int) -> None:
     """Sort points into panels: halve along the longest axis, recursively, as a k-d tree does."""
     segments, whole = [(0, panels)], False
     while not whole:
-        whole = len(segments) >= 4 * threads.count() or segments[0][1] <= LEAST_PANELS
+        whole = len(segments) >= 4 * torch.get_num_threads() or segments[0][1] <= LEAST_PANELS
         table = np.array(segments, dtype=np.int64)
         threads.run(split, (projected, points, table, whole), len(table))
         halves = [(low, (low + high) // 2, high) for low, high in segments]

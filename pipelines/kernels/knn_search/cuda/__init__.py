@@ -39,8 +39,7 @@ import triton
 from torch import Tensor
 
 from pipelines.kernels import reference
-from pipelines.kernels.device import on
-from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of, listed
+from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of
 
 from . import candidates, distances, ordering, thresholds
 
@@ -76,9 +75,9 @@ def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     plan = plan_search(bound_of(ranks, bound, points), points)
     large = points > MOST_POINTS or x[0].numel() > MOST_FEATURES or plan.room > LONGEST
     if large or x.dtype == torch.float64:
-        return reference.knn(x, listed(ranks))
+        return reference.knn(x, ranks)
     index = torch.empty(*x.shape[:2], len(ranks), dtype=torch.int32, device=x.device)
-    with on(x.device):
+    with torch.cuda.device_of(x):
         search = Search(x.float().contiguous(), plan)
         column = ranks.column if isinstance(ranks, RankTable) else columns(ranks, x.device)
         for number, start in enumerate(range(0, points, search.rows)):
@@ -98,18 +97,14 @@ def columns(ranks: tuple[int, ...], device: torch.device) -> Tensor:
 class Plan:
     """How a search finds the `wanted` nearest points of a row.
 
-    Attributes:
-        wanted: how many ranks there are up to the largest one.
-        bracket: numbers of points: the threshold is sought between the distances that so many are
-            within, by the sample; if not `counted`, the first of these is the threshold.
-        counted: whether points are counted before they are collected.
-        room: for how many candidates of a row there is room; a power of two.
+    The threshold is sought between the distances that so many points as `bracket` tells are within,
+    by the sample; if not `counted`, the first of these is the threshold.
     """
 
-    wanted: int
+    wanted: int  # ranks up to the largest one
     bracket: tuple[float, float]
-    counted: bool
-    room: int
+    counted: bool  # whether points are counted before they are collected
+    room: int  # candidates of a row that there is room for; a power of two
 
 
 def plan_search(wanted: int, points: int) -> Plan:
