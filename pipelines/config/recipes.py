@@ -8,8 +8,8 @@ from pipelines.errors import ConfigError
 
 # Each has a function of its name in `data.augment`; they are applied in this order.
 AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
-# Of each of these a recipe has one at most, or the published one. A loss has a function in
-# `training.recipe` (`smoothing_loss`), and so has a schedule (`cosine_schedule`).
+# Of each of these a recipe has one at most, or the published one. Losses and schedules are
+# functions of `training.recipe`, in its tables of the same names.
 OPTIMIZERS = ("adamw", "sgd")
 LOSSES = ("smoothing",)
 SCHEDULES = ("cosine",)

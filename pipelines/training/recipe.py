@@ -1,7 +1,7 @@
 """Turn a recipe's parts into an optimizer, a loss, a schedule and a weight average.
 
-A loss or a schedule is a function here, and its name an entry of `config.recipes`: LOSSES has
-"smoothing" for `smoothing_loss`, SCHEDULES "cosine" for `cosine_schedule`.
+A loss or a schedule is a function here, with an entry in LOSSES or SCHEDULES; `config.recipes` has
+the names too, for the command line.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,6 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipelines.config import TrainConfig
-from pipelines.config.recipes import LOSSES, SCHEDULES
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 
@@ -30,8 +31,6 @@ HALVE_EVERY_EPOCHS = 20  # torch layout
 PYTORCH_BN_MOMENTUM = 0.1
 WARM_UP = 0.02  # of all samples, over which the cosine schedule's rate rises
 EMA_DECAY = 0.999
-
-TensorList = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
@@ -51,22 +50,14 @@ def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimize
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the summed cross-entropy of the labelled points."""
-    return F.cross_entropy(logits, label, ignore_index=IGNORED, reduction="sum")
-
-
-def smoothing_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Return the summed cross-entropy of the labelled points, with label smoothing."""
+def cross_entropy(logits: Tensor, label: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the summed cross-entropy of the labelled points, as published without smoothing."""
     return F.cross_entropy(
-        logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=SMOOTHING
+        logits, label, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )
 
 
-def choose_loss(parts: Sequence[str]) -> Loss:
-    """Return the loss of a recipe's parts, or cross-entropy as published."""
-    losses: dict[str, Loss] = {name: globals()[f"{name}_loss"] for name in LOSSES}
-    return next((losses[part] for part in parts if part in losses), cross_entropy)
+LOSSES: dict[str, Loss] = {"smoothing": partial(cross_entropy, smoothing=SMOOTHING)}
 
 
 @dataclass(frozen=True)
@@ -77,30 +68,21 @@ class Rates:
     bn_momentum: float
 
 
-# (samples seen before this step, epoch from 0) → Rates. A function of how much has been seen, not
-# a counter inside a scheduler: a resumed run needs no more than its position.
-Schedule = Callable[[int, int], Rates]
-
-
-def cosine_schedule(lr: float, total: int) -> Schedule:
-    """Return a schedule that rises to `lr` and falls to 0 over `total` samples as a cosine does.
+def cosine_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  # noqa: ARG001
+    """Return rates that rise to `lr` and fall to 0 over `total` samples as a cosine does.
 
     Reference:
         Loshchilov & Hutter, SGDR, ICLR 2017, equation 5 (one period), after a linear warm-up.
     """
     warm = max(1, round(WARM_UP * total))
-
-    def rates(samples: int, epoch: int) -> Rates:  # noqa: ARG001
-        if samples < warm:
-            return Rates(lr * (samples + 1) / (warm + 1), PYTORCH_BN_MOMENTUM)
-        done = min(1.0, (samples - warm) / max(1, total - warm))
-        return Rates(lr * (1 + math.cos(math.pi * done)) / 2, PYTORCH_BN_MOMENTUM)
-
-    return rates
+    if samples < warm:
+        return Rates(lr * (samples + 1) / (warm + 1), PYTORCH_BN_MOMENTUM)
+    done = min(1.0, (samples - warm) / max(1, total - warm))
+    return Rates(lr * (1 + math.cos(math.pi * done)) / 2, PYTORCH_BN_MOMENTUM)
 
 
-def paper_schedule(lr: float, total: int) -> Schedule:  # noqa: ARG001
-    """Return the schedule of the TensorFlow release, which the published numbers come from.
+def paper_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  # noqa: ARG001
+    """Return the rates of the TensorFlow release, which the published numbers come from.
 
     The learning rate and PyTorch's batch-norm momentum (1 − the release's decay) halve every
     300,000 samples: the rate down to 1e-5, the momentum from 0.5 down to 0.01.
@@ -113,50 +95,41 @@ def paper_schedule(lr: float, total: int) -> Schedule:  # noqa: ARG001
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 4; the release's `train.py` and `tf_util.py`.
     """
-
-    def rates(samples: int, epoch: int) -> Rates:  # noqa: ARG001
-        halved = 0.5 ** (samples // HALVE_EVERY)
-        return Rates(
-            lr=max(lr * halved, min(lr, LR_FLOOR)),
-            bn_momentum=max(BN_MOMENTUM * halved, BN_MOMENTUM_FLOOR),
-        )
-
-    return rates
+    halved = 0.5 ** (samples // HALVE_EVERY)
+    momentum = max(BN_MOMENTUM * halved, BN_MOMENTUM_FLOOR)
+    return Rates(max(lr * halved, min(lr, LR_FLOOR)), momentum)
 
 
-def torch_schedule(lr: float, total: int) -> Schedule:  # noqa: ARG001
-    """Return the schedule of the PyTorch release: ×0.5 every 20 epochs, momentum 0.1 throughout."""
-
-    def rates(samples: int, epoch: int) -> Rates:  # noqa: ARG001
-        return Rates(lr * 0.5 ** (epoch // HALVE_EVERY_EPOCHS), PYTORCH_BN_MOMENTUM)
-
-    return rates
+def torch_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  # noqa: ARG001
+    """Return the rates of the PyTorch release: ×0.5 every 20 epochs, momentum 0.1 throughout."""
+    return Rates(lr * 0.5 ** (epoch // HALVE_EVERY_EPOCHS), PYTORCH_BN_MOMENTUM)
 
 
-def choose_schedule(parts: Sequence[str], layout: str, lr: float, total: int) -> Schedule:
-    """Return the schedule of a recipe's parts, or the published one of the layout.
-
-    It starts from the learning rate `lr`; the whole training has `total` samples.
-    """
-    name = next((part for part in parts if part in SCHEDULES), layout)
-    schedule: Schedule = globals()[f"{name}_schedule"](lr, total)
-    return schedule
+# (first learning rate, samples of the training, samples before the step, epoch from 0) → Rates. A
+# function of how much has been seen, not a counter inside a scheduler: a resumed run needs no more
+# than its position. "paper" and "torch" are the published ones of the layouts.
+SCHEDULES: dict[str, Callable[[float, int, int, int], Rates]] = {
+    "cosine": cosine_schedule,
+    "paper": paper_schedule,
+    "torch": torch_schedule,
+}
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What the steps of a training follow."""
 
-    schedule: Schedule
+    schedule: Callable[[int, int], Rates]  # (samples before the step, epoch) → Rates
     loss: Loss = cross_entropy
     clip: float | None = None  # the largest norm of a gradient; None: any
 
 
 def choose_recipe(config: TrainConfig, total: int) -> Recipe:
-    """Return the recipe of a training of `total` samples."""
-    schedule = choose_schedule(config.parts, config.model.layout, config.first_lr, total)
-    clip = CLIP if "clip" in config.parts else None
-    return Recipe(schedule, choose_loss(config.parts), clip)
+    """Return the recipe of a training of `total` samples: its parts, else what was published."""
+    loss = next((LOSSES[part] for part in config.parts if part in LOSSES), cross_entropy)
+    schedule = next((part for part in config.parts if part in SCHEDULES), config.model.layout)
+    rates = partial(SCHEDULES[schedule], config.first_lr, total)
+    return Recipe(rates, loss, CLIP if "clip" in config.parts else None)
 
 
 def apply_rates(rates: Rates, model: nn.Module, optimizer: Optimizer) -> None:
@@ -191,15 +164,11 @@ def start_average(average: AveragedModel, step: int) -> AveragedModel:
     return average.requires_grad_(False)
 
 
-def ema_decay(step: int) -> float:
-    """Return the weight that the average keeps when the weights after step `step` come in."""
-    return min(EMA_DECAY, (1 + step) / (10 + step))
-
-
 @torch.no_grad()
-def _average(averages: TensorList, weights: TensorList, step: Tensor | int) -> None:
+def _average(averages: Any, weights: Any, step: Tensor | int) -> None:
     """Update averages of one dtype and device with the weights after a step."""
     if averages[0].is_floating_point():
-        torch._foreach_lerp_(averages, weights, 1 - ema_decay(int(step)))
+        decay = min(EMA_DECAY, (1 + int(step)) / (10 + int(step)))
+        torch._foreach_lerp_(averages, weights, 1 - decay)
     else:
         torch._foreach_copy_(averages, weights)

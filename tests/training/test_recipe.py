@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,26 +13,34 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config import LAYOUTS, ModelConfig, TrainConfig, recipes
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.training.recipe import (
     CLIP,
-    EMA_DECAY,
+    LOSSES,
+    SCHEDULES,
     Rates,
     apply_rates,
     average_weights,
     build_optimizer,
-    choose_loss,
     choose_recipe,
-    choose_schedule,
     cross_entropy,
-    ema_decay,
-    smoothing_loss,
     start_average,
 )
 from pipelines.training.steps import mean_loss
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8)
+
+
+def schedule(*parts: str, layout: str = "paper", lr: float = 1e-3) -> Callable[[int, int], Rates]:
+    """The schedule of a training of 1,000 samples."""
+    model = dataclasses.replace(CONFIG, layout=layout)
+    return choose_recipe(TrainConfig(model=model, extra=parts, lr=lr), 1000).schedule
+
+
+def test_each_name_of_the_command_line_has_its_function() -> None:
+    assert {*LOSSES} == {*recipes.LOSSES}
+    assert {*SCHEDULES} == {*recipes.SCHEDULES, *LAYOUTS}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +60,7 @@ CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8)
     ],
 )
 def test_paper_layout_follows_the_samples(samples: int, lr: float, momentum: float) -> None:
-    rates = choose_schedule((), "paper", 1e-3, 1)
+    rates = schedule()
     assert rates(samples, 0) == rates(samples, 77) == Rates(lr, momentum)
 
 
@@ -59,12 +69,12 @@ def test_paper_layout_follows_the_samples(samples: int, lr: float, momentum: flo
     [(0, 1e-3), (19, 1e-3), (20, 5e-4), (39, 5e-4), (40, 2.5e-4), (60, 1.25e-4), (99, 6.25e-5)],
 )
 def test_torch_layout_follows_the_epochs(epoch: int, lr: float) -> None:
-    rates = choose_schedule((), "torch", 1e-3, 1)
+    rates = schedule(layout="torch")
     assert rates(0, epoch) == rates(5_000_000, epoch) == Rates(lr, 0.1)
 
 
 def test_a_learning_rate_below_the_floor_is_kept() -> None:
-    assert choose_schedule((), "paper", 1e-6, 1)(3_000_000, 0).lr == 1e-6
+    assert schedule(lr=1e-6)(3_000_000, 0).lr == 1e-6
 
 
 def test_rates_reach_the_optimizer_and_every_batch_norm() -> None:
@@ -79,7 +89,7 @@ def test_rates_reach_the_optimizer_and_every_batch_norm() -> None:
 
 
 def test_cosine_rises_to_the_rate_and_falls_to_nothing() -> None:
-    rates = choose_schedule(("cosine",), "paper", 1e-2, 1000)
+    rates = schedule("cosine", lr=1e-2)
     lr = [rates(samples, 0).lr for samples in range(1000)]
     top = lr.index(max(lr))
     assert top == 20, "two percent of the samples warm up"
@@ -143,9 +153,9 @@ def test_smoothing_mixes_in_every_class() -> None:
     known = label != 255
     log = torch.log_softmax(logits[known], dim=1)
     target = 0.8 * F.one_hot(label[known], 13) + 0.2 / 13
-    torch.testing.assert_close(choose_loss(("smoothing",))(logits, label), -(target * log).sum())
-    assert choose_loss(("cosine",)) is cross_entropy
-    assert choose_loss(("cosine", "smoothing")) is smoothing_loss
+    loss = choose_recipe(TrainConfig(extra=("cosine", "smoothing")), 1).loss
+    torch.testing.assert_close(loss(logits, label), -(target * log).sum())
+    assert choose_recipe(TrainConfig(extra=("cosine",)), 1).loss is cross_entropy
 
 
 def test_clipping_is_a_part() -> None:
@@ -169,11 +179,18 @@ def test_an_average_goes_on_where_it_was() -> None:
     assert torch.equal(whole.module.classifier.bias, again.module.classifier.bias)
 
 
-def test_decay_rises_from_little_to_its_limit() -> None:
-    assert ema_decay(1) == 2 / 11
-    assert ema_decay(90) == 0.91
-    assert ema_decay(8990) == pytest.approx(EMA_DECAY)
-    assert ema_decay(10**6) == EMA_DECAY
+def decay(step: int) -> float:
+    return min(0.999, (1 + step) / (10 + step))
+
+
+@pytest.mark.parametrize("step", [1, 90, 8990, 10**6])
+def test_the_average_forgets_ever_more_slowly(step: int) -> None:
+    model = nn.Linear(1, 1, dtype=torch.float64)
+    average = start_average(average_weights(model), step - 1)  # type: ignore[arg-type]
+    nn.init.zeros_(model.weight)
+    nn.init.ones_(average.module.weight)
+    average.update_parameters(model)
+    assert average.module.weight.item() == pytest.approx(decay(step))
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights() -> None:
@@ -190,9 +207,9 @@ def test_the_average_is_the_weighted_sum_of_all_weights() -> None:
             average.update_parameters(model)
             history.append(copy.deepcopy(model.state_dict()))
     # The share of each step's weights in the end: what came in, times all the decays after it.
-    shares = [1.0, *(1 - ema_decay(step) for step in range(1, 6))]
+    shares = [1.0, *(1 - decay(step) for step in range(1, 6))]
     for step in range(1, 6):
-        shares[:step] = [share * ema_decay(step) for share in shares[:step]]
+        shares[:step] = [share * decay(step) for share in shares[:step]]
     assert sum(shares) == pytest.approx(1)
     for name, found in average.module.state_dict().items():
         values = [state[name] for state in history]
