@@ -40,11 +40,9 @@ from pipelines.runs.resume import check_same, open_data, room_checksums
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import watch_for_interruption
-from pipelines.training.accumulation import TRIALS, explain_out_of_memory
 from pipelines.training.distributed import (
     ALONE,
     Processes,
-    Ranks,
     check_devices,
     connected,
     device_of,
@@ -52,7 +50,13 @@ from pipelines.training.distributed import (
 )
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
-from pipelines.training.memory import arrange_memory, settle_memory, sharing_memory
+from pipelines.training.memory import (
+    arrange_memory,
+    explain_out_of_memory,
+    settle_memory,
+    sharing_memory,
+)
+from pipelines.training.steps import TRIALS
 from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
 
@@ -105,12 +109,12 @@ def train(
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` has shown how
             to go on.
     """
-    ranks = read_ranks()
-    if ranks.world_size == 1 and config.devices > 1:
+    processes = read_ranks()
+    if processes.size == 1 and config.devices > 1:
         return train_with_workers(config, resume, progress)
-    with connected(ranks) as processes:
+    with connected(processes):
         progress = progress if processes.main else SILENT
-        start = processes.broadcast(lambda: decide(config, resume, ranks, progress))
+        start = processes.broadcast(lambda: decide(config, resume, processes, progress))
         return train_rank(start, processes, progress)
 
 
@@ -154,14 +158,16 @@ class Start:
     trials: int  # steps that may find out that memory is short
 
 
-def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Progress) -> Start:
+def decide(
+    config: TrainConfig, resume: Path | None, processes: Processes, progress: Progress
+) -> Start:
     """Check what was asked for, and settle what was left open; raises what `train` does."""
     check_loggers(config.loggers)
     check_place(config.runs, "--runs", folder=True)
     if resume is None:
-        check_devices(config.devices, ranks)
-    config = dataclasses.replace(config, devices=ranks.world_size)
-    device = device_of(ranks, pick_device(config.device, progress))
+        check_devices(config.devices, processes)
+    config = dataclasses.replace(config, devices=processes.size)
+    device = device_of(processes, pick_device(config.device, progress))
     Precision(config.precision, device)
     run = open_run(resume) if resume else None
     store = open_data(run, config.data) if run else Store.open(config.data)
@@ -173,21 +179,21 @@ def decide(config: TrainConfig, resume: Path | None, ranks: Ranks, progress: Pro
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
             split_store(config, store)  # fails, if it has to, before the trials of the memory
-            config = settle_memory(config, device.type, ranks, progress)
-    trials = 0 if run or (config.sync_bn and ranks.world_size > 1) else TRIALS
+            config = settle_memory(config, device.type, processes, progress)
+    trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
     return Start(config, resume, store.fingerprint, kernels.forced(), trials)
 
 
 def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainResult:
     """Train as one of the processes; raises what `train` does."""
-    config, ranks = start.config, processes.ranks
+    config = start.config
     with ExitStack() as stack:
         stack.enter_context(kernels.use(start.kernel))
         stack.enter_context(cpu_threads(config.threads))
-        store = open_same_store(config, start.fingerprint, ranks)
-        device = device_of(ranks, pick_device(config.device))
-        arrange_memory(config, device.type, ranks)
-        samplers = open_samplers(config, store, progress, ranks)
+        store = open_same_store(config, start.fingerprint, processes)
+        device = device_of(processes, pick_device(config.device))
+        arrange_memory(config, device.type, processes)
+        samplers = open_samplers(config, store, progress, processes)
         environment = {**describe_environment(device), **describe_store(config, store)}
         interruption = stack.enter_context(watch_for_interruption())
         run = stack.enter_context(opened_run(start, store, environment, processes))
@@ -204,7 +210,7 @@ def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainR
         else:
             if start.resume is not None and processes.main:
                 reopen(run, config, environment)
-            sharing = sharing_memory(ranks, device.type)
+            sharing = sharing_memory(processes, device.type)
             summary = describe_training(config, training.state.model, *samplers, device, sharing)
             progress.say(f"{run.path}: {summary}")
             training.run_to_end()
@@ -266,12 +272,12 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
 
 
-def open_same_store(config: TrainConfig, fingerprint: str, ranks: Ranks) -> Store:
+def open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:
     """Open the store, and check that it is the one that rank 0 has."""
     store = Store.open(config.data)
     if store.fingerprint != fingerprint:
         raise DatasetError(
-            f"{config.data}: process {ranks.rank} found other data there than process 0.\n"
+            f"{config.data}: process {processes.rank} found other data there than process 0.\n"
             "Give a folder that all machines see with --data."
         )
     return store
@@ -293,7 +299,7 @@ def split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list
 
 
 def open_samplers(
-    config: TrainConfig, store: Store, progress: Progress = SILENT, ranks: Ranks = ALONE.ranks
+    config: TrainConfig, store: Store, progress: Progress = SILENT, processes: Processes = ALONE
 ) -> tuple[BlockSampler, BlockSampler]:
     """Return the samplers of the training blocks and of the disjoint validation blocks.
 
@@ -306,7 +312,7 @@ def open_samplers(
         sampler = BlockSampler(
             *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
             parts=parts,
-            sharing=ranks.local_world_size,
+            sharing=processes.local_size,
             progress=progress,
         )
         if not len(sampler):

@@ -197,7 +197,7 @@ def estimate(
         if speed is not None and steps is not None:
             each = steps * config.batch_size * _block_flop(config) / speed
             seconds = sum(each * (1 - fraction(cell.run)) for cell in left)
-        memory = estimate_memory(fit_memory(config, device), device=device).total
+        memory = estimate_memory(fit_memory(config, device), device)
         rows.append(RowEstimate(row, len(left), steps, seconds, memory))
     times = [row.seconds for row in rows if row.row.config is not None]
     total = None if None in times else sum(time for time in times if time is not None)

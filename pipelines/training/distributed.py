@@ -1,8 +1,7 @@
 """Train one network in several processes, each on its part of every batch.
 
 Every process is a rank of PyTorch's elastic launcher (`--devices`, torchrun) or of srun, and runs
-the same code; rank 0 alone writes and reports. Gloo connects CPUs, NCCL GPUs. A process without
-others has a `Processes` too, whose methods then cost nothing.
+the same code; rank 0 alone writes and reports. Gloo connects CPUs, NCCL GPUs.
 
 All ranks take the same steps, so they have the same weights. Gradients are summed in one exchange
 after the backward pass, not overlapped with it: the network is small (15 MB) for its work.
@@ -37,128 +36,19 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """A process's number among those of its training."""
+class Processes:
+    """The processes of a training, as one of them sees it; without others its methods cost nothing.
 
-    rank: int = 0  # among all
-    world_size: int = 1  # processes on all machines
+    Those that exchange something need `connected`.
+    """
+
+    rank: int = 0  # this process's number among all
+    size: int = 1  # processes on all machines
     local_rank: int = 0  # among those of this machine
-    local_world_size: int = 1  # processes on this machine
+    local_size: int = 1  # processes on this machine
     address: str = ""  # the host where they meet
     port: int = 0  # of that host
     launcher: str = ""  # for messages
-
-
-def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """Return the ranks that torchrun or srun gave this process.
-
-    Raises:
-        ConfigError: the launcher's variables are incomplete or make no sense.
-    """
-    variables, launcher = environment, "torchrun"
-    if _int_of(environment, "WORLD_SIZE", 1) <= 1:
-        variables, launcher = _slurm_variables(environment), "srun"
-    if not variables:
-        return Ranks()
-    rank, size = _int_of(variables, "RANK"), _int_of(variables, "WORLD_SIZE")
-    if not 0 <= rank < size:
-        raise ConfigError(
-            f"{launcher}: found process number {rank} of {size}, expected 0 to {size - 1}."
-        )
-    local_rank = _int_of(variables, "LOCAL_RANK", rank)
-    local_size = _int_of(variables, "LOCAL_WORLD_SIZE", size)
-    address, port = variables.get("MASTER_ADDR", "127.0.0.1"), _int_of(variables, "MASTER_PORT")
-    return Ranks(rank, size, local_rank, local_size, address, port, launcher)
-
-
-def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return srun's variables under torchrun's names; none if srun did not start this process."""
-    # SLURM_NTASKS is also set within an allocation in which srun has not started anything.
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
-    if tasks == "1" or "SLURM_PROCID" not in environment:
-        return {}
-    local_size = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # "4(x2),3": 4 on this node
-    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
-    nodes = next((environment[name] for name in lists if environment.get(name)), "127.0.0.1")
-    port = LOWEST_PORT + _int_of(environment, "SLURM_JOB_ID", 0) % PORTS
-    return {
-        "WORLD_SIZE": tasks,
-        "RANK": environment["SLURM_PROCID"],
-        "LOCAL_WORLD_SIZE": re.split(r"\D", local_size)[0],
-        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_node(nodes),
-        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
-    }
-
-
-def first_node(nodes: str) -> str:
-    """Return the first host of SLURM's short form of a list: "gpu[07-09,12],login" → "gpu07"."""
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
-    if found is None:
-        raise ConfigError(f"srun: found the list of nodes {nodes!r}, expected names of hosts.")
-    return "".join(part or "" for part in found.groups())
-
-
-def _int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    """Return a variable as a number, or raise ConfigError."""
-    text = environment.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(text or "")
-    except ValueError:
-        raise ConfigError(
-            f"{name}: found {text!r} in the environment, expected a number.\n"
-            "Start several processes with --devices, torchrun or srun, which set it."
-        ) from None
-
-
-def check_devices(devices: int, ranks: Ranks) -> None:
-    """Check that the launcher started as many processes as were asked for, if any were.
-
-    Raises:
-        ConfigError: it started another number.
-    """
-    if devices not in (1, ranks.world_size):
-        raise ConfigError(
-            f"--devices: found {devices}, but {ranks.launcher} started {ranks.world_size} "
-            "processes.\nLeave --devices out: under a launcher it is their number."
-        )
-
-
-def device_of(ranks: Ranks, device: torch.device) -> torch.device:
-    """Return the device of a rank: each has a GPU of its own, or ConfigError is raised."""
-    if device.type != "cuda" or ranks.world_size == 1:
-        return device
-    count = torch.cuda.device_count()
-    # srun can show each process a GPU of its own, the only one in sight.
-    alone = count == 1 and ranks.launcher == "srun"
-    if not alone and ranks.local_world_size > count:
-        raise ConfigError(
-            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
-            f"{ranks.local_world_size} processes.\n"
-            f"Use --devices {count}, or start the processes on more machines with torchrun."
-        )
-    device = torch.device("cuda", 0 if alone else ranks.local_rank)
-    torch.cuda.set_device(device)
-    return device
-
-
-@dataclass(frozen=True)
-class Processes:
-    """The processes of a training, as one of them sees it."""
-
-    ranks: Ranks = Ranks()
-
-    @property
-    def rank(self) -> int:
-        """This process's number, from 0."""
-        return self.ranks.rank
-
-    @property
-    def size(self) -> int:
-        """The number of processes."""
-        return self.ranks.world_size
 
     @property
     def main(self) -> bool:
@@ -264,32 +154,128 @@ class _Sum(torch.autograd.Function):
         return ctx.processes.sum(grads[0]), None
 
 
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Processes:
+    """Return the processes of this training, of which torchrun or srun started this one.
+
+    Raises:
+        ConfigError: the launcher's variables are incomplete or make no sense.
+    """
+    variables, launcher = environment, "torchrun"
+    if _int_of(environment, "WORLD_SIZE", 1) <= 1:
+        variables, launcher = _slurm_variables(environment), "srun"
+    if not variables:
+        return ALONE
+    rank, size = _int_of(variables, "RANK"), _int_of(variables, "WORLD_SIZE")
+    if not 0 <= rank < size:
+        raise ConfigError(
+            f"{launcher}: found process number {rank} of {size}, expected 0 to {size - 1}."
+        )
+    local_rank = _int_of(variables, "LOCAL_RANK", rank)
+    local_size = _int_of(variables, "LOCAL_WORLD_SIZE", size)
+    address, port = variables.get("MASTER_ADDR", "127.0.0.1"), _int_of(variables, "MASTER_PORT")
+    return Processes(rank, size, local_rank, local_size, address, port, launcher)
+
+
+def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return srun's variables under torchrun's names; none if srun did not start this process."""
+    # SLURM_NTASKS is also set within an allocation in which srun has not started anything.
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    if tasks == "1" or "SLURM_PROCID" not in environment:
+        return {}
+    local_size = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # "4(x2),3": 4 on this node
+    lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodes = next((environment[name] for name in lists if environment.get(name)), "127.0.0.1")
+    port = LOWEST_PORT + _int_of(environment, "SLURM_JOB_ID", 0) % PORTS
+    return {
+        "WORLD_SIZE": tasks,
+        "RANK": environment["SLURM_PROCID"],
+        "LOCAL_WORLD_SIZE": re.split(r"\D", local_size)[0],
+        "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_node(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+    }
+
+
+def first_node(nodes: str) -> str:
+    """Return the first host of SLURM's short form of a list: "gpu[07-09,12],login" → "gpu07"."""
+    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
+    if found is None:
+        raise ConfigError(f"srun: found the list of nodes {nodes!r}, expected names of hosts.")
+    return "".join(part or "" for part in found.groups())
+
+
+def _int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    """Return a variable as a number, or raise ConfigError."""
+    text = environment.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        raise ConfigError(
+            f"{name}: found {text!r} in the environment, expected a number.\n"
+            "Start several processes with --devices, torchrun or srun, which set it."
+        ) from None
+
+
+def check_devices(devices: int, processes: Processes) -> None:
+    """Check that the launcher started as many processes as were asked for, if any were.
+
+    Raises:
+        ConfigError: it started another number.
+    """
+    if devices not in (1, processes.size):
+        raise ConfigError(
+            f"--devices: found {devices}, but {processes.launcher} started {processes.size} "
+            "processes.\nLeave --devices out: under a launcher it is their number."
+        )
+
+
+def device_of(processes: Processes, device: torch.device) -> torch.device:
+    """Return the device of this process: each has a GPU of its own, or ConfigError is raised."""
+    if device.type != "cuda" or processes.size == 1:
+        return device
+    count = torch.cuda.device_count()
+    # srun can show each process a GPU of its own, the only one in sight.
+    alone = count == 1 and processes.launcher == "srun"
+    if not alone and processes.local_size > count:
+        raise ConfigError(
+            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
+            f"{processes.local_size} processes.\n"
+            f"Use --devices {count}, or start the processes on more machines with torchrun."
+        )
+    device = torch.device("cuda", 0 if alone else processes.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
-def connected(ranks: Ranks) -> Iterator[Processes]:
+def connected(processes: Processes) -> Iterator[Processes]:
     """Connect this process with the others of its training in a `with` block.
 
     Raises:
         ProcessLostError: they did not all come.
     """
-    if ranks.world_size == 1:
-        yield ALONE
+    if processes.size == 1:
+        yield processes
         return
     hook = sys.excepthook  # PyTorch puts "[rank0]:" before every line of a traceback
+    meeting = f"{processes.address}:{processes.port}"
     try:
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            init_method=f"tcp://{ranks.address}:{ranks.port}",
-            rank=ranks.rank,
-            world_size=ranks.world_size,
+            init_method=f"tcp://{meeting}",
+            rank=processes.rank,
+            world_size=processes.size,
             timeout=PATIENCE,
         )
     except RuntimeError as error:
         raise ProcessLostError(
-            f"process {ranks.rank} of {ranks.world_size} did not meet the others at "
-            f"{ranks.address}:{ranks.port}: {ranks.launcher} has to start all of them."
+            f"process {processes.rank} of {processes.size} did not meet the others at "
+            f"{meeting}: {processes.launcher} has to start all of them."
         ) from error
     try:
-        yield Processes(ranks)
+        yield processes
     finally:
         distributed.destroy_process_group()
         sys.excepthook = hook

@@ -33,12 +33,11 @@ from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
 from pipelines.weights.safetensors import save_weights
 
-from .accumulation import Accumulation
 from .checkpoint import Counters, TrainingState, first_not_finite
 from .distributed import ALONE, Processes
 from .loggers import RunLog, open_log
 from .recipe import average_weights, build_optimizer, choose_recipe
-from .steps import Pace, Step, Stepper, pinned, predict_batches, prefetch
+from .steps import Accumulation, Pace, Step, Stepper, pinned, predict_batches, prefetch
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 STOPPING = "Stopping after this step; Ctrl-C now stops at once, without saving."

@@ -10,10 +10,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipelines import kernels
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.errors import RunError
 from pipelines.model.figures import kept_bytes, meta_network
 from pipelines.model.head import HIDDEN, segment_length
 from pipelines.progress import Progress
@@ -21,12 +23,12 @@ from pipelines.runtime.memory import (
     CHECKPOINTED_ARRAY,
     LARGE_ARRAY,
     available_memory,
+    is_out_of_memory,
     return_freed_memory,
 )
 from pipelines.runtime.process import trainings_at_once
 
-from .accumulation import smaller_options
-from .distributed import Ranks
+from .distributed import Processes
 
 FLOAT = 4  # bytes
 SHARE = 0.8  # of the free memory that a training may plan with: estimates err by up to 20 %
@@ -36,48 +38,29 @@ FRAGMENTATION = 0.65  # of the activations: freed pieces that fit nothing; 0.35 
 REFERENCE_TILE, REFERENCE_BYTES = 1 << 24, 20  # distances of a tile; each with its sorted copy
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """The peak memory of a training step beyond the start of the process, in bytes."""
+def estimate_memory(config: TrainConfig, device: str) -> int:
+    """Estimate the peak memory of a training step beyond the start of the process, in bytes.
 
-    parameters: int
-    gradients: int
-    optimizer: int  # Adam's two moments
-    activations: int  # what is kept for the backward pass, at its largest
-    workspace: int  # temporary: gradients of activations, k-NN, the optimizer's own
-    # Freed pieces that the C library keeps, for speed; none with activation checkpointing, which
-    # hands freed memory back (`runtime.memory`).
-    fragmentation: int
-
-    @property
-    def total(self) -> int:
-        return sum(dataclasses.astuple(self))
-
-
-def estimate_memory(
-    config: TrainConfig, *, device: str, batch_size: int | None = None
-) -> MemoryEstimate:
-    """Estimate the peak memory of a training step.
-
-    Args:
-        config: what to train; `checkpoint_layers` of None counts as off.
-        device: "cpu" or "cuda", whose kernels are measured.
-        batch_size: blocks at once; None: `config.micro_batch`, or a rank's whole batch.
+    The step's blocks are `config.micro_batch`, or a rank's whole batch; `checkpoint_layers` of None
+    counts as off. `device` is "cpu" or "cuda", whose kernels are measured.
     """
-    model, points = config.model, config.num_points
-    total = (batch_size or config.micro_batch or config.local_batch) * points
-    network = meta_network(model)
+    model, network = config.model, meta_network(config.model)
+    total = (config.micro_batch or config.local_batch) * config.num_points
     weights = FLOAT * sum(weight.numel() for weight in network.parameters())
     kept_each, temporary_each = _activations(model, config.checkpoint_layers or 0, device)
+    if kernels.forced() == "reference":
+        workspace = REFERENCE_BYTES * min(REFERENCE_TILE, total * config.num_points)
+    else:
+        workspace = CPU_WORKSPACE if device == "cpu" else GPU_WORKSPACE
     kept = int(total * kept_each)
-    temporary = int(total * temporary_each) + _workspace(device, total * points)
     head = FLOAT * (model.fusion_channels + HIDDEN[0]) * network.fusion.linear.in_features
     # At the end of the backward pass the gradient of the head's first maps exists twice, by layer
     # and as a whole; then Adam takes two arrays as large as the largest weight.
-    temporary = max(temporary, 2 * head - kept)
+    temporary = max(int(total * temporary_each) + workspace, 2 * head - kept)
+    # Freed pieces that the C library keeps, for speed; with checkpointing it hands them back.
     fragmented = device == "cpu" and not config.checkpoint_layers
     fragmentation = int(FRAGMENTATION * (kept + temporary)) if fragmented else 0
-    return MemoryEstimate(weights, weights, 2 * weights, kept, temporary, fragmentation)
+    return 4 * weights + kept + temporary + fragmentation  # with gradients and Adam's two moments
 
 
 def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfig:
@@ -88,49 +71,42 @@ def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfi
     `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda".
     """
     room = SHARE * available_memory(device) / sharing
+    sizes: list[int | None] = [config.micro_batch]
+    lengths: list[int | None] = [config.checkpoint_layers]
+    # Synchronised batch norm needs all blocks of a rank at once.
+    if config.micro_batch is None and not config.sync_bn:
+        blocks = config.local_batch
+        parts = {math.ceil(blocks / parts) for parts in range(2, blocks + 1)}
+        sizes += sorted(parts, reverse=True)
+    if config.checkpoint_layers is None:
+        lengths.append(segment_length(config.model.depth))
     chosen = config
-    for size, length in itertools.product(_micro_batches(config), _segments(config)):
+    for size, length in itertools.product(sizes, lengths):
         chosen = dataclasses.replace(config, micro_batch=size, checkpoint_layers=length)
-        if estimate_memory(chosen, device=device).total <= room:
+        if estimate_memory(chosen, device) <= room:
             break
     return chosen
 
 
-def _micro_batches(config: TrainConfig) -> list[int | None]:
-    """Return what `micro_batch` may be, the largest first; None is a rank's whole batch."""
-    # Synchronised batch norm needs all blocks of a rank at once.
-    if config.micro_batch is not None or config.sync_bn:
-        return [config.micro_batch]
-    sizes = {math.ceil(config.local_batch / parts) for parts in range(2, config.local_batch + 1)}
-    return [None, *sorted(sizes, reverse=True)]
-
-
-def _segments(config: TrainConfig) -> list[int | None]:
-    """Return what `checkpoint_layers` may be; None is off."""
-    if config.checkpoint_layers is not None:
-        return [config.checkpoint_layers]
-    return [None, segment_length(config.model.depth)]
-
-
-def sharing_memory(ranks: Ranks, device: str) -> int:
+def sharing_memory(processes: Processes, device: str) -> int:
     """Return how many processes share a device's memory.
 
     Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
     """
-    return trainings_at_once() * (ranks.local_world_size if device == "cpu" else 1)
+    return trainings_at_once() * (processes.local_size if device == "cpu" else 1)
 
 
 def settle_memory(
-    config: TrainConfig, device: str, ranks: Ranks, progress: Progress
+    config: TrainConfig, device: str, processes: Processes, progress: Progress
 ) -> TrainConfig:
     """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
 
     A resumed run keeps what was decided at its start: another size would be another function.
     """
-    sharing = sharing_memory(ranks, device)
+    sharing = sharing_memory(processes, device)
     with progress.task("Estimating memory"):
         config = fit_memory(config, device, sharing)
-    if sharing * estimate_memory(config, device=device).total > available_memory(device):
+    if sharing * estimate_memory(config, device) > available_memory(device):
         progress.warn(
             f"memory may run out: {describe_memory(config, device, sharing)}.\n"
             f"To need less: {', '.join(smaller_options(config))}."
@@ -138,7 +114,7 @@ def settle_memory(
     return config
 
 
-def arrange_memory(config: TrainConfig, device: str, ranks: Ranks) -> None:
+def arrange_memory(config: TrainConfig, device: str, processes: Processes) -> None:
     """Return freed memory to the system if the training needs much of what there is.
 
     Otherwise it is kept, which is faster (`runtime.device.pick_device`).
@@ -146,19 +122,52 @@ def arrange_memory(config: TrainConfig, device: str, ranks: Ranks) -> None:
     if config.checkpoint_layers:
         return_freed_memory(CHECKPOINTED_ARRAY)
         return
-    needed = sharing_memory(ranks, "cpu") * estimate_memory(config, device=device).total
+    needed = sharing_memory(processes, "cpu") * estimate_memory(config, device)
     if device == "cpu" and needed > available_memory(device) / 2:
         return_freed_memory(LARGE_ARRAY)
 
 
 def describe_memory(config: TrainConfig, device: str, sharing: int = 1) -> str:
     """Return the estimate beside the free memory: "memory about 1.2 GB of 23 GB"."""
-    estimate = sharing * estimate_memory(config, device=device).total
+    estimate = sharing * estimate_memory(config, device)
     needed, free = (
         f"{size / 1e9:.1f} GB" if size < 9.95e9 else f"{size / 1e9:.0f} GB"
         for size in (estimate, available_memory(device))
     )
     return f"memory about {needed} of {free}"
+
+
+@contextmanager
+def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turn running out of memory into a RunError that names what to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        model = config.model
+        raise RunError(
+            f"out of memory with batches of {config.batch_size} blocks of {config.num_points} "
+            f"points ({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
+            f"Start a new run with one or more of {', '.join(smaller_options(config))}."
+        ) from error
+
+
+def smaller_options(config: TrainConfig) -> list[str]:
+    """Return options that need less memory than `config`'s, the mildest first."""
+    model, points = config.model, config.num_points // 2
+    micro = config.micro_batch or config.local_batch
+    options = {
+        f"--checkpoint-layers {segment_length(model.depth)}": (
+            not config.checkpoint_layers and model.depth > 2
+        ),
+        f"--micro-batch {micro // 2}": micro > 1 and not config.sync_bn,
+        f"--batch-size {config.batch_size // 2}": config.batch_size > 1,
+        f"-k {model.k // 2}": model.k > 1,
+        f"--num-points {points}": model.k * max(model.dilations()) <= points,
+        f"--width {model.width // 2}": model.width > 1,
+    }
+    return [option for option, fits in options.items() if fits] or ["a smaller --depth"]
 
 
 def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, float]:
@@ -188,9 +197,3 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
     # A segment's outputs concatenated, their gradient, that of the mapped ones, a layer's own.
     during_segment = segment + (2 * length + 8) * width + 2 * mapped + (outputs if repeats else 0)
     return inputs + segment, max(during_head, during_segment) - segment
-
-
-def _workspace(device: str, distances: int) -> int:
-    if kernels.forced() == "reference":
-        return REFERENCE_BYTES * min(REFERENCE_TILE, distances)
-    return CPU_WORKSPACE if device == "cpu" else GPU_WORKSPACE

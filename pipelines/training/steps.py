@@ -1,4 +1,10 @@
-"""Go through batches once: prepare them ahead, take training steps, or predict."""
+"""Go through batches once: prepare them ahead, take training steps, or predict.
+
+A step can pass its batch through the network in micro-batches: less memory at once, the same
+gradient. The loss is the mean over the labelled points of the whole batch, however they are spread.
+Batch-norm statistics, the ranks of stochastic dilation and dropout are each micro-batch's own. So
+the size shapes the result, is part of the run's configuration, and stays the same on resume.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +26,17 @@ from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.cuda_graphs import graphed_evaluation
+from pipelines.runtime.memory import is_out_of_memory, release_memory
 from pipelines.runtime.precision import FULL, Precision
+from pipelines.runtime.seeding import PassState
 
-from .accumulation import Accumulation
 from .distributed import ALONE, Processes
 from .recipe import Loss, Rates, Recipe, apply_rates
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+TRIALS = 2  # the second step is the first with the optimizer's state in memory
 AHEAD = 2  # prepared results that wait, beyond one for each thread
 
 
@@ -70,6 +78,68 @@ class Pace:
     def data_wait(self) -> float:
         """The fraction of the steps' time spent waiting for batches; 0 before the first."""
         return self.wait / self.seconds if self.seconds else 0.0
+
+
+@dataclass
+class Accumulation:
+    """Adds up the gradients of a batch's micro-batches."""
+
+    size: int  # blocks of a micro-batch
+    trials: int = 0  # coming steps that may find out that `size` is too large, and halve it
+    on_smaller: Callable[[int], None] = lambda _: None  # called with the size that was halved
+    # Whether something holds in any of the processes, so that all halve when one has to.
+    anywhere: Callable[[bool], bool] = bool
+    # Makes the passes when no trials are left, such as a `GraphedModel`; None: the network.
+    forward: Callable[[Tensor], Tensor] | None = None
+
+    def backward(
+        self,
+        model: DeepGCN,
+        features: Tensor,
+        label: Tensor,
+        loss: Loss,
+        precision: Precision = FULL,
+    ) -> Tensor:
+        """Leave the gradient of the batch's loss in the parameters, and return the loss, ().
+
+        Features are (B, N, 9); label is (B, N) int64, IGNORED for points without one; `loss` gives
+        what some of the blocks add to the loss. A trial that runs out of memory is undone and
+        repeated with half the size; MemoryError or RuntimeError is raised if nothing is left to
+        halve.
+        """
+        while True:
+            before = PassState(model) if self.trials and self.size > 1 else None
+            model.zero_grad(set_to_none=True)
+            value = None
+            try:
+                value = self._accumulate(model, features, label, loss, precision)
+            except (MemoryError, RuntimeError) as error:
+                if before is None or not is_out_of_memory(error):
+                    raise
+            # Outside of the handler, whose traceback keeps the tensors that were too many alive.
+            if before is None or not self.anywhere(value is None):
+                assert value is not None
+                self.trials = max(0, self.trials - 1)
+                return value
+            del value
+            model.zero_grad(set_to_none=True)
+            release_memory()
+            before.restore(model)
+            self.size = math.ceil(min(self.size, len(features)) / 2)
+            self.on_smaller(self.size)
+
+    def _accumulate(
+        self, model: DeepGCN, features: Tensor, label: Tensor, loss: Loss, precision: Precision
+    ) -> Tensor:
+        values = []
+        forward = model if self.forward is None or self.trials else self.forward
+        for piece, its_label in zip(features.split(self.size), label.split(self.size), strict=True):
+            with precision.matmuls():
+                logits = forward(piece)  # (b, N, classes)
+            value = loss(logits.flatten(0, 1), its_label.flatten())
+            precision.backward(value)
+            values.append(value.detach())
+        return torch.stack(values).sum()
 
 
 @dataclass

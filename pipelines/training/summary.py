@@ -27,6 +27,10 @@ def describe_training(
     sharing: int = 1,
 ) -> str:
     """Return a training's settings in one line; `sharing` as for `describe_memory`."""
+    norms = ", synchronised batch norm" if config.sync_bn else ""
+    processes = f" × {config.devices} processes{norms}" if config.devices > 1 else ""
+    micro = config.micro_batch or config.local_batch
+    layers = config.checkpoint_layers
     parts = [
         f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
@@ -35,31 +39,14 @@ def describe_training(
         _count(len(validation.rooms), "validation room"),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
-        f"{describe_device(device)}{describe_processes(config)}",
-        "" if config.precision == "32" else f"matmul precision {config.precision}",
-        *describe_steps(config),
+        f"{describe_device(device)}{processes}",
+        f"matmul precision {config.precision}" if config.precision != "32" else "",
+        f"batches of {config.batch_size}, {micro} at once" if micro < config.local_batch else "",
+        f"{_count(layers, 'layer')} recomputed at once" if layers else "",
         describe_memory(config, device.type, sharing),
         describe_published(config.model),
     ]
     return "; ".join(part for part in parts if part)
-
-
-def describe_processes(config: TrainConfig) -> str:
-    """Return " × 2 processes, synchronised batch norm" if there are several."""
-    if config.devices == 1:
-        return ""
-    norms = ", synchronised batch norm" if config.sync_bn else ""
-    return f" × {config.devices} processes{norms}"
-
-
-def describe_steps(config: TrainConfig) -> list[str]:
-    """Return how a step is divided to need less memory; nothing if it is not."""
-    found = []
-    if config.micro_batch and config.micro_batch < config.local_batch:
-        found.append(f"batches of {config.batch_size}, {config.micro_batch} at once")
-    if config.checkpoint_layers:
-        found.append(f"{_count(config.checkpoint_layers, 'layer')} recomputed at once")
-    return found
 
 
 def describe_dilation(config: ModelConfig) -> str:

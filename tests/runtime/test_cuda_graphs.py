@@ -30,9 +30,8 @@ from pipelines.runtime.cuda_graphs import (
 )
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.seeding import seed_step
-from pipelines.training.accumulation import Accumulation
 from pipelines.training.recipe import cross_entropy
-from pipelines.training.steps import mean_loss
+from pipelines.training.steps import Accumulation, mean_loss
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")

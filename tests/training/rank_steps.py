@@ -22,10 +22,9 @@ from pipelines.data.sampler import Batch
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.seeding import seed_step
-from pipelines.training.accumulation import Accumulation
 from pipelines.training.distributed import Processes, connected, read_ranks
 from pipelines.training.recipe import Rates, Recipe
-from pipelines.training.steps import Stepper
+from pipelines.training.steps import Accumulation, Stepper
 
 # Two processes get 2 + 2, 2 + 1 and 1 + 0 blocks of these.
 BATCHES = ([4, 1, 7, 2], [0, 3, 5], [6], [2, 0, 1, 3])

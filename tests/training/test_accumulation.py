@@ -13,17 +13,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import ModelConfig, TrainConfig
-from pipelines.errors import RunError
+from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.memory import is_out_of_memory
-from pipelines.training.accumulation import (
-    Accumulation,
-    explain_out_of_memory,
-    smaller_options,
-)
 from pipelines.training.recipe import cross_entropy
-from pipelines.training.steps import mean_loss
+from pipelines.training.steps import (
+    Accumulation,
+    mean_loss,
+)
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8, epsilon=0.5, dropout=0.3)
 BLOCKS, POINTS = 5, 12
@@ -179,7 +176,7 @@ import resource, sys, torch
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.training.accumulation import Accumulation
+from pipelines.training.steps import Accumulation
 from pipelines.training.recipe import cross_entropy
 
 torch.set_num_threads(1)
@@ -207,24 +204,3 @@ def test_a_real_shortage_halves_until_it_fits() -> None:
     assert sizes(4 << 30) == ""
     assert sizes(150 << 20).split(", ")[:2] == ["8", "4"]
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY  # theirs, not ours
-
-
-def test_out_of_memory_names_what_to_change() -> None:
-    config = TrainConfig(model=ModelConfig(depth=28, k=16), batch_size=16)
-    expected = (
-        r"out of memory with batches of 16 blocks of 4096 points \(resgcn-28, C 64, k 16\)\.\n"
-        r".*--checkpoint-layers 5, --micro-batch 8, --batch-size 8, -k 8, "
-        r"--num-points 2048, --width 32\."
-    )
-    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
-        torch.empty(2**58)  # more than any machine has
-    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
-        raise MemoryError
-    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory(config):
-        torch.zeros(2) + torch.zeros(3)
-
-
-def test_options_that_cannot_shrink_are_not_offered() -> None:
-    model = ModelConfig(depth=28, k=1, width=1)
-    config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
-    assert smaller_options(config) == ["a smaller --depth"]

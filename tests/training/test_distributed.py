@@ -21,7 +21,7 @@ from pipelines.errors import ConfigError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
 from pipelines.runtime.seeding import seed_step
-from pipelines.training.distributed import ALONE, Ranks, first_node, read_ranks
+from pipelines.training.distributed import ALONE, Processes, first_node, read_ranks
 from tests.training.rank_steps import BATCHES, CASES, RATES, Blocks, build, take_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,24 +190,24 @@ SRUN = {
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
-    assert read_ranks({}) == Ranks()
-    assert read_ranks({"WORLD_SIZE": "1", "RANK": "0"}) == Ranks()
+    assert read_ranks({}) == Processes()
+    assert read_ranks({"WORLD_SIZE": "1", "RANK": "0"}) == Processes()
     # An allocation in which srun has not started anything.
-    assert read_ranks({"SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu1"}) == Ranks()
+    assert read_ranks({"SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu1"}) == Processes()
 
 
 def test_torchrun() -> None:
-    assert read_ranks(TORCHRUN) == Ranks(5, 8, 1, 4, "10.0.0.7", 29511, "torchrun")
+    assert read_ranks(TORCHRUN) == Processes(5, 8, 1, 4, "10.0.0.7", 29511, "torchrun")
 
 
 def test_srun() -> None:
-    assert read_ranks(SRUN) == Ranks(3, 8, 3, 4, "gpu007", 21_234, "srun")
+    assert read_ranks(SRUN) == Processes(3, 8, 3, 4, "gpu007", 21_234, "srun")
     named = {**SRUN, "MASTER_ADDR": "head", "MASTER_PORT": "5000"}
-    assert read_ranks(named) == Ranks(3, 8, 3, 4, "head", 5000, "srun")
+    assert read_ranks(named) == Processes(3, 8, 3, 4, "head", 5000, "srun")
     # A step of two of the job's eight tasks.
     step = {**SRUN, "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1"}
     assert read_ranks({**step, "SLURM_STEP_NODELIST": "gpu008"}).address == "gpu008"
-    assert read_ranks(step).world_size == 2
+    assert read_ranks(step).size == 2
 
 
 def test_torchrun_within_a_slurm_job_counts() -> None:

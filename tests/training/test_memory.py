@@ -10,19 +10,26 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, RunError
 from pipelines.serialization import to_plain
 from pipelines.training import memory
-from pipelines.training.memory import describe_memory, estimate_memory, fit_memory
+from pipelines.training.memory import (
+    describe_memory,
+    estimate_memory,
+    explain_out_of_memory,
+    fit_memory,
+    smaller_options,
+)
 
 SMALL = ModelConfig(depth=7, width=32, k=8)
 CONFIG = TrainConfig(model=SMALL, batch_size=8, num_points=1024)
 
 
 def total(**changes: Any) -> int:
-    return estimate_memory(dataclasses.replace(CONFIG, **changes), device="cpu").total
+    return estimate_memory(dataclasses.replace(CONFIG, **changes), device="cpu")
 
 
 def measured(config: TrainConfig) -> int:
@@ -49,18 +56,14 @@ def measured(config: TrainConfig) -> int:
 )
 def test_the_estimate_is_near_the_measured_peak(model: ModelConfig) -> None:
     config = dataclasses.replace(CONFIG, model=model, batch_size=4)
-    estimate = estimate_memory(config, device="cpu").total
+    estimate = estimate_memory(config, device="cpu")
     assert estimate == pytest.approx(measured(config), rel=0.3)
 
 
-def test_activations_are_linear_in_the_points() -> None:
-    def activations(**changes: Any) -> int:
-        config = dataclasses.replace(CONFIG, **changes)
-        return estimate_memory(config, device="cpu").activations
-
-    one = activations(batch_size=1)
-    assert activations() == pytest.approx(8 * one, rel=1e-6)
-    assert activations(batch_size=1, num_points=4096) == pytest.approx(4 * one, rel=1e-6)
+def test_the_estimate_grows_by_the_same_with_each_block() -> None:
+    one, two, three = (total(batch_size=size) for size in (1, 2, 3))
+    assert three - two == pytest.approx(two - one, rel=1e-6)
+    assert total(batch_size=1, num_points=4096) == pytest.approx(total(batch_size=4), rel=1e-6)
 
 
 def test_recomputed_layers_need_far_less_at_depth() -> None:
@@ -126,3 +129,24 @@ def test_settings_that_cannot_be() -> None:
         TrainConfig(batch_size=8, devices=2, sync_bn=True, micro_batch=2)
     with pytest.raises(ConfigError, match="--checkpoint-layers"):
         TrainConfig(checkpoint_layers=-1)
+
+
+def test_out_of_memory_names_what_to_change() -> None:
+    config = TrainConfig(model=ModelConfig(depth=28, k=16), batch_size=16)
+    expected = (
+        r"out of memory with batches of 16 blocks of 4096 points \(resgcn-28, C 64, k 16\)\.\n"
+        r".*--checkpoint-layers 5, --micro-batch 8, --batch-size 8, -k 8, "
+        r"--num-points 2048, --width 32\."
+    )
+    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
+        torch.empty(2**58)  # more than any machine has
+    with pytest.raises(RunError, match=expected), explain_out_of_memory(config):
+        raise MemoryError
+    with pytest.raises(RuntimeError, match="must match"), explain_out_of_memory(config):
+        torch.zeros(2) + torch.zeros(3)
+
+
+def test_options_that_cannot_shrink_are_not_offered() -> None:
+    model = ModelConfig(depth=28, k=1, width=1)
+    config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
+    assert smaller_options(config) == ["a smaller --depth"]

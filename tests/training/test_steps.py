@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -16,9 +16,16 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.data.sampler import Batch
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.training.accumulation import Accumulation
-from pipelines.training.recipe import Rates, Recipe, Schedule
-from pipelines.training.steps import AHEAD, Pace, Step, Stepper, predict_batches, prefetch
+from pipelines.training.recipe import Rates, Recipe
+from pipelines.training.steps import (
+    AHEAD,
+    Accumulation,
+    Pace,
+    Step,
+    Stepper,
+    predict_batches,
+    prefetch,
+)
 
 CONFIG = ModelConfig(depth=3, width=4, k=3, fusion_channels=8, epsilon=0.0, dropout=0.0)
 
@@ -36,7 +43,7 @@ def build() -> tuple[DeepGCN, torch.optim.Optimizer]:
     return model, torch.optim.SGD(model.parameters(), lr=123.0)
 
 
-def stepper(schedule: Schedule) -> Stepper:
+def stepper(schedule: Callable[[int, int], Rates]) -> Stepper:
     return Stepper(*build(), Recipe(schedule), Accumulation(3))
 
 
