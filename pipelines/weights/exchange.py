@@ -1,8 +1,9 @@
 """The weights stages: published weights in, our weights out, and what is inside a file.
 
-import_weights    a release's checkpoint → weights of this toolkit (safetensors)
-export_weights    weights of this toolkit → safetensors, PyTorch, torch.export or ONNX, a README
-inspect_weights   names, shapes, the network that they make, the file's metadata
+bytes → tensors          one module a form (`safetensors`, `pytorch`, `tensorflow`): `sources`
+→ our names              and axes: `published`
+→ network                checked: `safetensors.build_network`
+→ other programs' files  `export`
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from pipelines.files import atomic_text, check_place
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 
-from .export import FORMS, readme_text, write_onnx, write_program, write_state
+from .export import COMPUTATIONS, FORMS, readme_text, write_computation, write_state
 from .published import RELEASES, assumed, build_released, recognise
 from .safetensors import FORMAT, load_weights, read_metadata, save_weights
-from .settings import LOG, read_config, read_log
 from .sources import TensorInfo, WeightsFile, open_weights
 
 NAMES = ("own", "published")
@@ -66,15 +66,9 @@ def import_weights(
     opened = open_weights(source)
     release, model, guessed = _build(opened, hints, progress)
     save_weights(out, model, metadata=_metadata(opened, release, model))
-    return ImportResult(
-        source=opened.path,
-        out=out,
-        release=release,
-        network=model.config.label,
-        config=model.config,
-        parameters=sum(value.numel() for value in model.parameters()),
-        assumed=guessed,
-    )
+    parameters = sum(value.numel() for value in model.parameters())
+    config = model.config
+    return ImportResult(opened.path, out, release, config.label, config, parameters, guessed)
 
 
 def _build(
@@ -82,7 +76,9 @@ def _build(
 ) -> tuple[str, DeepGCN, Mapping[str, object]]:
     """Return the release of a file, its network, and the settings that nothing gave."""
     release = _release_of(opened)
-    hints = (hints or Hints()).or_else(_recorded(opened, progress))
+    if opened.log:
+        progress.say(f"{opened.log}: the network's settings are taken from here")
+    hints = (hints or Hints()).or_else(opened.hints())
     with progress.task(f"Reading {opened.path.name}", unit="files"):
         state = opened.read()
         try:
@@ -125,18 +121,6 @@ def _release_of(opened: WeightsFile) -> str:
             f"See what is inside: {command('weights', 'inspect', opened.path)}"
         )
     return release
-
-
-def _recorded(opened: WeightsFile, progress: Progress) -> Hints:
-    """Return the settings that are recorded in a file or beside it."""
-    log = opened.path.with_name(LOG)
-    if opened.form == "TensorFlow" and log.is_file():
-        progress.say(f"{log}: the network's settings are taken from here")
-        return read_log(log)
-    try:
-        return read_config(opened.metadata)
-    except WeightsError as error:
-        raise WeightsError(f"{opened.path}: {error}") from error
 
 
 def _check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:
@@ -191,34 +175,28 @@ def export_weights(
     model.num_points = num_points or model.num_points
     metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
     metadata |= {"num_points": str(model.num_points), "exported_from": source.name}
+    agreement = None
     with progress.task(f"Writing {out.name}"):
-        agreement = _write(out, model, names, metadata)
+        if out.suffix in COMPUTATIONS:
+            agreement = write_computation(out, model, metadata)
+        else:
+            write_state(out, model, published=names == "published", metadata=metadata)
     readme = out.with_name(f"{out.name}.README.md")
     metadata["sha256"] = open_weights(source).sha256()
     atomic_text(readme, readme_text(out, model, metadata, names, agreement))
     return ExportResult(source, out, readme, model.config.label, agreement)
 
 
-def _write(out: Path, model: DeepGCN, names: str, metadata: Mapping[str, str]) -> float | None:
-    """Write the form that the suffix says; return a computation's agreement."""
-    if out.suffix == ".pt2":
-        return write_program(out, model, model.num_points)
-    if out.suffix == ".onnx":
-        return write_onnx(out, model, model.num_points, metadata)
-    write_state(out, model, published=names == "published", metadata=metadata)
-    return None
-
-
 def _check_options(out: Path, names: str | None, num_points: int | None) -> None:
-    program = out.suffix in (".pt2", ".onnx")
+    computation = out.suffix in COMPUTATIONS
     if names is not None:
         check_choice("name", names, NAMES, flag="--names")
-        if program:
+        if computation:
             raise ConfigError(
                 f"--names: found it for {out.suffix}, expected only for .safetensors, .pth."
             )
     if num_points is not None:
-        if not program:
+        if not computation:
             raise ConfigError(
                 f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
             )
@@ -269,6 +247,6 @@ def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
         config=model.config if model else None,
         numbers=sum(math.prod(info.shape) for info in opened.tensors.values()),
         bytes=sum(file.stat().st_size for file in opened.files),
-        facts=dict(opened.metadata),
-        tensors=dict(opened.tensors),
+        facts=opened.metadata,
+        tensors=opened.tensors,
     )

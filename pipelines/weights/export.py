@@ -1,18 +1,14 @@
-"""A network's weights in the forms that other software reads.
-
-write_state     named tensors, under our names or those of a published release
-write_program   the whole computation for a block, for torch.export.load (.pt2)
-write_onnx      the same as ONNX
-readme_text     the README beside a file: where the weights come from and how to use them
-"""
+"""A network in the forms that other software reads, and the README beside such a file."""
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +21,10 @@ from pipelines.config import CONVS
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.serialization import to_plain
 
 from .published import published_state
-from .safetensors import save_weights
-from .settings import config_metadata
+from .safetensors import PUBLISHED_CONFIG, save_weights, write_safetensors
 
 OPSET = 18
 LEAST_AGREEMENT = 0.99
@@ -39,6 +35,7 @@ FORMS = {
     ".pt2": "the computation for one block, for torch.export.load",
     ".onnx": "the computation for one block, as ONNX",
 }
+COMPUTATIONS = (".pt2", ".onnx")
 CHANNELS = {
     "paper": "x, y from the block's centre and z from the floor (m)",
     "torch": "x, y, z from the mean of the block's points, scaled into [-1, 1]",
@@ -73,71 +70,66 @@ def write_state(
     """Write the tensors, under our names or the release's: *.safetensors, else as torch.save."""
     if path.suffix == ".safetensors" and not published:
         return save_weights(path, model, metadata=metadata)
-    state = published_state(model) if published else dict(model.state_dict())
+    state = published_state(model) if published else model.state_dict()
+    metadata = {**metadata, PUBLISHED_CONFIG: json.dumps(to_plain(model.config))}
+    if path.suffix == ".safetensors":
+        return write_safetensors(path, state, metadata)
     state = {name: value.detach().contiguous() for name, value in state.items()}
-    metadata = {**metadata, **config_metadata(model.config)}
     with atomic_write(path) as temporary:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import save_file
-
-            save_file({name: value.clone() for name, value in state.items()}, temporary, metadata)
-        else:
-            torch.save({"state_dict": state, **metadata}, temporary)
+        torch.save({"state_dict": state, **metadata}, temporary)
 
 
-def write_program(path: Path, model: DeepGCN, num_points: int) -> float:
-    """Write the computation for one block with torch.export; return its `agreement`."""
-    features = random_block(model, num_points)
-    program = _trace(model, features)
-    with atomic_write(path) as temporary, _quiet():
-        # The suffix says what it is, and torch insists on it.
-        named = temporary.with_suffix(".pt2")
-        try:
-            torch.export.save(program, named)
-            found = torch.export.load(named).module()(features)
-            same = agreement(path, model, features, found)
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
-    return same
-
-
-def write_onnx(path: Path, model: DeepGCN, num_points: int, metadata: Mapping[str, str]) -> float:
-    """Write the computation for one block as ONNX; return its `agreement` in onnxruntime."""
-    _check_onnx_packages()
-    import onnxruntime
-
-    features = random_block(model, num_points)
-    with _quiet():
-        exported: Any = torch.onnx.export(
-            _trace(model, features),
-            dynamo=True,
-            verbose=False,
-            opset_version=OPSET,
-            input_names=["features"],
-            output_names=["logits"],
-            custom_translation_table={torch.ops.aten.sort.stable: _sort},
-        )
-    exported.model.metadata_props.update(metadata)
-    with atomic_write(path) as temporary:
-        exported.save(str(temporary))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(
-            str(temporary), options, providers=["CPUExecutionProvider"]
-        )
-        (found,) = session.run(None, {"features": features.numpy()})
-        return agreement(path, model, features, torch.from_numpy(found))
-
-
-def _check_onnx_packages() -> None:
-    from importlib.util import find_spec
-
+def write_computation(path: Path, model: DeepGCN, metadata: Mapping[str, str]) -> float:
+    """Write the computation for a block of `model.num_points`; return its `agreement`."""
     missing = [name for name in ONNX_PACKAGES if find_spec(name) is None]
-    if missing:
+    if path.suffix == ".onnx" and missing:
         raise ConfigError(
             f"ONNX: found no package {', '.join(missing)}.\nInstall it: pip install 'deepgcn[onnx]'"
         )
+    features = random_block(model)
+    program = _trace(model, features)
+    with atomic_write(path) as temporary, _quiet():
+        if path.suffix == ".pt2":
+            found = _save_program(temporary, program, features)
+        else:
+            found = _save_onnx(temporary, program, features, metadata)
+        return agreement(path, model, features, found)
+
+
+def _save_program(path: Path, program: ExportedProgram, features: Tensor) -> Tensor:
+    """Save a computation with torch.export; return what it then gives."""
+    named = path.with_suffix(".pt2")  # torch insists on it
+    try:
+        torch.export.save(program, named)
+        found: Tensor = torch.export.load(named).module()(features)
+        named.replace(path)
+    finally:
+        named.unlink(missing_ok=True)
+    return found
+
+
+def _save_onnx(
+    path: Path, program: ExportedProgram, features: Tensor, metadata: Mapping[str, str]
+) -> Tensor:
+    """Save a computation as ONNX; return what onnxruntime then gives."""
+    import onnxruntime
+
+    exported: Any = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        opset_version=OPSET,
+        input_names=["features"],
+        output_names=["logits"],
+        custom_translation_table={torch.ops.aten.sort.stable: _sort},
+    )
+    exported.model.metadata_props.update(metadata)
+    exported.save(str(path))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"features": features.numpy()})
+    return torch.from_numpy(found)
 
 
 def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001
@@ -163,11 +155,11 @@ def _trace(model: DeepGCN, features: Tensor) -> ExportedProgram:
         ) from error
 
 
-def random_block(model: DeepGCN, num_points: int) -> Tensor:
-    """Return features (1, num_points, in_channels) to try a computation on, always the same."""
-    model.config.check_points(num_points)
+def random_block(model: DeepGCN) -> Tensor:
+    """Return features (1, N, in_channels) to try a computation on, always the same."""
+    model.config.check_points(model.num_points)
     dtype = next(model.parameters()).dtype
-    shape = (1, num_points, model.config.in_channels)
+    shape = (1, model.num_points, model.config.in_channels)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 

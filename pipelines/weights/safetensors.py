@@ -1,25 +1,31 @@
-"""Weights in files of our own: safetensors with the network's configuration in the header."""
+"""Weights in files of our own: safetensors with the network's configuration in the header.
+
+Every file with weights, of whatever form, becomes a network by `build_network`.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
+import re
+import reprlib
 from collections.abc import Collection, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pipelines.config import ModelConfig
+from pipelines.config import POINTS, ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.serialization import to_plain
-
-from .settings import parse_config
+from pipelines.serialization import from_plain, to_plain
 
 FORMAT = "deepgcn-weights"
 VERSION = "1"
+PUBLISHED_CONFIG = "deepgcn_config"  # metadata of exports under published names, as JSON
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # of counters
 
@@ -29,49 +35,64 @@ def save_weights(path: Path, model: DeepGCN, *, metadata: Mapping[str, str] | No
 
     `metadata` is recorded beside them, such as `num_points` or the run's name.
     """
+    own = {"format": FORMAT, "version": VERSION, "config": json.dumps(to_plain(model.config))}
+    write_safetensors(path, model.state_dict(), {**(metadata or {}), **own})
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors by name, which may share memory, and metadata beside them."""
     from safetensors.torch import save
 
-    config = json.dumps(to_plain(model.config))
-    header = {**(metadata or {}), "format": FORMAT, "version": VERSION, "config": config}
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
     }
     # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
     # SafetensorError.
-    content = save(tensors, metadata=header)
+    content = save(copies, metadata=dict(metadata))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of any file, mapped from it rather than read, and its metadata."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            return tensors, dict(opened.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+
+
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a weights file, without reading its tensors.
+    """Return the metadata of a weights file.
 
     Raises:
         WeightsError: the file is missing, broken or not written by this toolkit.
     """
-    from safetensors import SafetensorError, safe_open
+    return _read_own(path)[1]
 
+
+def _read_own(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise WeightsError(f"{path}: found no file, expected weights (*.safetensors).")
+    how = command("weights", "import", path, "--out", f"{path.stem}.imported.safetensors")
+    hint = f"Weights of a published release: {how}"
     try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(
-            f"{path}: cannot be read as safetensors: {error}.\n{_import_hint(path)}"
-        ) from error
+        tensors, metadata = read_safetensors(path)
+    except WeightsError as error:
+        raise WeightsError(f"{error}\n{hint}") from error
     found = metadata.get("format"), metadata.get("version")
     if found != (FORMAT, VERSION):
         raise WeightsError(
             f"{path}: found format {found[0]!r} version {found[1]!r}, "
-            f"expected {FORMAT!r} version {VERSION!r}.\n{_import_hint(path)}"
+            f"expected {FORMAT!r} version {VERSION!r}.\n{hint}"
         )
-    return metadata
-
-
-def _import_hint(path: Path) -> str:
-    how = command("weights", "import", path, "--out", f"{path.stem}.imported.safetensors")
-    return f"Weights of a published release: {how}"
+    return tensors, metadata
 
 
 def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
@@ -88,9 +109,7 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
         WeightsError: the file is missing, broken, names another class, or its tensors are not those
             of its network or not finite.
     """
-    from safetensors.torch import load_file
-
-    metadata = read_metadata(path)
+    tensors, metadata = _read_own(path)
     try:
         config, num_points = parse_config(metadata, "config")
     except ConfigError as error:
@@ -104,33 +123,62 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
             "to import.\nUse the directory of the run that it was trained in, or in Python "
             f"pipelines.load_model(path, classes=[{refused[0]!r}])."
         )
-    model = build_network(config, load_file(path), source=str(path))
+    model = build_network(config, tensors, source=str(path))
     model.num_points = num_points or model.num_points
     return model
 
 
-def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
-    """Return the dtype that holds all floating tensors exactly; float32 if there is none."""
-    floats = [value.dtype for value in tensors.values() if value.is_floating_point()]
-    return functools.reduce(torch.promote_types, floats) if floats else torch.float32
+def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, int | None]:
+    """Return the configuration that metadata holds as JSON, and the points of a block in training.
+
+    Raises:
+        ConfigError: the text is no configuration, or no block can have as many points.
+    """
+    try:
+        values = json.loads(metadata.get(key, ""))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"found no JSON ({error}).") from error
+    config: ModelConfig = from_plain(ModelConfig, values)
+    text = metadata.get("num_points")
+    if text is None:
+        return config, None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
+    POINTS.check("num_points", int(text))
+    return config, int(text)
+
+
+def published_hints(metadata: Mapping[str, str]) -> Hints:
+    """Return the settings in our exports under published names; no hints in other files."""
+    if PUBLISHED_CONFIG not in metadata:
+        return Hints()
+    try:
+        config, num_points = parse_config(metadata, PUBLISHED_CONFIG)
+    except ConfigError as error:
+        raise WeightsError(f"its {PUBLISHED_CONFIG} is damaged: {error}") from error
+    names = (field.name for field in fields(Hints) if hasattr(config, field.name))
+    return Hints(**{name: getattr(config, name) for name in names}, num_points=num_points)
 
 
 def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:
     """Return the network `config` that holds the tensors, in their dtype and evaluation mode.
 
     A file can claim a network of any size, so memory is taken only for the tensors' own.
+
+    Raises:
+        WeightsError: names, shapes or dtypes are not those of the network, or values not finite.
     """
     try:
-        check_tensors(config, tensors, source=source)
-        model = DeepGCN(config).to(_dtype(tensors))
+        _check_tensors(config, tensors, source)
+        dtypes = (value.dtype for value in tensors.values() if value.is_floating_point())
+        model = DeepGCN(config).to(functools.reduce(torch.promote_types, dtypes))
     except ConfigError as error:
         raise WeightsError(f"{source}: {error}") from error
     model.load_state_dict(dict(tensors))
     return model.eval()
 
 
-def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> None:
-    """Check that names, shapes and dtypes are those of the network `config`, and values finite."""
+def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> None:
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
             f"{source}: found {len(tensors)} tensors, expected those of {config.label}."
@@ -149,21 +197,17 @@ def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
             f"{source}: {len(differing)} tensors do not fit {config.label}.\n{shown}"
         )
     for name, value in tensors.items():
-        _check_values(value, wanted[name], where=f"{source}: {name}")
-
-
-def _check_values(value: Tensor, wanted: Tensor, *, where: str) -> None:
-    kinds = FLOATS if wanted.is_floating_point() else (*FLOATS, *INTEGERS)
-    if value.dtype not in kinds:
-        raise WeightsError(
-            f"{where}: found {_dtype_name(value.dtype)}, "
-            f"expected one of {', '.join(map(_dtype_name, FLOATS))}."
-        )
-    if not value.isfinite().all():
-        raise WeightsError(
-            f"{where}: found NaN or infinite numbers, expected finite ones.\n"
-            "Its training failed, or the file is damaged: use other weights."
-        )
+        kinds = FLOATS if wanted[name].is_floating_point() else (*FLOATS, *INTEGERS)
+        if value.dtype not in kinds:
+            raise WeightsError(
+                f"{source}: {name}: found {dtype_name(value)}, "
+                "expected one of float16, bfloat16, float32, float64."
+            )
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"{source}: {name}: found NaN or infinite numbers, expected finite ones.\n"
+                "Its training failed, or the file is damaged: use other weights."
+            )
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
@@ -176,5 +220,6 @@ def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
         raise ConfigError(f"{config.label} is no network that can be: {reason}") from error
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def dtype_name(tensor: Tensor) -> str:
+    """Return a tensor's dtype without PyTorch's name, such as float32."""
+    return str(tensor.dtype).removeprefix("torch.")

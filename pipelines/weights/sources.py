@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.config.model import Hints
 from pipelines.errors import WeightsError
 
 from .pytorch import read_torch
-from .tensorflow import Bundle, bundle_prefix, is_optimizer, open_bundle
+from .safetensors import dtype_name, published_hints, read_safetensors
+from .tensorflow import LOG, bundle_prefix, is_optimizer, open_bundle, read_log
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class WeightsFile:
     tensors: Mapping[str, TensorInfo]  # by name, in the file's order
     metadata: Mapping[str, str]  # what stands beside the tensors, as text
     read: Callable[[], dict[str, Tensor]]  # reads the network's tensors, not an optimizer's
+    log: Path | None = None  # the release's, beside a TensorFlow checkpoint
 
     def sha256(self) -> str:
         """Return the SHA-256 of its files, one after the other."""
@@ -45,6 +48,15 @@ class WeightsFile:
                     digest.update(chunk)
         return digest.hexdigest()
 
+    def hints(self) -> Hints:
+        """Return the network's settings that are recorded in the file or beside it."""
+        if self.log:
+            return read_log(self.log)
+        try:
+            return published_hints(self.metadata)
+        except WeightsError as error:
+            raise WeightsError(f"{self.path}: {error}") from error
+
 
 def open_weights(path: Path) -> WeightsFile:
     """Open a file with weights, of this toolkit or any other.
@@ -52,54 +64,23 @@ def open_weights(path: Path) -> WeightsFile:
     Raises:
         WeightsError: the file is missing, broken or of no known form.
     """
-    prefix = bundle_prefix(path)
-    if prefix is not None:
-        return _open_tensorflow(open_bundle(prefix))
+    if prefix := bundle_prefix(path):
+        return _open_tensorflow(prefix)
     if not path.is_file():
         raise WeightsError(
             f"{path}: found {'a folder' if path.is_dir() else 'no file'}, expected weights: a "
             "safetensors or PyTorch file, or a TensorFlow checkpoint (PREFIX or PREFIX.index)."
         )
     with path.open("rb") as opened:
-        start = opened.read(9)
-    return _open_safetensors(path) if start[8:9] == b"{" else _open_torch(path)
+        is_safetensors = opened.read(9)[8:] == b"{"
+    form, reader = ("safetensors", read_safetensors) if is_safetensors else ("PyTorch", read_torch)
+    state, metadata = reader(path)
+    tensors = {name: TensorInfo(tuple(v.shape), dtype_name(v)) for name, v in state.items()}
+    return WeightsFile(path, form, (path,), tensors, metadata, lambda: state)
 
 
-def _open_safetensors(path: Path) -> WeightsFile:
-    from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file
-
-    try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
-            tensors = {
-                name: TensorInfo(tuple(part.get_shape()), _dtype_name(part.get_dtype()))
-                for name, part in slices.items()
-            }
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
-    return WeightsFile(path, "safetensors", (path,), tensors, metadata, lambda: load_file(path))
-
-
-def _dtype_name(code: str) -> str:
-    """Return PyTorch's name of a safetensors dtype such as F32, BF16 or I64."""
-    for letter, name in (("BF", "bfloat"), ("F", "float"), ("I", "int"), ("U", "uint")):
-        if code.startswith(letter) and code.removeprefix(letter).isdecimal():
-            return name + code.removeprefix(letter)
-    return code.lower()
-
-
-def _open_torch(path: Path) -> WeightsFile:
-    state, metadata = read_torch(path)
-    tensors = {
-        name: TensorInfo(tuple(value.shape), str(value.dtype).removeprefix("torch."))
-        for name, value in state.items()
-    }
-    return WeightsFile(path, "PyTorch", (path,), tensors, metadata, lambda: state)
-
-
-def _open_tensorflow(bundle: Bundle) -> WeightsFile:
+def _open_tensorflow(prefix: Path) -> WeightsFile:
+    bundle = open_bundle(prefix)
     tensors = {
         name: TensorInfo(entry.shape, np.dtype(entry.dtype).name if entry.dtype else "not numbers")
         for name, entry in bundle.entries.items()
@@ -110,7 +91,8 @@ def _open_tensorflow(bundle: Bundle) -> WeightsFile:
         bundle.check_data(names)
         return {name: torch.from_numpy(bundle.read(name).copy()) for name in names}
 
-    index = bundle.prefix.with_name(f"{bundle.prefix.name}.index")
     data = (bundle.data_file(shard) for shard in range(bundle.shards))
-    files = (index, *(path for path in data if path.is_file()))
-    return WeightsFile(bundle.prefix, "TensorFlow", files, tensors, {}, read)
+    files = (bundle.index_file, *(path for path in data if path.is_file()))
+    log = prefix.with_name(LOG)
+    log = log if log.is_file() else None
+    return WeightsFile(prefix, "TensorFlow", files, tensors, {}, read, log)

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints (V2, "tensor bundles"), read without TensorFlow.
+"""TensorFlow's checkpoints (V2, "tensor bundles") and the release's log, without TensorFlow.
 
 A checkpoint `PREFIX` is two kinds of files: `PREFIX.index`, a sorted table with an entry for each
 tensor, and `PREFIX.data-00000-of-00001`, …, the tensors' bytes. The table is LevelDB's: blocks of
@@ -7,6 +7,10 @@ and every tensor has a checksum.
 
 Nothing in these files is trusted: sizes are compared with the files before anything is allocated.
 
+The release writes its options as `Namespace(gcn='edgeconv', …)` into the first line of
+`log_train.txt` beside the checkpoints, and evaluates that line to build the network again. Here
+only its literals are read.
+
 Reference:
     LevelDB, doc/table_format.md; TensorFlow, core/protobuf/tensor_bundle.proto and
     core/util/tensor_bundle.
@@ -14,15 +18,19 @@ Reference:
 
 from __future__ import annotations
 
+import ast
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pipelines.errors import WeightsError
+from pipelines.config.model import Hints
+from pipelines.errors import ConfigError, WeightsError
 
 MAGIC = 0xDB4775248B80FB57  # the last 8 bytes of every table
 FOOTER = 48  # two handles of at most 20 bytes, padding, the magic number
@@ -34,6 +42,21 @@ DTYPES = {
     **{1: "<f4", 2: "<f8", 19: "<f2", 10: "?", 4: "u1", 17: "<u2", 22: "<u4", 23: "<u8"},
     **{6: "i1", 5: "<i2", 3: "<i4", 9: "<i8"},
 }
+LOG = "log_train.txt"
+LONGEST_LINE = 1 << 16
+OPTIONS: dict[str, tuple[Any, tuple[type, ...]]] = {  # of the log: the release's default, types
+    "gcn": ("", (str,)),
+    "edge_lay": ("dilated", (str,)),
+    "skip_connect": ("", (str,)),
+    "num_neighbors": ([], (list,)),  # of int
+    "dilations": ([-1], (list,)),  # of int
+    "stochastic_dilation": (False, (bool,)),
+    "sto_dilated_epsilon": (0.2, (float, int)),
+    "num_points": (None, (int, type(None))),
+    "normalize_sage": (False, (bool,)),
+    "zero_epsilon_gin": (False, (bool,)),
+}
+SKIPS = {"residual": "resgcn", "dense": "densegcn", "none": "plaingcn"}
 _OPTIMIZER = re.compile(r"(.*/)?(Adam(_\d+)?|Momentum|beta[12]_power(_\d+)?|Variable|global_step)")
 
 
@@ -61,11 +84,23 @@ class Bundle:
     def read(self, name: str) -> np.ndarray:
         """Return the tensor `name`, its checksum verified."""
         entry = self.entries[name]
-        where = f"{self.data_file(entry.shard)}: tensor {name!r}"
+        path = self.data_file(entry.shard)
+        where = f"{path}: tensor {name!r}"
         if entry.dtype is None or entry.sliced:
             kind = "is stored in slices" if entry.sliced else "is no array of numbers"
             raise WeightsError(f"{where} {kind}, which cannot be read.")
-        content = self._content(entry, where)
+        expected = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
+        if entry.size != expected:
+            raise WeightsError(
+                f"{where}: found {entry.size} bytes, expected {expected} for {entry.shape}."
+            )
+        if not path.is_file():
+            raise WeightsError(f"{path}: found no file; the index beside it refers to it.")
+        if entry.offset + entry.size > path.stat().st_size:
+            raise WeightsError(f"{where}: the file ends before it does.\nGet the file again.")
+        with path.open("rb") as opened:
+            opened.seek(entry.offset)
+            content = opened.read(entry.size)
         if masked_crc32c(content) != entry.crc:
             raise WeightsError(
                 f"{where}: its checksum is wrong: the file is damaged.\nGet the checkpoint again."
@@ -83,25 +118,13 @@ class Bundle:
                 f"{size:,}.\nGet the checkpoint again."
             )
 
+    @property
+    def index_file(self) -> Path:
+        return self.prefix.with_name(f"{self.prefix.name}.index")
+
     def data_file(self, shard: int) -> Path:
         """Return the path of a data file."""
         return self.prefix.with_name(f"{self.prefix.name}.data-{shard:05d}-of-{self.shards:05d}")
-
-    def _content(self, entry: Entry, where: str) -> bytes:
-        path = self.data_file(entry.shard)
-        assert entry.dtype is not None
-        expected = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
-        if entry.size != expected:
-            raise WeightsError(
-                f"{where}: found {entry.size} bytes, expected {expected} for {entry.shape}."
-            )
-        if not path.is_file():
-            raise WeightsError(f"{path}: found no file; the index beside it refers to it.")
-        if entry.offset + entry.size > path.stat().st_size:
-            raise WeightsError(f"{where}: the file ends before it does.\nGet the file again.")
-        with path.open("rb") as opened:
-            opened.seek(entry.offset)
-            return opened.read(entry.size)
 
 
 def is_optimizer(name: str) -> bool:
@@ -278,3 +301,66 @@ def _shape(message: bytes) -> tuple[int, ...]:
     if len(sizes) > MOST_AXES:
         raise ValueError(f"a tensor has {len(sizes)} axes")
     return tuple(sizes)
+
+
+def read_log(path: Path) -> Hints:
+    """Return the settings in the first line of `log_train.txt`."""
+    with path.open(encoding="utf-8", errors="replace") as opened:
+        found = literals(opened.readline(LONGEST_LINE))
+    if not found:
+        return Hints()
+    options = {name: _option(path, name, found) for name in OPTIONS}
+    neighbors, dilations = options["num_neighbors"], options["dilations"]
+    if len(set(neighbors)) > 1:
+        raise WeightsError(
+            f"{path}: found num_neighbors {neighbors}, expected the same for every layer."
+        )
+    dilated = options["edge_lay"] == "dilated"
+    if dilated and dilations[:1] != [-1] and set(dilations) != {1}:
+        raise WeightsError(
+            f"{path}: found dilations {dilations}, expected 1, 1, 2, 3, … ([-1]) or none."
+        )
+    dilated = dilated and set(dilations) != {1}
+    stochastic = dilated and options["stochastic_dilation"]
+    sage = "sage-n" if options["normalize_sage"] else "sage"
+    gin = "gin-0" if options["zero_epsilon_gin"] else "gin"
+    names = {"edgeconv": "edge", "mrgcn": "mr", "graphsage": sage, "gin": gin}
+    try:
+        return Hints(
+            k=neighbors[0] if neighbors else None,
+            conv=names.get(options["gcn"]),
+            arch=SKIPS.get(options["skip_connect"]),
+            knn="dynamic",
+            dilation=dilated,
+            epsilon=float(options["sto_dilated_epsilon"]) if stochastic else 0.0,
+            num_points=options["num_points"],
+        )
+    except ConfigError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def _option(path: Path, name: str, found: Mapping[str, Any]) -> Any:
+    """Return an option of the log, or its default; refuse another type than the release writes."""
+    default, types = OPTIONS[name]
+    value = found.get(name, default)
+    if type(value) not in types or (isinstance(value, list) and {*map(type, value)} - {int}):
+        raise WeightsError(
+            f"{path}: found {name} {reprlib.repr(value)}, expected the release's "
+            f"{types[0].__name__}."
+        )
+    return value
+
+
+def literals(line: str) -> dict[str, Any]:
+    """Return the keywords of a line such as a `Namespace`; an empty dictionary of any other line.
+
+    >>> literals("Namespace(gcn='edgeconv', num_neighbors=[16])")
+    {'gcn': 'edgeconv', 'num_neighbors': [16]}
+    """
+    try:
+        call = ast.parse(line.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            return {}
+        return {item.arg: ast.literal_eval(item.value) for item in call.keywords if item.arg}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}

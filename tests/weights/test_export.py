@@ -12,15 +12,8 @@ from torch import Tensor, nn
 from pipelines.config import CONVS, ModelConfig
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.export import (
-    agreement,
-    random_block,
-    write_onnx,
-    write_program,
-    write_state,
-)
+from pipelines.weights.export import agreement, random_block, write_computation, write_state
 from pipelines.weights.published import build_released, published_state, recognise
-from pipelines.weights.settings import read_config
 from pipelines.weights.sources import open_weights
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
@@ -34,10 +27,14 @@ NETWORKS = {
 }
 
 
+POINTS = 48  # of exported computations
+
+
 def trained(config: ModelConfig) -> DeepGCN:
     """A network whose every number is random, batch norms of both signs included."""
     torch.manual_seed(0)
     model = DeepGCN(config).eval()
+    model.num_points = POINTS
     for value in model.state_dict().values():
         if value.is_floating_point():
             value.normal_(0, 0.4)
@@ -80,7 +77,7 @@ def test_published_tensors_read_back_as_the_same_network(
     opened = open_weights(path)
     release = recognise(opened.tensors)
     assert release is not None
-    again = build_released(release, opened.read(), read_config(opened.metadata))
+    again = build_released(release, opened.read(), opened.hints())
     assert again.config == dataclasses.replace(model.config, dropout=again.config.dropout)
     assert opened.metadata["num_points"] == "64"
     own = model.state_dict()
@@ -106,9 +103,9 @@ def test_networks_without_a_release() -> None:
 def test_exported_program_computes_the_network(tmp_path: Path, name: str) -> None:
     model = trained(NETWORKS[name])
     path = tmp_path / "w.pt2"
-    assert write_program(path, model, 48) == 1.0
+    assert write_computation(path, model, {}) == 1.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.pt2"]
-    x = torch.rand(1, 48, 9)
+    x = torch.rand(1, POINTS, 9)
     torch.testing.assert_close(load_program(path)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -127,11 +124,11 @@ def test_onnx_labels_are_the_network_s(tmp_path: Path, name: str) -> None:
     pytest.importorskip("onnxscript")
     model = trained(NETWORKS[name])
     path = tmp_path / "w.onnx"
-    assert write_onnx(path, model, 48, {"run": "mine"}) == 1.0
+    assert write_computation(path, model, {"run": "mine"}) == 1.0
     assert [entry.name for entry in tmp_path.iterdir()] == ["w.onnx"]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert session.get_modelmeta().custom_metadata_map["run"] == "mine"
-    x = torch.rand(1, 48, 9)
+    x = torch.rand(1, POINTS, 9)
     (found,) = session.run(["logits"], {"features": x.numpy()})
     torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
 
@@ -141,7 +138,7 @@ def test_onnx_sorts_equal_distances_by_index(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = trained(SMALL)
-    write_onnx(tmp_path / "w.onnx", model, 48, {})
+    write_computation(tmp_path / "w.onnx", model, {})
     session = onnxruntime.InferenceSession(str(tmp_path / "w.onnx"))
     x = torch.rand(1, 12, 9).repeat(1, 4, 1)  # every point four times, as draws repeat them
     (found,) = session.run(["logits"], {"features": x.numpy()})
@@ -150,7 +147,7 @@ def test_onnx_sorts_equal_distances_by_index(tmp_path: Path) -> None:
 
 def test_another_computation_is_not_written(tmp_path: Path) -> None:
     model = trained(SMALL)
-    features = random_block(model, 48)
+    features = random_block(model)
     logits: Tensor = model(features)
     path = tmp_path / "w.onnx"
     assert agreement(path, model, features, logits) == 1.0
@@ -159,6 +156,8 @@ def test_another_computation_is_not_written(tmp_path: Path) -> None:
 
 
 def test_a_block_that_is_too_small(tmp_path: Path) -> None:
+    model = DeepGCN(SMALL)
+    model.num_points = 7
     with pytest.raises(ConfigError, match="a block has only 7"):
-        write_program(tmp_path / "w.pt2", DeepGCN(SMALL), 7)
+        write_computation(tmp_path / "w.pt2", model, {})
     assert not list(tmp_path.iterdir())

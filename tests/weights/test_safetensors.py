@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.config import ModelConfig
+from pipelines.config.model import Hints
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.serialization import to_plain
@@ -18,10 +19,10 @@ from pipelines.weights.published import from_reference
 from pipelines.weights.safetensors import (
     expected_tensors,
     load_weights,
+    published_hints,
     read_metadata,
     save_weights,
 )
-from pipelines.weights.settings import config_metadata, read_config
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 
@@ -142,7 +143,18 @@ def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
     ):
         load_weights(path)
     with pytest.raises(WeightsError, match=r"num_points: found .*, expected"):
-        read_config({**config_metadata(SMALL), "num_points": told})
+        published_hints({"deepgcn_config": json.dumps(to_plain(SMALL)), "num_points": told})
+
+
+def test_configuration_in_an_export() -> None:
+    config = ModelConfig(arch="plaingcn", depth=4, k=3, conv="mr", dilation=False, epsilon=0.0)
+    found = published_hints({"deepgcn_config": json.dumps(to_plain(config)), "num_points": "128"})
+    assert found == Hints(3, "mr", "plaingcn", "paper", "dynamic", False, 0.0, 128)
+    assert published_hints({"epoch": "3"}) == Hints()
+    with pytest.raises(WeightsError, match="damaged"):
+        published_hints({"deepgcn_config": '{"arch": 3}'})
+    with pytest.raises(WeightsError, match="damaged"):
+        published_hints({"deepgcn_config": "{"})
 
 
 def published_state(config: ModelConfig, *, sides: int = 2, prefix: str = "") -> dict:

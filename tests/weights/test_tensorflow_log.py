@@ -1,4 +1,4 @@
-"""Settings beside weights: the TensorFlow release's log, and the configuration in our exports."""
+"""The settings in the log that the TensorFlow release writes beside its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.config import ModelConfig
 from pipelines.config.model import Hints
 from pipelines.errors import WeightsError
-from pipelines.weights.settings import config_metadata, literals, read_config, read_log
+from pipelines.weights.tensorflow import literals, read_log
 
 
 def log(tmp_path: Path, **changes: object) -> Path:
@@ -106,14 +105,3 @@ def test_a_line_with_code_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "log_train.txt").write_text(line)
     assert read_log(tmp_path / "log_train.txt") == Hints()
     assert not made.exists()
-
-
-def test_configuration_in_an_export() -> None:
-    config = ModelConfig(arch="plaingcn", depth=4, k=3, conv="mr", dilation=False, epsilon=0.0)
-    found = read_config({**config_metadata(config), "num_points": "128"})
-    assert found == Hints(3, "mr", "plaingcn", "paper", "dynamic", False, 0.0, 128)
-    assert read_config({"epoch": "3"}) == Hints()
-    with pytest.raises(WeightsError, match="damaged"):
-        read_config({"deepgcn_config": '{"arch": 3}'})
-    with pytest.raises(WeightsError, match="damaged"):
-        read_config({"deepgcn_config": "{"})
