@@ -50,13 +50,8 @@ def import_weights(
 ) -> ImportResult:
     """Turn a release's checkpoint into weights of this toolkit.
 
-    Args:
-        source: a PyTorch or safetensors file, or a TensorFlow checkpoint (prefix or any file).
-        out: the file to write, *.safetensors.
-        hints: the settings that the tensors do not show; where None, those recorded with the file
-            are taken (the log beside a TensorFlow checkpoint, the configuration in an export),
-            else the published ones.
-        progress: is notified of a log that is used.
+    Settings that neither the tensors show nor `hints` give are those recorded with the file (the
+    log beside a TensorFlow checkpoint, the configuration in an export), else the published ones.
 
     Raises:
         ConfigError: an option or the output cannot be.

@@ -29,6 +29,7 @@ from pipelines.model.deepgcn import DeepGCN
 from .safetensors import build_network, expected_tensors
 from .tensorflow import is_optimizer
 
+MATRICES = ("linear.weight", "classifier.weight")  # our names of linear maps
 SAGE, GIN = ("sage", "sage-n"), ("gin", "gin-0")
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
@@ -139,8 +140,17 @@ def recognise(names: Iterable[str]) -> str | None:
     return DGCNN.name if {"conv1.0.weight", "conv9.weight"} <= plain else None
 
 
-def build_released(release: str, state: Mapping[str, Tensor], hints: Hints) -> DeepGCN:
-    """Build the network that holds the tensors of a release, in evaluation mode."""
+def build_released(
+    release: str, state: Mapping[str, Tensor], hints: Hints, **training: float
+) -> DeepGCN:
+    """Build the network that holds the tensors of a release, in evaluation mode.
+
+    `training` are settings that matter in training alone, where they differ from the published.
+
+    Raises:
+        WeightsError: the tensors are not those of a network of the release.
+        ConfigError: a hint is given that such a network cannot have.
+    """
     known = RELEASES[release]
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     given = hints.settings()
@@ -149,17 +159,12 @@ def build_released(release: str, state: Mapping[str, Tensor], hints: Hints) -> D
         plain = _without_epsilon(plain)
     shown = infer_config(known, plain, conv=conv, arch=hints.arch)
     published = ModelConfig.published(shown["arch"], shown["depth"])
+    settings = {"conv": conv, "layout": known.layout, **given}
     if known is DGCNN:  # only k can differ
         settings = {"k": given.get("k", published.k)}
-    else:
-        settings = {"conv": conv, "layout": known.layout, **given}
-    config = dataclasses.replace(published, **{**settings, **shown})
-    _check_taken(release, config, given)
-    return build_network(config, own_tensors(known, plain, config), source=release)
-
-
-def _check_taken(release: str, config: ModelConfig, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for a setting that was given and that this release cannot have."""
+    if not published.dilation:
+        training.pop("epsilon", None)
+    config = dataclasses.replace(published, **{**training, **settings, **shown})
     for name, value in given.items():
         if getattr(config, name) != value:
             flag = "-k" if name == "k" else f"--{name}"
@@ -167,6 +172,7 @@ def _check_taken(release: str, config: ModelConfig, given: Mapping[str, Any]) ->
                 f"{flag} {value}: the weights are of {config.label} ({release}), "
                 f"whose {name} is {getattr(config, name)}.\nLeave {flag} out."
             )
+    return build_network(config, own_tensors(known, plain, config), source=release)
 
 
 def from_reference(
@@ -179,10 +185,11 @@ def from_reference(
     dropout: float = 0.3,
     arch: str | None = None,
 ) -> DeepGCN:
-    """Build the network that holds weights under the published PyTorch names.
+    """Build the network that holds weights under the published PyTorch names, in their dtype.
 
-    Depth, width, class count and a dense backbone follow from names and shapes. A plain and a
-    residual backbone have the same names and shapes: residual is assumed unless `arch` is given.
+    It is in evaluation mode. Depth, width, class count and a dense backbone follow from names and
+    shapes. A plain and a residual backbone have the same: residual is assumed unless `arch` is
+    given.
 
     >>> from pipelines.config import ModelConfig
     >>> model = DeepGCN(ModelConfig(depth=3, width=8, k=4))
@@ -199,25 +206,11 @@ def from_reference(
         dropout: dropout rate before the classifier.
         arch: "plaingcn", "resgcn" or "densegcn" to say instead of inferring.
 
-    Returns:
-        The network in evaluation mode, in the weights' dtype.
-
     Raises:
         WeightsError: a name is unknown or a shape does not fit.
     """
-    plain = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    shown = infer_config(TORCH, plain, conv=conv, arch=arch)
-    dilation = ModelConfig.published(shown["arch"]).dilation
-    config = ModelConfig(
-        **shown,
-        k=k,
-        conv=conv,
-        layout=layout,
-        epsilon=epsilon if dilation else 0.0,
-        dropout=dropout,
-        dilation=dilation,
-    )
-    return build_network(config, own_tensors(TORCH, plain, config), source="reference weights")
+    hints = Hints(k=k, conv=conv, layout=layout, arch=arch)
+    return build_released(TORCH.name, state_dict, hints, epsilon=epsilon, dropout=dropout)
 
 
 def infer_conv(names: Iterable[str]) -> str:
@@ -303,7 +296,7 @@ def own_tensors(
 
 def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
     """Return the release's tensor `name` with our axes: a linear map's weights as (out, in)."""
-    if not _is_matrix(own):
+    if not own.endswith(MATRICES):
         return value
     if release is TENSORFLOW and value.dim() == 4 and value.shape[:2] == (1, 1):
         return value[0, 0].t().contiguous()
@@ -316,15 +309,11 @@ def _own_value(release: Release, own: str, name: str, value: Tensor) -> Tensor:
 
 def _released_value(release: Release, own: str, value: Tensor) -> Tensor:
     """Return our matrix (out, in) as the kernel of a release's convolution: (out, in, 1[, 1])."""
-    if not _is_matrix(own):
+    if not own.endswith(MATRICES):
         return value
     kernel = _swap_halves(release, own, value)[:, :, None]
     over_points = release is DGCNN and not own.startswith("layers")  # without neighbours
     return kernel if over_points else kernel[..., None]
-
-
-def _is_matrix(own: str) -> bool:
-    return own.endswith("linear.weight") or own == "classifier.weight"
 
 
 def _swap_halves(release: Release, own: str, matrix: Tensor) -> Tensor:

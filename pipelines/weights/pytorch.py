@@ -19,16 +19,19 @@ from pipelines.errors import WeightsError
 
 SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
 STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainers save weights
+FORMS = "Expected what torch.save writes, a safetensors file or a TensorFlow checkpoint."
 
 
 def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of a checkpoint by name, and the plain values beside them as texts."""
-    if not path.is_file():
-        raise WeightsError(f"{path}: found no file, expected weights.")
-    _check_version(path)
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < SAFE_SINCE:
+        raise WeightsError(
+            f"{path}: PyTorch {torch.__version__} cannot read such a file safely.\n"
+            "Expected 2.6 or newer: pip install 'torch>=2.6'"
+        )
     _check_sizes(path)
     content = _load(path)
-    state, metadata = find_state(content)
+    state, metadata = _find_state(content)
     if not state:
         raise WeightsError(
             f"{path}: found {_kind(content)}, expected tensors by name, "
@@ -38,23 +41,18 @@ def read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return state, metadata
 
 
-def find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _find_state(content: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the named tensors of a trainer's checkpoint, and its plain values as texts."""
     if not isinstance(content, Mapping):
         return {}, {}
     inner = (content[name] for name in STATES if isinstance(content.get(name), Mapping))
-    chosen = next(inner, content)
     state = {
         str(name): value.detach()
-        for name, value in chosen.items()
+        for name, value in next(inner, content).items()
         if isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
     }
-    metadata = {
-        str(name): str(value)
-        for name, value in content.items()
-        if isinstance(value, str | int | float | np.number)
-    }
-    return state, metadata
+    plain = {n: v for n, v in content.items() if isinstance(v, str | int | float | np.number)}
+    return state, {str(name): str(value) for name, value in plain.items()}
 
 
 def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -68,15 +66,6 @@ def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
             f"{path}: its tensors claim {total:,} numbers, the file has "
             f"{path.stat().st_size:,} bytes.\n"
             "Expected each tensor with numbers of its own: save value.clone() of each."
-        )
-
-
-def _check_version(path: Path) -> None:
-    found = tuple(int(number) for number in re.findall(r"\d+", torch.__version__)[:2])
-    if found < SAFE_SINCE:
-        raise WeightsError(
-            f"{path}: PyTorch {torch.__version__} cannot read such a file safely.\n"
-            "Expected 2.6 or newer: pip install 'torch>=2.6'"
         )
 
 
@@ -106,8 +95,7 @@ def _load(path: Path) -> Any:
     except Exception as error:  # a broken pickle can fail in any way
         reason = re.split(r"\n|\. ", str(error), maxsplit=1)[0] or type(error).__name__
         raise WeightsError(
-            f"{path}: cannot be read as a PyTorch file: {reason}.\n"
-            "Expected what torch.save writes, a safetensors file or a TensorFlow checkpoint."
+            f"{path}: cannot be read as a PyTorch file: {reason}.\n{FORMS}"
         ) from error
 
 
@@ -121,15 +109,14 @@ def _numpy_scalars() -> list[Any]:
 
 def _refusal(path: Path, message: str) -> str:
     """Return why torch refused a file: the name of the function that it calls, if known."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    if found is None:
+    if found := re.search(r"GLOBAL ([\w.]+)", message):
         return (
-            f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save.\n"
-            "Expected what torch.save writes, a safetensors file or a TensorFlow checkpoint."
+            f"{path}: its pickle calls {found[1]}: code, which could do anything, so it is "
+            "refused.\nExpected tensors only: save model.state_dict() alone, with torch.save, "
+            "and import that."
         )
     return (
-        f"{path}: its pickle calls {found[1]}: code, which could do anything, so it is refused.\n"
-        "Expected tensors only: save model.state_dict() alone, with torch.save, and import that."
+        f"{path}: cannot be read as a PyTorch file: damaged, or not written by torch.save.\n{FORMS}"
     )
 
 

@@ -16,7 +16,7 @@ from pipelines.errors import WeightsError
 
 from .pytorch import read_torch
 from .safetensors import dtype_name, published_hints, read_safetensors
-from .tensorflow import LOG, bundle_prefix, is_optimizer, open_bundle, read_log
+from .tensorflow import LOG, bundle_prefix, index_file, open_bundle, read_log
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,11 @@ def _open_tensorflow(prefix: Path) -> WeightsFile:
     }
 
     def read() -> dict[str, Tensor]:
-        names = [name for name in tensors if not is_optimizer(name)]
-        bundle.check_data(names)
-        return {name: torch.from_numpy(bundle.read(name).copy()) for name in names}
+        return {name: torch.from_numpy(v) for name, v in bundle.read_network().items()}
 
     data = (bundle.data_file(shard) for shard in range(bundle.shards))
-    files = (bundle.index_file, *(path for path in data if path.is_file()))
+    files = (index_file(prefix), *(path for path in data if path.is_file()))
     log = prefix.with_name(LOG)
-    log = log if log.is_file() else None
-    return WeightsFile(prefix, "TensorFlow", files, tensors, {}, read, log)
+    return WeightsFile(
+        prefix, "TensorFlow", files, tensors, {}, read, log if log.is_file() else None
+    )

@@ -22,7 +22,7 @@ import ast
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,11 @@ class Bundle:
             raise WeightsError(
                 f"{where}: its checksum is wrong: the file is damaged.\nGet the checkpoint again."
             )
-        return np.frombuffer(content, entry.dtype).reshape(entry.shape)
+        return np.frombuffer(content, entry.dtype).reshape(entry.shape).copy()
 
-    def check_data(self, names: Iterable[str]) -> None:
-        """Raise WeightsError if these tensors have more bytes together than the data files."""
+    def read_network(self) -> dict[str, np.ndarray]:
+        """Return the network's tensors by name, without the optimizer's."""
+        names = [name for name in self.entries if not is_optimizer(name)]
         claimed = sum(self.entries[name].size for name in names)
         files = [self.data_file(shard) for shard in range(self.shards)]
         size = sum(path.stat().st_size for path in files if path.is_file())
@@ -117,10 +118,7 @@ class Bundle:
                 f"{self.prefix}: its tensors claim {claimed:,} bytes, its data files have "
                 f"{size:,}.\nGet the checkpoint again."
             )
-
-    @property
-    def index_file(self) -> Path:
-        return self.prefix.with_name(f"{self.prefix.name}.index")
+        return {name: self.read(name) for name in names}
 
     def data_file(self, shard: int) -> Path:
         """Return the path of a data file."""
@@ -140,18 +138,21 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def index_file(prefix: Path) -> Path:
+    """Return the path of a checkpoint's table."""
+    return prefix.with_name(f"{prefix.name}.index")
+
+
 def bundle_prefix(path: Path) -> Path | None:
     """Return the prefix of the checkpoint that `path` is or belongs to, None if it is none."""
     name = re.sub(r"(\.index|\.data-\d{5}-of-\d{5}|\.meta)$", "", path.name)
     prefix = path.with_name(name) if name else path
-    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+    return prefix if index_file(prefix).is_file() else None
 
 
 def open_bundle(prefix: Path) -> Bundle:
     """Read the table of the checkpoint `prefix`; its tensors stay on disk."""
-    path = prefix.with_name(f"{prefix.name}.index")
-    if not path.is_file():
-        raise WeightsError(f"{path}: found no file, expected a TensorFlow checkpoint's index.")
+    path = index_file(prefix)
     if path.stat().st_size > LARGEST_INDEX:
         raise WeightsError(f"{path}: too large for an index ({path.stat().st_size:,} bytes).")
     try:
@@ -244,20 +245,20 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
-        value: int | bytes
-        if tag & 7 == 0:
-            value, at = _varint(message, at)
-        else:
-            if tag & 7 not in (1, 2, 5):
-                raise ValueError(f"found the unknown wire type {tag & 7}")
-            size = {1: 8, 5: 4}.get(tag & 7)
-            if size is None:
-                size, at = _varint(message, at)
-            if at + size > len(message):
-                raise ValueError("a field reaches beyond its message")
-            value = message[at : at + size]
-            at += size
-        yield tag >> 3, value
+        kind = tag & 7
+        if kind not in (0, 1, 2, 5):
+            raise ValueError(f"found the unknown wire type {kind}")
+        number = {1: 8, 5: 4}.get(kind)
+        if number is None:
+            number, at = _varint(message, at)
+        if kind == 0:
+            yield tag >> 3, number
+            continue
+        if at + number > len(message):
+            raise ValueError("a field reaches beyond its message")
+        value = message[at : at + number]
+        yield tag >> 3, value if kind == 2 else int.from_bytes(value, "little")
+        at += number
 
 
 def _header(message: bytes) -> int:
@@ -273,20 +274,19 @@ def _header(message: bytes) -> int:
 
 def _entry(message: bytes, shards: int) -> Entry:
     """Parse a BundleEntryProto."""
-    numbers = {1: 0, 3: 0, 4: 0, 5: 0}
+    numbers = dict.fromkeys((1, 3, 4, 5, 6), 0)
     shape: tuple[int, ...] = ()
-    crc, sliced = 0, False
+    sliced = False
     for field, value in _fields(message):
         if isinstance(value, int):
             numbers[field] = value
         elif field == 2:
             shape = _shape(value)
-        elif field == 6:
-            crc = int.from_bytes(value, "little")
         sliced |= field == 7
-    if numbers[3] >= shards:
-        raise ValueError(f"a tensor is in data file {numbers[3]} of {shards}")
-    return Entry(DTYPES.get(numbers[1]), shape, numbers[3], numbers[4], numbers[5], crc, sliced)
+    shard, offset, size, crc = (numbers[field] for field in (3, 4, 5, 6))
+    if shard >= shards:
+        raise ValueError(f"a tensor is in data file {shard} of {shards}")
+    return Entry(DTYPES.get(numbers[1]), shape, shard, offset, size, crc, sliced)
 
 
 def _shape(message: bytes) -> tuple[int, ...]:
