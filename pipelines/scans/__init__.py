@@ -1,10 +1,8 @@
 """Read scans of any format, and write them again with a label for each point.
 
 Every writer keeps all points in the order of the file, and the scan's other columns, and writes the
-names of the classes into the file. Any scan can also be written as PLY.
-
-To add a format, write one module with a reader, and a writer if the format can hold labels, and
-give it an entry in `_FORMATS`.
+names of the classes into the file. Any scan can also be written as PLY. A format is a module with
+a reader, and a writer if it can hold labels, and has an entry in `_FORMATS`.
 """
 
 from __future__ import annotations
@@ -57,19 +55,15 @@ FORMATS = {suffix: form for form in _FORMATS for suffix in form.suffixes}
 def _results(path: Path) -> tuple[str, ...]:
     """Return the suffixes that a labelled scan can have, the default first."""
     suffix = path.suffix.lower()
-    found = None if path.is_dir() else FORMATS.get(suffix)
-    if found is None:
+    if path.is_dir() or suffix not in FORMATS:
         return (".ply",)
+    found = FORMATS[suffix]
     own = (suffix, *found.suffixes) if found.write else ()
     return tuple(dict.fromkeys((*own, found.labels_as, ".ply")))
 
 
 def check_format(path: Path, out: Path | None = None) -> None:
-    """Check by the names alone that a scan can be read and its labels be written to `out`.
-
-    Raises:
-        ConfigError: the format is unknown, or `out` cannot be written from it.
-    """
+    """Raise ConfigError if by the names a scan cannot be read, or its labels written to `out`."""
     if path.suffix.lower() not in FORMATS and not path.is_dir():
         raise ConfigError(
             f"{path}: found the format {path.suffix or 'without a suffix'!r}."
@@ -89,10 +83,7 @@ def without_results(paths: Iterable[Path], pattern: str) -> list[Path]:
 
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:
-    """Return the name of the result: `room.las` becomes `room.labelled.las`.
-
-    `suffix` names another format than the default, with or without its dot.
-    """
+    """Return the result's name (`room.labelled.las`), in another format with its `suffix`."""
     stem = path.resolve().name if path.is_dir() else path.stem
     chosen = _results(path)[0] if suffix is None else f".{suffix.lower().lstrip('.')}"
     return f"{stem}{RESULT}{chosen}"
@@ -130,12 +121,7 @@ def open_scan(
 
 
 def write_labelled(path: Path, scan: Scan, labels: Labels) -> None:
-    """Write a scan with its labels, completely or not at all, in the format of the suffix.
-
-    Raises:
-        ConfigError: the scan cannot be written in this format.
-        OSError: the disk is full or the folder cannot be written.
-    """
+    """Write a scan with its labels, completely or not at all, in the format of the suffix."""
     check_format(scan.path, path)
     write = FORMATS[path.suffix.lower()].write
     assert write is not None

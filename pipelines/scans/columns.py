@@ -86,51 +86,54 @@ def find_layout(
 ) -> Layout:
     """Detect from its first lines, without line ends, how a text scan is written.
 
-    `columns` and `label` are those of `ScanOptions`. Lines of at least three numbers have to follow
-    at most one header line.
+    Lines of at least three numbers have to follow at most one header line.
     """
-    first, counted = _first_data(path, lines)
-    header = None
+    data = [number for number, line in enumerate(lines) if is_data(line)]
+    if not data:
+        raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
+    counted = len(data) > 1 and data[0] == 0 and lines[0].strip().isdigit()
+    first, *rest = data[counted:]
+    header: int | None = None
     cut = _cut(lines[first])
-    if cut is None and first + 1 < len(lines):  # a line of names, then the data
-        header = first
-        first = next((n for n in range(first + 1, len(lines)) if is_data(lines[n])), first)
+    if cut is None and rest:  # a line of names, then the data
+        header, first = first, rest[0]
         cut = _cut(lines[first])
     if cut is None:
         raise DatasetError(
             f"{path}:{first + 1}: found {shown(lines[first])}, expected a point: at least three "
             "numbers x y z, cut by spaces, tabs, commas, semicolons or bars."
         )
-    if header is None:
-        header = _commented_names(lines[:first], cut)
-    names = _names(lines[header], cut) if header is not None else None
+    for number, line in enumerate(lines[:first] if header is None else ()):
+        names = _names(line, cut)  # a comment can have them, as CloudCompare's `//X Y Z R G B`
+        if len(names) == cut.count and {*"xyz"} <= {*names}:
+            header = number
+    names = [] if header is None else _names(lines[header], cut)
     sample = [cut.split(line) for line in lines[first:] if is_data(line)]
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
     roles, how = _roles(path, cut, names, sample[:SAMPLE], columns)
-    named = [*(names or ()), *(f"column_{n}" for n in range(1, cut.count + 1))]
-    if label and label.lower() in named:
-        at = named.index(label.lower()) % cut.count
-        if roles[at] == "-":
-            if label in [COLUMN_NAMES.get(role, role) for role in roles]:
-                raise ConfigError(
-                    f"{path}: found the label {label!r}, which names a coordinate or colour too.\n"
-                    f"Name its column by the number: column_{at + 1}"
-                )
-            roles = (*roles[:at], LABEL, *roles[at + 1 :])
+    if label:
+        roles = _with_label(path, roles, names, label)
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     note += ", with decimal commas" if cut.decimal == "," else ""
     joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
     return Layout(cut, roles, first, header, counted, joint, note, label or LABEL)
 
 
-def _first_data(path: Path, lines: Sequence[bytes]) -> tuple[int, bool]:
-    """Return the first line that is data or names, and whether a count precedes it."""
-    data = [number for number, line in enumerate(lines) if is_data(line)]
-    if not data:
-        raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
-    counted = len(data) > 1 and data[0] == 0 and lines[0].strip().isdigit()
-    return data[1 if counted else 0], counted
+def _with_label(
+    path: Path, roles: tuple[str, ...], names: list[str], label: str
+) -> tuple[str, ...]:
+    """Return the roles with that of the column `label`, unless it has one already."""
+    named = [*names, *(f"column_{n}" for n in range(1, len(roles) + 1))]
+    at = named.index(label.lower()) % len(roles) if label.lower() in named else None
+    if at is None or roles[at] != "-":
+        return roles
+    if label in [COLUMN_NAMES.get(role, role) for role in roles]:
+        raise ConfigError(
+            f"{path}: found the label {label!r}, which names a coordinate or colour too.\n"
+            f"Name its column by the number: column_{at + 1}"
+        )
+    return (*roles[:at], LABEL, *roles[at + 1 :])
 
 
 def _cut(line: bytes) -> Cut | None:
@@ -155,30 +158,19 @@ def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
 
 
 def _names(line: bytes, cut: Cut) -> list[str]:
-    words = cut.split(line.lstrip(b"#/ "))
-    return [word.strip('"').lower() for word in words]
-
-
-def _commented_names(lines: Sequence[bytes], cut: Cut) -> int | None:
-    """Return which comment names the columns, as CloudCompare's `//X Y Z R G B` does."""
-    for number in reversed(range(len(lines))):
-        names = _names(lines[number], cut)
-        if len(names) == cut.count and {*"xyz"} <= set(names):
-            return number
-    return None
+    return [word.strip('"').lower() for word in cut.split(line.lstrip(b"#/ "))]
 
 
 def _roles(
-    path: Path, cut: Cut, names: list[str] | None, sample: list[list[str]], columns: str | None
+    path: Path, cut: Cut, names: list[str], sample: list[list[str]], columns: str | None
 ) -> tuple[tuple[str, ...], str]:
     """Return the role of each column, and how it is known."""
     if columns is not None:
         return given_roles(path, columns, cut.count), "as given"
-    if names is not None and len(names) == cut.count:
-        found = find_roles(names)
-        if {*"xyz"} <= found.keys():
-            roles = {names.index(name): role for role, name in found.items()}
-            return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
+    found = find_roles(names)
+    if len(names) == cut.count and {*"xyz"} <= found.keys():
+        roles = {names.index(name): role for role, name in found.items()}
+        return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
     if not all(is_number(word, cut.decimal) for word in sample[0][:3] if word):
         raise DatasetError(
             f"{path}: found the columns {', '.join(names or sample[0])[:200]}; expected x, y, z.\n"
@@ -202,23 +194,16 @@ def to_float(word: str, decimal: str) -> float:
     return float("nan" if word in NOT_A_NUMBER else word.replace(decimal, "."))
 
 
-def reads(word: str, kind: str, decimal: str) -> bool:
-    """Return whether a word is a number of a kind: "f8", "i8" or "u8"."""
+def is_number(word: str, decimal: str = ".", kind: str = "f8") -> bool:
+    """Return whether a word is a number of a kind: "f8" (also NaN, infinity), "i8" or "u8"."""
+    if not word or "_" in word or (decimal == "," and ("." in word or word.strip(",") != word)):
+        return False
     try:
-        if kind == "f8":
-            to_float(word, decimal)
-            return "_" not in word
-        lowest, highest = (0, 2**64) if kind == "u8" else (-(2**63), 2**63)
-        return "_" not in word and lowest <= int(word) < highest
+        number = to_float(word, decimal) if kind == "f8" else int(word)
     except ValueError:
         return False
-
-
-def is_number(word: str, decimal: str = ".") -> bool:
-    """Return whether a word is a number, NaN or infinity."""
-    if decimal == "," and ("." in word or word.endswith(",") or word.startswith(",")):
-        return False
-    return bool(word) and reads(word, "f8", decimal)
+    lowest, highest = (0, 2**64) if kind == "u8" else (-(2**63), 2**63)
+    return kind == "f8" or lowest <= number < highest
 
 
 def shown(line: bytes) -> str:
@@ -251,13 +236,10 @@ def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
 
 
 def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str]:
-    """Return the name of the column for each of the roles x, y, z, r, g and b that has one.
+    """Return the name, in any case, of the column for each role x, y, z, r, g, b that has one.
 
-    Names are found in any case. The scan's own colour, `scan_red` …, takes precedence over the
-    class colours that labelling wrote. In a `labelled` file plain names are class colours.
-
-    >>> find_roles(["X", "Y", "Z", "intensity", "R", "G", "B"])
-    {'x': 'X', 'y': 'Y', 'z': 'Z', 'r': 'R', 'g': 'G', 'b': 'B'}
+    The scan's own colour, `scan_red` …, takes precedence over the class colours that labelling
+    wrote. In a `labelled` file plain names are class colours.
     """
     spelled = {name.lower(): name for name in reversed(names)}  # of two like it, the first
     for prefix in ("scan_",) if labelled else ("scan_", ""):
@@ -274,10 +256,9 @@ def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str
 def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple[str, ...]:
     """Return the roles of unnamed columns from some of their values (n, columns).
 
-    The first three are coordinates. The colours are the first three adjacent columns after them
-    that hold whole numbers 0–65535 and not only 0 and 1 (as normals may); failing that, whole
-    numbers of any kind; failing that, values from 0 to 1. In a PTS file (`intensity_first`) an
-    intensity precedes them.
+    After three coordinates the colours are the first adjacent columns with whole numbers 0–65535
+    and not only 0 and 1 (as normals may), else only 0 and 1, else values from 0 to 1. In a PTS
+    file (`intensity_first`) an intensity precedes them.
     """
     count = values.shape[1]
     whole = (values >= 0) & (values <= 65535) & (values == np.rint(values))

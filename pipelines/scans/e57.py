@@ -28,9 +28,8 @@ _NAMES = dict(zip(_COLOR, COLOR_NAMES, strict=True))  # of columns that are not 
 def read_e57(path: Path, options: ScanOptions) -> Scan:
     """Open an E57 file: the points of all its scans, one scan after the other.
 
-    Fields other than coordinates and colours keep their names (`intensity`, `rowIndex`,
-    `nor:normalX`, …); they are 0 in a scan without them. `scan` counts the scans from 0. A point
-    that the scanner marked as invalid is NaN.
+    Other fields keep their names (`intensity`, `rowIndex`, `nor:normalX`, …); they are 0 in a scan
+    without them. `scan` counts the scans. A point that the scanner marked as invalid is NaN.
     """
     with path.open("rb") as content:
         if (head := content.read(8)) != b"ASTM-E57":
@@ -83,10 +82,9 @@ def _kinds(header: Any) -> dict[str, np.dtype]:
             whole = libe57.IntegerNode(node)
             limits = (whole.minimum(), whole.maximum())
             found[name] = np.result_type(*map(np.min_scalar_type, limits))
-        elif node.type() == libe57.E57_SCALED_INTEGER:
-            found[name] = np.dtype("f8")
-        elif node.type() == libe57.E57_FLOAT:
-            single = libe57.FloatNode(node).precision() == libe57.E57_SINGLE
+        elif node.type() in (libe57.E57_SCALED_INTEGER, libe57.E57_FLOAT):
+            is_float = node.type() == libe57.E57_FLOAT
+            single = is_float and libe57.FloatNode(node).precision() == libe57.E57_SINGLE
             found[name] = np.dtype("f4" if single else "f8")
     return found
 
@@ -97,7 +95,7 @@ def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator
     system = _CARTESIAN if kinds.keys() >= set(_CARTESIAN) else _SPHERICAL
     if not kinds.keys() >= set(system):
         raise ValueError(f"points with {', '.join(sorted(kinds))}, without coordinates")
-    invalid = _INVALID[0] if system is _CARTESIAN else _INVALID[1]
+    invalid = _INVALID[system is _SPHERICAL]
     columns = {name: _NAMES.get(name, name) for name in kinds}
     columns = {name: new for name, new in columns.items() if new in (table.names or ())}
     found, buffers = _buffers(file, {*system, *columns, *({invalid} & kinds.keys())})
@@ -107,7 +105,10 @@ def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator
         rows = np.zeros(count, table)
         rows["scan"] = number
         local = np.stack([found[name][:count] for name in system], axis=1)
-        local = _cartesian(local) if system is _SPHERICAL else local
+        if system is _SPHERICAL:
+            distance, azimuth, elevation = local.T  # metres and radians
+            ground, height = distance * np.cos(elevation), distance * np.sin(elevation)
+            local = np.stack([ground * np.cos(azimuth), ground * np.sin(azimuth), height], axis=1)
         if invalid in found:
             local[found[invalid][:count] != 0] = np.nan
         for axis, values in enumerate((local @ rotation.T + translation).T):
@@ -118,25 +119,12 @@ def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator
 
 
 def _buffers(file: Any, names: Iterable[str]) -> tuple[dict[str, np.ndarray], Any]:
-    """Return an array for each field, and the same for the library to fill.
-
-    All are float64, which holds whole numbers up to 2^53: the library takes int64 for int32.
-    """
+    """Return an array for each field, and the same for the library to fill."""
     from pye57 import libe57
 
-    arrays, buffers = (
-        {name: np.empty(CHUNK, "f8") for name in names},
-        libe57.VectorSourceDestBuffer(),
-    )
+    # Float64 holds whole numbers up to 2^53: the library takes int64 for int32.
+    arrays = {name: np.empty(CHUNK, "f8") for name in names}
+    buffers = libe57.VectorSourceDestBuffer()
     for name, array in arrays.items():
         buffers.append(libe57.SourceDestBuffer(file.image_file, name, array, CHUNK, True, True))
     return arrays, buffers
-
-
-def _cartesian(spherical: np.ndarray) -> np.ndarray:
-    """Return range, azimuth and elevation (n, 3), metres and radians, as x, y, z."""
-    distance, azimuth, elevation = spherical.T
-    ground = distance * np.cos(elevation)
-    return np.stack(
-        [ground * np.cos(azimuth), ground * np.sin(azimuth), distance * np.sin(elevation)], axis=1
-    )

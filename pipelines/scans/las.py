@@ -1,9 +1,8 @@
 """Read and write LAS and LAZ scans, versions 1.2 to 1.4, with laspy (extra `las`).
 
-The points are read once, in chunks, into a spool of coordinates and all dimensions. The labelled
-scan is the same file, point for point, with more dimensions. laspy and its decompressor believe
-what a file declares and ask for that much memory, which ends the process: so headers and tables of
-compressed chunks are checked against the file first.
+The labelled scan is the same file, point for point, with more dimensions. laspy and its
+decompressor believe what a file declares and ask for that much memory, which ends the process: so
+headers and tables of compressed chunks are checked against the file first.
 
 Reference:
     ASPRS, LAS Specification 1.4 – R15, 2019: header, variable length records, extra bytes.
@@ -59,19 +58,13 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
 
 def _columns(form: Any) -> np.dtype:
     """Return the columns: coordinates, then all dimensions of the point format by laspy's names."""
-    # Under its name laspy gives a scaled dimension as its values; one named like a coordinate is
-    # out of reach.
-    coordinates = {*"XYZ", *"xyz"}
-    kinds = [(item.name, _kind(item)) for item in form.dimensions if item.name not in coordinates]
-    return np.dtype([*((axis, np.dtype("f8")) for axis in "xyz"), *kinds])
-
-
-def _kind(dimension: Any) -> np.dtype:
-    """Return the type of a dimension's values; a few bits are a whole byte."""
-    base = np.dtype("u1") if dimension.dtype is None else dimension.dtype.base
-    base = np.dtype("f8") if dimension.is_scaled else base
-    count = dimension.num_elements
-    return np.dtype((base, () if count == 1 else (count,)))
+    found: list[tuple[Any, ...]] = [(axis, "f8") for axis in "xyz"]
+    for item in form.dimensions:
+        if item.name not in {*"XYZ", *"xyz"}:  # one named like a coordinate is out of reach
+            base = "u1" if item.dtype is None else item.dtype.base  # a few bits are a whole byte
+            shape = () if item.num_elements == 1 else (item.num_elements,)
+            found.append((item.name, "f8" if item.is_scaled else base, shape))
+    return np.dtype(found)
 
 
 def _table(points: Any, kind: np.dtype) -> np.ndarray:
@@ -115,59 +108,49 @@ def _check_header(path: Path) -> None:
         raise _damaged(path, found)
 
 
-def _laz_problem(file: BinaryIO, header: Any, file_size: int) -> str | None:
-    """Return what cannot be true of a LAZ file's compression, or None.
+def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
+    """Raise ValueError if a LAZ file's table of chunks, or a chunk of layers, cannot be true.
 
     The header is laspy's, so that what is checked here is what the decompressor gets.
     """
-    records = header.vlrs.get("LasZipVlr")
-    if not header.are_points_compressed:
-        return None
-    if not records:
-        return "compressed points without the record of LASzip"
+    if not (records := header.vlrs.get("LasZipVlr")):
+        raise ValueError("compressed points without the record of LASzip")
     record, length = records[0].record_data, header.point_format.size
     start, count = header.offset_to_point_data, header.point_count
     try:
         compressor, chunk_size, number = struct.unpack_from("<H10xI16xH", record)
         items = [struct.unpack_from("<HH2x", record, 34 + 6 * item) for item in range(number)]
         if sum(size for _, size in items) != length or not items:
-            return f"compressed items {tuple(items)} in points of {length} bytes"
+            raise ValueError(f"compressed items {tuple(items)} in points of {length} bytes")
         if compressor not in (_CHUNKED, _LAYERED):
-            return None  # one run of points without chunks, or unknown to the decompressor
+            return  # one run of points without chunks, or unknown to the decompressor
         (table,) = _unpacked(file, start, "<q")
         if table == -1:  # the writer could not seek, so it is at the end of the file
             (table,) = _unpacked(file, file_size - 8, "<q")
         if not start + 8 <= table <= file_size - 8:
-            return f"a table of chunks at byte {table:,} of {file_size:,}"
+            raise ValueError(f"a table of chunks at byte {table:,} of {file_size:,}")
         (chunks,) = _unpacked(file, table + 4, "<I")
         if chunks * length > table - start - 8:
-            return f"{chunks:,} chunks in {table - start:,} bytes"
+            raise ValueError(f"{chunks:,} chunks in {table - start:,} bytes")
         if chunk_size == 0 or count > chunks * chunk_size:
-            return f"{count:,} points in {chunks:,} chunks of {chunk_size:,}"
-        if compressor == _CHUNKED:
-            return None
+            raise ValueError(f"{count:,} points in {chunks:,} chunks of {chunk_size:,}")
         layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
-        return _layer_problem(file, start + 8, length, layers, table, chunks)
+        # A layered chunk: a whole point, the number of points, the layers' sizes, the layers.
+        at, head = start + 8, length + 4 + 4 * layers
+        for number in range(chunks if compressor == _LAYERED else 0):
+            count, *sizes = _unpacked(file, at + length, f"<{1 + layers}I")
+            at += head + sum(sizes)
+            if at > table:
+                where = f"that end at byte {at:,} in chunk {number} of {chunks:,}"
+                raise ValueError(f"{count:,} points {where}")
     except struct.error:
-        return "compressed points that are cut off"
+        raise ValueError("compressed points that are cut off") from None
 
 
 def _unpacked(file: BinaryIO, at: int, form: str) -> tuple[Any, ...]:
     """Return the values at byte `at` of a file."""
     file.seek(at)
     return struct.unpack(form, file.read(struct.calcsize(form)))
-
-
-def _layer_problem(
-    file: BinaryIO, at: int, length: int, layers: int, table: int, chunks: int
-) -> str | None:
-    """Walk from chunk to chunk: a whole point, the number of points, the layers' sizes, layers."""
-    for number in range(chunks):
-        count, *sizes = _unpacked(file, at + length, f"<{1 + layers}I")
-        at += length + 4 + 4 * layers + sum(sizes)
-        if at > table:
-            return f"{count:,} points that end at byte {at:,} in chunk {number} of {chunks:,}"
-    return None
 
 
 def _damaged(path: Path, found: str) -> DatasetError:
@@ -193,9 +176,8 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
             header = laspy.LasHeader.read_from(file)
-            found = _laz_problem(file, header, path.stat().st_size)
-        if found is not None:
-            raise _damaged(path, found)
+            if header.are_points_compressed:
+                _check_chunks(file, header, path.stat().st_size)
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:
             yield reader
     except BaseException as error:
@@ -214,18 +196,16 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
 
     Extra dimensions are added: `class` (255 for a point without label), `confidence` and the
     probabilities if there are any. Point formats 6 to 10 also get the label as `classification`,
-    64 + class (the first values left to users; 1, unclassified, without label), and keep their
-    own as `scan_classification`; formats 0 to 5 have no room for it, and keep theirs. The names of
-    the classes are a record of user `deepgcn`, number 1. All else stays as it is.
+    64 + class (1, unclassified, without label), and keep their own as `scan_classification`;
+    formats 0 to 5 have no room for it, and keep theirs. The names of the classes are a record of
+    user `deepgcn`, number 1.
     """
     import laspy
 
     with _opened(scan.path) as reader, atomic_write(path) as temporary:
         header, kept = _new_header(reader.header, labels)
-        compress = path.suffix.lower() == ".laz"
-        with laspy.open(
-            temporary, mode="w", header=header, do_compress=compress, closefd=True
-        ) as writer:
+        how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
+        with laspy.open(temporary, header=header, **how) as writer:
             start = 0
             for points in reader.chunk_iterator(CHUNK):
                 part = slice(start, start + len(points))

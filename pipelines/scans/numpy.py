@@ -14,8 +14,9 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -24,18 +25,9 @@ import numpy as np
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.files import atomic_write
 
+from . import table
 from .columns import COLUMN_NAMES, given_roles, guessed_roles
-from .table import (
-    COLOR_NAMES,
-    Labels,
-    Scan,
-    ScanOptions,
-    chunks,
-    kept_names,
-    named_scan,
-    spooled,
-    spooled_columns,
-)
+from .table import COLOR_NAMES, Labels, Scan, ScanOptions
 
 POSITIONS = ("pos", "xyz", "points", "positions", "coords", "coord", "vertices", "data", "scan")
 COLORS = ("color", "colors", "rgb", "colour", "colours")
@@ -48,20 +40,12 @@ _BAD_ARCHIVE = (
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 
 
-class _Header(NamedTuple):
-    """What the header of an array says."""
-
-    kind: np.dtype  # of a row, structured
-    by_column: bool  # whether the values are stored column by column
-    start: int  # the byte at which they begin
-
-
 def read_npy(path: Path, options: ScanOptions) -> Scan:
     """Open an NPY file."""
     with path.open("rb") as file:
-        header = _header(str(path), file, path.stat().st_size)
+        header = _header(f"{path}", file.read(LONGEST_HEADER), path.stat().st_size)
     content = np.memmap(path, np.uint8, "r")[header.start :]
-    return _scan_of(path, str(path), _rows(path, header, content), options)
+    return _scan_of(path, f"{path}", _rows(path, header, content), options)
 
 
 def read_npz(path: Path, options: ScanOptions) -> Scan:
@@ -80,21 +64,16 @@ def _damaged(path: Path, error: Exception) -> DatasetError:
     )
 
 
-def _stored(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-
-
 def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) -> Scan:
-    stored = _stored(archive)
+    stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     position = next((name for name in POSITIONS if name in stored), None)
     if position is None:
         raise DatasetError(
             f"{path}: found the arrays {', '.join(stored)[:200] or 'nothing'}; expected "
             f"coordinates under one of: {', '.join(POSITIONS)}."
         )
-    scan = _scan_of(
-        path, f"{path}: {position}", _unpacked(path, archive, stored[position]), options
-    )
+    rows = _unpacked(path, archive, stored[position])
+    scan = _scan_of(path, f"{path}: {position}", rows, options)
     color = next((name for name in COLORS if name in stored), None)
     if color is not None and scan.color is None:
         scan = _joined(scan, COLOR_NAMES, _unpacked(path, archive, stored[color]), color)
@@ -106,10 +85,7 @@ def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) ->
 
 
 def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -> Scan:
-    """Return the scan with the columns of another array as well, under new names.
-
-    One column more, as of an alpha channel, is left out.
-    """
+    """Return the scan with the columns of another array, under new names; alpha is left out."""
     found = columns.dtype.names or ()
     if len(columns) != len(scan) or len(found) not in (len(names), len(names) + 1):
         raise DatasetError(
@@ -118,7 +94,7 @@ def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -
         )
     sources = {name: scan.rows[name] for name in scan.fields if name not in names}
     sources |= {new: columns[old] for new, old in zip(names, found, strict=False)}
-    return replace(scan, rows=spooled_columns(scan.path, sources), fields=tuple(sources))
+    return replace(scan, rows=table.spooled_columns(scan.path, sources), fields=tuple(sources))
 
 
 def _unpacked(
@@ -129,48 +105,34 @@ def _unpacked(
         raise zipfile.BadZipFile(f"{info.filename} is compressed as type {info.compress_type}")
     where = f"{path}: {info.filename}"
     with archive.open(info) as stream:
-        header = _header(where, stream, info.file_size, least)
-        parts = (stream.read(part.stop - part.start) for part in chunks(info.file_size))
-        bytes_of = (np.frombuffer(part, np.uint8) for part in parts)
-        content = spooled(path, bytes_of, np.dtype(np.uint8))
+        head = stream.read(LONGEST_HEADER)
+        header = _header(where, head, info.file_size, least)
+        parts = chain([head[header.start :]], iter(lambda: stream.read(table.CHUNK), b""))
+        content = table.spooled(path, (np.frombuffer(part, "u1") for part in parts), np.dtype("u1"))
     if len(content) < info.file_size - header.start:
         raise DatasetError(f"{where}: found it cut off.\nCopy or save the scan again.")
     return _rows(path, header, content)
 
 
-def _row_kind(where: str, kind: np.dtype, shape: tuple[int, ...], least: int) -> np.dtype:
-    """Return the structured type of a row of an array."""
-    if kind.names and len(shape) == 1:
-        return kind
-    columns = 1 if least == len(shape) == 1 else shape[1] if len(shape) == 2 else 0
-    if kind.kind in "biuf" and least <= columns < 1000:
-        return np.dtype([(f"column_{number}", kind) for number in range(columns)])
-    raise DatasetError(
-        f"{where}: found {kind.name} of shape {shape}, expected numbers "
-        f"(N, {least} or more) or a structured array (N,) with fields x, y, z."
-    )
+class _Header(NamedTuple):
+    """What the header of an array says."""
+
+    kind: np.dtype  # of a row, structured
+    by_column: bool  # whether the values are stored column by column
+    start: int  # the byte at which they begin
 
 
-def _rows(path: Path, header: _Header, content: np.ndarray) -> np.ndarray:
-    """Return the values of an array, given as bytes, as rows of a structured type."""
-    names, kind = header.kind.names or (), header.kind
-    if not header.by_column:
-        return content.view(kind)
-    columns = content.view(kind[0]).reshape(len(names), -1)
-    return spooled_columns(path, dict(zip(names, columns, strict=True)))
-
-
-def _header(where: str, stream: IO[bytes], size: int, least: int = 3) -> _Header:
-    """Read the header of an array of `size` bytes in all, and leave the stream at its values."""
-    head = io.BytesIO(stream.read(LONGEST_HEADER))  # so a length that lies allocates nothing
+def _header(where: str, head: bytes, size: int, least: int = 3) -> _Header:
+    """Read the header of an array of `size` bytes in all, and check that it describes them."""
+    stream = io.BytesIO(head)  # of bounded size, so a length that lies allocates nothing
+    lib = np.lib.format
     try:
-        version = np.lib.format.read_magic(head)
+        version = lib.read_magic(stream)
         if version not in ((1, 0), (2, 0), (3, 0)):
             raise ValueError(f"its version is {version}")
         # 3.0 differs from 2.0 in the encoding of field names only.
-        lib = np.lib.format
         read = lib.read_array_header_1_0 if version == (1, 0) else lib.read_array_header_2_0
-        shape, fortran, kind = read(head, max_header_size=LONGEST_HEADER)
+        shape, fortran, kind = read(stream, max_header_size=LONGEST_HEADER)
     except _BAD_HEADER as error:
         raise DatasetError(
             f"{where}: found no NPY array ({str(error)[:120]!r}).\n"
@@ -181,15 +143,32 @@ def _header(where: str, stream: IO[bytes], size: int, least: int = 3) -> _Header
             f"{where}: found an array of Python objects, expected numbers (objects are never "
             "loaded).\nSave it with a numeric dtype."
         )
-    start = head.tell()
+    start = stream.tell()
     needed = math.prod((kind.itemsize, *shape))
     if needed != size - start:
         raise DatasetError(
             f"{where}: found {size - start:,} bytes after the header, expected {needed:,} for "
             f"{kind.name} of shape {shape}.\nCopy or save the scan again."
         )
-    stream.seek(start)
-    return _Header(_row_kind(where, kind, shape, least), fortran and len(shape) == 2, start)
+    if kind.names and len(shape) == 1:
+        return _Header(kind, by_column=False, start=start)
+    columns = 1 if least == len(shape) == 1 else shape[1] if len(shape) == 2 else 0
+    if kind.kind not in "biuf" or not least <= columns < 1000:
+        raise DatasetError(
+            f"{where}: found {kind.name} of shape {shape}, expected numbers "
+            f"(N, {least} or more) or a structured array (N,) with fields x, y, z."
+        )
+    row = np.dtype([(f"column_{number}", kind) for number in range(columns)])
+    return _Header(row, fortran and len(shape) == 2, start)
+
+
+def _rows(path: Path, header: _Header, content: np.ndarray) -> np.ndarray:
+    """Return the values of an array, given as bytes, as rows of a structured type."""
+    names, kind = header.kind.names or (), header.kind
+    if not header.by_column:
+        return content.view(kind)
+    columns = content.view(kind[0]).reshape(len(names), -1)
+    return table.spooled_columns(path, dict(zip(names, columns, strict=True)))
 
 
 def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> Scan:
@@ -201,26 +180,25 @@ def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> 
                 f"--columns: found {options.columns!r} for {where}, whose fields have names, "
                 "expected it for text files and plain arrays only."
             )
-        return named_scan(path, rows, options)
+        return table.named_scan(path, rows, options)
     if options.columns is not None:
         roles, how = given_roles(path, options.columns, len(names)), "as given"
     else:
         sample = [rows[:SAMPLE][name].astype(np.float64) for name in names]
         roles, how = guessed_roles(np.stack(sample, axis=1)), "detected"
-    roles_of = zip(names, roles, strict=True)
-    named = tuple(name if role == "-" else COLUMN_NAMES.get(role, role) for name, role in roles_of)
-    kind = np.dtype([(new, rows.dtype[name]) for new, name in zip(named, names, strict=True)])
-    color = COLOR_NAMES if "red" in named else None
-    notes = (f"columns {','.join(roles)} ({how})",)
+    new = {name: COLUMN_NAMES.get(r, r) for name, r in zip(names, roles, strict=True) if r != "-"}
+    kind = np.dtype([(new.get(name, name), rows.dtype[name]) for name in names])
+    color, notes = COLOR_NAMES if "r" in roles else None, (f"columns {','.join(roles)} ({how})",)
+    named = kind.names or ()
     return Scan(path, rows.view(kind), tuple("xyz"), color, named, notes, options=options)
 
 
 def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
     """Write the arrays of the scan's file and the labels as NPZ.
 
-    Added are `class` uint8 (255 for a point without label), `confidence` float32, `classes` (the
-    names, in the order of the labels), and `probabilities` (N, C) float32 if there are any. An
-    array of the scan whose name is taken gets `scan_` in front; that of an NPY file is `points`.
+    Added are `class` uint8 (255 for a point without label), `confidence` float32, `classes` (their
+    names, in order), and `probabilities` (N, C) float32 if there are any. An array of the scan
+    whose name is taken gets `scan_` in front; that of an NPY file is `points`.
     """
     added = {
         "class": labels.label,
@@ -228,12 +206,9 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
         "classes": np.array(list(labels.classes)),
         "probabilities": labels.probabilities,
     }
-    with (
-        atomic_write(path) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
-    ):
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         try:
-            for name, stream in _arrays(scan.path, tuple(added)):
+            for name, stream in _arrays(scan.path, added):
                 with stream, archive.open(f"{name}.npy", "w", force_zip64=True) as copy:
                     shutil.copyfileobj(stream, copy, 1 << 22)
         except _BAD_ARCHIVE as error:  # in an array that labelling did not need
@@ -244,12 +219,12 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
                     np.lib.format.write_array(copy, array, allow_pickle=False)
 
 
-def _arrays(source: Path, added: Sequence[str]) -> Iterator[tuple[str, IO[bytes]]]:
+def _arrays(source: Path, added: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the name in the result and the bytes of each of the file's arrays."""
     if source.suffix.lower() == ".npy":
         yield "points", source.open("rb")
         return
     with zipfile.ZipFile(source) as archive:
-        stored = _stored(archive)
-        for name, new in kept_names(list(stored), added).items():
+        stored = {name.removesuffix(".npy"): name for name in archive.namelist()}
+        for name, new in table.kept_names(stored, added).items():
             yield new, archive.open(stored[name])

@@ -19,20 +19,8 @@ from numba import njit
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .table import (
-    COLOR_NAMES,
-    LABELLED,
-    Labels,
-    Scan,
-    ScanOptions,
-    chunks,
-    column_kind,
-    kept_names,
-    named_scan,
-    spooled,
-    spooled_columns,
-    tables,
-)
+from . import table
+from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
 from .text import text_rows
 
 LONGEST_HEADER = 1 << 16  # bytes
@@ -67,55 +55,31 @@ class Header:
 def read_pcd(path: Path, options: ScanOptions) -> Scan:
     """Open a PCD file."""
     header = _read_header(path)
-    readers = {"ascii": _read_ascii, "binary": _map_binary, "binary_compressed": _decompress}
-    rows = readers[header.encoding](path, header)
-    scan = named_scan(path, rows, options, labelled=header.labelled, source=header)
+    rows: np.ndarray = np.empty(0, header.kind)
+    if header.encoding == "ascii":
+        rows = _read_ascii(path, header)
+    elif header.encoding == "binary_compressed":
+        rows = _decompress(path, header)
+    elif header.count:
+        rows = np.memmap(path, header.kind, mode="r", offset=header.start, shape=(header.count,))
+    scan = table.named_scan(path, rows, options, labelled=header.labelled, source=header)
     packed = header.packed()
-    if packed and (scan.color is None or not scan.color[0].lower().startswith("scan_")):
-        rows, color = _with_channels(rows, packed)
-        scan = replace(scan, rows=rows, color=color)
-    return scan
-
-
-def _with_channels(rows: np.ndarray, packed: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the same rows with names for the bytes of the packed colour, and those names."""
+    if not packed or (scan.color and scan.color[0].lower().startswith("scan_")):
+        return scan
+    # The same rows, with names for the bytes of the packed colour.
     fields = {name: item[:2] for name, item in (rows.dtype.fields or {}).items()}
-    start = fields[packed][1]
     color = tuple(f"{packed}.{channel}" for channel in COLOR_NAMES)
-    fields |= {name: (np.dtype("u1"), start + 2 - n) for n, name in enumerate(color)}
+    fields |= {name: (np.dtype("u1"), fields[packed][1] + 2 - n) for n, name in enumerate(color)}
     formats, offsets = zip(*fields.values(), strict=True)
     view = {"names": list(fields), "formats": formats, "offsets": offsets}
-    return rows.view(np.dtype({**view, "itemsize": rows.dtype.itemsize})), color  # type: ignore[call-overload]
+    kind = np.dtype({**view, "itemsize": rows.dtype.itemsize})  # type: ignore[call-overload]
+    return replace(scan, rows=rows.view(kind), color=color)
 
 
 def _read_header(path: Path) -> Header:
     """Read a PCD header and check that what it declares can be in the file."""
     with path.open("rb") as file:
         head = file.read(LONGEST_HEADER)
-    words, start, labelled = _header_words(path, head)
-    try:
-        header = _parse_header(words, start, labelled)
-    except (ValueError, IndexError, KeyError) as error:
-        raise DatasetError(
-            f"{path}: found a damaged PCD header ({error}), expected VERSION, FIELDS, SIZE, TYPE, "
-            "COUNT, WIDTH, HEIGHT, POINTS and DATA.\nExport the scan again."
-        ) from error
-    rest = path.stat().st_size - start
-    least = {
-        "ascii": header.count * 2 * len(header.filled.names or ()) - 1,
-        "binary": header.count * header.filled.itemsize,
-        "binary_compressed": 8,
-    }[header.encoding]
-    if rest < least:
-        raise DatasetError(
-            f"{path}: found {rest:,} bytes after the header, expected at least {least:,} for "
-            f"{header.count:,} points.\nThe file was cut off: copy or export it again."
-        )
-    return header
-
-
-def _header_words(path: Path, head: bytes) -> tuple[dict[str, list[str]], int, bool]:
-    """Return the words after each keyword, where the data starts, and if deepgcn wrote it."""
     words: dict[str, list[str]] = {}
     start, labelled = 0, False
     while "DATA" not in words and (end := head.find(b"\n", start)) >= 0:
@@ -129,7 +93,20 @@ def _header_words(path: Path, head: bytes) -> tuple[dict[str, list[str]], int, b
             f"{path}: found no PCD header (its first bytes are {head[:8]!r}), expected FIELDS, "
             f"SIZE, TYPE … DATA within {LONGEST_HEADER} bytes."
         )
-    return words, start, labelled
+    try:
+        header = _parse_header(words, start, labelled)
+    except (ValueError, IndexError, KeyError) as error:
+        raise DatasetError(
+            f"{path}: found a damaged PCD header ({error}), expected VERSION, FIELDS, SIZE, TYPE, "
+            "COUNT, WIDTH, HEIGHT, POINTS and DATA.\nExport the scan again."
+        ) from error
+    least = {
+        "ascii": header.count * 2 * len(header.filled.names or ()) - 1,
+        "binary": header.count * header.filled.itemsize,
+        "binary_compressed": 8,
+    }[header.encoding]
+    table.check_rest(path, start, least, f"{header.count:,} points")
+    return header
 
 
 def _parse_header(words: dict[str, list[str]], start: int, labelled: bool) -> Header:
@@ -173,12 +150,6 @@ def _unique(names: list[str]) -> list[str]:
     return found
 
 
-def _map_binary(path: Path, header: Header) -> np.ndarray:
-    if header.count == 0:
-        return np.empty(0, header.kind)
-    return np.memmap(path, header.kind, mode="r", offset=header.start, shape=(header.count,))
-
-
 def _decompress(path: Path, header: Header) -> np.ndarray:
     """Decompress the fields, which a compressed file holds one after the other."""
     packed, size = map(int, np.memmap(path, "<u4", mode="r", offset=header.start, shape=(2,)))
@@ -194,8 +165,8 @@ def _decompress(path: Path, header: Header) -> np.ndarray:
         return np.empty(0, header.kind)
     source = np.memmap(path, np.uint8, mode="r", offset=header.start + 8, shape=(packed,))
     # Zeros are written first: a map of a file that is too large for the disk ends the process.
-    zeros = (np.zeros(part.stop - part.start, np.uint8) for part in chunks(size))
-    plain = spooled(path, zeros, np.dtype(np.uint8), writable=True)
+    zeros = (np.zeros(part.stop - part.start, np.uint8) for part in table.chunks(size))
+    plain = table.spooled(path, zeros, np.dtype(np.uint8), writable=True)
     if lzf_decompress(source, plain) != size:
         raise DatasetError(
             f"{path}: found damaged compressed data.\nCopy or export the scan again."
@@ -206,7 +177,7 @@ def _decompress(path: Path, header: Header) -> np.ndarray:
         column = plain[start : start + header.count * kind.itemsize].view(kind.base)
         columns[name] = column.reshape(header.count, *kind.shape)
         start += header.count * kind.itemsize
-    return spooled_columns(path, columns).view(header.kind)
+    return table.spooled_columns(path, columns).view(header.kind)
 
 
 @njit(cache=True, nogil=True)
@@ -247,22 +218,20 @@ def _read_ascii(path: Path, header: Header) -> np.ndarray:
     wide = np.dtype([(n, np.dtype("f8") if n == packed else filled[n]) for n in filled.names or ()])
     rows = text_rows(path, header.start, wide, header.count)
 
-    def narrow(table: np.ndarray) -> np.ndarray:
+    def narrow(points: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            found = table.astype(filled)
-        found[packed] = _packed_bits(table[packed]).view(filled[packed])
+            found = points.astype(filled)
+        found[packed] = _packed_bits(points[packed]).view(filled[packed])
         return found
 
-    parts = (narrow(rows[part]) for part in chunks(len(rows)))
-    return spooled(path, parts, filled).view(header.kind)
+    parts = (narrow(rows[part]) for part in table.chunks(len(rows)))
+    return table.spooled(path, parts, filled).view(header.kind)
 
 
 def _packed_bits(values: np.ndarray) -> np.ndarray:
-    """Return packed colours (n,) uint32 from text, (n,) float64.
-
-    Some programs write the four bytes as an integer, others as the float of the same bytes, which
-    is below 1e-37 or NaN for every colour.
-    """
+    """Return packed colours (n,) uint32 from text, (n,) float64."""
+    # Some programs write the four bytes as an integer, others as the float of the same bytes,
+    # which is below 1e-37 or NaN for every colour.
     finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     if np.any(np.abs(finite) >= 1):
         return (finite.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
@@ -278,14 +247,17 @@ def write_pcd(path: Path, scan: Scan, labels: Labels) -> None:
     """
     header: Header = scan.source
     added = labels.columns()
-    kept = kept_names(scan.fields, ("rgb", *added))
+    kept = table.kept_names(scan.fields, ("rgb", *added))
     columns = {new: scan.rows[name] for name, new in kept.items()}
-    kind = np.dtype([*column_kind(columns).descr, ("rgb", "<u4"), *column_kind(added).descr])
+    kind = np.dtype(
+        [*table.column_kind(columns).descr, ("rgb", "<u4"), *table.column_kind(added).descr]
+    )
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(_header(header, kind, labels.comments()))
-        for part, table in tables({**columns, **added}, kind):
-            table["rgb"] = labels.colors(part).astype("<u4") @ np.array([1 << 16, 1 << 8, 1], "<u4")
-            file.write(table.tobytes())
+        for part, points in table.tables({**columns, **added}, kind):
+            color = labels.colors(part).astype("<u4")
+            points["rgb"] = color @ np.array([1 << 16, 1 << 8, 1], "<u4")
+            file.write(points.tobytes())
 
 
 def _header(header: Header, kind: np.dtype, comments: list[str]) -> bytes:

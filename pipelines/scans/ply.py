@@ -9,6 +9,7 @@ Reference:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, kept_names, named_scan, tables
+from . import table
+from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
 from .text import text_rows
 
 LONGEST_HEADER = 1 << 16  # bytes
@@ -44,7 +46,7 @@ class Element:
 
     @property
     def has_lists(self) -> bool:
-        """Return whether the elements can differ in size."""
+        """Whether the elements can differ in size."""
         return any(len(kinds) > 1 for _, kinds in self.properties)
 
     def least_bytes(self, order: str) -> int:
@@ -79,7 +81,7 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
         lines = range(first, first + vertex.count)
         rows = text_rows(path, header.start, kind, vertex.count, lines, header.newline)
     dropped = {item.name: item.count for item in header.elements if item.name != "vertex"}
-    return named_scan(path, rows, options, labelled=header.labelled, dropped=dropped)
+    return table.named_scan(path, rows, options, labelled=header.labelled, dropped=dropped)
 
 
 def read_header(path: Path) -> Header:
@@ -87,9 +89,21 @@ def read_header(path: Path) -> Header:
     with path.open("rb") as file:
         head = file.read(LONGEST_HEADER)
     newline = b"\r\n" if head[3:5] == b"\r\n" else head[3:4]
-    lines, start = _header_lines(path, head, newline)
+    lines, start = [""], 0
+    if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
+        while lines[-1] != "end_header" and (end := head.find(newline, start)) >= 0:
+            line, start = head[start:end], end + len(newline)
+            is_utf8 = line.decode("utf-8", "ignore").encode() == line  # not so every comment
+            lines.append(line.decode("utf-8" if is_utf8 else "latin-1").strip())
+    if lines[-1] != "end_header":
+        raise DatasetError(
+            f"{path}: found no PLY header (its first bytes are {head[:8]!r}), expected 'ply' … "
+            f"'end_header' within {LONGEST_HEADER} bytes."
+        )
     try:
-        order, elements = _parse_header(lines)
+        order, elements = _parse_header([line for line in lines[2:-1] if line])
+    except KeyError as error:
+        raise DatasetError(f"{path}: found the unknown type {error} in a PLY header.") from error
     except (ValueError, IndexError) as error:
         raise DatasetError(f"{path}: found a damaged PLY header: {error}.") from error
     _check_vertices(path, elements)
@@ -98,35 +112,11 @@ def read_header(path: Path) -> Header:
     return Header(order, elements, start, newline, labelled)
 
 
-def _header_lines(path: Path, head: bytes, newline: bytes) -> tuple[list[str], int]:
-    """Return the header's lines, from the first to the last, and where the data begins."""
-    lines: list[str] = []
-    start = 0
-    if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
-        while (end := head.find(newline, start)) >= 0:
-            if line := _decoded(head[start:end]):
-                lines.append(line)
-            start = end + len(newline)
-            if lines[-1] == "end_header":
-                return lines, start
-    raise DatasetError(
-        f"{path}: found no PLY header (its first bytes are {head[:8]!r}), expected 'ply' … "
-        f"'end_header' within {LONGEST_HEADER} bytes."
-    )
-
-
-def _decoded(line: bytes) -> str:
-    try:  # a comment may be in any encoding
-        return line.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return line.decode("latin-1").strip()
-
-
 def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
     """Return the byte order and the elements."""
     order = None
     elements: list[Element] = []
-    for line in lines[1:-1]:
+    for line in lines:
         match line.split():
             case ["comment" | "obj_info", *_]:
                 pass
@@ -137,20 +127,14 @@ def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
                     raise ValueError(f"{name} has the count {count}")
                 elements.append(Element(name, int(count), []))
             case ["property", "list", length, item, name]:
-                elements[-1].properties.append((name, [_known(length), _known(item)]))
+                elements[-1].properties.append((name, [_TYPES[length], _TYPES[item]]))
             case ["property", kind, name]:
-                elements[-1].properties.append((name, [_known(kind)]))
+                elements[-1].properties.append((name, [_TYPES[kind]]))
             case _:
                 raise ValueError(f"the line {line[:60]!r}")
     if order is None:
         raise ValueError("no format")
     return order, elements
-
-
-def _known(kind: str) -> str:
-    if kind not in _TYPES:
-        raise ValueError(f"the unknown type {kind!r}")
-    return _TYPES[kind]
 
 
 def _check_vertices(path: Path, elements: list[Element]) -> None:
@@ -165,22 +149,16 @@ def _check_vertices(path: Path, elements: list[Element]) -> None:
             f"{path}: found a list among the vertex properties, expected numbers only.\n"
             "Export the scan without it."
         )
-    names = [name for name, _ in vertex.properties]
-    if len(set(names)) < len(names):
+    if len({name for name, _ in vertex.properties}) < len(vertex.properties):
         raise DatasetError(f"{path}: found a damaged PLY header: two properties of one name.")
 
 
 def _check_size(path: Path, order: str, elements: list[Element], start: int) -> None:
     """Raise DatasetError if the elements cannot be in the file from byte `start` on."""
-    rest = max(0, path.stat().st_size - start)
     needed = sum(element.least_bytes(order) for element in elements)
+    shown = ", ".join(f"{element.count:,} {element.name}" for element in elements)
     # The last line of a text may end without a newline.
-    if needed - (not order) > rest:
-        shown = ", ".join(f"{element.count:,} {element.name}" for element in elements)
-        raise DatasetError(
-            f"{path}: found {rest:,} bytes after the header, expected at least {needed:,} for "
-            f"{shown}.\nThe file was cut off: copy or export it again."
-        )
+    table.check_rest(path, start, needed - (not order), shown)
 
 
 def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
@@ -210,18 +188,17 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     the scan is kept; one whose name is taken gets `scan_` in front.
     """
     flat, added = _flat_columns(scan), labels.columns()
-    kept = kept_names(list(flat), (*COLOR_NAMES, *added))
+    kept = table.kept_names(flat, (*COLOR_NAMES, *added))
     columns = {kept[name]: column for name, column in flat.items()}
-    kinds = {name: _ply_kind(column.dtype) for name, column in columns.items()}
-    kinds |= dict.fromkeys(COLOR_NAMES, np.dtype("u1"))
-    kinds |= {name: _ply_kind(column.dtype) for name, column in added.items()}
-    kind = np.dtype(list(kinds.items()))
+    kinds = [(name, _ply_kind(column.dtype)) for name, column in columns.items()]
+    colors = [(name, np.dtype("u1")) for name in COLOR_NAMES]
+    kind = np.dtype([*kinds, *colors, *table.column_kind(added).descr])
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(_header(len(scan), kind, labels.comments()))
-        for part, table in tables({**columns, **added}, kind):
+        for part, points in table.tables({**columns, **added}, kind):
             for name, values in zip(COLOR_NAMES, labels.colors(part).T, strict=True):
-                table[name] = values
-            file.write(table.tobytes())
+                points[name] = values
+            file.write(points.tobytes())
 
 
 def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
@@ -247,21 +224,18 @@ def _header(count: int, kind: np.dtype, comments: Sequence[str] = ()) -> bytes:
 
 
 def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:
-    """Return the columns (N,) by names that PLY can hold; fields of several values are split.
-
-    Colours that the scan packs into one integer come first, one by one.
-    """
+    """Return the columns (N,) by names that PLY can hold; fields of several values are split."""
     flat: dict[str, np.ndarray] = {}
-    if scan.color is not None and not set(scan.color) <= set(scan.fields):
+    if scan.color is not None and not set(scan.color) <= set(scan.fields):  # packed into one
         colors = (scan.rows[name] for name in scan.color)
         flat = dict(zip(COLOR_NAMES, colors, strict=True))
     for name in scan.fields:
         values = scan.rows[name]
         if values.dtype.kind not in "biuf":
             continue  # text: a PLY holds numbers only
-        plain = "".join(c if c.isascii() and c.isprintable() and c != " " else "_" for c in name)
+        plain = re.sub(r"[^!-~]", "_", name) or "_"
         for number, column in enumerate(values.reshape(len(scan), -1).T):
-            new = (plain or "_") if values.ndim == 1 else f"{plain or '_'}_{number}"
+            new = plain if values.ndim == 1 else f"{plain}_{number}"
             while new in flat:
                 new += "_"
             flat[new] = column

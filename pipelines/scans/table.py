@@ -1,8 +1,7 @@
 """A scan as a table in memory: what the reader of a format returns and its writer takes.
 
-The rows are one structured array. Binary formats are memory-mapped; what has to be parsed or
-decompressed is `spooled` to an unnamed temporary file, which is mapped as well. So a scan's own
-columns never have to fit in memory.
+The rows are one structured array, which is memory-mapped and so need not fit in memory: from the
+file itself, or, if it has to be parsed or decompressed, `spooled` to an unnamed temporary file.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import contextlib
 import math
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -78,11 +77,16 @@ class Scan:
     def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return coordinates from their minimum (N, 3) float32, and that minimum (3,) float64.
 
-        Both are in metres with z up. A point with any NaN or infinite coordinate is NaN, and does
-        not count for the minimum.
+        Both are in metres with z up. A point is NaN, and not counted, if any coordinate is not
+        finite.
         """
         columns = [self.rows[self.position[axis]] for axis in AXES[self.options.up]]
-        origin = _minimum(columns)
+        origin = np.full(3, np.inf)
+        for part in chunks(len(self)):
+            values = np.stack([column[part].astype(np.float64) for column in columns])
+            valid = np.isfinite(values).all(axis=0)
+            np.minimum(origin, values.min(axis=1, initial=np.inf, where=valid), out=origin)
+        origin[np.isinf(origin)] = 0  # no point is finite
         local = np.empty((len(self), 3), np.float32)
         # Differences are taken in float64, so points far from the origin keep their precision.
         for part in chunks(len(self)):
@@ -95,10 +99,7 @@ class Scan:
         return local, origin * self.options.scale
 
     def colors(self) -> np.ndarray | None:
-        """Return the colours (N, 3) uint8, or None if the scan has none.
-
-        Colours that are all 0 count as none: programs write them where they have none.
-        """
+        """Return the colours (N, 3) uint8, or None if all are 0, as programs write for none."""
         if self.color is None or (largest := self.brightest()) == 0:
             return None
         scale = color_scale(self.rows.dtype[self.color[0]], largest)
@@ -110,7 +111,9 @@ class Scan:
 
     def brightest(self) -> float:
         """Return the largest finite value among the colours; 0 if there are none."""
-        return max((_largest(self.rows[name]) for name in self.color or ()), default=0.0)
+        columns = [self.rows[name] for name in self.color or ()]
+        parts = (c[part].astype(np.float64) for c in columns for part in chunks(len(self)))
+        return float(max((v.max(initial=0, where=np.isfinite(v)) for v in parts), default=0))
 
     def without_color(self) -> str:
         """Return what an error says was found in a scan whose `colors()` are None."""
@@ -133,15 +136,12 @@ class Labels:
         """Return the columns (N,) that labelling adds to a scan, by their names."""
         found = {"class": self.label, "confidence": self.confidence}
         if self.probabilities is not None:
-            found |= zip(self.probability_names(), self.probabilities.T, strict=True)
+            # Every format can hold these names.
+            names = [f"p_{re.sub(r'[^A-Za-z0-9_]+', '_', name)[:24]}" for name in self.classes]
+            if len(set(names)) < len(names):
+                names = [f"p_{number}" for number in range(len(names))]
+            found |= zip(names, self.probabilities.T, strict=True)
         return found
-
-    def probability_names(self) -> list[str]:
-        """Return a column name for each class's probability that every format can hold."""
-        names = ["p_" + re.sub(r"\W+", "_", name, flags=re.ASCII)[:24] for name in self.classes]
-        if len(set(names)) < len(names):
-            return [f"p_{number}" for number in range(len(names))]
-        return names
 
     def colors(self, part: slice) -> np.ndarray:
         """Return the class colours (n, 3) uint8 of some points; grey without label."""
@@ -155,6 +155,15 @@ class Labels:
         return [f"{LABELLED}; class 255 is a point without label", *numbered]
 
 
+def check_rest(path: Path, start: int, least: int, what: str) -> None:
+    """Raise DatasetError unless a file has `least` bytes for `what` from byte `start` on."""
+    if (rest := max(0, path.stat().st_size - start)) < least:
+        raise DatasetError(
+            f"{path}: found {rest:,} bytes after the header, expected at least {least:,} for "
+            f"{what}.\nThe file was cut off: copy or export it again."
+        )
+
+
 def chunks(count: int) -> Iterator[slice]:
     """Yield slices of at most CHUNK points that cover `count`."""
     for start in range(0, count, CHUNK):
@@ -164,7 +173,7 @@ def chunks(count: int) -> Iterator[slice]:
 def tables(
     columns: Mapping[str, np.ndarray], kind: np.dtype | None = None
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield chunks of columns (N, …) as tables, each with the slice of the points that it holds.
+    """Yield chunks of columns (N, …) as tables, each with the slice of its points.
 
     A `kind` can give the columns other types, and can have more fields for the caller to fill.
     """
@@ -187,7 +196,7 @@ def named_scan(
 ) -> Scan:
     """Return a scan whose coordinates and colours are found by the names of the columns.
 
-    In a `labelled` file plain colours are those of the classes. `more` are other fields of `Scan`.
+    In a `labelled` file plain colours are those of the classes.
     """
     names = rows.dtype.names or ()
     # Only fields of one number each can be coordinates or colours.
@@ -201,7 +210,7 @@ def named_scan(
     return Scan(path, rows, tuple(found[a] for a in "xyz"), color, names, options=options, **more)
 
 
-def kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
+def kept_names(names: Collection[str], added: Collection[str]) -> dict[str, str]:
     """Return each field's name in the result; one that is taken gets `scan_` in front."""
     kept: dict[str, str] = {}
     for name in names:
@@ -213,11 +222,7 @@ def kept_names(names: Sequence[str], added: Sequence[str]) -> dict[str, str]:
 
 
 def color_scale(kind: np.dtype, largest: float) -> float:
-    """Return the factor that takes a colour channel to 0–255.
-
-    Floats up to 1 (or a little more, by rounding) are 0–1; anything with a maximum above 255 is
-    0–65535; all else is 0–255 already.
-    """
+    """Return the factor to 0–255: floats up to 1 are 0–1, what exceeds 255 is 0–65535."""
     if kind.kind == "f" and largest < BRIGHTEST_FRACTION:
         return 255.0
     return 255 / 65535 if largest > 255 else 1.0
@@ -229,34 +234,22 @@ def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
-def _minimum(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """Return the minimum (3,) float64 of the finite points; 0 without any."""
-    least = np.full(len(columns), np.inf)
-    for part in chunks(len(columns[0])):
-        values = np.stack([column[part].astype(np.float64) for column in columns])
-        valid = np.isfinite(values).all(axis=0)
-        np.minimum(least, values.min(axis=1, initial=np.inf, where=valid), out=least)
-    return np.where(np.isfinite(least), least, 0.0)
-
-
-def _largest(column: np.ndarray) -> float:
-    """Return the largest finite value of a column; 0 if it has none."""
-    values = (column[part].astype(np.float64) for part in chunks(len(column)))
-    return max(float(np.max(v, initial=0.0, where=np.isfinite(v))) for v in values)
-
-
 def spooled(
     path: Path, parts: Iterable[np.ndarray], kind: np.dtype, *, writable: bool = False
 ) -> np.ndarray:
-    """Collect parts of a table in an unnamed temporary file, and return it (N,) memory-mapped.
-
-    `path` is the scan, for messages. Raises DatasetError if the disk is full.
-    """
+    """Collect parts of a table in an unnamed temporary file, and return it (N,) memory-mapped."""
     count = 0
     file = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         for part in parts:
-            _append(path, file, part.astype(kind, copy=False).tobytes())
+            try:
+                file.write(part.astype(kind, copy=False).tobytes())
+                file.flush()
+            except OSError as error:
+                raise DatasetError(
+                    f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}).\n"
+                    "Make room there or set TMPDIR to a folder on a larger disk."
+                ) from error
             count += len(part)
         if count == 0:
             return np.empty(0, kind)
@@ -269,14 +262,3 @@ def spooled(
 def spooled_columns(path: Path, columns: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return columns (N, …) as rows in a spool."""
     return spooled(path, (table for _, table in tables(columns)), column_kind(columns))
-
-
-def _append(path: Path, file: IO[bytes], content: bytes) -> None:
-    try:
-        file.write(content)
-        file.flush()
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}).\n"
-            "Make room there or set TMPDIR to a folder on a larger disk."
-        ) from error

@@ -1,8 +1,7 @@
 """Read and write text scans: XYZ, TXT, CSV, PTS and ASC.
 
 The points are parsed once, by pandas and a block of lines at a time, into a spool of coordinates
-and colours. The labelled scan repeats the lines of the file, each with its label at the end, so
-that every other column stays as it is written.
+and colours. The labelled scan repeats the lines of the file, each with its label at the end.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .columns import NOT_A_NUMBER, Cut, Layout, find_layout, is_data, reads, shown
-from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, spooled, tables
+from .columns import NOT_A_NUMBER, Cut, Layout, find_layout, is_data, is_number, shown
+from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, kept_names, spooled, tables
 
 BLOCK = 1 << 25  # bytes of text handled at a time
 LONGEST_LINE = 1 << 16  # bytes
@@ -29,7 +28,15 @@ SAMPLE = 1000  # lines from which the layout is detected
 
 def read_text(path: Path, options: ScanOptions) -> Scan:
     """Open a text scan."""
-    first = _first_lines(path)
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:  # UTF-16, or no text
+        raise DatasetError(
+            f"{path}: found bytes that are no UTF-8 text (the first are {head[:8]!r}), expected "
+            "lines of numbers.\nSave it as UTF-8 text, or name it by its real format."
+        )
+    lines = chain.from_iterable(lines for _, lines in _line_blocks(path))
+    first = [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
     layout = find_layout(path, first, options.columns, options.label)
     columns = layout.read()
     kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
@@ -41,15 +48,11 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         for _, table in tables({name: found[column] for name, column in columns.items()}, kind)
     )
     rows = spooled(path, parts, kind)
-    notes = [layout.note]
-    if layout.counted and (declared := int(first[0])) != len(rows):
-        notes.append(
-            f"found {len(rows):,} points, but its first line says {declared:,}: is it whole?"
-        )
+    notes: tuple[str, ...] = (layout.note,)
+    if layout.counted and (said := int(first[0])) != len(rows):
+        notes += (f"found {len(rows):,} points, but its first line says {said:,}: is it whole?",)
     color, names = COLOR_NAMES if "r" in layout.roles else None, tuple(columns)
-    return Scan(
-        path, rows, tuple("xyz"), color, names, tuple(notes), options=options, source=layout
-    )
+    return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
 
 
 def text_rows(
@@ -64,7 +67,7 @@ def text_rows(
 
     `start` is the byte at which the first line begins, `wanted` are the numbers of the lines from
     there on that may be rows, and `newline` ends a line. A field of several elements is as many
-    words. Raises DatasetError if a line holds something else, or there are fewer or more lines.
+    words.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -133,19 +136,6 @@ def _line_blocks(
             yield number, [rest]
 
 
-def _first_lines(path: Path) -> list[bytes]:
-    """Return the first lines of a file; refuse what is no text, or UTF-16."""
-    with path.open("rb") as file:
-        head = file.read(1 << 16)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-        raise DatasetError(
-            f"{path}: found bytes that are no UTF-8 text (the first are {head[:8]!r}), expected "
-            "lines of numbers.\nSave it as UTF-8 text, or name it by its real format."
-        )
-    lines = chain.from_iterable(lines for _, lines in _line_blocks(path))
-    return [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
-
-
 def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the blocks of lines behind the header."""
     for number, lines in _line_blocks(path):
@@ -205,7 +195,7 @@ def _complaint(
         if (count := cut.count_words(line)) != cut.count:
             found = f"{count} columns, expected {cut.count} as in the lines before"
         for column, kind in kinds.items() if not found else ():
-            if not reads(words[column], kind, cut.decimal):
+            if words[column] and not is_number(words[column], cut.decimal, kind):
                 expected = "a number" if kind == "f8" else "a whole number"
                 found = f"{words[column][:40]!r} in column {column + 1}, expected {expected}"
                 break
@@ -222,10 +212,9 @@ def _complaint(
 def write_text(path: Path, scan: Scan, labels: Labels) -> None:
     """Write the scan's lines again, each followed by class, confidence and probabilities.
 
-    The first lines (in a PTS file the second and third: the first is the number of points) are
-    comments `#` with the class names and, if the scan has no header, its columns. A header line
-    gets the new columns' names; a column of the scan that has such a name already gets `scan_` in
-    front. Raises DatasetError if the scan has changed since it was read.
+    The first lines, in a PTS file those behind the number of points, are comments `#` with the
+    class names and, if the scan has no header, its columns. A header line gets the new columns'
+    names; a column of the scan that has such a name already gets `scan_` in front.
     """
     layout: Layout = scan.source
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -254,7 +243,13 @@ def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
     lines = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
     added = list(labels.columns())
     if layout.header is not None:
-        lines[layout.header] = _longer_header(lines[layout.header], layout.joint, added)
+        line = lines[layout.header].decode("utf-8", "surrogateescape")
+        words = line.rstrip("\r\n").split(layout.joint)
+        bare = [word.strip(' "') for word in words]
+        kept = kept_names(dict.fromkeys(bare), added)
+        words = [word.replace(name, kept[name]) for word, name in zip(words, bare, strict=True)]
+        line = layout.joint.join([*words, *added]) + ("\r\n" if line.endswith("\r\n") else "\n")
+        lines[layout.header] = line.encode("utf-8", "surrogateescape")
     names = ", ".join(f"{number} {name}" for number, name in enumerate(labels.classes))
     comments = [
         f"{labels.comments()[0]}; columns behind the scan's own: {', '.join(added)}",
@@ -265,19 +260,6 @@ def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
     comment = "".join(f"# {comment}\n" for comment in comments).encode()
     lines = [line if line.endswith(b"\n") else line + b"\n" for line in lines]
     return b"".join([*lines[: layout.counted], comment, *lines[layout.counted :]])
-
-
-def _longer_header(line: bytes, joint: str, added: list[str]) -> bytes:
-    """Return the header line with the names of the new columns."""
-    words = line.decode("utf-8", "surrogateescape").rstrip("\r\n").split(joint)
-    plain = [word.strip(' "') for word in words]
-    for number, word in enumerate(plain):
-        new = word
-        while new in added or (new != word and new in plain):
-            new = f"scan_{new}"
-        words[number] = words[number].replace(word, new) if word else words[number]
-    end = "\r\n" if line.endswith(b"\r\n") else "\n"
-    return (joint.join([*words, *added]) + end).encode("utf-8", "surrogateescape")
 
 
 def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
