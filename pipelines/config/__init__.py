@@ -2,8 +2,7 @@
 
 A field carries its default, its help, its bounds or choices and what it shapes (`options`). The
 command line turns flags into one of these, a stage takes one and nothing else, and a run saves its
-own as `config.json`. A default lives here and nowhere else, except that the published networks
-have defaults of their own (`ModelConfig.published`).
+own as `config.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from .options import (
     check_options,
     option,
 )
-from .recipes import ADAM_LR, PARTS, RECIPES, SGD_LR, as_it_was, parts_of
+from .recipes import ADAM_LR, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
 
 __all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]  # of the network
 
@@ -213,11 +212,19 @@ class TrainConfig:
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
-        """Return a saved configuration; its recipe keeps the parts that it had then."""
+        """Return a saved configuration; its recipe keeps the parts that it had then.
+
+        What the recipe has gained since is left out, what it has lost is added.
+        """
         parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
-        if recipe in RECIPES:
-            before = values.get("without", ()), values.get("extra", ())
-            values["without"], values["extra"] = as_it_was(recipe, *before, parts)
+        if (now := RECIPES.get(recipe)) is None:
+            return cls(**values)
+        without, extra = {*values.get("without", ())}, {*values.get("extra", ())}
+        if parts is None:  # version 0.1 saved none
+            parts = {*(MODERN_0_1 if recipe == "modern" else ()), *extra} - without
+        if not without <= {*now} or {*parts} != {*now, *extra} - without:
+            values["without"] = tuple(part for part in now if part not in parts)
+            values["extra"] = tuple(part for part in PARTS if part in parts and part not in now)
         return cls(**values)
 
     @property
@@ -285,11 +292,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """Trainings that differ in one thing each, scored alike, in one table.
-
-    `base` has the settings that every row takes where it has none of its own: fields of
-    TrainConfig and ModelConfig by name.
-    """
+    """Trainings that differ in one thing each, scored alike, in one table."""
 
     preset: str | None = option(None, "Study: {}.", choices=STUDIES, noun="study")
     grid: Path | None = option(None, "YAML file with rows of your own, instead.", "FILE")
@@ -320,6 +323,7 @@ class AblateConfig:
     pictures: bool = option(True, "Draw mIoU over depth, width and k.")
     data: Path = option(Path("data"), "Folder of the prepared data.")
     runs: Path = option(Path("runs"), "Folder of the runs.")
+    # Fields of TrainConfig and ModelConfig, for rows that have no setting of their own.
     base: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -31,9 +31,8 @@ TRAININGS = ("train", "ablate")  # the commands that have every option of a netw
 class ModelConfig:
     """A network of the DeepGCN family.
 
-    `width` is C, the channels of a layer. `layout` chooses between the two releases (order in the
-    MLP, batch-norm epsilon, the channels that span the first graph, the order of dense
-    concatenation, the initialisation). docs/model.md explains the network.
+    `layout` chooses between the two releases: order in the MLP, batch-norm epsilon, the channels
+    that span the first graph, order of dense concatenation, initialisation (docs/model.md).
 
     >>> ModelConfig(depth=14, width=32).dilations()[-3:]
     (11, 12, 13)
@@ -76,39 +75,25 @@ class ModelConfig:
 
     @classmethod
     def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
-        """Return the network that the paper calls `arch` at `depth`, with `changes` applied.
-
-        DenseGCN has growth rate 32 and k 8, depth 56 has k 8, PlainGCN has neither dilation nor
-        stochastic dilation, DGCNN has three dynamic EdgeConv blocks with k 20.
-        Changes that are None are left out.
+        """Return the network that the paper calls `arch` at `depth`, with `changes` but for None.
 
         >>> ModelConfig.published("densegcn", 28).width
         32
         """
         values: dict[str, Any] = {"arch": arch, **PUBLISHED.get(arch, {})}
-        if depth is not None:
-            values["depth"] = depth
-            if depth == 56 and arch in ("plaingcn", "resgcn"):
-                values["k"] = 8
-        values.update({name: value for name, value in changes.items() if value is not None})
-        return cls(**values)
+        if depth == 56 and arch in ("plaingcn", "resgcn"):
+            values["k"] = 8
+        changes["depth"] = depth
+        return cls(**values | {name: value for name, value in changes.items() if value is not None})
 
     @property
     def label(self) -> str:
-        """The network in short.
-
-        >>> ModelConfig().label
-        'resgcn-28 (edge, C 64, k 16)'
-        """
+        """The network in short: "resgcn-28 (edge, C 64, k 16)"."""
         return f"{self.arch}-{self.depth} ({self.conv}, C {self.width}, k {self.k})"
 
     @property
     def own_classes(self) -> tuple[str, ...]:
-        """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class".
-
-        >>> ModelConfig(conv="own_layer:MeanMaxConv").own_classes
-        ('own_layer:MeanMaxConv',)
-        """
+        """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class"."""
         return tuple(name for name in (self.arch, self.conv) if ":" in name)
 
     def dilations(self) -> tuple[int, ...]:
@@ -167,5 +152,4 @@ class Hints:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the network that are not None."""
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        return {name: value for name, value in given.items() if name != "num_points"}
+        return {n: v for n, v in vars(self).items() if v is not None and n != "num_points"}

@@ -1,7 +1,7 @@
-"""What a field of a configuration carries beside its default: its option and the values it takes.
+"""What a field of a configuration carries beside its default (standard library only).
 
 The options of `deepgcn`, the checks, the settings of `ablate --grid` and what may change when a
-run is resumed all follow from this (standard library only).
+run is resumed all follow from this.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ PLACE = "place"  # where its files are: yes
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that a value can be.
-
-    >>> Bounds(1, 6, "an S3DIS area").check("--area", 5)
-    """
+    """The numbers that a value can be."""
 
     least: float
     most: float | None = None
@@ -92,13 +89,7 @@ def options_of(config: Any, command: str | None = None) -> dict[str, Option]:
 
 
 def flag_of(name: str, option: Option) -> str:
-    """Return the option of a field as it is typed.
-
-    >>> flag_of("test_area", Option("Area to leave out.", flag="--area"))
-    '--area'
-    >>> flag_of("batch_size", Option("Blocks a step."))
-    '--batch-size'
-    """
+    """Return the option of a field as it is typed, such as "--batch-size"."""
     return option.flag.partition("/")[0] if option.flag else f"--{name.replace('_', '-')}"
 
 
@@ -116,29 +107,20 @@ def check_option(flag: str, option: Option, value: Any) -> None:
         option.within.check(flag, value)
     noun = option.noun or flag.strip("-")
     for each in value if isinstance(value, tuple) else (value,):
-        if option.own_class and ":" in each:
-            check_class_name(flag, each)
+        if option.own_class and ":" in each:  # nothing is imported
+            module, _, name = each.partition(":")
+            if not all(part.isidentifier() for part in (*module.split("."), name)):
+                raise ConfigError(
+                    f"{flag}: found {each!r}, expected the form package.module:Class."
+                )
         elif option.choices:
             check_choice(noun, each, option.choices, flag=flag)
 
 
 def check_choice(noun: str, value: str, choices: tuple[str, ...], *, flag: str) -> None:
-    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`.
-
-    >>> check_choice("layout", "paper", ("paper", "torch"), flag="--layout")
-    """
+    """Raise ConfigError, with the nearest choice, unless `value` is one of `choices`."""
     if value not in choices:
         raise ConfigError(
             f"{flag}: found the unknown {noun} {value!r}.{did_you_mean(value, choices)}\n"
             f"Expected one of: {', '.join(choices)}."
         )
-
-
-def check_class_name(flag: str, value: str) -> None:
-    """Raise ConfigError unless `value` has the form "package.module:Class"; import nothing.
-
-    >>> check_class_name("--conv", "own_layer:MeanMaxConv")
-    """
-    module, _, name = value.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise ConfigError(f"{flag}: found {value!r}, expected the form package.module:Class.")

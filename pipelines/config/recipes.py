@@ -32,14 +32,10 @@ SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate fo
 
 
 def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> tuple[str, ...]:
-    """Return the parts of a recipe as it is used, in the order of PARTS.
+    """Return the parts of a recipe as it is used, in the order of PARTS; check that they fit.
 
     >>> parts_of("paper", (), ("ema", "cosine"))
     ('cosine', 'ema')
-
-    Raises:
-        ConfigError: a part is left out that the recipe does not have, or it has two optimizers,
-            losses or schedules.
     """
     for part in without:
         if part not in RECIPES[recipe]:
@@ -56,24 +52,3 @@ def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> t
                 f"Leave one out, as with: --without {found[0]} --with {found[1]}"
             )
     return tuple(part for part in PARTS if part in wanted)
-
-
-def as_it_was(
-    recipe: str, without: Collection[str], extra: Collection[str], parts: Collection[str] | None
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return `without` and `extra` with which a saved recipe has the parts that it had then.
-
-    What the recipe has gained since is left out, what it has lost is added. `parts` None: version
-    0.1 saved none.
-
-    >>> as_it_was("paper", (), (), ("clip", "ema"))
-    ((), ('clip', 'ema'))
-    """
-    if parts is None:
-        parts = ({*MODERN_0_1} if recipe == "modern" else set()) | {*extra}
-        parts -= {*without}
-    now = RECIPES[recipe]
-    if {*without} <= {*now} and {*parts} == ({*now} | {*extra}) - {*without}:
-        return tuple(without), tuple(extra)
-    left_out = tuple(part for part in now if part not in parts)
-    return left_out, tuple(part for part in PARTS if part in parts and part not in now)
