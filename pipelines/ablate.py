@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from pipelines.data.store import Store
-from pipelines.launch import Job, JobUpdate, LocalLauncher, Updates, divide_machine
+from pipelines.launch import Job, LocalLauncher, Updates, divide_machine
 from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from pipelines.reports.studies import duration
 from pipelines.runs.directory import Run, numbered
@@ -120,11 +120,11 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
         closing(_launched(plan, config, jobs)) as updates,  # which makes local jobs save and stop
     ):
         meter = StudyMeter(task, plan, cells)
-        for update in updates:
+        for running, ended in updates:
             if interruption.requested is not None:
                 raise KeyboardInterrupt
-            meter.update(update)
-            for name in update.ended:
+            meter.update(running, ended)
+            for name in ended:
                 _report_end(plan, meter.cells[name], progress)
 
 
@@ -171,18 +171,18 @@ class StudyMeter:
         self.before = sum(self.done.values())
         task.advance(self.before)
 
-    def update(self, update: JobUpdate) -> None:
+    def update(self, running: Sequence[str], ended: Sequence[str]) -> None:
         """Show how far the running cells are, every few seconds and when one has ended."""
-        if not update.ended and time.monotonic() - self.read < REFRESH:
+        if not ended and time.monotonic() - self.read < REFRESH:
             return
         self.read = time.monotonic()
         before, known = sum(self.done.values()), KnownRuns(self.plan.runs)
-        for name in update.running:
+        for name in running:
             cell = self.cells[name]
             run = known.match(cell.row.seeded(cell.seed), self.plan.fingerprint)
             self.done[name] = max(self.done[name], fraction(run))
-        self.done.update(dict.fromkeys(update.ended, 1.0))  # failed or not
-        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in update.running)
+        self.done.update(dict.fromkeys(ended, 1.0))  # failed or not
+        now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in running)
         self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
 
     def left(self) -> str:

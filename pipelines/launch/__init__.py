@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipelines.runtime.process import SHARING, module_path
 
@@ -52,15 +52,9 @@ class Job:
         return int(getattr(importlib.import_module(module), name)(*self.arguments))
 
 
-@dataclass(frozen=True)
-class JobUpdate:
-    """The names of the jobs that are running, and of those that ended since the last update."""
-
-    running: tuple[str, ...]
-    ended: tuple[str, ...]
-
-
-Updates = Generator[JobUpdate, None, None]  # closing it stops local jobs
+Names: TypeAlias = tuple[str, ...]
+# The jobs that are running, and those that ended since the last update; closing stops local jobs.
+Updates: TypeAlias = Generator[tuple[Names, Names], None, None]
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ class LocalLauncher:
                     for process, call in map(running.pop, ended):
                         free.append(call.worker)
                         _keep_failed_start(process, call.job)
-                    yield JobUpdate(tuple(running), tuple(ended))
+                    yield tuple(running), tuple(ended)
             finally:
                 alive.close()
                 while not all(process.done() for process, _ in running.values()):

@@ -26,7 +26,7 @@ from pipelines.files import atomic_json
 from pipelines.runs.lock import hold_lock
 from pipelines.runtime.process import module_path
 
-from . import Job, JobUpdate, Updates
+from . import Job, Names, Updates
 
 TICK = 1.0  # seconds between two updates
 FIRST_QUERY, LAST_QUERY = 2.0, 30.0  # seconds between two queries of the queue, at first and later
@@ -108,11 +108,11 @@ class SlurmLauncher:
     def _watch(self, names: Sequence[str]) -> Updates:
         """Yield an update about once a second until no job is in the queue."""
         waiting = dict.fromkeys(names, False)  # name → whether it was missing last time
-        running: tuple[str, ...] = ()
+        running: Names = ()
         began = answered = time.monotonic()
         next_query = began
         while waiting:
-            ended: tuple[str, ...] = ()
+            ended: Names = ()
             if (now := time.monotonic()) >= next_query:
                 next_query = now + min(LAST_QUERY, max(FIRST_QUERY, (now - began) / 20))
                 try:
@@ -126,7 +126,7 @@ class SlurmLauncher:
                     running = tuple(name for name in waiting if found.get(name) == "RUNNING")
                     ended = tuple(n for n, missing in waiting.items() if missing and n not in found)
                     waiting = {name: name not in found for name in waiting if name not in ended}
-            yield JobUpdate(running, ended)
+            yield running, ended
             time.sleep(TICK)
 
     def submit(self, jobs: Sequence[Job]) -> None:
@@ -170,8 +170,6 @@ def _squeue() -> list[str]:
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER)
-    except FileNotFoundError:
-        raise RunError("squeue: found no such command, expected SLURM's.") from None
     except subprocess.TimeoutExpired:
         raise RunError(f"squeue: found no answer from SLURM in {ANSWER:g} s.") from None
     except subprocess.CalledProcessError as error:

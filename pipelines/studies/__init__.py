@@ -79,11 +79,6 @@ class Study:
     fixed: tuple[str, ...] = ()  # settings that the study chooses itself
     seeds: int = 1  # trainings of each row
 
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The rows of all tables."""
-        return tuple(row for section in self.sections for row in section.rows)
-
 
 # Title, and the settings that the rows choose.
 _TITLES = {
@@ -133,9 +128,8 @@ _SMOKE_BASE = {
 def study(name: str, *, deepest: bool = False) -> Study:
     """Return the study `name`; `deepest` adds 1,001 layers to `depth`.
 
-    >>> dense = next(row for row in study("paper-table1").rows if row.name == "dense")
-    >>> dense.changes["arch"], dense.published
-    ('densegcn', 'densegcn-28')
+    >>> next(row.changes for row in study("smoke").sections[0].rows if row.name == "no-dilation")
+    {'dilation': False}
     """
     check_choice("study", name, STUDIES, flag="--preset")
     table1 = Section(TITLE, tuple(_published_row(*line) for line in _TABLE1), "reference")

@@ -162,8 +162,9 @@ def _chosen_study(config: AblateConfig) -> Study:
     name = config.name or found.name
     if name in ("", ".", "..") or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
+    names = tuple(row.name for section in found.sections for row in section.rows)
     for row in config.rows:
-        check_choice("row", row, tuple(row.name for row in found.rows), flag="--rows")
+        check_choice("row", row, names, flag="--rows")
     for setting in found.fixed:
         if setting in config.base:
             flag = flag_of(setting, OPTIONS[setting])

@@ -1,10 +1,8 @@
-"""How far each row and seed of a study is, read from the run directories, and what is left.
+"""How far each row and seed of a study is, and an estimate of what is left.
 
-A run belongs to a row and a seed if it has their settings and data, whatever its name.
-
-What is left is an estimate: the time of a step is its arithmetic over this machine's speed at such
-arithmetic. The speed comes from finished runs of this machine that did about as much a block, if
-there are any, else from a few timed steps of the first row.
+A run belongs to a row and a seed if it has their settings and data, whatever its name. A step
+takes its arithmetic over this machine's speed, which comes from finished runs of this machine that
+did about as much a block, else from a few timed steps of the first row.
 """
 
 from __future__ import annotations
@@ -120,9 +118,7 @@ def position(run: Run) -> tuple[int, int | None]:
 
 def fraction(run: Run | None) -> float:
     """Return how much of its training a run has done; its scoring is the last hundredth."""
-    if run is None:
-        return 0.0
-    done, total = position(run)
+    done, total = position(run) if run else (0, None)
     return min(0.99, done / total) if total else 0.0
 
 

@@ -29,7 +29,7 @@ list(LocalLauncher([Worker((), 1)]).run([job("saver", "save", folder, "saver")])
 
 def ran(jobs: list[Job], workers: list[Worker]) -> list[str]:
     """The names of the jobs in the order of their ends."""
-    return [name for update in LocalLauncher(workers).run(jobs) for name in update.ended]
+    return [name for _, ended in LocalLauncher(workers).run(jobs) for name in ended]
 
 
 def test_jobs_run_a_few_at_a_time_and_one_that_fails_stops_no_other(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_the_machine_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_closing_lets_jobs_save_and_kills_those_that_do_not_end(tmp_path: Path) -> None:
     saver, deaf = job("saver", "save", tmp_path, "saver"), job("deaf", "ignore", tmp_path)
     with closing(LocalLauncher([Worker((), 1)] * 2, grace=1.0).run([saver, deaf])) as updates:
-        assert set(next(updates).running) == {"saver", "deaf"}
+        assert set(next(updates)[0]) == {"saver", "deaf"}
         wait_for(saver, "begins")
         wait_for(deaf, "begins")
         began = time.monotonic()

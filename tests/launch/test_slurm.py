@@ -132,9 +132,6 @@ def test_a_queue_that_does_not_answer(commands: Path, tmp_path: Path) -> None:
     program(commands, "squeue", 'echo "slurm_load_jobs error: Unable to contact" >&2; exit 1')
     with pytest.raises(RunError, match="squeue: SLURM said: slurm_load_jobs error: Unable"):
         launcher.queued()
-    (commands / "squeue").unlink()
-    with pytest.raises(RunError, match="squeue: found no such command"):
-        launcher.queued()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR2, 99), (signal.SIGTERM, 130)])

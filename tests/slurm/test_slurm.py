@@ -26,8 +26,8 @@ from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from tests.slurm.test_slurm import counted
 folder = Path(sys.argv[1])
 launcher = SlurmLauncher(folder / "slurm", SlurmOptions(minutes=10, cpus=1, at_most=2))
-for update in launcher.run(counted(folder)):
-    if "a" in update.ended:
+for _, ended in launcher.run(counted(folder)):
+    if "a" in ended:
         print("a", flush=True)
 """
 
@@ -46,8 +46,8 @@ def ran(
 ) -> list[str]:
     """The names of the jobs in the order of their ends."""
     ended: list[str] = []
-    for update in launcher.run(jobs):
-        ended += update.ended
+    for _, now in launcher.run(jobs):
+        ended += now
         each_look()
     return ended
 

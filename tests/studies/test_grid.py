@@ -47,7 +47,7 @@ def test_combinations_named_rows_and_exclusions(tmp_path: Path) -> None:
 def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
     text = "rows: {a: {area: 3, recipe: modern, without: [flip, clip], with: [], num_points: 64,\n"
     text += "  logger: [mlflow]}}"
-    (row,) = read_grid(write(tmp_path, text)).rows
+    (row,) = read_grid(write(tmp_path, text)).sections[0].rows
     assert row.changes == {
         "test_area": 3,
         "recipe": "modern",
