@@ -1,1 +1,1 @@
-"""The network, from its parts to the whole: linear, layers, graphs, conv, blocks, head, deepgcn."""
+"""The network, from its parts to the whole: layers, graphs, conv, blocks, head, deepgcn."""

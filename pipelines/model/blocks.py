@@ -17,16 +17,22 @@ Reference:
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from pipelines.config import ModelConfig
-from pipelines.errors import ConfigError
+from pipelines.config import CONVS, ModelConfig
+from pipelines.errors import ConfigError, did_you_mean
 
-from .conv import EdgeConv, build_checked, build_conv, own_class
+from .conv import OURS, EdgeConv, PyGConv
 from .layers import Style
 
 
@@ -121,16 +127,6 @@ BLOCKS: dict[str, type[nn.Module]] = {
 }
 
 
-def block_class(arch: str) -> type[nn.Module]:
-    """Return the class of an architecture's blocks: one of ours, or "package.module:Class".
-
-    Example:
-        >>> block_class("densegcn").__name__
-        'Dense'
-    """
-    return own_class(arch, flag="--arch") if ":" in arch else BLOCKS[arch]
-
-
 def build_backbone(
     config: ModelConfig,
 ) -> tuple[nn.ModuleList, nn.ModuleList, list[int], Style]:
@@ -146,27 +142,174 @@ def build_backbone(
         >>> build_backbone(ModelConfig(arch="densegcn", depth=3, width=8))[2]
         [8, 16, 24]
     """
-    chosen = block_class(config.arch)
+    own = ":" in config.arch
+    chosen: Any = own_class(config.arch, flag="--arch") if own else BLOCKS[config.arch]
     style = getattr(chosen, "style", None) or Style.of(config.layout)
     convs, blocks, outputs = nn.ModuleList(), nn.ModuleList(), []
     channels = config.in_channels
     for layer in range(config.depth):
-        if own := getattr(chosen, "build_conv", None):
-            convs.append(own(channels, config, layer))
+        if hasattr(chosen, "build_conv"):
+            convs.append(chosen.build_conv(channels, config, layer))
         else:
             convs.append(build_conv(config.conv, channels, config.width, style))
-        block = _build_block(chosen, channels, config) if layer else Plain(channels, config)
+        if own and layer:
+            inputs = torch.zeros(2, 2, channels), torch.zeros(2, 2, config.width)
+            block = build_checked(chosen, (channels, config), inputs, None, f"--arch {config.arch}")
+        else:
+            block = (chosen if layer else Plain)(channels, config)
         blocks.append(block)
         channels = block.out_channels
         outputs.append(channels)
     return convs, blocks, outputs, style
 
 
-def _build_block(chosen: type[nn.Module], channels: int, config: ModelConfig) -> Any:
-    if ":" not in config.arch:
-        return chosen(channels, config)
-    inputs = torch.zeros(2, 2, channels), torch.zeros(2, 2, config.width)
-    return build_checked(chosen, (channels, config), inputs, None, flag=f"--arch {config.arch}")
+def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
+    """Build the graph convolution `name`.
+
+    Args:
+        name: one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
+            "package.module:Class"; see docs/model.md.
+        in_channels: C.
+        out_channels: C'.
+        style: of the units; "package.module:Class" brings its own norm and activation.
+
+    Raises:
+        ConfigError: there is no such class, or it does not map C to C' channels.
+
+    Example:
+        >>> build_conv("GATConv", 9, 64, Style.of("paper")).conv
+        GATConv(9, 64, heads=1)
+    """
+    if name in OURS:
+        return OURS[name](in_channels, out_channels, style)
+    found = own_class(name, flag="--conv") if ":" in name else pyg_class(name)
+    channels, flag = (in_channels, out_channels), f"--conv {name}"
+    pyg = sys.modules.get("torch_geometric.nn")  # a subclass of its classes has imported it
+    if ":" not in name or (pyg and issubclass(found, pyg.MessagePassing)):
+        inputs = torch.zeros(2, in_channels), torch.tensor([[0, 1], [1, 0]])
+        layer: Any = build_checked(found, channels, inputs, out_channels, flag)
+        layer.reset_parameters()  # as version 0.1 did, so that a seed gives the same weights
+        return PyGConv(layer, out_channels, style)
+    # Two blocks, because a batch norm over blocks needs more than one in training.
+    inputs = torch.zeros(2, 2, in_channels), torch.zeros(2, 2, 1, dtype=torch.int32)
+    return build_checked(found, channels, inputs, out_channels, flag)
+
+
+def pyg_class(name: str) -> type[nn.Module]:
+    """Return the convolution `name` of `torch_geometric.nn`."""
+    from torch_geometric import nn as pyg
+
+    names = [entry for entry in dir(pyg) if entry.endswith("Conv")]
+    if name not in names:
+        raise ConfigError(
+            f"--conv: found the unknown convolution {name!r}."
+            f"{did_you_mean(name, [*CONVS, *names])}\n"
+            f"Expected one of {', '.join(CONVS)}, a class of torch_geometric.nn such as GATConv, "
+            "or package.module:Class."
+        )
+    found: type[nn.Module] = getattr(pyg, name)
+    return found
+
+
+def own_class(name: str, *, flag: str) -> type[nn.Module]:
+    """Import "package.module:Class" from an installed package or the current folder.
+
+    Importing runs code: only call this with a name that the user gave. The current folder is
+    searched last, so that its files never take the place of an installed module.
+
+    Raises:
+        ConfigError: there is no such module or class, or it is no `torch.nn.Module`.
+
+    Example:
+        >>> own_class("torch.nn:Identity", flag="--conv")
+        <class 'torch.nn.modules.linear.Identity'>
+    """
+    module_name, _, class_name = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the module can do anything
+        raise ConfigError(
+            f"{flag} {name}: the module {module_name} cannot be imported: {error}\n"
+            f"Expected it in an installed package or in the current folder, {here}."
+        ) from error
+    found = getattr(module, class_name, None)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        classes = [each for each, value in vars(module).items() if isinstance(value, type)]
+        raise ConfigError(
+            f"{flag} {name}: {class_name} in {module.__file__} is "
+            f"{'missing' if found is None else repr(found)}, expected a class of torch.nn.Module."
+            f"{did_you_mean(class_name, classes)}"
+        )
+    return found
+
+
+def build_checked(
+    cls: type[nn.Module],
+    arguments: tuple[Any, ...],
+    inputs: tuple[Tensor, ...],
+    out_channels: int | None,
+    flag: str,
+) -> Any:
+    """Build a class that is not ours, and try it on a tiny input, in evaluation and in training.
+
+    Neither its buffers nor the random state change by that.
+
+    Args:
+        cls: the class, which `flag` names.
+        arguments: of its constructor.
+        inputs: of its forward pass.
+        out_channels: that it has to return; None: as many as its attribute `out_channels` says.
+        flag: the option and its value, for messages.
+
+    Raises:
+        ConfigError: it cannot be built or run, or returns something else.
+    """
+    kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
+    shown = f"{flag}: {cls.__name__}({kinds})"
+    try:
+        module = cls(*arguments)
+    except Exception as error:  # the class can do anything
+        hint = f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
+        where = hint if isinstance(error, TypeError) else _place(error, cls)
+        raise ConfigError(f"{shown} cannot be built: {_first_line(error)}\n{where}") from error
+    if torch.get_default_device().type == "meta":
+        return module  # only sizes are wanted, and many modules cannot run without values
+    for training in (False, True):
+        mode = "training" if training else "evaluation"
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                result = functional_call(module.train(training), buffers, inputs)
+                channels: Any = module.out_channels if out_channels is None else out_channels
+        except Exception as error:
+            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
+            raise ConfigError(
+                f"{shown} does not map inputs of shapes {shapes} in {mode}: {_first_line(error)}\n"
+                f"{_place(error, cls)}"
+            ) from error
+        expected = (*inputs[0].shape[:-1], channels)
+        if not isinstance(result, Tensor) or result.shape != expected:
+            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+            raise ConfigError(
+                f"{flag}: {cls.__name__} returned {found} in {mode}, expected shape {expected}."
+            )
+    return module
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or repr(error)
+
+
+def _place(error: Exception, cls: type[nn.Module]) -> str:
+    """Say where in the file of `cls` an error comes from."""
+    file = inspect.getsourcefile(cls)
+    frames = reversed(traceback.extract_tb(error.__traceback__))
+    if line := next((frame.lineno for frame in frames if frame.filename == file), None):
+        return f"It comes from {file}, line {line}; docs/model.md says what a class has to do."
+    return f"Its forward pass is {inspect.signature(cls.forward)}; see docs/model.md."
 
 
 def concatenate(pieces: Sequence[Tensor], layout: str) -> Tensor:

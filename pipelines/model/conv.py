@@ -6,27 +6,19 @@ index (B, N, k) int32, the neighbours of each point within its block, to (B, N, 
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import itertools
-import sys
-import traceback
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from pipelines import kernels
-from pipelines.config import CONVS
-from pipelines.errors import ConfigError, did_you_mean
 
-from .layers import Norm, Style, Unit
-from .linear import edge_map_reduce, linear, split_edge_map
+from .layers import Matmul, Norm, Style, Unit, linear, rows
 
 
 class EdgeConv(nn.Module):
@@ -70,6 +62,83 @@ class EdgeConv(nn.Module):
             x, weight, bias, index, sign, relu=relu, moments=first.norm.training
         )  # (B, N, C')
         return first.finish_moments(extreme, index.numel(), *sums)
+
+
+def split_edge_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return u and v (B, N, C') with W [x_i ; x_j − x_i] + b = u_i + v_j.
+
+    Args:
+        x: (B, N, C).
+        weight: W (C', 2C).
+        bias: b (C',).
+
+    Example:
+        >>> u, v = split_edge_map(torch.rand(2, 5, 3), torch.rand(4, 6), None)
+        >>> u.shape == v.shape == (2, 5, 4)
+        True
+    """
+    own, relative = weight.chunk(2, dim=1)
+    return linear(x, own - relative, bias), linear(x, relative)
+
+
+def edge_map_reduce(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    index: Tensor,
+    sign: Tensor,
+    *,
+    relu: bool,
+    moments: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Reduce the edge values W [x_i ; x_j − x_i] + b; see `pipelines.kernels.edge_reduce`.
+
+    For the backward pass only x is saved. If the gradients depend on u and v, as with batch
+    statistics, they are recomputed: two of the backward pass's six matmuls.
+    """
+    ops = kernels.edge_ops(x)
+    if ops is None or not torch.is_grad_enabled():
+        u, v = split_edge_map(x, weight, bias)
+        return kernels.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    extreme, first, second = _MapReduce.apply(ops, x, weight, bias, index, sign, relu, moments)
+    return (extreme, first, second) if moments else (extreme, None, None)
+
+
+class _MapReduce(torch.autograd.Function):
+    """Reduce without keeping u and v."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
+        ops, x, weight, bias, index, sign, relu, moments = args
+        ctx.matmul = Matmul(x)
+        u, v = split_edge_map(x, weight, bias)
+        extreme, winner, *sums = ops.forward(u, v, index, sign, relu=relu, moments=moments)
+        if not moments:
+            ctx.mark_non_differentiable(*sums)
+        ctx.ops, ctx.flags = ops, (relu, moments)
+        ctx.save_for_backward(x, weight, bias, index, winner)
+        return extreme, *sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, bias, index, winner = ctx.saved_tensors
+        relu, moments = ctx.flags
+        u = v = None
+        if relu or moments:
+            with ctx.matmul.as_in_forward():
+                u, v = split_edge_map(x, weight, bias)
+        gradients = ctx.ops.backward(u, v, index, winner, grads, relu=relu, moments=moments)
+        du, dv = (rows(each) for each in gradients)  # (B·N, C')
+        matmul, wanted = ctx.matmul, ctx.needs_input_grad[1:4]
+        dx = dweight = None
+        if wanted[0]:
+            own, relative = weight.chunk(2, dim=1)
+            dx = matmul.added(matmul(du, own - relative), dv, relative).view(x.shape)
+        if wanted[1]:
+            own, relative = (matmul(each.t(), rows(x)) for each in (du, dv))
+            dweight = torch.cat([own, relative.sub_(own)], dim=1)
+        return None, dx, dweight, du.sum(0) if wanted[2] else None, *(None,) * 4
 
 
 class MRConv(nn.Module):
@@ -124,24 +193,13 @@ class SAGEConv(nn.Module):
 def finish_weighted(unit: Unit, x: Tensor, index: Tensor) -> Tensor:
     """Apply norm and activation to x (B, N, C), with batch statistics over all edges' sources."""
     x = x if unit.style.norm_first else unit.activate(x)
-    if unit.norm.training:
-        degree = in_degree(index).unsqueeze(-1)  # (B, N, 1)
-        exact = x.double()
-        sums = (degree * exact).sum(dim=(0, 1)), (degree * exact.square()).sum(dim=(0, 1))
-        return unit.finish_moments(x, index.numel(), *sums)
-    return unit.finish_moments(x, 0, None, None)
-
-
-def in_degree(index: Tensor) -> Tensor:
-    """Return how often each point occurs as a neighbour, (B, N) float64.
-
-    Example:
-        >>> in_degree(torch.tensor([[[0, 1], [1, 1], [2, 0]]])).tolist()
-        [[2.0, 3.0, 1.0]]
-    """
-    B, N, k = index.shape
-    ones = torch.ones(B, N * k, dtype=torch.float64, device=index.device)
-    return ones.new_zeros(B, N).scatter_add_(1, index.long().view(B, N * k), ones)
+    if not unit.norm.training:
+        return unit.finish_moments(x, 0, None, None)
+    exact, sources = x.double(), index.long().flatten(1)  # (B, N, C), (B, N·k)
+    ones = torch.ones_like(sources, dtype=exact.dtype)
+    degree = torch.zeros_like(exact[..., 0]).scatter_add_(1, sources, ones).unsqueeze(-1)
+    sums = (degree * exact).sum(dim=(0, 1)), (degree * exact.square()).sum(dim=(0, 1))
+    return unit.finish_moments(x, index.numel(), *sums)
 
 
 class GINConv(nn.Module):
@@ -210,153 +268,3 @@ OURS: dict[str, Callable[[int, int, Style], nn.Module]] = {
     "gin": partial(GINConv, learned_eps=True),
     "gin-0": partial(GINConv, learned_eps=False),
 }
-
-
-def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
-    """Build the graph convolution `name`.
-
-    Args:
-        name: one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
-            "package.module:Class"; see docs/model.md.
-        in_channels: C.
-        out_channels: C'.
-        style: of the units; "package.module:Class" brings its own norm and activation.
-
-    Raises:
-        ConfigError: there is no such class, or it does not map C to C' channels.
-
-    Example:
-        >>> build_conv("GATConv", 9, 64, Style.of("paper")).conv
-        GATConv(9, 64, heads=1)
-    """
-    if name in OURS:
-        return OURS[name](in_channels, out_channels, style)
-    found = own_class(name, flag="--conv") if ":" in name else pyg_class(name)
-    channels, flag = (in_channels, out_channels), f"--conv {name}"
-    pyg = sys.modules.get("torch_geometric.nn")  # a subclass of its classes has imported it
-    if ":" not in name or (pyg and issubclass(found, pyg.MessagePassing)):
-        inputs = torch.zeros(2, in_channels), torch.tensor([[0, 1], [1, 0]])
-        layer: Any = build_checked(found, channels, inputs, out_channels, flag=flag)
-        layer.reset_parameters()  # as version 0.1 did, so that a seed gives the same weights
-        return PyGConv(layer, out_channels, style)
-    # Two blocks, because a batch norm over blocks needs more than one in training.
-    inputs = torch.zeros(2, 2, in_channels), torch.zeros(2, 2, 1, dtype=torch.int32)
-    return build_checked(found, channels, inputs, out_channels, flag=flag)
-
-
-def pyg_class(name: str) -> type[nn.Module]:
-    """Return the convolution `name` of `torch_geometric.nn`."""
-    from torch_geometric import nn as pyg
-
-    names = [entry for entry in dir(pyg) if entry.endswith("Conv")]
-    if name not in names:
-        raise ConfigError(
-            f"--conv: found the unknown convolution {name!r}."
-            f"{did_you_mean(name, [*CONVS, *names])}\n"
-            f"Expected one of {', '.join(CONVS)}, a class of torch_geometric.nn such as GATConv, "
-            "or package.module:Class."
-        )
-    found: type[nn.Module] = getattr(pyg, name)
-    return found
-
-
-def own_class(name: str, *, flag: str) -> type[nn.Module]:
-    """Import "package.module:Class" from an installed package or the current folder.
-
-    Importing runs code: only call this with a name that the user gave. The current folder is
-    searched last, so that its files never take the place of an installed module.
-
-    Raises:
-        ConfigError: there is no such module or class, or it is no `torch.nn.Module`.
-
-    Example:
-        >>> own_class("torch.nn:Identity", flag="--conv")
-        <class 'torch.nn.modules.linear.Identity'>
-    """
-    module_name, _, class_name = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # the module can do anything
-        raise ConfigError(
-            f"{flag} {name}: the module {module_name} cannot be imported: {error}\n"
-            f"Expected it in an installed package or in the current folder, {here}."
-        ) from error
-    found = getattr(module, class_name, None)
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        classes = [each for each, value in vars(module).items() if isinstance(value, type)]
-        raise ConfigError(
-            f"{flag} {name}: {class_name} in {module.__file__} is "
-            f"{'missing' if found is None else repr(found)}, expected a class of torch.nn.Module."
-            f"{did_you_mean(class_name, classes)}"
-        )
-    return found
-
-
-def build_checked(
-    cls: type[nn.Module],
-    arguments: tuple[Any, ...],
-    inputs: tuple[Tensor, ...],
-    out_channels: int | None,
-    *,
-    flag: str,
-) -> nn.Module:
-    """Build a class that is not ours, and try it on a tiny input, in evaluation and in training.
-
-    Neither its buffers nor the random state change by that.
-
-    Args:
-        cls: the class, which `flag` names.
-        arguments: of its constructor.
-        inputs: of its forward pass.
-        out_channels: that it has to return; None: as many as its attribute `out_channels` says.
-        flag: the option and its value, for messages.
-
-    Raises:
-        ConfigError: it cannot be built or run, or returns something else.
-    """
-    kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
-    shown = f"{flag}: {cls.__name__}({kinds})"
-    try:
-        module = cls(*arguments)
-    except Exception as error:  # the class can do anything
-        hint = f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
-        where = hint if isinstance(error, TypeError) else _place(error, cls)
-        raise ConfigError(f"{shown} cannot be built: {_first_line(error)}\n{where}") from error
-    if torch.get_default_device().type == "meta":
-        return module  # only sizes are wanted, and many modules cannot run without values
-    for training in (False, True):
-        mode = "training" if training else "evaluation"
-        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-        try:
-            with torch.no_grad(), torch.random.fork_rng([]):
-                result = functional_call(module.train(training), buffers, inputs)
-                channels: Any = module.out_channels if out_channels is None else out_channels
-        except Exception as error:
-            shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-            raise ConfigError(
-                f"{shown} does not map inputs of shapes {shapes} in {mode}: {_first_line(error)}\n"
-                f"{_place(error, cls)}"
-            ) from error
-        expected = (*inputs[0].shape[:-1], channels)
-        if not isinstance(result, Tensor) or result.shape != expected:
-            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise ConfigError(
-                f"{flag}: {cls.__name__} returned {found} in {mode}, expected shape {expected}."
-            )
-    return module
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "") or repr(error)
-
-
-def _place(error: Exception, cls: type[nn.Module]) -> str:
-    """Say where in the file of `cls` an error comes from."""
-    file = inspect.getsourcefile(cls)
-    frames = reversed(traceback.extract_tb(error.__traceback__))
-    if line := next((frame.lineno for frame in frames if frame.filename == file), None):
-        return f"It comes from {file}, line {line}; docs/model.md says what a class has to do."
-    return f"Its forward pass is {inspect.signature(cls.forward)}; see docs/model.md."

@@ -19,9 +19,8 @@ from pipelines.kernels.knn_search import RankTable
 from . import graphs
 from .blocks import build_backbone, concatenate, dense_columns
 from .graphs import Graphs
-from .head import HIDDEN, WITHOUT_GRADIENT, Segment, fold, map_by_segment
-from .layers import Norm, Reduce, Unit
-from .linear import Map, linear, linear_pair
+from .head import HIDDEN, WITHOUT_GRADIENT, Map, Segment, fold, linear_pair, map_by_segment
+from .layers import Norm, Reduce, Unit, linear
 
 
 class DeepGCN(nn.Module):

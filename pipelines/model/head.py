@@ -15,16 +15,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from pipelines import kernels
 
-from .linear import Map, linear
+from .layers import Matmul, linear, rows
 
+Map = tuple[Tensor, Tensor | None]  # weight (C', C) and bias (C',) of a linear map
 HIDDEN = 512, 256  # channels of the prediction's two units
 WITHOUT_GRADIENT = 32  # layers per segment of a deep network in evaluation
 
@@ -65,6 +67,61 @@ def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
         tensor([[5., 2.]])
     """
     return weight.new_zeros(len(weight), distinct).index_add(1, columns, weight)
+
+
+def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tensor, Tensor]:
+    """Return what `linear` gives for x and each of two maps, where x concatenates `pieces`.
+
+    Only the pieces are saved, which other layers save anyway: the backward pass concatenates them
+    again, and accumulates the gradient of x in one array where autograd would allocate two.
+
+    Args:
+        pieces: (…, C₁), (…, C₂), …
+        first: weight (C', C₁ + C₂ + …) and bias (C',).
+        second: likewise, with any C'.
+
+    Example:
+        >>> pieces, weight = [torch.ones(2, 5, 3), torch.ones(2, 5, 3)], torch.ones(4, 6)
+        >>> [tuple(y.shape) for y in linear_pair(pieces, (weight, None), (weight, None))]
+        [(2, 5, 4), (2, 5, 4)]
+    """
+    if not torch.is_grad_enabled():
+        x = torch.cat(tuple(pieces), dim=-1)
+        return linear(x, *first), linear(x, *second)
+    one, two = _Pair.apply(*first, *second, *(rows(piece) for piece in pieces))
+    shape = pieces[0].shape[:-1]
+    return one.view(*shape, -1), two.view(*shape, -1)
+
+
+class _Pair(torch.autograd.Function):
+    """Apply two maps to a matrix (n, C) that is given in pieces (n, C₁), (n, C₂), …"""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor]:
+        first, first_bias, second, second_bias, *pieces = args
+        ctx.matmul = Matmul(pieces[0])
+        ctx.save_for_backward(first, second, *pieces)
+        x = torch.cat(pieces, dim=1)
+        return linear(x, first, first_bias), linear(x, second, second_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Any) -> Any:
+        first, second, *pieces = ctx.saved_tensors
+        matmul, wanted = ctx.matmul, ctx.needs_input_grad
+        one, two = grads
+        x = torch.cat(pieces, dim=1) if wanted[0] or wanted[2] else None
+        maps = (
+            matmul(one.t(), x) if wanted[0] else None,
+            one.sum(0) if wanted[1] else None,
+            matmul(two.t(), x) if wanted[2] else None,
+            two.sum(0) if wanted[3] else None,
+        )
+        del x  # before its gradient, which is as large
+        if not any(wanted[4:]):
+            return *maps, *(None,) * len(pieces)
+        dx = matmul.added(matmul(one, first), two, second)
+        return *maps, *dx.split([piece.shape[1] for piece in pieces], dim=1)
 
 
 def map_by_segment(segments: Sequence[Segment], features: Tensor, *maps: Map) -> tuple[Tensor, ...]:

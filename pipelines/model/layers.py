@@ -1,12 +1,14 @@
 """The unit that every part of the network is built of: linear map, batch norm and activation.
 
 A 1 × 1 convolution over points or edges is a linear map of their channels, so arrays keep the shape
-(…, C) throughout.
+(…, C) throughout. Linear maps are the only matrix multiplications that run in a lower precision
+under autocast; their results, like everything else, keep the type of the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +20,96 @@ from torch.nn import functional as F
 from pipelines import kernels
 from pipelines.kernels.reductions import row_sums
 
-from .linear import linear, rows
-
 # Sums a vector (n,) float64 over the ranks of a training; differentiable.
 Reduce = Callable[[Tensor], Tensor]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x Wᵀ + b in the type of x; autocast lowers the precision of the matmul alone.
+
+    Args:
+        x: (…, C).
+        weight: W (C', C).
+        bias: b (C',).
+
+    Example:
+        >>> linear(torch.ones(2, 5, 3), torch.ones(4, 3)).shape
+        torch.Size([2, 5, 4])
+    """
+    if kernels.uses_split_matmul(x, weight.t()):
+        out: Tensor = _Linear.apply(x, weight, bias)
+        return out
+    return F.linear(x, weight, bias).to(x.dtype)
+
+
+class Matmul:
+    """Matrix multiplication in a backward pass, in the precision of the forward pass.
+
+    It is created in the forward pass, of which x is any tensor.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.device = x.device.type
+        self.lower = torch.is_autocast_enabled(self.device) and x.dtype != torch.float64
+        self.dtype = torch.get_autocast_dtype(self.device)
+        self.kernels = kernels.forced()  # autograd's own threads do not see `kernels.use`
+
+    @contextmanager
+    def as_in_forward(self) -> Iterator[None]:
+        """Use the forward pass's autocast state and kernels in a `with` block."""
+        with (
+            torch.autocast(self.device, dtype=self.dtype, enabled=self.lower),
+            kernels.use(self.kernels),
+        ):
+            yield
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Return a b (n, m), of matrices (n, l) and (l, m), in the type of a."""
+        with self.as_in_forward():
+            return kernels.matmul(a, b).to(a.dtype)
+
+    def added(self, total: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Add a b to `total` (n, m), in place."""
+        if self.lower:
+            return total.add_(self(a, b))
+        with self.as_in_forward():
+            return kernels.matmul(a, b, total)
+
+
+def rows(x: Tensor) -> Tensor:
+    """Return (…, C) as a matrix (n, C)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+class _Linear(torch.autograd.Function):
+    """Compute x Wᵀ + b (x is (…, C)) by `kernels.matmul`, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.matmul = Matmul(x)
+        ctx.save_for_backward(x, weight)
+        y = kernels.matmul(rows(x), weight.t(), bias=bias)
+        return y.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        dy = rows(grad)
+        return (
+            ctx.matmul(dy, weight).view_as(x) if ctx.needs_input_grad[0] else None,
+            ctx.matmul(dy.t(), rows(x)) if ctx.needs_input_grad[1] else None,
+            dy.sum(0) if ctx.needs_input_grad[2] else None,
+        )
 
 
 class Norm(nn.BatchNorm1d):
     """PyTorch's batch norm over rows (n, C), whose statistics may span several ranks."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
     reduce: Reduce | None = None  # in training; None: the statistics of this rank alone
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,8 +147,6 @@ class Norm(nn.BatchNorm1d):
             True
         """
         if total is None or squares is None:
-            assert self.running_mean is not None
-            assert self.running_var is not None
             return normalize(self, x, self.running_mean, self.running_var, slope)
         number: int | Tensor = count
         if self.reduce is not None:
@@ -80,10 +161,6 @@ class Norm(nn.BatchNorm1d):
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, count: int | Tensor) -> None:
         """Move the running statistics towards a batch's mean and biased variance (C,)."""
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
         self.num_batches_tracked.add_(1)
         unbiased = var * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from pipelines import kernels
-from pipelines.model.linear import Matmul, linear, linear_pair
+from pipelines.model.head import linear_pair
+from pipelines.model.layers import Matmul, linear
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

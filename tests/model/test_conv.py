@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.errors import ConfigError
+from pipelines.model.blocks import build_conv
 from pipelines.model.conv import (
     EdgeConv,
     GINConv,
     MRConv,
     SAGEConv,
-    build_conv,
     edge_index,
 )
 from pipelines.model.layers import Style, Unit

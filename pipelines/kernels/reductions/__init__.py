@@ -17,7 +17,7 @@ class EdgeOps(NamedTuple):
     """Compute `edge_reduce` forward and backward, outside autograd.
 
     They are for layers that save something else for the backward pass than u and v, as
-    `pipelines.model.linear` does.
+    `pipelines.model.conv` does.
 
     Shapes: u, v, extreme, g, du, dv (B, N, C); winner (B, N, C) or with more channels, integers;
     index (B, N, k) int32; sign (C,); both sums and their gradients g1, g2 (C,) float64.
