@@ -163,18 +163,11 @@ def signals_interrupt() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     failing = number == signal.SIGTERM and sys.exc_info()[0] is not None
-    if failing or _importing(frame):
+    callers = (caller.f_code.co_filename for caller, _ in traceback.walk_stack(frame))
+    if failing or any(file.startswith("<frozen importlib") for file in callers):
         _postpone(number)
     else:
         raise KeyboardInterrupt(number)
-
-
-def _importing(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:

@@ -1,7 +1,7 @@
 """What a person sees while a stage works: bars on a terminal, lines in a log, or nothing.
 
-All of it goes to stderr; stdout is for results. `rich` is imported when the first bar is drawn, so
-that commands that are done at once stay fast.
+All of it goes to stderr; stdout is for results. `rich` is imported when it is first needed, so that
+commands that are done at once stay fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from pipelines.progress import Progress, Task
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress as RichProgress
 
 WINDOW = 30.0  # seconds over which the speed is measured
@@ -27,12 +26,9 @@ INTERVAL = 10.0  # seconds between two lines of a task in a log
 
 
 def open_progress(*, quiet: bool = False) -> Progress:
-    """Return the progress display that suits stderr."""
-    if quiet:
-        return Warnings()
-    if sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown"):
-        return Bars()
-    return Lines()
+    """Return the progress display that suits stderr; a quiet one shows warnings alone."""
+    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return Bars() if terminal and not quiet else Lines(quiet=quiet)
 
 
 class Meter(Task):
@@ -90,16 +86,14 @@ class Meter(Task):
         return f"{whole:,}" + ("" if self.total is None else f"/{self.total:,.0f}")
 
 
-class Warnings(Progress):
-    """Show warnings alone."""
-
-    def warn(self, message: str) -> None:
-        """Print a warning."""
-        print_line(f"Warning: {message}")
-
-
 class Lines(Progress):
-    """Show, for a log, a line when a task begins, now and then, and when it ends."""
+    """Show, for a log, a line when a task begins, now and then, and when it ends.
+
+    A quiet one shows warnings alone.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
@@ -110,43 +104,39 @@ class Lines(Progress):
             nonlocal shown
             if meter.clock() - shown >= INTERVAL:
                 shown = meter.clock()
-                print_line(f"{name}: {meter.describe()}")
+                self.say(f"{name}: {meter.describe()}")
 
-        print_line(f"{name} …")
+        self.say(f"{name} …")
         meter = Meter(total, unit, show)
         yield meter
         done = f"{meter.amount} {unit} in ".replace("  ", " ") if meter.done else ""
-        print_line(f"{name}: {done}{meter.clock() - meter.started:.1f} s")
+        self.say(f"{name}: {done}{meter.clock() - meter.started:.1f} s")
 
     def say(self, message: str) -> None:
-        """Print a message."""
-        print_line(message)
+        """Print a message on stderr at once."""
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        print_line(f"Warning: {message}")
+        print(f"Warning: {message}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 class Bars(Progress):
     """Show a bar for each open task on a terminal, and messages above the bars."""
 
     @cached_property
-    def console(self) -> Console:
-        """The terminal."""
-        from rich.console import Console
-
-        return Console(stderr=True, highlight=False)
-
-    @cached_property
     def bars(self) -> RichProgress:
-        """The bars of the open tasks."""
+        """The bars of the open tasks, on the terminal that is their `console`."""
+        from rich.console import Console
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
+        console = Console(stderr=True, highlight=False)
         name = TextColumn("{task.description}", markup=False)
         figures = TextColumn("{task.fields[figures]}", style="none", markup=False)
         columns = (SpinnerColumn(), name, BarColumn(24), figures)
-        return RichProgress(*columns, console=self.console, transient=True)
+        return RichProgress(*columns, console=console, transient=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Bars, ()  # a worker process has its own terminal and bars
@@ -172,15 +162,14 @@ class Bars(Progress):
 
     def say(self, message: str) -> None:
         """Print a message above the bars."""
-        from rich.text import Text
-
-        self.console.print(Text(message), soft_wrap=True)
+        self.bars.console.print(message, markup=False, emoji=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning above the bars."""
         from rich.text import Text
 
-        self.console.print(Text("Warning: ", style="yellow") + Text(message), soft_wrap=True)
+        text = Text.assemble(("Warning: ", "yellow"), message)
+        self.bars.console.print(text, soft_wrap=True)
 
 
 def clock_time(seconds: float) -> str:
@@ -188,8 +177,3 @@ def clock_time(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def print_line(message: str) -> None:
-    """Print a line on stderr at once."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
 
-from deepgcn_cli.progress import Warnings
+from deepgcn_cli.progress import Lines
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_custom_room, read_description, spread_colors
 from pipelines.data.store import IGNORED, Room, Store
@@ -296,7 +296,7 @@ def test_rooms_that_fail_are_told_once(
     described.write_text(text.replace("ignore: [9]", f"ignore: {ignored}" if ignored else ""))
     config = PrepareConfig(dataset=described, data=tmp_path / "data")
     with pytest.raises(DatasetError) as caught:
-        prepare(config, progress=Warnings())
+        prepare(config, progress=Lines(quiet=True))
     assert str(caught.value).splitlines()[-1].startswith(told)
     shown = capsys.readouterr().err + str(caught.value)
     assert all(shown.count(f"{name}.csv:") == 1 for name in ("train/a", "test/a"))
