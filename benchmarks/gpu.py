@@ -32,7 +32,8 @@ from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
-from pipelines.bench.timing import Case, measure, own_search
+from pipelines.bench import Case
+from pipelines.bench.timing import measure, own_search
 from pipelines.config import ModelConfig
 from pipelines.kernels import reference
 from pipelines.model.deepgcn import DeepGCN
@@ -102,7 +103,7 @@ def compare(bench: Bench, config: ModelConfig, work: str, batch: int, points: in
         case = Case(config, work, batch, points, bench.device, None, repeats)
         try:
             figures = measure(case, network, search)
-            found.append((statistics.median(figures["times"]), figures["memory"]))
+            found.append((figures.median, figures.memory))
         except torch.OutOfMemoryError:
             found.append((float("nan"), 0))
         if bench.device == "cuda":
@@ -169,7 +170,7 @@ def time_cuda_graphs(bench: Bench) -> None:
             if bench.device == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
-            spent = statistics.median(measure(case, DeepGCN, own_search)["times"])
+            spent = measure(case, DeepGCN, own_search).median
             reserved = torch.cuda.max_memory_reserved() if bench.device == "cuda" else 0
             name = "captured" if captured else "launched"
             texts.append(f"{name} {ms(spent)}, {reserved / 2**30:.2f} GiB")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.naive import check
-from pipelines.bench import _measure, bench, scaling_cases
+from pipelines.bench import Case, Figures, _measure, bench, scaling_cases
 from pipelines.bench.timing import evaluate
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
@@ -22,6 +21,7 @@ from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import Progress
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
+ONE_SECOND = Figures((1.0,), 1)
 
 
 class Warnings(Progress):
@@ -117,12 +117,10 @@ def test_the_input_is_like_a_scan() -> None:
 def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool]] = []
 
-    def measured(_module: str, case: dict[str, Any]) -> dict[str, Any]:
-        if case["work"] == "gemm":
-            return {"speed": 1.0}
-        path = case["features"]
-        seen.append((case["work"], path is not None and np.load(path).shape == (2, 128, 9)))
-        return {"times": [1.0], "memory": 1}
+    def measured(_module: str, case: Case) -> Figures:
+        path = case.features
+        seen.append((case.work, path is not None and np.load(path).shape == (2, 128, 9)))
+        return ONE_SECOND
 
     monkeypatch.setattr("pipelines.bench._measure", measured)
     for name in ("scan", "noise"):
@@ -130,7 +128,7 @@ def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         bench(BenchConfig(model=SMALL, num_points=128, batch_size=2, input=name, out=out))
         assert json.loads(out.read_text())["config"]["input"] == name
     scan, noise = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    assert dict(scan) == {"forward": True, "step": True, "knn": False}
+    assert dict(scan) == {"gemm": False, "forward": True, "step": True, "knn": False}
     assert not any(found for _, found in noise)
     with pytest.raises(ConfigError, match="--input: found the unknown input 'room'"):
         BenchConfig(input="room")
@@ -139,14 +137,12 @@ def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_was_measured_stays_when_a_later_case_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(module: str, case: dict[str, Any]) -> dict[str, Any]:
-        if case["work"] == "gemm":
-            return {"speed": 1.0}
-        if case["work"] == "step" and module == "benchmarks.case":
+    def measured(module: str, case: Case) -> Figures:
+        if case.work == "step" and module == "benchmarks.case":
             raise RunError("bench: benchmarks.case failed.\nMemoryError")
-        if case["work"] == "knn":
+        if case.work == "knn":
             raise KeyboardInterrupt
-        return {"times": [1.0], "memory": 1}
+        return ONE_SECOND
 
     monkeypatch.setattr("pipelines.bench._measure", measured)
     out, small = tmp_path / "bench.json", {"model": SMALL, "num_points": 128, "device": "cpu"}
@@ -167,12 +163,10 @@ def test_what_was_measured_stays_when_a_later_case_fails(
 def test_a_scaling_table_says_what_failed_and_which_k(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(_module: str, case: dict[str, Any]) -> dict[str, Any]:
-        if case["work"] == "gemm":
-            return {"speed": 1.0}
-        if case["num_points"] == 65_536:
+    def measured(_module: str, case: Case) -> Figures:
+        if case.num_points == 65_536:
             raise RunError("bench: failed on N 65536.\nMemoryError")
-        return {"times": [1.0], "memory": 1}
+        return ONE_SECOND
 
     monkeypatch.setattr("pipelines.bench._measure", measured)
     warnings, out = Warnings(), tmp_path / "bench.json"
@@ -211,7 +205,7 @@ def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_failed_matrix_multiplication_says_why() -> None:
     with pytest.raises(RunError, match=r"failed on a matrix multiplication\.\nRuntimeError: "):
-        _measure("pipelines.bench.timing", {"work": "gemm", "device": "none", "threads": 1})
+        _measure("pipelines.bench.timing", Case(SMALL, "gemm", 1, 64, "none", 1, 1))
 
 
 def test_too_few_points() -> None:
@@ -220,12 +214,14 @@ def test_too_few_points() -> None:
 
 
 def test_the_scaling_table_leaves_out_what_cannot_be() -> None:
-    cases = scaling_cases(BenchConfig(scaling=True))
-    assert max(points for _, _, points in cases) == 65_536
-    assert {model.depth for _, model, points in cases if points == 4096} >= {7, 28, 56, 112, 152}
-    for _, model, points in cases:
-        model.check_points(points)
-    assert {model.k for _, model, _ in cases if model.depth == 152} == {16}
+    works = [Case(ModelConfig(), work, 1, 4096, "cpu", 1, 1) for work in ("forward", "knn")]
+    cases = scaling_cases(works)
+    assert max(case.num_points for case in cases) == 65_536
+    depths = {case.model.depth for case in cases if case.num_points == 4096}
+    assert depths >= {7, 28, 56, 112, 152}
+    for case in cases:
+        case.model.check_points(case.num_points)
+    assert {case.model.k for case in cases if case.model.depth == 152} == {16}
 
 
 def test_no_comparison_is_said(tmp_path: Path) -> None:

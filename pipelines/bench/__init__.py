@@ -6,12 +6,11 @@ run (`benchmarks/naive.py` of a checkout; without one only our own figures are t
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,34 @@ from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import SILENT, Progress
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.process import ROOT, python_command
-from pipelines.serialization import to_plain
+from pipelines.serialization import from_plain, to_plain
 
-OPTIONS = ("batch_size", "threads", "repeats", "checkpoint_layers")  # that each case has
 OURS, NAIVE = "pipelines.bench.timing", "benchmarks.case"
+GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
 DEPTHS = (7, 14, 28, 56, 112, 152)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured, on which device, how often.
+
+    The work is forward (evaluation), step (forward, backward, Adam), knn (the middle layer's) or
+    gemm (a large float32 matrix multiplication).
+    """
+
+    model: ModelConfig
+    work: str
+    batch_size: int  # B
+    num_points: int  # N
+    device: str  # cpu or cuda
+    threads: int | None  # of the CPU; None: PyTorch's own choice
+    repeats: int  # timed runs, after those that warm up
+    checkpoint_layers: int = 0  # that the backward pass of a step recomputes at once; 0: none
+    # A .npy file with the network's input (B, N, C); None: uniform noise. The search alone is
+    # always among normally distributed points.
+    features: str | None = None
+    captured: bool = True  # replay CUDA graphs on a GPU, as training and evaluation do
 
 
 @dataclass(frozen=True)
@@ -82,38 +103,33 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     networks = {"ours": OURS}
     if config.naive and can_compare(config.model, progress) and not config.scaling:
         networks["naive"] = NAIVE
-    cases = [(work, config.model, config.num_points) for work in config.works]
-    if config.scaling:
-        cases = scaling_cases(config)
-    total = len(cases) * len(networks) + 1
+    gemm = Case(
+        *(config.model, "gemm", config.batch_size, config.num_points, device.type),
+        *(config.threads, 5, config.checkpoint_layers),
+    )
+    cases = [replace(gemm, work=work, repeats=config.repeats) for work in config.works]
+    cases = scaling_cases(cases) if config.scaling else cases
     rows: list[Row] = []
     with (
-        progress.task("Measuring", total=total, unit="cases") as task,
+        progress.task("Measuring", total=len(cases) * len(networks) + 1, unit="cases") as task,
         tempfile.TemporaryDirectory(prefix="deepgcn-bench-") as folder,
     ):
-        gemm = {"work": "gemm", "device": device.type, "threads": config.threads}
-        speed = _measure(OURS, gemm)["speed"]
+        speed = 2 * GEMM**3 / min(_measure(OURS, gemm).times)
         task.advance()
         with cpu_threads(config.threads):  # as in the measuring processes
             environment = describe_environment(device)
         result = _save(config, rows, speed, environment)
-        for work, model, points in cases:
-            case = {
-                **{"model": to_plain(model), "work": work, "num_points": points},
-                **{name: getattr(config, name) for name in OPTIONS},
-                **{"device": device.type, "features": _features(config, work, points, folder)},
-            }
-            flop = config.batch_size * _flop(work, model, points)
-            row = Row(work, model.depth, model.k, points, flop=flop)
+        for each in cases:
+            case = replace(each, features=_features(config, each, folder))
+            flop = config.batch_size * _flop(case)
+            row = Row(case.work, case.model.depth, case.model.k, case.num_points, flop=flop)
             try:
                 for name, module in networks.items():
-                    found = _measure(module, case)
-                    figures = Figures(tuple(found["times"]), int(found["memory"]))
-                    measured: dict[str, Any] = {name: figures}
-                    row = dataclasses.replace(row, **measured)
+                    measured: dict[str, Any] = {name: _measure(module, case)}
+                    row = replace(row, **measured)
                     task.advance()
             except RunError as error:
-                row = dataclasses.replace(row, failed=str(error).splitlines()[-1])
+                row = replace(row, failed=str(error).splitlines()[-1])
                 if not config.scaling:
                     raise
                 progress.warn(str(error))
@@ -146,48 +162,46 @@ def can_compare(model: ModelConfig, progress: Progress) -> bool:
     return True
 
 
-def scaling_cases(config: BenchConfig) -> list[tuple[str, ModelConfig, int]]:
+def scaling_cases(works: list[Case]) -> list[Case]:
     """Return the cases of the scaling table: N at the network's depth, depths at its N."""
-    cases = [(work, config.model, points) for points in POINTS for work in config.works]
+    cases = [replace(case, num_points=points) for points in POINTS for case in works]
     for depth in DEPTHS:
-        model = dataclasses.replace(config.model, depth=depth)
-        try:
-            model.check_points(config.num_points)
-        except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3
-            model = dataclasses.replace(model, k=3)
-        cases += [(work, model, config.num_points) for work in config.works if work != "knn"]
-    return [case for case in cases if case[1].k * max(case[1].dilations()) <= case[2]]
+        for case in works:
+            model = replace(case.model, depth=depth)
+            try:
+                model.check_points(case.num_points)
+            except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3
+                model = replace(model, k=3)
+            cases += [replace(case, model=model)] if case.work != "knn" else []
+    return [case for case in cases if case.model.k * max(case.model.dilations()) <= case.num_points]
 
 
-def _flop(work: str, model: ModelConfig, points: int) -> float:
+def _flop(case: Case) -> float:
     """Return the operations for one block."""
-    if work == "knn":
-        return search_flop(model.width, points)
-    return (forward_flop if work == "forward" else step_flop)(model, points)
+    if case.work == "knn":
+        return search_flop(case.model.width, case.num_points)
+    return (forward_flop if case.work == "forward" else step_flop)(case.model, case.num_points)
 
 
-def _features(config: BenchConfig, work: str, points: int, folder: str) -> str | None:
+def _features(config: BenchConfig, case: Case, folder: str) -> str | None:
     """Return the file with the network's input, made once for each N; None: noise."""
-    if work == "knn" or config.input == "noise":
+    if case.work == "knn" or config.input == "noise":
         return None
-    path = Path(folder, f"{points}.npy")
+    path = Path(folder, f"{case.num_points}.npy")
     if not path.exists():
-        np.save(path, room_features(config.batch_size, points))
+        np.save(path, room_features(case.batch_size, case.num_points))
     return str(path)
 
 
-def _measure(module: str, case: dict[str, Any]) -> dict[str, Any]:
+def _measure(module: str, case: Case) -> Figures:
     """Run one measurement in a process of its own and return what it found."""
-    done = subprocess.run(
-        python_command(module, json.dumps(case)), capture_output=True, text=True, check=False
-    )
+    command = python_command(module, json.dumps(to_plain(case)))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        name = "a matrix multiplication"
-        if case["work"] != "gemm":
-            model, size = case["model"], f"N {case['num_points']}, B {case['batch_size']}"
-            name = f"{model['arch']}-{model['depth']} {case['work']}, {size}"
+        name = f"{case.model.arch}-{case.model.depth} {case.work}, N {case.num_points}"
+        name = f"{name}, B {case.batch_size}" if case.work != "gemm" else "a matrix multiplication"
         lines = [line for line in done.stderr.splitlines() if line[:1].strip()]  # not indented
         errors = [f"exit code {done.returncode}", *(line for line in lines if "Error" in line)]
         raise RunError(f"bench: {module} failed on {name}.\n{errors[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    figures: Figures = from_plain(Figures, json.loads(done.stdout.splitlines()[-1]))
+    return figures

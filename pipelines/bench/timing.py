@@ -13,7 +13,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,49 +31,33 @@ from pipelines.runtime.memory import (
     peak_memory,
     return_freed_memory,
 )
-from pipelines.serialization import from_plain
+from pipelines.serialization import from_plain, to_plain
+
+from . import GEMM, Case, Figures
 
 UNTIL_CAPTURED = 3  # runs: a warm-up, the capture of CUDA graphs, and the first replay
-GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
-
-
-@dataclass(frozen=True)
-class Case:
-    """What is measured, on which device, how often."""
-
-    model: ModelConfig
-    work: str  # forward (evaluation), step (forward, backward, Adam), knn (the middle layer's)
-    batch_size: int  # B
-    num_points: int  # N
-    device: str  # cpu or cuda
-    threads: int | None  # of the CPU; None: PyTorch's own choice
-    repeats: int  # timed runs, after those that warm up
-    checkpoint_layers: int = 0  # that the backward pass of a step recomputes at once; 0: none
-    # A .npy file with the network's input (B, N, C); None: uniform noise. The search alone is
-    # always among normally distributed points.
-    features: str | None = None
-    captured: bool = True  # replay CUDA graphs on a GPU, as training and evaluation do
-
-
 Network = Callable[[ModelConfig], nn.Module]
 Search = Callable[[Tensor, ModelConfig], Any]
 
 
-def measure(case: Case, network: Network, search: Search) -> dict[str, Any]:
-    """Return the times (seconds) and how far the memory in use rose at its peak (bytes)."""
+def measure(case: Case, network: Network, search: Search) -> Figures:
+    """Return the times, and how far the memory in use rose at its peak."""
     torch.manual_seed(0)
     run = work_of(case, network, search)
     before = memory_in_use(case.device)
     for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
         _time(run, case.device)  # compiles, allocates
     times = [_time(run, case.device) for _ in range(case.repeats)]
-    return {"times": times, "memory": peak_memory(case.device) - before}
+    return Figures(tuple(times), peak_memory(case.device) - before)
 
 
 def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
     """Return the work as a function without arguments; its inputs are made beforehand."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch_size, case.num_points)
+    if case.work == "gemm":
+        matrix = torch.rand(GEMM, GEMM, generator=generator).to(case.device)
+        return lambda: matrix @ matrix
     if case.work == "knn":
         x = torch.randn(*shape, case.model.width, generator=generator).to(case.device)
         return lambda: search(x, case.model)
@@ -129,13 +112,6 @@ def _time(run: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def gemm_speed(device: str) -> float:
-    """Return the floating-point operations a second of a large float32 matrix multiplication."""
-    a = torch.rand(GEMM, GEMM, device=device)
-    times = [_time(lambda: a @ a, device) for _ in range(6)]
-    return 2 * GEMM**3 / min(times[1:])
-
-
 def own_search(x: Tensor, config: ModelConfig) -> Tensor:
     """Find the middle layer's neighbours with this package's k-NN."""
     dilation = config.dilations()[config.depth // 2]
@@ -144,17 +120,12 @@ def own_search(x: Tensor, config: ModelConfig) -> Tensor:
 
 def main(network: Network, search: Search) -> None:
     """Measure the case that the first argument describes, and print the figures."""
-    values = json.loads(sys.argv[1])
-    if values["threads"]:
-        torch.set_num_threads(values["threads"])
-    if values["work"] == "gemm":
-        found: dict[str, Any] = {"speed": gemm_speed(values["device"])}
-    else:
-        case: Case = from_plain(Case, values)
-        if case.checkpoint_layers:
-            return_freed_memory(CHECKPOINTED_ARRAY)  # as the train stage does
-        found = measure(case, network, search)
-    sys.stdout.write(json.dumps(found) + "\n")
+    case: Case = from_plain(Case, json.loads(sys.argv[1]))
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    if case.checkpoint_layers:
+        return_freed_memory(CHECKPOINTED_ARRAY)  # as the train stage does
+    sys.stdout.write(json.dumps(to_plain(measure(case, network, search))) + "\n")
 
 
 if __name__ == "__main__":
