@@ -1,4 +1,4 @@
-"""One measurement of the naive network, as `pipelines.bench.timing` does it for ours.
+"""One measurement of the naive network, as `pipelines.bench` does it for ours.
 
 `deepgcn bench` starts it; by hand:
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from benchmarks.naive import NaiveDeepGCN, dilated
-from pipelines.bench.timing import main
+from pipelines.bench import main
 from pipelines.config import ModelConfig
 
 

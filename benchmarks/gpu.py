@@ -32,8 +32,7 @@ from benchmarks.case import naive_search
 from benchmarks.gpu_table import Bench, matmul_precision, ms, shared_neighbors, table
 from benchmarks.naive import NaiveDeepGCN
 from pipelines import kernels
-from pipelines.bench import Case
-from pipelines.bench.timing import measure, own_search
+from pipelines.bench import Case, measure, own_search
 from pipelines.config import ModelConfig
 from pipelines.kernels import reference
 from pipelines.model.deepgcn import DeepGCN

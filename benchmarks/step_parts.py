@@ -22,8 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.knn_parts import parts
 from benchmarks.naive import NaiveDeepGCN
-from pipelines.bench import Case
-from pipelines.bench.timing import own_search, work_of
+from pipelines.bench import Case, own_search, work_of
 from pipelines.config import ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.model.deepgcn import DeepGCN

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from benchmarks.naive import check
-from pipelines.bench import Case, Figures, _measure, bench, scaling_cases
-from pipelines.bench.timing import evaluate
+from pipelines.bench import Case, Figures, _measure, bench, evaluate, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
@@ -205,7 +204,7 @@ def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_failed_matrix_multiplication_says_why() -> None:
     with pytest.raises(RunError, match=r"failed on a matrix multiplication\.\nRuntimeError: "):
-        _measure("pipelines.bench.timing", Case(SMALL, "gemm", 1, 64, "none", 1, 1))
+        _measure("pipelines.bench", Case(SMALL, "gemm", 1, 64, "none", 1, 1))
 
 
 def test_too_few_points() -> None:

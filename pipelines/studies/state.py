@@ -247,7 +247,7 @@ def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float 
         **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
         **{"device": device, "threads": config.threads, "repeats": 2},
     }
-    command = python_command("pipelines.bench.timing", json.dumps(case))
+    command = python_command("pipelines.bench", json.dumps(case))
     with progress.task(f"Timing steps of {blocks} block{'' if blocks == 1 else 's'}"):
         try:
             done = subprocess.run(

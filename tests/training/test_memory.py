@@ -39,7 +39,7 @@ def measured(config: TrainConfig) -> int:
         **{"work": "step", "batch_size": config.batch_size, "num_points": config.num_points},
         **{"device": "cpu", "threads": 1, "repeats": 2},
     }
-    command = [sys.executable, "-m", "pipelines.bench.timing", json.dumps(case)]
+    command = [sys.executable, "-m", "pipelines.bench", json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout.splitlines()[-1])["memory"])
 

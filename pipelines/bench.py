@@ -1,35 +1,53 @@
 """The bench stage: how fast and how lean the network is here, against the released algorithm.
 
-Every figure is measured in a process of its own (`bench.timing`), the naive network in the same
-run (`benchmarks/naive.py` of a checkout; without one only our own figures are taken).
+Every figure is measured in a process of its own, so that none depends on the memory, caches and
+threads of another:
+
+    python -m pipelines.bench '{"model": {"depth": 7}, "work": "forward", …}'
+
+prints one line of JSON. `benchmarks.case` of a checkout does the same for the naive network.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from pipelines import kernels
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json, check_place
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.figures import forward_flop, search_flop, step_flop
 from pipelines.progress import SILENT, Progress
+from pipelines.runtime import memory
+from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.process import ROOT, python_command
 from pipelines.serialization import from_plain, to_plain
 
-OURS, NAIVE = "pipelines.bench.timing", "benchmarks.case"
+OURS, NAIVE = "pipelines.bench", "benchmarks.case"
 GEMM = 2048  # rows of the square matrices whose multiplication measures the machine's speed
 POINTS = tuple(1024 * 2**n for n in range(7))  # of the scaling table, to 65,536
 DEPTHS = (7, 14, 28, 56, 112, 152)
+UNTIL_CAPTURED = 3  # runs: a warm-up, the capture of CUDA graphs, and the first replay
+Network = Callable[[ModelConfig], nn.Module]
+Search = Callable[[Tensor, ModelConfig], Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +127,6 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
     )
     cases = [replace(gemm, work=work, repeats=config.repeats) for work in config.works]
     cases = scaling_cases(cases) if config.scaling else cases
-    rows: list[Row] = []
     with (
         progress.task("Measuring", total=len(cases) * len(networks) + 1, unit="cases") as task,
         tempfile.TemporaryDirectory(prefix="deepgcn-bench-") as folder,
@@ -118,7 +135,9 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         task.advance()
         with cpu_threads(config.threads):  # as in the measuring processes
             environment = describe_environment(device)
-        result = _save(config, rows, speed, environment)
+        result = BenchResult((), speed, environment, config.out)
+        settings = {"config": to_plain(config)}
+        atomic_json(config.out, settings | to_plain(result))
         for each in cases:
             case = replace(each, features=_features(config, each, folder))
             flop = config.batch_size * _flop(case)
@@ -136,17 +155,8 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
                 task.advance()
             finally:
                 if row.ours or row.failed:  # what was measured stays, whatever comes next
-                    rows.append(row)
-                    result = _save(config, rows, speed, environment)
-    return result
-
-
-def _save(
-    config: BenchConfig, rows: list[Row], speed: float, environment: dict[str, Any]
-) -> BenchResult:
-    """Return what was measured so far, and write `config.out`."""
-    result = BenchResult(tuple(rows), speed, environment, config.out)
-    atomic_json(config.out, {"config": to_plain(config), **to_plain(result)})
+                    result = replace(result, rows=(*result.rows, row))
+                    atomic_json(config.out, settings | to_plain(result))
     return result
 
 
@@ -205,3 +215,95 @@ def _measure(module: str, case: Case) -> Figures:
         raise RunError(f"bench: {module} failed on {name}.\n{errors[-1]}")
     figures: Figures = from_plain(Figures, json.loads(done.stdout.splitlines()[-1]))
     return figures
+
+
+def measure(case: Case, network: Network, search: Search) -> Figures:
+    """Return the times, and how far the memory in use rose at its peak."""
+    torch.manual_seed(0)
+    run = work_of(case, network, search)
+    before = memory.memory_in_use(case.device)
+    for _ in range(UNTIL_CAPTURED if case.device == "cuda" and case.captured else 1):
+        _time(run, case.device)  # compiles, allocates
+    times = [_time(run, case.device) for _ in range(case.repeats)]
+    return Figures(tuple(times), memory.peak_memory(case.device) - before)
+
+
+def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
+    """Return the work as a function without arguments; its inputs are made beforehand."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (case.batch_size, case.num_points)
+    if case.work == "gemm":
+        matrix = torch.rand(GEMM, GEMM, generator=generator).to(case.device)
+        return lambda: matrix @ matrix
+    if case.work == "knn":
+        x = torch.randn(*shape, case.model.width, generator=generator).to(case.device)
+        return lambda: search(x, case.model)
+    noise = torch.rand(*shape, case.model.in_channels, generator=generator)
+    features = torch.from_numpy(np.load(case.features)) if case.features else noise
+    features, model = features.to(case.device), network(case.model).to(case.device)
+    own = model if case.captured and isinstance(model, DeepGCN) else None
+    if case.work == "forward":
+        graphed = graphed_evaluation(own) if own else None
+        return lambda: evaluate(model, features, graphed)
+    label = torch.randint(0, case.model.num_classes, shape, generator=generator).to(case.device)
+    if isinstance(model, DeepGCN):
+        model.checkpoint_layers = case.checkpoint_layers
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3, fused=True)
+    forward = GraphedModel(own, training=True) if own else model
+
+    def step() -> None:
+        model.zero_grad()
+        F.cross_entropy(forward(features).flatten(0, 1), label.flatten()).backward()
+        optimizer.step()
+
+    return step
+
+
+def evaluate(
+    model: nn.Module, features: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return the logits in evaluation, after the norms have learnt their statistics once.
+
+    With the norms' initial statistics the features of a deep residual network would grow by a
+    factor in each layer, beyond the range of float32; after training they do not.
+    """
+    if model.training:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+                module.momentum = 1.0
+        with torch.no_grad():
+            model(features)
+        model.eval()
+    with torch.inference_mode():
+        logits: Tensor = (forward or model)(features)
+    return logits
+
+
+def _time(run: Callable[[], Any], device: str) -> float:
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def own_search(x: Tensor, config: ModelConfig) -> Tensor:
+    """Find the middle layer's neighbours with this package's k-NN."""
+    dilation = config.dilations()[config.depth // 2]
+    return kernels.knn(x, tuple(range(0, config.k * dilation, dilation)))
+
+
+def main(network: Network, search: Search) -> None:
+    """Measure the case that the first argument describes, and print the figures."""
+    case: Case = from_plain(Case, json.loads(sys.argv[1]))
+    if case.threads:
+        torch.set_num_threads(case.threads)
+    if case.checkpoint_layers:
+        memory.return_freed_memory(memory.CHECKPOINTED_ARRAY)  # as the train stage does
+    sys.stdout.write(json.dumps(to_plain(measure(case, network, search))) + "\n")
+
+
+if __name__ == "__main__":
+    memory.keep_freed_memory()  # as `pick_device` does for the stages
+    main(DeepGCN, own_search)
