@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.custom import CustomDataset, CustomRoom, read_custom_room, read_description
-from pipelines.data.s3dis.pointnet_h5 import export_pointnet_h5
 from pipelines.data.s3dis.raw import RawDataset, RawRoom, find_raw
 from pipelines.data.s3dis.rooms import RoomNotes, read_raw_room
 from pipelines.data.store import (
@@ -40,6 +39,7 @@ from pipelines.data.store import (
     RoomInfo,
     Store,
     area_file,
+    export_pointnet_h5,
     read_rooms,
     readable_entries,
     write_manifest,

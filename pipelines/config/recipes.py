@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from pipelines.errors import ConfigError
 
-# Each has a function of its name in `data.augment`; they are applied in this order.
+# Each is an entry of `data.augment.AUGMENTATIONS`; they are applied in this order.
 AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
 # Of each of these a recipe has one at most, or the published one. Losses and schedules are
 # functions of `training.recipe`, in its tables of the same names.

@@ -1,7 +1,7 @@
 """Augmentation of a block as if its whole room had been rotated, scaled or lit in another way.
 
-Each augmentation is one function of the points and a random generator, and its name one entry of
-`config.recipes.AUGMENTATIONS`, in whose order they are applied. Labels never change.
+Each augmentation is one function of the points and a random generator, and one entry of
+AUGMENTATIONS, in whose order they are applied. Labels never change.
 
 Reference:
     Qian et al., PointNeXt, NeurIPS 2022, table 5 (which parts help on S3DIS).
@@ -14,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-from pipelines.config.recipes import AUGMENTATIONS
 
 from .blocks import BLOCK_SIZE
 
@@ -42,14 +40,14 @@ class BlockPoints:
 
 
 def augment(block: BlockPoints, names: Sequence[str], rng: np.random.Generator) -> BlockPoints:
-    """Apply the named augmentations in the order of AUGMENTATIONS.
+    """Apply the named AUGMENTATIONS.
 
     >>> pos, color = np.zeros((1, 3), np.float32), np.zeros((1, 3), np.float32)
     >>> room = BlockPoints(pos, color, center=np.array([0.5, 0.5]), extent=np.array([4.0, 3, 2.5]))
     >>> augment(room, ["scale"], np.random.default_rng(0)).extent.round(2)
     array([4.11, 3.08, 2.57])
     """
-    for name, function in FUNCTIONS.items():
+    for name, function in AUGMENTATIONS.items():
         if name in names:
             block = function(block, rng)
     return block
@@ -116,6 +114,12 @@ def color_drop(block: BlockPoints, rng: np.random.Generator) -> BlockPoints:
     return replace(block, color=np.full_like(block.color, GREY))
 
 
-FUNCTIONS: dict[str, Callable[[BlockPoints, np.random.Generator], BlockPoints]] = {
-    name: globals()[name.replace("-", "_")] for name in AUGMENTATIONS
+# The names are those of `config.recipes.AUGMENTATIONS`, which knows no NumPy.
+AUGMENTATIONS: dict[str, Callable[[BlockPoints, np.random.Generator], BlockPoints]] = {
+    "rotate": rotate,
+    "flip": flip,
+    "scale": scale,
+    "jitter": jitter,
+    "contrast": contrast,
+    "color-drop": color_drop,
 }

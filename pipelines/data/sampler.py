@@ -10,16 +10,15 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.config.recipes import AUGMENTATIONS
 from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress
 
-from .augment import BlockPoints, augment
+from .augment import AUGMENTATIONS, BlockPoints, augment
 from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
 from .store import IGNORED, Room, RoomInfo, Store
 
@@ -103,11 +102,11 @@ class BlockSampler:
 
     def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
         """Return the block numbers of an epoch's batches from batch `start` on."""
-        return list(_slices(self.order(epoch), batch_size))[start:]
+        return _slices(self.order(epoch), batch_size)[start:]
 
     def in_order(self, batch_size: int) -> list[np.ndarray]:
         """Return the block numbers of all batches without shuffling."""
-        return list(_slices(np.arange(len(self)), batch_size))
+        return _slices(np.arange(len(self)), batch_size)
 
     def sample(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, 9) float32 and label (N,) uint8 of a block as drawn in an epoch."""
@@ -135,9 +134,8 @@ class BlockSampler:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
-def _slices(numbers: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
+def _slices(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    return [numbers[first : first + size] for first in range(0, len(numbers), size)]
 
 
 class RoomCache:
@@ -176,10 +174,7 @@ def block_counts(label: np.ndarray, block: Block, num_classes: int) -> np.ndarra
 
     `label` (N,) uint8 has all the room's points, sorted by cell.
     """
-    counts = np.zeros(IGNORED + 1, np.int64)
-    for start, stop in block.slices:
-        counts += np.bincount(label[start:stop], minlength=IGNORED + 1)
-    return counts[:num_classes]
+    return np.bincount(label[block_points(block)], minlength=IGNORED + 1)[:num_classes]
 
 
 def block_probabilities(counts: np.ndarray) -> np.ndarray:
@@ -256,21 +251,15 @@ def split_rooms(
             f"Prepare one more room outside area {test_area}, in a training area or a new one, "
             "or hold out another area with --area."
         )
-    count = min(max(1, round(val_fraction * len(usable))), len(usable) - 1)
-    ranks = _spread([room.area for room in usable], np.random.default_rng(seed))
-    chosen = set(np.argsort(ranks, kind="stable")[:count].tolist())
-    train = [room for number, room in enumerate(usable) if number not in chosen]
-    return train, [usable[number] for number in sorted(chosen)]
-
-
-def _spread(areas: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """Return a rank from 0 to 1 for each room, so that the lowest ranks hold every area's part.
-
-    The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area.
-    """
-    of_room = np.asarray(areas)
-    ranks = np.empty(len(areas))
+    # The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area, so
+    # that the lowest ranks hold each area's part.
+    rng = np.random.default_rng(seed)
+    of_room = np.array([room.area for room in usable])
+    ranks = np.empty(len(usable))
     for area in np.unique(of_room):
         members = np.flatnonzero(of_room == area)
         ranks[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
-    return ranks
+    count = min(max(1, round(val_fraction * len(usable))), len(usable) - 1)
+    chosen = set(np.argsort(ranks, kind="stable")[:count].tolist())
+    train = [room for number, room in enumerate(usable) if number not in chosen]
+    return train, [usable[number] for number in sorted(chosen)]

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,9 @@ import h5py
 import numpy as np
 
 from pipelines.errors import DatasetError, command
-from pipelines.files import atomic_json, atomic_write
+from pipelines.files import atomic_json, atomic_text, atomic_write
 
-from .blocks import Grid, check_ground, grid_sort
+from .blocks import Grid, block_features, block_points, check_ground, draw, grid_sort, room_blocks
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -61,7 +65,11 @@ class Room:
     color: np.ndarray  # (N, 3) uint8
     label: np.ndarray  # (N,) uint8, indices into the store's classes, or IGNORED
     grid: Grid
-    extent: np.ndarray  # (3,) float32, the maximum of `pos`
+
+    @cached_property
+    def extent(self) -> np.ndarray:
+        """The maximum of `pos`, (3,) float32, m."""
+        return _extent(self.pos)
 
     def checksum(self) -> str:
         """Return the sha256 over origin, points and cells."""
@@ -85,11 +93,10 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
     origin = np.array([axis.min() for axis in pos.T], np.float64)
     with np.errstate(over="ignore"):  # infinite is too far apart, too
         local = (pos - origin).astype(np.float32)
-    extent = _extent(local)
     advice = "Correct its unit, or remove points that lie far off."
-    check_ground(f"Area_{area}/{name}", extent, advice)
+    check_ground(f"Area_{area}/{name}", _extent(local), advice)
     order, grid = grid_sort(local)
-    return Room(area, name, origin, local[order], color[order], label[order], grid, extent)
+    return Room(area, name, origin, local[order], color[order], label[order], grid)
 
 
 def _extent(pos: np.ndarray) -> np.ndarray:
@@ -120,16 +127,13 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
         with h5py.File(path, "r") as file:
             _check_schema(path, file.attrs)
             for name in list(file["rooms"]) if names is None else names:
-                yield _read_room(file["rooms"][name], name)
+                group = file["rooms"][name]
+                area, origin, nx, ny = (group.attrs[key] for key in ("area", "origin", "nx", "ny"))
+                arrays = (group[key][()] for key in ("pos", "color", "label"))
+                grid = Grid(int(nx), int(ny), group["offsets"][()])
+                yield Room(int(area), name, origin, *arrays, grid)
     except UNREADABLE as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
-
-
-def _read_room(group: Any, name: str) -> Room:
-    pos, attrs = group["pos"][()], group.attrs
-    grid = Grid(int(attrs["nx"]), int(attrs["ny"]), group["offsets"][()])
-    values = (attrs["origin"], pos, group["color"][()], group["label"][()])
-    return Room(int(attrs["area"]), name, *values, grid, _extent(pos))
 
 
 def _damaged(path: Path, reason: str) -> DatasetError:
@@ -172,18 +176,12 @@ def readable_entries(data: Path) -> list[dict[str, Any]]:
         )
     if version != SCHEMA_VERSION:
         return []
-    names = {area: _rooms_in(area_file(data, area)) for area in {info.area for info in entries}}
-    return [entry for info, entry in entries.items() if info.name in names[info.area]]
-
-
-def _rooms_in(path: Path) -> set[str]:
-    """Return the names of the rooms in an area's file; none if it cannot be read."""
-    try:
-        with h5py.File(path, "r") as file:
+    found: set[tuple[int, str]] = set()
+    for area in {info.area for info in entries}:
+        with suppress(*UNREADABLE, DatasetError), h5py.File(area_file(data, area), "r") as file:
             _check_schema(path, file.attrs)
-            return set(file["rooms"])
-    except (*UNREADABLE, DatasetError):
-        return set()
+            found |= {(area, name) for name in file["rooms"]}
+    return [entry for info, entry in entries.items() if (info.area, info.name) in found]
 
 
 def area_file(data: Path, area: int) -> Path:
@@ -199,7 +197,7 @@ def fingerprint(entries: Iterable[Mapping[str, Any]]) -> str:
 
 def write_manifest(
     data: Path,
-    rooms: Iterable[Mapping[str, Any]],
+    rooms: Iterable[dict[str, Any]],
     *,
     classes: tuple[str, ...],
     class_colors: tuple[tuple[int, int, int], ...],
@@ -217,12 +215,12 @@ def write_manifest(
         {
             "schema": SCHEMA,
             "version": SCHEMA_VERSION,
-            "classes": list(classes),
-            "class_colors": [list(color) for color in class_colors],
+            "classes": classes,
+            "class_colors": class_colors,
             "test_area": test_area,
             "fingerprint": fingerprint(entries),
             **more,
-            "rooms": [dict(room) for room in entries],
+            "rooms": entries,
         },
     )
 
@@ -286,3 +284,47 @@ class Store:
             raise _damaged(path, f"{info.name} has other points than were prepared")
         self._checked.add(info)
         return room
+
+
+def export_pointnet_h5(
+    store: Store, out: Path, *, seed: int, done: Callable[[Room], None] = lambda _room: None
+) -> Path:
+    """Write frozen blocks of all rooms, as PointNet released S3DIS and PyG reads it.
+
+    A room's draws follow from the seed and its name alone. One file's blocks are in memory.
+
+        indoor3d_sem_seg_hdf5_data/
+            ply_data_all_<i>.h5    data (M, 4096, 9) float32, label (M, 4096) uint8, M ≤ 1000
+            all_files.txt          one line a file: indoor3d_sem_seg_hdf5_data/ply_data_all_<i>.h5
+            room_filelist.txt      one line a block: Area_<k>_<room>
+
+    Returns:
+        That folder, below `out`.
+    """
+
+    def frozen() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        for info in store.rooms():
+            room = store.read(info)
+            rng = np.random.default_rng([seed, room.area, zlib.crc32(room.name.encode())])
+            for block in room_blocks(room.grid, stride=0.5):
+                points = block_points(block)[draw(block.count, 4096, rng)]
+                pos, color = room.pos[points], room.color[points]
+                features = block_features(pos, color, block.corner, room.extent)
+                yield f"Area_{room.area}_{room.name}\n", features, room.label[points]
+            done(room)
+
+    folder = out / "indoor3d_sem_seg_hdf5_data"
+    blocks = frozen()
+    rooms: list[str] = []
+    files: list[str] = []
+    while part := list(islice(blocks, 1000)):
+        names, features, labels = zip(*part, strict=True)
+        path = folder / f"ply_data_all_{len(files)}.h5"
+        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+            file.create_dataset("data", data=np.stack(features))
+            file.create_dataset("label", data=np.stack(labels))
+        files.append(f"{folder.name}/{path.name}\n")
+        rooms += names
+    atomic_text(folder / "all_files.txt", "".join(files))
+    atomic_text(folder / "room_filelist.txt", "".join(rooms))
+    return folder

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
+from pipelines.config import recipes
 from pipelines.data.augment import (
+    AUGMENTATIONS,
     COLOR_DROP,
-    FUNCTIONS,
     GREY,
     SCALE,
     BlockPoints,
@@ -30,7 +31,7 @@ def block(seed: int = 0, count: int = 60) -> BlockPoints:
 
 def moved(name: str, seed: int = 1) -> tuple[BlockPoints, BlockPoints]:
     before = block()
-    return before, FUNCTIONS[name](before, np.random.default_rng(seed))
+    return before, AUGMENTATIONS[name](before, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -95,6 +96,10 @@ def test_contrast_stretches_and_keeps_the_range() -> None:
 def test_color_is_dropped_as_often_as_it_says() -> None:
     dropped = [(moved("color-drop", seed)[1].color == GREY).all() for seed in range(400)]
     assert abs(np.mean(dropped) - COLOR_DROP) < 0.06
+
+
+def test_every_name_of_a_recipe_has_its_function() -> None:
+    assert tuple(AUGMENTATIONS) == recipes.AUGMENTATIONS
 
 
 def test_parts_in_any_order_and_the_same_seed_give_the_same() -> None:
