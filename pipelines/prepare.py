@@ -31,8 +31,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from pipelines.data.custom import CustomDataset, CustomRoom, read_custom_room, read_description
-from pipelines.data.s3dis.raw import RawDataset, RawRoom, find_raw
+from pipelines.data.custom import CustomDataset, read_custom_room, read_description
+from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import RoomNotes, read_raw_room
 from pipelines.data.store import (
     Room,
@@ -52,7 +52,6 @@ from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress
 
 Dataset = RawDataset | CustomDataset
-RoomFiles = RawRoom | CustomRoom
 Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
@@ -236,9 +235,7 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
 
 def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     if isinstance(dataset, CustomDataset):
-        assert isinstance(raw, CustomRoom)
         return read_custom_room(dataset, raw)
-    assert isinstance(raw, RawRoom)
     return read_raw_room(dataset, raw)
 
 

@@ -25,7 +25,7 @@ import colorsys
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_me
 from pipelines.scans import open_scan, without_results
 from pipelines.scans.table import ScanOptions, color_bytes, color_scale
 
+from .s3dis.raw import RawFile, RoomFiles
 from .s3dis.rooms import RoomNotes
 from .store import IGNORED, Room, make_room
 
@@ -48,47 +49,27 @@ Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class CustomRoom:
-    """One room: its area, its name and the files with its points."""
-
-    area: int
-    name: str
-    files: tuple[Path, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of its files."""
-        return sum(path.stat().st_size for path in self.files)
-
-    def fingerprint(self) -> str:
-        """Return a digest that changes when any of the files does."""
-        stats = ((path, path.stat()) for path in self.files)
-        text = "".join(f"{path}\t{stat.st_size}\t{stat.st_mtime_ns}\n" for path, stat in stats)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-@dataclass(frozen=True)
 class CustomDataset:
     """A described data set."""
 
     source: Path  # the YAML file
-    rooms: tuple[CustomRoom, ...]  # by area and name
+    rooms: tuple[RoomFiles, ...]  # by area and name
     classes: tuple[str, ...]  # in the order of the labels
     class_colors: tuple[Rgb, ...]
-    label: str  # the property that holds a label; "" if the file's name gives it
-    in_name: re.Pattern[str] | None  # finds a label in a file's name
+    in_name: re.Pattern[str] | None  # finds a label in a file's name; None: in a column
     values: Mapping[str, int]  # label → class number or IGNORED
-    options: ScanOptions  # the scans' vertical axis, unit and columns
+    options: ScanOptions  # the scans' vertical axis, unit and columns, also that of the labels
     no_color_ok: bool  # scans without colour are taken as grey
     test_area: int | None
-    root: str = ""
+    root: str = ""  # this and the next two as of `RawDataset`
     rotated: bool = False
-    published: int = 0  # rooms; your own data set has no published number
+    published: int = 0
 
     @property
     def digest(self) -> str:
         """The digest of everything that decides how a room is read."""
-        reading = (self.label, self.in_name, sorted(self.values.items()), self.options)
+        label = self.options.label or ""
+        reading = (label, self.in_name, sorted(self.values.items()), self.options)
         text = repr((*reading, self.no_color_ok, self.classes))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -112,38 +93,45 @@ def _load(path: Path) -> dict[str, Any]:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         shown = " ".join(str(error).split())[:200]
-        quotes = (
-            "\nPut patterns that begin with * or ? in quotes."
-            if "alias" in shown or "'?'" in shown
-            else ""
-        )
-        raise ConfigError(f"cannot be read as YAML: {shown}{quotes}") from error
+        quotes = "\nPut patterns that begin with * or ? in quotes."
+        starred = "alias" in shown or "'?'" in shown
+        raise ConfigError(f"cannot be read as YAML: {shown}{quotes if starred else ''}") from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ConfigError("found no keys, expected at least classes, areas and label.")
-    unknown = sorted(set(given) - set(KEYS))
-    if unknown:
+    for key in sorted(set(given) - set(KEYS)):
         raise ConfigError(
-            f"found the unknown key {unknown[0]!r}.{did_you_mean(unknown[0], KEYS)}\n"
+            f"found the unknown key {key!r}.{did_you_mean(key, KEYS)}\n"
             f"Expected some of: {', '.join(KEYS)}."
         )
     return given
 
 
+def _check(fits: Any, found: str, expected: str) -> None:
+    if not fits:
+        raise ConfigError(f"found {found}, expected {expected}.")
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else repr(value)[:80]
+
+
 def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
-    classes, colors = _classes(given.get("classes"))
+    classes = _classes(given.get("classes"))
     label, in_name = _label(given.get("label"))
-    values = _values(given, classes, in_name is not None)
-    options = replace(_options(given), label=label or None)
+    values = _values(given, tuple(classes), in_name is not None)
+    try:
+        options = ScanOptions(label=label, **{key: given[key] for key in OPTIONS if key in given})
+    except TypeError as error:  # a value of another kind
+        raise ConfigError(str(error)) from error
     rooms = tuple(_rooms(path.parent, given.get("areas"), by_folder=in_name is not None))
     areas, test_area = sorted({room.area for room in rooms}), given.get("test_area")
-    if test_area is not None and test_area not in areas:
-        raise ConfigError(f"found test_area {test_area!r}, expected one of its areas: {areas}.")
+    among = test_area is None or test_area in areas
+    _check(among, f"test_area {test_area!r}", f"one of its areas: {areas}")
     return CustomDataset(
         source=path,
         rooms=rooms,
-        classes=classes,
-        class_colors=colors,
-        label=label,
+        classes=tuple(classes),
+        class_colors=tuple(classes.values()),
         in_name=in_name,
         values=values,
         options=options,
@@ -152,43 +140,29 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
     )
 
 
-def _options(given: Mapping[str, Any]) -> ScanOptions:
-    try:
-        return ScanOptions(**{key: given[key] for key in OPTIONS if key in given})
-    except TypeError as error:  # a value of another kind
-        raise ConfigError(str(error)) from error
-
-
-def _classes(given: Any) -> tuple[tuple[str, ...], tuple[Rgb, ...]]:
+def _classes(given: Any) -> dict[str, Rgb]:
     """Return names and colours; a plain list of names gets colours spread over the hues."""
     if isinstance(given, list):
-        for name in given:
-            if given.count(name) > 1:  # the ones behind it would get other numbers
-                raise ConfigError(f"found the class {name!r} twice, expected each once.")
+        for name in given:  # the ones behind one that comes twice would get other numbers
+            _check(given.count(name) == 1, f"the class {name!r} twice", "each once")
         # A list or map among them is not a name; as text it is refused below.
         given = {name if isinstance(name, str) else repr(name): None for name in given}
-    if not isinstance(given, dict) or not 2 <= len(given) < IGNORED:
-        raise ConfigError(
-            f"found classes {_shown(given)}, expected two or more names, or name: [r, g, b]."
-        )
+    several = isinstance(given, dict) and 2 <= len(given) < IGNORED
+    _check(several, f"classes {_shown(given)}", "two or more names, or name: [r, g, b]")
     for name in given:
-        if not isinstance(name, str) or not _CLASS.fullmatch(name):
-            raise ConfigError(
-                f"found the class {name!r}, expected letters, digits, - and _ (at most 32)."
-            )
-    defaults = spread_colors(len(given))
-    colors = [_color(*item, default) for item, default in zip(given.items(), defaults, strict=True)]
-    return tuple(given), tuple(colors)
+        is_name = isinstance(name, str) and _CLASS.fullmatch(name)
+        _check(is_name, f"the class {name!r}", "letters, digits, - and _ (at most 32)")
+    colors = spread_colors(len(given))
+    return {
+        name: default if color is None else _color(name, color)
+        for (name, color), default in zip(given.items(), colors, strict=True)
+    }
 
 
-def _color(name: str, color: Any, default: Rgb) -> Rgb:
-    if color is None:
-        return default
-    is_list = isinstance(color, list) and len(color) == 3
-    if not is_list or not all(isinstance(part, int) and 0 <= part <= 255 for part in color):
-        raise ConfigError(
-            f"found the colour {_shown(color)} of {name}, expected [r, g, b], each 0 to 255."
-        )
+def _color(name: str, color: Any) -> Rgb:
+    three = isinstance(color, list) and len(color) == 3
+    fits = three and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
+    _check(fits, f"the colour {_shown(color)} of {name}", "[r, g, b], each 0 to 255")
     return color[0], color[1], color[2]
 
 
@@ -206,7 +180,7 @@ def spread_colors(count: int) -> tuple[Rgb, ...]:
     return tuple(found)
 
 
-def _label(given: Any) -> tuple[str, re.Pattern[str] | None]:
+def _label(given: Any) -> tuple[str | None, re.Pattern[str] | None]:
     """Return the property that holds the labels, or the pattern that finds them in names."""
     if isinstance(given, str) and given:
         return given, None
@@ -217,7 +191,7 @@ def _label(given: Any) -> tuple[str, re.Pattern[str] | None]:
             shown = repr(given["file"])
             raise ConfigError(f"found the pattern {shown} under label: {error}.") from error
         if pattern.groups:
-            return "", pattern
+            return None, pattern
     raise ConfigError(
         f"found label {_shown(given)}, expected the name of a property or column, or "
         "{file: PATTERN} with a group that finds the class in a file's name."
@@ -226,41 +200,36 @@ def _label(given: Any) -> tuple[str, re.Pattern[str] | None]:
 
 def _values(given: Mapping[str, Any], classes: tuple[str, ...], by_name: bool) -> dict[str, int]:
     """Return the class number, or IGNORED, of each label, written as text."""
-    numbers = {name: number for number, name in enumerate(classes)}
     meant, ignored = given.get("values"), given.get("ignore", [])
-    found = dict(numbers) if by_name else {}
-    if isinstance(meant, dict):
-        for value, name in meant.items():
-            if not isinstance(name, str) or name not in numbers:
-                raise ConfigError(
-                    f"found the class {name!r} under values.{did_you_mean(str(name), classes)}\n"
-                    f"Expected one of: {', '.join(classes)}."
-                )
-            found[str(value)] = numbers[name]
-    elif meant is not None:
-        raise ConfigError(f"found values {_shown(meant)}, expected label: class pairs.")
-    elif not by_name:
-        found = {str(number): number for number in numbers.values()}
-    if not isinstance(ignored, list):
-        raise ConfigError(f"found ignore {_shown(ignored)}, expected a list of labels.")
-    for value in ignored:
-        if str(value) in found and meant is not None:
+    _check(
+        meant is None or isinstance(meant, dict), f"values {_shown(meant)}", "label: class pairs"
+    )
+    _check(isinstance(ignored, list), f"ignore {_shown(ignored)}", "a list of labels")
+    found = {}
+    if by_name or meant is None:
+        found = {name if by_name else str(number): number for number, name in enumerate(classes)}
+    for value, name in (meant or {}).items():
+        if name not in classes:
             raise ConfigError(
-                f"found the label {value} under values and under ignore, expected one."
+                f"found the class {name!r} under values.{did_you_mean(str(name), classes)}\n"
+                f"Expected one of: {', '.join(classes)}."
             )
+        found[str(value)] = classes.index(name)
+    for value in ignored:
+        once = meant is None or str(value) not in found
+        _check(once, f"the label {value} under values and under ignore", "one")
     return {**found, **{str(value): IGNORED for value in ignored}}
 
 
-def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[CustomRoom]:
-    if not isinstance(given, dict) or not given:
-        raise ConfigError(f"found areas {_shown(given)}, expected area: [patterns of files].")
+def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
+    is_map = isinstance(given, dict) and given
+    _check(is_map, f"areas {_shown(given)}", "area: [patterns of files]")
     taken: dict[Path, int] = {}
     for area, patterns in sorted(given.items(), key=str):
-        if area not in AREAS:
-            raise ConfigError(f"found the area {area!r}, expected a number from 1 to 6.")
+        _check(area in AREAS, f"the area {area!r}", "a number from 1 to 6")
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
-            raise ConfigError(f"found area {area}: {_shown(patterns)}, expected patterns.")
+        is_list = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+        _check(is_list, f"area {area}: {_shown(patterns)}", "patterns")
         files = sorted({file for pattern in patterns for file in _files(folder, area, pattern)})
         for file in files:
             if taken.setdefault(file, area) != area:
@@ -272,49 +241,50 @@ def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[CustomRoom]
 
 
 def _files(folder: Path, area: int, pattern: str) -> list[Path]:
-    if Path(pattern).is_absolute() or ".." in Path(pattern).parts:
-        raise ConfigError(f"found the pattern {pattern!r}, expected one below {folder}.")
+    below = not Path(pattern).is_absolute() and ".." not in Path(pattern).parts
+    _check(below, f"the pattern {pattern!r}", f"one below {folder}")
     matched = without_results(filter(Path.is_file, folder.glob(pattern)), pattern)
     if not matched:
         raise ConfigError(f"area {area}: found no file like {folder / pattern}.")
     return matched
 
 
-def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> Iterator[CustomRoom]:
+def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> Iterator[RoomFiles]:
     """Yield the rooms of an area: one for each file, or for each folder of object files."""
     rooms: dict[str, list[Path]] = {}
-    named_by: dict[str, tuple[str, ...]] = {}
+    named_by: dict[str, object] = {}
     for file in files:
         parts = file.relative_to(folder).with_suffix("").parts
         if by_folder:
             parts = tuple(part for part in parts[:-1] if part != "Annotations")
         name = re.sub(r"[^\w.-]+", "_", "_".join(parts)) or "room"
-        members = rooms.setdefault(name, [])
-        if members and (named_by[name] != parts or not by_folder):
+        members, room = rooms.setdefault(name, []), parts if by_folder else file
+        if named_by.setdefault(name, room) != room:
             two = "two folders" if by_folder else "two files"
             raise ConfigError(f"{members[0]}, {file}: found {two} for a room {name}; rename one.")
-        named_by[name] = parts
         members.append(file)
     for name, members in sorted(rooms.items()):
-        yield CustomRoom(area, name, tuple(members))
+        yield RoomFiles(area, name, tuple(RawFile.of(path, str(path)) for path in members))
 
 
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:80]
-
-
-def read_custom_room(dataset: CustomDataset, room: CustomRoom) -> tuple[Room, RoomNotes]:
+def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, RoomNotes]:
     """Read one room; DatasetError if a file lacks colour or label, or has an undescribed label."""
-    parts = [_read_file(dataset, file) for file in room.files]
-    pos, label = (np.concatenate([part[name] for part in parts]) for name in ("pos", "label"))
+    parts = [_read_file(dataset, Path(file.name)) for file in room.files]
+    positions, colors, labels = zip(*parts, strict=True)
+    pos, label = np.concatenate(positions), np.concatenate(labels)
     if not len(pos):
-        raise DatasetError(f"{room.files[0]}: found no point with coordinates in room {room.name}.")
-    made = make_room(room.area, room.name, pos, _colors(parts), label)
+        first = room.files[0].name
+        raise DatasetError(f"{first}: found no point with coordinates in room {room.name}.")
+    # The range of the colours (0–1, 0–255, 0–65535) is judged by all files together: a dark object
+    # alone would be misjudged.
+    largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
+    color = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
+    made = make_room(room.area, room.name, pos, np.concatenate(color), label)
     return made, RoomNotes(unlabelled=int((label == IGNORED).sum()))
 
 
-def _read_file(dataset: CustomDataset, path: Path) -> dict[str, np.ndarray]:
-    """Return pos (n, 3) float64 metres, label (n,) uint8 and color (n, 3), as it is in the file."""
+def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pos (n, 3) float64 metres, color (n, 3) as it is in the file, label (n,) uint8."""
     try:
         scan = open_scan(path, dataset.options)
         local, origin = scan.positions()
@@ -332,70 +302,51 @@ def _read_file(dataset: CustomDataset, path: Path) -> dict[str, np.ndarray]:
         color = np.full((len(local), 3), GREY, np.uint8)
     else:
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)
-    if dataset.in_name is not None:
-        label = np.full(len(local), _label_of_name(dataset, path), np.uint8)
-    else:
-        label = _labels_of_rows(dataset, path, scan.rows)
     known = ~np.isnan(local[:, 0])
-    return {"pos": local[known] + origin, "color": color[known], "label": label[known]}
+    return local[known] + origin, color[known], _labels(dataset, path, scan.rows)[known]
 
 
-def _colors(parts: list[dict[str, np.ndarray]]) -> np.ndarray:
-    """Return a room's colours (n, 3) uint8.
-
-    Their range (0–1, 0–255, 0–65535) is judged by all files together: a dark object alone would be
-    misjudged.
-    """
-    colors = [part["color"] for part in parts]
-    largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
-    return np.concatenate(
-        [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
-    )
-
-
-def _label_of_name(dataset: CustomDataset, path: Path) -> int:
-    assert dataset.in_name is not None
-    match = dataset.in_name.search(path.stem)
-    value = str(match.group(1)) if match else ""
-    if value not in dataset.values:
-        raise _undescribed(dataset, path, f"{repr(value) if value else 'nothing'} in its name")
-    return dataset.values[value]
-
-
-def _labels_of_rows(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
-    names = {name.lower(): name for name in rows.dtype.names or ()}
-    name = names.get(dataset.label.lower())
-    if name is None:
-        raise DatasetError(
-            f"{path}: found the columns {', '.join(names.values())[:200]}; expected the label "
-            f"{dataset.label!r}.{did_you_mean(dataset.label, names.values())}\n"
-            f"Correct label in {dataset.source}."
-        )
-    if rows.dtype[name].shape:
-        raise DatasetError(
-            f"{path}: found several values a point in {dataset.label!r}, expected one label.\n"
-            f"Correct label in {dataset.source}."
-        )
-    found, inverse, counts = np.unique(rows[name], return_inverse=True, return_counts=True)
-    texts = [_text(value) for value in found]
-    for text, count in zip(texts, counts, strict=True):
+def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
+    """Return the labels (n,) uint8 of a file's points."""
+    if dataset.in_name is not None:
+        match = dataset.in_name.search(path.stem)
+        texts = [str(match.group(1)) if match else ""]
+        shown = [f"{repr(texts[0]) if texts[0] else 'nothing'} in its name"]
+        inverse = np.zeros(len(rows), np.int64)
+    else:
+        column = _label_column(dataset, path, rows)
+        found, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        texts = [_text(value) for value in found]
+        shown = [f"{text} ({count:,} points)" for text, count in zip(texts, counts, strict=True)]
+    for text, what in zip(texts, shown, strict=True):
         if text not in dataset.values:
-            raise _undescribed(dataset, path, f"{text} ({count:,} points)")
+            raise DatasetError(
+                f"{path}: found the label {what}, expected one of: {', '.join(dataset.values)}.\n"
+                f"Describe it under values or ignore in {dataset.source}."
+            )
     numbers = np.array([dataset.values[text] for text in texts], np.uint8)
     return numbers[inverse.reshape(-1)]
 
 
-def _undescribed(dataset: CustomDataset, path: Path, label: str) -> DatasetError:
-    return DatasetError(
-        f"{path}: found the label {label}, expected one of: {', '.join(dataset.values)}.\n"
-        f"Describe it under values or ignore in {dataset.source}."
-    )
+def _label_column(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
+    label, names = str(dataset.options.label), rows.dtype.names or ()
+    name = {name.lower(): name for name in names}.get(label.lower())
+    if name is None:
+        problem = (
+            f"found the columns {', '.join(names)[:200]}; expected the label "
+            f"{label!r}.{did_you_mean(label, names)}"
+        )
+    elif rows.dtype[name].shape:
+        problem = f"found several values a point in {label!r}, expected one label."
+    else:
+        return rows[name]
+    raise DatasetError(f"{path}: {problem}\nCorrect label in {dataset.source}.")
 
 
 def _text(value: Any) -> str:
     """Return a label as it is written in a description: whole numbers without a point."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(float(value)) if isinstance(value, np.floating) else str(value)
+    if isinstance(value, np.floating):
+        return str(int(value)) if float(value).is_integer() else str(float(value))
+    return str(value)

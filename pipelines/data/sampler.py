@@ -251,8 +251,8 @@ def split_rooms(
             f"Prepare one more room outside area {test_area}, in a training area or a new one, "
             "or hold out another area with --area."
         )
-    # The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area, so
-    # that the lowest ranks hold each area's part.
+    # The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area:
+    # so the lowest ranks hold each area's part.
     rng = np.random.default_rng(seed)
     of_room = np.array([room.area for room in usable])
     ranks = np.empty(len(usable))

@@ -129,9 +129,9 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
             for name in list(file["rooms"]) if names is None else names:
                 group = file["rooms"][name]
                 area, origin, nx, ny = (group.attrs[key] for key in ("area", "origin", "nx", "ny"))
-                arrays = (group[key][()] for key in ("pos", "color", "label"))
+                pos, color, label = (group[key][()] for key in ("pos", "color", "label"))
                 grid = Grid(int(nx), int(ny), group["offsets"][()])
-                yield Room(int(area), name, origin, *arrays, grid)
+                yield Room(int(area), name, origin, pos, color, label, grid)
     except UNREADABLE as error:
         raise _damaged(path, str(error).splitlines()[0]) from error
 

@@ -25,7 +25,6 @@ _COLORS = {
 }
 CLASSES, CLASS_COLORS = tuple(_COLORS), tuple(_COLORS.values())
 PUBLISHED_ROOMS = {1: 44, 2: 40, 3: 23, 4: 49, 5: 68, 6: 48}
-_SPELLINGS = {"stairs": "clutter", "staris": "clutter"}
 
 
 def color_text(colors: Sequence[Sequence[int]]) -> str:
@@ -42,12 +41,3 @@ def parse_colors(text: str) -> tuple[tuple[int, ...], ...]:
     if not text:
         return CLASS_COLORS
     return tuple(tuple(int(part) for part in color.split("-")) for color in text.split())
-
-
-def canonical_class(name: str) -> str | None:
-    """Return the class of an object file's name; None if S3DIS has no such class.
-
-    The release spells a class of some rooms `stairs` or `staris`: they are clutter.
-    """
-    name = name.lower()
-    return name if name in CLASSES else _SPELLINGS.get(name)

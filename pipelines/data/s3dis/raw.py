@@ -1,14 +1,13 @@
 """Raw S3DIS: a folder or a zip with Area_k/<room>/Annotations/<class>_<n>.txt.
 
 `find_raw` lists the rooms of a data set, wherever in the given folder or archive it lies; nothing
-is unpacked. `RawDataset.reader` opens its files.
+is unpacked. `opened` opens its files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 import zipfile
 import zlib
@@ -52,28 +51,35 @@ class RawFile:
     size: int
     stamp: str
 
+    @classmethod
+    def of(cls, path: Path, name: str) -> RawFile:
+        """Return the record of a file on the disk."""
+        stat = path.stat()
+        return cls(name, stat.st_size, str(stat.st_mtime_ns))
+
 
 @dataclass(frozen=True)
-class RawRoom:
-    """One room: its annotation files in natural order, and the whole-room file or None."""
+class RoomFiles:
+    """One room: the files with its labelled points, of S3DIS its objects in natural order."""
 
     area: int
     name: str
-    annotations: tuple[RawFile, ...]
-    whole: RawFile | None
-    skipped: tuple[str, ...] = ()
-    angle: float = 0.0  # degrees about z that align the room with the axes
+    files: tuple[RawFile, ...]
+    whole: RawFile | None = None  # the file of the whole room without labels
+    skipped: tuple[str, ...] = ()  # stray files
+    angle: float | None = None  # degrees about z that align a room of S3DIS with the axes
 
     def fingerprint(self) -> str:
         """Return a digest that changes when any of the room's files does."""
-        files = [*self.annotations, *([self.whole] if self.whole else [])]
+        files = [*self.files, *([self.whole] if self.whole else [])]
         text = "".join(f"{file.name}\t{file.size}\t{file.stamp}\n" for file in files)
-        return hashlib.sha256(f"{text}{self.angle}".encode()).hexdigest()
+        turn = "" if self.angle is None else self.angle
+        return hashlib.sha256(f"{text}{turn}".encode()).hexdigest()
 
     @property
     def size(self) -> int:
         """Bytes of text."""
-        return sum(file.size for file in self.annotations)
+        return sum(file.size for file in self.files)
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ class RawDataset:
 
     source: Path  # a folder or a zip
     root: str  # the data set's folder within it, for messages
-    rooms: tuple[RawRoom, ...]  # by area and natural order of names
+    rooms: tuple[RoomFiles, ...]  # by area and natural order of names
     rotated: bool  # rooms are rotated by their alignment angles while reading
     classes: tuple[str, ...] = CLASSES
     class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
@@ -90,14 +96,15 @@ class RawDataset:
     test_area: int | None = None  # as of `CustomDataset`, like `digest`
     digest: str = ""
 
-    @contextmanager
-    def reader(self) -> Iterator[Callable[[RawFile], BinaryIO]]:
-        """Yield a function that opens the data set's files; a zip is opened once for all."""
-        if self.source.is_dir():
-            yield lambda file: (self.source / file.name).open("rb")
-            return
-        with _open_zip(self.source) as archive:
-            yield lambda file: open_entry(archive, file.name)
+
+@contextmanager
+def opened(source: Path) -> Iterator[Callable[[str], BinaryIO]]:
+    """Yield a function that opens the files of a folder or zip; a zip is opened once for all."""
+    if source.is_dir():
+        yield lambda name: (source / name).open("rb")
+        return
+    with _open_zip(source) as archive:
+        yield lambda name: open_entry(archive, name)
 
 
 def open_entry(archive: zipfile.ZipFile, name: str) -> BinaryIO:
@@ -138,7 +145,12 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
                 f"{raw}: found nothing there, expected raw S3DIS (a folder or a zip).\n"
                 "Give its path: deepgcn prepare PATH --area 5"
             )
-        return _only(_datasets(raw) or _from_inside(raw), raw)
+        found = _datasets(raw)
+        if not found and raw.is_dir():
+            around = [raw.resolve(), *raw.resolve().parents][:3]
+            areas = [folder for folder in around if _AREA.fullmatch(folder.name)]
+            found = _folder_datasets(areas[0].parent, depth=0) if areas else []
+        return _only(found, raw)
     here, skipped = Path(), {path.resolve() for path in ignore}
     found = _folder_datasets(here, depth=0)
     for path in sorted(here.iterdir()):
@@ -205,28 +217,13 @@ def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
     children = [child for child in sorted(root.iterdir()) if child.is_dir()]
     areas = [child for child in children if _AREA.fullmatch(child.name)]
     if areas:
-        names = [file for area in areas for file in _walk(root, area)]
-        return _group(root, names)
+        files = (path for area in areas for path in area.rglob("*") if path.is_file())
+        names = ((path, path.relative_to(root).as_posix()) for path in files)
+        return _group(root, [RawFile.of(path, name) for path, name in names])
     if depth == 0:
         return []
     below = [child for child in children if not _ignored(child.name)]
     return [found for child in below for found in _folder_datasets(child, depth=depth - 1)]
-
-
-def _walk(root: Path, area: Path) -> Iterator[RawFile]:
-    for folder, _, names in os.walk(area):
-        for name in names:
-            path = Path(folder) / name
-            stat = path.stat()
-            yield RawFile(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
-
-
-def _from_inside(path: Path) -> list[RawDataset]:
-    """Return the data set that an area's or a room's folder belongs to."""
-    here = path.resolve()
-    around = [here, *here.parents][:3] if path.is_dir() else []
-    areas = [folder for folder in around if _AREA.fullmatch(folder.name)]
-    return _folder_datasets(areas[0].parent, depth=0) if areas else []
 
 
 def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
@@ -249,7 +246,7 @@ def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
         rotated = root in angles and not _ALIGNED.search(name)
         turn = angles.get(root, {}) if rotated else {}
         listed = [_room(*key, entries, turn.get(key, 0.0)) for key, entries in rooms.items()]
-        listed = [room for room in listed if room.annotations]
+        listed = [room for room in listed if room.files]
         if listed:
             listed.sort(key=lambda room: (room.area, natural(room.name)))
             datasets.append(RawDataset(source, root, tuple(listed), rotated))
@@ -261,7 +258,7 @@ def _ignored(name: str) -> bool:
     return any(part.startswith(".") or part in _SKIPPED for part in parts)
 
 
-def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float) -> RawRoom:
+def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float) -> RoomFiles:
     annotations, wholes, skipped = [], [], []
     for rest, file in entries:
         folder, _, base = rest.rpartition("/")
@@ -275,7 +272,7 @@ def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float
     # The file is named like its room, except Area_6/copyRoom_1/copy_Room_1.txt.
     wholes.sort(key=lambda file: (PurePosixPath(file.name).stem != name, file.name))
     whole = wholes[0] if wholes else None
-    return RawRoom(area, name, tuple(annotations), whole, tuple(sorted(skipped)), angle)
+    return RoomFiles(area, name, tuple(annotations), whole, tuple(sorted(skipped)), angle)
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -288,8 +285,16 @@ def _read_angles(source: Path, name: str, area: int) -> dict[tuple[int, str], fl
 
     Any other line is refused: its room would silently stay unrotated.
     """
+    try:
+        with opened(source) as open_file, open_file(name) as stream:
+            lines = stream.read(LARGEST_TABLE).decode("latin-1").splitlines()
+    except READ_ERRORS as error:
+        raise DatasetError(
+            f"{source}: {name} cannot be read: {error}.\n"
+            "Expected a readable text file; copy or download the raw data again."
+        ) from error
     angles = {}
-    for number, line in enumerate(_table_text(source, name).splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -305,16 +310,3 @@ def _read_angles(source: Path, name: str, area: int) -> dict[tuple[int, str], fl
                 "degrees.\nCorrect the line in a copy of the raw data."
             )
     return angles
-
-
-def _table_text(source: Path, name: str) -> str:
-    try:
-        if source.is_dir():
-            return (source / name).read_text("latin-1")
-        with _open_zip(source) as archive, archive.open(name) as stream:
-            return stream.read(LARGEST_TABLE).decode("latin-1")
-    except READ_ERRORS as error:
-        raise DatasetError(
-            f"{source}: {name} cannot be read: {error}.\n"
-            "Expected a readable text file; copy or download the raw data again."
-        ) from error

@@ -21,9 +21,11 @@ from pipelines.data.store import Room, make_room
 from pipelines.errors import DatasetError
 from pipelines.scans.table import COLOR_NAMES, Scan, ScanOptions, spooled
 
-from . import CLASSES, canonical_class
-from .raw import READ_ERRORS, RawDataset, RawRoom
+from . import CLASSES
+from .raw import READ_ERRORS, RawDataset, RoomFiles, opened
 
+# Two spellings of some rooms' objects are clutter, too.
+SPELLINGS = {**{name: name for name in CLASSES}, "stairs": "clutter", "staris": "clutter"}
 CHUNK = 1 << 24  # bytes of text in memory at a time
 LONGEST_LINE = 4096  # bytes; a line of S3DIS has about 40
 SHORTEST_LINE = 12  # bytes: six digits, each with a space or the newline
@@ -44,23 +46,24 @@ class Repair:
     repaired: str  # the text that was read instead
 
 
-@dataclass(frozen=True)
+@dataclass
 class RoomNotes:
     """What a reader noticed in a room."""
 
-    repairs: tuple[Repair, ...] = ()
+    repairs: list[Repair] = field(default_factory=list)
     skipped: tuple[str, ...] = ()  # stray files that were left out
     renamed: str = ""  # a whole-room file that is not named like its room
     unknown: dict[str, int] = field(default_factory=dict)  # files of unknown classes, by class
     unlabelled: int = 0  # points of the whole-room file that no annotation has
 
 
-def read_raw_room(dataset: RawDataset, raw: RawRoom) -> tuple[Room, RoomNotes]:
+def read_raw_room(dataset: RawDataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     """Read one room of the raw data."""
-    repairs: list[Repair] = []
-    unknown: dict[str, int] = {}
+    whole = raw.whole.name if raw.whole else ""
+    renamed = whole if PurePosixPath(whole).stem != raw.name else ""
+    notes = RoomNotes(skipped=raw.skipped, renamed=renamed)
     try:
-        pos, color, label, whole_lines = _read_files(dataset, raw, repairs, unknown)
+        pos, color, label, lines = _read_files(dataset, raw, notes)
     except READ_ERRORS as error:
         raise DatasetError(
             f"{dataset.source}: Area_{raw.area}/{raw.name} cannot be read: {error}.\n"
@@ -69,37 +72,33 @@ def read_raw_room(dataset: RawDataset, raw: RawRoom) -> tuple[Room, RoomNotes]:
     if not len(pos):
         raise DatasetError(
             f"{dataset.source}: Area_{raw.area}/{raw.name}: found no labelled points in "
-            f"{len(raw.annotations)} annotation files, expected at least one."
+            f"{len(raw.files)} annotation files, expected at least one."
         )
-    room = make_room(raw.area, raw.name, rotate(pos, raw.angle), color, label)
-    whole = raw.whole.name if raw.whole else ""
-    renamed = whole if PurePosixPath(whole).stem != raw.name else ""
-    unlabelled = max(0, whole_lines - len(pos))
-    return room, RoomNotes(tuple(repairs), raw.skipped, renamed, unknown, unlabelled)
+    notes.unlabelled = max(0, lines - len(pos))
+    return make_room(raw.area, raw.name, rotate(pos, raw.angle or 0.0), color, label), notes
 
 
 def _read_files(
-    dataset: RawDataset, raw: RawRoom, repairs: list[Repair], unknown: dict[str, int]
+    dataset: RawDataset, raw: RoomFiles, notes: RoomNotes
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Return pos (N, 3) float64, color (N, 3), label (N,) uint8 and the whole room's lines."""
-    parts = []
-    with dataset.reader() as open_file:
-        for file in raw.annotations:
+    parts, lines = [], 0
+    with opened(dataset.source) as open_file:
+        for file in raw.files:
             stem = PurePosixPath(file.name).stem
             name = stem.rpartition("_")[0] or stem  # a class's only object may have no number
-            known = canonical_class(name)
+            known = SPELLINGS.get(name.lower())
             if known is None:
-                unknown[name] = unknown.get(name, 0) + 1
-            with open_file(file) as stream:
-                pos, color = parse_points(stream, file.name, repairs)
+                notes.unknown[name] = notes.unknown.get(name, 0) + 1
+            with open_file(file.name) as stream:
+                pos, color = parse_points(stream, file.name, notes.repairs)
             label = CLASSES.index(known or "clutter")
             parts.append((pos, color, np.full(len(pos), label, np.uint8)))
-        lines = 0
         if raw.whole:
-            with open_file(raw.whole) as stream:
-                lines = check_lines(stream, raw.whole.name, repairs)
-    points = [np.concatenate(list(arrays)) for arrays in zip(*parts, strict=True)]
-    return points[0], points[1], points[2], lines
+            with open_file(raw.whole.name) as stream:
+                lines = check_lines(stream, raw.whole.name, notes.repairs)
+    pos, color, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return pos, color, labels, lines
 
 
 def open_room(path: Path, options: ScanOptions) -> Scan:
@@ -127,8 +126,8 @@ def _scan_rows(file: Path, repairs: list[Repair]) -> np.ndarray:
     with file.open("rb") as stream:
         pos, color = parse_points(stream, str(file), repairs)
     table = np.empty(len(pos), SCAN_ROWS)
-    for axis, name in enumerate("xyz"):
-        table[name], table[COLOR_NAMES[axis]] = pos[:, axis], color[:, axis]
+    for name, column in zip((*"xyz", *COLOR_NAMES), (*pos.T, *color.T), strict=True):
+        table[name] = column
     return table
 
 
@@ -148,12 +147,22 @@ def parse_points(
 
     Each repaired line is appended to `repairs`; messages name `file`.
     """
-    parts, line = [], 1
+    parts, line = [(np.empty((0, 3)), np.empty((0, 3), np.uint8))], 1
     for text in _chunks(stream, file):
-        pos, color, line = _parse_chunk(text, file, line, repairs)
-        parts.append((pos, color))
-    if not parts:
-        return np.empty((0, 3)), np.empty((0, 3), np.uint8)
+        data = np.frombuffer(text, np.uint8)
+        most = len(text) // SHORTEST_LINE + 1
+        pos, color = np.empty((most, 3)), np.empty((most, 3), np.uint8)
+        row = start = 0
+        while start < len(text):
+            row, start, passed = _parse_lines(data, pos, color, row, start, _POWERS)
+            line += passed
+            if start < len(text):
+                end = text.find(b"\n", start)
+                end = len(text) if end < 0 else end
+                values = careful_line(text[start:end], file, line, repairs)
+                pos[row], color[row] = values[:3], values[3:]
+                row, line, start = row + 1, line + 1, end + 1
+        parts.append((pos[:row].copy(), color[:row].copy()))
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 
@@ -239,50 +248,22 @@ def _parse_lines(text, pos, color, row, start, powers):
     return row, size, lines
 
 
-def _parse_chunk(
-    text: bytes, file: str, line: int, repairs: list[Repair]
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """Parse text that begins with line number `line`; return points and the next line's number."""
-    data = np.frombuffer(text, np.uint8)
-    most = len(text) // SHORTEST_LINE + 1
-    pos, color = np.empty((most, 3)), np.empty((most, 3), np.uint8)
-    row = start = 0
-    while start < len(text):
-        row, start, passed = _parse_lines(data, pos, color, row, start, _POWERS)
-        line += passed
-        if start < len(text):
-            end = text.find(b"\n", start)
-            end = len(text) if end < 0 else end
-            values = careful_line(text[start:end], file, line, repairs)
-            pos[row], color[row] = values[:3], values[3:]
-            row, line, start = row + 1, line + 1, end + 1
-    return pos[:row].copy(), color[:row].copy(), line
-
-
 def careful_line(raw: bytes, file: str, line: int, repairs: list[Repair]) -> list[float]:
     """Read one irregular line, repairing control bytes; return its six numbers."""
     repaired = raw.translate(_DIGITS)
     shown = raw.rstrip(b"\r")[:80].decode("latin-1").encode("unicode_escape").decode()
-    values = _six_numbers(repaired)
-    if values is None:
+    try:
+        values = [float(word) for word in repaired.split()]
+    except ValueError:
+        values = []
+    finite = len(values) == 6 and b"_" not in repaired and all(map(math.isfinite, values))
+    if not finite or any(value < 0 or value > 255 or value != int(value) for value in values[3:]):
         raise DatasetError(
             f"{file}:{line}: found {shown!r}, expected six numbers x y z r g b, colours 0–255.\n"
             "It cannot be repaired with certainty: correct the line in a copy of the raw data."
         )
     if repaired != raw:
         repairs.append(Repair(file, line, shown, repaired.decode("latin-1").strip()))
-    return values
-
-
-def _six_numbers(text: bytes) -> list[float] | None:
-    try:
-        values = [float(word) for word in text.split()]
-    except ValueError:
-        return None
-    if len(values) != 6 or not all(math.isfinite(value) for value in values) or b"_" in text:
-        return None
-    if any(value < 0 or value > 255 or value != int(value) for value in values[3:]):
-        return None
     return values
 
 
