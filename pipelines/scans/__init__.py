@@ -94,10 +94,8 @@ def open_scan(
 ) -> Scan:
     """Open a scan of any format; `folder` reads one that is a folder, as a room of S3DIS.
 
-    Raises:
-        ConfigError: the format is unknown, or an option does not fit it.
-        DatasetError: the scan is missing, damaged, without points or without coordinates, or the
-            package that reads it is missing.
+    Raises ConfigError if the format is unknown or an option does not fit it, DatasetError if the
+    scan, or the package that reads it, is missing, or the scan is damaged or without points.
     """
     options = options or ScanOptions()
     check_format(path)

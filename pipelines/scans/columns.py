@@ -75,19 +75,11 @@ class Layout:
         names = {**COLUMN_NAMES, LABEL: self.label}
         return {names.get(role, role): self.roles.index(role) for role in roles}
 
-    def names(self) -> list[str]:
-        """Return a name for each column of a scan without a header."""
-        roles = [f"column_{n}" if r == "-" else r for n, r in enumerate(self.roles, start=1)]
-        return [COLUMN_NAMES.get(role, role) for role in roles]
-
 
 def find_layout(
     path: Path, lines: Sequence[bytes], columns: str | None = None, label: str | None = None
 ) -> Layout:
-    """Detect from its first lines, without line ends, how a text scan is written.
-
-    Lines of at least three numbers have to follow at most one header line.
-    """
+    """Detect from its first lines, without line ends, how a text scan is written."""
     data = [number for number, line in enumerate(lines) if is_data(line)]
     if not data:
         raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")

@@ -40,14 +40,13 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
         import pye57
     except ImportError as error:
         raise DatasetError(f'{path}: E57 needs pye57: pip install "deepgcn[e57]"') from error
-    failures = (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError)
     try:
         with pye57.E57(str(path)) as file:
             headers = [file.get_header(number) for number in range(file.scan_count)]
             table = _table_kind(headers)
             scans = (_scan_rows(file, header, table, n) for n, header in enumerate(headers))
             rows = spooled(path, chain.from_iterable(scans), table)
-    except failures as error:
+    except (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError) as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"
             "Copy or export the scan again."

@@ -24,7 +24,8 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import DISK_FULL, atomic_write
 
-from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions, kept_names, spooled
+from . import table
+from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
 
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
@@ -48,8 +49,10 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
     with _opened(path) as reader:
         kind = _columns(reader.header.point_format)
         names = kind.names or ()
-        tables = (_table(points, kind) for points in reader.chunk_iterator(CHUNK))
-        rows = spooled(path, tables, kind)
+        parts = ({name: points[name] for name in names} for points in reader.chunk_iterator(CHUNK))
+        chunks = (chunk for part in parts for _, chunk in table.tables(part, kind))
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates become NaN
+            rows = table.spooled(path, chunks, kind)
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
@@ -65,14 +68,6 @@ def _columns(form: Any) -> np.dtype:
             shape = () if item.num_elements == 1 else (item.num_elements,)
             found.append((item.name, "f8" if item.is_scaled else base, shape))
     return np.dtype(found)
-
-
-def _table(points: Any, kind: np.dtype) -> np.ndarray:
-    table = np.empty(len(points), kind)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates become NaN
-        for name in kind.names or ():
-            table[name] = points[name]
-    return table
 
 
 def _check_header(path: Path) -> None:
@@ -103,16 +98,13 @@ def _check_header(path: Path) -> None:
         f"{count:,} points of {length} bytes in {size - start:,} bytes": not packed
         and count * length > size - start,
     }
-    found = next((text for text, wrong in problems.items() if wrong), None)
-    if found is not None:
-        raise _damaged(path, found)
+    for found, is_wrong in problems.items():
+        if is_wrong:
+            raise _damaged(path, found)
 
 
 def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
-    """Raise ValueError if a LAZ file's table of chunks, or a chunk of layers, cannot be true.
-
-    The header is laspy's, so that what is checked here is what the decompressor gets.
-    """
+    """Raise ValueError if a LAZ file's chunks cannot be as its header, read by laspy, says."""
     if not (records := header.vlrs.get("LasZipVlr")):
         raise ValueError("compressed points without the record of LASzip")
     record, length = records[0].record_data, header.point_format.size
@@ -124,14 +116,14 @@ def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
             raise ValueError(f"compressed items {tuple(items)} in points of {length} bytes")
         if compressor not in (_CHUNKED, _LAYERED):
             return  # one run of points without chunks, or unknown to the decompressor
-        (table,) = _unpacked(file, start, "<q")
-        if table == -1:  # the writer could not seek, so it is at the end of the file
-            (table,) = _unpacked(file, file_size - 8, "<q")
-        if not start + 8 <= table <= file_size - 8:
-            raise ValueError(f"a table of chunks at byte {table:,} of {file_size:,}")
-        (chunks,) = _unpacked(file, table + 4, "<I")
-        if chunks * length > table - start - 8:
-            raise ValueError(f"{chunks:,} chunks in {table - start:,} bytes")
+        (index,) = _unpacked(file, start, "<q")
+        if index == -1:  # the writer could not seek, so it is at the end of the file
+            (index,) = _unpacked(file, file_size - 8, "<q")
+        if not start + 8 <= index <= file_size - 8:
+            raise ValueError(f"a table of chunks at byte {index:,} of {file_size:,}")
+        (chunks,) = _unpacked(file, index + 4, "<I")
+        if chunks * length > index - start - 8:
+            raise ValueError(f"{chunks:,} chunks in {index - start:,} bytes")
         if chunk_size == 0 or count > chunks * chunk_size:
             raise ValueError(f"{count:,} points in {chunks:,} chunks of {chunk_size:,}")
         layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
@@ -140,7 +132,7 @@ def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
         for number in range(chunks if compressor == _LAYERED else 0):
             count, *sizes = _unpacked(file, at + length, f"<{1 + layers}I")
             at += head + sum(sizes)
-            if at > table:
+            if at > index:
                 where = f"that end at byte {at:,} in chunk {number} of {chunks:,}"
                 raise ValueError(f"{count:,} points {where}")
     except struct.error:
@@ -223,7 +215,7 @@ def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
     if old.point_format.id >= 6:
         added["scan_classification"] = np.dtype("u1")
     extra = list(old.point_format.extra_dimensions)
-    kept = kept_names([item.name for item in extra], list(added))
+    kept = table.kept_names([item.name for item in extra], list(added))
     # 1.2 is the oldest that laspy writes all formats in; points of 1.0 and 1.1 look the same in it.
     version = laspy.header.Version(1, max(2, old.version.minor))
     header = laspy.LasHeader(version=version, point_format=old.point_format.id)

@@ -164,10 +164,10 @@ def _header(where: str, head: bytes, size: int, least: int = 3) -> _Header:
 
 def _rows(path: Path, header: _Header, content: np.ndarray) -> np.ndarray:
     """Return the values of an array, given as bytes, as rows of a structured type."""
-    names, kind = header.kind.names or (), header.kind
     if not header.by_column:
-        return content.view(kind)
-    columns = content.view(kind[0]).reshape(len(names), -1)
+        return content.view(header.kind)
+    names = header.kind.names or ()
+    columns = content.view(header.kind[0]).reshape(len(names), -1)
     return table.spooled_columns(path, dict(zip(names, columns, strict=True)))
 
 

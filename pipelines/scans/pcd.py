@@ -20,10 +20,9 @@ from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
 from . import table
-from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
+from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions
 from .text import text_rows
 
-LONGEST_HEADER = 1 << 16  # bytes
 LARGEST_ROW = 1 << 16  # bytes
 LARGEST_RATIO = 88  # of LZF: three bytes can stand for a copy of 264
 ENCODINGS = ("ascii", "binary", "binary_compressed")
@@ -241,9 +240,8 @@ def _packed_bits(values: np.ndarray) -> np.ndarray:
 def write_pcd(path: Path, scan: Scan, labels: Labels) -> None:
     """Write the scan's points, in their order, with their labels, as binary PCD.
 
-    Added are `class` (255 for a point without label), `confidence`, the probabilities if there are
-    any, and the class colour as packed `rgb`. Every field is kept; one whose name is taken gets
-    `scan_` in front. Width, height and viewpoint stay.
+    Added are `class` (255 for a point without label), `confidence`, probabilities if there are any,
+    and the class colour as packed `rgb`. A field with such a name already gets `scan_` in front.
     """
     header: Header = scan.source
     added = labels.columns()

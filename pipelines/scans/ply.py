@@ -20,20 +20,15 @@ from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
 from . import table
-from .table import COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
+from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions
 from .text import text_rows
 
-LONGEST_HEADER = 1 << 16  # bytes
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 _NAMES = {
     **{"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort"},
     **{"i4": "int", "u4": "uint", "f4": "float", "f8": "double"},
 }
-_TYPES = {
-    **{name: kind for kind, name in _NAMES.items()},
-    **{"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2"},
-    **{"int32": "i4", "uint32": "u4", "float32": "f4", "float64": "f8"},
-}
+_TYPES = {name: kind for kind, own in _NAMES.items() for name in (own, np.dtype(kind).name)}
 
 
 @dataclass(frozen=True)
@@ -43,11 +38,6 @@ class Element:
     name: str
     count: int
     properties: list[tuple[str, list[str]]]  # a name, and types: a value's, or a list's two
-
-    @property
-    def has_lists(self) -> bool:
-        """Whether the elements can differ in size."""
-        return any(len(kinds) > 1 for _, kinds in self.properties)
 
     def least_bytes(self, order: str) -> int:
         """Return the fewest bytes they can take: lists may be empty, words of one letter."""
@@ -144,7 +134,7 @@ def _check_vertices(path: Path, elements: list[Element]) -> None:
         raise DatasetError(f"{path}: found the elements {shown}, expected 'vertex'.")
     if vertex.count == 0:
         raise DatasetError(f"{path}: found 0 points, expected at least one.")
-    if vertex.has_lists:
+    if any(len(kinds) > 1 for _, kinds in vertex.properties):
         raise DatasetError(
             f"{path}: found a list among the vertex properties, expected numbers only.\n"
             "Export the scan without it."
@@ -166,7 +156,7 @@ def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
     start = header.start
     with path.open("rb") as file:
         for element in before:
-            if not element.has_lists:
+            if all(len(kinds) == 1 for _, kinds in element.properties):
                 start += element.least_bytes(header.order)
                 continue
             for _ in range(element.count):
@@ -183,9 +173,8 @@ def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
 def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     """Write a scan of any format, in its order, with its labels, as binary PLY.
 
-    Added are `class` (uchar, 255 for a point without label), `confidence` (float, 0 to 1), the
-    probabilities if there are any, and the class colour as `red`, `green`, `blue`. Every column of
-    the scan is kept; one whose name is taken gets `scan_` in front.
+    Added are `class` (uchar, 255 for a point without label), `confidence` (float), probabilities if
+    there are any, and the class colour. A column with such a name already gets `scan_` in front.
     """
     flat, added = _flat_columns(scan), labels.columns()
     kept = table.kept_names(flat, (*COLOR_NAMES, *added))

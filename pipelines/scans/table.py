@@ -25,6 +25,7 @@ CHUNK = 1 << 20  # points handled at a time
 # Which of a scan's axes become the network's x, y and z: cyclic, so nothing is mirrored.
 AXES = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 COLOR_NAMES = ("red", "green", "blue")
+LONGEST_HEADER = 1 << 16  # bytes; of PLY and PCD
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
 
@@ -38,8 +39,8 @@ class ScanOptions:
     # Roles of the columns of a text file or plain array, as "x,y,z,r,g,b,-"; "-" is any other
     # column. None: they are detected.
     columns: str | None = None
-    # A column of a text file that `Scan.rows` holds as well, by its name in the header or as
-    # "column_7" (from 1), or an array (N,) of an NPZ file. Other formats hold all columns anyway.
+    # A column of a text file that `Scan.rows` holds too, by its name in the header or "column_7"
+    # (from 1), or an array (N,) of an NPZ file. Other formats hold all columns anyway.
     label: str | None = None
 
     def __post_init__(self) -> None:
@@ -175,7 +176,7 @@ def tables(
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield chunks of columns (N, …) as tables, each with the slice of its points.
 
-    A `kind` can give the columns other types, and can have more fields for the caller to fill.
+    `kind` can give the columns other types, and have more fields for the caller to fill.
     """
     kind = kind or column_kind(columns)
     for part in chunks(len(next(iter(columns.values())))):
@@ -194,10 +195,7 @@ def column_kind(columns: Mapping[str, np.ndarray]) -> np.dtype:
 def named_scan(
     path: Path, rows: np.ndarray, options: ScanOptions, *, labelled: bool = False, **more: Any
 ) -> Scan:
-    """Return a scan whose coordinates and colours are found by the names of the columns.
-
-    In a `labelled` file plain colours are those of the classes.
-    """
+    """Return a scan whose coordinates and colours are found by their names (`find_roles`)."""
     names = rows.dtype.names or ()
     # Only fields of one number each can be coordinates or colours.
     single = [n for n in names if rows.dtype[n].shape == () and rows.dtype[n].kind in "iuf"]

@@ -18,7 +18,7 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .columns import NOT_A_NUMBER, Cut, Layout, find_layout, is_data, is_number, shown
+from .columns import COLUMN_NAMES, NOT_A_NUMBER, Cut, Layout, find_layout, is_data, is_number, shown
 from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, kept_names, spooled, tables
 
 BLOCK = 1 << 25  # bytes of text handled at a time
@@ -65,9 +65,8 @@ def text_rows(
 ) -> np.ndarray:
     """Return `count` rows of a structured type, parsed from as many lines of data.
 
-    `start` is the byte at which the first line begins, `wanted` are the numbers of the lines from
-    there on that may be rows, and `newline` ends a line. A field of several elements is as many
-    words.
+    The lines begin at byte `start`, those numbered `wanted` from there on are rows, and `newline`
+    ends a line. A field of several elements is as many words.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -114,10 +113,7 @@ def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarra
 def _line_blocks(
     path: Path, start: int = 0, newline: bytes = b"\n"
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield blocks of lines from byte `start` on, each with its first line's number in the file.
-
-    The lines are without line ends and byte order mark.
-    """
+    """Yield blocks of lines, without ends, and the number in the file of each block's first one."""
     with path.open("rb") as file:
         number = file.read(start).count(newline) + 1
         rest = b""
@@ -147,10 +143,7 @@ def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]
 def _parse_lines(
     path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
 ) -> dict[int, np.ndarray] | None:
-    """Return the columns in `kinds` of the lines of data, or None if no line is data.
-
-    `number` is the first line's, for messages; `kinds` are "f8", "i8" or "u8".
-    """
+    """Return the columns that have one of `kinds` ("f8", "i8", "u8"), or None without any data."""
     import pandas as pd
 
     data = [line for line in lines if is_data(line)]
@@ -239,8 +232,7 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
 def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
     """Return the header and the comments before the first point."""
     with scan.path.open("rb") as file:
-        lines = list(islice(file, layout.head_lines))
-    lines = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
+        lines = [line.removeprefix(b"\xef\xbb\xbf") for line in islice(file, layout.head_lines)]
     added = list(labels.columns())
     if layout.header is not None:
         line = lines[layout.header].decode("utf-8", "surrogateescape")
@@ -256,7 +248,9 @@ def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
         f"classes: {' '.join(names.split())}",
     ]
     if layout.header is None:
-        comments.append(layout.joint.join([*layout.names(), *added]))
+        roles = [f"column_{n}" if r == "-" else r for n, r in enumerate(layout.roles, start=1)]
+        columns = [COLUMN_NAMES.get(role, role) for role in roles]
+        comments.append(layout.joint.join([*columns, *added]))
     comment = "".join(f"# {comment}\n" for comment in comments).encode()
     lines = [line if line.endswith(b"\n") else line + b"\n" for line in lines]
     return b"".join([*lines[: layout.counted], comment, *lines[layout.counted :]])
