@@ -8,7 +8,7 @@ own as `config.json`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from .options import (
     RECIPE,
     SPEED,
     Bounds,
-    argument,
     check_options,
     option,
 )
@@ -50,7 +49,7 @@ TRAIN = ("train",)
 class SynthConfig:
     """A synthetic building in the raw S3DIS layout."""
 
-    out: Path = argument("Folder to write.", "OUT")
+    out: Path = option(MISSING, "Folder to write.", "OUT", flag="")
     areas: int = option(6, "Areas, 1 to 6.", within=Bounds(1, 6))
     rooms: int = option(3, "Rooms per area.", within=Bounds(1, 10_000))
     seed: int = option(0, "Seed of the building.", within=SEED)
@@ -66,8 +65,8 @@ class SynthConfig:
 class PrepareConfig:
     """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says."""
 
-    raw: Path | None = argument(
-        "S3DIS folder or zip; left out: found in the current folder.", "[RAW]", None
+    raw: Path | None = option(
+        None, "S3DIS folder or zip; left out: found in the current folder.", "[RAW]", flag=""
     )
     test_area: int | None = option(
         None, "Area that train leaves out and eval scores. [default: 5]", flag="--area", within=AREA
@@ -196,26 +195,22 @@ class TrainConfig:
                 "least one block for each.\n"
                 f"Use --batch-size {self.devices} or more, or fewer devices."
             )
-        if self.micro_batch is None:
-            return
-        if self.micro_batch > self.local_batch:
+        micro_batch = self.micro_batch or self.local_batch
+        if micro_batch > self.local_batch:
             raise ConfigError(
-                f"--micro-batch: found {self.micro_batch}, expected at most the "
+                f"--micro-batch: found {micro_batch}, expected at most the "
                 f"{self.local_batch} blocks of a step (--batch-size) that a process has."
             )
-        if self.sync_bn and self.micro_batch < self.local_batch:
+        if self.sync_bn and micro_batch < self.local_batch:
             raise ConfigError(
-                f"--micro-batch: found {self.micro_batch} with --sync-bn, expected "
+                f"--micro-batch: found {micro_batch} with --sync-bn, expected "
                 f"{self.local_batch}, all blocks of a process: batch norm over the whole batch "
                 "needs them at once.\nLeave one of the two out."
             )
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
-        """Return a saved configuration; its recipe keeps the parts that it had then.
-
-        What the recipe has gained since is left out, what it has lost is added.
-        """
+        """Return a saved configuration; its recipe keeps the parts that it had then."""
         parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
         if (now := RECIPES.get(recipe)) is None:
             return cls(**values)
@@ -223,6 +218,7 @@ class TrainConfig:
         if parts is None:  # version 0.1 saved none
             parts = {*(MODERN_0_1 if recipe == "modern" else ()), *extra} - without
         if not without <= {*now} or {*parts} != {*now, *extra} - without:
+            # What the recipe has gained since is left out, what it has lost is added.
             values["without"] = tuple(part for part in now if part not in parts)
             values["extra"] = tuple(part for part in PARTS if part in parts and part not in now)
         return cls(**values)
@@ -249,8 +245,8 @@ class TrainConfig:
 class EvalConfig:
     """Scores of finished runs on their held-out areas. No runs: the latest finished one."""
 
-    run_dirs: tuple[Path, ...] = argument(
-        "Run folders; none: the latest finished run.", "[RUN]", ()
+    run_dirs: tuple[Path, ...] = option(
+        (), "Run folders; none: the latest finished run.", "[RUN]", flag=""
     )
     protocols: tuple[str, ...] = option(
         ("room",),
@@ -344,8 +340,8 @@ class AblateConfig:
 class PredictConfig:
     """Labels for scans. Neither run nor weights: the latest finished run."""
 
-    scans: tuple[Path, ...] = argument(
-        "PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", ()
+    scans: tuple[Path, ...] = option(
+        (), "PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", flag=""
     )
     run: Path | None = option(None, "Run folder. [default: the latest finished run]", "RUN")
     weights: Path | None = option(None, "Weights file, instead of a run.", "FILE")

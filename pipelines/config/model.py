@@ -118,10 +118,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Hints:
-    """Settings of a network that its tensors do not show; None: as published.
-
-    All but `num_points`, the points of a block in its training, are those of `ModelConfig`.
-    """
+    """Settings of a network that its tensors do not show; None: as published."""
 
     k: int | None = option(None, "Neighbours per point.", "N", flag="-k")
     conv: str | None = option(

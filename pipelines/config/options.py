@@ -7,7 +7,7 @@ run is resumed all follow from this.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import MISSING, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import ConfigError, did_you_mean
@@ -71,11 +71,6 @@ def option(default: Any, help: str, metavar: str | None = None, **about: Any) ->
     if isinstance(default, dict):
         return dataclasses.field(default_factory=lambda: dict(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
-
-
-def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
-    """Return a dataclass field that is an argument of the command, typed without a flag."""
-    return option(default, help, metavar, flag="")
 
 
 def options_of(config: Any, command: str | None = None) -> dict[str, Option]:

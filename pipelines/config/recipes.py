@@ -32,11 +32,7 @@ SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate fo
 
 
 def parts_of(recipe: str, without: Collection[str], extra: Collection[str]) -> tuple[str, ...]:
-    """Return the parts of a recipe as it is used, in the order of PARTS; check that they fit.
-
-    >>> parts_of("paper", (), ("ema", "cosine"))
-    ('cosine', 'ema')
-    """
+    """Return the parts of a recipe as it is used, in the order of PARTS; check that they fit."""
     for part in without:
         if part not in RECIPES[recipe]:
             raise ConfigError(

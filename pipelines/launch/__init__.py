@@ -32,13 +32,10 @@ NO_LIMIT = 60 * 24 * 366  # minutes; submitit has a time limit of two minutes ot
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call in a process of its own.
-
-    It returns an exit code. If it was stopped and is called again, it resumes its work.
-    """
+    """A function to call in a process of its own; stopped and called again, it resumes its work."""
 
     name: str  # unique among the jobs of a study
-    function: str  # "package.module:name", imported in the new process
+    function: str  # "package.module:name", imported in the new process; it returns an exit code
     arguments: tuple[Any, ...]  # plain values
     log: Path  # the file that all output is appended to
 

@@ -126,11 +126,7 @@ _SMOKE_BASE = {
 
 
 def study(name: str, *, deepest: bool = False) -> Study:
-    """Return the study `name`; `deepest` adds 1,001 layers to `depth`.
-
-    >>> next(row.changes for row in study("smoke").sections[0].rows if row.name == "no-dilation")
-    {'dilation': False}
-    """
+    """Return the study `name`; `deepest` adds 1,001 layers to `depth`."""
     check_choice("study", name, STUDIES, flag="--preset")
     table1 = Section(TITLE, tuple(_published_row(*line) for line in _TABLE1), "reference")
     variants = Section(TITLE, tuple(_published_row(*line) for line in _VARIANTS), "edge")

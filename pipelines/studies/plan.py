@@ -119,8 +119,7 @@ def latest_study(runs: Path) -> str:
 def make_plan(config: AblateConfig, store: Store) -> Plan:
     """Resolve the study that `config` asks for against a store.
 
-    A row that cannot be built stays, with the reason; one that comes out the same as another of
-    its table is left out and named.
+    A row that cannot be built stays, with the reason; one like another of its table is left out.
     """
     wanted = _chosen_study(config)
     base = base_config({**wanted.base, **config.base}, config)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from deepgcn_cli.display import Answer, Table
 from deepgcn_cli.options import Flags, subcommand
-from pipelines.config.options import COUNT, argument, option
+from pipelines.config.options import COUNT, option
 from pipelines.progress import Progress
 
 
@@ -21,7 +21,7 @@ from pipelines.progress import Progress
 class Tea:
     """A configuration of another program."""
 
-    leaves: Path = argument("What to brew.", "LEAVES")
+    leaves: Path = option(MISSING, "What to brew.", "LEAVES", flag="")
     minutes: int = option(3, "How long.", within=COUNT)
     sugar: tuple[str, ...] = option((), "Kind, repeatable: {}.", choices=("white", "brown"))
     milk: bool = option(True, "Milk in it.")
