@@ -67,15 +67,10 @@ def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: st
 
 
 def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """Sort points by cell.
+    """Sort points (N, 3), metres from their minimum corner, by cell; N ≥ 1, see `check_ground`.
 
-    Args:
-        pos: (N, 3) float, metres, relative to their minimum corner; N ≥ 1. Their extent is not
-            too large (`check_ground`).
-
-    Returns:
-        The order (N,) int64, stable within a cell, and the grid. There is one cell more along an
-        axis than positions of stride 0.5; points beyond the last cell belong to it.
+    Returns the order (N,) int64, stable within a cell, and the grid. There is one cell more along
+    an axis than positions of stride 0.5; points beyond the last cell belong to it.
     """
     nx, ny = (positions(float(extent), CELL) + 1 for extent in (pos[:, 0].max(), pos[:, 1].max()))
     # 16-bit keys are sorted by radix, several times faster than by comparison.
@@ -93,13 +88,10 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
 
 
 def room_blocks(grid: Grid, *, stride: float, min_points: int = MIN_POINTS) -> list[Block]:
-    """Return a room's blocks of at least `min_points` points, x-major.
+    """Return a room's blocks of at least `min_points` points, and at least one, x-major.
 
-    Args:
-        grid: the room's cells.
-        stride: metres between blocks: 0.5 (overlapping, training) or 1.0 (disjoint; every point
-            lies in exactly one block).
-        min_points: blocks with fewer points are left out; empty ones always are.
+    `stride` is the metres between blocks: 0.5 (overlapping, training) or 1.0 (disjoint; every point
+    lies in exactly one block).
     """
     step = round(stride / CELL)
     if step not in (1, 2) or step * CELL != stride:

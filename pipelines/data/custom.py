@@ -93,9 +93,9 @@ def _load(path: Path) -> dict[str, Any]:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         shown = " ".join(str(error).split())[:200]
-        quotes = "\nPut patterns that begin with * or ? in quotes."
-        starred = "alias" in shown or "'?'" in shown
-        raise ConfigError(f"cannot be read as YAML: {shown}{quotes if starred else ''}") from error
+        if "alias" in shown or "'?'" in shown:
+            shown += "\nPut patterns that begin with * or ? in quotes."
+        raise ConfigError(f"cannot be read as YAML: {shown}") from error
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ConfigError("found no keys, expected at least classes, areas and label.")
     for key in sorted(set(given) - set(KEYS)):
@@ -125,8 +125,7 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
         raise ConfigError(str(error)) from error
     rooms = tuple(_rooms(path.parent, given.get("areas"), by_folder=in_name is not None))
     areas, test_area = sorted({room.area for room in rooms}), given.get("test_area")
-    among = test_area is None or test_area in areas
-    _check(among, f"test_area {test_area!r}", f"one of its areas: {areas}")
+    _check(test_area in (None, *areas), f"test_area {test_area!r}", f"one of its areas: {areas}")
     return CustomDataset(
         source=path,
         rooms=rooms,
@@ -152,18 +151,14 @@ def _classes(given: Any) -> dict[str, Rgb]:
     for name in given:
         is_name = isinstance(name, str) and _CLASS.fullmatch(name)
         _check(is_name, f"the class {name!r}", "letters, digits, - and _ (at most 32)")
-    colors = spread_colors(len(given))
-    return {
-        name: default if color is None else _color(name, color)
-        for (name, color), default in zip(given.items(), colors, strict=True)
-    }
-
-
-def _color(name: str, color: Any) -> Rgb:
-    three = isinstance(color, list) and len(color) == 3
-    fits = three and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
-    _check(fits, f"the colour {_shown(color)} of {name}", "[r, g, b], each 0 to 255")
-    return color[0], color[1], color[2]
+    colors = dict(zip(given, spread_colors(len(given)), strict=True))
+    for name, color in given.items():
+        if color is not None:
+            three = isinstance(color, list) and len(color) == 3
+            fits = three and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
+            _check(fits, f"the colour {_shown(color)} of {name}", "[r, g, b], each 0 to 255")
+            colors[name] = color[0], color[1], color[2]
+    return colors
 
 
 def spread_colors(count: int) -> tuple[Rgb, ...]:
@@ -174,9 +169,9 @@ def spread_colors(count: int) -> tuple[Rgb, ...]:
     """
     found = []
     for number in range(count):
-        value = 0.95 if number % 2 == 0 else 0.6
-        red, green, blue = colorsys.hsv_to_rgb(number / count, 0.75, value)
-        found.append((round(255 * red), round(255 * green), round(255 * blue)))
+        color = colorsys.hsv_to_rgb(number / count, 0.75, 0.6 if number % 2 else 0.95)
+        red, green, blue = (round(255 * value) for value in color)
+        found.append((red, green, blue))
     return tuple(found)
 
 

@@ -41,8 +41,7 @@ class BlockSampler:
     """The blocks of some rooms, with points drawn from them.
 
     Args:
-        store: the prepared data.
-        rooms: the rooms; blocks are numbered in their order.
+        store, rooms: the prepared data, and its rooms; blocks are numbered in their order.
         num_points: N, the points drawn from each block.
         seed: of all draws.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
@@ -81,7 +80,8 @@ class BlockSampler:
                 for block in room_blocks(room.grid, stride=stride):
                     self._blocks.append((info, block))
                     if "balance" in parts:
-                        counts.append(block_counts(room.label, block, len(store.classes)))
+                        labels = np.bincount(room.label[block_points(block)], minlength=IGNORED)
+                        counts.append(labels[: len(store.classes)])
                 task.advance()
         # None: every block comes once an epoch.
         self._probabilities = block_probabilities(np.stack(counts)) if counts else None
@@ -95,10 +95,10 @@ class BlockSampler:
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the numbers of an epoch's blocks in their random order, (blocks,) int64."""
-        rng = self._rng(ORDER, epoch)
-        if self._probabilities is not None:
-            return draw_blocks(self._probabilities, rng)
-        return rng.permutation(len(self))
+        rng, probabilities = self._rng(ORDER, epoch), self._probabilities
+        return (
+            rng.permutation(len(self)) if probabilities is None else draw_blocks(probabilities, rng)
+        )
 
     def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
         """Return the block numbers of an epoch's batches from batch `start` on."""
@@ -167,14 +167,6 @@ def memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return 8 * 10**9
-
-
-def block_counts(label: np.ndarray, block: Block, num_classes: int) -> np.ndarray:
-    """Return the points of each class in a block, (num_classes,) int64, without IGNORED ones.
-
-    `label` (N,) uint8 has all the room's points, sorted by cell.
-    """
-    return np.bincount(label[block_points(block)], minlength=IGNORED + 1)[:num_classes]
 
 
 def block_probabilities(counts: np.ndarray) -> np.ndarray:

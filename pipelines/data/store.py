@@ -189,12 +189,6 @@ def area_file(data: Path, area: int) -> Path:
     return data / f"area_{area}.h5"
 
 
-def fingerprint(entries: Iterable[Mapping[str, Any]]) -> str:
-    """Return the sha256 over the rooms' areas, names and checksums, in any order."""
-    lines = sorted(f"{room['area']} {room['name']} {room['checksum']}\n" for room in entries)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
 def write_manifest(
     data: Path,
     rooms: Iterable[dict[str, Any]],
@@ -204,12 +198,12 @@ def write_manifest(
     test_area: int,
     **more: Any,
 ) -> None:
-    """Write the manifest, which makes the store complete.
+    """Write the manifest, which makes the store complete; it also keeps what is `more`.
 
-    A record in `rooms` has the fields of RoomInfo and anything else to keep; `more` is recorded
-    beside them.
+    A record in `rooms` has the fields of RoomInfo and anything else to keep.
     """
     entries = sorted(rooms, key=lambda room: (room["area"], room["name"]))
+    lines = sorted(f"{room['area']} {room['name']} {room['checksum']}\n" for room in entries)
     atomic_json(
         data / MANIFEST,
         {
@@ -218,7 +212,7 @@ def write_manifest(
             "classes": classes,
             "class_colors": class_colors,
             "test_area": test_area,
-            "fingerprint": fingerprint(entries),
+            "fingerprint": hashlib.sha256("".join(lines).encode()).hexdigest(),
             **more,
             "rooms": entries,
         },

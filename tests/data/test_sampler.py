@@ -14,14 +14,13 @@ from pipelines.data.blocks import block_points, room_blocks
 from pipelines.data.sampler import (
     MOST,
     BlockSampler,
-    block_counts,
     block_probabilities,
     draw_blocks,
     split_rooms,
 )
-from pipelines.data.store import IGNORED, RoomInfo, Store
+from pipelines.data.store import IGNORED, Room, RoomInfo, Store
 from pipelines.errors import DatasetError
-from tests.tiny_store import tiny_room, write_tiny_store
+from tests.tiny_store import write_tiny_store
 
 
 @pytest.fixture(scope="module")
@@ -274,13 +273,28 @@ def test_blocks_without_labels_are_not_drawn_unless_none_has_any() -> None:
     assert block_probabilities(np.zeros((4, 13), np.int64)).tolist() == [0.25] * 4
 
 
-def test_counts_are_of_the_blocks_points() -> None:
-    room = tiny_room(1, 1, points=900)
-    room.label[::7] = IGNORED
-    for block in room_blocks(room.grid, stride=0.5):
-        label = room.label[block_points(block)]
-        expected = [int((label == number).sum()) for number in range(13)]
-        assert block_counts(room.label, block, 13).tolist() == expected
+def test_balance_counts_the_blocks_own_points_but_not_ignored_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Store.read
+
+    def with_ignored(self: Store, info: RoomInfo) -> Room:
+        room = read(self, info)
+        room.label[::7] = IGNORED
+        return room
+
+    monkeypatch.setattr(Store, "read", with_ignored)
+    blocks = sampler(store, "balance")
+    labels = [
+        room.label[block_points(block)]
+        for room in map(store.read, store.rooms(1))
+        for block in room_blocks(room.grid, stride=0.5)
+    ]
+    counts = np.array([[(label == n).sum() for n in range(13)] for label in labels])
+    expected = len(blocks) * block_probabilities(counts)
+    drawn = np.concatenate([blocks.order(epoch) for epoch in range(400)]) % len(blocks)
+    times = np.bincount(drawn, minlength=len(blocks)) / 400
+    np.testing.assert_allclose(times, expected, atol=0.1)
 
 
 @given(weights=st.lists(st.integers(0, 50), min_size=1, max_size=40), seed=st.integers(0, 9))

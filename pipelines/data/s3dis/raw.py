@@ -130,11 +130,8 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
     """Find the data set in a folder or zip, or below the current folder if `raw` is None.
 
-    A folder above the data set or inside it (an area, a room) leads to it too.
-
-    Args:
-        raw: the folder or zip.
-        ignore: folders below the current one that are not looked into.
+    A folder above the data set or inside it (an area, a room) leads to it too. `ignore` are folders
+    below the current one that are not looked into.
 
     Raises:
         DatasetError: none or more than one was found.
@@ -254,8 +251,7 @@ def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
 
 
 def _ignored(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return any(part.startswith(".") or part in _SKIPPED for part in parts)
+    return any(part.startswith(".") or part in _SKIPPED for part in PurePosixPath(name).parts)
 
 
 def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float) -> RoomFiles:

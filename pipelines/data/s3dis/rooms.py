@@ -268,10 +268,9 @@ def careful_line(raw: bytes, file: str, line: int, repairs: list[Repair]) -> lis
 
 
 def check_lines(stream: BinaryIO, file: str, repairs: list[Repair]) -> int:
-    """Check a whole-room file for control bytes; return its number of lines.
+    """Return the number of lines of a whole-room file; parse only those with a control byte.
 
-    Its points are not needed (labels come from the annotations), so only lines with a control byte
-    are parsed.
+    Its points are not needed, because labels come from the annotations.
     """
     count = 0
     for text in _chunks(stream, file):

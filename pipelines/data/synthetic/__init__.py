@@ -36,14 +36,9 @@ class RoomPlan:
     seed: int
     area: int
     index: int  # from 0 in its area
-    name: str  # as in S3DIS: office_1
+    name: str  # as in S3DIS: office_1, the kind (a key of `rooms.KINDS`) and its number
     size: Size
     origin: tuple[float, float, float]
-
-    @property
-    def kind(self) -> str:
-        """The kind of room, a key of `rooms.KINDS`."""
-        return self.name.rpartition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -82,7 +77,8 @@ def scan_room(plan: RoomPlan, density: float) -> list[ScannedObject]:
     `density` is the points per square metre where the scanner sees a surface well.
     """
     width, depth, height = plan.size
-    scene, layout = furnish(plan.kind, plan.size, _source(plan.seed, plan.area, plan.index, 1))
+    kind, _, _ = plan.name.rpartition("_")
+    scene, layout = furnish(kind, plan.size, _source(plan.seed, plan.area, plan.index, 1))
     rng = _source(plan.seed, plan.area, plan.index, 2)
     positions = scan_positions(layout, rng)
     # Lamps under the ceiling, and one window's worth of daylight from a side.

@@ -14,20 +14,13 @@ from itertools import product
 
 import numpy as np
 
-from .scene import Material, Part
+from .scene import Part, Vector
 from .surface import material
 
 
-def table(
-    part: Part,
-    rng: np.random.Generator,
-    width: float,
-    depth: float,
-    height: float,
-    *,
-    is_round: bool = False,
-) -> None:
+def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool = False) -> None:
     """Build a table with legs, side panels or a pedestal, sometimes with drawers."""
+    width, depth, height = size
     top = material("furniture", rng)
     below = top if rng.random() < 0.5 else material("metal", rng)
     thick = rng.uniform(0.022, 0.05)
@@ -66,7 +59,11 @@ def chair(part: Part, rng: np.random.Generator) -> None:
     if gap:
         part.box((-0.04, -w, seat - 0.03), (0.04, -w + 0.03, seat + gap), look)
     if rng.random() < 0.5:
-        _swivel(part, under, metal)
+        part.cylinder((0, 0, 0.08), 0.03, under - 0.08, metal)
+        for turn in np.linspace(0, 2 * math.pi, 6)[:-1]:
+            arm = part.at(0, 0, 0, float(turn))
+            arm.box((0, -0.025, 0.05), (0.28, 0.025, 0.09), metal)
+            arm.cylinder((0.27, 0, 0), 0.03, 0.05, metal, facets=6)
     else:
         for x, y in product((-w + 0.02, w - 0.05), repeat=2):
             part.box((x, y, 0), (x + 0.03, y + 0.03, under), metal)
@@ -74,14 +71,6 @@ def chair(part: Part, rng: np.random.Generator) -> None:
         for x in (-w - 0.05, w):
             part.box((x, -w + 0.05, seat + 0.17), (x + 0.05, w - 0.08, seat + 0.2), metal)
             part.box((x + 0.01, -0.03, under), (x + 0.04, 0.03, seat + 0.17), metal)
-
-
-def _swivel(part: Part, height: float, look: Material) -> None:
-    part.cylinder((0, 0, 0.08), 0.03, height - 0.08, look)
-    for turn in np.linspace(0, 2 * math.pi, 6)[:-1]:
-        arm = part.at(0, 0, 0, float(turn))
-        arm.box((0, -0.025, 0.05), (0.28, 0.025, 0.09), look)
-        arm.cylinder((0.27, 0, 0), 0.03, 0.05, look, facets=6)
 
 
 def sofa(part: Part, rng: np.random.Generator, width: float) -> None:
@@ -104,10 +93,9 @@ def sofa(part: Part, rng: np.random.Generator, width: float) -> None:
         part.box((low + 0.02, 0.12, seat), (low + step - 0.02, 0.32, back + rise), look)
 
 
-def bookcase(
-    part: Part, rng: np.random.Generator, width: float, depth: float, height: float
-) -> None:
+def bookcase(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a bookcase with shelves, books on most of them, sometimes doors below."""
+    width, depth, height = size
     look = material("furniture", rng)
     w, board = width / 2, 0.022
     for x in (-w, w - board):

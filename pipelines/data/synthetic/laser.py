@@ -45,7 +45,6 @@ def scan(
     scene: Scene,
     positions: np.ndarray,
     lighting: Lighting,
-    *,
     density: float,
     rng: np.random.Generator,
 ) -> Points:
@@ -92,8 +91,7 @@ def _echoes(
 def cast_rays(step: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Return rays on a grid of angles `step` apart, each moved at random inside its cell.
 
-    Returns:
-        Unit vectors (rows, columns, 3) float32, and the elevation of each row (rows,), radians.
+    They are unit vectors (rows, columns, 3) float32; also the elevation of each row, radians.
     """
     elevations = np.arange(LOWEST, np.pi / 2 - step, step)
     azimuths = np.arange(int(np.ceil(2 * np.pi / step))) * (2 * np.pi / np.ceil(2 * np.pi / step))
@@ -110,9 +108,8 @@ def cast(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest patch along each of the rays of `cast_rays` from position (3,).
 
-    Returns:
-        The distance (rows, columns) float32, infinite where nothing is hit, and the patch hit
-        (rows, columns) int32, -1 where nothing is hit.
+    Returns the distance (rows, columns) float32, infinite where nothing is hit, and the patch hit
+    (rows, columns) int32, -1 where nothing is hit.
     """
     rows, columns = direction.shape[:2]
     distance = np.full((rows, columns), np.inf, np.float32)

@@ -12,20 +12,10 @@ from itertools import product
 
 import numpy as np
 
-from . import furniture
+from . import furniture, shell
 from .furniture import Clutter
 from .scene import Frame, Part, Scene
-from .shell import (
-    Layout,
-    Opening,
-    Size,
-    build_beam,
-    build_column,
-    build_door,
-    build_shell,
-    build_window,
-    wall_frame,
-)
+from .shell import Layout, Opening, Size, wall_frame
 
 # Ranges of sizes in metres, and of how many of each thing. Cases are bookcases, meetings are tables
 # with chairs around them, chairs those that stand alone, things are clutter on the floor.
@@ -109,13 +99,13 @@ class _Furnisher:
         for _ in self._number("windows"):
             low, width = rng.uniform(0.15, 1.0), rng.uniform(0.9, 2.2)
             windows += self._opening(width, low, min(rng.uniform(1.9, 2.4), top) - low)
-        build_shell(self.scene, self.size, doors + windows, rng)
+        shell.walls(self.scene, rng, self.size, doors + windows)
         for door in doors:
             front = self.layout.in_front(door.wall, door.s0, door.s1, 0.9)
             self.layout.floor.append(front)  # nothing may stand there
-            build_door(self._on_wall("door", door.wall), rng, door)
+            shell.door(self._on_wall("door", door.wall), rng, door)
         for window in windows:
-            build_window(self._on_wall("window", window.wall), rng, window)
+            shell.window(self._on_wall("window", window.wall), rng, window)
 
     def structure(self) -> None:
         """Add columns, at walls or standing free, and beams."""
@@ -128,11 +118,11 @@ class _Furnisher:
             else:
                 back = self._at_wall(width, 0.0, height, depth)
             if back:
-                build_column(self.scene.add("column", back), rng, width, depth, height)
+                shell.column(self.scene.add("column", back), rng, (width, depth, height))
         for _ in self._number("beams"):
             wall = int(rng.integers(4))
             length, across = self.size[wall % 2], self.size[1 - wall % 2]
-            build_beam(self._on_wall("beam", wall), rng, length, across, height)
+            shell.beam(self._on_wall("beam", wall), rng, length, across, height)
 
     def walls(self) -> None:
         """Add what stands at or hangs on walls: boards, bookcases, desks, sofas."""
@@ -149,7 +139,7 @@ class _Furnisher:
             frame = self._at_wall(width, 0.0, height, depth)
             if frame:
                 part = self.scene.add("bookcase", frame.at(0, 0.01))
-                furniture.bookcase(part, rng, width, depth, height)
+                furniture.bookcase(part, rng, (width, depth, height))
         for _ in self._number("desks"):
             self._desk()
         for _ in self._number("sofas"):
@@ -206,7 +196,7 @@ class _Furnisher:
         frame = self._at_wall(width, 0.0, height, depth)
         if frame:
             frame = frame.at(0, rng.uniform(0.01, 0.05))
-            furniture.table(self.scene.add("table", frame), rng, width, depth, height)
+            furniture.table(self.scene.add("table", frame), rng, (width, depth, height))
             self.tops.append((frame.at(0, 0, height), width, depth, True))
             self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
 
@@ -221,7 +211,7 @@ class _Furnisher:
         if width > 1.3 and self.layout.take_around(front.at(0, 0.25), 0.3):
             height, is_round = rng.uniform(0.36, 0.5), rng.random() < 0.3
             low = self.scene.add("table", front)
-            furniture.table(low, rng, 0.8, 0.5, height, is_round=is_round)
+            furniture.table(low, rng, (0.8, 0.5, height), is_round=is_round)
             self.tops.append((front.at(0, 0, height), 0.5, 0.4, False))
 
     def _meeting(self) -> None:
@@ -234,7 +224,7 @@ class _Furnisher:
             return
         frame, height = center.at(0, -depth / 2), rng.uniform(0.7, 0.77)
         table = self.scene.add("table", frame)
-        furniture.table(table, rng, width, depth, height, is_round=is_round)
+        furniture.table(table, rng, (width, depth, height), is_round=is_round)
         self.tops.append((frame.at(0, 0, height), width * 0.7, depth, False))
         for x, side in product(np.arange(0.35 - width / 2, width / 2, 0.7), (1, -1)):
             if rng.random() < 0.85:

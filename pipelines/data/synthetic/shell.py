@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .scene import Frame, Material, Part, Scene
+from .scene import Frame, Material, Part, Scene, Vector
 from .surface import material
 
 Size = tuple[float, float, float]
@@ -47,8 +47,7 @@ class Layout:
     ) -> tuple[int, float] | None:
         """Take a free stretch of wall between two heights, and `depth` of the floor in front.
 
-        Returns:
-            The wall and the position of the middle along it, or None if nothing is free.
+        Returns the wall and the position of the middle along it, or None if nothing is free.
         """
         for _ in range(TRIES):
             wall = int(self._rng.integers(4))
@@ -103,9 +102,8 @@ class Layout:
         """Return the distance of floor points (n, 2) to the nearest occupied rectangle."""
         distance = np.full(len(points), np.inf)
         for x0, y0, x1, y1 in self.floor:
-            dx = np.maximum(np.maximum(x0 - points[:, 0], points[:, 0] - x1), 0)
-            dy = np.maximum(np.maximum(y0 - points[:, 1], points[:, 1] - y1), 0)
-            distance = np.minimum(distance, np.hypot(dx, dy))
+            outside = points - np.clip(points, (x0, y0), (x1, y1))
+            distance = np.minimum(distance, np.hypot(*outside.T))
         return distance
 
 
@@ -119,9 +117,7 @@ def _free(rect: Rect, taken: list[Rect], gap: float) -> bool:
     )
 
 
-def build_shell(
-    scene: Scene, size: Size, openings: list[Opening], rng: np.random.Generator
-) -> None:
+def walls(scene: Scene, rng: np.random.Generator, size: Size, openings: list[Opening]) -> None:
     """Add floor, ceiling and the four walls with their holes."""
     width, depth, height = size
     floor = scene.add("floor", Frame())
@@ -157,7 +153,7 @@ def _build_wall(
     part.sheet((at, 0, 0), (length - at, 0, 0), (0, 0, height), look)
 
 
-def build_door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
+def door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
     """Build a door into its opening: a frame and a leaf, shut, ajar or open into the room."""
     _, s0, _, s1, z1 = opening
     look = material("door", rng)
@@ -187,7 +183,7 @@ def _build_surround(
         part.box((s0 - border, -depth, z0 - border), (s1 + border, 0.1, z0), look)
 
 
-def build_window(part: Part, rng: np.random.Generator, opening: Opening) -> None:
+def window(part: Part, rng: np.random.Generator, opening: Opening) -> None:
     """Build a window into its opening: sill, border, bars, glass and often a blind."""
     _, s0, z0, s1, z1 = opening
     depth = rng.uniform(0.08, 0.2)
@@ -205,9 +201,7 @@ def build_window(part: Part, rng: np.random.Generator, opening: Opening) -> None
         part.sheet((s0, -0.02, z1 - drop), (s1 - s0, 0, 0), (0, 0, drop), blind)
 
 
-def build_beam(
-    part: Part, rng: np.random.Generator, length: float, across: float, height: float
-) -> None:
+def beam(part: Part, rng: np.random.Generator, length: float, across: float, height: float) -> None:
     """Build a beam under the ceiling, along the wall of `part` or parallel to it in the room."""
     thick = rng.uniform(0.2, 0.45)
     drop = rng.uniform(0.18, max(0.2, min(0.45, height - 2.3)))
@@ -215,10 +209,9 @@ def build_beam(
     part.box((0, at, height - drop), (length, at + thick, height), material("structure", rng))
 
 
-def build_column(
-    part: Part, rng: np.random.Generator, width: float, depth: float, height: float
-) -> None:
+def column(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a column from floor to ceiling; the origin lies at the middle of its back."""
+    width, depth, height = size
     look = material("structure", rng)
     if rng.random() < 0.3:
         part.cylinder((0, depth / 2, 0), min(width, depth) / 2, height, look, facets=14)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scene import Material, Rgb
+from .scene import Material
 
 # hue, saturation and value ranges of HSV
 PALETTES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
@@ -107,7 +107,8 @@ def material(role: str, rng: np.random.Generator) -> Material:
     """Draw a material for a role of the table."""
     looks = LOOKS[LOOKS["role"] == role]
     look = looks[rng.choice(len(looks), p=looks["weight"] / looks["weight"].sum())]
-    first = color(look["palette"], rng)
+    hue, saturation, value = (rng.uniform(*bounds) for bounds in PALETTES[look["palette"]])
+    first = colorsys.hsv_to_rgb(hue, saturation, value)
     contrast = look["contrast"]
     factor = 1.0 + rng.choice((-1.0, 1.0) if contrast < 1 else (1.0,)) * contrast
     red, green, blue = (float(np.clip(c * factor + rng.normal(0, 0.02), 0, 1)) for c in first)
@@ -120,12 +121,6 @@ def material(role: str, rng: np.random.Generator) -> Material:
         dropout=look["dropout"],
         seed=int(rng.integers(1 << 31)),
     )
-
-
-def color(palette: str, rng: np.random.Generator) -> Rgb:
-    """Draw a colour of a palette, rgb in 0–1."""
-    hue, saturation, value = (float(rng.uniform(*bounds)) for bounds in PALETTES[palette])
-    return colorsys.hsv_to_rgb(hue, saturation, value)
 
 
 def lattice(i: np.ndarray, j: np.ndarray, seed: np.ndarray) -> np.ndarray:
