@@ -33,9 +33,10 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from . import reference
+from . import reductions, reference
 from .knn_search import RankTable
 from .reductions import EdgeOps
+from .reference import gather as gather
 
 OLDEST = (7, 0)  # compute capability that Triton compiles for
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
@@ -144,16 +145,6 @@ def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -
         return _module("knn_search", x).knn(x, ranks, bound)
 
 
-def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Return the neighbours' rows (B, N, k, C) of x (B, N, C).
-
-    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
-    >>> gather(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).flatten(2).tolist()
-    [[[1.0, 2.0], [2.0, 4.0], [4.0, 1.0]]]
-    """
-    return reference.gather(x, index)
-
-
 def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
     """Return max_j x_j (B, N, C) over the neighbours j; a tie sends its gradient to one of them.
 
@@ -161,7 +152,11 @@ def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
     >>> neighbor_max(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).tolist()
     [[[2.0], [4.0], [4.0]]]
     """
-    return _module("reductions", x).neighbor_max(x, index)
+    ops = edge_ops(x)
+    if ops is None:
+        return reference.neighbor_max(x, index)
+    sign = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+    return reductions.edge_reduce(ops, None, x, index, sign, relu=False, moments=False)[0]
 
 
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
@@ -197,7 +192,10 @@ def edge_reduce(
         The extreme (B, N, C) over the neighbours; Σ e and Σ e² (C,) float64 over all B·N·k edges,
         or None, None without `moments`. All three are differentiable in u and v.
     """
-    return _module("reductions", u).edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    ops = edge_ops(v)
+    if ops is None:
+        return reference.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
+    return reductions.edge_reduce(ops, u, v, index, sign, relu=relu, moments=moments)
 
 
 def edge_ops(x: Tensor) -> EdgeOps | None:

@@ -33,7 +33,12 @@ def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:
-    """Return (B, N, k, C): row `index[b, i, n]` of `x[b]`."""
+    """Return the neighbours' rows (B, N, k, C) of x (B, N, C).
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> gather(x, torch.tensor([[[0, 1], [1, 2], [2, 0]]], dtype=torch.int32)).flatten(2).tolist()
+    [[[1.0, 2.0], [2.0, 4.0], [4.0, 1.0]]]
+    """
     batch, points, channels = x.shape
     first = torch.arange(batch, device=x.device).view(batch, 1, 1) * points
     flat = (index.long() + first).view(-1)

@@ -9,6 +9,7 @@ only. Positions in an array count elements, need no alignment and are not checke
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -41,9 +42,9 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(lane, kind.lanes))
 
 
-def wide_registers(context: Any = None) -> bool:
+def wide_registers() -> bool:
     """Return whether the processor that Numba compiles for holds 16 float32 in one register."""
-    return "+avx512f" in (context or cpu_target.target_context).codegen().magic_tuple()[2]
+    return "+avx512f" in cpu_target.target_context.codegen().magic_tuple()[2]
 
 
 def makers(lanes: int) -> tuple[Any, Any, Any]:
@@ -90,21 +91,6 @@ wide_load, wide_load_splat, wide_splat = makers(WIDE)
 
 
 @intrinsic
-def load_positions(typing: Any, array: Any, start: Any) -> Any:
-    """Return `array[start : start + 8]` of an unsigned integer array, widened to int32."""
-    kind = Vector(types.int32)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = pointer_to(context, builder, signature, args)
-        narrow = ir.VectorType(pointer.type.pointee, LANES)
-        wide = context.get_value_type(kind)
-        value = load_vector(builder, pointer, narrow)
-        return value if narrow == wide else builder.zext(value, wide)
-
-    return kind(array, types.intp), generate
-
-
-@intrinsic
 def store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
     """Write a vector to the array from `start` on; integers are narrowed to the array's type."""
 
@@ -117,81 +103,95 @@ def store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
     return types.void(array, types.intp, vector), generate
 
 
-def lanewise(build: Callable[..., Any]) -> Any:
-    """Make an intrinsic of a function that builds LLVM code; its last argument has its type."""
+def lanewise(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Make an intrinsic of a function that builds LLVM code, called with the builder and values.
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return build(builder, *args)
+    `result` returns the Numba type of the value that is built, given those of the arguments.
+    """
 
-    typed = (
-        lambda typing, a: (a(a), generate),
-        lambda typing, a, b: (b(a, b), generate),
-        lambda typing, a, b, c: (c(a, b, c), generate),
-        lambda typing, a, b, c, d: (d(a, b, c, d), generate),
-        lambda typing, a, b, c, d, e: (e(a, b, c, d, e), generate),
-    )
-    return intrinsic(typed[build.__code__.co_argcount - 2])
+    def decorate(build: Callable[..., Any]) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return build(builder, *args)
+
+        def typed(typing: Any, *kinds: Any) -> Any:
+            return result(*kinds)(*kinds), generate
+
+        typed.__name__ = build.__name__
+        typed.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
+        return intrinsic(typed)
+
+    return decorate
 
 
-@lanewise
+def last(*kinds: Any) -> Any:
+    """Return the type of the last argument."""
+    return kinds[-1]
+
+
+def mask(*_: Any) -> Any:
+    """Return the type of bits for the lanes of a vector, lane 0 lowest."""
+    return types.int64
+
+
+@lanewise(last)
 def add(builder: Any, a: Any, b: Any) -> Any:
     """Return a + b."""
     return builder.fadd(a, b)
 
 
-@lanewise
+@lanewise(last)
 def multiply(builder: Any, a: Any, b: Any) -> Any:
     """Return a · b."""
     return builder.fmul(a, b)
 
 
-@lanewise
+@lanewise(last)
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a · b + c, rounded once."""
     bits = 32 if isinstance(a.type.element, ir.FloatType) else 64
     return llvm_call(builder, f"llvm.fma.v{a.type.count}f{bits}", a.type, [a, b, c])
 
 
-@lanewise
+@lanewise(last)
 def relu_of(builder: Any, a: Any) -> Any:
     """Return the larger of a and 0; NaN stays NaN."""
     zero = ir.Constant(a.type, None)
     return builder.select(builder.fcmp_ordered("<", a, zero), zero, a)
 
 
-@lanewise
+@lanewise(last)
 def choose_beyond(builder: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """Return `yes` in the lanes where a > b or a is NaN, else `no`."""
     beyond = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
     return builder.select(beyond, yes, no)
 
 
-@lanewise
+@lanewise(last)
 def choose_positive(builder: Any, a: Any, yes: Any) -> Any:
     """Return `yes` in the lanes where a > 0, else 0."""
     positive = builder.fcmp_ordered(">", a, ir.Constant(a.type, None))
     return builder.select(positive, yes, ir.Constant(yes.type, None))
 
 
-@lanewise
+@lanewise(last)
 def choose_equal(builder: Any, a: Any, b: Any, yes: Any) -> Any:
     """Return `yes` in the lanes where the integers a and b are equal, else 0."""
     return builder.select(builder.icmp_signed("==", a, b), yes, ir.Constant(yes.type, None))
 
 
-@lanewise
+@lanewise(last)
 def minimum(builder: Any, a: Any, b: Any) -> Any:
     """Return the smaller of a and b; b where one of them is NaN."""
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-@lanewise
+@lanewise(last)
 def maximum(builder: Any, a: Any, b: Any) -> Any:
     """Return the larger of a and b; b where one of them is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-@lanewise
+@lanewise(last)
 def count_before(builder: Any, a: Any, places: Any, b: Any, others: Any, total: Any) -> Any:
     """Return `total` plus, for each lane of (a, places), the lanes of (b, others) that precede it.
 
@@ -208,95 +208,71 @@ def count_before(builder: Any, a: Any, places: Any, b: Any, others: Any, total: 
     return total
 
 
-@intrinsic
-def widen(typing: Any, a: Any) -> Any:
+@lanewise(lambda a: Vector(types.float64, a.lanes))
+def widen(builder: Any, a: Any) -> Any:
     """Return a float vector as float64."""
-    kind = Vector(types.float64, a.lanes)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wide = context.get_value_type(kind)
-        return args[0] if args[0].type == wide else builder.fpext(args[0], wide)
-
-    return kind(a), generate
+    wide = ir.VectorType(ir.DoubleType(), a.type.count)
+    return a if a.type == wide else builder.fpext(a, wide)
 
 
-@intrinsic
-def truncate(typing: Any, a: Any) -> Any:
+@lanewise(lambda a: Vector(types.int32, a.lanes))
+def positions(builder: Any, a: Any) -> Any:
+    """Return a vector of unsigned integers, or of int32, as int32."""
+    wide = ir.VectorType(INT32, a.type.count)
+    return a if a.type == wide else builder.zext(a, wide)
+
+
+@lanewise(lambda a: Vector(types.int32, a.lanes))
+def truncate(builder: Any, a: Any) -> Any:
     """Return a vector of floats, cut off towards zero, as int32."""
-    kind = Vector(types.int32, a.lanes)
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fptosi(args[0], context.get_value_type(kind))
-
-    return kind(a), generate
+    return builder.fptosi(a, ir.VectorType(INT32, a.type.count))
 
 
-@intrinsic
-def mask_le(typing: Any, a: Any, b: Any) -> Any:
+@lanewise(mask)
+def mask_le(builder: Any, a: Any, b: Any) -> Any:
     """Return a ≤ b as bits, lane 0 lowest; a NaN is not ≤ anything."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        if a.lanes == LANES or wide_registers(context):
-            return _bits(builder, builder.fcmp_ordered("<=", *args))
-        low, high = (
-            _bits(builder, builder.fcmp_ordered("<=", *(_half(builder, arg, n) for arg in args)))
-            for n in range(2)
-        )
-        return builder.or_(low, builder.shl(high, INT64(LANES)))
-
-    return types.int64(a, b), generate
+    if a.type.count == LANES or wide_registers():
+        return _bits(builder, builder.fcmp_ordered("<=", a, b))
+    low, high = (
+        _bits(builder, builder.fcmp_ordered("<=", _half(builder, a, n), _half(builder, b, n)))
+        for n in range(2)
+    )
+    return builder.or_(low, builder.shl(high, INT64(LANES)))
 
 
-@intrinsic
-def any_le(typing: Any, a: Any, bound: Any) -> Any:
+@lanewise(mask)
+def any_le(builder: Any, a: Any, bound: Any) -> Any:
     """Return 1 if any of the 16 lanes of a is ≤ that of `bound`, else 0."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        near = builder.fcmp_ordered("<=", *args)
-        if not wide_registers(context):
-            near = builder.or_(_half(builder, near, 0), _half(builder, near, 1))
-        bits = _bits(builder, near)
-        return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), INT64)
-
-    return types.int64(a, bound), generate
+    near = builder.fcmp_ordered("<=", a, bound)
+    if not wide_registers():
+        near = builder.or_(_half(builder, near, 0), _half(builder, near, 1))
+    bits = _bits(builder, near)
+    return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), INT64)
 
 
-@intrinsic
-def mask_equal(typing: Any, vector: Any, number: Any) -> Any:
+@lanewise(mask)
+def mask_equal(builder: Any, vector: Any, number: Any) -> Any:
     """Return, as bits, which lanes of an integer vector are `number`, lane 0 lowest."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector, number = args
-        wanted = splat_vector(builder, builder.trunc(number, INT32), vector.type)
-        return _bits(builder, builder.icmp_signed("==", vector, wanted))
-
-    return types.int64(vector, types.int64), generate
+    wanted = splat_vector(builder, builder.trunc(number, INT32), vector.type)
+    return _bits(builder, builder.icmp_signed("==", vector, wanted))
 
 
-@intrinsic
-def popcount(typing: Any, mask: Any) -> Any:
+@lanewise(mask)
+def popcount(builder: Any, bits: Any) -> Any:
     """Return the number of bits of a mask."""
-    return types.int64(types.int64), lambda _, builder, signature, args: builder.ctpop(args[0])
+    return builder.ctpop(bits)
 
 
-@intrinsic
-def lowest_bit(typing: Any, mask: Any) -> Any:
+@lanewise(mask)
+def lowest_bit(builder: Any, bits: Any) -> Any:
     """Return the place of the lowest set bit of a mask that has one."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], INT1(1))
-
-    return types.int64(types.int64), generate
+    return builder.cttz(bits, INT1(1))
 
 
-@intrinsic
-def float_bits(typing: Any, value: Any) -> Any:
+@lanewise(lambda value: types.uint32)
+def float_bits(builder: Any, value: Any) -> Any:
     """Return the bits of a float32 as uint32."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], INT32)
-
-    return types.uint32(types.float32), generate
+    return builder.bitcast(value, INT32)
 
 
 @intrinsic
@@ -308,7 +284,7 @@ def store_chosen(typing: Any, array: Any, start: Any, vector: Any, mask: Any, ta
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, start, vector, mask, table = args
-        if wide_registers(context):
+        if wide_registers():
             bits = builder.bitcast(builder.trunc(mask, ir.IntType(WIDE)), ir.VectorType(INT1, WIDE))
             letter = "i" if vector.type.element == INT32 else "f"
             name = f"llvm.x86.avx512.mask.compress.v{WIDE}{letter}32"
@@ -329,15 +305,12 @@ def store_chosen(typing: Any, array: Any, start: Any, vector: Any, mask: Any, ta
     return types.void(array, types.intp, vector, types.int64, table), generate
 
 
-def _places() -> np.ndarray:
-    table = np.zeros((1 << LANES, LANES), np.int32)
-    for mask in range(1 << LANES):
-        bits = [n for n in range(LANES) if mask >> n & 1]
-        table[mask, : len(bits)] = bits
-    return table.reshape(-1)
-
-
-PLACES = _places()  # for each mask of 8 bits, the places of the set ones
+# For each mask of 8 bits, the places of the set ones, then zeros.
+_rows = np.zeros((1 << LANES, LANES), np.int32)
+for _mask, _row in enumerate(_rows):
+    _set = [n for n in range(LANES) if _mask >> n & 1]
+    _row[: len(_set)] = _set
+PLACES = _rows.reshape(-1)
 
 
 def pointer_to(context: Any, builder: Any, signature: Any, args: Any) -> Any:

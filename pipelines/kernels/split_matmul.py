@@ -6,11 +6,6 @@ two such sums are computed: the fourth is 2^-22 of the whole. The matrices are s
 time, so their parts never take more than 2 · SLAB rows. Sums are in a fixed order: a result has the
 same bits every time on the same kind of GPU.
 
-    split_rows    split rows whose elements are contiguous
-    row_maxima    the largest magnitude of each row of other strides
-    split_strided split such rows
-    multiply      multiply two split matrices
-
 An element a of a row is, with the row's power of two 2^s, a 2^s = high + low + rest in fp16: s
 brings the row's largest magnitude into [2^14, 2^15), and the rest is below 2^-22 of a, or 2^-40 of
 the largest. If float32's result is not finite, neither is this one: it may be NaN instead of inf.
@@ -44,22 +39,14 @@ SHORTEST = 8  # steps of a share
 
 @dataclass(frozen=True)
 class Tiles:
-    """How `multiply` is launched.
+    """How `multiply` is launched."""
 
-    Attributes:
-        rows, columns: of a tile of the result.
-        inner: elements of the inner dimension of a step, which tensor cores add up.
-        warps: of a kernel instance.
-        stages: steps that are loaded into shared memory ahead.
-        group: rows of tiles that are computed side by side.
-    """
-
-    rows: int = 128
+    rows: int = 128  # of a tile of the result, as `columns`
     columns: int = 128
-    inner: int = 64
-    warps: int = 8
-    stages: int = 3
-    group: int = 8
+    inner: int = 64  # elements of the inner dimension of a step, which tensor cores add up
+    warps: int = 8  # of a kernel instance
+    stages: int = 3  # steps that are loaded into shared memory ahead
+    group: int = 8  # rows of tiles that are computed side by side
 
 
 # Shared memory, 227 KiB on 9.0 and 163 on 8.0, bounds the stages: one of 128 × 128 × 64 has 64 KiB.
@@ -67,19 +54,7 @@ class Tiles:
 BEST = {9: Tiles(), 8: Tiles(inner=32)}
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The rows of a matrix as fp16 parts.
-
-    Attributes:
-        parts: (2, padded rows, width) fp16, the high parts and the low ones; padded with zeros.
-        shifts: (padded rows,) int32: the parts are those of the row times 2^shift.
-        rows: how many there are.
-    """
-
-    parts: Tensor
-    shifts: Tensor
-    rows: int
+Parts = tuple[Tensor, Tensor]  # of `split`
 
 
 def wanted(a: Tensor, b: Tensor) -> bool:
@@ -111,14 +86,7 @@ def lower_precision_allowed() -> bool:
 def matmul(
     a: Tensor, b: Tensor, total: Tensor | None = None, *, bias: Tensor | None = None
 ) -> Tensor:
-    """Return a b, or add it to `total` in place; see `pipelines.kernels.matmul`.
-
-    Args:
-        a: (n, l) float32, of any strides, as `b`.
-        b: (l, m) float32.
-        total: (n, m) float32.
-        bias: (m,) float32, added to every row.
-    """
+    """Return a b, or add it to `total` in place; see `pipelines.kernels.matmul`. All float32."""
     (n, inner), m = a.shape, b.shape[1]
     tiles = best(a.device)
     out = torch.empty(n, m, device=a.device) if total is None else total
@@ -143,7 +111,12 @@ def best(device: torch.device) -> Tiles:
 
 
 def split(x: Tensor, row_tile: int, inner_tile: int) -> Parts:
-    """Return x (rows, inner) float32 in parts, padded to multiples of the tiles."""
+    """Split the rows of x (rows, inner) float32 into parts, padded with zeros to whole tiles.
+
+    Returns:
+        (2, padded rows, width) fp16, the high parts and the low ones; (padded rows,) int32: the
+        parts are those of the row times 2 to this power.
+    """
     rows, inner = x.shape
     padded = triton.cdiv(rows, max(row_tile, SPLIT)) * max(row_tile, SPLIT)
     width = triton.cdiv(inner, inner_tile) * inner_tile
@@ -152,7 +125,7 @@ def split(x: Tensor, row_tile: int, inner_tile: int) -> Parts:
     sizes = rows, inner, width, padded * width, *x.stride()
     if x.stride(1) == 1:
         split_rows[(padded // 4,)](x, parts, shifts, *sizes, ROWS=4, CHUNK=1024)
-        return Parts(parts, shifts, rows)
+        return parts, shifts
     bits = torch.zeros(padded, dtype=torch.int32, device=x.device)
     across = padded // SPLIT
     row_maxima[(across, triton.cdiv(inner, SPLIT * 4))](
@@ -161,7 +134,7 @@ def split(x: Tensor, row_tile: int, inner_tile: int) -> Parts:
     split_strided[(across, triton.cdiv(width, SPLIT))](
         x, bits, parts, shifts, *sizes, ROWS=SPLIT, CHUNK=SPLIT
     )
-    return Parts(parts, shifts, rows)
+    return parts, shifts
 
 
 def _multiply(
@@ -169,16 +142,16 @@ def _multiply(
 ) -> None:
     """Store left rightᵀ + bias into `out` (rows, columns), or add it."""
     n, m = out.shape
-    width = left.parts.shape[2]
+    (a, a_shifts), (b, b_shifts) = left, right
+    width = a.shape[2]
     count = triton.cdiv(n, tiles.rows) * triton.cdiv(m, tiles.columns)
     steps = width // tiles.inner
     share = triton.cdiv(steps, shares(count, steps, n * m, processors(out.device))) * tiles.inner
     number = triton.cdiv(width, share)
     where = out if number == 1 else torch.empty(number, n, m, device=out.device)
     multiply[(count, number)](
-        *(left.parts, right.parts, left.shifts, right.shifts),
-        *(left.shifts if bias is None or number > 1 else bias, where),
-        *(n, m, width, share, left.parts[0].numel(), right.parts[0].numel()),
+        *(a, b, a_shifts, b_shifts, a_shifts if bias is None or number > 1 else bias, where),
+        *(n, m, width, share, a[0].numel(), b[0].numel()),
         *(where.stride(-2), where.stride(-1), n * m),
         **{"ROWS": tiles.rows, "COLUMNS": tiles.columns, "INNER": tiles.inner},
         **{"GROUP": tiles.group, "STAGES": tiles.stages},
@@ -198,13 +171,8 @@ def shares(tiles: int, steps: int, elements: int, processors: int) -> int:
     """Return in how many shares the inner dimension is computed side by side.
 
     One if there are tiles for all processors; else the fewest with which the last of them waits
-    hardly longer than with any other number.
-
-    Args:
-        tiles: of the result.
-        steps: along the inner dimension.
-        elements: of the result.
-        processors: that do a tile at a time.
+    hardly longer than with any other number. The result has so many tiles and elements, and there
+    are so many steps along the inner dimension; a processor does a tile at a time.
     """
     most = max(1, min(MOST_SHARES, steps // SHORTEST, SHARES_ELEMENTS // max(1, elements)))
     if tiles >= 4 * processors:
@@ -259,13 +227,7 @@ def split_rows(
     rows, inner, width, piece, row_stride, inner_stride,
     ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Store the parts and shifts of ROWS whole rows, which are read twice.
-
-    Args:
-        x: (rows, inner) float32 with these strides.
-        parts: (2, padded rows, width) fp16, `piece` elements each; zeros beyond `rows` and `inner`.
-        shifts: (padded rows,) int32.
-    """
+    """Store parts (`piece` elements each) and shifts of ROWS whole rows, which are read twice."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     chunk = tl.arange(0, CHUNK)
     exists = (row < rows)[:, None]
@@ -310,12 +272,7 @@ def split_strided(
     rows, inner, width, piece, row_stride, inner_stride,
     ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """Store the parts and shifts of x (rows, inner), read along its columns.
-
-    Args:
-        bits: (padded rows,) int32, of `row_maxima`.
-        parts, shifts: as in `split_rows`.
-    """
+    """Store the parts and shifts of x (rows, inner), read along its columns; see `row_maxima`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     at = tl.program_id(1).to(tl.int64) * CHUNK + tl.arange(0, CHUNK)
     exists = (row < rows)[None, :] & (at < inner)[:, None]
@@ -362,13 +319,9 @@ def multiply(
     Tensor cores truncate a sum instead of rounding it. So they add up INNER products only, the
     small ones first, and ordinary additions the rest. The product of two low parts is left out.
 
-    Args:
-        left: (2, padded rows, width) fp16 of `split`, `left_piece` elements each.
-        right: (2, padded columns, width) fp16.
-        left_shifts, right_shifts: (padded rows,), (padded columns,) int32.
-        bias: (columns,) float32, with BIAS.
-        out: (shares, rows, columns) float32 with these strides; a share is `share` elements of
-            `width`, and both are multiples of INNER.
+    left and right are of `split`, with `left_piece` and `right_piece` elements of high parts. `out`
+    is (shares, rows, columns) float32 with these strides; a share is `share` elements of `width`,
+    and both are multiples of INNER.
     """
     down, across = tile_of(tl.program_id(0), rows, columns, ROWS, COLUMNS, GROUP)
     row = down.to(tl.int64) * ROWS + tl.arange(0, ROWS)

@@ -16,39 +16,24 @@ LONGEST = 4096  # elements of a table: the most candidates of a row that a GPU s
 
 @dataclass(frozen=True)
 class RankTable:
-    """Some ranks, as the kernels of a GPU look them up.
+    """Some ranks, as the kernels of a GPU look them up."""
 
-    Attributes:
-        column: (LONGEST,) int32: the column of the result that a rank belongs to, −1 none.
-        k: how many ranks there are.
-        bound: all ranks, now and later, are below it; it sets the size of the candidate buffers.
-    """
-
-    column: Tensor
-    k: int
-    bound: int
+    column: Tensor  # (LONGEST,) int32: the column of the result that a rank belongs to, −1 none
+    k: int  # how many ranks there are
+    bound: int  # all ranks, now and later, are below it; it sets the size of candidate buffers
 
     def __len__(self) -> int:
         return self.k
-
-    def listed(self) -> tuple[int, ...]:
-        """Return the ranks; waits for the device."""
-        return tuple((self.column >= 0).nonzero().flatten().tolist())
 
 
 Ranks = tuple[int, ...] | RankTable
 
 
 def listed(ranks: Ranks) -> tuple[int, ...]:
-    """Return ranks for an implementation without tables."""
-    return ranks.listed() if isinstance(ranks, RankTable) else ranks
-
-
-def bound_of(ranks: Ranks, bound: int | None, points: int) -> int:
-    """Return a bound that all ranks are below: `bound` if it is given, at most all points."""
+    """Return ranks for an implementation without tables; waits for the device of a table."""
     if isinstance(ranks, RankTable):
-        return min(ranks.bound, points)
-    return max(ranks[-1] + 1, min(bound or 0, points))
+        return tuple((ranks.column >= 0).nonzero().flatten().tolist())
+    return ranks
 
 
 class RankTables:

@@ -25,8 +25,8 @@ from pipelines.kernels.simd import (
     choose_positive,
     fma,
     load,
-    load_positions,
     multiply,
+    positions,
     relu_of,
     splat,
     store,
@@ -35,7 +35,6 @@ from pipelines.kernels.simd import (
 from pipelines.kernels.threads import parallel
 
 from . import EdgeOps
-from . import edge_reduce as differentiable_edge_reduce
 
 FAST = (torch.float32, torch.float64)
 EDGE_POINTS = 256  # of a task that writes to its own points
@@ -44,29 +43,12 @@ POINTS = 128  # of a task of `point_reduce`
 STRIP = 4  # points whose sums stay in registers
 
 
-def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
-    """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
-    if x.dtype not in FAST:
-        return reference.neighbor_max(x, index)
-    sign = torch.ones(x.shape[-1], dtype=x.dtype)
-    return edge_reduce(None, x, index, sign, relu=False, moments=False)[0]
-
-
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
     """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
     if x.dtype not in FAST:
         return reference.neighbor_sum(x, index)
     _check_index(index, x.shape[1])
     return _NeighborSum.apply(_pad(x), index.contiguous())[..., : x.shape[-1]]
-
-
-def edge_reduce(
-    u: Tensor | None, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`. No u means zeros."""
-    if u is not None and v.dtype not in FAST:
-        return reference.edge_reduce(u, v, index, sign, relu=relu, moments=moments)
-    return differentiable_edge_reduce(EDGE_OPS, u, v, index, sign, relu=relu, moments=moments)
 
 
 def edge_ops(x: Tensor) -> EdgeOps | None:
@@ -142,10 +124,10 @@ class _NeighborSum(torch.autograd.Function):
     def forward(ctx: Any, *args: Any) -> Tensor:
         x, index = args
         ctx.save_for_backward(index)
-        total = torch.empty_like(x)
-        tasks = -(-x.shape[0] * x.shape[1] // EDGE_POINTS)
-        threads.run(gather_sum, (*_flat(x, index, total), _sizes(x, index)), tasks)
-        return total
+        first = torch.arange(len(x), dtype=index.dtype).view(-1, 1, 1) * x.shape[1]
+        return F.embedding_bag((index + first).flatten(0, 1), x.flatten(0, 1), mode="sum").view_as(
+            x
+        )
 
     @staticmethod
     @once_differentiable
@@ -276,7 +258,7 @@ def edges_backward(u, v, index, winner, g, g1, g2, du, dv, sizes, flags, task):
     for i in range(start, start + points):
         for c in range(first, last, LANES):
             at = i * channels + c
-            own, top, place = load(u, at), load(g, at), load_positions(winner, at)
+            own, top, place = load(u, at), load(g, at), positions(load(winner, at))
             constant, slope = load(g1, c), load(g2, c)
             total = splat(zero)
             for n in range(k):
@@ -306,19 +288,6 @@ def winners_backward(u, v, index, winner, g, du, dv, sizes, flags, task):
                 d *= 0
             du[at] = d
             dv[source] += d
-
-
-@parallel
-def gather_sum(x, index, total, sizes, task):
-    """Add up the neighbours of the task's points."""
-    points, channels, k = sizes
-    for i in range(task * EDGE_POINTS, min((task + 1) * EDGE_POINTS, len(x) // channels)):
-        block = i - i % points
-        for c in range(0, channels, LANES):
-            value = splat(x.dtype.type(0))
-            for n in range(k):
-                value = add(value, load(x, (block + index[i * k + n]) * channels + c))
-            store(total, i * channels + c, value)
 
 
 @parallel

@@ -7,7 +7,8 @@ atomics.
 
 A kernel instance computes ROWS points (or one source of edges) for BLOCK of the C channels. Row i
 of the B·N points belongs to the block that begins at i − i mod N, and `index` counts from there; an
-index outside the block gives NaN and reads no foreign memory.
+index outside the block gives NaN and reads no foreign memory: a check that raises would stop the
+GPU in every layer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import EdgeOps
-from . import edge_reduce as differentiable_edge_reduce
 from . import point_reduce as point_reduce
 
 ELEMENTS = 1024  # of a kernel instance's array of points (or edges) and channels
@@ -34,25 +34,9 @@ LONG = 1 << 31  # elements of an array that 32 bits cannot count
 MOST_EDGES = 1 << 30  # so that their numbers are int32
 
 
-def neighbor_max(x: Tensor, index: Tensor) -> Tensor:
-    """Return max_j x_j; see `pipelines.kernels.neighbor_max`."""
-    sign = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-    return edge_reduce(None, x, index, sign, relu=False, moments=False)[0]
-
-
 def neighbor_sum(x: Tensor, index: Tensor) -> Tensor:
     """Return Σ_j x_j; see `pipelines.kernels.neighbor_sum`."""
     return _NeighborSum.apply(x.contiguous(), index.contiguous())
-
-
-def edge_reduce(
-    u: Tensor | None, v: Tensor, index: Tensor, sign: Tensor, *, relu: bool, moments: bool
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Reduce u_i + v_j over the edges; see `pipelines.kernels.edge_reduce`. No u means zeros.
-
-    An index outside 0 … N − 1 gives NaN: a check that raises would stop the GPU in every layer.
-    """
-    return differentiable_edge_reduce(EDGE_OPS, u, v, index, sign, relu=relu, moments=moments)
 
 
 def _forward(

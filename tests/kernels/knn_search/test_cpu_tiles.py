@@ -26,7 +26,7 @@ LENGTH = 3 * PANEL  # of a candidate buffer
 def appended(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Compile `append` for registers as here, and for those of eight elements."""
     if request.param == "eight":
-        monkeypatch.setattr(simd, "wide_registers", lambda _: False)
+        monkeypatch.setattr(simd, "wide_registers", lambda: False)
     compiled = njit(append.py_func, error_model="numpy")
 
     @njit

@@ -31,21 +31,13 @@ TINY = 1e-36  # more than values too small for a float32 can add up to
 
 @dataclass(frozen=True)
 class Order:
-    """The points of a block, in panels of near ones.
+    """The points of a block, in panels of near ones."""
 
-    Attributes:
-        points: (N,) int64; the point at each place.
-        places: (N / 16, axes, 16) float32, flat; the projections, in panels.
-        boxes: (N / 16, 2, axes) float32, flat; the lower and upper bounds of each panel.
-        channels: of the features.
-        axes: of the projections; with 0 nothing is ruled out.
-    """
-
-    points: np.ndarray
-    places: np.ndarray
-    boxes: np.ndarray
-    channels: int
-    axes: int
+    points: np.ndarray  # (N,) int64; the point at each place
+    places: np.ndarray  # (N / 16, axes, 16) float32, flat; the projections, in panels
+    boxes: np.ndarray  # (N / 16, 2, axes) float32, flat; the bounds of each panel, lower ones first
+    channels: int  # of the features
+    axes: int  # of the projections; with 0 nothing is ruled out
 
     @property
     def columns(self) -> np.ndarray:

@@ -15,27 +15,21 @@ from llvmlite import ir
 from numba import njit
 from numba.core import types
 
+from pipelines.kernels import simd
 from pipelines.kernels.simd import (
-    INT32,
     PLACES,
     WIDE,
     Vector,
     any_le,
     fma,
-    intrinsic,
-    llvm_call,
-    load_vector,
     lowest_bit,
     makers,
     mask_le,
     maximum,
     minimum,
-    pointer_to,
     popcount,
-    splat_vector,
     store,
     store_chosen,
-    store_vector,
     wide_registers,
 )
 from pipelines.kernels.threads import parallel
@@ -97,28 +91,30 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
     """
     kind = types.UniTuple(Vector(types.float32, PANEL), rows)
 
-    @intrinsic
+    @simd.intrinsic
     def zeros(typing: Any) -> Any:
         return kind(), lambda context, *_: ir.Constant(context.get_value_type(kind), None)
 
-    @intrinsic
+    @simd.intrinsic
     def add_outer(typing: Any, a: Any, start: Any, row: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array, start, row, sums = args
             for n in range(rows):
                 place = builder.add(start, start.type(n))
-                value = builder.load(pointer_to(context, builder, signature, (array, place)))
+                value = builder.load(simd.pointer_to(context, builder, signature, (array, place)))
                 factors = [
-                    splat_vector(builder, value, row.type),
+                    simd.splat_vector(builder, value, row.type),
                     row,
                     builder.extract_value(sums, n),
                 ]
-                sums = builder.insert_value(sums, llvm_call(builder, FMA, row.type, factors), n)
+                sums = builder.insert_value(
+                    sums, simd.llvm_call(builder, FMA, row.type, factors), n
+                )
             return sums
 
         return kind(a, types.intp, row, kind), generate
 
-    @intrinsic
+    @simd.intrinsic
     def store_rows(typing: Any, array: Any, start: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array, start, sums = args
@@ -128,7 +124,7 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
 
         return types.void(array, types.intp, kind), generate
 
-    @intrinsic
+    @simd.intrinsic
     def transpose(typing: Any, array: Any, source: Any, target: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             array, source, target = args
@@ -136,8 +132,8 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
             values = []
             for n in range(square):
                 place = builder.add(source, source.type(n * PANEL))
-                pointer = pointer_to(context, builder, signature, (array, place))
-                values.append(load_vector(builder, pointer, vector))
+                pointer = simd.pointer_to(context, builder, signature, (array, place))
+                values.append(simd.load_vector(builder, pointer, vector))
             values = _transposed(builder, values)
             _store_apart(context, builder, signature, (array, target), values)
             return context.get_dummy_value()
@@ -154,7 +150,9 @@ def _store_apart(
     array, start = target
     for n, value in enumerate(values):
         place = builder.add(start, start.type(n * PANEL))
-        store_vector(builder, value, pointer_to(context, builder, signature, (array, place)))
+        simd.store_vector(
+            builder, value, simd.pointer_to(context, builder, signature, (array, place))
+        )
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
@@ -164,7 +162,9 @@ def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """
     size, half = len(rows), len(rows) // 2
     low, high = (
-        ir.Constant(ir.VectorType(INT32, size), [n + size * row for n in lanes for row in range(2)])
+        ir.Constant(
+            ir.VectorType(simd.INT32, size), [n + size * row for n in lanes for row in range(2)]
+        )
         for lanes in (range(half), range(half, size))
     )
     for _ in range(size.bit_length() - 1):

@@ -39,7 +39,7 @@ import triton
 from torch import Tensor
 
 from pipelines.kernels import reference
-from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable, bound_of
+from pipelines.kernels.knn_search import LONGEST, Ranks, RankTable
 
 from . import candidates, distances, ordering, thresholds
 
@@ -72,7 +72,8 @@ def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
     float64 features, ranks beyond some 3,800 and blocks beyond 2^20 points are left to `reference`.
     """
     points = x.shape[1]
-    plan = plan_search(bound_of(ranks, bound, points), points)
+    bound = ranks.bound if isinstance(ranks, RankTable) else max(ranks[-1] + 1, bound or 0)
+    plan = plan_search(min(bound, points), points)
     large = points > MOST_POINTS or x[0].numel() > MOST_FEATURES or plan.room > LONGEST
     if large or x.dtype == torch.float64:
         return reference.knn(x, ranks)

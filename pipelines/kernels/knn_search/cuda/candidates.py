@@ -186,13 +186,9 @@ def redo(
     """Replace the candidates of the queue's rows by their `wanted` nearest points.
 
     They begin in the first buffer and run on into the others, whose counts become 0. An instance
-    takes every n-th row of the queue; a row's result does not depend on its place there.
-
-    Args:
-        x, mean: as for `prepare`.
-        scratch: (instances, N) int32, for the distances of a row.
-        CHUNK, LONG, WHOLE: CHUNK distances of a row are computed at a time and LONG read, which is
-            all of them if WHOLE.
+    takes every n-th row of the queue; a row's result does not depend on its place there. Distances
+    of a row go to `scratch` (instances, N) int32: CHUNK are computed at a time and LONG read, which
+    is all of them if WHOLE.
     """
     scratch += tl.program_id(0).to(tl.int64) * points
     lane = tl.arange(0, LANES)

@@ -104,11 +104,9 @@ def product(a0, a1, b0, b1, total):
 def rows_of(parts, units, points, padded, start, row, C: tl.constexpr, PART: tl.constexpr):
     """Return what a kernel instance needs of the rows `start` + `row` of its block.
 
-    Rows beyond the last point repeat it; nothing is stored of them.
-
-    Returns:
-        The block's first point; pointers to the rows' high parts (ROWS, PART); −2 times their
-        units; the offset from high to low parts.
+    These are the block's first point; pointers to the rows' high parts (ROWS, PART); −2 times their
+    units; the offset from high to low parts. Rows beyond the last point repeat it, and nothing is
+    stored of them.
     """
     first_point = tl.program_id(1).to(tl.int64) * padded
     point = first_point + tl.minimum(start + row, points - 1)
