@@ -82,20 +82,16 @@ def _module(operations: str, x: Tensor) -> ModuleType:
     return importlib.import_module(f".{operations}.{name}", __name__)
 
 
+@functools.cache
 def why_not_triton(device: torch.device) -> str | None:
     """Return why Triton can't be used on `device`, in one line; None if it can.
 
     >>> why_not_triton(torch.device("cpu")) is None  # only in its interpreter
     False
     """
-    return _why_not(device, os.environ.get("TRITON_INTERPRET") == "1")
-
-
-@functools.cache
-def _why_not(device: torch.device, interpreted: bool) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed (PyTorch's CUDA builds for Linux bring it)"
-    if interpreted:
+    if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if device.type != "cuda":
         return f"Triton needs an NVIDIA GPU, found the device {device.type}"
@@ -103,9 +99,7 @@ def _why_not(device: torch.device, interpreted: bool) -> str | None:
         return "Triton's kernels are tested on NVIDIA GPUs only, found a PyTorch without CUDA"
     found = torch.cuda.get_device_capability(device)
     if found < OLDEST:
-        return (
-            f"Triton needs compute capability {OLDEST[0]}.{OLDEST[1]}, found {found[0]}.{found[1]}"
-        )
+        return "Triton needs compute capability {}.{}, found {}.{}".format(*OLDEST, *found)
     return None
 
 

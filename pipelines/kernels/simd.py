@@ -103,10 +103,10 @@ def store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
     return types.void(array, types.intp, vector), generate
 
 
-def lanewise(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
+def lanewise(result: Callable[..., Any] | None = None) -> Callable[[Callable[..., Any]], Any]:
     """Make an intrinsic of a function that builds LLVM code, called with the builder and values.
 
-    `result` returns the Numba type of the value that is built, given those of the arguments.
+    `result` returns the Numba type of what is built, given those of the arguments; None: the last.
     """
 
     def decorate(build: Callable[..., Any]) -> Any:
@@ -114,7 +114,7 @@ def lanewise(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
             return build(builder, *args)
 
         def typed(typing: Any, *kinds: Any) -> Any:
-            return result(*kinds)(*kinds), generate
+            return (result(*kinds) if result else kinds[-1])(*kinds), generate
 
         typed.__name__ = build.__name__
         typed.__signature__ = inspect.signature(build)  # type: ignore[attr-defined]
@@ -123,75 +123,65 @@ def lanewise(result: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
-def last(*kinds: Any) -> Any:
-    """Return the type of the last argument."""
-    return kinds[-1]
-
-
-def mask(*_: Any) -> Any:
-    """Return the type of bits for the lanes of a vector, lane 0 lowest."""
-    return types.int64
-
-
-@lanewise(last)
+@lanewise()
 def add(builder: Any, a: Any, b: Any) -> Any:
     """Return a + b."""
     return builder.fadd(a, b)
 
 
-@lanewise(last)
+@lanewise()
 def multiply(builder: Any, a: Any, b: Any) -> Any:
     """Return a · b."""
     return builder.fmul(a, b)
 
 
-@lanewise(last)
+@lanewise()
 def fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Return a · b + c, rounded once."""
     bits = 32 if isinstance(a.type.element, ir.FloatType) else 64
     return llvm_call(builder, f"llvm.fma.v{a.type.count}f{bits}", a.type, [a, b, c])
 
 
-@lanewise(last)
+@lanewise()
 def relu_of(builder: Any, a: Any) -> Any:
     """Return the larger of a and 0; NaN stays NaN."""
     zero = ir.Constant(a.type, None)
     return builder.select(builder.fcmp_ordered("<", a, zero), zero, a)
 
 
-@lanewise(last)
+@lanewise()
 def choose_beyond(builder: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     """Return `yes` in the lanes where a > b or a is NaN, else `no`."""
     beyond = builder.or_(builder.fcmp_ordered(">", a, b), builder.fcmp_unordered("uno", a, a))
     return builder.select(beyond, yes, no)
 
 
-@lanewise(last)
+@lanewise()
 def choose_positive(builder: Any, a: Any, yes: Any) -> Any:
     """Return `yes` in the lanes where a > 0, else 0."""
     positive = builder.fcmp_ordered(">", a, ir.Constant(a.type, None))
     return builder.select(positive, yes, ir.Constant(yes.type, None))
 
 
-@lanewise(last)
+@lanewise()
 def choose_equal(builder: Any, a: Any, b: Any, yes: Any) -> Any:
     """Return `yes` in the lanes where the integers a and b are equal, else 0."""
     return builder.select(builder.icmp_signed("==", a, b), yes, ir.Constant(yes.type, None))
 
 
-@lanewise(last)
+@lanewise()
 def minimum(builder: Any, a: Any, b: Any) -> Any:
     """Return the smaller of a and b; b where one of them is NaN."""
     return builder.select(builder.fcmp_ordered("<", a, b), a, b)
 
 
-@lanewise(last)
+@lanewise()
 def maximum(builder: Any, a: Any, b: Any) -> Any:
     """Return the larger of a and b; b where one of them is NaN."""
     return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
 
-@lanewise(last)
+@lanewise()
 def count_before(builder: Any, a: Any, places: Any, b: Any, others: Any, total: Any) -> Any:
     """Return `total` plus, for each lane of (a, places), the lanes of (b, others) that precede it.
 
@@ -228,7 +218,7 @@ def truncate(builder: Any, a: Any) -> Any:
     return builder.fptosi(a, ir.VectorType(INT32, a.type.count))
 
 
-@lanewise(mask)
+@lanewise(lambda *_: types.int64)
 def mask_le(builder: Any, a: Any, b: Any) -> Any:
     """Return a ≤ b as bits, lane 0 lowest; a NaN is not ≤ anything."""
     if a.type.count == LANES or wide_registers():
@@ -240,7 +230,7 @@ def mask_le(builder: Any, a: Any, b: Any) -> Any:
     return builder.or_(low, builder.shl(high, INT64(LANES)))
 
 
-@lanewise(mask)
+@lanewise(lambda *_: types.int64)
 def any_le(builder: Any, a: Any, bound: Any) -> Any:
     """Return 1 if any of the 16 lanes of a is ≤ that of `bound`, else 0."""
     near = builder.fcmp_ordered("<=", a, bound)
@@ -250,20 +240,20 @@ def any_le(builder: Any, a: Any, bound: Any) -> Any:
     return builder.zext(builder.icmp_unsigned("!=", bits, bits.type(0)), INT64)
 
 
-@lanewise(mask)
+@lanewise(lambda *_: types.int64)
 def mask_equal(builder: Any, vector: Any, number: Any) -> Any:
     """Return, as bits, which lanes of an integer vector are `number`, lane 0 lowest."""
     wanted = splat_vector(builder, builder.trunc(number, INT32), vector.type)
     return _bits(builder, builder.icmp_signed("==", vector, wanted))
 
 
-@lanewise(mask)
+@lanewise(lambda *_: types.int64)
 def popcount(builder: Any, bits: Any) -> Any:
     """Return the number of bits of a mask."""
     return builder.ctpop(bits)
 
 
-@lanewise(mask)
+@lanewise(lambda *_: types.int64)
 def lowest_bit(builder: Any, bits: Any) -> Any:
     """Return the place of the lowest set bit of a mask that has one."""
     return builder.cttz(bits, INT1(1))

@@ -37,13 +37,7 @@ def listed(ranks: Ranks) -> tuple[int, ...]:
 
 
 class RankTables:
-    """The tables of a network's layers, which change together.
-
-    Args:
-        bounds: of the ranks of each layer, LONGEST at most.
-        k: ranks of a layer.
-        device: of the searches.
-    """
+    """The tables of a network's layers, of k ranks below each one's bound (LONGEST at most)."""
 
     def __init__(self, bounds: Sequence[int], k: int, device: torch.device) -> None:
         self._host = torch.full((len(bounds), LONGEST), -1, dtype=torch.int32)

@@ -95,8 +95,10 @@ def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarra
         sample = _pack(x, order.points[_sample(points, plan.sample)])
     threshold, floor = room_for(len(squares)), room_for(len(squares))
     shared: Shared = (packed, points, *sample, plan.rank, threshold, floor)
-    threads.run(thresholds, shared, _tasks(len(squares)))
-    near = order.columns, order.places, order.boxes, order.reach(threshold, squares)
+    threads.run(thresholds, shared, -(-len(squares) // ROWS))
+    columns = np.zeros(len(squares), np.int32)
+    columns[:points] = order.points
+    near = columns, order.places, order.boxes, order.reach(threshold, squares)
     panels = len(squares) // PANEL
     for first in range(0, panels, plan.slab):
         last = min(first + plan.slab, panels)
@@ -106,19 +108,15 @@ def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarra
             shared = (packed, squares, threshold, near, order.axes, *found, table)
             threads.run(pairs, shared, len(table))
         shared = (packed, squares, order.points, threshold, floor, *found, wanted, out)
-        threads.run(select, shared, _tasks(rows))
+        threads.run(select, shared, -(-rows // ROWS))
 
 
 def _pack(x: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen rows in panels, and their squared lengths."""
     rows = -(-len(chosen) // PANEL) * PANEL
     packed, squares = room_for(rows * x.shape[1]), room_for(rows)
-    threads.run(pack, (x, chosen, packed, squares), _tasks(rows))
+    threads.run(pack, (x, chosen, packed, squares), -(-rows // ROWS))
     return packed, squares
-
-
-def _tasks(rows: int) -> int:
-    return -(-rows // ROWS)
 
 
 _kept = threading.local()

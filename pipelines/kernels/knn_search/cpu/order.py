@@ -39,13 +39,6 @@ class Order:
     channels: int  # of the features
     axes: int  # of the projections; with 0 nothing is ruled out
 
-    @property
-    def columns(self) -> np.ndarray:
-        """The points as int32, the last panel filled up."""
-        filled = np.zeros(-(-len(self.points) // PANEL) * PANEL, np.int32)
-        filled[: len(self.points)] = self.points
-        return filled
-
     def reach(self, threshold: np.ndarray, squares: np.ndarray) -> np.ndarray:
         """Return the squared distance of projections beyond which no key is within the threshold.
 

@@ -98,18 +98,14 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
     @simd.intrinsic
     def add_outer(typing: Any, a: Any, start: Any, row: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            array, start, row, sums = args
+            first = simd.pointer_to(context, builder, signature, args)
+            _, _, row, sums = args
             for n in range(rows):
-                place = builder.add(start, start.type(n))
-                value = builder.load(simd.pointer_to(context, builder, signature, (array, place)))
-                factors = [
-                    simd.splat_vector(builder, value, row.type),
-                    row,
-                    builder.extract_value(sums, n),
-                ]
-                sums = builder.insert_value(
-                    sums, simd.llvm_call(builder, FMA, row.type, factors), n
-                )
+                value = builder.load(builder.gep(first, [simd.INT64(n)]))
+                value = simd.splat_vector(builder, value, row.type)
+                factors = [value, row, builder.extract_value(sums, n)]
+                total = simd.llvm_call(builder, FMA, row.type, factors)
+                sums = builder.insert_value(sums, total, n)
             return sums
 
         return kind(a, types.intp, row, kind), generate
@@ -117,9 +113,8 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
     @simd.intrinsic
     def store_rows(typing: Any, array: Any, start: Any, sums: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            array, start, sums = args
-            values = [builder.extract_value(sums, n) for n in range(rows)]
-            _store_apart(context, builder, signature, (array, start), values)
+            values = [builder.extract_value(args[2], n) for n in range(rows)]
+            _store_apart(builder, simd.pointer_to(context, builder, signature, args), values)
             return context.get_dummy_value()
 
         return types.void(array, types.intp, kind), generate
@@ -127,15 +122,13 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
     @simd.intrinsic
     def transpose(typing: Any, array: Any, source: Any, target: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            array, source, target = args
-            vector = ir.VectorType(context.get_value_type(signature.args[0].dtype), square)
-            values = []
-            for n in range(square):
-                place = builder.add(source, source.type(n * PANEL))
-                pointer = simd.pointer_to(context, builder, signature, (array, place))
-                values.append(simd.load_vector(builder, pointer, vector))
-            values = _transposed(builder, values)
-            _store_apart(context, builder, signature, (array, target), values)
+            array, _, target = args
+            first = simd.pointer_to(context, builder, signature, args)
+            kind = ir.VectorType(first.type.pointee, square)
+            places = [builder.gep(first, [simd.INT64(n * PANEL)]) for n in range(square)]
+            values = _transposed(builder, [simd.load_vector(builder, at, kind) for at in places])
+            first = simd.pointer_to(context, builder, signature, (array, target))
+            _store_apart(builder, first, values)
             return context.get_dummy_value()
 
         return types.void(array, types.intp, types.intp), generate
@@ -143,16 +136,10 @@ def tile_intrinsics(rows: int, square: int) -> tuple[Any, Any, Any, Any]:
     return zeros, add_outer, store_rows, transpose
 
 
-def _store_apart(
-    context: Any, builder: Any, signature: Any, target: tuple[Any, Any], values: list[Any]
-) -> None:
-    """Store vectors 16 elements apart from target[0][target[1]] on."""
-    array, start = target
+def _store_apart(builder: Any, first: Any, values: list[Any]) -> None:
+    """Store vectors 16 elements apart from the pointer `first` on."""
     for n, value in enumerate(values):
-        place = builder.add(start, start.type(n * PANEL))
-        simd.store_vector(
-            builder, value, simd.pointer_to(context, builder, signature, (array, place))
-        )
+        simd.store_vector(builder, value, builder.gep(first, [simd.INT64(n * PANEL)]))
 
 
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:

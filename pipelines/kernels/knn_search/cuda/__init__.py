@@ -63,6 +63,8 @@ REDO_CHUNK, REDO_LONG = 512, 4096
 REDO_INSTANCES, REDO_ELEMENTS = 1056, 1 << 23
 SORTED_AT_ONCE = 256  # candidates of an instance that sorts several short rows
 KEYS_PER_WARP = 1024
+# GPUs of data centres, which have float64 at half the speed of float32.
+FAST_FLOAT64 = ((8, 0), (9, 0), (10, 0))
 EXACT_INSTANCES, EXACT_PER_WARP = 4224, 1024  # if points occur twice, all rows are sorted exactly
 
 
@@ -122,13 +124,6 @@ def plan_search(wanted: int, points: int) -> Plan:
     bracket = wanted / factor, min(wanted * factor, points - 1)
     room = triton.next_power_of_2(wanted + wanted // 16 + SPARE)
     return Plan(wanted, bracket, True, max(SHORTEST, room))
-
-
-def fast_float64(device: torch.device) -> bool:
-    """Return whether a GPU has float64 at half the speed of float32, as those of data centres."""
-    if device.type != "cuda":
-        return True
-    return torch.cuda.get_device_capability(device) in ((8, 0), (9, 0), (10, 0))
 
 
 class Search:
@@ -253,6 +248,7 @@ class Search:
             *(rows, points, start, k, self.longest),
             LOG=log,
             DIMS=dims,
-            DOUBLE=fast_float64(index.device),
+            DOUBLE=not index.is_cuda
+            or torch.cuda.get_device_capability(index.device) in FAST_FLOAT64,
             num_warps=max(1, group * room // EXACT_PER_WARP),
         )

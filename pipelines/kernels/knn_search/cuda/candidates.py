@@ -9,6 +9,7 @@ from .distances import (
     INT32_MAX,
     LANES,
     NAN_BITS,
+    centred,
     distance_of,
     halves_of,
     lanes_of,
@@ -124,12 +125,8 @@ def row_bits(
             known = channel < channels
             middle = tl.load(mean + block * channels + channel, mask=known, other=0.0)
             own = tl.load(x + row * channels + channel, mask=known, other=0.0) - middle
-            other = tl.load(
-                x + at[:, None] * channels + channel[None, :],
-                mask=exists[:, None] & known[None, :],
-                other=0.0,
-            )
-            total += tl.sum((other - middle[None, :]) * own[None, :], 1)
+            other = centred(x, mean, at, block, exists, channel, channels)
+            total += tl.sum(other * own[None, :], 1)
         square = tl.load(squares + block * padded + at, mask=exists, other=0.0)
         tl.store(scratch + at, order_bits(square - 2.0 * total), mask=exists)
 
