@@ -119,12 +119,7 @@ class DGCNN(nn.Module):
         return y
 
 
-BLOCKS: dict[str, type[nn.Module]] = {
-    "plaingcn": Plain,
-    "resgcn": Residual,
-    "densegcn": Dense,
-    "dgcnn": DGCNN,
-}
+BLOCKS = {"plaingcn": Plain, "resgcn": Residual, "densegcn": Dense, "dgcnn": DGCNN}
 
 
 def build_backbone(
@@ -164,14 +159,10 @@ def build_backbone(
 
 
 def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
-    """Build the graph convolution `name`.
+    """Build the graph convolution `name`, with units of a style.
 
-    Args:
-        name: one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
-            "package.module:Class"; see docs/model.md.
-        in_channels: C.
-        out_channels: C'.
-        style: of the units; "package.module:Class" brings its own norm and activation.
+    `name` is one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
+    "package.module:Class", which brings its own norm and activation; see docs/model.md.
 
     Raises:
         ConfigError: there is no such class, or it does not map C to C' channels.
@@ -253,19 +244,10 @@ def build_checked(
     out_channels: int | None,
     flag: str,
 ) -> Any:
-    """Build a class that is not ours, and try it on a tiny input, in evaluation and in training.
+    """Build a class that is not ours, and try it on `inputs`, in evaluation and in training.
 
-    Neither its buffers nor the random state change by that.
-
-    Args:
-        cls: the class, which `flag` names.
-        arguments: of its constructor.
-        inputs: of its forward pass.
-        out_channels: that it has to return; None: as many as its attribute `out_channels` says.
-        flag: the option and its value, for messages.
-
-    Raises:
-        ConfigError: it cannot be built or run, or returns something else.
+    It has to return `out_channels`; None: as many as its attribute of that name says. Neither its
+    buffers nor the random state change by the trial. `flag` names the class in messages.
     """
     kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
     shown = f"{flag}: {cls.__name__}({kinds})"
@@ -291,8 +273,8 @@ def build_checked(
                 f"{_place(error, cls)}"
             ) from error
         expected = (*inputs[0].shape[:-1], channels)
-        if not isinstance(result, Tensor) or result.shape != expected:
-            found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
+        if found != expected:
             raise ConfigError(
                 f"{flag}: {cls.__name__} returned {found} in {mode}, expected shape {expected}."
             )

@@ -67,10 +67,7 @@ class EdgeConv(nn.Module):
 def split_edge_map(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return u and v (B, N, C') with W [x_i ; x_j − x_i] + b = u_i + v_j.
 
-    Args:
-        x: (B, N, C).
-        weight: W (C', 2C).
-        bias: b (C',).
+    x is (B, N, C), the weight W (C', 2C) and the bias b (C',).
 
     Example:
         >>> u, v = split_edge_map(torch.rand(2, 5, 3), torch.rand(4, 6), None)

@@ -63,8 +63,7 @@ class DeepGCN(nn.Module):
 
         # Backbone: h_l of each layer, and the linear maps of all of them with which fusion and
         # prediction begin: (B, N, fusion_channels) and (B, N, 512).
-        if length := self._segment_length():
-            segments = self._segments(graphs, length)
+        if segments := self._segments(graphs):
             fused, local = map_by_segment(segments, features, *self._maps())
         else:
             outputs, _ = self._run(range(self.config.depth), graphs, features)  # L × (B, N, C)
@@ -111,8 +110,13 @@ class DeepGCN(nn.Module):
             return outputs, [x]
         return outputs, [*pieces, *outputs] if layers.start else outputs
 
-    def _segments(self, graphs: Graphs, length: int) -> list[Segment]:
-        """Divide the backbone into segments of `length` layers."""
+    def _segments(self, graphs: Graphs) -> list[Segment]:
+        """Divide the backbone into segments; return none if the outputs of all layers are kept."""
+        length = self.checkpoint_layers
+        if not length:
+            if torch.is_grad_enabled() or self.config.depth <= 2 * WITHOUT_GRADIENT:
+                return []
+            length = WITHOUT_GRADIENT
         every = range(self.config.depth)
         parts = [every[start : start + length] for start in every[::length]]
         return [
@@ -123,13 +127,6 @@ class DeepGCN(nn.Module):
             )
             for part in parts
         ]
-
-    def _segment_length(self) -> int:
-        """Return the layers per segment; 0: the outputs of all layers are kept."""
-        if self.checkpoint_layers:
-            return self.checkpoint_layers
-        deep = not torch.is_grad_enabled() and self.config.depth > 2 * WITHOUT_GRADIENT
-        return WITHOUT_GRADIENT if deep else 0
 
     def _maps(self) -> tuple[Map, Map]:
         """Return the maps of the layers' outputs with which fusion and prediction begin."""

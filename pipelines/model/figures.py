@@ -52,7 +52,7 @@ def forward_flop(model: ModelConfig, points: int) -> float:
         >>> f"{forward_flop(ModelConfig(), 4096):.3g}"  # ResGCN-28
         '8.36e+10'
     """
-    return round(_flop(_small(model))(model.depth, points)[0])
+    return round(_figures(_small(model), _multiplied)(model.depth, points)[0])
 
 
 def step_flop(model: ModelConfig, points: int) -> float:
@@ -62,7 +62,7 @@ def step_flop(model: ModelConfig, points: int) -> float:
         >>> step_flop(ModelConfig(), 4096) > 2 * forward_flop(ModelConfig(), 4096)
         False
     """
-    return round(_flop(_small(model))(model.depth, points)[1])
+    return round(_figures(_small(model), _multiplied)(model.depth, points)[1])
 
 
 def search_flop(channels: int, points: int) -> float:
@@ -87,7 +87,7 @@ def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, floa
     """
     if not depth:
         return 0.0, 0.0
-    kept = _kept(_small(model), device, kernels.forced())
+    kept = _figures(_small(model), _saved, device, kernels.forced())
     # What a network without points keeps does not grow with them.
     (backbone, head), (fixed_backbone, fixed_head) = kept(depth, 1), kept(depth, 0)
     return backbone - fixed_backbone, head - fixed_head
@@ -99,23 +99,14 @@ def _small(model: ModelConfig) -> ModelConfig:
 
 
 @functools.lru_cache(maxsize=256)
-def _flop(small: ModelConfig) -> Figures:
-    return _extrapolated(small, _multiplied)
-
-
-@functools.lru_cache(maxsize=64)
-def _kept(small: ModelConfig, device: str, implementation: str | None) -> Figures:  # noqa: ARG001
-    return _extrapolated(small, functools.partial(_saved, device))
-
-
-def _extrapolated(
-    small: ModelConfig, measure: Callable[[ModelConfig, int], tuple[int, int]]
+def _figures(
+    small: ModelConfig, measure: Callable[..., tuple[int, int]], *setting: str | None
 ) -> Figures:
     """Measure two figures of small networks; return them as a function of depth and points."""
     least = max(LEAST_POINTS, small.k)
+    networks = [dataclasses.replace(small, depth=depth) for depth in DEPTHS]
     grid = [
-        [measure(dataclasses.replace(small, depth=depth), times * least) for times in (1, 2, 3)]
-        for depth in DEPTHS
+        [measure(network, times * least, *setting) for times in (1, 2, 3)] for network in networks
     ]  # depths × points × 2
 
     def figures(depth: int, points: int) -> tuple[float, float]:
@@ -151,7 +142,9 @@ def _multiplied(config: ModelConfig, points: int) -> tuple[int, int]:
             return forward, counter.get_total_flops()
 
 
-def _saved(device: str, config: ModelConfig, points: int) -> tuple[int, int]:
+def _saved(
+    config: ModelConfig, points: int, device: str, implementation: str | None
+) -> tuple[int, int]:
     """Return the bytes that backbone and head of a network save for the backward pass."""
     storages: dict[int, int] = {}
 
@@ -161,7 +154,7 @@ def _saved(device: str, config: ModelConfig, points: int) -> tuple[int, int]:
         return tensor
 
     devices = [torch.cuda.current_device()] if device == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad():
+    with torch.random.fork_rng(devices), torch.enable_grad(), kernels.use(implementation):
         model = DeepGCN(config).to(device).train()
         features = torch.rand(1, points, config.in_channels, device=device)
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):

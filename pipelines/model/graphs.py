@@ -58,15 +58,10 @@ def _is_stochastic(config: ModelConfig, dilation: int, *, training: bool) -> boo
 
 
 class Graphs:
-    """The graphs of one pass of a network, (B, N, k) int32 each.
+    """The graphs of one pass of a network on features (B, N, in_channels), (B, N, k) int32 each.
 
-    Args:
-        features: the network's input (B, N, in_channels).
-        config: of the network.
-        ranks: of each layer's neighbours.
-        bounds: see `rank_bounds`.
-        keep: whether layers will be recomputed. Their graphs are kept: k indices per point take
-            little memory, a search half the time of a layer, and ranks must be drawn only once.
+    `keep` those of layers that will be recomputed: k indices per point take little memory, a search
+    half the time of a layer, and ranks must be drawn only once.
     """
 
     def __init__(

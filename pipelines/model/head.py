@@ -55,12 +55,8 @@ def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
     """Sum the columns of a weight (C', D) that read the same channel, to (C', distinct).
 
     The outputs of dense blocks repeat their inputs' channels: W [h_1, …, h_L] is then a map of the
-    distinct channels alone, 896 in the place of 12,992 in DenseGCN-28.
-
-    Args:
-        weight: of a map of the concatenated outputs.
-        columns: (D,) int64, which of the distinct channels each column reads.
-        distinct: how many there are.
+    distinct channels alone, 896 in the place of 12,992 in DenseGCN-28. `columns` (D,) int64 says
+    which of them each column reads.
 
     Example:
         >>> fold(torch.tensor([[1.0, 2.0, 4.0]]), torch.tensor([0, 1, 0]), 2)
@@ -73,12 +69,8 @@ def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tens
     """Return what `linear` gives for x and each of two maps, where x concatenates `pieces`.
 
     Only the pieces are saved, which other layers save anyway: the backward pass concatenates them
-    again, and accumulates the gradient of x in one array where autograd would allocate two.
-
-    Args:
-        pieces: (…, C₁), (…, C₂), …
-        first: weight (C', C₁ + C₂ + …) and bias (C',).
-        second: likewise, with any C'.
+    again, and accumulates the gradient of x in one array where autograd would allocate two. The
+    pieces are (…, C₁), (…, C₂), …; each weight (C', C₁ + C₂ + …), with its own C'.
 
     Example:
         >>> pieces, weight = [torch.ones(2, 5, 3), torch.ones(2, 5, 3)], torch.ones(4, 6)

@@ -25,12 +25,9 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x Wᵀ + b in the type of x; autocast lowers the precision of the matmul alone.
+    """Return x Wᵀ + b in the type of x (…, C), with the weight W (C', C) and the bias b (C',).
 
-    Args:
-        x: (…, C).
-        weight: W (C', C).
-        bias: b (C',).
+    Autocast lowers the precision of the matmul alone.
 
     Example:
         >>> linear(torch.ones(2, 5, 3), torch.ones(4, 3)).shape
