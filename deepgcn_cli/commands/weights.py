@@ -40,7 +40,7 @@ def import_file(
     width and channels follow from the tensors; the rest is as published unless given. Files
     that hold code are refused.
     """
-    from pipelines.weights.exchange import import_weights
+    from pipelines.weights.sources import import_weights
 
     result = import_weights(source, out, hints, progress=progress)
     texts = [
@@ -86,7 +86,7 @@ def export_file(
 ) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
     from pipelines.runs.directory import open_run
-    from pipelines.weights.exchange import export_weights
+    from pipelines.weights.export import export_weights
 
     run = open_run(source) if source.is_dir() else None
     result = export_weights(
@@ -116,7 +116,7 @@ def inspect_file(
     hints: Hints,
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
-    from pipelines.weights.exchange import inspect_weights
+    from pipelines.weights.sources import inspect_weights
 
     found = inspect_weights(path, hints)
     about: list[tuple[str, Any]] = [

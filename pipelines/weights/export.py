@@ -1,4 +1,4 @@
-"""A network in the forms that other software reads, and the README beside such a file."""
+"""The export stage: a trained network in the forms that other software reads, with a README."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import logging
 import platform
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,23 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from pipelines import kernels
-from pipelines.config import CONVS
+from pipelines.config import CONVS, POINTS
+from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, WeightsError
-from pipelines.files import atomic_write
+from pipelines.files import atomic_text, atomic_write
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import SILENT, Progress
 from pipelines.serialization import to_plain
 
 from .published import published_state
-from .safetensors import PUBLISHED_CONFIG, save_weights, write_safetensors
+from .safetensors import (
+    PUBLISHED_CONFIG,
+    load_weights,
+    read_metadata,
+    save_weights,
+    write_safetensors,
+)
+from .sources import check_out, open_weights
 
 OPSET = 18
 LEAST_AGREEMENT = 0.99
@@ -35,6 +45,8 @@ FORMS = {
     ".pt2": "the computation for one block, for torch.export.load",
     ".onnx": "the computation for one block, as ONNX",
 }
+NAMES = ("own", "published")
+OWN_KEYS = ("format", "version", "config")  # metadata of our own format alone
 COMPUTATIONS = (".pt2", ".onnx")
 CHANNELS = {
     "paper": "x, y from the block's centre and z from the floor (m)",
@@ -62,6 +74,75 @@ LAYOUT_PAPER = (
     "in channels 6 to 8. The published PyTorch code does neither, so there these weights give "
     "other results; `deepgcn weights import` reads them back exactly.\n"
 )
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """Exported weights."""
+
+    source: Path
+    out: Path
+    readme: Path
+    network: str  # in short
+    agreement: float | None  # of a computation: points with the network's own labels, 0 to 1
+
+
+def export_weights(
+    source: Path,
+    out: Path,
+    *,
+    names: str | None = None,
+    num_points: int | None = None,
+    classes: Collection[str] = (),
+    progress: Progress = SILENT,
+) -> ExportResult:
+    """Write a trained network for other programs, with a README of where it comes from.
+
+    Args:
+        source: a weights file of this toolkit.
+        out: the file; its suffix, one of FORMS, says what is written.
+        names: for tensors, "own" or "published"; None: published for *.pth, own otherwise.
+        num_points: for a computation, points of its block; None: as in training.
+        classes: your own classes, as package.module:Class, that may be imported for the network.
+        progress: of the writing.
+
+    Raises:
+        ConfigError: an option cannot be, or a package is missing.
+        WeightsError: the weights cannot be read, or the network cannot be traced.
+    """
+    check_out(out, tuple(FORMS), source)
+    _check_options(out, names, num_points)
+    names = names or ("published" if out.suffix == ".pth" else "own")
+    model = load_weights(source, classes=classes)
+    model.num_points = num_points or model.num_points
+    metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
+    metadata |= {"num_points": str(model.num_points), "exported_from": source.name}
+    agreement = None
+    with progress.task(f"Writing {out.name}"):
+        if out.suffix in COMPUTATIONS:
+            agreement = write_computation(out, model, metadata)
+        else:
+            write_state(out, model, published=names == "published", metadata=metadata)
+    readme = out.with_name(f"{out.name}.README.md")
+    metadata["sha256"] = open_weights(source).sha256()
+    atomic_text(readme, readme_text(out, model, metadata, names, agreement))
+    return ExportResult(source, out, readme, model.config.label, agreement)
+
+
+def _check_options(out: Path, names: str | None, num_points: int | None) -> None:
+    computation = out.suffix in COMPUTATIONS
+    if names is not None:
+        check_choice("name", names, NAMES, flag="--names")
+        if computation:
+            raise ConfigError(
+                f"--names: found it for {out.suffix}, expected only for .safetensors, .pth."
+            )
+    if num_points is not None:
+        if not computation:
+            raise ConfigError(
+                f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
+            )
+        POINTS.check("--num-points", num_points)
 
 
 def write_state(

@@ -1,8 +1,14 @@
-"""Any file with weights, opened: its tensors by name, shape and dtype, and its metadata."""
+"""The import and inspect stages: any file with weights, and the network that it makes.
+
+bytes → tensors    one module a form: `safetensors`, `pytorch`, `tensorflow`
+→ our names, axes  `published`
+→ network          checked: `safetensors.build_network`
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +17,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipelines.config import ModelConfig
 from pipelines.config.model import Hints
-from pipelines.errors import WeightsError
+from pipelines.data.s3dis import CLASSES
+from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
+from pipelines.files import check_place
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import SILENT, Progress
 
+from .published import RELEASES, assumed, build_released, recognise
 from .pytorch import read_torch
-from .safetensors import dtype_name, published_hints, read_safetensors
+from .safetensors import (
+    FORMAT,
+    dtype_name,
+    load_weights,
+    published_hints,
+    read_safetensors,
+    save_weights,
+)
 from .tensorflow import LOG, bundle_prefix, index_file, open_bundle, read_log
+
+CLASS_KEYS = ("classes", "class_colors")  # metadata kept when an export comes back
 
 
 @dataclass(frozen=True)
@@ -94,4 +115,151 @@ def _open_tensorflow(prefix: Path) -> WeightsFile:
     log = prefix.with_name(LOG)
     return WeightsFile(
         prefix, "TensorFlow", files, tensors, {}, read, log if log.is_file() else None
+    )
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """Imported weights."""
+
+    source: Path
+    out: Path
+    release: str  # whose names the tensors had
+    network: str  # in short
+    config: ModelConfig
+    parameters: int  # learned values
+    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
+
+
+def import_weights(
+    source: Path, out: Path, hints: Hints | None = None, *, progress: Progress = SILENT
+) -> ImportResult:
+    """Turn a release's checkpoint into weights of this toolkit.
+
+    Settings that neither the tensors show nor `hints` give are those recorded with the file (the
+    log beside a TensorFlow checkpoint, the configuration in an export), else the published ones.
+
+    Raises:
+        ConfigError: an option or the output cannot be.
+        WeightsError: the file is broken, holds code, or its tensors are of no known network.
+    """
+    check_out(out, (".safetensors",), source)
+    opened = open_weights(source)
+    release, model, guessed = _build(opened, hints, progress)
+    save_weights(out, model, metadata=_metadata(opened, release, model))
+    parameters = sum(value.numel() for value in model.parameters())
+    config = model.config
+    return ImportResult(opened.path, out, release, config.label, config, parameters, guessed)
+
+
+def _build(
+    opened: WeightsFile, hints: Hints | None, progress: Progress
+) -> tuple[str, DeepGCN, Mapping[str, object]]:
+    """Return the release of a file, its network, and the settings that nothing gave."""
+    release = _release_of(opened)
+    if opened.log:
+        progress.say(f"{opened.log}: the network's settings are taken from here")
+    hints = (hints or Hints()).or_else(opened.hints())
+    with progress.task(f"Reading {opened.path.name}", unit="files"):
+        state = opened.read()
+        try:
+            model = build_released(release, state, hints)
+        except (ConfigError, WeightsError) as error:
+            raise type(error)(f"{opened.path}: {error}") from error
+    model.num_points = hints.num_points or model.num_points
+    return release, model, assumed(release, hints, model.config)
+
+
+def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, str]:
+    origin = {
+        "source": opened.path.name,
+        "source_sha256": opened.sha256(),
+        "release": release,
+        "num_points": str(model.num_points),
+    }
+    found = {key: opened.metadata[key] for key in CLASS_KEYS if key in opened.metadata}
+    if len(found.get("classes", "").split()) == model.config.num_classes:
+        return {**origin, **found}  # an export of ours, of any data set
+    # All three releases number S3DIS's classes as we do; of other data sets nothing is known.
+    is_s3dis = model.config.num_classes == len(CLASSES)
+    return {**origin, "classes": " ".join(CLASSES)} if is_s3dis else origin
+
+
+def _release_of(opened: WeightsFile) -> str:
+    """Return the release whose names the tensors have; refuse our own and unknown names."""
+    if opened.metadata.get("format") == FORMAT:
+        raise WeightsError(
+            f"{opened.path}: found weights of this toolkit, which need no import.\n"
+            f"Use them: {command('predict', 'SCAN.ply', '--weights', opened.path)}"
+        )
+    release = recognise(opened.tensors)
+    if release is None:
+        shown = ", ".join(list(opened.tensors)[:3])
+        raise WeightsError(
+            f"{opened.path}: found {len(opened.tensors)} tensors of no known network "
+            f"({shown}, …).\n"
+            f"Expected the names of one of {', '.join(RELEASES)}. "
+            f"See what is inside: {command('weights', 'inspect', opened.path)}"
+        )
+    return release
+
+
+def check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:
+    """Raise ConfigError if `out` cannot be written, or is the source itself."""
+    if out.suffix not in suffixes:
+        raise ConfigError(
+            f"--out {out}: found the suffix {out.suffix!r}.{did_you_mean(out.suffix, suffixes)}\n"
+            f"Expected {' or '.join(suffixes)}: the suffix says what is written."
+        )
+    check_place(out, "--out")
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"--out {out}: would overwrite its source; expected another file.")
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What is inside a file with weights."""
+
+    path: Path
+    form: str  # "safetensors", "PyTorch" or "TensorFlow"
+    release: str | None  # whose names the tensors have: "deepgcn" for ours, None if unknown
+    network: str | None  # that the tensors make, in short; None if they make none
+    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
+    problem: str | None  # why the tensors make no network
+    config: ModelConfig | None
+    numbers: int  # values in all tensors
+    bytes: int  # of all its files
+    facts: Mapping[str, str]  # the file's metadata
+    tensors: Mapping[str, TensorInfo]
+
+
+def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
+    """Return what is inside a file with weights, and the network that it makes, if any.
+
+    Raises:
+        WeightsError: the file is missing, broken or holds code.
+    """
+    opened = open_weights(path)
+    own = opened.metadata.get("format") == FORMAT
+    model, problem = None, None
+    guessed: Mapping[str, object] = {}
+    try:
+        if own:
+            model = load_weights(opened.path)
+        else:
+            _, model, guessed = _build(opened, hints, SILENT)
+    except DeepGCNError as error:
+        problem = str(error)
+    return Inspected(
+        path=opened.path,
+        form=opened.form,
+        release="deepgcn" if own else recognise(opened.tensors),
+        network=model.config.label if model else None,
+        assumed=guessed,
+        problem=problem,
+        config=model.config if model else None,
+        numbers=sum(math.prod(info.shape) for info in opened.tensors.values()),
+        bytes=sum(file.stat().st_size for file in opened.files),
+        facts=opened.metadata,
+        tensors=opened.tensors,
     )
