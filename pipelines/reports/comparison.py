@@ -74,10 +74,16 @@ def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> 
 
     RunError: they were not scored on the same rooms under the same protocol.
     """
-    others = list(zip(names[1:], found[1:], strict=True))
-    for name, values in others:
-        _check_comparable(names[0], found[0], name, values)
-    return [_difference(name, found[0], values) for name, values in others]
+    differences = []
+    first, rooms = found[0], sorted(found[0]["rooms"])
+    theirs = np.array([first["rooms"][room] for room in rooms])
+    for name, other in zip(names[1:], found[1:], strict=True):
+        _check_comparable(names[0], first, name, other)
+        interval = bootstrap_interval(theirs, np.array([other["rooms"][room] for room in rooms]))
+        pairs = zip(first["iou"], other["iou"], strict=True)
+        iou = tuple(None if a is None or b is None else b - a for a, b in pairs)
+        differences.append(Difference(name, other["miou"] - first["miou"], *interval, iou))
+    return differences
 
 
 def _check_comparable(
@@ -96,16 +102,6 @@ def _check_comparable(
             f"{other}: scored on other data than {name}.\n"
             f"Score both on the same data: {command('eval', name, other, '--data', 'DIR')}"
         )
-
-
-def _difference(name: str, first: Mapping[str, Any], other: Mapping[str, Any]) -> Difference:
-    rooms = sorted(first["rooms"])
-    ours = np.array([other["rooms"][room] for room in rooms])
-    theirs = np.array([first["rooms"][room] for room in rooms])
-    low, high = bootstrap_interval(theirs, ours)
-    pairs = zip(first["iou"], other["iou"], strict=True)
-    iou = tuple(None if a is None or b is None else b - a for a, b in pairs)
-    return Difference(name, other["miou"] - first["miou"], low, high, iou)
 
 
 def bootstrap_interval(first: np.ndarray, other: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -149,17 +145,13 @@ def pool(
     `values` has the scores.json of each area; `absent_as` is as for `metrics.scores`.
     """
     classes = tuple(next(iter(values.values()))["classes"])
-    counts = {area: np.array(each["confusion"]) for area, each in values.items()}
+    counts = {area: np.array(record["confusion"]) for area, record in values.items()}
     areas = {area: scores(each, classes, absent_as=absent_as) for area, each in counts.items()}
     pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
-    return areas, pooled, _mean_over_areas(list(areas.values()))
-
-
-def _mean_over_areas(found: Sequence[Scores]) -> Row:
-    """Return the means of the areas' scores; a class's IoU is averaged where it occurs."""
-    figures = ([getattr(each, name) for each in found] for name in ("miou", "oa", "macc"))
-    miou, oa, macc = (float(np.mean(values)) for values in figures)
-    by_class = zip(*(f.iou for f in found), strict=True)
-    known = [[value for value in values if value is not None] for values in by_class]
-    iou = tuple(float(np.mean(values)) if values else None for values in known)
-    return Row("mean of areas", miou, oa, macc, iou)
+    figures = [(each.miou, each.oa, each.macc) for each in areas.values()]
+    miou, oa, macc = (float(np.mean(values)) for values in zip(*figures, strict=True))
+    # A class's IoU is averaged over the areas where it occurs.
+    by_class = zip(*(each.iou for each in areas.values()), strict=True)
+    known = [[value for value in found if value is not None] for found in by_class]
+    iou = tuple(float(np.mean(found)) if found else None for found in known)
+    return areas, pooled, Row("mean of areas", miou, oa, macc, iou)

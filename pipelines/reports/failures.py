@@ -41,10 +41,11 @@ class Failures:
 
     def rows(self, name: str) -> list[tuple[str, int, float | None]]:
         """Return (bin, points, share of wrong points or None) for each bin of an attribute."""
-        names = bin_names(EDGES[name])
         return [
             (label, int(points), float(wrong / points) if points else None)
-            for label, (points, wrong) in zip(names, self.counts[name], strict=True)
+            for label, (points, wrong) in zip(
+                bin_names(EDGES[name]), self.counts[name], strict=True
+            )
         ]
 
     def plain(self) -> dict[str, Any]:
@@ -134,7 +135,6 @@ def failure_tables(
     most = tuple((a, b, f"{count:,}", percent(share)) for a, b, count, share in pairs)
     tables = [Table("Most confused", ("ground truth", "taken for", "points", "% of it"), most)]
     for name, title in TITLES.items():
-        rows = failures.rows(name)
-        lines = tuple((label, f"{points:,}", percent(share)) for label, points, share in rows)
+        lines = tuple((b, f"{n:,}", percent(share)) for b, n, share in failures.rows(name))
         tables.append(Table(f"Errors by {title}", (UNITS[name], "points", "% wrong"), lines))
     return tuple(tables)

@@ -52,6 +52,7 @@ def room_picture(
     Points of the ceiling, by ground truth, are left out of all four to show the inside. `classes`
     are names in the order of the labels, `class_colors` their colours in RGB.
     """
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     pos, color, label = room.pos, room.color, room.label
@@ -69,27 +70,20 @@ def room_picture(
         ),
     }
     pictures = {name: render(pos[inside], values) for name, values in panels.items()}
-    figure = _side_by_side(pictures, title)
-    found = {*label[inside].tolist(), *predicted[inside].tolist()}
-    shown = sorted(number for number in found if number < len(classes))
-    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in shown]
-    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
-    return figure
-
-
-def _side_by_side(pictures: dict[str, np.ndarray], title: str) -> Figure:
-    from matplotlib.figure import Figure
-
-    height, width, _ = next(iter(pictures.values())).shape
+    height, width, _ = pictures["scan"].shape
     figure = Figure(figsize=(len(pictures) * width / DPI, height / DPI + 1.1), dpi=DPI)
     top, bottom = 0.62 / figure.get_figheight(), 0.48 / figure.get_figheight()
+    share = 1 / len(pictures)
     for number, (name, picture) in enumerate(pictures.items()):
-        share = 1 / len(pictures)
         axes = figure.add_axes((number * share, bottom, share, 1 - top - bottom))
         axes.imshow(picture, interpolation="none")
         axes.set_title(name, fontsize=13)
         axes.set_axis_off()
     figure.suptitle(title, fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
+    found = {*label[inside].tolist(), *predicted[inside].tolist()}
+    shown = sorted(number for number in found if number < len(classes))
+    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in shown]
+    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
     return figure
 
 
@@ -214,10 +208,9 @@ def _draw_curve(axes: Axes, number: int, name: str, curve: Sequence[Point]) -> N
     seeds = [100 * np.array(point.miou) for point in curve]
     means = [float(values.mean()) for values in seeds]
     spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in seeds]
-    style: dict[str, Any] = {"color": color, "marker": marker, "label": name}
-    bars = spreads if any(spreads) else None
-    places = [point.place for point in curve]
-    axes.errorbar(places, means, yerr=bars, ms=5, lw=1.4, capsize=3, **style)
+    style: dict[str, Any] = {"color": color, "marker": marker, "label": name, "capsize": 3}
+    places, bars = [point.place for point in curve], spreads if any(spreads) else None
+    axes.errorbar(places, means, yerr=bars, ms=5, lw=1.4, **style)
     for point, values, mean in zip(curve, seeds, means, strict=True):
         if len(values) > 1:
             axes.plot([point.place] * len(values), values, ".", color=color, alpha=0.45, ms=6)
@@ -264,21 +257,16 @@ def render(
     elevation: float = ELEVATION,
     splat: int | None = None,
 ) -> np.ndarray:
-    """Draw points as squares, the nearest in front, in an orthographic view; nothing is mirrored.
-
-    Azimuth 0 looks along +y with +x to the right, as on a map; a larger azimuth turns the camera
-    counter-clockwise.
+    """Draw points as squares, the nearest in front, in an orthographic view, as (H, W, 3) uint8.
 
     Args:
         pos: (N, 3) metres.
         color: (N, 3) uint8.
         width: of the picture, pixels; its height follows.
-        azimuth: degrees.
+        azimuth: degrees; 0 looks along +y with +x to the right, as on a map, and a larger one turns
+            the camera counter-clockwise.
         elevation: degrees above the horizon that the camera looks down from.
         splat: side of a point, pixels; None: large enough to close the gaps between points.
-
-    Returns:
-        (H, W, 3) uint8.
     """
     screen, depth = project(pos, azimuth, elevation)
     low, high = screen.min(axis=0), screen.max(axis=0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,8 @@ from pipelines.model.presets import PRESETS, published_as
 from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
 
-from .failures import Failures, failure_tables
-from .html import html_report
-from .plots import confusion_figure, failure_figure, iou_figure, save_figure, training_curves
+from . import plots
+from .failures import Failures, confused_pairs, failure_tables
 from .tables import (
     DAGGER,
     Report,
@@ -33,12 +33,15 @@ from .tables import (
     Table,
     absent_notes,
     csv_text,
+    data_uri,
     hardware_text,
     percent,
+    render_page,
     software_text,
     write_formats,
 )
 
+WORST = 20  # the most rooms to list
 PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
 
 
@@ -168,44 +171,80 @@ def write_scores(
         history: the run's "epoch" records.
     """
     matrix, classes = np.array(report.values["confusion"]), report.classes
-    counts = csv_text(
-        ["", *classes], ([name, *row] for name, row in zip(classes, matrix, strict=True))
-    )
-    files = [folder / "scores.json", folder / "confusion.csv"]
-    _remove_outdated(files[1], counts, keep=rooms)
-    atomic_json(files[0], report.values)
-    atomic_text(files[1], counts)
+    confusion = folder / "confusion.csv"
+    lines = ([name, *row] for name, row in zip(classes, matrix, strict=True))
+    counts = csv_text(["", *classes], lines)
+    if confusion.is_file() and confusion.read_text(encoding="utf-8") != counts:
+        for pattern in (*PLOTS, "room_*.png", "view_*.html"):
+            for path in {*folder.glob(pattern)} - {*rooms}:
+                path.unlink(missing_ok=True)
+    atomic_json(folder / "scores.json", report.values)
+    atomic_text(confusion, counts)
     figures = {}
     if options.pictures:
-        figures["confusion.png"] = confusion_figure(matrix, classes, report.title)
-        figures["iou.png"] = iou_figure(report.rows, classes)
+        figures["confusion.png"] = plots.confusion_figure(matrix, classes, report.title)
+        figures["iou.png"] = plots.iou_figure(report.rows, classes)
     if options.pictures and failures is not None:
-        figures["failures.png"] = failure_figure(failures)
+        figures["failures.png"] = plots.failure_figure(failures)
     if options.pictures and len(history) > 1:
-        figures["training.png"] = training_curves(history)
+        figures["training.png"] = plots.training_curves(history)
     for name, figure in figures.items():
-        files.append(folder / name)
-        save_figure(files[-1], figure)
+        plots.save_figure(folder / name, figure)
     pictures = sorted(folder.glob("room_*.png"))
-    texts = {
-        "md": report.as_markdown,
-        "csv": report.as_csv,
-        "json": report.as_json,
-        "tex": report.as_latex,
-        "html": lambda: html_report(report, pictures=pictures, history=history),
-    }
-    files += write_formats(folder / "report", options.reports, texts)
-    return (*files, *pictures, *sorted(folder.glob("view_*.html")))
+    html = partial(html_report, report, pictures=pictures, history=history)
+    return (
+        *(folder / name for name in ("scores.json", "confusion.csv", *figures)),
+        *write_formats(folder / "report", options.reports, {**report.texts(), "html": html}),
+        *pictures,
+        *sorted(folder.glob("view_*.html")),
+    )
 
 
-def _remove_outdated(confusion: Path, counts: str, *, keep: Sequence[Path]) -> None:
-    """Remove the pictures beside `confusion` if it holds other counts than `counts`."""
-    if not confusion.is_file() or confusion.read_text(encoding="utf-8") == counts:
-        return
-    for pattern in (*PLOTS, "room_*.png", "view_*.html"):
-        for path in confusion.parent.glob(pattern):
-            if path not in keep:
-                path.unlink(missing_ok=True)
+def html_report(
+    report: Report, *, pictures: Sequence[Path] = (), history: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """Return a report as one self-contained page.
+
+    Args:
+        report: of its values are used `confusion` (C, C), rows ground truth, and `rooms`, if there
+            are any: a matrix (C, C) for each name.
+        pictures: PNG files to embed, in order.
+        history: the "epoch" records of the run; fewer than two are not drawn.
+
+    Raises:
+        RunError: a picture is missing or no PNG file.
+    """
+    classes = report.classes
+    matrix = np.asarray(report.values["confusion"], np.int64).reshape(len(classes), len(classes))
+    found = scores(matrix, classes)
+    totals = (matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
+    rooms = report.values.get("rooms", {})
+    drawn = plots.figure_svg(plots.training_curves(history)) if len(history) > 1 else None
+    return render_page(
+        "scores.html",
+        report.title,
+        pictures,
+        report=report,
+        classes=list(zip(classes, found.iou, found.accuracy, *totals, strict=True)),
+        confusion=list(zip(classes, matrix.tolist(), strict=True)),
+        curves=drawn and data_uri("image/svg+xml", drawn),
+        rooms=_worst_rooms(rooms, classes),
+        room_count=len(rooms),
+    )
+
+
+def _worst_rooms(
+    rooms: Mapping[str, Sequence[Sequence[int]]], classes: Sequence[str]
+) -> list[tuple[str, Scores, str]]:
+    """Return the rooms of least mIoU, their scores and the most frequent mistake of each."""
+    found = []
+    for name, counts in rooms.items():
+        matrix, mistake = np.asarray(counts, np.int64), "none"
+        for actual, predicted, count, _ in confused_pairs(matrix, classes, most=1):
+            share = 100 * count / matrix.sum()
+            mistake = f"{actual} as {predicted}: {share:.1f} % of its points"
+        found.append((name, scores(matrix, classes), mistake))
+    return sorted(found, key=lambda room: (room[1].miou, room[0]))[:WORST]
 
 
 def known_scores(

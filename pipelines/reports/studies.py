@@ -6,16 +6,14 @@ over the seeds (n − 1 in the denominator).
 
 from __future__ import annotations
 
-import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .html import html_tables
 from .plots import Point, save_figure, study_figure
-from .tables import DAGGER, NONE, Table, csv_text, json_text, write_formats
+from .tables import DAGGER, NONE, Table, csv_text, json_text, render_page, write_formats
 
 # What a study may vary, as the axis of a plot.
 AXES = {"depth": "layers", "width": "channels of a layer", "k": "neighbours k"}
@@ -124,17 +122,34 @@ class StudyTable:
         lines = tuple(zip(*kept.values(), strict=True))
         return Table(self.title, tuple(kept), lines, 3, self.notes, self.facts)
 
-    def as_markdown(self) -> str:
-        """Return the table, its notes and facts as Markdown."""
-        return self.table().as_section("##")
-
-    def as_latex(self) -> str:
-        """Return the table as LaTeX."""
-        return self.table().as_latex(f"{self.title}.")
-
     def records(self) -> list[dict[str, Any]]:
-        """Return a flat record a row, unrounded, for CSV and JSON."""
-        return [_record(self, line) for line in self.lines]
+        """Return a flat record a row, unrounded, for CSV and JSON: fractions, seconds, bytes.
+
+        Published figures are in percent, as published.
+        """
+        means, deltas = ("oa", "macc", "miou"), ("miou", "low", "high")
+        figures = ("miou", "delta", "cited", "comparable")
+        return [
+            {
+                "study": self.study,
+                "table": self.title,
+                "group": line.group,
+                "row": line.name,
+                "network": line.label,
+                "seeds": len(line.samples),
+                **{f"{name}_mean": line.mean(name) for name in means},
+                **{f"{name}_sd": line.deviation(name) for name in means},
+                **{f"delta_{name}": getattr(line.delta, name, None) for name in deltas},
+                "loss": line.mean("loss"),
+                "parameters": line.parameters,
+                "seconds": line.mean("seconds"),
+                "peak_memory": line.most("peak_memory"),
+                **{f"published_{name}": getattr(line.published, name, None) for name in figures},
+                "difference": line.difference,
+                "remark": line.remark,
+            }
+            for line in self.lines
+        ]
 
 
 def write_study(
@@ -144,33 +159,25 @@ def write_study(
 
     `folder` is runs/studies/<study>; `tables` has one table a section.
     """
-    study = tables[0].study
+    study, shown = tables[0].study, [table.table() for table in tables]
     panels = {label: found for axis, label in AXES.items() if (found := curves(tables, axis))}
     drawn = [folder / "plot.png"] if pictures and panels else []
     for plot in drawn:
         save_figure(plot, study_figure(study, panels))
+    records = [record for table in tables for record in table.records()]
     texts: dict[str, Callable[[], str]] = {
         "md": lambda: tables_markdown(tables),
-        "csv": lambda: tables_csv(tables),
+        "csv": lambda: csv_text(list(records[0]), (record.values() for record in records)),
         "json": lambda: json_text(tables_values(tables)),
-        "tex": lambda: "\n".join(table.as_latex() for table in tables),
-        "html": lambda: html_tables(study, [table.table() for table in tables], drawn),
+        "tex": lambda: "\n".join(table.as_latex() for table in shown),
+        "html": lambda: render_page("study.html", study, drawn, tables=shown),
     }
     return (*write_formats(folder / "table", reports, texts), *drawn)
 
 
 def tables_markdown(tables: Sequence[StudyTable]) -> str:
     """Return all tables of a study as one Markdown document."""
-    return "\n".join([f"# {tables[0].study}\n", *(table.as_markdown() for table in tables)])
-
-
-def tables_csv(tables: Sequence[StudyTable]) -> str:
-    """Return the rows of all tables as CSV: fractions, seconds, bytes; missing values are empty.
-
-    Published figures are in percent, as published.
-    """
-    records = [record for table in tables for record in table.records()]
-    return csv_text(list(records[0]), (record.values() for record in records))
+    return "\n".join([f"# {tables[0].study}\n", *(t.table().as_section("##") for t in tables)])
 
 
 def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
@@ -180,38 +187,12 @@ def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
             **{"study": table.study, "title": table.title, "reference": table.reference},
             **{"facts": dict(table.facts), "notes": list(table.notes)},
             "rows": [
-                {
-                    **record,
-                    "axes": dict(line.axes),
-                    "samples": [dataclasses.asdict(sample) for sample in line.samples],
-                }
+                {**record, "axes": dict(line.axes), "samples": list(map(asdict, line.samples))}
                 for record, line in zip(table.records(), table.lines, strict=True)
             ],
         }
         for table in tables
     ]
-
-
-def _record(table: StudyTable, line: Line) -> dict[str, Any]:
-    deltas, figures = ("miou", "low", "high"), ("miou", "delta", "cited", "comparable")
-    return {
-        "study": table.study,
-        "table": table.title,
-        "group": line.group,
-        "row": line.name,
-        "network": line.label,
-        "seeds": len(line.samples),
-        **{f"{name}_mean": line.mean(name) for name in ("oa", "macc", "miou")},
-        **{f"{name}_sd": line.deviation(name) for name in ("oa", "macc", "miou")},
-        **{f"delta_{name}": getattr(line.delta, name, None) for name in deltas},
-        "loss": line.mean("loss"),
-        "parameters": line.parameters,
-        "seconds": line.mean("seconds"),
-        "peak_memory": line.most("peak_memory"),
-        **{f"published_{name}": getattr(line.published, name, None) for name in figures},
-        "difference": line.difference,
-        "remark": line.remark,
-    }
 
 
 def duration(seconds: float) -> str:
@@ -233,19 +214,18 @@ def _score(line: Line, name: str) -> str:
     return _shown(line.mean(name), lambda value: f"{100 * value:.2f} ± {spread}")
 
 
-def _delta(line: Line) -> str:
-    delta = line.delta
-    if delta is None:
-        return NONE
-    if delta.low is None or delta.high is None:
-        return f"{100 * delta.miou:+.2f}"
-    return f"{100 * delta.miou:+.2f} [{100 * delta.low:+.2f}, {100 * delta.high:+.2f}]"
-
-
 def _loss(line: Line) -> str:
     spread = line.deviation("loss")
     after = "" if spread is None else f" ± {spread:.3f}"
     return _shown(line.mean("loss"), lambda value: f"{value:.3f}{after}")
+
+
+def _delta(line: Line) -> str:
+    if line.delta is None:
+        return NONE
+    miou, *interval = (line.delta.miou, line.delta.low, line.delta.high)
+    ends = ", ".join(f"{100 * end:+.2f}" for end in interval if end is not None)
+    return f"{100 * miou:+.2f}" + (f" [{ends}]" if ends else "")
 
 
 def _published(line: Line, *, delta: bool = False) -> str:
@@ -285,11 +265,11 @@ def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:
     """
     found: dict[str, list[Line]] = {}
     for table in tables:
-        lines = [line for line in table.lines if line.samples]
-        kinds = {_kind(line, axis, table, tables) for line in lines if axis in line.axes}
-        for line in lines:
-            kind = _kind(line, axis, table, tables)
-            if axis in line.axes or (line.name == table.reference and kind in kinds):
+        title = [table.title] if len(tables) > 1 else []
+        lines = [(_kind(line, axis, title), line) for line in table.lines if line.samples]
+        drawn = {kind for kind, line in lines if axis in line.axes}
+        for kind, line in lines:
+            if axis in line.axes or (line.name == table.reference and kind in drawn):
                 found.setdefault(kind, []).append(line)
     if len({line.network[axis] for lines in found.values() for line in lines}) < 2:
         return {}
@@ -299,18 +279,16 @@ def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:
     }
 
 
-def _kind(line: Line, axis: str, table: StudyTable, tables: Sequence[StudyTable]) -> str:
+def _kind(line: Line, axis: str, title: Sequence[str]) -> str:
     """Return the name of a row's curve: its values on the other axes."""
     others = [str(v) if n == "arch" else f"{n} {v}" for n, v in line.axes.items() if n != axis]
-    return ", ".join([*([table.title] if len(tables) > 1 else []), *others]) or "mIoU"
+    return ", ".join([*title, *others]) or "mIoU"
 
 
 def _point(line: Line, axis: str, curve: Sequence[Line]) -> Point:
     """Return a row as a point; its note names the settings that differ from most of the curve."""
-    notes = []
-    for name in AXES:
-        values = [other.network[name] for other in curve]
-        if name != axis and line.network[name] != max(values, key=values.count):
-            notes.append(f"{name} {line.network[name]}")
+    usual = {name: statistics.mode(other.network[name] for other in curve) for name in AXES}
+    differing = [name for name in AXES if name != axis and line.network[name] != usual[name]]
     miou = tuple(sample.miou for sample in line.samples)
-    return Point(float(line.network[axis]), miou, ", ".join(notes))
+    note = ", ".join(f"{name} {line.network[name]}" for name in differing)
+    return Point(float(line.network[axis]), miou, note)

@@ -1,20 +1,32 @@
-"""Scores as text: Markdown and LaTeX for a paper or an issue, CSV, JSON."""
+"""Scores as text: Markdown and LaTeX for a paper or an issue, CSV, JSON; pages in HTML.
+
+A page is one file, and nothing is fetched: sortable tables, charts, pictures. The templates escape
+whatever they are given. Without JavaScript everything is there in its first order; on paper the
+tables keep their colours.
+"""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipelines.errors import RunError
 from pipelines.files import atomic_text
 from pipelines.metrics import Scores
 
 DAGGER = "†"
 NONE = "–"  # in place of a missing value
+SECONDS = {"h": 3600, "min": 60, "s": 1}  # as `studies.duration` writes them
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,10 @@ class Row:
     def of(cls, name: str, found: Scores) -> Row:
         """Return the row of scores."""
         return cls(name, found.miou, found.oa, found.macc, found.iou)
+
+    def values(self, classes: int) -> list[float | None]:
+        """Return OA, mAcc, mIoU and the IoU of each of so many classes."""
+        return [self.oa, self.macc, self.miou, *(self.iou or (None,) * classes)]
 
 
 @dataclass(frozen=True)
@@ -59,10 +75,11 @@ class Table:
         parts += ["\n".join(f"- {name}: {value}" for name, value in self.facts.items())]
         return "\n\n".join(filter(None, parts)) + "\n"
 
-    def as_latex(self, caption: str, *, upright: int | None = None) -> str:
+    def as_latex(self, remark: str = "", *, upright: int | None = None) -> str:
         """Return the table as LaTeX, for the package booktabs; notes and facts are comments.
 
-        All but the first `upright` headings are rotated; None: no heading is.
+        `remark` follows the title in the caption. All but the first `upright` headings are rotated;
+        None: no heading is.
         """
         heads = [escape_latex(name) for name in self.columns]
         if upright is not None:
@@ -77,7 +94,7 @@ class Table:
                 rf"% needs \usepackage{{booktabs{'' if upright is None else ',graphicx'}}}",
                 r"\begin{table*}",
                 r"\centering\small",
-                rf"\caption{{{escape_latex(caption)}}}",
+                rf"\caption{{{escape_latex(f'{self.title}.{remark}')}}}",
                 rf"\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
                 head,
@@ -104,31 +121,22 @@ class Report:
     values: Mapping[str, Any] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()  # further tables, for Markdown and HTML
 
-    def as_markdown(self) -> str:
-        """Return the report as Markdown."""
-        return self.table().as_section("#", self.tables)
-
-    def as_csv(self) -> str:
-        """Return the table as CSV, scores from 0 to 1."""
-        columns = ["name", "oa", "macc", "miou", *self.classes]
-        return csv_text(columns, [[row.name, *self._values(row)] for row in self.rows])
-
-    def as_latex(self) -> str:
-        """Return the table as LaTeX."""
-        return self.table().as_latex(f"{self.title}. IoU per class, in percent.", upright=4)
-
-    def as_json(self) -> str:
-        """Return all values as JSON."""
-        return json_text(self.values)
-
     def table(self) -> Table:
         """Return the table of texts, scores in percent."""
-        lines = tuple((row.name, *map(percent, self._values(row))) for row in self.rows)
+        lines = tuple((row.name, *map(percent, row.values(len(self.classes)))) for row in self.rows)
         columns = ("", "OA", "mAcc", "mIoU", *self.classes)
         return Table(self.title, columns, lines, notes=self.notes, facts=self.facts)
 
-    def _values(self, row: Row) -> list[float | None]:
-        return [row.oa, row.macc, row.miou, *(row.iou or (None,) * len(self.classes))]
+    def texts(self) -> dict[str, Callable[[], str]]:
+        """Return the report in each format but HTML; CSV has scores from 0 to 1."""
+        table, columns = self.table(), ["name", "oa", "macc", "miou", *self.classes]
+        rows = [[row.name, *row.values(len(self.classes))] for row in self.rows]
+        return {
+            "md": lambda: table.as_section("#", self.tables),
+            "csv": lambda: csv_text(columns, rows),
+            "json": lambda: json_text(self.values),
+            "tex": lambda: table.as_latex(" IoU per class, in percent.", upright=4),
+        }
 
 
 def write_formats(
@@ -207,3 +215,46 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """Return text that LaTeX shows as it is."""
     return "".join(_LATEX.get(sign, sign) for sign in text)
+
+
+def render_page(template: str, title: str, pictures: Sequence[Path] = (), **values: Any) -> str:
+    """Return the page of a template, with PNG files; RunError: one is missing or no PNG file."""
+    found = []
+    for path in pictures:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{path}: cannot be read ({error.strerror}), expected a PNG.") from error
+        if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+            raise RunError(f"{path}: found no PNG file, expected one. Draw it again: deepgcn eval")
+        found.append((path.stem.replace("_", " "), data_uri("image/png", data)))
+    return _environment().get_template(template).render(title=title, pictures=found, **values)
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Return data as a URI that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "sort_value": _sort_value}
+    return environment
+
+
+def _sort_value(text: str) -> float | None:
+    """Return the number that a text is or begins with, a duration in seconds; None: a word."""
+    if begins := re.match(r"([+-]?\d+(\.\d+)?)( ±| \[| †| [A-Z]+$)", text):
+        return float(begins[1])
+    if re.fullmatch(r"-?[\d,]+(\.\d+)?", text):
+        return float(text.replace(",", ""))
+    if re.fullmatch(r"(\d+ (h|min|s) ?)+", text):
+        return float(sum(int(n) * SECONDS[unit] for n, unit in re.findall(r"(\d+) (\w+)", text)))
+    return None

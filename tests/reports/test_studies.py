@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.reports.html import html_tables
 from pipelines.reports.plots import Point
 from pipelines.reports.studies import (
     Delta,
@@ -20,11 +19,11 @@ from pipelines.reports.studies import (
     StudyTable,
     curves,
     duration,
-    tables_csv,
+    tables_markdown,
     tables_values,
     write_study,
 )
-from pipelines.reports.tables import Table
+from pipelines.reports.tables import Table, render_page
 
 
 def sample(seed: int, miou: float, seconds: float | None = 60.0) -> Sample:
@@ -92,10 +91,10 @@ def test_columns_without_anything_are_left_out() -> None:
 
 
 def test_markdown_and_latex() -> None:
-    text = TABLE.as_markdown()
+    text = tables_markdown([TABLE])
     assert "| depth | deep | resgcn-56 \\| wide | 80.00 ± – | 55.00 ± – |" in text
-    assert text.splitlines()[3].startswith("| --- | --- | --- | ---: |")
-    latex = TABLE.as_latex()
+    assert text.splitlines()[5].startswith("| --- | --- | --- | ---: |")
+    latex = TABLE.table().as_latex()
     assert r"\caption{mIoU \& more.}" in latex
     assert r"53.00 $\pm$ 3.00" in latex
     assert r"$\Delta$ mIoU" in latex
@@ -106,8 +105,9 @@ def test_markdown_and_latex() -> None:
     assert not [sign for sign in latex.split(r"\toprule")[1] if ord(sign) > 127]
 
 
-def test_csv_and_json_are_unrounded() -> None:
-    records = list(csv.DictReader(io.StringIO(tables_csv([TABLE]))))
+def test_csv_and_json_are_unrounded(tmp_path: Path) -> None:
+    (path,) = write_study(tmp_path, [TABLE], reports=("csv",), pictures=False)
+    records = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
     assert [record["row"] for record in records] == ["reference", "deep", "none"]
     assert float(records[0]["miou_mean"]) == pytest.approx(0.53)
     assert float(records[0]["miou_sd"]) == pytest.approx(0.03)
@@ -148,6 +148,6 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_times_on_a_page_sort_by_their_length() -> None:
     shown = [duration(seconds) for seconds in (9, 45, 185, 7800)]
     table = Table("Times", ("row", "time"), tuple((f"r{n}", text) for n, text in enumerate(shown)))
-    page = html_tables("Times", [table])
+    page = render_page("study.html", "Times", tables=[table])
     found = re.findall(r'data-value="([^"]+)">([^<]+ (?:s|min))<', page)
     assert found == [("9", "9 s"), ("45", "45 s"), ("185", "3 min 5 s"), ("7800", "2 h 10 min")]

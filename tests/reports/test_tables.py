@@ -20,7 +20,7 @@ def report() -> Report:
 
 
 def test_markdown() -> None:
-    assert report().as_markdown() == (
+    assert report().texts()["md"]() == (
         "# Area 5\n\n"
         "|  | OA | mAcc | mIoU | a | b |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
@@ -31,14 +31,14 @@ def test_markdown() -> None:
 
 
 def test_csv() -> None:
-    lines = list(csv.reader(io.StringIO(report().as_csv())))
+    lines = list(csv.reader(io.StringIO(report().texts()["csv"]())))
     assert lines[0] == ["name", "oa", "macc", "miou", "a", "b"]
     assert lines[1] == ["mine", "0.875000", "0.500000", "0.250000", "0.500000", ""]
     assert lines[2] == ["published †", "", "", "0.524900", "", ""]
 
 
 def test_json() -> None:
-    assert json.loads(report().as_json()) == {"oa": 0.875}
+    assert json.loads(report().texts()["json"]()) == {"oa": 0.875}
 
 
 def test_percent_and_pipes() -> None:
@@ -47,7 +47,7 @@ def test_percent_and_pipes() -> None:
 
 
 def test_latex() -> None:
-    text = report().as_latex()
+    text = report().texts()["tex"]()
     assert r"mine & 87.5 & 50.0 & 25.0 & 50.0 & -- \\" in text
     assert r"published $\dagger$ & -- & -- & 52.5 & -- & -- \\" in text
     assert r"\begin{tabular}{lrrrrr}" in text

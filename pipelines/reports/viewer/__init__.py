@@ -58,7 +58,8 @@ def write_viewer(
 ) -> None:
     """Write a page that shows points in 3-D, coloured by scan, class, error or confidence.
 
-    Counts and IoU in its legend are of all points, even if not all are shown.
+    Counts and IoU in its legend are of all points; if there are more than `max_points`, a random
+    sample of `seed` is shown. DatasetError: no point has finite coordinates.
 
     Args:
         path: HTML file to write.
@@ -71,11 +72,6 @@ def write_viewer(
         label: (N,) ground truth; a value that is no class means unlabelled.
         predicted: (N,) prediction, likewise.
         confidence: (N,) from 0 to 1.
-        max_points: the most points to show: a random sample, in the same order.
-        seed: of the sample.
-
-    Raises:
-        DatasetError: no point has finite coordinates.
     """
     finite = shown = np.flatnonzero(np.isfinite(pos).all(axis=1))
     if not len(finite):
@@ -84,9 +80,16 @@ def write_viewer(
         rng = np.random.default_rng(seed)
         # In order, as neighbours deflate well.
         shown = np.sort(rng.choice(finite, max_points, replace=False, shuffle=False))
-    given = {"label": label, "predicted": predicted}
-    known = {name: _class_plane(v, len(classes)) for name, v in given.items() if v is not None}
-    origin, step, planes = _positions(pos[shown])
+    known = {}
+    for name, values in (("label", label), ("predicted", predicted)):
+        if values is not None:
+            valid = (values >= 0) & (values < len(classes))
+            known[name] = np.where(valid, values, NO_CLASS).astype(np.uint8)
+    low = pos[shown].min(axis=0).astype(np.float64)
+    step = (pos[shown].max(axis=0) - low) / 65535  # so that a position is off by half of it at most
+    step[step == 0] = 1.0
+    steps = np.rint((pos[shown] - low) / step).astype("<u2")
+    planes = {name: steps[:, axis] for axis, name in enumerate("xyz")}
     planes |= {name: color[shown, axis] for axis, name in enumerate(("red", "green", "blue"))}
     planes |= {name: values[shown] for name, values in known.items()}
     if confidence is not None:
@@ -97,8 +100,8 @@ def write_viewer(
         "total": len(pos),
         "finite": len(finite),
         "shown": len(shown),
-        "origin": origin,
-        "step": step,
+        "origin": low.tolist(),
+        "step": step.tolist(),
         "planes": [[name, values.itemsize] for name, values in planes.items()],
         "facts": dict(facts),
         **_class_facts(classes, class_colors, {n: v[finite] for n, v in known.items()}),
@@ -108,25 +111,12 @@ def write_viewer(
     raw = b"".join(np.ascontiguousarray(plane).tobytes() for plane in planes.values())
     points = base64.b64encode(zlib.compress(raw, 6)).decode("ascii")
     page = environment.get_template("page.html")
-    atomic_text(path, page.render(title=title, facts=shown_facts, points=points, source=_source))
 
+    def source(name: str) -> Markup:
+        """Return one of the page's own files, not to be escaped."""
+        return Markup((HERE / name).read_text(encoding="utf-8"))
 
-def _positions(pos: np.ndarray) -> tuple[list[float], list[float], dict[str, np.ndarray]]:
-    """Return origin and step in metres, and the axes as uint16 (off by half a step at most)."""
-    low = pos.min(axis=0).astype(np.float64)
-    step = (pos.max(axis=0) - low) / 65535
-    step[step == 0] = 1.0
-    planes = {
-        name: np.rint((pos[:, axis] - low[axis]) / step[axis]).astype("<u2")
-        for axis, name in enumerate("xyz")
-    }
-    return low.tolist(), step.tolist(), planes
-
-
-def _class_plane(values: np.ndarray, num_classes: int) -> np.ndarray:
-    """Return classes as uint8, other values as `NO_CLASS`."""
-    valid = (values >= 0) & (values < num_classes)
-    return np.where(valid, values, NO_CLASS).astype(np.uint8)
+    atomic_text(path, page.render(title=title, facts=shown_facts, points=points, source=source))
 
 
 def _class_facts(
@@ -148,8 +138,3 @@ def _class_facts(
         found = scores(confusion(*pairs, len(classes)), classes)
         facts |= {"iou": found.iou, "miou": found.miou, "oa": found.oa, "scored": found.points}
     return facts
-
-
-def _source(name: str) -> Markup:
-    """Return one of the page's own files, not to be escaped."""
-    return Markup((HERE / name).read_text(encoding="utf-8"))

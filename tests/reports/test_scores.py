@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.errors import RunError
 from pipelines.metrics import scores
-from pipelines.reports.html import html_report
+from pipelines.reports.scores import html_report
 from pipelines.reports.tables import Report, Row
 from pipelines.reports.tables import Table as FurtherTable
 
