@@ -1,15 +1,13 @@
 """Where a network fails: wrong points by distance to an object boundary, density, height and class.
 
-Everything is kept as counts per bin (points, wrong points), which add up over rooms; scores.json
-stores them.
+Everything is kept as counts, int64 (bins of all attributes, 2): points and wrong points. The
+arrays add up over rooms; scores.json stores them by attribute.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -27,41 +25,32 @@ EDGES: dict[str, tuple[float, ...]] = {
     "height": (0.1, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),  # m above the room's lowest point
 }
 TITLES = {"boundary": "distance to an object boundary", "density": "density", "height": "height"}
+SIZES = [len(edges) + 1 for edges in EDGES.values()]  # bins of each
 UNITS = {"boundary": "m", "density": "points/m²", "height": "m"}
 
 
-@dataclass(frozen=True)
-class Failures:
-    """Counts per attribute and bin: {"boundary": (bins, 2) int64 of points and wrong points}."""
-
-    counts: Mapping[str, np.ndarray]
-
-    def __add__(self, other: Failures) -> Failures:
-        return Failures({name: self.counts[name] + other.counts[name] for name in EDGES})
-
-    def rows(self, name: str) -> list[tuple[str, int, float | None]]:
-        """Return (bin, points, share of wrong points or None) for each bin of an attribute."""
-        return [
-            (label, int(points), float(wrong / points) if points else None)
-            for label, (points, wrong) in zip(
-                bin_names(EDGES[name]), self.counts[name], strict=True
-            )
-        ]
-
-    def plain(self) -> dict[str, Any]:
-        """Return JSON-ready values, edges and units included."""
-        return {
-            name: {"edges": list(EDGES[name]), "unit": UNITS[name], "counts": counts.tolist()}
-            for name, counts in self.counts.items()
-        }
-
-
-def no_failures() -> Failures:
+def no_failures() -> np.ndarray:
     """Return counts of zero."""
-    return Failures({name: np.zeros((len(e) + 1, 2), np.int64) for name, e in EDGES.items()})
+    return np.zeros((sum(SIZES), 2), np.int64)
 
 
-def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> Failures:
+def by_attribute(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the counts of each attribute, (bins, 2)."""
+    return dict(zip(EDGES, np.split(counts, np.cumsum(SIZES)[:-1]), strict=True))
+
+
+def error_rates(counts: np.ndarray) -> dict[str, list[tuple[str, int, float | None]]]:
+    """Return (bin, points, share of wrong points or None) for each bin of each attribute."""
+    return {
+        name: [
+            (label, int(points), float(wrong / points) if points else None)
+            for label, (points, wrong) in zip(bin_names(EDGES[name]), found, strict=True)
+        ]
+        for name, found in by_attribute(counts).items()
+    }
+
+
+def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Count a room's points and wrong points per bin.
 
     Args:
@@ -74,12 +63,12 @@ def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> 
     wrong = label[chosen] != predicted[chosen]
     distance, density = surroundings(pos, label, chosen)
     values = {"boundary": distance, "density": density, "height": pos[chosen, 2]}
-    counts = {}
+    counts = []
     for name, edges in EDGES.items():
         bins, size = np.searchsorted(edges, values[name], side="right"), len(edges) + 1
         both = [np.bincount(found, minlength=size) for found in (bins, bins[wrong])]
-        counts[name] = np.column_stack(both).astype(np.int64)
-    return Failures(counts)
+        counts.append(np.column_stack(both))
+    return np.concatenate(counts, dtype=np.int64)
 
 
 def surroundings(
@@ -126,7 +115,7 @@ def confused_pairs(
 
 
 def failure_tables(
-    failures: Failures | None, matrix: np.ndarray, classes: Sequence[str]
+    failures: np.ndarray | None, matrix: np.ndarray, classes: Sequence[str]
 ) -> tuple[Table, ...]:
     """Return tables of the pairs confused most and of errors by attribute; none without counts."""
     if failures is None:
@@ -134,7 +123,8 @@ def failure_tables(
     pairs = confused_pairs(matrix, classes)
     most = tuple((a, b, f"{count:,}", percent(share)) for a, b, count, share in pairs)
     tables = [Table("Most confused", ("ground truth", "taken for", "points", "% of it"), most)]
-    for name, title in TITLES.items():
-        lines = tuple((b, f"{n:,}", percent(share)) for b, n, share in failures.rows(name))
-        tables.append(Table(f"Errors by {title}", (UNITS[name], "points", "% wrong"), lines))
+    for name, rows in error_rates(failures).items():
+        lines = tuple((label, f"{points:,}", percent(share)) for label, points, share in rows)
+        columns = (UNITS[name], "points", "% wrong")
+        tables.append(Table(f"Errors by {TITLES[name]}", columns, lines))
     return tuple(tables)

@@ -6,7 +6,6 @@ import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from pipelines.data.store import Room
 from pipelines.files import atomic_write
 
-from .failures import EDGES, TITLES, UNITS, Failures
+from .failures import TITLES, UNITS, error_rates
 from .tables import Row
 
 if TYPE_CHECKING:
@@ -27,17 +26,7 @@ AZIMUTH, ELEVATION = 25.0, 55.0  # degrees, of the view of a room
 BACKGROUND = 255  # grey
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-MARKERS = "os^Dvp*"
 WRONG, RIGHT, UNLABELLED = (200, 30, 30), (205, 205, 205), (128, 128, 128)
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a curve: its place, the mIoU of each seed, a note beside it."""
-
-    place: float
-    miou: tuple[float, ...]
-    note: str = ""
 
 
 def room_picture(
@@ -61,7 +50,7 @@ def room_picture(
     palette = np.full((256, 3), UNLABELLED, np.uint8)
     palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
     wrong = ((label != predicted) & (label < len(classes)))[inside]
-    panels = {
+    shown = {
         "scan": color[inside],
         "ground truth": palette[label[inside]],
         "prediction": palette[predicted[inside]],
@@ -69,7 +58,7 @@ def room_picture(
             wrong[:, None], np.array(WRONG, np.uint8), np.array(RIGHT, np.uint8)
         ),
     }
-    pictures = {name: render(pos[inside], values) for name, values in panels.items()}
+    pictures = {name: render(pos[inside], values) for name, values in shown.items()}
     height, width, _ = pictures["scan"].shape
     figure = Figure(figsize=(len(pictures) * width / DPI, height / DPI + 1.1), dpi=DPI)
     top, bottom = 0.62 / figure.get_figheight(), 0.48 / figure.get_figheight()
@@ -81,13 +70,13 @@ def room_picture(
         axes.set_axis_off()
     figure.suptitle(title, fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
     found = {*label[inside].tolist(), *predicted[inside].tolist()}
-    shown = sorted(number for number in found if number < len(classes))
-    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in shown]
+    labels = sorted(number for number in found if number < len(classes))
+    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in labels]
     figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
     return figure
 
 
-def _panels(
+def panels(
     width: float, height: float, columns: int = 1, *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """Return a figure, in inches, and its axes from left to right."""
@@ -104,7 +93,7 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> 
     """
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
-    figure, (axes,) = _panels(8.4, 7.6)
+    figure, (axes,) = panels(8.4, 7.6)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), classes)
@@ -120,7 +109,7 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> 
 
 def iou_figure(rows: Sequence[Row], classes: Sequence[str]) -> Figure:
     """Draw the IoU per class, a bar for each row that has IoUs."""
-    figure, (axes,) = _panels(9, 3.6)
+    figure, (axes,) = panels(9, 3.6)
     shown = [(row.name, row.iou) for row in rows if row.iou is not None]
     width = 0.8 / len(shown)
     places = np.arange(len(classes))
@@ -149,7 +138,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
         return np.array([record.get(name) for record in history], dtype=float)  # None: NaN
 
     steps = [record.get("step", number) for number, record in enumerate(history, 1)]
-    figure, (loss, validation) = _panels(11, 3.4, 2)
+    figure, (loss, validation) = panels(11, 3.4, 2)
     loss.plot(steps, values("loss"), ".-", color=COLORS[0])
     loss.set_title("training loss", fontsize=10)
     names = {"val_miou": ("mIoU", "-"), "val_macc": ("mAcc", "--"), "val_oa": ("OA", ":")}
@@ -167,57 +156,16 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def failure_figure(failures: Failures) -> Figure:
+def failure_figure(failures: np.ndarray) -> Figure:
     """Draw the share of wrong points over each attribute."""
-    figure, panels = _panels(11, 3.2, len(EDGES), sharey=True)
-    for axes, name in zip(panels, EDGES, strict=True):
-        rows = failures.rows(name)
+    figure, drawn = panels(11, 3.2, len(TITLES), sharey=True)
+    for axes, (name, rows) in zip(drawn, error_rates(failures).items(), strict=True):
         axes.bar(range(len(rows)), [100 * (share or 0) for _, _, share in rows], color=COLORS[0])
         axes.set_xticks(range(len(rows)), [label for label, _, _ in rows], rotation=40, ha="right")
         axes.set_title(f"by {TITLES[name]}", fontsize=10)
         axes.set_xlabel(UNITS[name])
-    panels[0].set_ylabel("wrong points, %")
+    drawn[0].set_ylabel("wrong points, %")
     return figure
-
-
-def study_figure(title: str, panels: Mapping[str, Mapping[str, Sequence[Point]]]) -> Figure:
-    """Draw mIoU over what a study varies, a panel for each: axis label → name → curve.
-
-    Each seed is a dot, the line goes through the means, a bar is ± one standard deviation.
-    """
-    figure, drawn = _panels(1 + 4.2 * len(panels), 3.8, len(panels), sharey=True)
-    for axes, (label, curves) in zip(drawn, panels.items(), strict=True):
-        for number, (name, curve) in enumerate(curves.items()):
-            _draw_curve(axes, number, name, curve)
-        places = sorted({point.place for curve in curves.values() for point in curve})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(places, [f"{place:g}" for place in places])
-        axes.minorticks_off()
-        axes.set_xlabel(label)
-        axes.grid(axis="y", color="0.9")
-        axes.set_axisbelow(True)
-        if len(curves) > 1:
-            axes.legend(frameon=False, fontsize=8)
-    drawn[0].set_ylabel("mIoU, %")
-    figure.suptitle(title, fontsize=11)
-    return figure
-
-
-def _draw_curve(axes: Axes, number: int, name: str, curve: Sequence[Point]) -> None:
-    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
-    seeds = [100 * np.array(point.miou) for point in curve]
-    means = [float(values.mean()) for values in seeds]
-    spreads = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in seeds]
-    style: dict[str, Any] = {"color": color, "marker": marker, "label": name, "capsize": 3}
-    places, bars = [point.place for point in curve], spreads if any(spreads) else None
-    axes.errorbar(places, means, yerr=bars, ms=5, lw=1.4, **style)
-    for point, values, mean in zip(curve, seeds, means, strict=True):
-        if len(values) > 1:
-            axes.plot([point.place] * len(values), values, ".", color=color, alpha=0.45, ms=6)
-        if point.note:
-            place = (point.place, mean)
-            text = axes.annotate(point.note, place, (0, 8), textcoords="offset points")
-            text.set(ha="right", fontsize=8, color="0.3")
 
 
 def save_figure(path: Path, figure: Figure) -> None:

@@ -25,7 +25,7 @@ from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
 
 from . import plots
-from .failures import Failures, confused_pairs, failure_tables
+from .failures import EDGES, UNITS, by_attribute, confused_pairs, failure_tables
 from .tables import (
     DAGGER,
     Report,
@@ -53,7 +53,7 @@ class Counts:
     blocks: int  # draws passed through the network
     seconds: float  # wall time, reading and drawing points included, pictures not
     first: np.ndarray | None = None  # counts of the first vote, summed; None without votes
-    failures: Failures | None = None  # where points are wrong; under protocol `room` only
+    failures: np.ndarray | None = None  # where points are wrong; under protocol `room` only
     pictures: tuple[Path, ...] = ()  # pictures and viewer pages of rooms
 
     @property
@@ -90,7 +90,10 @@ def score_record(
     if counts.first is not None:
         values["first_vote"] = asdict(scores(counts.first, store.classes, absent_as=options.absent))
     if counts.failures is not None:
-        values["failures"] = counts.failures.plain()
+        values["failures"] = {
+            name: {"edges": list(EDGES[name]), "unit": UNITS[name], "counts": each.tolist()}
+            for name, each in by_attribute(counts.failures).items()
+        }
     return values
 
 
@@ -153,22 +156,15 @@ def write_scores(
     folder: Path,
     report: Report,
     options: EvalConfig,
-    failures: Failures | None = None,
+    failures: np.ndarray | None = None,
     rooms: Sequence[Path] = (),
     history: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Path, ...]:
     """Write an evaluation's files and return them, with the pictures of its rooms.
 
-    Pictures of an earlier evaluation stay if it had the same counts; those of other predictions are
-    removed, as they would contradict the scores beside them.
-
-    Args:
-        folder: runs/<run>/eval/<protocol>.
-        report: with the record for scores.json.
-        options: which formats to write, and whether to draw.
-        failures: where points are wrong, if known.
-        rooms: pictures and viewer pages that this evaluation has put into the folder.
-        history: the run's "epoch" records.
+    `folder` is runs/<run>/eval/<protocol>; `rooms` are pictures and viewer pages that this
+    evaluation has put there. Those of an earlier one stay if it had the same counts, else they are
+    removed, as they would contradict the scores. `history` has the run's "epoch" records.
     """
     matrix, classes = np.array(report.values["confusion"]), report.classes
     confusion = folder / "confusion.csv"
@@ -203,16 +199,10 @@ def write_scores(
 def html_report(
     report: Report, *, pictures: Sequence[Path] = (), history: Sequence[Mapping[str, Any]] = ()
 ) -> str:
-    """Return a report as one self-contained page.
+    """Return a report as one self-contained page; RunError: a picture is no PNG file.
 
-    Args:
-        report: of its values are used `confusion` (C, C), rows ground truth, and `rooms`, if there
-            are any: a matrix (C, C) for each name.
-        pictures: PNG files to embed, in order.
-        history: the "epoch" records of the run; fewer than two are not drawn.
-
-    Raises:
-        RunError: a picture is missing or no PNG file.
+    Of its values, `confusion` (C, C) is shown, rows ground truth, and `rooms`, a matrix for each,
+    if there are any. `history` has the run's "epoch" records; fewer than two are not drawn.
     """
     classes = report.classes
     matrix = np.asarray(report.values["confusion"], np.int64).reshape(len(classes), len(classes))

@@ -10,11 +10,16 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .plots import Point, save_figure, study_figure
+from .plots import COLORS, panels, save_figure
 from .tables import DAGGER, NONE, Table, csv_text, json_text, render_page, write_formats
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MARKERS = "os^Dvp*"
 # What a study may vary, as the axis of a plot.
 AXES = {"depth": "layers", "width": "channels of a layer", "k": "neighbours k"}
 
@@ -160,10 +165,10 @@ def write_study(
     `folder` is runs/studies/<study>; `tables` has one table a section.
     """
     study, shown = tables[0].study, [table.table() for table in tables]
-    panels = {label: found for axis, label in AXES.items() if (found := curves(tables, axis))}
-    drawn = [folder / "plot.png"] if pictures and panels else []
+    varied = {axis: found for axis in AXES if (found := curves(tables, axis))}
+    drawn = [folder / "plot.png"] if pictures and varied else []
     for plot in drawn:
-        save_figure(plot, study_figure(study, panels))
+        save_figure(plot, study_figure(study, varied))
     records = [record for table in tables for record in table.records()]
     texts: dict[str, Callable[[], str]] = {
         "md": lambda: tables_markdown(tables),
@@ -257,7 +262,7 @@ COLUMNS: dict[str, Callable[[Line], str]] = {
 ALWAYS = ("group", "row", "network", "OA", "mIoU", "seeds")  # also if they are empty
 
 
-def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:
+def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Line]]:
     """Return the curves of mIoU over an axis of the plot, each in ascending order.
 
     A row belongs to the axis if the study put it there; the reference row joins the curve of its
@@ -273,10 +278,7 @@ def curves(tables: Sequence[StudyTable], axis: str) -> dict[str, list[Point]]:
                 found.setdefault(kind, []).append(line)
     if len({line.network[axis] for lines in found.values() for line in lines}) < 2:
         return {}
-    return {
-        kind: sorted((_point(line, axis, lines) for line in lines), key=lambda p: p.place)
-        for kind, lines in found.items()
-    }
+    return {kind: sorted(lines, key=lambda n: n.network[axis]) for kind, lines in found.items()}
 
 
 def _kind(line: Line, axis: str, title: Sequence[str]) -> str:
@@ -285,10 +287,44 @@ def _kind(line: Line, axis: str, title: Sequence[str]) -> str:
     return ", ".join([*title, *others]) or "mIoU"
 
 
-def _point(line: Line, axis: str, curve: Sequence[Line]) -> Point:
-    """Return a row as a point; its note names the settings that differ from most of the curve."""
-    usual = {name: statistics.mode(other.network[name] for other in curve) for name in AXES}
-    differing = [name for name in AXES if name != axis and line.network[name] != usual[name]]
-    miou = tuple(sample.miou for sample in line.samples)
-    note = ", ".join(f"{name} {line.network[name]}" for name in differing)
-    return Point(float(line.network[axis]), miou, note)
+def study_figure(title: str, varied: Mapping[str, Mapping[str, Sequence[Line]]]) -> Figure:
+    """Draw mIoU over what a study varies, a panel for each: axis → name → curve.
+
+    Each seed is a dot, the line goes through the means, a bar is ± one standard deviation.
+    """
+    figure, drawn = panels(1 + 4.2 * len(varied), 3.8, len(varied), sharey=True)
+    for axes, (axis, curves) in zip(drawn, varied.items(), strict=True):
+        for number, (name, curve) in enumerate(curves.items()):
+            _draw_curve(axes, axis, number, name, curve)
+        places = sorted({line.network[axis] for curve in curves.values() for line in curve})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.minorticks_off()
+        axes.set_xlabel(AXES[axis])
+        axes.grid(axis="y", color="0.9")
+        axes.set_axisbelow(True)
+        if len(curves) > 1:
+            axes.legend(frameon=False, fontsize=8)
+    drawn[0].set_ylabel("mIoU, %")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_curve(axes: Axes, axis: str, number: int, name: str, curve: Sequence[Line]) -> None:
+    """Draw a curve; a row's note names the settings that differ from most of the curve."""
+    color, marker = COLORS[number % len(COLORS)], MARKERS[number % len(MARKERS)]
+    places = [line.network[axis] for line in curve]
+    means = [100 * (line.mean("miou") or 0) for line in curve]
+    spreads = [100 * (line.deviation("miou") or 0) for line in curve]
+    style: dict[str, Any] = {"color": color, "marker": marker, "label": name, "capsize": 3}
+    axes.errorbar(places, means, yerr=spreads if any(spreads) else None, ms=5, lw=1.4, **style)
+    usual = {name: statistics.mode(line.network[name] for line in curve) for name in AXES}
+    for line, place, mean in zip(curve, places, means, strict=True):
+        seeds = [100 * sample.miou for sample in line.samples]
+        if len(seeds) > 1:
+            axes.plot([place] * len(seeds), seeds, ".", color=color, alpha=0.45, ms=6)
+        differing = [n for n in AXES if n != axis and line.network[n] != usual[n]]
+        if differing:
+            note = ", ".join(f"{n} {line.network[n]}" for n in differing)
+            text = axes.annotate(note, (place, mean), (0, 8), textcoords="offset points")
+            text.set(ha="right", fontsize=8, color="0.3")

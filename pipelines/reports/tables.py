@@ -81,10 +81,10 @@ class Table:
         `remark` follows the title in the caption. All but the first `upright` headings are rotated;
         None: no heading is.
         """
-        heads = [escape_latex(name) for name in self.columns]
+        heads = [name.translate(LATEX) for name in self.columns]
         if upright is not None:
             heads[upright:] = [rf"\rotatebox{{90}}{{{name}}}" for name in heads[upright:]]
-        rows = [heads, *(map(escape_latex, line) for line in self.lines)]
+        rows = [heads, *([text.translate(LATEX) for text in line] for line in self.lines)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "l" * self.texts + "r" * (len(heads) - self.texts)
         remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.facts.items())]
@@ -94,7 +94,7 @@ class Table:
                 rf"% needs \usepackage{{booktabs{'' if upright is None else ',graphicx'}}}",
                 r"\begin{table*}",
                 r"\centering\small",
-                rf"\caption{{{escape_latex(f'{self.title}.{remark}')}}}",
+                rf"\caption{{{self.title.translate(LATEX)}.{remark}}}",
                 rf"\begin{{tabular}}{{{columns}}}",
                 r"\toprule",
                 head,
@@ -197,24 +197,21 @@ def json_text(values: Any) -> str:
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
 
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    DAGGER: r"$\dagger$",
-    "–": "--",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "ε": r"$\varepsilon$",
-    "Δ": r"$\Delta$",
-    "−": "$-$",
-}
-
-
-def escape_latex(text: str) -> str:
-    """Return text that LaTeX shows as it is."""
-    return "".join(_LATEX.get(sign, sign) for sign in text)
+LATEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        DAGGER: r"$\dagger$",
+        "–": "--",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "ε": r"$\varepsilon$",
+        "Δ": r"$\Delta$",
+        "−": "$-$",
+    }
+)
 
 
 def render_page(template: str, title: str, pictures: Sequence[Path] = (), **values: Any) -> str:

@@ -12,7 +12,9 @@ from pipelines.reports.failures import (
     EDGES,
     NEIGHBORS,
     bin_names,
+    by_attribute,
     confused_pairs,
+    error_rates,
     find_failures,
     no_failures,
     surroundings,
@@ -53,28 +55,27 @@ def test_errors_at_the_boundary_are_found_there() -> None:
     wrong = np.abs(pos[:, 0] - 0.975) < 0.03
     predicted[wrong] = 1 - predicted[wrong]
     found = find_failures(pos, label, predicted)
-    rows = found.rows("boundary")
+    rows = error_rates(found)["boundary"]
     assert rows[0][2] > 0.9, "points on the boundary are wrong, but for some at the sheet's rim"
     assert rows[-1][2] == 0.0, "none far from it is"
     for name in EDGES:
-        assert sum(points for _, points, _ in found.rows(name)) == len(pos)
-        assert found.counts[name][:, 1].sum() == wrong.sum()
+        assert sum(points for _, points, _ in error_rates(found)[name]) == len(pos)
+        assert by_attribute(found)[name][:, 1].sum() == wrong.sum()
 
 
 def test_rooms_add_up() -> None:
     pos, label = sheet(size=12)
     one = find_failures(pos, label, label)
     two = one + one + no_failures()
-    for name in EDGES:
-        np.testing.assert_array_equal(two.counts[name], 2 * one.counts[name])
+    np.testing.assert_array_equal(two, 2 * one)
 
 
 def test_one_class_has_no_boundary_and_few_points_are_no_trouble() -> None:
     pos, label = sheet(size=6)
-    rows = find_failures(pos, np.zeros_like(label), label).rows("boundary")
+    rows = error_rates(find_failures(pos, np.zeros_like(label), label))["boundary"]
     assert [points for _, points, _ in rows] == [0, 0, 0, 0, 0, 36]
     single = find_failures(pos[:1], label[:1], label[:1])
-    assert single.counts["height"].sum() == 1
+    assert by_attribute(single)["height"].sum() == 1
 
 
 def test_names_of_bins_meet() -> None:
@@ -100,4 +101,4 @@ def test_points_without_a_class_are_not_counted() -> None:
     pos, label = sheet(size=10)
     label[:30] = 255
     found = find_failures(pos, label, np.zeros_like(label))
-    assert found.counts["height"].sum(axis=0).tolist() == [70, 50]
+    assert by_attribute(found)["height"].sum(axis=0).tolist() == [70, 50]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports.browser import Page, open_browser
-from tests.reports.test_html import EPOCHS, report_page
+from tests.reports.test_scores import EPOCHS, report_page
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import io
 import json
 
 from pipelines.metrics import Scores
-from pipelines.reports.tables import Report, Row, Table, escape_latex, percent
+from pipelines.reports.tables import LATEX, Report, Row, Table, percent
 
 SCORES = Scores(
     oa=0.875, macc=0.5, miou=0.25, iou=(0.5, None), accuracy=(1.0, None), absent=("b",), points=8
@@ -57,6 +57,5 @@ def test_latex() -> None:
 
 
 def test_latex_shows_every_sign_as_it_is() -> None:
-    assert escape_latex(r"a_b & 5 % {x} \ ~") == (
-        r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciitilde{}"
-    )
+    text = r"a_b & 5 % {x} \ ~".translate(LATEX)
+    assert text == r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciitilde{}"
