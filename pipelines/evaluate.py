@@ -42,7 +42,7 @@ from pipelines.reports.scores import (
     write_protocols,
     write_scores,
 )
-from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, hardware_text, software_text
+from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, different_settings, open_data
@@ -373,7 +373,6 @@ def _facts(
     trained, first = base.config, values[0]
     votes = f", {first['votes']} votes" if first["votes"] > 1 else ""
     points = sum(each["points"] for each in values)
-    environments = [each["environment"] for each in values]
     return {
         "network": trained.model.label,
         "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
@@ -381,6 +380,5 @@ def _facts(
         "runs": f"{base.name} and the runs with its settings, see scores.json; "
         f"checkpoint {config.checkpoint}",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
-        "hardware": "; ".join(dict.fromkeys(map(hardware_text, environments))),
-        "software": "; ".join(dict.fromkeys(map(software_text, environments))),
+        **machines([each["environment"] for each in values]),
     }

@@ -41,22 +41,20 @@ def by_attribute(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def error_rates(counts: np.ndarray) -> dict[str, list[tuple[str, int, float | None]]]:
     """Return (bin, points, share of wrong points or None) for each bin of each attribute."""
-    return {
-        name: [
-            (label, int(points), float(wrong / points) if points else None)
-            for label, (points, wrong) in zip(bin_names(EDGES[name]), found, strict=True)
-        ]
-        for name, found in by_attribute(counts).items()
-    }
+    rates = {}
+    for name, found in by_attribute(counts).items():
+        edges = EDGES[name]
+        inner = [f"{low:g} – {high:g}" for low, high in itertools.pairwise(edges)]
+        bins = zip([f"< {edges[0]:g}", *inner, f"≥ {edges[-1]:g}"], found.tolist(), strict=True)
+        rates[name] = [(label, n, wrong / n if n else None) for label, (n, wrong) in bins]
+    return rates
 
 
 def find_failures(pos: np.ndarray, label: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Count a room's points and wrong points per bin.
 
-    Args:
-        pos: (N, 3) metres, from the room's minimum.
-        label: (N,) ground truth; points that are IGNORED are not counted.
-        predicted: (N,) prediction.
+    `pos` is (N, 3) metres from the room's minimum; `label` and `predicted` are (N,). Points whose
+    label is IGNORED are not counted.
     """
     labelled = np.flatnonzero(label != IGNORED)
     chosen = labelled[:: max(1, -(-len(labelled) // MOST_POINTS))]
@@ -91,12 +89,6 @@ def surroundings(
     if not len(edge):
         return np.full(len(chosen), np.inf), density
     return cKDTree(pos[edge]).query(pos[chosen], workers=-1)[0], density
-
-
-def bin_names(edges: Sequence[float]) -> list[str]:
-    """Return "< 0.02", "0.02 – 0.05", …, "≥ 0.5"."""
-    inner = [f"{low:g} – {high:g}" for low, high in itertools.pairwise(edges)]
-    return [f"< {edges[0]:g}", *inner, f"≥ {edges[-1]:g}"]
 
 
 def confused_pairs(

@@ -225,19 +225,12 @@ def render(
     columns = np.rint((screen[:, 0] - low[0]) * scale).astype(np.int64) + 4 - splat // 2
     rows = np.rint((high[1] - screen[:, 1]) * scale).astype(np.int64) + 4 - splat // 2
     far_first = np.argsort(-depth, kind="stable")
-    front = _paint(rows[far_first], columns[far_first], (height, width), splat)
-    picture = np.full((height, width, 3), BACKGROUND, np.uint8)
-    picture[front >= 0] = color[far_first[front[front >= 0]]]
-    return picture
-
-
-def _paint(rows: np.ndarray, columns: np.ndarray, size: tuple[int, int], splat: int) -> np.ndarray:
-    """Return for each pixel (H, W) the last point whose square of `splat` covers it, or −1."""
-    height, width = size
-    front = np.full(height * width, -1, np.int64)
-    order = np.arange(len(rows))
+    rows, columns, order = rows[far_first], columns[far_first], np.arange(len(rows))
+    front = np.full(height * width, -1)  # for each pixel the last point whose square covers it
     for down, right in itertools.product(range(splat), repeat=2):
         y, x = rows + down, columns + right
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         np.maximum.at(front, y[inside] * width + x[inside], order[inside])
-    return front.reshape(size)
+    picture = np.full((height * width, 3), BACKGROUND, np.uint8)
+    picture[front >= 0] = color[far_first[front[front >= 0]]]
+    return picture.reshape(height, width, 3)

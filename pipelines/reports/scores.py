@@ -24,22 +24,9 @@ from pipelines.model.presets import PRESETS, published_as
 from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
 
-from . import plots
+from . import plots, tables
 from .failures import EDGES, UNITS, by_attribute, confused_pairs, failure_tables
-from .tables import (
-    DAGGER,
-    Report,
-    Row,
-    Table,
-    absent_notes,
-    csv_text,
-    data_uri,
-    hardware_text,
-    percent,
-    render_page,
-    software_text,
-    write_formats,
-)
+from .tables import Report, Row, Table, percent
 
 WORST = 20  # the most rooms to list
 PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
@@ -103,7 +90,7 @@ def build_report(
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
     model, name, store = evaluation.config.model, evaluation.run.name, evaluation.store
     rows = [Row.of(f"{name}: {model.label}", found)]
-    notes = ["Scores in percent; IoU per class.", *absent_notes(found)]
+    notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
     rooms, published = len(store.rooms()), store.published_rooms
     if rooms < published:
         notes.append(
@@ -120,10 +107,10 @@ def build_report(
     rows.append(Row.of("height bands, no network", baseline))
     preset = PRESETS.get(published_as(model) or "")
     if preset and preset.published and published and values["test_area"] == 5:
-        mark = "" if preset.cited else f" {DAGGER}"
+        mark = "" if preset.cited else f" {tables.DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
-            notes.append(f"{DAGGER} recalled from the paper, not read again.")
+            notes.append(f"{tables.DAGGER} recalled from the paper, not read again.")
     return Report(
         title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
         classes=store.classes,
@@ -146,8 +133,7 @@ def _facts(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
         "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
         f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
-        "hardware": hardware_text(values["environment"]),
-        "software": software_text(values["environment"]),
+        **tables.machines([values["environment"]]),
         "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
     }
 
@@ -169,7 +155,7 @@ def write_scores(
     matrix, classes = np.array(report.values["confusion"]), report.classes
     confusion = folder / "confusion.csv"
     lines = ([name, *row] for name, row in zip(classes, matrix, strict=True))
-    counts = csv_text(["", *classes], lines)
+    counts = tables.csv_text(["", *classes], lines)
     if confusion.is_file() and confusion.read_text(encoding="utf-8") != counts:
         for pattern in (*PLOTS, "room_*.png", "view_*.html"):
             for path in {*folder.glob(pattern)} - {*rooms}:
@@ -190,7 +176,7 @@ def write_scores(
     html = partial(html_report, report, pictures=pictures, history=history)
     return (
         *(folder / name for name in ("scores.json", "confusion.csv", *figures)),
-        *write_formats(folder / "report", options.reports, {**report.texts(), "html": html}),
+        *tables.write_formats(folder / "report", options.reports, {**report.texts(), "html": html}),
         *pictures,
         *sorted(folder.glob("view_*.html")),
     )
@@ -210,14 +196,14 @@ def html_report(
     totals = (matrix.sum(axis=1).tolist(), matrix.sum(axis=0).tolist())
     rooms = report.values.get("rooms", {})
     drawn = plots.figure_svg(plots.training_curves(history)) if len(history) > 1 else None
-    return render_page(
+    return tables.render_page(
         "scores.html",
         report.title,
         pictures,
         report=report,
         classes=list(zip(classes, found.iou, found.accuracy, *totals, strict=True)),
         confusion=list(zip(classes, matrix.tolist(), strict=True)),
-        curves=drawn and data_uri("image/svg+xml", drawn),
+        curves=drawn and tables.data_uri("image/svg+xml", drawn),
         rooms=_worst_rooms(rooms, classes),
         room_count=len(rooms),
     )

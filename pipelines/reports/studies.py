@@ -26,10 +26,7 @@ AXES = {"depth": "layers", "width": "channels of a layer", "k": "neighbours k"}
 
 @dataclass(frozen=True)
 class Sample:
-    """One scored run of a row; memory in bytes.
-
-    `loss` is the mean cross-entropy of the last tenth of its training steps.
-    """
+    """One scored run of a row; memory in bytes, the mean loss of the last tenth of the steps."""
 
     seed: int
     run: str
@@ -43,13 +40,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Delta:
-    """mIoU against the reference row: the mean over the seeds that both have, and its interval.
-
-    `low` and `high` are None for one room and one seed, which have no spread.
-    """
+    """mIoU against the reference row: the mean over the seeds that both have, and its interval."""
 
     miou: float
-    low: float | None
+    low: float | None  # None for one room and one seed, which have no spread
     high: float | None
     rooms: int
     seeds: int

@@ -149,14 +149,12 @@ def write_formats(
     return list(files)
 
 
-def hardware_text(environment: Mapping[str, Any]) -> str:
-    """Return the GPU or processor of an environment record."""
-    return str(environment["gpu"] or f"{environment['cpu']}, {environment['threads']} threads")
-
-
-def software_text(environment: Mapping[str, Any]) -> str:
-    """Return the PyTorch version and commit of an environment record."""
-    return f"torch {environment['packages']['torch']}, commit {environment['commit']}"
+def machines(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the hardware and the software of environment records, each once."""
+    hardware = [str(e["gpu"] or f"{e['cpu']}, {e['threads']} threads") for e in environments]
+    software = [f"torch {e['packages']['torch']}, commit {e['commit']}" for e in environments]
+    both = {"hardware": hardware, "software": software}
+    return {name: "; ".join(dict.fromkeys(texts)) for name, texts in both.items()}
 
 
 def absent_notes(found: Scores) -> list[str]:
@@ -164,13 +162,12 @@ def absent_notes(found: Scores) -> list[str]:
     if not found.absent:
         return []
     names = ", ".join(found.absent)
-    if found.absent_as == "exclude":
-        how = "left out of the means"
-        return [f"Absent classes, {how}: {names}. Means over other classes do not compare."]
-    return [
+    left_out = f"left out of the means: {names}. Means over other classes do not compare."
+    counted = (
         f"Absent classes ({names}) count as {found.absent_as} in the means, "
         "to compare with code that does so; the default leaves them out."
-    ]
+    )
+    return [f"Absent classes, {left_out}" if found.absent_as == "exclude" else counted]
 
 
 def percent(value: float | None) -> str:

@@ -4,9 +4,8 @@
     runs/<name>/note.txt     free text
     runs/.trash/<name>       a run that `deepgcn runs rm` removed
 
-A tag is a file of its own, so that any number of processes may add and remove tags without a lock.
-Tags and notes lie in the run directory itself: each change changes the directory's time, by which
-the index notices it.
+A tag is a file of its own, so that processes add and remove tags without a lock. Tags and notes lie
+in the run directory itself: each change changes the directory's time, by which the index notices.
 """
 
 from __future__ import annotations

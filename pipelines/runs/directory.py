@@ -131,7 +131,7 @@ class Run:
 
 
 class MetricsLog:
-    """A run's metrics.jsonl, open for appending: one JSON object a line.
+    """A run's metrics.jsonl, open for appending.
 
     Its first `keep` records stay; the rest is from steps that will be repeated.
     """

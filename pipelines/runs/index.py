@@ -1,7 +1,5 @@
 """The index of runs, `runs/results.db`: an SQLite copy of what the run directories say.
 
-`query` returns its rows, `runs_frame` a pandas frame of them, `export_runs` writes that to a file.
-
 The directories are the truth. Trainings and evaluations write their own directory and never the
 index, so any number of them may run on a shared file system. A reader first brings the index up to
 date (`_refresh`): one scan of the folder compares names and each directory's time of change with
@@ -113,9 +111,6 @@ def runs_frame(
     Returns:
         The columns that docs/runs.md lists. Scores are from 0 to 1, `created` and `updated` are
         times in UTC, integers are of type Int64 and texts objects; missing values are NA.
-
-    Raises:
-        ConfigError: `where` or `sort` cannot be understood.
     """
     import pandas as pd
 

@@ -33,8 +33,7 @@ def lock_run(path: Path) -> Iterator[None]:
     """Hold the lock of the run directory `path` within a `with` block.
 
     The system drops the lock when its process ends, however it ends, so a lock is never stale;
-    the file stays behind and names the last holder. RunError: another process holds it; says
-    which, and on which machine.
+    the file stays behind and names the last holder. RunError: another process holds it.
     """
     file = path / LOCK
     with hold_lock(file, shared=False, seconds=0.5) as held:  # `is_locked` holds it for a moment
@@ -67,10 +66,7 @@ def is_locked(path: Path) -> bool:
 
 @contextmanager
 def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
-    """Hold a lock on the file `path`, created if missing, within a `with` block.
-
-    Yields False if others held it for all of `seconds`, else True.
-    """
+    """Hold a lock on a file, created if missing; yield False if others held it for `seconds`."""
     with path.open("a", encoding="utf-8") as file:
         end = time.monotonic() + seconds
         while not (held := _acquire(file, shared=shared)) and time.monotonic() < end:

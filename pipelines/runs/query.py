@@ -73,11 +73,6 @@ class Token(NamedTuple):
         """Return whether this is one of the keywords `words`, in upper or lower case."""
         return self.kind == "word" and self.text.lower() in words
 
-    @property
-    def content(self) -> str:
-        """The text without quotes."""
-        return self.text[1:-1] if self.kind == "quoted" else self.text
-
 
 END = Token("end", "")
 
@@ -149,7 +144,7 @@ def _column(name: str, flag: str) -> str:
 
 
 def _tokens(where: str) -> list[Token]:
-    """Split a condition; two END after the last token can be read without a check."""
+    """Split a condition, with two END after the last token."""
     if len(where) > LONGEST:
         raise ConfigError(f"--where: found {len(where)} characters, expected at most {LONGEST}.")
     try:
@@ -182,17 +177,18 @@ def _comparison(name: Token, tokens: Iterator[Token]) -> tuple[str, Value]:
         raise _unexpected(sign, f"= != < <= > >= or ~ after {name.text}")
     if given.kind not in ("word", "quoted"):
         raise _unexpected(given, f"a value after {name.text} {operator}")
+    text = given.text[1:-1] if given.kind == "quoted" else given.text
     equality = {"=": "", "==": "", "!=": "NOT "}.get(operator)
     if column == TAG:
         if equality is None:
             raise ConfigError(f"--where: found {TAG} {operator}, expected {TAG} = or !=.")
         found = "instr(' ' || coalesce(tags, '') || ' ', ?) > 0"
-        return f"({equality}{found})", f" {given.content} "
+        return f"({equality}{found})", f" {text} "
     if operator == "~":
         if not COLUMNS[column].startswith("TEXT"):
             raise ConfigError(f"--where: found {column} ~, but {column} is a number.")
-        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", given.content
-    value = _value(column, given)
+        return f"(coalesce(instr(lower({column}), lower(?)), 0) > 0)", text
+    value = None if given.is_word("none") else _value(column, text)
     if equality is not None:
         return f"({column} IS {equality}?)", value
     if value is None:
@@ -205,11 +201,9 @@ def _unexpected(token: Token, expected: str) -> ConfigError:
     return ConfigError(f"--where: found {found}, expected {expected}.\n{EXAMPLE}")
 
 
-def _value(column: str, token: Token) -> Value:
-    """Convert a token to a value of a column; ConfigError: the column holds something else."""
-    if token.is_word("none"):
-        return None
-    text, kind = token.content, COLUMNS[column]
+def _value(column: str, text: str) -> Value:
+    """Convert a text to a value of a column; ConfigError: the column holds something else."""
+    kind = COLUMNS[column]
     if kind.startswith("TEXT"):
         return text
     if column == "dilation":

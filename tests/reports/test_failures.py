@@ -11,7 +11,6 @@ from scipy.spatial.distance import cdist
 from pipelines.reports.failures import (
     EDGES,
     NEIGHBORS,
-    bin_names,
     by_attribute,
     confused_pairs,
     error_rates,
@@ -79,8 +78,8 @@ def test_one_class_has_no_boundary_and_few_points_are_no_trouble() -> None:
 
 
 def test_names_of_bins_meet() -> None:
-    for edges in EDGES.values():
-        names = bin_names(edges)
+    for attribute, rows in error_rates(no_failures()).items():
+        names, edges = [name for name, _, _ in rows], EDGES[attribute]
         assert len(names) == len(edges) + 1
         assert names[0] == f"< {edges[0]:g}"
         for left, right in itertools.pairwise(names[1:-1]):

@@ -66,11 +66,8 @@ def write_viewer(
         pos: (N, 3) metres, z up; points that are not finite are left out.
         color: (N, 3) uint8.
         classes: at most 255 names, in the order of the labels.
-        class_colors: one RGB colour per class.
-        title: heading of the page.
         facts: about the scan and the network, in order.
-        label: (N,) ground truth; a value that is no class means unlabelled.
-        predicted: (N,) prediction, likewise.
+        label: (N,) ground truth; a value that is no class means unlabelled. `predicted`: likewise.
         confidence: (N,) from 0 to 1.
     """
     finite = shown = np.flatnonzero(np.isfinite(pos).all(axis=1))
