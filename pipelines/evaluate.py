@@ -201,7 +201,7 @@ def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterat
             classes=classes,
             class_colors=store.class_colors,
             title=title,
-            facts={"run": evaluation.run.name, "network": evaluation.config.model.label},
+            summary={"run": evaluation.run.name, "network": evaluation.config.model.label},
             label=room.label,
             predicted=found.predicted,
             confidence=found.confidence,
@@ -333,8 +333,8 @@ def _pool(
             "of S3DIS under the authors' protocols."
         )
     title = f"{base.config.model.label}: {len(areas)} folds, protocol {protocol}"
-    facts = _facts(config, base, store, list(values.values()))
-    report = Report(title, tuple(first["classes"]), tuple(rows), facts, tuple(notes), record)
+    summary = _summary(config, base, store, list(values.values()))
+    report = Report(title, tuple(first["classes"]), tuple(rows), summary, tuple(notes), record)
     files = write_scores(base.path.parent / "six-fold" / base.name / protocol, report, config)
     return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
@@ -366,7 +366,7 @@ def _published() -> list[Row]:
     ]
 
 
-def _facts(
+def _summary(
     config: EvalConfig, base: Run, store: Store, values: Sequence[Mapping[str, Any]]
 ) -> dict[str, str]:
     """Return what the scores were made with; areas may have been scored on several machines."""

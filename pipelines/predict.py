@@ -252,7 +252,7 @@ def _predict_one(
             classes=network.classes,
             class_colors=network.class_colors,
             title=path.name,
-            facts={"scan": str(path), "network": network.model.config.label},
+            summary={"scan": str(path), "network": network.model.config.label},
             predicted=labels.label,
             confidence=labels.confidence,
         )

@@ -90,7 +90,7 @@ def test_it_trains_what_is_missing_and_pools(base: Run) -> None:
 def test_the_report_says_what_its_scores_are(base: Run, store: Store) -> None:
     config = folds(base, seed=3, votes=2, checkpoint="last", absent="zero")
     (found,) = six_fold(config, train_missing=True)
-    facts, (absent,) = found.report.facts, [n for n in found.report.notes if "bsent" in n]
+    facts, (absent,) = found.report.summary, [n for n in found.report.notes if "bsent" in n]
     assert "count as zero in the means" in absent
     assert facts["protocol"].startswith("room, 2 votes, seed 3, ")
     assert facts["runs"].endswith("checkpoint last")

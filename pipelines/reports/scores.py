@@ -115,14 +115,14 @@ def build_report(
         title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
         classes=store.classes,
         rows=tuple(rows),
-        facts=_facts(evaluation, values),
+        summary=_summary(evaluation, values),
         notes=tuple(notes),
         values=values,
         tables=failure_tables(counts.failures, counts.matrix, store.classes),
     )
 
 
-def _facts(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
+def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
     """Return what the scores were made with."""
     config, options, store = evaluation.config, evaluation.options, evaluation.store
     votes = f", {options.votes} votes" if values["votes"] > 1 else ""

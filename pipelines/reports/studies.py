@@ -109,7 +109,7 @@ class StudyTable:
     title: str
     reference: str | None  # the row that the others are compared with, if any
     lines: tuple[Line, ...]  # its rows, in the study's order
-    facts: Mapping[str, str] = field(default_factory=dict)  # what all rows share, in order
+    summary: Mapping[str, str] = field(default_factory=dict)  # what all rows share, in order
     notes: tuple[str, ...] = ()  # sentences below the table
 
     def table(self) -> Table:
@@ -119,7 +119,7 @@ class StudyTable:
             name: cells for name, cells in shown.items() if name in ALWAYS or {*cells} - {"", NONE}
         }
         lines = tuple(zip(*kept.values(), strict=True))
-        return Table(self.title, tuple(kept), lines, 3, self.notes, self.facts)
+        return Table(self.title, tuple(kept), lines, 3, self.notes, self.summary)
 
     def records(self) -> list[dict[str, Any]]:
         """Return a flat record a row, unrounded, for CSV and JSON: fractions, seconds, bytes.
@@ -184,7 +184,7 @@ def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:
     return [
         {
             **{"study": table.study, "title": table.title, "reference": table.reference},
-            **{"facts": dict(table.facts), "notes": list(table.notes)},
+            **{"facts": dict(table.summary), "notes": list(table.notes)},
             "rows": [
                 {**record, "axes": dict(line.axes), "samples": list(map(asdict, line.samples))}
                 for record, line in zip(table.records(), table.lines, strict=True)

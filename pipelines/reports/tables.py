@@ -58,7 +58,7 @@ class Table:
     lines: tuple[tuple[str, ...], ...]
     texts: int = 1
     notes: tuple[str, ...] = ()  # sentences below the table
-    facts: Mapping[str, str] = field(default_factory=dict)  # what it was made with, in order
+    summary: Mapping[str, str] = field(default_factory=dict)  # what it was made with, in order
 
     def as_markdown(self) -> str:
         """Return the table alone as Markdown, numbers aligned to the right."""
@@ -69,14 +69,14 @@ class Table:
         )
 
     def as_section(self, heading: str, further: Sequence[Table] = ()) -> str:
-        """Return title, table, notes, further tables and facts as Markdown."""
+        """Return title, table, notes, further tables and summary as Markdown."""
         parts = [f"{heading} {self.title}", self.as_markdown(), *self.notes]
         parts += [text for each in further for text in (f"## {each.title}", each.as_markdown())]
-        parts += ["\n".join(f"- {name}: {value}" for name, value in self.facts.items())]
+        parts += ["\n".join(f"- {name}: {value}" for name, value in self.summary.items())]
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def as_latex(self, remark: str = "", *, upright: int | None = None) -> str:
-        """Return the table as LaTeX, for the package booktabs; notes and facts are comments.
+        """Return the table as LaTeX, for the package booktabs; notes and summary are comments.
 
         `remark` follows the title in the caption. All but the first `upright` headings are rotated;
         None: no heading is.
@@ -87,10 +87,10 @@ class Table:
         rows = [heads, *([text.translate(LATEX) for text in line] for line in self.lines)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "l" * self.texts + "r" * (len(heads) - self.texts)
-        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.facts.items())]
+        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.summary.items())]
         return "\n".join(
             [
-                *(f"% {remark}" for remark in remarks),
+                *(f"% {text}" for text in remarks),
                 rf"% needs \usepackage{{booktabs{'' if upright is None else ',graphicx'}}}",
                 r"\begin{table*}",
                 r"\centering\small",
@@ -115,7 +115,7 @@ class Report:
     title: str  # heading
     classes: tuple[str, ...]  # names, in the order of the IoUs
     rows: tuple[Row, ...]  # the rows of the table, ours first
-    facts: Mapping[str, str]  # what the scores were made with, in order
+    summary: Mapping[str, str]  # what the scores were made with, in order
     notes: tuple[str, ...] = ()  # sentences below the table
     # What scores.json records, for JSON and HTML.
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Report:
         """Return the table of texts, scores in percent."""
         lines = tuple((row.name, *map(percent, row.values(len(self.classes)))) for row in self.rows)
         columns = ("", "OA", "mAcc", "mIoU", *self.classes)
-        return Table(self.title, columns, lines, notes=self.notes, facts=self.facts)
+        return Table(self.title, columns, lines, notes=self.notes, summary=self.summary)
 
     def texts(self) -> dict[str, Callable[[], str]]:
         """Return the report in each format but HTML; CSV has scores from 0 to 1."""

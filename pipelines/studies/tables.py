@@ -62,7 +62,7 @@ def _table(plan: Plan, section: Section, cells: dict[str, list[Cell]]) -> StudyT
         title=section.title,
         reference=section.reference,
         lines=tuple(lines),
-        facts=_facts(plan, section),
+        summary=_summary(plan, section),
         notes=tuple(_notes(plan, lines)),
     )
 
@@ -185,23 +185,23 @@ def _cell_remark(cell: Cell) -> str:
     return text + (f": {cell.error}" if cell.error else "")
 
 
-def _facts(plan: Plan, section: Section) -> dict[str, str]:
+def _summary(plan: Plan, section: Section) -> dict[str, str]:
     evaluation = plan.evaluation
     votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
-    facts = {
+    summary = {
         "study": f"{plan.title}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
     }
     config = next((row.config for row in section.rows if row.config is not None), None)
     if config is None:
-        return facts
+        return summary
     length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.epochs} epochs"
     blocks = f"batch {config.batch_size} × {config.num_points} points"
     if not section.folds:
-        facts["test area"] = str(config.test_area)
-    facts["budget"] = f"{length}, {blocks}, lr {config.first_lr:g}, {config.model.layout} layout"
-    facts["data"] = f"{config.data} ({plan.fingerprint[:12]})"
-    return facts
+        summary["test area"] = str(config.test_area)
+    summary["budget"] = f"{length}, {blocks}, lr {config.first_lr:g}, {config.model.layout} layout"
+    summary["data"] = f"{config.data} ({plan.fingerprint[:12]})"
+    return summary
 
 
 def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:

@@ -58,7 +58,7 @@ def scan(count: int, seed: int = 0) -> dict[str, Any]:
 
 
 def write(path: Path, **changes: Any) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    words = {"title": "a room", "facts": {"run": "one"}}
+    words = {"title": "a room", "summary": {"run": "one"}}
     write_viewer(path, **{"classes": CLASSES, "class_colors": CLASS_COLORS, **words, **changes})
     return read_page(path)
 
@@ -159,7 +159,7 @@ def test_nothing_is_fetched_and_the_library_has_its_licence(tmp_path: Path) -> N
 
 def test_a_hostile_title_stays_text(tmp_path: Path) -> None:
     title = "</script><script>alert(1)</script> {{library}} & <!-- 'x'"
-    facts, _ = write(tmp_path / "v.html", **scan(10), title=title, facts={"<b>": "</script>"})
+    facts, _ = write(tmp_path / "v.html", **scan(10), title=title, summary={"<b>": "</script>"})
     text = (tmp_path / "v.html").read_text(encoding="utf-8")
     assert facts["title"] == title
     assert facts["facts"] == {"<b>": "</script>"}
@@ -174,7 +174,7 @@ def test_a_hostile_title_stays_text(tmp_path: Path) -> None:
 def test_json_in_a_script(words: dict[str, str]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "v.html"
-        facts, _ = write(path, **scan(2), facts=words)
+        facts, _ = write(path, **scan(2), summary=words)
         assert list(facts["facts"].items()) == list(words.items()), "whole, and in order"
         assert "<" not in element(path.read_text(encoding="utf-8"), "data-facts")
 

@@ -53,7 +53,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> str:
         predicted=predicted,
         confidence=np.where(label == CHAIR, 0.0, 1.0),
         title="A room",
-        facts={"run": "one"},
+        summary={"run": "one"},
     )
     return path.as_uri()
 
@@ -235,7 +235,7 @@ def test_a_scan_alone_has_no_legend(page: Page, tmp_path: Path) -> None:
         classes=CLASSES,
         class_colors=CLASS_COLORS,
         title="A scan",
-        facts={},
+        summary={},
         max_points=400,
     )
     page.open(path.as_uri())

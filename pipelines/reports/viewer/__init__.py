@@ -49,7 +49,7 @@ def write_viewer(
     classes: Sequence[str],
     class_colors: Sequence[Sequence[int]],
     title: str,
-    facts: Mapping[str, str],
+    summary: Mapping[str, str],
     label: np.ndarray | None = None,
     predicted: np.ndarray | None = None,
     confidence: np.ndarray | None = None,
@@ -66,7 +66,7 @@ def write_viewer(
         pos: (N, 3) metres, z up; points that are not finite are left out.
         color: (N, 3) uint8.
         classes: at most 255 names, in the order of the labels.
-        facts: about the scan and the network, in order.
+        summary: of the scan and the network, in order.
         label: (N,) ground truth; a value that is no class means unlabelled. `predicted`: likewise.
         confidence: (N,) from 0 to 1.
     """
@@ -92,7 +92,7 @@ def write_viewer(
     if confidence is not None:
         certain = np.clip(np.nan_to_num(confidence[shown]), 0, 1)
         planes["confidence"] = np.rint(certain * 255).astype(np.uint8)
-    shown_facts = {
+    content = {
         "title": title,
         "total": len(pos),
         "finite": len(finite),
@@ -100,8 +100,8 @@ def write_viewer(
         "origin": low.tolist(),
         "step": step.tolist(),
         "planes": [[name, values.itemsize] for name, values in planes.items()],
-        "facts": dict(facts),
-        **_class_facts(classes, class_colors, {n: v[finite] for n, v in known.items()}),
+        "facts": dict(summary),
+        **_legend(classes, class_colors, {n: v[finite] for n, v in known.items()}),
     }
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # and unsorted
@@ -113,16 +113,16 @@ def write_viewer(
         """Return one of the page's own files, not to be escaped."""
         return Markup((HERE / name).read_text(encoding="utf-8"))
 
-    atomic_text(path, page.render(title=title, facts=shown_facts, points=points, source=source))
+    atomic_text(path, page.render(title=title, content=content, points=points, source=source))
 
 
-def _class_facts(
+def _legend(
     classes: Sequence[str], class_colors: Sequence[Sequence[int]], known: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Return what the legend shows: names, colours, counts and, with both labels, IoU and OA."""
     safe = SAFE_COLORS if len(classes) <= len(SAFE_COLORS) else None
     counts = {name: np.bincount(values, minlength=256) for name, values in known.items()}
-    facts: dict[str, Any] = {
+    legend: dict[str, Any] = {
         "classes": list(classes),
         "colors": [[int(v) for v in color] for color in class_colors],
         "safe_colors": safe and safe[: len(classes)],
@@ -133,5 +133,5 @@ def _class_facts(
         scored = (known["label"] != NO_CLASS) & (known["predicted"] != NO_CLASS)
         pairs = (known["label"][scored], known["predicted"][scored])
         found = scores(confusion(*pairs, len(classes)), classes)
-        facts |= {"iou": found.iou, "miou": found.miou, "oa": found.oa, "scored": found.points}
-    return facts
+        legend |= {"iou": found.iou, "miou": found.miou, "oa": found.oa, "scored": found.points}
+    return legend
