@@ -5,15 +5,17 @@ Reading order: `config` (every option); `model` (the network) with `kernels` (it
 `prepare`, `train`, `evaluate`, `predict` and `ablate`, with `training`, `inference`, `runs` and
 `reports` below them. Imports point down; CONTRIBUTING has the map.
 
-    >>> import pipelines
-    >>> model = pipelines.load_model("runs/mine")  # doctest: +SKIP
-    >>> labels, probabilities = pipelines.segment(model, pos, color)  # doctest: +SKIP
-    >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and miou>0.4")  # doctest: +SKIP
+    >>> import numpy, pipelines
+    >>> model = pipelines.load_model("runs/tiny")
+    >>> pos, color = numpy.random.rand(500, 3), numpy.full((500, 3), 128, "uint8")
+    >>> labels, probabilities = pipelines.segment(model, pos, color)
+    >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and depth<28")
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .runs.index import runs_frame
 
 __all__ = ["load_model", "runs_frame", "segment"]
+_LATER = {"segment": "pipelines.inference.segmentation", "runs_frame": "pipelines.runs.index"}
 
 
 def load_model(run_or_weights: str | Path, *, classes: Collection[str] = ()) -> DeepGCN:
@@ -36,6 +39,9 @@ def load_model(run_or_weights: str | Path, *, classes: Collection[str] = ()) -> 
     Raises:
         RunError: the directory holds no run, or the run has no weights yet.
         WeightsError: the file cannot be read as weights.
+
+    >>> load_model("runs/tiny").config.label
+    'resgcn-3 (edge, C 16, k 6)'
     """
     from .runs.directory import open_run
     from .weights.safetensors import load_weights
@@ -49,12 +55,6 @@ def load_model(run_or_weights: str | Path, *, classes: Collection[str] = ()) -> 
 
 def __getattr__(name: str) -> Any:
     """Import a function when it is first used, so that `import pipelines` needs no torch."""
-    if name == "segment":
-        from .inference.segmentation import segment
-
-        return segment
-    if name == "runs_frame":
-        from .runs.index import runs_frame
-
-        return runs_frame
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

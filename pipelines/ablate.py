@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -22,19 +23,9 @@ from pipelines.runs.lock import is_locked
 from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.process import watch_for_interruption
+from pipelines.studies import state
 from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan
-from pipelines.studies.state import (
-    STARTED,
-    STATES,
-    Cell,
-    KnownRuns,
-    StudyEstimate,
-    estimate,
-    fraction,
-    gather,
-    logged_error,
-    match_run,
-)
+from pipelines.studies.state import Cell, KnownRuns
 from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
@@ -58,6 +49,8 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
         DatasetError: the store is missing or broken.
         RunError: the folder has a study of this name with other settings.
         KeyboardInterrupt: SIGINT or SIGTERM came; the runs are saved.
+
+    >>> config = AblateConfig(preset="depth", seeds=3)  # `ablate(config).tables` compares depths
     """
     check_place(config.runs, "--runs", folder=True)
     plan = make_plan(config, Store.open(config.data))
@@ -65,7 +58,7 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
         progress.say(note)
     _check_same_study(plan)
     save_plan(plan)
-    cells = gather(plan)
+    cells = state.gather(plan)
     todo = [cell for cell in cells if cell.state not in ("scored", "impossible")]
     progress.say(_overview(plan, cells, todo))
     if todo:
@@ -73,53 +66,49 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     return summarize(plan, config.reports, pictures=config.pictures)
 
 
-def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> StudyEstimate:
-    """Return what a study will take; nothing is trained or written.
+def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> state.StudyEstimate:
+    """Return what a study will take; nothing is trained or written. It raises what `ablate` does.
 
-    Raises:
-        ConfigError: the study does not exist or does not fit.
-        DatasetError: the store is missing or broken.
+    >>> left = dry_run(AblateConfig(preset="smoke", rows=("reference",), seeds=2))
+    >>> left.rows[0].runs
+    2
     """
     store = Store.open(config.data)
     plan = make_plan(config, store)
     device = pick_device(str(config.base.get("device", TrainConfig.device))).type
-    return estimate(plan, gather(plan), store, device, progress)
+    return state.estimate(plan, state.gather(plan), store, device, progress)
 
 
 def _check_same_study(plan: Plan) -> None:
     """Raise RunError if the study file exists and has the same rows with other settings."""
-    path = plan.file
-    if not path.is_file():
-        return
-    before = {row.name: row.config for row in load_plan(path).rows}
+    before = load_plan(plan.file).rows if plan.file.is_file() else ()
+    known = {row.name: to_plain(row.config) for row in before if row.config is not None}
     for row in plan.rows:
-        known = before.get(row.name)
-        if known is None or row.config is None:
+        if row.config is None or row.name not in known:
             continue
-        if found := differences(to_plain(known), to_plain(row.config)):
+        if found := differences(known[row.name], to_plain(row.config)):
             raise RunError(
-                f"{path}: found the study with other settings: {row.name}'s {'; '.join(found)}.\n"
-                f"Give this one a name of its own: --name NAME, or the same settings as before."
+                f"{plan.file}: found the study with other settings: {row.name}'s "
+                f"{'; '.join(found)}.\n"
+                "Give this one a name of its own: --name NAME, or the same settings as before."
             )
 
 
 def _overview(plan: Plan, cells: Sequence[Cell], todo: Sequence[Cell]) -> str:
-    rows, seeds = len({cell.row.name for cell in cells}), len(plan.seeds)
-    states = {state: sum(cell.state == state for cell in cells) for state in STATES}
-    counts = [f"{number} {state}" for state, number in states.items() if number]
-    shown = f"{plan.name}: {rows} rows × {seeds} seed{'' if seeds == 1 else 's'}"
-    return f"{shown}; {', '.join(counts)}; {len(todo)} to run"
+    counts, seeds = Counter(cell.state for cell in cells), len(plan.seeds)
+    shown = ", ".join(f"{counts[each]} {each}" for each in state.STATES if counts[each])
+    size = f"{len(plan.rows)} rows × {seeds} seed{'' if seeds == 1 else 's'}"
+    return f"{plan.name}: {size}; {shown}; {len(todo)} to run"
 
 
 def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Progress) -> None:
     """Bring all cells to their end, `config.workers` at a time."""
-    jobs = [_job(plan, cell) for cell in cells if cell.state != "scored"]
     with (
         watch_for_interruption() as interruption,
         progress.task("Ablation", total=len(cells), unit="runs") as task,
-        closing(_launched(plan, config, jobs)) as updates,  # which makes local jobs save and stop
+        closing(_launched(plan, config, cells)) as updates,  # which makes local jobs save and stop
     ):
-        meter = StudyMeter(task, plan, cells)
+        meter = _StudyMeter(task, plan, cells)
         for running, ended in updates:
             if interruption.requested is not None:
                 raise KeyboardInterrupt
@@ -128,16 +117,14 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
                 _report_end(plan, meter.cells[name], progress)
 
 
-def _job(plan: Plan, cell: Cell) -> Job:
-    """Return the job that calls `ablate_job`, by the command that has its error messages."""
-    study = str(plan.file.absolute())
-    arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
-    log = plan.log(cell.name).absolute()
-    return Job(cell.name, "deepgcn_cli.__main__:run", (arguments,), log)
-
-
-def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Updates:
-    """Run jobs on SLURM, or on this machine, each on its own GPU or cores."""
+def _launched(plan: Plan, config: AblateConfig, cells: Sequence[Cell]) -> Updates:
+    """Run `ablate_job` for each cell, on SLURM or on this machine, each on its own GPU or cores."""
+    study, run = str(plan.file.absolute()), "deepgcn_cli.__main__:run"  # has its error messages
+    jobs = []
+    for cell in cells:
+        if cell.state != "scored":
+            arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
+            jobs.append(Job(cell.name, run, (arguments,), plan.log(cell.name).absolute()))
     if config.launcher == "slurm":
         options = dict(config.slurm)
         if config.workers is not None:
@@ -150,22 +137,22 @@ def _launched(plan: Plan, config: AblateConfig, jobs: Sequence[Job]) -> Updates:
 
 def _report_end(plan: Plan, cell: Cell, progress: Progress) -> None:
     """Report how a cell's process ended, by the run directory and the log."""
-    found = match_run(plan, KnownRuns(plan.runs), cell.row, cell.seed)
+    found = state.match_run(plan, KnownRuns(plan.runs), cell.row, cell.seed)
     if found.state == "scored":
         return progress.say(f"{cell.name}: done")
-    log = plan.log(cell.name)
-    reason = logged_error(log) or "its process ended without a result; it may have been killed"
+    reason = state.logged_error(log := plan.log(cell.name))
+    reason = reason or "its process ended without a result; it may have been killed"
     progress.warn(f"{cell.name} failed: {reason} (see {log})")
 
 
-class StudyMeter:
+class _StudyMeter:
     """The progress of all cells as one bar: each counts by the fraction that is done."""
 
     def __init__(self, task: Task, plan: Plan, cells: Sequence[Cell]) -> None:
         self.task, self.plan = task, plan
         self.cells = {cell.name: cell for cell in cells}
         self.done = {
-            cell.name: 1.0 if cell.state == "scored" else fraction(cell.run) for cell in cells
+            cell.name: 1.0 if cell.state == "scored" else state.fraction(cell.run) for cell in cells
         }
         self.read = self.began = time.monotonic()
         self.before = sum(self.done.values())
@@ -180,7 +167,7 @@ class StudyMeter:
         for name in running:
             cell = self.cells[name]
             run = known.match(cell.row.seeded(cell.seed), self.plan.fingerprint)
-            self.done[name] = max(self.done[name], fraction(run))
+            self.done[name] = max(self.done[name], state.fraction(run))
         self.done.update(dict.fromkeys(ended, 1.0))  # failed or not
         now = ", ".join(f"{name} {100 * self.done[name]:.0f} %" for name in running)
         self.task.advance(sum(self.done.values()) - before, left=self.left(), now=now or "–")
@@ -207,8 +194,12 @@ def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT)
         ConfigError: the row does not exist or cannot be trained.
         RunError: the study file is missing or damaged, or the run fails.
         DatasetError: the store is missing or broken.
+
+    >>> ablate_job(Path("runs/studies/smoke/study.json"), "reference", 0)
+    Traceback (most recent call last):
+    pipelines.errors.RunError: smoke: found no such study in runs; ...
     """
-    progress.say(f"{STARTED}{row}, seed {seed}")
+    progress.say(f"{state.STARTED}{row}, seed {seed}")
     plan = load_plan(study)
     planned = plan.row(row)
     if planned.config is None:
@@ -222,7 +213,10 @@ def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT)
 
 
 def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -> Run:
-    run = _match(config, plan, progress)
+    while (run := KnownRuns(config.runs).match(config, plan.fingerprint)) and is_locked(run.path):
+        progress.say(f"{run.path}: another process is training it; waiting")
+        while is_locked(run.path):
+            time.sleep(POLL)
     if run is None:
         name = next(p.name for p in numbered(config.runs / wanted) if not p.exists())
         return Run(train(dataclasses.replace(config, name=name), progress=progress).run)
@@ -234,14 +228,3 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
     free = {name: getattr(config, name) for name in FREE if name != "name"}
     own = dataclasses.replace(run.config, **free)
     return Run(train(own, resume=run.path, progress=progress).run)
-
-
-def _match(config: TrainConfig, plan: Plan, progress: Progress) -> Run | None:
-    """Return the run with these settings, once no other process is training it."""
-    run = KnownRuns(config.runs).match(config, plan.fingerprint)
-    if run is None or not is_locked(run.path):
-        return run
-    progress.say(f"{run.path}: another process is training it; waiting")
-    while is_locked(run.path):
-        time.sleep(POLL)
-    return _match(config, plan, progress)

@@ -49,12 +49,20 @@ class WeightsError(DeepGCNError):
 
 
 def command(*words: object) -> str:
-    """Return ``deepgcn …`` as it has to be typed: a path with a space in quotes."""
+    """Return ``deepgcn …`` as it has to be typed: a path with a space in quotes.
+
+    >>> command("predict", "my scan.ply")
+    "deepgcn predict 'my scan.ply'"
+    """
     return shlex.join(["deepgcn", *map(str, words)])
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the closest choice, whatever its case, or nothing."""
+    """Return `` Did you mean 'x'?`` for the closest choice, whatever its case, or nothing.
+
+    >>> did_you_mean("ResGNC", ["resgcn", "densegcn"])
+    " Did you mean 'resgcn'?"
+    """
     spelled = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(str(word).lower(), list(spelled), n=1, cutoff=0.5)
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""

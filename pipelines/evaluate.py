@@ -88,14 +88,13 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
         RunError: there is no finished run, or a run has no weights.
         DatasetError: the store is missing, has other classes or no rooms of the test area.
 
-    Examples:
-        >>> result = evaluate(EvalConfig(run_dirs=(Path("runs/mine"),)))  # doctest: +SKIP
-        >>> result.results[0].scores.miou  # doctest: +SKIP
-        0.52
+    >>> (found,) = evaluate(EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)).results
+    >>> found.area, found.scores.points, found.files[0]
+    (3, 2400, PosixPath('runs/tiny/eval/room/scores.json'))
     """
     device = pick_device(config.device, progress)
     results = []
-    for run in chosen_runs(config, progress):
+    for run in _chosen_runs(config, progress):
         evaluation = _open(config, run, device, progress)
         bands = count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
@@ -105,7 +104,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     return EvalResult(tuple(results))
 
 
-def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
+def _chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
     """Return the runs that the configuration names, by folder or name; else the latest finished."""
     if not config.run_dirs:
         run = latest_finished(config.runs)
@@ -232,6 +231,11 @@ def six_fold(
     Raises:
         ConfigError: the named runs have different settings, or two of them the same area.
         RunError: areas are missing and `train_missing` is not given.
+
+    >>> config = EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)
+    >>> (found,) = six_fold(config, train_missing=True)
+    >>> list(found.areas), found.pooled.points
+    ([1, 2, 3], 8400)
     """
     folds = _find_folds(config, progress)
     base = next(iter(folds.values()))
@@ -256,7 +260,7 @@ def _area_of(run: Run) -> int:
 
 def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
     """Return at most one run per area, all with the settings of the first."""
-    base, *others = chosen_runs(config, progress)
+    base, *others = _chosen_runs(config, progress)
     folds = {_area_of(base): base}
     if not others:
         alike = []
@@ -340,7 +344,11 @@ def _pool(
 
 
 def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
-    """Return a run's scores.json, made now unless one with the same settings is there."""
+    """Return a run's scores.json, made now unless one with the same settings is there.
+
+    >>> scores_of(EvalConfig(pictures=False), "room", Run(Path("runs/tiny")), SILENT)["points"]
+    2400
+    """
     run.weights(config.checkpoint)  # raises if there are none
     store = open_data(run, config.data)
     known = known_scores(run, config, protocol, store.fingerprint)

@@ -23,6 +23,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     The content is on disk before the rename, so a crash leaves the old file or the new one, never
     half of one. If the block fails, the temporary file is removed and the old one stays.
+
+    >>> with atomic_write(Path("notes.txt")) as temporary:
+    ...     size = temporary.write_text("done")
+    >>> Path("notes.txt").read_text()
+    'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
@@ -39,6 +44,10 @@ def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
     """Raise ConfigError, naming the option, if something is in the way of a file or `folder`.
 
     Called before long work, so that its result can be written.
+
+    >>> check_place(Path("."), "--out")
+    Traceback (most recent call last):
+    pipelines.errors.ConfigError: --out .: found a folder, expected a file....
     """
     there = next((place for place in (path, *path.parents) if os.path.exists(place)), None)
     if there is None or (there == path and not there.is_dir() and not folder):
@@ -54,6 +63,9 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes were writing in `folder`, all of it or of the file `name`.
 
     Nobody may be writing it now.
+
+    >>> size = Path(f".notes.txt.7{UNFINISHED}").write_text("half")
+    >>> remove_unfinished(Path("."))
     """
     wanted = "*" if name is None else f"{escape(name)}.*"
     for temporary in folder.glob(f".{wanted}{UNFINISHED}"):
@@ -61,7 +73,7 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
 
 
 def atomic_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all."""
+    """Write `text` as UTF-8, whole or not at all: `atomic_text(Path("a.txt"), "one line\\n")`."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

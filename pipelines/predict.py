@@ -93,8 +93,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     >>> result.scans[0].out, result.scans[0].points
     (PosixPath('hall.labelled.ply'), 500)
     """
-    scans = find_scans(config.scans)
-    outs = output_paths(config, scans)
+    scans = _find_scans(config.scans)
+    outs = _output_paths(config, scans)
     network = _open_network(config, progress)
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
@@ -108,7 +108,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     return PredictResult(network.weights, tuple(results), tuple(failed))
 
 
-def find_scans(named: tuple[Path, ...]) -> list[Path]:
+def _find_scans(named: tuple[Path, ...]) -> list[Path]:
     """Return the scans, each once, with patterns such as `scans/*.ply` expanded.
 
     A pattern leaves out results of an earlier start, unless it names them.
@@ -127,7 +127,7 @@ def find_scans(named: tuple[Path, ...]) -> list[Path]:
     return list({path.resolve(): path for path in found}.values())
 
 
-def output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
+def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     """Return where each scan's labels go; no output may overwrite a scan or another output."""
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
     taken = {path.resolve(): f"the scan {path}" for path in scans}

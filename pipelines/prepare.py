@@ -4,15 +4,6 @@ Each room is read by a worker process and written to a file of its own under `da
 rooms are read, the parts of an area are joined, and the manifest makes the store complete. So a
 prepare that was stopped continues where it was, one that has nothing to do ends at once, and only
 the rooms being read are in memory.
-
->>> import tempfile
->>> from pipelines.config import SynthConfig
->>> from pipelines.synth import synth
->>> with tempfile.TemporaryDirectory() as folder:
-...     raw, data = Path(folder, "raw"), Path(folder, "data")
-...     made = synth(SynthConfig(raw, areas=2, rooms=1, density=50.0))
-...     prepare(PrepareConfig(raw, data=data)).areas
-{1: 1, 2: 1}
 """
 
 from __future__ import annotations
@@ -33,7 +24,7 @@ from typing import Any
 
 from pipelines.data.custom import CustomDataset, read_custom_room, read_description
 from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
-from pipelines.data.s3dis.rooms import RoomNotes, read_raw_room
+from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.store import (
     Room,
     RoomInfo,
@@ -84,6 +75,11 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         ConfigError: `config.data` cannot be a folder.
         DatasetError: there is no raw data, a room cannot be read (after all others were; not with
             `allow_incomplete`), or the disk is full.
+
+    >>> from pipelines.synth import SynthConfig, synth
+    >>> building = synth(SynthConfig(Path("raw"), areas=2, rooms=1, density=50.0))
+    >>> prepare(PrepareConfig(building.out, data=Path("prepared"))).areas
+    {1: 1, 2: 1}
     """
     start = time.monotonic()
     check_place(config.data, "--data", folder=True)
@@ -99,7 +95,11 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             _refuse(failed, len(entries) - len(failed), progress)
         good = [entry for entry in entries.values() if "failed" not in entry]
         store = _complete(config, dataset, good, failed, progress)
-        exported = _export(config, store, progress) if config.export else None
+        exported = None
+        if config.export:
+            with progress.task("Exporting blocks", len(store.rooms()), unit="rooms") as task:
+                out = config.data / "pointnet_h5"
+                exported = export_pointnet_h5(store, out, seed=config.seed, done=task.advance)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -214,8 +214,9 @@ def _read_all(
 
 def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
     """Read a room, write its part, and return its entry."""
+    read: Any = read_custom_room if isinstance(dataset, CustomDataset) else read_raw_room
     try:
-        room, notes = _read_room(dataset, raw)
+        room, notes = read(dataset, raw)
         write_rooms(path, [room])
     except DatasetError as error:
         return {"failed": str(error)}
@@ -231,12 +232,6 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
     entry: Entry = json.loads(json.dumps({**info, "source": _stamp(dataset, raw), **asdict(notes)}))
     atomic_json(path.with_suffix(".json"), entry)
     return entry
-
-
-def _read_room(dataset: Dataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
-    if isinstance(dataset, CustomDataset):
-        return read_custom_room(dataset, raw)
-    return read_raw_room(dataset, raw)
 
 
 def _refuse(failed: dict[str, str], kept: int, progress: Progress) -> None:
@@ -307,9 +302,3 @@ def _read_stored(data: Path, info: RoomInfo) -> Room:
     part = _part(data, info)
     source = part if part.is_file() else area_file(data, info.area)
     return next(iter(read_rooms(source, [info.name])))
-
-
-def _export(config: PrepareConfig, store: Store, progress: Progress) -> Path:
-    with progress.task("Exporting blocks", total=len(store.rooms()), unit="rooms") as task:
-        out = config.data / "pointnet_h5"
-        return export_pointnet_h5(store, out, seed=config.seed, done=lambda _room: task.advance())

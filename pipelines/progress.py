@@ -19,7 +19,11 @@ class Task:
 
 
 class Progress:
-    """Reports that are not shown; the command line has subclasses that show them."""
+    """Reports that are not shown; the command line has subclasses that show them.
+
+    >>> with SILENT.task("Reading rooms", total=2, unit="rooms") as task:
+    ...     task.advance()
+    """
 
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:

@@ -35,7 +35,11 @@ class SynthResult:
 
 
 def demo_building(out: Path, seed: int = 0) -> SynthConfig:
-    """Return the building of the demo: four areas of four rooms, thinly scanned."""
+    """Return the building of the demo: four areas of four rooms, thinly scanned.
+
+    >>> demo_building(Path("raw")).areas
+    4
+    """
     return SynthConfig(out=out, areas=4, rooms=4, seed=seed, density=1000.0)
 
 
@@ -44,9 +48,7 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
 
     A room appears whole or not at all. The same configuration gives the same bytes.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     synth(SynthConfig(Path(folder, "raw"), areas=1, rooms=1, density=50.0)).rooms
+    >>> synth(SynthConfig(Path("raw"), areas=1, rooms=1, density=50.0)).rooms
     1
 
     Raises:
@@ -74,8 +76,18 @@ def _clear(out: Path, plans: list[RoomPlan]) -> None:
     check_place(out, "OUT", folder=True)
     if not out.exists() or not any(out.iterdir()):
         return
-    for room in _earlier_rooms(out):
-        if (out / room).is_dir():  # an interrupted synth has not written all of them
+    try:
+        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
+        rooms = [Path(str(room)) for room in marker["rooms"]]
+    except FileNotFoundError:
+        raise _not_ours(out, f"{len(list(out.iterdir()))} entries, without {MARKER}") from None
+    except (ValueError, KeyError, TypeError):
+        raise _not_ours(out, f"a {MARKER} that cannot be read") from None
+    for room in rooms:
+        # Area_k/name alone, so that nothing outside OUT is ever removed; an interrupted synth has
+        # not written all of them.
+        ours = len(room.parts) == 2 and room.parts[0].startswith("Area_") and ".." not in room.parts
+        if ours and (out / room).is_dir():
             shutil.rmtree(out / room)
     for area in sorted(out.glob("Area_*")):
         if area.is_dir() and not any(area.iterdir()):
@@ -83,24 +95,6 @@ def _clear(out: Path, plans: list[RoomPlan]) -> None:
     for plan in plans:
         if _folder(out, plan).exists():
             raise _not_ours(out, f"{_folder(out, plan).relative_to(out)}, not made by synth")
-
-
-def _earlier_rooms(out: Path) -> list[str]:
-    """Return the rooms, as Area_k/name, that the marker in `out` says synth has written."""
-    try:
-        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
-        rooms = [str(room) for room in marker["rooms"]]
-    except FileNotFoundError:
-        raise _not_ours(out, f"{len(list(out.iterdir()))} entries, without {MARKER}") from None
-    except (ValueError, KeyError, TypeError):
-        raise _not_ours(out, f"a {MARKER} that cannot be read") from None
-    return [room for room in rooms if _is_room(room)]
-
-
-def _is_room(room: str) -> bool:
-    """Whether a marker's entry is Area_k/name, so that nothing outside OUT is ever removed."""
-    parts = Path(room).parts
-    return len(parts) == 2 and parts[0].startswith("Area_") and ".." not in parts
 
 
 def _not_ours(out: Path, found: str) -> ConfigError:

@@ -1,8 +1,8 @@
 """The train stage: a store becomes a run directory with trained weights.
 
-    train          starts the workers of several processes, if there are to be some; in each:
-    decide           rank 0 checks what was asked for and settles what was left open
-    train_rank       every rank prepares the same training, and runs it
+    train            starts the workers of several processes, if there are to be some; in each:
+    _decide            rank 0 checks what was asked for and settles what was left open
+    _train_rank        every rank prepares the same training, and runs it
 
 The course of a training is `pipelines.training.loop`, a step is `pipelines.training.steps`.
 """
@@ -24,38 +24,17 @@ from pipelines.data.blocks import MIN_POINTS
 from pipelines.data.sampler import BlockSampler, split_rooms
 from pipelines.data.store import RoomInfo, Store
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runs.directory import (
-    CONFIG,
-    Run,
-    create_run,
-    last_checkpoint,
-    make_directory,
-    open_run,
-    record_failure,
-    reopen,
-    resume_command,
-)
+from pipelines.runs import directory
+from pipelines.runs.directory import Run
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import watch_for_interruption
-from pipelines.training.distributed import (
-    ALONE,
-    Processes,
-    check_devices,
-    connected,
-    device_of,
-    read_ranks,
-)
+from pipelines.training import distributed, memory
+from pipelines.training.distributed import Processes
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
-from pipelines.training.memory import (
-    arrange_memory,
-    explain_out_of_memory,
-    settle_memory,
-    sharing_memory,
-)
 from pipelines.training.steps import TRIALS
 from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
@@ -108,32 +87,37 @@ def train(
             finite, a process of the training was lost, or memory or disk space ran out.
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` has shown how
             to go on.
+
+    >>> from pipelines.config import ModelConfig
+    >>> small = ModelConfig(depth=2, width=8, k=4)
+    >>> train(TrainConfig(model=small, num_points=64, max_steps=3)).steps
+    3
     """
-    processes = read_ranks()
+    processes = distributed.read_ranks()
     if processes.size == 1 and config.devices > 1:
-        return train_with_workers(config, resume, progress)
-    with connected(processes):
+        return _start_workers(config, resume, progress)
+    with distributed.connected(processes):
         progress = progress if processes.main else SILENT
-        start = processes.broadcast(lambda: decide(config, resume, processes, progress))
-        return train_rank(start, processes, progress)
+        start = processes.broadcast(lambda: _decide(config, resume, processes, progress))
+        return _train_rank(start, processes, progress)
 
 
-def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
+def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
     """Run `train` in `config.devices` processes of this machine."""
     check_loggers(config.loggers)
     if resume:
-        run = open_run(resume)
+        run = directory.open_run(resume)
     else:
         store = Store.open(config.data)
         config = resolve(config, store)
-        split_store(config, store)
+        _split_store(config, store)
         check_place(config.runs, "--runs", folder=True)
-        run = Run(make_directory(config))
+        run = Run(directory.make_directory(config))
         config = dataclasses.replace(config, name=run.name)
     threads = config.threads or max(1, torch.get_num_threads() // config.devices)
     progress.say(f"Starting {config.devices} processes.")
     try:
-        with explain_lost_process(run):
+        with _explain_lost_process(run):
             work = partial(train, config, resume=resume, progress=progress)
             return launch(config.devices, threads, work)
     except ProcessLostError as error:
@@ -143,12 +127,12 @@ def train_with_workers(config: TrainConfig, resume: Path | None, progress: Progr
         with lock_run(run.path):  # the command line looks for the run that was locked here
             raise
     finally:
-        if not resume and not (run.path / CONFIG).is_file():  # it has not begun
+        if not resume and not (run.path / directory.CONFIG).is_file():  # it has not begun
             shutil.rmtree(run.path)
 
 
 @dataclass(frozen=True)
-class Start:
+class _Start:
     """What rank 0 decides at the start of a training, for all ranks."""
 
     config: TrainConfig  # resolved
@@ -158,18 +142,18 @@ class Start:
     trials: int  # steps that may find out that memory is short
 
 
-def decide(
+def _decide(
     config: TrainConfig, resume: Path | None, processes: Processes, progress: Progress
-) -> Start:
+) -> _Start:
     """Check what was asked for, and settle what was left open; raises what `train` does."""
     check_loggers(config.loggers)
     check_place(config.runs, "--runs", folder=True)
     if resume is None:
-        check_devices(config.devices, processes)
+        distributed.check_devices(config.devices, processes)
     config = dataclasses.replace(config, devices=processes.size)
-    device = device_of(processes, pick_device(config.device, progress))
+    device = distributed.device_of(processes, pick_device(config.device, progress))
     Precision(config.precision, device)
-    run = open_run(resume) if resume else None
+    run = directory.open_run(resume) if resume else None
     store = open_data(run, config.data) if run else Store.open(config.data)
     config = resolve(config, store)
     if run:
@@ -178,26 +162,26 @@ def decide(
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
-            split_store(config, store)  # fails, if it has to, before the trials of the memory
-            config = settle_memory(config, device.type, processes, progress)
+            _split_store(config, store)  # fails, if it has to, before the trials of the memory
+            config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
-    return Start(config, resume, store.fingerprint, kernels.forced(), trials)
+    return _Start(config, resume, store.fingerprint, kernels.forced(), trials)
 
 
-def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainResult:
+def _train_rank(start: _Start, processes: Processes, progress: Progress) -> TrainResult:
     """Train as one of the processes; raises what `train` does."""
     config = start.config
     with ExitStack() as stack:
         stack.enter_context(kernels.use(start.kernel))
         stack.enter_context(cpu_threads(config.threads))
-        store = open_same_store(config, start.fingerprint, processes)
-        device = device_of(processes, pick_device(config.device))
-        arrange_memory(config, device.type, processes)
-        samplers = open_samplers(config, store, progress, processes)
+        store = _open_same_store(config, start.fingerprint, processes)
+        device = distributed.device_of(processes, pick_device(config.device))
+        memory.arrange_memory(config, device.type, processes)
+        samplers = open_samplers(config, store, progress, processes.local_size)
         environment = {**describe_environment(device), **describe_store(config, store)}
         interruption = stack.enter_context(watch_for_interruption())
-        run = stack.enter_context(opened_run(start, store, environment, processes))
-        stack.enter_context(explain_out_of_memory(config))
+        run = stack.enter_context(_opened_run(start, store, environment, processes))
+        stack.enter_context(memory.explain_out_of_memory(config))
         training = Training(
             *(config, run, samplers, store, device, interruption, progress, processes),
             trials=start.trials,
@@ -209,8 +193,8 @@ def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainR
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
         else:
             if start.resume is not None and processes.main:
-                reopen(run, config, environment)
-            sharing = sharing_memory(processes, device.type)
+                directory.reopen(run, config, environment)
+            sharing = memory.sharing_memory(processes, device.type)
             summary = describe_training(config, training.state.model, *samplers, device, sharing)
             progress.say(f"{run.path}: {summary}")
             training.run_to_end()
@@ -227,40 +211,42 @@ def train_rank(start: Start, processes: Processes, progress: Progress) -> TrainR
 
 
 @contextmanager
-def opened_run(
-    start: Start, store: Store, environment: dict[str, Any], processes: Processes
+def _opened_run(
+    start: _Start, store: Store, environment: dict[str, Any], processes: Processes
 ) -> Iterator[Run]:
     """Create or open the run directory; in rank 0, lock it and record how the work in it fails."""
     with ExitStack() as stack:
 
         def begin() -> Run:
             begun = {**environment, "rooms": room_checksums(store)}
-            run = Run(start.resume) if start.resume else create_run(start.config, environment=begun)
+            if start.resume is not None:
+                run = Run(start.resume)
+            else:
+                run = directory.create_run(start.config, environment=begun)
             stack.enter_context(lock_run(run.path))
-            stack.enter_context(record_failure(run))
+            stack.enter_context(directory.record_failure(run))
             return run
 
         run = processes.broadcast(begin)
-        stack.enter_context(explain_lost_process(run))
+        stack.enter_context(_explain_lost_process(run))
         yield run
 
 
 @contextmanager
-def explain_lost_process(run: Run) -> Iterator[None]:
+def _explain_lost_process(run: Run) -> Iterator[None]:
     """Let a ProcessLostError say what is left, and how to go on."""
     try:
         yield
     except ProcessLostError as error:
-        raise ProcessLostError(
-            f"{run.path}: {error} {last_checkpoint(run)}\nGo on with it: {resume_command(run.path)}"
-        ) from error
+        left, how = directory.last_checkpoint(run), directory.resume_command(run.path)
+        raise ProcessLostError(f"{run.path}: {error} {left}\nGo on with it: {how}") from error
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     """Return `config` with the store's test area and classes and the learning rate filled in.
 
-    Raises:
-        ConfigError: the store does not have the test area.
+    >>> resolve(TrainConfig(), Store.open(Path("data"))).test_area  # that of runs/tiny
+    3
     """
     area = store.test_area if config.test_area is None else config.test_area
     if area not in store.areas:
@@ -272,7 +258,7 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
 
 
-def open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:
+def _open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:
     """Open the store, and check that it is the one that rank 0 has."""
     store = Store.open(config.data)
     if store.fingerprint != fingerprint:
@@ -283,12 +269,8 @@ def open_same_store(config: TrainConfig, fingerprint: str, processes: Processes)
     return store
 
 
-def split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list[RoomInfo]]:
-    """Return the rooms to train on, and those that choose the best checkpoint.
-
-    Raises:
-        DatasetError: there are too few.
-    """
+def _split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list[RoomInfo]]:
+    """Return the rooms to train on, and those that choose the best checkpoint."""
     assert config.test_area is not None
     return split_rooms(
         store.rooms(),
@@ -299,20 +281,23 @@ def split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list
 
 
 def open_samplers(
-    config: TrainConfig, store: Store, progress: Progress = SILENT, processes: Processes = ALONE
+    config: TrainConfig, store: Store, progress: Progress = SILENT, sharing: int = 1
 ) -> tuple[BlockSampler, BlockSampler]:
     """Return the samplers of the training blocks and of the disjoint validation blocks.
 
-    Raises:
-        DatasetError: there are no rooms, or no blocks in them, to train on or to validate with.
+    So many processes of this machine share the memory. DatasetError: there are too few blocks.
+
+    >>> store = Store.open(Path("data"))
+    >>> [len(sampler) for sampler in open_samplers(resolve(TrainConfig(), store), store)]
+    [44, 4]
     """
-    train_rooms, val_rooms = split_store(config, store)
+    train_rooms, val_rooms = _split_store(config, store)
 
     def open_sampler(rooms: list[RoomInfo], stride: float, parts: tuple[str, ...]) -> BlockSampler:
         sampler = BlockSampler(
             *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
             parts=parts,
-            sharing=processes.local_size,
+            sharing=sharing,
             progress=progress,
         )
         if not len(sampler):
@@ -327,6 +312,10 @@ def open_samplers(
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
-    """Return the seed and the identity of the data of a run, as JSON-ready values."""
+    """Return the seed and the identity of the data of a run, as JSON-ready values.
+
+    >>> sorted(describe_store(TrainConfig(), Store.open(Path("data")))["store"])
+    ['classes', 'fingerprint', 'path']
+    """
     identity = {"path": str(config.data), "fingerprint": store.fingerprint}
     return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}

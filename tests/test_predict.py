@@ -21,10 +21,10 @@ from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.predict import (
     PredictResult,
+    _find_scans,
     _made_from,
     _open_network,
-    find_scans,
-    output_paths,
+    _output_paths,
     predict,
 )
 from pipelines.progress import Progress
@@ -240,7 +240,7 @@ def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> No
 def test_a_file_is_no_folder_for_results(scan: Path, tmp_path: Path) -> None:
     (tmp_path / "labelled").write_text("somebody's")
     with pytest.raises(ConfigError, match="labelled: found a file, expected a folder, or a file"):
-        output_paths(PredictConfig(out=tmp_path / "labelled"), [scan])
+        _output_paths(PredictConfig(out=tmp_path / "labelled"), [scan])
     assert (tmp_path / "labelled").read_text() == "somebody's"
 
 
@@ -249,7 +249,7 @@ def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
         (tmp_path / name).touch()
 
     def names(*patterns: str) -> list[str]:
-        return [path.name for path in find_scans(tuple(tmp_path / text for text in patterns))]
+        return [path.name for path in _find_scans(tuple(tmp_path / text for text in patterns))]
 
     assert names("*.ply", "c.csv") == ["a.ply", "b.ply", "c.csv"]
     assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.ply", "c.csv"]
@@ -408,9 +408,9 @@ def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> N
 
 def test_two_results_never_share_a_page(tmp_path: Path) -> None:
     scans = [tmp_path / "a.ply", tmp_path / "a.xyz"]
-    assert len(output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
+    assert len(_output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
     with pytest.raises(ConfigError, match=r"a\.labelled\.html: found it as the page of .* and of"):
-        output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
+        _output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
 
 
 def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:

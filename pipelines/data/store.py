@@ -281,7 +281,7 @@ class Store:
 
 
 def export_pointnet_h5(
-    store: Store, out: Path, *, seed: int, done: Callable[[Room], None] = lambda _room: None
+    store: Store, out: Path, *, seed: int, done: Callable[[], None] = lambda: None
 ) -> Path:
     """Write frozen blocks of all rooms, as PointNet released S3DIS and PyG reads it.
 
@@ -305,7 +305,7 @@ def export_pointnet_h5(
                 pos, color = room.pos[points], room.color[points]
                 features = block_features(pos, color, block.corner, room.extent)
                 yield f"Area_{room.area}_{room.name}\n", features, room.label[points]
-            done(room)
+            done()
 
     folder = out / "indoor3d_sem_seg_hdf5_data"
     blocks = frozen()
