@@ -24,13 +24,8 @@ import numpy as np
 import torch
 
 from pipelines.data.store import Store
-from pipelines.inference.protocols import (
-    Evaluation,
-    RoomPrediction,
-    count_blocks,
-    count_height_bands,
-    predict_rooms,
-)
+from pipelines.inference import protocols
+from pipelines.inference.protocols import Evaluation, RoomPrediction
 from pipelines.reports.comparison import SIX_FOLD, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
@@ -96,7 +91,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     results = []
     for run in _chosen_runs(config, progress):
         evaluation = _open(config, run, device, progress)
-        bands = count_height_bands(evaluation, progress)
+        bands = protocols.count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
             write_protocols(run.path, [(each.protocol, each.scores) for each in found])
@@ -150,7 +145,7 @@ def _score(
         counts = _count_rooms(evaluation, folder, progress)
     else:
         start = time.monotonic()
-        rooms, blocks = count_blocks(evaluation, protocol, progress)
+        rooms, blocks = protocols.count_blocks(evaluation, protocol, progress)
         counts = Counts(rooms, blocks, time.monotonic() - start)
     found = scores(counts.matrix, classes, absent_as=options.absent)
     baseline = scores(bands, classes, absent_as=options.absent)
@@ -171,7 +166,7 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     first = np.zeros((classes, classes), np.int64)
     failures, blocks, seconds = no_failures(), 0, 0.0
     shown: list[Path] = []
-    for number, found in enumerate(predict_rooms(evaluation, progress)):
+    for number, found in enumerate(protocols.predict_rooms(evaluation, progress)):
         room = found.room
         rooms[room.name] = confusion(room.label, found.predicted, classes)
         first += confusion(room.label, found.first, classes)

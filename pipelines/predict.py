@@ -25,7 +25,7 @@ from pipelines.data.blocks import check_ground
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.s3dis.rooms import open_room
-from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points, part_folder
+from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
@@ -235,7 +235,7 @@ def _predict_one(
     pos, color, origin = _points(config, scan, progress)
     begun = time.monotonic()
     total = int((~np.isnan(pos[:, 0])).sum())
-    part, made_from = part_folder(out), _made_from(path, scan, network)
+    part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, network)
     size = len(pos), len(network.classes)
     with progress.task(f"Labelling {path.name}", total=total, unit="points") as task:
         found = LabelStore.open(part, made_from, *size, probabilities=config.probabilities)

@@ -29,17 +29,11 @@ UNLABELLED = 255  # class of a point without coordinates
 KEPT_FROM = 1_000_000  # points; fewer are soon labelled again
 SAVE_EVERY = 20.0  # seconds
 STATE = "state.json"
-# Of the estimate of areas:
 SIDE = 0.05  # m: a piece of surface; scanned indoors, nearly every one holds a point
 CUBE = 5  # cells along a cube's edge; within 0.25 m a surface is taken to be flat
 FEWEST = 6  # points of a cube from which a direction can be estimated
 # What the arrays hold before any block, and their types; the confidence is the largest probability.
 FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities": (0, "f4")}
-
-
-def part_folder(out: Path) -> Path:
-    """Return the folder in which the labels of a result grow."""
-    return out.with_name(f".{out.name}.part")
 
 
 @dataclass

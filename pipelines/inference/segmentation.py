@@ -147,7 +147,6 @@ def segment(
         num_points: points per draw; None: as the network was trained with.
         batch_size: draws per forward pass.
         seed: of the draws.
-        progress: shows how many points are done.
 
     Returns:
         labels (N,) int64 and probabilities (N, C) float32, in the order of `pos`.

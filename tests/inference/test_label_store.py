@@ -13,7 +13,7 @@ import torch
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.inference import label_store
-from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points, part_folder
+from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
@@ -53,6 +53,10 @@ class Stops(Task):
         self.done += int(amount)
         if self.done >= self.at:
             raise KeyboardInterrupt
+
+
+def part_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.part")
 
 
 def label(
