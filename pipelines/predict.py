@@ -83,14 +83,10 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
         RunError: there is no finished run.
         WeightsError: the weights cannot be read.
 
-    >>> from pipelines.config import ModelConfig
     >>> from pipelines.scans.ply import write_points
-    >>> from pipelines.weights.safetensors import save_weights
-    >>> scan, weights = Path("hall.ply"), Path("weights.safetensors")
-    >>> save_weights(weights, DeepGCN(ModelConfig(depth=2, width=8, k=4)))
-    >>> write_points(scan, np.random.rand(500, 3), np.full((500, 3), 128, np.uint8))
-    >>> result = predict(PredictConfig(scans=(scan,), weights=weights, num_points=64))
-    >>> result.scans[0].out, result.scans[0].points
+    >>> write_points(Path("hall.ply"), np.random.rand(500, 3), np.full((500, 3), 128, np.uint8))
+    >>> (found,) = predict(PredictConfig(scans=(Path("hall.ply"),))).scans  # with runs/tiny
+    >>> found.out, found.points
     (PosixPath('hall.labelled.ply'), 500)
     """
     scans = _find_scans(config.scans)
