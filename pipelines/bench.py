@@ -131,7 +131,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
         progress.task("Measuring", total=len(cases) * len(networks) + 1, unit="cases") as task,
         tempfile.TemporaryDirectory(prefix="deepgcn-bench-") as folder,
     ):
-        speed = 2 * GEMM**3 / min(_measure(OURS, gemm).times)
+        speed = 2 * GEMM**3 / min(measure_case(OURS, gemm).times)
         task.advance()
         with cpu_threads(config.threads):  # as in the measuring processes
             environment = describe_environment(device)
@@ -144,7 +144,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
             row = Row(case.work, case.model.depth, case.model.k, case.num_points, flop=flop)
             try:
                 for name, module in networks.items():
-                    measured: dict[str, Any] = {name: _measure(module, case)}
+                    measured: dict[str, Any] = {name: measure_case(module, case)}
                     row = replace(row, **measured)
                     task.advance()
             except RunError as error:
@@ -203,10 +203,10 @@ def _features(config: BenchConfig, case: Case, folder: str) -> str | None:
     return str(path)
 
 
-def _measure(module: str, case: Case) -> Figures:
-    """Run one measurement in a process of its own and return what it found."""
+def measure_case(module: str, case: Case, seconds: float | None = None) -> Figures:
+    """Run one measurement in a process of its own, for so long at most, and return its figures."""
     command = python_command(module, json.dumps(to_plain(case)))
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode:
         name = f"{case.model.arch}-{case.model.depth} {case.work}, N {case.num_points}"
         name = f"{name}, B {case.batch_size}" if case.work != "gemm" else "a matrix multiplication"

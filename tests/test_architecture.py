@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "bench": {"kernels", "model", "data", "runtime", "training"},
     "studies": {
         *("model", "data", "weights", "runtime", "runs", "training", "reports"),
-        "train",
+        *("train", "bench"),
     },
     "ablate": {
         *("data", "runtime", "runs", "reports", "launch", "studies"),

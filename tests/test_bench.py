@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.naive import check
-from pipelines.bench import Case, Figures, _measure, bench, evaluate, scaling_cases
+from pipelines.bench import Case, Figures, bench, evaluate, measure_case, scaling_cases
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
@@ -121,7 +121,7 @@ def test_the_input_is_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Mon
         seen.append((case.work, path is not None and np.load(path).shape == (2, 128, 9)))
         return ONE_SECOND
 
-    monkeypatch.setattr("pipelines.bench._measure", measured)
+    monkeypatch.setattr("pipelines.bench.measure_case", measured)
     for name in ("scan", "noise"):
         out = tmp_path / f"{name}.json"
         bench(BenchConfig(model=SMALL, num_points=128, batch_size=2, input=name, out=out))
@@ -143,7 +143,7 @@ def test_what_was_measured_stays_when_a_later_case_fails(
             raise KeyboardInterrupt
         return ONE_SECOND
 
-    monkeypatch.setattr("pipelines.bench._measure", measured)
+    monkeypatch.setattr("pipelines.bench.measure_case", measured)
     out, small = tmp_path / "bench.json", {"model": SMALL, "num_points": 128, "device": "cpu"}
     with pytest.raises(RunError, match="MemoryError"):
         bench(BenchConfig(**small, works=("forward", "step"), threads=1, out=out))
@@ -167,7 +167,7 @@ def test_a_scaling_table_says_what_failed_and_which_k(
             raise RunError("bench: failed on N 65536.\nMemoryError")
         return ONE_SECOND
 
-    monkeypatch.setattr("pipelines.bench._measure", measured)
+    monkeypatch.setattr("pipelines.bench.measure_case", measured)
     warnings, out = Warnings(), tmp_path / "bench.json"
     config = BenchConfig(
         **{"scaling": True, "num_points": 2048, "works": ("step",), "naive": False},
@@ -204,7 +204,7 @@ def test_a_failed_measurement_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_failed_matrix_multiplication_says_why() -> None:
     with pytest.raises(RunError, match=r"failed on a matrix multiplication\.\nRuntimeError: "):
-        _measure("pipelines.bench", Case(SMALL, "gemm", 1, 64, "none", 1, 1))
+        measure_case("pipelines.bench", Case(SMALL, "gemm", 1, 64, "none", 1, 1))
 
 
 def test_too_few_points() -> None:

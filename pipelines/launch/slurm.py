@@ -157,25 +157,24 @@ class SlurmLauncher:
         """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name."""
         arrays = self.folder.glob(f"{PREFIX}*.json")
         jobs = {path.stem: json.loads(path.read_text("utf-8")) for path in arrays}
+        if not jobs:
+            return {}
+        command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=ANSWER
+            )
+        except subprocess.TimeoutExpired:
+            raise RunError(f"squeue: found no answer from SLURM in {ANSWER:g} s.") from None
+        except subprocess.CalledProcessError as error:
+            said = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[0]
+            raise RunError(f"squeue: SLURM said: {said}") from None
         found = {}
-        for line in _squeue() if jobs else ():
+        for line in done.stdout.splitlines():
             number, array, state = line.split("|")  # "12_3", its array's name, "RUNNING"
             if array in jobs:
                 found[jobs[array][int(number.partition("_")[2] or 0)]] = state
         return found
-
-
-def _squeue() -> list[str]:
-    """Return a line "number|name|state" for each of this user's jobs in the queue."""
-    command = ["squeue", "--me", "--noheader", "--array", "--format=%i|%j|%T"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=ANSWER)
-    except subprocess.TimeoutExpired:
-        raise RunError(f"squeue: found no answer from SLURM in {ANSWER:g} s.") from None
-    except subprocess.CalledProcessError as error:
-        said = (error.stderr.strip() or f"exit status {error.returncode}").splitlines()[0]
-        raise RunError(f"squeue: SLURM said: {said}") from None
-    return done.stdout.splitlines()
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.bench import OURS, Case, measure_case
 from pipelines.config import TrainConfig
 from pipelines.data.store import Store
-from pipelines.errors import DeepGCNError
+from pipelines.errors import DeepGCNError, RunError
 from pipelines.model.figures import step_flop
 from pipelines.progress import Progress
 from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run, find_runs
 from pipelines.runs.resume import identity
-from pipelines.runtime.process import python_command
-from pipelines.serialization import to_plain
 from pipelines.train import open_samplers
 from pipelines.training.memory import estimate_memory, fit_memory
 
@@ -185,7 +184,9 @@ def estimate(
             continue
         key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
         if key not in blocks:
-            blocks[key] = _count_blocks(config, store, progress)
+            blocks[key] = 0
+            with suppress(DeepGCNError):  # there are none
+                blocks[key] = len(open_samplers(config, store, progress)[0])
         most = config.epochs * math.ceil(blocks[key] / config.batch_size)
         steps = min(most, config.max_steps or most) or None
         left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
@@ -198,13 +199,6 @@ def estimate(
     times = [row.seconds for row in rows if row.row.config is not None]
     total = None if None in times else sum(time for time in times if time is not None)
     return StudyEstimate(plan.name, tuple(rows), total, source, plan.notes)
-
-
-def _count_blocks(config: TrainConfig, store: Store, progress: Progress) -> int:
-    """Return the blocks of an epoch; 0 if there are none."""
-    with suppress(DeepGCNError):
-        return len(open_samplers(config, store, progress)[0])
-    return 0
 
 
 def _block_flop(config: TrainConfig) -> float:
@@ -242,21 +236,13 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
     """Time steps of a training, most often of the reference, in a process of their own."""
     blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / _block_flop(config))))
-    case = {
-        "model": to_plain(config.model),
-        **{"work": "step", "batch_size": blocks, "num_points": config.num_points},
-        **{"device": device, "threads": config.threads, "repeats": 2},
-    }
-    command = python_command("pipelines.bench", json.dumps(case))
+    case = Case(config.model, "step", blocks, config.num_points, device, config.threads, repeats=2)
     with progress.task(f"Timing steps of {blocks} block{'' if blocks == 1 else 's'}"):
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=MEASURE_SECONDS, check=False
-            )
+            times = measure_case(OURS, case, MEASURE_SECONDS).times
         except subprocess.TimeoutExpired:
             return None, f"nothing: three steps took more than {MEASURE_SECONDS:.0f} s"
-    if done.returncode:
-        progress.warn(f"no time estimates: {(done.stderr.strip() or '–').splitlines()[-1]}")
-        return None, "nothing: a timed step failed"
-    seconds = min(json.loads(done.stdout.splitlines()[-1])["times"])
-    return blocks * _block_flop(config) / seconds, "timed steps of the first row"
+        except RunError as error:
+            progress.warn(f"no time estimates: {str(error).splitlines()[-1]}")
+            return None, "nothing: a timed step failed"
+    return blocks * _block_flop(config) / min(times), "timed steps of the first row"
