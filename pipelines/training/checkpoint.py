@@ -46,11 +46,6 @@ class Counters:
     seconds: float = 0.0  # training, validating and saving, over all processes of the run
     records: int = 0  # lines of metrics.jsonl that belong to the steps so far
 
-    @property
-    def mean_loss(self) -> float:
-        """The mean loss over this epoch's blocks so far."""
-        return self.loss_sum / max(1, self.loss_blocks)
-
     def count_step(self, loss: float, blocks: int) -> None:
         """Count one optimizer step."""
         self.batch += 1
@@ -58,12 +53,6 @@ class Counters:
         self.samples += blocks
         self.loss_sum += loss * blocks
         self.loss_blocks += blocks
-
-    def next_epoch(self) -> None:
-        """Count the epoch as finished."""
-        self.epoch += 1
-        self.batch = self.loss_blocks = 0
-        self.loss_sum = 0.0
 
 
 @dataclass
@@ -79,10 +68,7 @@ class TrainingState:
     @property
     def scored_model(self) -> DeepGCN:
         """The network that is validated and saved as weights: the average, if there is one."""
-        if self.average is None:
-            return self.model
-        averaged: DeepGCN = self.average.module  # type: ignore[assignment]
-        return averaged
+        return self.average.module if self.average else self.model  # type: ignore[return-value]
 
     def save(self, path: Path) -> None:
         """Write the state and PyTorch's random state to a checkpoint."""
@@ -104,11 +90,13 @@ class TrainingState:
     def load(self, path: Path) -> None:
         """Read a checkpoint into the state and into PyTorch's random generators.
 
-        Raises:
-            RunError: the file is damaged or of another version or network.
+        RunError: the file is damaged or of another version or network.
         """
         try:
-            check_sums(path)
+            # `torch.load` ignores the file's checksums: a flipped bit would be trained on.
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} is not what was saved")
             self._set(torch.load(path, map_location="cpu", weights_only=True), path)
         except DAMAGED as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -133,20 +121,7 @@ class TrainingState:
             start_average(self.average, self.counters.step)
 
 
-def check_sums(path: Path) -> None:
-    """Check the checksums in PyTorch's file, which `torch.load` ignores; raise BadZipFile.
-
-    Otherwise a flipped bit of a weight would be trained on unnoticed.
-    """
-    with zipfile.ZipFile(path) as archive:
-        damaged = archive.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"{damaged} is not what was saved")
-
-
 def first_not_finite(model: DeepGCN) -> str | None:
     """Return the name of a weight or running statistic that is not finite, or None."""
-    for name, value in model.state_dict().items():
-        if not torch.isfinite(value).all():
-            return name
-    return None
+    values = model.state_dict().items()
+    return next((name for name, value in values if not torch.isfinite(value).all()), None)

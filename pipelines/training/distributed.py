@@ -75,18 +75,8 @@ class Processes:
         return total
 
     def any(self, holds: bool) -> bool:
-        """Return whether something holds in any of the processes."""
+        """Return whether something holds in any of the processes; all wait for each other."""
         return holds if self.size == 1 else bool(self.sum(torch.tensor(float(holds))) > 0)
-
-    def all_same(self, value: float) -> bool:
-        """Return whether a number is the same to the bit in all processes."""
-        rows = torch.zeros(self.size, dtype=torch.float64)
-        rows[self.rank] = value
-        return bool((self.sum(rows) == value).all())
-
-    def wait(self) -> None:
-        """Wait until all processes have come here."""
-        self.any(False)
 
     def local_batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
         """Return this process's part of a batch; all parts are the batch of a single process.
@@ -157,8 +147,7 @@ class _Sum(torch.autograd.Function):
 def read_ranks(environment: Mapping[str, str] = os.environ) -> Processes:
     """Return the processes of this training, of which torchrun or srun started this one.
 
-    Raises:
-        ConfigError: the launcher's variables are incomplete or make no sense.
+    ConfigError: the launcher's variables are incomplete or make no sense.
     """
     variables, launcher = environment, "torchrun"
     if _int_of(environment, "WORLD_SIZE", 1) <= 1:
@@ -185,23 +174,19 @@ def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
     local_size = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # "4(x2),3": 4 on this node
     lists = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
     nodes = next((environment[name] for name in lists if environment.get(name)), "127.0.0.1")
+    # "gpu[07-09,12],login": the first host is "gpu07".
+    first = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
+    if first is None:
+        raise ConfigError(f"srun: found the list of nodes {nodes!r}, expected names of hosts.")
     port = LOWEST_PORT + _int_of(environment, "SLURM_JOB_ID", 0) % PORTS
     return {
         "WORLD_SIZE": tasks,
         "RANK": environment["SLURM_PROCID"],
         "LOCAL_WORLD_SIZE": re.split(r"\D", local_size)[0],
         "LOCAL_RANK": environment.get("SLURM_LOCALID", "0"),
-        "MASTER_ADDR": environment.get("MASTER_ADDR") or first_node(nodes),
+        "MASTER_ADDR": environment.get("MASTER_ADDR") or "".join(first.groups("")),
         "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
     }
-
-
-def first_node(nodes: str) -> str:
-    """Return the first host of SLURM's short form of a list: "gpu[07-09,12],login" → "gpu07"."""
-    found = re.match(r"([^,\[]+)(?:\[(\d+)[^\]]*\]([^,\[]*))?", nodes)
-    if found is None:
-        raise ConfigError(f"srun: found the list of nodes {nodes!r}, expected names of hosts.")
-    return "".join(part or "" for part in found.groups())
 
 
 def _int_of(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -219,11 +204,7 @@ def _int_of(environment: Mapping[str, str], name: str, default: int | None = Non
 
 
 def check_devices(devices: int, processes: Processes) -> None:
-    """Check that the launcher started as many processes as were asked for, if any were.
-
-    Raises:
-        ConfigError: it started another number.
-    """
+    """Raise ConfigError if the launcher started another number of processes than asked for."""
     if devices not in (1, processes.size):
         raise ConfigError(
             f"--devices: found {devices}, but {processes.launcher} started {processes.size} "
@@ -251,11 +232,7 @@ def device_of(processes: Processes, device: torch.device) -> torch.device:
 
 @contextmanager
 def connected(processes: Processes) -> Iterator[Processes]:
-    """Connect this process with the others of its training in a `with` block.
-
-    Raises:
-        ProcessLostError: they did not all come.
-    """
+    """Connect the processes in a `with` block; raise ProcessLostError if not all of them come."""
     if processes.size == 1:
         yield processes
         return

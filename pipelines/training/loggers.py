@@ -18,10 +18,9 @@ import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from pipelines.config import LOGGERS, TrainConfig
-from pipelines.config.options import check_choice
+from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
@@ -33,25 +32,12 @@ PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variab
 FLUSH = 2.0  # seconds that figures may wait for the next request to an MLflow server
 
 
-class Logger(Protocol):
-    """A place that figures go to."""
-
-    identity: dict[str, str]  # finds the logger's run again
-    where: str  # for people
-
-    def write(self, figures: Mapping[str, float], step: int) -> None:
-        """Write the figures of a step, by their tags: "train/loss", "validation/miou"."""
-
-    def close(self, error: BaseException | None) -> None:
-        """End with the training, or with what ended it."""
-
-
 class RunLog:
     """metrics.jsonl and the loggers of a run; one that fails gives a warning and is dropped."""
 
     def __init__(self, metrics: MetricsLog, progress: Progress) -> None:
         self.metrics, self.progress = metrics, progress
-        self.loggers: dict[str, Logger] = {}
+        self.loggers: dict[str, Logger] = {}  # by their names for people
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl and send its figures to every logger."""
@@ -83,9 +69,9 @@ def open_log(
     The first `records` lines of metrics.jsonl stay; the rest is from steps that will be repeated,
     from `step` on.
 
-    Raises:
-        RunError: a logger cannot be opened.
+    RunError: a logger cannot be opened.
     """
+    error: BaseException | None = None
     log = RunLog(MetricsLog(run, keep=records), progress)
     try:
         log.loggers["TensorBoard"] = TensorBoard(run.path / TENSORBOARD, step)
@@ -93,11 +79,11 @@ def open_log(
             log.loggers[name] = opened = open_logger(name, config, run.path)
             progress.say(f"{name}: {opened.where}")
         yield log
-    except BaseException as error:
-        log.close(error)
+    except BaseException as found:
+        error = found
         raise
-    else:
-        log.close(None)
+    finally:
+        log.close(error)
 
 
 def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
@@ -119,18 +105,9 @@ def _reason(error: Exception) -> str:
 
 
 def check_loggers(names: Collection[str]) -> None:
-    """Check that the packages of some loggers are installed, without importing them.
-
-    Raises:
-        ConfigError: one is missing; says what to install.
-    """
+    """Check that the packages of some loggers are installed, or raise ConfigError."""
     for name in names:
-        check_choice("logger", name, LOGGERS, flag="--logger")
-        try:
-            missing = importlib.util.find_spec(name) is None
-        except ValueError:  # find_spec's error for a module without a file
-            missing = False
-        if missing:
+        if importlib.util.find_spec(name) is None:
             raise ConfigError(
                 f"--logger {name}: its package is missing.\n"
                 f"Install it: pip install 'deepgcn[{name}]'"
@@ -138,11 +115,7 @@ def check_loggers(names: Collection[str]) -> None:
 
 
 def open_logger(name: str, config: TrainConfig, run: Path) -> Logger:
-    """Open MLflow or W&B for the run in the directory `run`.
-
-    Raises:
-        RunError: it does not work; gives its message.
-    """
+    """Open MLflow or W&B for the run in the directory `run`, or raise RunError with its message."""
     path = run / LOGGER_RUNS
     try:
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -159,11 +132,9 @@ def open_logger(name: str, config: TrainConfig, run: Path) -> Logger:
 
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as one level: {"model.k": 16, "lr": 0.001, …}."""
-    flat: dict[str, Any] = {}
-    for name, value in to_plain(config).items():
-        inner = value if isinstance(value, dict) else None
-        flat.update({f"{name}.{key}": v for key, v in inner.items()} if inner else {name: value})
-    return flat
+    settings = to_plain(config)
+    model = {f"model.{name}": value for name, value in settings.pop("model").items()}
+    return {**model, **settings}
 
 
 class TensorBoard:
@@ -174,31 +145,29 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.event_pb2 import SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.identity: dict[str, str] = {}
         self.where = str(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        now = time.time()
-        name = f"events.out.tfevents.{int(now)}.{platform.node()}.{time.time_ns()}"
+        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{time.time_ns()}"
         # Unbuffered: an event is written whole and at once.
         self.file = RecordWriter((folder / name).open("wb", buffering=0))
-        started = SessionLog(status=SessionLog.START)
-        for event in (
-            Event(wall_time=now, file_version="brain.Event:2"),
-            Event(wall_time=now, step=step, session_log=started),
-        ):
-            self.file.write(event.SerializeToString())
+        self._write(file_version="brain.Event:2")
+        self._write(step=step, session_log=SessionLog(status=SessionLog.START))
+
+    def _write(self, **event: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self.file.write(Event(wall_time=time.time(), **event).SerializeToString())
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Write scalars."""
-        from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-        self.file.write(event.SerializeToString())
+        self._write(step=step, summary=Summary(value=values))
 
     def close(self, error: BaseException | None) -> None:  # noqa: ARG002
         """Close the file."""
@@ -225,20 +194,17 @@ class MLflow:
             self.id = str(known["id"])
             self.client.update_run(self.id, status="RUNNING")
             for tag in ("train/loss", "validation/miou"):
-                steps = [found.step for found in self.client.get_metric_history(self.id, tag)]
+                steps = [metric.step for metric in self.client.get_metric_history(self.id, tag)]
                 self.last[tag.partition("/")[0]] = max(steps, default=-1)
         else:
-            self.id = self.client.create_run(self._experiment(), run_name=run.name).info.run_id
-            settings = flat_settings(config)
-            params = [Param(name, str(value)) for name, value in settings.items()]
+            name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+            found = self.client.get_experiment_by_name(name)
+            experiment = found.experiment_id if found else self.client.create_experiment(name)
+            self.id = self.client.create_run(str(experiment), run_name=run.name).info.run_id
+            params = [Param(name, str(value)) for name, value in flat_settings(config).items()]
             self.client.log_batch(self.id, params=params)
         self.identity = {"id": self.id, "uri": uri}
         self.where = f"run {self.id} in {uri}"
-
-    def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        found = self.client.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.client.create_experiment(name))
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Add the figures of a step, unless the run has them from before it was resumed."""
@@ -298,3 +264,8 @@ class WeightsAndBiases:
     def close(self, error: BaseException | None) -> None:
         """End the run."""
         self.run.finish(exit_code=0 if error is None else 1)
+
+
+# Each has `write` (figures by their tags, "train/loss", and the step), `close` (with what ended the
+# training, or None), `identity` (finds its run again) and `where` (for people).
+Logger = TensorBoard | MLflow | WeightsAndBiases

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
 from pipelines.weights.safetensors import save_weights
 
-from .checkpoint import Counters, TrainingState, first_not_finite
+from .checkpoint import TrainingState, first_not_finite
 from .distributed import ALONE, Processes
 from .loggers import RunLog, open_log
 from .recipe import average_weights, build_optimizer, choose_recipe
@@ -64,11 +64,15 @@ class Training:
         self.classes, self.class_colors = store.classes, store.class_colors
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress
+        self.epoch_batches = math.ceil(len(self.sampler) / config.batch_size)
+        steps = config.epochs * self.epoch_batches
+        self.total_steps = min(steps, config.max_steps or steps)
         self.state = self.build_state()
+        self.counters = self.state.counters  # how far the training is
         self.graphed = GraphedModel(self.state.model, training=True, say=progress.warn)
         self.stepper = self.build_stepper(trials)
         self.pace = Pace()
-        self.started = time.monotonic() - self.state.counters.seconds
+        self.started = time.monotonic() - self.counters.seconds
         self.saved = time.monotonic()
 
     def build_state(self) -> TrainingState:
@@ -109,22 +113,6 @@ class Training:
         )
 
     @property
-    def counters(self) -> Counters:
-        """How far the training is."""
-        return self.state.counters
-
-    @property
-    def epoch_batches(self) -> int:
-        """The batches of an epoch; the last one may be smaller."""
-        return math.ceil(len(self.sampler) / self.config.batch_size)
-
-    @property
-    def total_steps(self) -> int:
-        """The step at which the run is done."""
-        steps = self.config.epochs * self.epoch_batches
-        return min(steps, self.config.max_steps or steps)
-
-    @property
     def finished(self) -> bool:
         """Whether all steps are done and their result is validated."""
         step = self.counters.step
@@ -140,8 +128,8 @@ class Training:
     def check_start(self) -> None:
         """Check that all processes start from the same step and weights: from one directory."""
         values = self.state.model.state_dict().values()
-        weights = sum(value.double().sum().item() for value in values)
-        if not self.processes.all_same(weights + self.counters.step):
+        own = sum(value.double().sum().item() for value in values) + self.counters.step
+        if self.processes.any(self.processes.broadcast(lambda: own) != own):
             raise EverywhereError(
                 f"{self.run.path}: found another checkpoint on each machine.\n"
                 "Keep the runs in a folder that all machines see (--runs)."
@@ -149,24 +137,18 @@ class Training:
 
     def run_to_end(self) -> None:
         """Train and validate in turn until every step is done."""
-        if not self.processes.main:
-            return self.run_epochs()
-        counters = self.counters
-        with open_log(
-            *(self.config, self.run, self.progress),
-            records=counters.records,
-            step=counters.step + 1,
-        ) as self.log:
-            # A study's bar needs the run's length before the first checkpoint.
-            self.run.update_status(steps_total=self.total_steps)
-            self.run_epochs()
-        self.run.update_status(state="finished")
-
-    def run_epochs(self) -> None:
-        """Train and validate, epoch after epoch."""
-        while not self.finished:
-            self.train_epoch()
-            self.validate()
+        with ExitStack() as stack:
+            if self.processes.main:
+                where = self.config, self.run, self.progress
+                records, step = self.counters.records, self.counters.step + 1
+                self.log = stack.enter_context(open_log(*where, records=records, step=step))
+                # A study's bar needs the run's length before the first checkpoint.
+                self.run.update_status(steps_total=self.total_steps)
+            while not self.finished:
+                self.train_epoch()
+                self.validate()
+        if self.processes.main:
+            self.run.update_status(state="finished")
 
     def train_epoch(self) -> None:
         """Take the steps that are left of this epoch, then save."""
@@ -201,11 +183,11 @@ class Training:
 
     def steps(self, batches: Iterator[Batch]) -> Iterator[Step]:
         """Take a step for each batch, check it, count it and record it."""
-        counters = self.counters
+        counters, seed, rank = self.counters, self.config.seed, self.processes.rank
 
         def seeded() -> Iterator[Batch]:
             for batch in batches:
-                seed_step(self.state.model, self.config.seed, counters.step, self.processes.rank)
+                seed_step(self.state.model, seed, counters.step, rank)
                 yield batch
 
         for step in self.stepper.steps(seeded(), counters.samples, counters.epoch):
@@ -234,11 +216,12 @@ class Training:
         counters = self.counters
         found = self.validation_scores()
         epoch, whole = counters.epoch + 1, counters.batch == self.epoch_batches
+        loss = counters.loss_sum / max(1, counters.loss_blocks)
         self.record(
             event="epoch",
             epoch=epoch,
             whole=whole,
-            loss=counters.mean_loss,
+            loss=loss,
             val_miou=found.miou,
             val_oa=found.oa,
             val_macc=found.macc,
@@ -250,12 +233,14 @@ class Training:
             self.save_model("best")
         best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
         self.progress.say(
-            f"Epoch {epoch}/{self.config.epochs}: loss {counters.mean_loss:.3f}, "
+            f"Epoch {epoch}/{self.config.epochs}: loss {loss:.3f}, "
             f"validation mIoU {100 * found.miou:.1f} % ({best})"
         )
         counters.validated = counters.step
         if whole:
-            counters.next_epoch()
+            counters.epoch += 1
+            counters.batch = counters.loss_blocks = 0
+            counters.loss_sum = 0.0
         self.save()
 
     def validation_scores(self) -> Scores:
@@ -280,10 +265,9 @@ class Training:
         matrix = self.processes.sum(torch.from_numpy(matrix)).numpy()
         return scores(matrix, self.classes)
 
-    def record(self, **record: Any) -> None:
+    def record(self, event: str, **record: Any) -> None:
         """Write a record to the log."""
         if self.processes.main:
-            event = record.pop("event")
             self.log.write({"event": event, "step": self.counters.step, **record})
 
     def save(self) -> None:
@@ -367,7 +351,7 @@ class Training:
         self.save()
         how = resume_command(self.run.path)
         self.progress.say(f"Stopped at {self.position}; all is saved. Go on with: {how}")
-        self.processes.wait()  # a worker that ends would have rank 0 stopped before it has saved
+        self.processes.any(False)  # wait: a worker's end would stop rank 0 before it has saved
         raise KeyboardInterrupt
 
 

@@ -89,10 +89,7 @@ def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfi
 
 
 def sharing_memory(processes: Processes, device: str) -> int:
-    """Return how many processes share a device's memory.
-
-    Those of this training on the CPU, times the trainings that run beside it (`ablate --workers`).
-    """
+    """Return how many processes share a device's memory, those of trainings beside it included."""
     return trainings_at_once() * (processes.local_size if device == "cpu" else 1)
 
 
@@ -121,10 +118,10 @@ def arrange_memory(config: TrainConfig, device: str, processes: Processes) -> No
     """
     if config.checkpoint_layers:
         return_freed_memory(CHECKPOINTED_ARRAY)
-        return
-    needed = sharing_memory(processes, "cpu") * estimate_memory(config, device)
-    if device == "cpu" and needed > available_memory(device) / 2:
-        return_freed_memory(LARGE_ARRAY)
+    elif device == "cpu":
+        needed = sharing_memory(processes, device) * estimate_memory(config, device)
+        if needed > available_memory(device) / 2:
+            return_freed_memory(LARGE_ARRAY)
 
 
 def describe_memory(config: TrainConfig, device: str, sharing: int = 1) -> str:
@@ -157,10 +154,9 @@ def smaller_options(config: TrainConfig) -> list[str]:
     """Return options that need less memory than `config`'s, the mildest first."""
     model, points = config.model, config.num_points // 2
     micro = config.micro_batch or config.local_batch
+    recomputable = not config.checkpoint_layers and model.depth > 2
     options = {
-        f"--checkpoint-layers {segment_length(model.depth)}": (
-            not config.checkpoint_layers and model.depth > 2
-        ),
+        f"--checkpoint-layers {segment_length(model.depth)}": recomputable,
         f"--micro-batch {micro // 2}": micro > 1 and not config.sync_bn,
         f"--batch-size {config.batch_size // 2}": config.batch_size > 1,
         f"-k {model.k // 2}": model.k > 1,

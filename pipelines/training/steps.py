@@ -174,11 +174,7 @@ class Stepper:
             yield Step(loss, rates.lr, batch, time.perf_counter() - asked, wait)
 
     def step(self, batch: Batch, rates: Rates) -> float:
-        """Take one step and return the loss before it.
-
-        The loss is the mean over the labelled points of the whole batch, however many of them each
-        process has.
-        """
+        """Take one step and return the loss before it: the mean over all processes' points."""
         apply_rates(rates, self.model, self.optimizer)
         if self.sync_bn:
             self.processes.synchronize(self.model, batch)
@@ -243,15 +239,13 @@ def prefetch(
     the work, so threads are enough. What `function` raises is raised here, in its item's turn.
     Close the generator (or use it up) to end the threads.
     """
-    remaining = iter(items)
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="deepgcn-data")
     try:
-        for item in remaining:
+        for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) < threads + AHEAD:
-                continue
-            yield waiting.popleft().result()
+            if len(waiting) == threads + AHEAD:
+                yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:

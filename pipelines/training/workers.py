@@ -102,14 +102,10 @@ def _cause(failed: ChildFailedError, count: int, reports: Any) -> BaseException:
     if None in found.values():
         return KeyboardInterrupt()
     rank, failure = failed.get_first_failure()
-    return ProcessLostError(f"process {rank} of {count} {_ending(failure.exitcode)}.")
-
-
-def _ending(code: int) -> str:
-    """Return how a process with this exit code ended, for people."""
-    if code < 0:
-        return f"was killed ({signal.Signals(-code).name})"
-    return f"ended with exit code {code}"
+    ending = f"ended with exit code {failure.exitcode}"
+    if failure.exitcode < 0:
+        ending = f"was killed ({signal.Signals(-failure.exitcode).name})"
+    return ProcessLostError(f"process {rank} of {count} {ending}.")
 
 
 @contextmanager

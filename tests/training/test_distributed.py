@@ -21,7 +21,7 @@ from pipelines.errors import ConfigError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
 from pipelines.runtime.seeding import seed_step
-from pipelines.training.distributed import ALONE, Processes, first_node, read_ranks
+from pipelines.training.distributed import ALONE, Processes, read_ranks
 from tests.training.rank_steps import BATCHES, CASES, RATES, Blocks, build, take_steps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,7 +225,7 @@ def test_torchrun_within_a_slurm_job_counts() -> None:
     ],
 )
 def test_first_node_of_a_list(nodes: str, first: str) -> None:
-    assert first_node(nodes) == first
+    assert read_ranks({**SRUN, "SLURM_JOB_NODELIST": nodes}).address == first
 
 
 @pytest.mark.parametrize(

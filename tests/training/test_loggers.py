@@ -20,7 +20,6 @@ from pipelines.train import train
 from pipelines.training.loggers import (
     RunLog,
     TensorBoard,
-    check_loggers,
     figures_of,
     flat_settings,
     open_logger,
@@ -237,8 +236,6 @@ def test_a_missing_package_is_told_before_anything_is_made(
 
 
 def test_an_unknown_logger() -> None:
-    with pytest.raises(ConfigError, match="--logger"):
-        check_loggers(["wnadb"])
     with pytest.raises(ConfigError, match="--logger"):
         TrainConfig(loggers=("wnadb",))
 
