@@ -86,6 +86,7 @@ class Table:
             heads[upright:] = [rf"\rotatebox{{90}}{{{name}}}" for name in heads[upright:]]
         rows = [heads, *([text.translate(LATEX) for text in line] for line in self.lines)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
+        ruled = [r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
         columns = "l" * self.texts + "r" * (len(heads) - self.texts)
         remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.summary.items())]
         return "\n".join(
@@ -96,11 +97,7 @@ class Table:
                 r"\centering\small",
                 rf"\caption{{{self.title.translate(LATEX)}.{remark}}}",
                 rf"\begin{{tabular}}{{{columns}}}",
-                r"\toprule",
-                head,
-                r"\midrule",
-                *body,
-                r"\bottomrule",
+                *ruled,
                 r"\end{tabular}",
                 r"\end{table*}",
                 "",
@@ -117,8 +114,7 @@ class Report:
     rows: tuple[Row, ...]  # the rows of the table, ours first
     summary: Mapping[str, str]  # what the scores were made with, in order
     notes: tuple[str, ...] = ()  # sentences below the table
-    # What scores.json records, for JSON and HTML.
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)  # what scores.json records
     tables: tuple[Table, ...] = ()  # further tables, for Markdown and HTML
 
     def table(self) -> Table:

@@ -48,10 +48,7 @@ CHANGING = ".changing"  # in a run directory: files in its subfolders are being 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory; each property reads its file anew.
-
-    RunError: the file is damaged or missing.
-    """
+    """A run directory; each property reads its file anew, or raises a RunError."""
 
     path: Path
 
@@ -165,10 +162,9 @@ def _whole_lines(path: Path) -> list[bytes]:
 
 
 def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
-    """Make the directory of a new run and write its configuration, environment and status.
+    """Make the directory of a new run and write its resolved configuration and its environment.
 
-    `config` is resolved; `environment` is from `describe_environment`, with the store's classes and
-    fingerprint. The errors are those of `make_directory`.
+    The errors are those of `make_directory`.
     """
     run = Run(make_directory(config))
     now = datetime.now(timezone.utc).isoformat()
@@ -184,10 +180,7 @@ def save_config(run: Run, config: TrainConfig) -> None:
 
 
 def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
-    """Record that a process, which holds the run's lock, continues it in `environment`.
-
-    The environment of the first process stays; those of later ones follow under "resumed".
-    """
+    """Record that a process, which holds the run's lock, continues it in `environment`."""
     for folder in (run.path, run.path / CHECKPOINTS):
         remove_unfinished(folder)
     resumed = [*run.environment.get("resumed", []), dict(environment)]

@@ -145,10 +145,7 @@ def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
 
 
 def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
-    """Return the result of `work` on the index.
-
-    A damaged file is replaced; if it is not writable, the index is made in memory.
-    """
+    """Return the result of `work` on the index: on a new one if it is damaged, or in memory."""
     path = runs_dir / FILE
     try:
         try:
@@ -252,10 +249,7 @@ def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
 
 
 def describe(run: Run) -> dict[str, Any]:
-    """Return a run's row by its files; missing values are None.
-
-    A run that cannot be read gets the state "broken" and the reason in `error`.
-    """
+    """Return a run's row; one that cannot be read is "broken", with the reason in `error`."""
     row: dict[str, Any] = {**dict.fromkeys(COLUMNS), "name": run.name}
     changed = run.path.stat().st_mtime_ns  # before reading, so that a later change is noticed
     if time.time_ns() - changed > RECENT and not (run.path / CHANGING).exists():

@@ -80,8 +80,6 @@ END = Token("end", "")
 def parse_where(where: str | None) -> tuple[str, list[Value]]:
     """Return a condition as an SQL expression and the values of its placeholders.
 
-    Like the other two, it raises a ConfigError that says what cannot be understood.
-
     Examples:
         >>> parse_where("arch=resgcn and miou>40%")
         ('((arch IS ?) AND coalesce(room_miou > ?, 0))', ['resgcn', 0.4])

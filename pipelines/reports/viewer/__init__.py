@@ -62,7 +62,6 @@ def write_viewer(
     sample of `seed` is shown. DatasetError: no point has finite coordinates.
 
     Args:
-        path: HTML file to write.
         pos: (N, 3) metres, z up; points that are not finite are left out.
         color: (N, 3) uint8.
         classes: at most 255 names, in the order of the labels.
