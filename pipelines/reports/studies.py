@@ -122,7 +122,7 @@ class StudyTable:
         return Table(self.title, tuple(kept), lines, 3, self.notes, self.summary)
 
     def records(self) -> list[dict[str, Any]]:
-        """Return a flat record a row, unrounded: fractions, seconds, bytes; published in percent."""
+        """Return a flat record a row: fractions, seconds, bytes; the published in percent."""
         means, deltas = ("oa", "macc", "miou"), ("miou", "low", "high")
         figures = ("miou", "delta", "cited", "comparable")
         return [

@@ -82,8 +82,7 @@ def write_note(run: Path, text: str) -> None:
 def discard(runs: Sequence[Run]) -> list[Path]:
     """Move runs to the trash beside them and return their new paths.
 
-    A second run of the same name becomes `<name>-2` there. RunError: a process is training one of
-    the runs; nothing was moved.
+    A second run of a name becomes `<name>-2` there. RunError: one is in training; none is moved.
     """
     for run in runs:
         if is_locked(run.path):

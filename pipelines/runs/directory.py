@@ -78,10 +78,8 @@ class Run:
 
     @property
     def state(self) -> str:
-        """The run's state: running, finished, interrupted or failed.
-
-        A run whose status is "running" while no process holds its lock was killed: interrupted.
-        """
+        """The run's state: running, finished, interrupted or failed."""
+        # A run whose status is "running" while no process holds its lock was killed.
         state = str(self.status.get("state", "interrupted"))
         return "interrupted" if state == "running" and not is_locked(self.path) else state
 
@@ -128,10 +126,7 @@ class Run:
 
 
 class MetricsLog:
-    """A run's metrics.jsonl, open for appending.
-
-    Its first `keep` records stay; the rest is from steps that will be repeated.
-    """
+    """A run's metrics.jsonl, open to append after its first `keep` records; the rest is dropped."""
 
     def __init__(self, run: Run, *, keep: int = 0) -> None:
         path = run.path / METRICS
@@ -224,8 +219,8 @@ def last_checkpoint(run: Run) -> str:
 def changing(run: Run) -> Iterator[None]:
     """Let the index notice that a `with` block writes files in subfolders of the run.
 
-    Such writes don't change the directory's own time; a marker that comes and goes does. If the
-    process is killed, the marker stays, and the index reads the run again each time.
+    Such writes don't change the directory's own time; a marker that comes and goes does. One that
+    a killed process leaves makes the index read the run each time.
     """
     marker = run.path / CHANGING
     with suppress(OSError):  # no permission to write

@@ -62,11 +62,7 @@ def query(
     columns: Sequence[str] | None = None,
     progress: Progress = SILENT,
 ) -> list[tuple[Any, ...]]:
-    """Return the rows of the runs in a folder, as they are now.
-
-    At most `limit` rows of the `columns` named; None: all. The rest is as for `runs_frame`.
-    ConfigError: an argument cannot be understood; the index is not touched.
-    """
+    """Return the rows of the runs in a folder as they are now; ConfigError: a wrong argument."""
     condition, values = parse_where(where)
     names, order = ", ".join(parse_columns(columns)), parse_sort(sort)
     sql = f"SELECT {names} FROM runs WHERE {condition} ORDER BY {order} LIMIT ?"
@@ -125,10 +121,7 @@ def runs_frame(
 
 
 def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
-    """Write the frame of `runs_frame(runs_dir, **options)` as .csv or .parquet; return its length.
-
-    ConfigError: the file has another ending, or pyarrow is missing.
-    """
+    """Write `runs_frame(runs_dir, **options)` as .csv or .parquet and return its length."""
     ending = path.suffix.lower()
     if ending not in (".csv", ".parquet"):
         raise ConfigError(f"{path}: found {ending!r}, expected a file in .csv or .parquet.")

@@ -162,10 +162,7 @@ def _tokens(where: str) -> list[Token]:
 
 
 def _comparison(name: Token, tokens: Iterator[Token]) -> tuple[str, Value]:
-    """Return the SQL of the comparison that begins with `name`, and its value.
-
-    The SQL is 1 or 0, never NULL, so that `not` is its opposite.
-    """
+    """Return SQL that is 1 or 0, never NULL, so that `not` is its opposite; and its value."""
     if name.kind != "word":
         raise _unexpected(name, "a column")
     column = TAG if name.is_word(TAG) else _column(name.text, "--where")

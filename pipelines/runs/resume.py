@@ -22,10 +22,7 @@ FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (options.SPEED
 
 
 def open_data(run: Run, data: Path | None) -> Store:
-    """Open the store in `data`; None: the one that `run` was trained on.
-
-    DatasetError: the run's data is no longer in its place, or as for `Store.open`.
-    """
+    """Open the store in `data`; None: the one that `run` was trained on, else DatasetError."""
     known = run.config.data
     if data in (None, known) and not known.exists():
         begun = "" if known.is_absolute() else ", from the folder that the training began in"
@@ -37,10 +34,7 @@ def open_data(run: Run, data: Path | None) -> Store:
 
 
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:
-    """Check that resuming `run` under `config`, resolved, on `store` continues the same training.
-
-    RunError: a setting that shapes the result, or the data, has changed; says which.
-    """
+    """Raise a RunError unless `run` under `config`, resolved, on `store` is the same training."""
     free = [] if {*SCHEDULES} & {*config.parts} else [options.LENGTH]
     free += [options.PROCESSES] if config.sync_bn else []
     if changed := differences(to_plain(run.config), to_plain(config), free=free):
