@@ -14,26 +14,22 @@ from typing import Any
 from .errors import ConfigError, did_you_mean
 
 
-def to_plain(config: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a configuration or result as JSON-ready values; `from_plain` turns the first back.
 
     >>> from pipelines.config import SynthConfig
     >>> to_plain(SynthConfig(Path("raw"), areas=1))
     {'out': 'raw', 'areas': 1, 'rooms': 3, 'seed': 0, 'density': 3000.0}
     """
-
-    def plain(value: Any) -> Any:
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        if isinstance(value, Path):
-            return str(value)
-        if isinstance(value, (tuple, list)):
-            return [plain(item) for item in value]
-        if isinstance(value, dict):
-            return {name: plain(item) for name, item in value.items()}
-        return value
-
-    return plain(config)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: to_plain(item) for name, item in value.items()}
+    return value
 
 
 def from_plain(cls: type, values: Any) -> Any:
