@@ -82,11 +82,9 @@ def demo(
     """
     settings = claim(folder, flags, fresh=fresh)
     with interruptible(f"resume with: {command('demo', folder)}"):
-        _build(folder, settings, progress)
-        _prepare(folder, progress)
+        _make_data(folder, settings, progress)
         _train(folder, settings, progress)
-        _score(folder, progress)
-        _label(folder, progress)
+        _score_and_label(folder, progress)
     show(folder)
 
 
@@ -138,7 +136,8 @@ def _begin(progress: Progress, stage: str, *, finished: bool = False) -> bool:
     return not finished
 
 
-def _build(folder: Path, settings: Settings, progress: Progress) -> None:
+def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
+    from pipelines.prepare import prepare
     from pipelines.synth import MARKER, demo_building, synth
 
     raw, marker = folder / RAW, folder / RAW / MARKER
@@ -147,15 +146,10 @@ def _build(folder: Path, settings: Settings, progress: Progress) -> None:
     if _begin(progress, "1/5 synth: a synthetic building", finished=finished):
         made = synth(demo_building(raw, settings.seed), progress=progress)
         progress.say(f"{made.out}: {made.rooms} rooms, {made.points:,} points")
-
-
-def _prepare(folder: Path, progress: Progress) -> None:
-    from pipelines.prepare import prepare
-
     _begin(progress, "2/5 prepare: its rooms as blocks")  # itself keeps what is finished
-    config = PrepareConfig(raw=folder / RAW, data=folder / DATA, test_area=TEST_AREA)
-    made = prepare(config, progress=progress)
-    progress.say(f"{made.data}: {made.rooms} rooms, {made.points:,} points")
+    config = PrepareConfig(raw=raw, data=folder / DATA, test_area=TEST_AREA)
+    prepared = prepare(config, progress=progress)
+    progress.say(f"{prepared.data}: {prepared.rooms} rooms, {prepared.points:,} points")
 
 
 def _train(folder: Path, settings: Settings, progress: Progress) -> None:
@@ -183,28 +177,23 @@ def _train(folder: Path, settings: Settings, progress: Progress) -> None:
         train(config, resume=run.path if begun else None, progress=progress)
 
 
-def _score(folder: Path, progress: Progress) -> None:
-    from pipelines.evaluate import evaluate
-
-    finished = Run(folder / RUN).scores(PROTOCOL) is not None
-    if _begin(progress, "4/5 eval: scores on the area left out", finished=finished):
-        config = EvalConfig(run_dirs=(folder / RUN,), data=folder / DATA, device="cpu")
-        evaluate(config, progress=progress)
-
-
-def _label(folder: Path, progress: Progress) -> None:
-    """Write a room of the test area as a scan without labels, and label it."""
+def _score_and_label(folder: Path, progress: Progress) -> None:
+    """Score the network, write a room of the test area as a scan without labels, and label it."""
     from pipelines.data.store import Store
+    from pipelines.evaluate import evaluate
     from pipelines.predict import predict
     from pipelines.scans.ply import write_points
 
-    scan, out = folder / SCAN, folder / LABELLED
+    run, scan, out = folder / RUN, folder / SCAN, folder / LABELLED
+    finished = Run(run).scores(PROTOCOL) is not None
+    if _begin(progress, "4/5 eval: scores on the area left out", finished=finished):
+        scored = EvalConfig(run_dirs=(run,), data=folder / DATA, device="cpu")
+        evaluate(scored, progress=progress)
     if _begin(progress, "5/5 predict: labels for a scan", finished=out.is_file()):
         store = Store.open(folder / DATA)
         room = store.read(store.rooms(TEST_AREA)[0])
         write_points(scan, room.pos, room.color)
-        config = PredictConfig(scans=(scan,), run=folder / RUN, out=out, device="cpu")
-        predict(config, progress=progress)
+        predict(PredictConfig(scans=(scan,), run=run, out=out, device="cpu"), progress=progress)
 
 
 def show(folder: Path) -> None:

@@ -158,12 +158,10 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     status, environment = summary["status"], summary["environment"]
     yield "run", summary["run"]
     yield "state", status["state"]
-    if status.get("error"):
-        yield "error", str(status["error"])
-    if summary["tags"]:
-        yield "tags", ", ".join(summary["tags"])
-    if summary["note"]:
-        yield "note", " ".join(summary["note"].split())
+    noted = (status.get("error"), ", ".join(summary["tags"]), summary["note"])
+    for name, text in zip(("error", "tags", "note"), noted, strict=True):
+        if text:
+            yield name, " ".join(text.split())
     yield "network", config.model.label
     yield "test area", _count(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
