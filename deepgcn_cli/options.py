@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeAlias
 import typer
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.config.options import Option, flag_of, options_of
+from pipelines.config.options import Option, flag_of, option, options_of
 
 from .display import Answer, print_answer
 from .progress import open_progress
@@ -30,10 +30,10 @@ Command: TypeAlias = Callable[[typer.Typer], Any]  # adds itself to the app or a
 Flags: TypeAlias = dict[str, Any]  # the options that were given, by their fields' names
 ModelFlags: TypeAlias = Annotated[Flags, ModelConfig]
 TrainFlags: TypeAlias = Annotated[Flags, TrainConfig]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress, only warnings and errors.")
-]
+JSON = option(False, "Print the result as JSON.", flag="--json")
+QUIET = option(False, "No progress, only warnings and errors.", flag="--quiet -q")
+RUNS = option(TrainConfig.runs, "Folder of the runs.", "DIR")
+PRESET = option(None, "A published network (deepgcn presets); other flags change it.", "NAME")
 
 
 def subcommand(
@@ -41,9 +41,10 @@ def subcommand(
 ) -> Callable[[Callable], Command]:
     """Make a command of a function; its help is the docstring and ends with `examples`.
 
-    A parameter that is a configuration stands for its options, and `Annotated[Flags, Config]` for
-    the dictionary of those that were given. A parameter `progress` makes `--quiet`. An Answer is
-    printed, as JSON with `--json`. `words` replace `{name}` in the help.
+    A parameter is declared as a configuration's field is. One that is a configuration stands for
+    its options, and `Annotated[Flags, Config]` for the dictionary of those that were given. A
+    parameter `progress` makes `--quiet`. An Answer is printed, as JSON with `--json`. `words`
+    replace `{name}` in the help.
     """
 
     def decorate(function: Callable) -> Command:
@@ -59,43 +60,46 @@ def subcommand(
 def _for_typer(function: Callable, command: str) -> Callable:
     """Return `function` with the options of a command in the place of what is made of them."""
     own = inspect.signature(function, eval_str=True)
-    options: list[Parameter] = []
-    made: dict[str, tuple[Callable, list[Parameter]]] = {}
+    typed: list[Parameter] = []
+    made: dict[str, tuple[Callable, list[str]]] = {}
     for each in own.parameters.values():
         config = (each.annotation, *typing.get_args(each.annotation))[-1]
         if isinstance(config, type) and dataclasses.is_dataclass(config):
             taken = list(parameters(config, command))
-            made[each.name] = (config if config is each.annotation else dict, taken)
-            options += taken
+            make = config if config is each.annotation else dict
+            made[each.name] = (make, [one.name for one in taken])
+            typed += taken
         elif each.name != "progress":
-            options.append(each)
+            typed.append(_parameter(each.name, each.annotation, each.default))
     if own.return_annotation is Answer:
-        options.append(_keyword("as_json", Json, default=False))
+        typed.append(_parameter("as_json", bool, JSON))
     if "progress" in own.parameters:
-        options.append(_keyword("quiet", Quiet, default=False))
+        typed.append(_parameter("quiet", bool, QUIET))
 
     @functools.wraps(function)
-    def called(*, as_json: bool = False, quiet: bool = False, **values: Any) -> None:
-        for name, (make, taken) in made.items():
-            flags = {each.name: values.pop(each.name) for each in taken}
-            given = {flag: value for flag, value in flags.items() if value not in (None, [])}
-            for flag, value in given.items():
-                given[flag] = tuple(value) if isinstance(value, list) else value
-            values[name] = make(**given)
-        progress = open_progress(quiet=quiet)
-        if "progress" in own.parameters:
-            values["progress"] = progress
-        answer = function(**values)
+    def called(**values: Any) -> None:
+        given = {name: value for name, value in values.items() if value not in (None, [])}
+        for name, value in given.items():
+            given[name] = tuple(value) if isinstance(value, list) else value
+        progress = open_progress(quiet=given.get("quiet", False))
+        arguments: dict[str, Any] = {}
+        for each in own.parameters.values():
+            if each.name == "progress":
+                arguments["progress"] = progress
+            elif each.name in made:
+                make, names = made[each.name]
+                arguments[each.name] = make(
+                    **{name: given[name] for name in names if name in given}
+                )
+            else:
+                arguments[each.name] = given.get(each.name, each.default.default)
+        answer = function(**arguments)
         if answer is not None:
-            print_answer(answer, progress, as_json=as_json)
+            print_answer(answer, progress, as_json=given.get("as_json", False))
 
-    called.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    called.__annotations__ = {each.name: each.annotation for each in options}
+    called.__signature__ = inspect.Signature(typed)  # type: ignore[attr-defined]
+    called.__annotations__ = {each.name: each.annotation for each in typed}
     return called
-
-
-def _keyword(name: str, kind: Any, default: Any = Parameter.empty) -> Parameter:
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
@@ -107,18 +111,38 @@ def chosen_model(preset: str | None, changes: Flags) -> ModelConfig:
     return ModelConfig.published(**{"arch": ModelConfig.arch, **changes})
 
 
-def parameters(config: type, command: str) -> Iterator[inspect.Parameter]:
+def parameters(config: type, command: str) -> Iterator[Parameter]:
     """Yield the parameters of a command that are options of a configuration."""
     hints = typing.get_type_hints(config)
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
-    for name, option in options_of(config, command).items():
-        kind = _kind(hints[name])
-        info = _typer_info(name, option, kind, defaults[name])
-        needed = option.flag == "" and not (option.metavar or "").startswith("[")
-        if needed:
-            yield _keyword(name, Annotated[kind, info])
-        else:
-            yield _keyword(name, Annotated[kind | None, info], default=None)
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    for name in options_of(config, command):
+        yield _parameter(name, hints[name], fields[name])
+
+
+def _parameter(name: str, hint: Any, field: dataclasses.Field) -> Parameter:
+    """Return the option or argument of a field for typer; None is its value unless given."""
+    about: Option = field.metadata["option"]
+    kind, joint = _kind(hint), " or " if len(about.choices) == 2 else ", "
+    help = about.help.replace("{}", joint.join(about.choices))
+    needed = field.default is field.default_factory is dataclasses.MISSING
+    if about.flag == "":
+        metavar = about.metavar or ""
+        needed = not metavar.startswith("[")
+        info = typer.Argument(metavar=metavar.strip("[]"), help=help)
+    else:
+        flag = about.flag or flag_of(name, about)
+        if kind is bool and field.default is True:
+            flag = f"{flag}/--no-{flag.removeprefix('--')}"
+        default = _shown(field.default, flag)
+        help = help if default is None else f"{help} [default: {default}]"
+        shown = about.metavar or METAVARS.get((*typing.get_args(kind), kind)[0])
+        info = typer.Option(*flag.split(), help=help, show_default=False, metavar=shown)
+    return Parameter(
+        name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if needed else None,
+        annotation=Annotated[kind if needed else kind | None, info],
+    )
 
 
 def _kind(hint: Any) -> Any:
@@ -130,19 +154,6 @@ def _kind(hint: Any) -> Any:
     return list[str] if typing.get_origin(hint) is Mapping else hint
 
 
-def _typer_info(name: str, option: Option, kind: Any, default: Any) -> Any:
-    """Return what typer needs to know of an option or argument."""
-    joint = " or " if len(option.choices) == 2 else ", "
-    help = option.help.replace("{}", joint.join(option.choices))
-    if option.flag == "":
-        return typer.Argument(metavar=(option.metavar or "").strip("[]"), help=help)
-    flag = option.flag or flag_of(name, option)
-    if kind is bool and default is True:
-        flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    metavar = option.metavar or METAVARS.get((*typing.get_args(kind), kind)[0])
-    return option_of(help, flag, metavar, _shown(default, flag))
-
-
 def _shown(default: Any, flag: str) -> str | None:
     """Return a default for the help; None for one that the help does not say or says itself."""
     if isinstance(default, bool):
@@ -152,20 +163,6 @@ def _shown(default: Any, flag: str) -> str | None:
     return None if default in (None, dataclasses.MISSING) else str(default)
 
 
-def option_of(help: str, flag: str, metavar: str | None, default: object = None) -> Any:
-    """Return an option that is None unless given; the help shows the default of its stage."""
-    shown = help if default is None else f"{help} [default: {default}]"
-    return typer.Option(flag, help=shown, show_default=False, metavar=metavar)
-
-
 def show_examples(*commands: str) -> str:
     """Return the end of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  {command}" for command in commands)
-
-
-RUNS = TrainConfig.runs
-Runs = Annotated[Path, option_of("Folder of the runs.", "--runs", "DIR", RUNS)]
-Preset = Annotated[
-    str | None,
-    option_of("A published network (deepgcn presets); other flags change it.", "--preset", "NAME"),
-]

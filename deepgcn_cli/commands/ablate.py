@@ -13,6 +13,7 @@ from deepgcn_cli.display import Answer, Table, print_part
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
 from pipelines.config import AblateConfig
+from pipelines.config.options import argument, option
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
@@ -33,12 +34,8 @@ def ablate(
     study: Annotated[Flags, AblateConfig],
     model: ModelFlags,
     training: TrainFlags,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show the runs and estimates of what they take.")
-    ] = False,
-    status: Annotated[
-        bool, typer.Option("--status", help="Only show the table as it is now (latest study).")
-    ] = False,
+    dry_run: bool = option(False, "Only show the runs and estimates of what they take."),
+    status: bool = option(False, "Only show the table as it is now (latest study)."),
     progress: Progress,
 ) -> Answer:
     """Train variations of a network, score them alike and put them into one table.
@@ -144,9 +141,10 @@ def _estimate(config: AblateConfig, progress: Progress) -> Answer:
     "deepgcn ablate-job runs/studies/smoke/study.json dense 0", name="ablate-job", hidden=True
 )
 def ablate_job(
-    study: Annotated[Path, typer.Argument(metavar="STUDY", help="The study file.")],
-    row: Annotated[str, typer.Argument(metavar="ROW", help="The row's name.")],
-    seed: Annotated[int, typer.Argument(metavar="SEED", help="One of the study's seeds.")],
+    *,
+    study: Path = argument("The study file.", "STUDY"),
+    row: str = argument("The row's name.", "ROW"),
+    seed: int = argument("One of the study's seeds.", "SEED"),
     progress: Progress,
 ) -> None:
     """Train and score one row and seed of a study; what deepgcn ablate runs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from deepgcn_cli.display import Answer, Table
-from deepgcn_cli.options import Flags, ModelFlags, Preset, chosen_model, subcommand
+from deepgcn_cli.options import PRESET, Flags, ModelFlags, chosen_model, subcommand
 from pipelines.config import BenchConfig
 from pipelines.progress import Progress
 
@@ -26,7 +26,7 @@ COLUMNS = (
 )
 def bench(
     *,
-    preset: Preset = None,
+    preset: str | None = PRESET,
     model: ModelFlags,
     own: Annotated[Flags, BenchConfig],
     progress: Progress,

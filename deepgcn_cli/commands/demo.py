@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from deepgcn_cli.display import MEANS, Table, percent, print_part
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, subcommand
@@ -30,7 +28,7 @@ from pipelines.config import (
     PrepareConfig,
     TrainConfig,
 )
-from pipelines.config.options import COUNT, check_options, option
+from pipelines.config.options import COUNT, argument, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
@@ -69,11 +67,9 @@ class Settings:
 @subcommand("deepgcn demo", "deepgcn demo elsewhere --seed 1")
 def demo(
     *,
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder to work in.", show_default=True)
-    ] = Path("demo"),
+    folder: Path = argument("Folder to work in. [default: demo]", "[DIR]", Path("demo")),
     flags: Annotated[Flags, Settings],
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over.")] = False,
+    fresh: bool = option(False, "Start over."),
     progress: Progress,
 ) -> None:
     """Try everything on a synthetic building: synth, prepare, train, eval, predict.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +11,7 @@ from deepgcn_cli.display import Answer, Table, percent
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import subcommand
 from pipelines.config import EvalConfig
+from pipelines.config.options import option
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,12 +31,8 @@ SHOWN = ("run", "area", "protocol", "scores", "baseline", "files", "blocks", "se
 def evaluate(
     *,
     config: EvalConfig,
-    six_fold: Annotated[
-        bool, typer.Option("--six-fold", help="Score one run per area, pooled and averaged.")
-    ] = False,
-    train_missing: Annotated[
-        bool, typer.Option("--train-missing", help="With --six-fold: train areas without a run.")
-    ] = False,
+    six_fold: bool = option(False, "Score one run per area, pooled and averaged."),
+    train_missing: bool = option(False, "With --six-fold: train areas without a run."),
     progress: Progress,
 ) -> Answer:
     """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class."""

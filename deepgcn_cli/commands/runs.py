@@ -8,15 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from deepgcn_cli.display import MEANS, Answer, Table, percent
-from deepgcn_cli.options import RUNS, Runs, option_of, subcommand
+from deepgcn_cli.options import RUNS, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
 from pipelines.config import PROTOCOLS, TrainConfig
-from pipelines.config.options import COUNT
+from pipelines.config.options import COUNT, argument, option
 from pipelines.errors import RunError, command
 from pipelines.progress import Progress
 from pipelines.runs import annotations as marks
@@ -28,15 +28,9 @@ from pipelines.serialization import to_plain
 if TYPE_CHECKING:
     from pipelines.reports.comparison import Difference
 
-RunName = Annotated[Path, typer.Argument(metavar="RUN", help="The run's name or folder.")]
-Sort = Annotated[
-    str | None,
-    option_of("Order by these columns; -miou: the best first.", "--sort", "COLUMNS", "created"),
-]
-Where = Annotated[
-    str | None,
-    option_of('Only runs that fulfil this, as "arch=resgcn and miou>0.4".', "--where", "CONDITION"),
-]
+RUN = argument("The run's name or folder.", "RUN")
+SORT = option(None, "Order by these columns; -miou: the best first. [default: created]", "COLUMNS")
+WHERE = option(None, 'Only runs that fulfil this, as "arch=resgcn and miou>0.4".', "CONDITION")
 COUNTS, PERCENT = ("test_area", "epoch", "step"), ("val_miou", "room_oa", "room_miou")
 # The columns of the usual table: these counts and scores, and the tags where there are any.
 TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU", "tags")
@@ -51,13 +45,11 @@ TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", 
 )
 def list_runs(
     *,
-    where: Where = None,
-    sort: Sort = None,
-    limit: Annotated[int | None, option_of("So many runs at most.", "--limit", "N")] = None,
-    columns: Annotated[
-        str | None, option_of("Show these columns of the index instead.", "--columns", "A,B,…")
-    ] = None,
-    runs: Runs = RUNS,
+    where: str | None = WHERE,
+    sort: str | None = SORT,
+    limit: int | None = option(None, "So many runs at most."),
+    columns: str | None = option(None, "Show these columns of the index instead.", "A,B,…"),
+    runs: Path = RUNS,
     progress: Progress,
 ) -> Answer:
     """List runs, oldest first, with their scores.
@@ -113,10 +105,10 @@ def _cell(column: str, value: Any) -> str:
 )
 def export(
     *,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The .csv or .parquet file.")],
-    where: Where = None,
-    sort: Sort = None,
-    runs: Runs = RUNS,
+    file: Path = argument("The .csv or .parquet file.", "FILE"),
+    where: str | None = WHERE,
+    sort: str | None = SORT,
+    runs: Path = RUNS,
     progress: Progress,
 ) -> Answer:
     """Write runs with all their columns to a CSV or Parquet file; scores are from 0 to 1."""
@@ -125,7 +117,7 @@ def export(
 
 
 @subcommand("deepgcn runs sync", name="sync")
-def sync_runs(*, runs: Runs = RUNS, progress: Progress) -> Answer:
+def sync_runs(*, runs: Path = RUNS, progress: Progress) -> Answer:
     """Read every run directory again, also those that look unchanged, into the index results.db."""
     count = index.sync(runs, progress)
     file = runs / index.FILE if runs.is_dir() else None
@@ -138,7 +130,7 @@ def _runs(count: int) -> str:
 
 
 @subcommand("deepgcn runs show runs/mine", name="show")
-def show_run(run: RunName, runs: Runs = RUNS) -> Answer:
+def show_run(run: Path = RUN, runs: Path = RUNS) -> Answer:
     """Show one run: its network, state, machine and scores."""
     found = named_run(run, runs)
     scores = ((name, found.scores(name)) for name in PROTOCOLS)
@@ -187,13 +179,9 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     name="compare",
 )
 def compare_runs(
-    names: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Two or more runs; the first is the base.")
-    ],
-    protocol: Annotated[
-        str, option_of("Protocol to compare under.", "--protocol", "NAME", PROTOCOLS[0])
-    ] = PROTOCOLS[0],
-    runs: Runs = RUNS,
+    names: tuple[Path, ...] = argument("Two or more runs; the first is the base.", "RUN…"),
+    protocol: str = option(PROTOCOLS[0], "Protocol to compare under."),
+    runs: Path = RUNS,
 ) -> Answer:
     """Compare runs: settings, scores per class, and an interval on the mIoU's difference."""
     if len(names) < 2:
@@ -258,12 +246,9 @@ def _signed(difference: float | None) -> str:
 
 @subcommand("deepgcn runs tag mine other paper", "deepgcn runs tag mine paper --remove", name="tag")
 def tag_runs(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="RUN… TAG", help="The runs' names or folders, then the tag."),
-    ],
-    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
-    runs: Runs = RUNS,
+    words: tuple[str, ...] = argument("The runs' names or folders, then the tag.", "RUN… TAG"),
+    remove: bool = option(False, "Take the tag away."),
+    runs: Path = RUNS,
 ) -> Answer:
     """Put a tag on runs, or take it away; list them with --where tag=TAG."""
     *names, tag = words
@@ -286,12 +271,9 @@ def tag_runs(
     name="note",
 )
 def note_run(
-    run: RunName,
-    text: Annotated[
-        str | None,
-        typer.Argument(metavar="[TEXT]", help='The note; "" removes it, nothing shows it.'),
-    ] = None,
-    runs: Runs = RUNS,
+    run: Path = RUN,
+    text: str | None = argument('The note; "" removes it, nothing shows it.', "[TEXT]", None),
+    runs: Path = RUNS,
 ) -> Answer:
     """Put a note on a run in place of the one that it has, or show it."""
     path = named_run(run, runs).path
@@ -308,26 +290,20 @@ def note_run(
     name="rm",
 )
 def remove_runs(
-    names: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN…]", help="The runs' names or folders.")
-    ] = None,
-    where: Where = None,
-    empty: Annotated[
-        bool, typer.Option("--empty-trash", help="Delete what is in the trash, for good.")
-    ] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask, with --where and --empty-trash.")
-    ] = False,
-    runs: Runs = RUNS,
+    names: tuple[Path, ...] = argument("The runs' names or folders.", "[RUN…]", ()),
+    where: str | None = WHERE,
+    empty_trash: bool = option(False, "Delete what is in the trash, for good."),
+    yes: bool = option(False, "Do not ask, with --where and --empty-trash.", flag="--yes -y"),
+    runs: Path = RUNS,
 ) -> Answer:
     """Move runs to the trash, runs/.trash; `deepgcn runs restore` brings them back."""
-    if empty:
+    if empty_trash:
         if names or where is not None:
             raise typer.BadParameter("found runs with --empty-trash, expected one of the two.")
         return _empty(runs, yes=yes)
     if not names and where is None:
         raise typer.BadParameter("found no runs, expected names or --where.")
-    chosen = [named_run(name, runs) for name in names or []]
+    chosen = [named_run(name, runs) for name in names]
     if where is not None:
         lines = index.query(runs, where=where, columns=("name",), progress=open_progress())
         chosen += [Run(runs / name) for (name,) in lines]
@@ -365,10 +341,8 @@ def _ask(question: str, *, yes: bool) -> None:
 
 @subcommand("deepgcn runs restore mine", name="restore")
 def restore_runs(
-    names: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="The runs' names in the trash.")
-    ],
-    runs: Runs = RUNS,
+    names: tuple[str, ...] = argument("The runs' names in the trash.", "RUN…"),
+    runs: Path = RUNS,
 ) -> Answer:
     """Bring runs back from the trash."""
     found = [marks.restore(runs, name) for name in names]

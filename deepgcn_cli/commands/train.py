@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from deepgcn_cli.display import Answer
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import ModelFlags, Preset, TrainFlags, chosen_model, subcommand
+from deepgcn_cli.options import PRESET, ModelFlags, TrainFlags, chosen_model, subcommand
 from pipelines.config import TrainConfig
-from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, options_of
+from pipelines.config.options import LENGTH, PROCESSES, SPEED, argument, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress
 from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
@@ -41,15 +40,11 @@ def flags_that_shape(*shapes: str) -> str:
 )
 def train(
     *,
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="With --resume: the run's name or folder.")
-    ] = None,
-    preset: Preset = None,
+    run: str | None = argument("With --resume: the run's name or folder.", "[RUN]", None),
+    preset: str | None = PRESET,
     model: ModelFlags,
     own: TrainFlags,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with RUN, or with the latest unfinished run.")
-    ] = False,
+    resume: bool = option(False, "Go on with RUN, or with the latest unfinished run."),
     progress: Progress,
 ) -> Answer:
     """Train a network on every prepared area but one.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from deepgcn_cli.display import Answer, Table, percent
-from deepgcn_cli.options import option_of, subcommand
+from deepgcn_cli.options import subcommand
 from pipelines.config.model import Hints
+from pipelines.config.options import argument, option
 from pipelines.errors import command
 from pipelines.progress import Progress
 
@@ -24,13 +24,10 @@ EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 )
 def import_file(
     *,
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="PyTorch or safetensors file, or TensorFlow checkpoint (prefix)."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="File to write: NAME.safetensors.")],
+    source: Path = argument(
+        "PyTorch or safetensors file, or TensorFlow checkpoint (prefix).", "FILE"
+    ),
+    out: Path = option(MISSING, "File to write: NAME.safetensors.", "FILE"),
     hints: Hints,
     progress: Progress,
 ) -> Answer:
@@ -60,28 +57,14 @@ def import_file(
 )
 def export_file(
     *,
-    source: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run folder, or weights of this toolkit.")
-    ],
-    out: Annotated[
-        Path, typer.Option(metavar="FILE", help=f"File to write; by its suffix {EXPORT_FORMS}.")
-    ],
-    names: Annotated[
-        str | None,
-        option_of(
-            "Names of the tensors: own, published. [default: published for .pth, else own]",
-            "--names",
-            "NAME",
-        ),
-    ] = None,
-    num_points: Annotated[
-        int | None,
-        option_of(
-            "Points of the block, for .pt2 and .onnx. [default: as in training]",
-            "--num-points",
-            "N",
-        ),
-    ] = None,
+    source: Path = argument("Run folder, or weights of this toolkit.", "RUN"),
+    out: Path = option(MISSING, f"File to write; by its suffix {EXPORT_FORMS}.", "FILE"),
+    names: str | None = option(
+        None, "Names of the tensors: own, published. [default: published for .pth, else own]"
+    ),
+    num_points: int | None = option(
+        None, "Points of the block, for .pt2 and .onnx. [default: as in training]"
+    ),
     progress: Progress,
 ) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
@@ -110,9 +93,7 @@ def export_file(
 )
 def inspect_file(
     *,
-    path: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Weights, or a TensorFlow checkpoint (prefix).")
-    ],
+    path: Path = argument("Weights, or a TensorFlow checkpoint (prefix).", "FILE"),
     hints: Hints,
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
