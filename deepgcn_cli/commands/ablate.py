@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ from deepgcn_cli.display import Answer, Table, print_part
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
 from pipelines.config import AblateConfig
-from pipelines.config.options import argument, option
+from pipelines.config.options import option
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
@@ -142,9 +143,9 @@ def _estimate(config: AblateConfig, progress: Progress) -> Answer:
 )
 def ablate_job(
     *,
-    study: Path = argument("The study file.", "STUDY"),
-    row: str = argument("The row's name.", "ROW"),
-    seed: int = argument("One of the study's seeds.", "SEED"),
+    study: Path = option(MISSING, "The study file.", "STUDY", flag=""),
+    row: str = option(MISSING, "The row's name.", "ROW", flag=""),
+    seed: int = option(MISSING, "One of the study's seeds.", "SEED", flag=""),
     progress: Progress,
 ) -> None:
     """Train and score one row and seed of a study; what deepgcn ablate runs."""

@@ -28,7 +28,7 @@ from pipelines.config import (
     PrepareConfig,
     TrainConfig,
 )
-from pipelines.config.options import COUNT, argument, check_options, option
+from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
 from pipelines.progress import Progress
@@ -67,7 +67,7 @@ class Settings:
 @subcommand("deepgcn demo", "deepgcn demo elsewhere --seed 1")
 def demo(
     *,
-    folder: Path = argument("Folder to work in. [default: demo]", "[DIR]", Path("demo")),
+    folder: Path = option(Path("demo"), "Folder to work in. [default: demo]", "[DIR]", flag=""),
     flags: Annotated[Flags, Settings],
     fresh: bool = option(False, "Start over."),
     progress: Progress,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from deepgcn_cli.display import MEANS, Answer, Table, percent
 from deepgcn_cli.options import RUNS, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
 from pipelines.config import PROTOCOLS, TrainConfig
-from pipelines.config.options import COUNT, argument, option
+from pipelines.config.options import COUNT, option
 from pipelines.errors import RunError, command
 from pipelines.progress import Progress
 from pipelines.runs import annotations as marks
@@ -28,7 +29,7 @@ from pipelines.serialization import to_plain
 if TYPE_CHECKING:
     from pipelines.reports.comparison import Difference
 
-RUN = argument("The run's name or folder.", "RUN")
+RUN = option(MISSING, "The run's name or folder.", "RUN", flag="")
 SORT = option(None, "Order by these columns; -miou: the best first. [default: created]", "COLUMNS")
 WHERE = option(None, 'Only runs that fulfil this, as "arch=resgcn and miou>0.4".', "CONDITION")
 COUNTS, PERCENT = ("test_area", "epoch", "step"), ("val_miou", "room_oa", "room_miou")
@@ -105,7 +106,7 @@ def _cell(column: str, value: Any) -> str:
 )
 def export(
     *,
-    file: Path = argument("The .csv or .parquet file.", "FILE"),
+    file: Path = option(MISSING, "The .csv or .parquet file.", "FILE", flag=""),
     where: str | None = WHERE,
     sort: str | None = SORT,
     runs: Path = RUNS,
@@ -179,7 +180,9 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     name="compare",
 )
 def compare_runs(
-    names: tuple[Path, ...] = argument("Two or more runs; the first is the base.", "RUN…"),
+    names: tuple[Path, ...] = option(
+        MISSING, "Two or more runs; the first is the base.", "RUN…", flag=""
+    ),
     protocol: str = option(PROTOCOLS[0], "Protocol to compare under."),
     runs: Path = RUNS,
 ) -> Answer:
@@ -246,7 +249,9 @@ def _signed(difference: float | None) -> str:
 
 @subcommand("deepgcn runs tag mine other paper", "deepgcn runs tag mine paper --remove", name="tag")
 def tag_runs(
-    words: tuple[str, ...] = argument("The runs' names or folders, then the tag.", "RUN… TAG"),
+    words: tuple[str, ...] = option(
+        MISSING, "The runs' names or folders, then the tag.", "RUN… TAG", flag=""
+    ),
     remove: bool = option(False, "Take the tag away."),
     runs: Path = RUNS,
 ) -> Answer:
@@ -272,7 +277,9 @@ def tag_runs(
 )
 def note_run(
     run: Path = RUN,
-    text: str | None = argument('The note; "" removes it, nothing shows it.', "[TEXT]", None),
+    text: str | None = option(
+        None, 'The note; "" removes it, nothing shows it.', "[TEXT]", flag=""
+    ),
     runs: Path = RUNS,
 ) -> Answer:
     """Put a note on a run in place of the one that it has, or show it."""
@@ -290,7 +297,7 @@ def note_run(
     name="rm",
 )
 def remove_runs(
-    names: tuple[Path, ...] = argument("The runs' names or folders.", "[RUN…]", ()),
+    names: tuple[Path, ...] = option((), "The runs' names or folders.", "[RUN…]", flag=""),
     where: str | None = WHERE,
     empty_trash: bool = option(False, "Delete what is in the trash, for good."),
     yes: bool = option(False, "Do not ask, with --where and --empty-trash.", flag="--yes -y"),
@@ -341,7 +348,7 @@ def _ask(question: str, *, yes: bool) -> None:
 
 @subcommand("deepgcn runs restore mine", name="restore")
 def restore_runs(
-    names: tuple[str, ...] = argument("The runs' names in the trash.", "RUN…"),
+    names: tuple[str, ...] = option(MISSING, "The runs' names in the trash.", "RUN…", flag=""),
     runs: Path = RUNS,
 ) -> Answer:
     """Bring runs back from the trash."""

@@ -12,7 +12,7 @@ from deepgcn_cli.display import Answer
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import PRESET, ModelFlags, TrainFlags, chosen_model, subcommand
 from pipelines.config import TrainConfig
-from pipelines.config.options import LENGTH, PROCESSES, SPEED, argument, flag_of, option, options_of
+from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress
 from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
@@ -40,7 +40,7 @@ def flags_that_shape(*shapes: str) -> str:
 )
 def train(
     *,
-    run: str | None = argument("With --resume: the run's name or folder.", "[RUN]", None),
+    run: str | None = option(None, "With --resume: the run's name or folder.", "[RUN]", flag=""),
     preset: str | None = PRESET,
     model: ModelFlags,
     own: TrainFlags,

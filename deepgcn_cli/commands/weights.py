@@ -10,7 +10,7 @@ from typing import Any
 from deepgcn_cli.display import Answer, Table, percent
 from deepgcn_cli.options import subcommand
 from pipelines.config.model import Hints
-from pipelines.config.options import argument, option
+from pipelines.config.options import option
 from pipelines.errors import command
 from pipelines.progress import Progress
 
@@ -24,8 +24,8 @@ EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 )
 def import_file(
     *,
-    source: Path = argument(
-        "PyTorch or safetensors file, or TensorFlow checkpoint (prefix).", "FILE"
+    source: Path = option(
+        MISSING, "PyTorch or safetensors file, or TensorFlow checkpoint (prefix).", "FILE", flag=""
     ),
     out: Path = option(MISSING, "File to write: NAME.safetensors.", "FILE"),
     hints: Hints,
@@ -57,7 +57,7 @@ def import_file(
 )
 def export_file(
     *,
-    source: Path = argument("Run folder, or weights of this toolkit.", "RUN"),
+    source: Path = option(MISSING, "Run folder, or weights of this toolkit.", "RUN", flag=""),
     out: Path = option(MISSING, f"File to write; by its suffix {EXPORT_FORMS}.", "FILE"),
     names: str | None = option(
         None, "Names of the tensors: own, published. [default: published for .pth, else own]"
@@ -93,7 +93,7 @@ def export_file(
 )
 def inspect_file(
     *,
-    path: Path = argument("Weights, or a TensorFlow checkpoint (prefix).", "FILE"),
+    path: Path = option(MISSING, "Weights, or a TensorFlow checkpoint (prefix).", "FILE", flag=""),
     hints: Hints,
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
