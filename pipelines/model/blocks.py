@@ -127,11 +127,7 @@ def build_backbone(
 ) -> tuple[nn.ModuleList, nn.ModuleList, list[int], Style]:
     """Build each layer's graph convolution and block.
 
-    Returns:
-        The convolutions, the blocks, the channels of their outputs, and the style of all units.
-
-    Raises:
-        ConfigError: a class of the user's own does not fit.
+    Returns them, the channels of the blocks' outputs, and the style of all units.
 
     Example:
         >>> build_backbone(ModelConfig(arch="densegcn", depth=3, width=8))[2]

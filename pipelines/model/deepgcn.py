@@ -153,7 +153,7 @@ class DeepGCN(nn.Module):
         return Graphs(features, config, ranks, self.rank_bounds(), keep=keep)
 
     def draw_ranks(self) -> list[tuple[int, ...]]:
-        """Draw the ranks of each layer's neighbours; see `pipelines.model.graphs`."""
+        """Draw the ranks of each layer's neighbours."""
         return graphs.draw_ranks(self.config, training=self.training, generator=self.draws)
 
     def rank_bounds(self) -> list[int]:

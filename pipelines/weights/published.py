@@ -146,10 +146,6 @@ def build_released(
     """Build the network that holds the tensors of a release, in evaluation mode.
 
     `training` are settings that matter in training alone, where they differ from the published.
-
-    Raises:
-        WeightsError: the tensors are not those of a network of the release.
-        ConfigError: a hint is given that such a network cannot have.
     """
     known = RELEASES[release]
     plain = {name.removeprefix("module."): value for name, value in state.items()}

@@ -69,11 +69,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a weights file.
-
-    Raises:
-        WeightsError: the file is missing, broken or not written by this toolkit.
-    """
+    """Return the metadata of a weights file, which this toolkit has to have written."""
     return _read_own(path)[1]
 
 
@@ -129,11 +125,7 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
 
 
 def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, int | None]:
-    """Return the configuration that metadata holds as JSON, and the points of a block in training.
-
-    Raises:
-        ConfigError: the text is no configuration, or no block can have as many points.
-    """
+    """Return the configuration in metadata, as JSON, and the points of a block in training."""
     try:
         values = json.loads(metadata.get(key, ""))
     except (ValueError, RecursionError) as error:
@@ -164,9 +156,6 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     """Return the network `config` that holds the tensors, in their dtype and evaluation mode.
 
     A file can claim a network of any size, so memory is taken only for the tensors' own.
-
-    Raises:
-        WeightsError: names, shapes or dtypes are not those of the network, or values not finite.
     """
     try:
         _check_tensors(config, tensors, source)

@@ -80,11 +80,7 @@ class WeightsFile:
 
 
 def open_weights(path: Path) -> WeightsFile:
-    """Open a file with weights, of this toolkit or any other.
-
-    Raises:
-        WeightsError: the file is missing, broken or of no known form.
-    """
+    """Open a file with weights, of this toolkit or any other."""
     if prefix := bundle_prefix(path):
         return _open_tensorflow(prefix)
     if not path.is_file():
