@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -31,28 +31,20 @@ def agreement(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+def chosen(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
     """The neighbours of every layer of every forward pass, in turn."""
     found: list[Tensor] = []
+    search = reference.knn
 
-    def knn(x: Tensor, ranks: tuple[int, ...]) -> Tensor:
+    def knn(x: Tensor, ranks: tuple[int, ...], _bound: int | None) -> Tensor:
         assert x.dtype == torch.float32
         assert not torch.is_autocast_enabled("cpu")
-        found.append(reference.knn(x, ranks))
+        found.append(search(x, ranks))
         return found[-1]
 
-    monkeypatch.setattr(kernels, "implementation", lambda x: _Kernels(knn))  # noqa: ARG005
-    return found
-
-
-class _Kernels:
-    """The plain implementation with its search watched."""
-
-    def __init__(self, knn: Any) -> None:
-        self.knn = knn
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(reference, name)
+    monkeypatch.setattr(reference, "knn", knn)
+    with kernels.use("reference"):
+        yield found
 
 
 def test_bf16_changes_the_products_alone(chosen: list[Tensor]) -> None:
