@@ -17,12 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from pipelines.data.custom import CustomDataset, read_custom_room, read_description
+from pipelines.data.s3dis.classes import check_classes
 from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.store import (
@@ -47,7 +48,7 @@ Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
 TEST_AREA = 5  # the default; the last area of data without it
-READER = 2  # raised whenever the same raw room gives other points
+READER = 3  # raised whenever the same raw room gives other points or notes
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PrepareResult:
     test_area: int
     reused: int  # rooms that were already prepared
     repairs: tuple[str, ...]  # lines, each as "file:line found → repaired"
-    unknown: dict[str, int]  # object files of unknown classes, counted as clutter, by class
+    unknown: dict[str, dict[str, int]]  # objects and points of unknown classes, by the class
     failed: dict[str, str]  # rooms that could not be read, with the reason
     exported: Path | None  # the folder of the published HDF5 form
     seconds: float  # wall time
@@ -83,11 +84,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     """
     start = time.monotonic()
     check_place(config.data, "--data", folder=True)
-    dataset = (
-        read_description(config.dataset)
-        if config.dataset is not None
-        else find_raw(config.raw, ignore=[config.data])
-    )
+    dataset = _find_dataset(config, progress)
     try:
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
@@ -125,6 +122,14 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         exported=exported,
         seconds=time.monotonic() - start,
     )
+
+
+def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
+    if config.dataset is not None:
+        return read_description(config.dataset)
+    raw = replace(find_raw(config.raw, ignore=[config.data]), unknown=config.unknown)
+    check_classes(raw, progress)
+    return raw
 
 
 def _prepare_rooms(
@@ -268,9 +273,10 @@ def _complete(
                 rooms = (_read_stored(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
-    unknown: Counter[str] = Counter()
+    unknown: dict[str, Counter[str]] = {}
     for entry in entries:
-        unknown.update(entry["unknown"])
+        for name, counts in entry["unknown"].items():
+            unknown.setdefault(name, Counter()).update(counts)
     write_manifest(
         config.data,
         entries,
@@ -283,7 +289,7 @@ def _complete(
         repairs=[repair for entry in entries for repair in entry["repairs"]],
         skipped_files=[name for entry in entries for name in entry["skipped"]],
         renamed_files=[entry["renamed"] for entry in entries if entry["renamed"]],
-        unknown_classes=dict(unknown),
+        unknown_classes=unknown,
         unlabelled_points=sum(entry["unlabelled"] for entry in entries),
         failed=failed,
     )

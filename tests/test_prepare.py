@@ -64,7 +64,7 @@ def test_every_defect_of_the_aligned_release(tmp_path: Path, kind: str) -> None:
         "Area_3/hallway_2/hallway_2.txt:92",
         "Area_5/hallway_6/Annotations/ceiling_1.txt:180",
     ]
-    assert result.unknown == {"lamp": 1}
+    assert result.unknown == {"lamp": {"objects": 1, "points": 250}}
     assert any("5 rooms of the published 272" in line for line in ears.said)
     manifest = Store.open(tmp_path / "data").manifest
     assert [Path(name).name for name in manifest["skipped_files"]] == ["wall_3 (1).txt"]
@@ -100,13 +100,45 @@ def test_an_object_without_a_number_has_the_class_of_its_name(tmp_path: Path) ->
     names = ("wall", "Door", "lamp", "chair_a_1")
     files = {f"Area_1/hall_1/Annotations/{name}.txt": box(10, 1) for name in names}
     result = run(write_tree(tmp_path / "raw", files), tmp_path / "data")
-    assert result.unknown == {"lamp": 1, "chair_a": 1}
+    one = {"objects": 1, "points": 10}
+    assert result.unknown == {"lamp": one, "chair_a": one}
     (room,) = Store.open(tmp_path / "data").rooms()
     assert {CLASSES[n]: points for n, points in enumerate(room.counts) if points} == {
         "wall": 10,
         "door": 10,
         "clutter": 20,
     }
+
+
+def class_points(data: Path) -> dict[str, int]:
+    """Return how many points of each class the store has, of those that occur."""
+    counts = np.sum([room.counts for room in Store.open(data).rooms()], axis=0)
+    return {name: int(n) for name, n in zip(CLASSES, counts, strict=True) if n}
+
+
+def test_unknown_classes_are_what_was_asked_for(tmp_path: Path) -> None:
+    """A pipe, and a chair that is misspelt: 30 and 20 points beside 100 of wall."""
+    sizes = {"wall_1": 60, "wall_2": 40, "pipe_1": 10, "pipe_2": 20, "chiar_1": 20}
+    files = {
+        f"Area_1/hall_1/Annotations/{name}.txt": box(count, n)
+        for n, (name, count) in enumerate(sizes.items())
+    }
+    raw, ears = write_tree(tmp_path / "raw", files), Ears()
+    config = PrepareConfig(raw=raw, data=tmp_path / "data", workers=1)
+    result = prepare(config, progress=ears)
+    assert result.unknown == {
+        "pipe": {"objects": 2, "points": 30},
+        "chiar": {"objects": 1, "points": 20},
+    }
+    found = "unknown classes: pipe (2 objects), chiar (1 object. Did you mean 'chair'?). They are "
+    assert any(f"{found}taken as clutter" in line and "--dataset" in line for line in ears.said)
+    assert class_points(tmp_path / "data") == {"wall": 100, "clutter": 50}
+    result = run(raw, tmp_path / "data", unknown="ignore")
+    assert (result.reused, result.points, result.unknown["pipe"]["points"]) == (0, 150, 30)
+    assert class_points(tmp_path / "data") == {"wall": 100}
+    with pytest.raises(DatasetError, match=r"chiar \(1 object. Did you mean 'chair'\?\)\.\n"):
+        run(raw, tmp_path / "new", unknown="error", allow_incomplete=True)
+    assert not (tmp_path / "new").exists()
 
 
 def test_every_defect_of_the_non_aligned_release(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     Every area found is prepared; --area is only recorded, as the default of train and eval. Run it
     again to go on after a stop.
     """
+    from pipelines.data.s3dis.classes import TAKEN, describe_unknown
     from pipelines.prepare import prepare as stage
 
     with interruptible("the same command goes on where it stopped"):
@@ -46,6 +47,8 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
         f"{result.data}: {result.rooms} rooms ({areas}), {result.points:,} points",
         f"test area {result.test_area}, {len(result.repairs)} lines repaired",
     ]
+    taken = f"unknown class, {TAKEN.get(config.unknown)}"
+    texts += [f"{taken}: {describe_unknown(name, **n)}" for name, n in result.unknown.items()]
     if result.exported:
         texts.append(f"{result.exported}: the published HDF5 form")
     where = () if config.data == PrepareConfig.data else ("--data", config.data)

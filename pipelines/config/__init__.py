@@ -74,6 +74,12 @@ class PrepareConfig:
     dataset: Path | None = option(
         None, "YAML description of labelled data of your own, instead of RAW.", "FILE"
     )
+    unknown: str = option(
+        "clutter",
+        "What objects of classes that S3DIS lacks become: {}.",
+        choices=("clutter", "ignore", "error"),
+        noun="treatment",
+    )
     data: Path = option(Path("data"), "Folder to write.")
     workers: int = option(0, "Rooms read at a time, 0 for one per core.", within=Bounds(0))
     export: str | None = option(
@@ -86,6 +92,11 @@ class PrepareConfig:
         check_options(self)
         if self.raw is not None and self.dataset is not None:
             raise ConfigError("RAW and --dataset: found both, expected one of them.")
+        if self.unknown != "clutter" and self.dataset is not None:
+            raise ConfigError(
+                "--unknown: found it with --dataset, whose description says what labels mean.\n"
+                "Write them there, under values or ignore."
+            )
         if self.export is not None and self.dataset is not None:
             raise ConfigError("--export: found it with --dataset, but the form is of S3DIS only.")
 

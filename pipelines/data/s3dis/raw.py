@@ -94,7 +94,12 @@ class RawDataset:
     class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
     published: int = sum(PUBLISHED_ROOMS.values())  # rooms of the whole of S3DIS
     test_area: int | None = None  # as of `CustomDataset`, like `digest`
-    digest: str = ""
+    unknown: str = "clutter"  # what objects of unknown classes become: or "ignore", "error"
+
+    @property
+    def digest(self) -> str:
+        """What decides how a room is read, unless it is the default."""
+        return "" if self.unknown == "clutter" else self.unknown
 
 
 @contextmanager

@@ -17,15 +17,14 @@ from typing import BinaryIO
 import numpy as np
 from numba import njit
 
-from pipelines.data.store import Room, make_room
+from pipelines.data.store import IGNORED, Room, make_room
 from pipelines.errors import DatasetError
 from pipelines.scans.table import COLOR_NAMES, Scan, ScanOptions, spooled
 
 from . import CLASSES
+from .classes import SPELLINGS, class_name
 from .raw import READ_ERRORS, RawDataset, RoomFiles, opened
 
-# Two spellings of some rooms' objects are clutter, too.
-SPELLINGS = {**{name: name for name in CLASSES}, "stairs": "clutter", "staris": "clutter"}
 CHUNK = 1 << 24  # bytes of text in memory at a time
 LONGEST_LINE = 4096  # bytes; a line of S3DIS has about 40
 SHORTEST_LINE = 12  # bytes: six digits, each with a space or the newline
@@ -53,7 +52,8 @@ class RoomNotes:
     repairs: list[Repair] = field(default_factory=list)
     skipped: tuple[str, ...] = ()  # stray files that were left out
     renamed: str = ""  # a whole-room file that is not named like its room
-    unknown: dict[str, int] = field(default_factory=dict)  # files of unknown classes, by class
+    # The objects and points of unknown classes, by the class.
+    unknown: dict[str, dict[str, int]] = field(default_factory=dict)
     unlabelled: int = 0  # points of the whole-room file that no annotation has
 
 
@@ -85,14 +85,15 @@ def _read_files(
     parts, lines = [], 0
     with opened(dataset.source) as open_file:
         for file in raw.files:
-            stem = PurePosixPath(file.name).stem
-            name = stem.rpartition("_")[0] or stem  # a class's only object may have no number
-            known = SPELLINGS.get(name.lower())
-            if known is None:
-                notes.unknown[name] = notes.unknown.get(name, 0) + 1
             with open_file(file.name) as stream:
                 pos, color = parse_points(stream, file.name, notes.repairs)
-            label = CLASSES.index(known or "clutter")
+            known = SPELLINGS.get((name := class_name(file)).lower())
+            if known is None:
+                counts = notes.unknown.setdefault(name, {"objects": 0, "points": 0})
+                counts["objects"] += 1
+                counts["points"] += len(pos)
+            ignored = known is None and dataset.unknown == "ignore"
+            label = IGNORED if ignored else CLASSES.index(known or "clutter")
             parts.append((pos, color, np.full(len(pos), label, np.uint8)))
         if raw.whole:
             with open_file(raw.whole.name) as stream:

@@ -42,6 +42,23 @@ def succeed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return shown.out
 
 
+def test_prepare_reports_unknown_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    room = tmp_path / "Area_1/hall_1/Annotations"
+    room.mkdir(parents=True)
+    for name, points in (("wall_1", 3), ("wall_2", 2), ("chiar_1", 4)):
+        (room / f"{name}.txt").write_text("1 2 3 4 5 6\n" * points)
+    monkeypatch.chdir(tmp_path)
+    assert run(["prepare"]) == 0
+    shown = capsys.readouterr()
+    line = "unknown class, taken as clutter: chiar (1 object, 4 points. Did you mean 'chair'?)"
+    assert line in shown.out.splitlines()
+    assert "--dataset" not in shown.err, "most objects are of S3DIS's classes"
+    assert run(["prepare", "--unknown", "error"]) == 1
+    assert "chiar (1 object. Did you mean 'chair'?)" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_three_commands_as_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared = succeed(capsys, "prepare", "--area", "5")
