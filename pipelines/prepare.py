@@ -27,6 +27,7 @@ from pipelines.data.s3dis.classes import check_classes
 from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.store import (
+    MANIFEST,
     Room,
     RoomInfo,
     Store,
@@ -34,6 +35,8 @@ from pipelines.data.store import (
     export_pointnet_h5,
     read_rooms,
     readable_entries,
+    remove_areas,
+    stored_source,
     write_manifest,
     write_rooms,
 )
@@ -46,6 +49,7 @@ from .progress import SILENT, Progress
 Dataset = RawDataset | CustomDataset
 Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
+EXPORTED = "pointnet_h5"  # the folder of the published form
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
 TEST_AREA = 5  # the default; the last area of data without it
 READER = 3  # raised whenever the same raw room gives other points or notes
@@ -85,17 +89,22 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     start = time.monotonic()
     check_place(config.data, "--data", folder=True)
     dataset = _find_dataset(config, progress)
+    replaced = _check_store(config, dataset)
     try:
         entries, reused = _prepare_rooms(config, dataset, progress)
         failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
         if failed and not config.allow_incomplete:
             _refuse(failed, len(entries) - len(failed), progress)
         good = [entry for entry in entries.values() if "failed" not in entry]
+        if replaced and good:  # all rooms have parts: a stop from here on loses nothing
+            (config.data / MANIFEST).unlink()
+            remove_areas(config.data)
+            shutil.rmtree(config.data / EXPORTED, ignore_errors=True)
         store = _complete(config, dataset, good, failed, progress)
         exported = None
         if config.export:
             with progress.task("Exporting blocks", len(store.rooms()), unit="rooms") as task:
-                out = config.data / "pointnet_h5"
+                out = config.data / EXPORTED
                 exported = export_pointnet_h5(store, out, seed=config.seed, done=task.advance)
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -130,6 +139,28 @@ def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
     raw = replace(find_raw(config.raw, ignore=[config.data]), unknown=config.unknown)
     check_classes(raw, progress)
     return raw
+
+
+def _check_store(config: PrepareConfig, dataset: Dataset) -> bool:
+    """Return whether the folder holds a store of other data, which is to be replaced.
+
+    Other data comes from another place, and shares no room's files with this one. DatasetError: it
+    is not to be replaced.
+    """
+    before, now = stored_source(config.data), dataset.source / dataset.root
+    if before is None or before.resolve() == now.resolve():
+        return False
+    stored = readable_entries(config.data)
+    known = " ".join(str(entry.get("source")) for entry in stored)
+    if any(room.fingerprint() in known for room in dataset.rooms):  # it was moved
+        return False
+    if not config.replace:
+        raise DatasetError(
+            f"{config.data}: found the prepared data of {before} ({len(stored)} rooms), asked for "
+            f"{now}; nothing was changed.\n"
+            "Give this one a folder of its own with --data, or replace all of the other: --replace"
+        )
+    return True
 
 
 def _prepare_rooms(
@@ -293,6 +324,7 @@ def _complete(
         unlabelled_points=sum(entry["unlabelled"] for entry in entries),
         failed=failed,
     )
+    remove_areas(config.data, keep={info.area for info in infos})
     shutil.rmtree(config.data / PARTS, ignore_errors=True)
     return Store.open(config.data)
 

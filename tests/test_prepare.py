@@ -208,6 +208,42 @@ def test_changed_and_removed_rooms_are_noticed(tmp_path: Path) -> None:
     assert all(store.read(info).checksum() == info.checksum for info in store.rooms())
 
 
+def test_a_store_of_other_data_is_replaced_only_when_asked(tmp_path: Path) -> None:
+    wall = {f"Area_{a}/hall_1/Annotations/wall_1.txt": box(9, a) for a in range(1, 7)}
+    first = write_tree(tmp_path / "first", wall)
+    other = write_tree(
+        tmp_path / "other", {f"Area_{a}/hall_1/Annotations/door_1.txt": box(7, a) for a in (1, 2)}
+    )
+    data = tmp_path / "data"
+    run(first, data, export="pointnet-h5")
+    before = {path: path.read_bytes() for path in data.glob("*.*")}
+    with pytest.raises(DatasetError, match=r"first \(6 rooms\), asked for .*other; nothing was"):
+        run(other, data)
+    assert {path: path.read_bytes() for path in data.glob("*.*")} == before
+    run(other, data, replace=True)
+    assert sorted(path.name for path in data.iterdir()) == [
+        "area_1.h5",
+        "area_2.h5",
+        "manifest.json",
+    ]
+    assert class_points(data) == {"door": 14}
+
+
+def test_moved_data_is_the_same(tmp_path: Path) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    run(raw, data)
+    assert run(raw.rename(tmp_path / "elsewhere"), data).reused == 5
+
+
+def test_an_area_that_is_gone_leaves_no_file(tmp_path: Path) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    run(raw, data)
+    (data / "area_1.h5").write_text("somebody's own file")
+    shutil.rmtree(raw / ALIGNED / "Area_6")
+    run(raw, data)
+    assert sorted(path.stem for path in data.glob("*.h5")) == [f"area_{n}" for n in (1, 2, 3, 5)]
+
+
 def test_killed_at_any_time_it_goes_on_to_the_same_result(tmp_path: Path) -> None:
     files = {
         f"raw/Area_{area}/office_{n}/Annotations/wall_1.txt": box(4000, 10 * area + n)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from deepgcn_cli.display import Answer, Table
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import subcommand
-from pipelines.config import PredictConfig, PrepareConfig, SynthConfig
+from pipelines.config import PredictConfig, PrepareConfig, SynthConfig, TrainConfig
 from pipelines.errors import command
 from pipelines.progress import Progress
 
@@ -51,7 +51,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     texts += [f"{taken}: {describe_unknown(name, **n)}" for name, n in result.unknown.items()]
     if result.exported:
         texts.append(f"{result.exported}: the published HDF5 form")
-    where = () if config.data == PrepareConfig.data else ("--data", config.data)
+    where = () if config.data == TrainConfig.data else ("--data", config.data)
     return Answer(result, texts, f"{result.seconds:.1f} s. Next: {command('train', *where)}")
 
 

@@ -80,7 +80,10 @@ class PrepareConfig:
         choices=("clutter", "ignore", "error"),
         noun="treatment",
     )
-    data: Path = option(Path("data"), "Folder to write.")
+    data: Path = option(
+        None, "Folder to write. [default: data; with --dataset rooms.yaml data-rooms]"
+    )
+    replace: bool = option(False, "Replace a store of other data in the folder, all of it.")
     workers: int = option(0, "Rooms read at a time, 0 for one per core.", within=Bounds(0))
     export: str | None = option(
         None, "Also write a published form: {}.", "FORMAT", choices=("pointnet-h5",)
@@ -92,6 +95,9 @@ class PrepareConfig:
         check_options(self)
         if self.raw is not None and self.dataset is not None:
             raise ConfigError("RAW and --dataset: found both, expected one of them.")
+        if self.data is None:
+            own = f"data-{self.dataset.stem}" if self.dataset else "data"
+            object.__setattr__(self, "data", Path(own))
         if self.unknown != "clutter" and self.dataset is not None:
             raise ConfigError(
                 "--unknown: found it with --dataset, whose description says what labels mean.\n"

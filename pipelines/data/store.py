@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -24,6 +24,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
 from pipelines.files import atomic_json, atomic_text, atomic_write
 
@@ -184,6 +185,25 @@ def readable_entries(data: Path) -> list[dict[str, Any]]:
     return [entry for info, entry in entries.items() if (info.area, info.name) in found]
 
 
+def stored_source(data: Path) -> Path | None:
+    """Return what the store in a folder was made from, whatever its version; None: no store."""
+    try:
+        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
+        return Path(manifest["source"]) if manifest["schema"] == SCHEMA else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remove_areas(data: Path, *, keep: Collection[int] = ()) -> None:
+    """Remove a store's files of areas, all but those to keep."""
+    for area in set(AREAS).difference(keep):
+        with suppress(*UNREADABLE):  # it is none of ours
+            with h5py.File(path := area_file(data, area), "r") as file:
+                ours = file.attrs["schema"] == SCHEMA
+            if ours:
+                path.unlink()
+
+
 def area_file(data: Path, area: int) -> Path:
     """Return the HDF5 file of an area."""
     return data / f"area_{area}.h5"
@@ -243,8 +263,10 @@ class Store:
         """
         path, how = data / MANIFEST, command("prepare", "--data", data)
         if not path.is_file():
+            named = sorted(each.parent for each in data.parent.glob(f"{data.name}-*/{MANIFEST}"))
+            but = f" There is some in {named[0]}: --data {named[0]}" if named else ""
             raise DatasetError(
-                f"{data}: found no prepared data (no {MANIFEST}).\nPrepare it first: {how}"
+                f"{data}: found no prepared data (no {MANIFEST}).{but}\nPrepare it first: {how}"
             )
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))

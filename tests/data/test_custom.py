@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from plyfile import PlyData, PlyElement
 
+from deepgcn_cli.__main__ import run
 from deepgcn_cli.progress import Lines
 from pipelines.config import PrepareConfig
 from pipelines.data.custom import read_custom_room, read_description, spread_colors
@@ -104,6 +105,29 @@ def test_it_becomes_a_store(described: Path, tmp_path: Path) -> None:
     )
     assert prepare(PrepareConfig(dataset=described, data=tmp_path / "data")).reused == 0
     assert Store.open(tmp_path / "data").rooms()[0].counts == (1, 2)
+
+
+@pytest.mark.usefixtures("described")
+def test_it_has_a_folder_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As documented, in a folder whose data/ holds S3DIS."""
+    hall = tmp_path / "raw/Area_1/hall_1/Annotations"
+    hall.mkdir(parents=True)
+    (hall / "wall_1.txt").write_text("1 2 3 4 5 6\n" * 5)
+    monkeypatch.chdir(tmp_path)
+    assert run(["prepare", "raw"]) == 0
+    before = Store.open(Path("data")).fingerprint
+    assert run(["prepare", "--dataset", "rooms.yaml"]) == 0
+    assert "deepgcn train --data data-rooms" in capsys.readouterr().err
+    assert Store.open(Path("data-rooms")).classes == ("ground", "thing")
+    assert Store.open(Path("data")).fingerprint == before
+    assert run(["prepare", "--dataset", "rooms.yaml", "--data", "data"]) == 1
+    assert "--replace" in capsys.readouterr().err
+    assert Store.open(Path("data")).fingerprint == before
+    shutil.rmtree("data")
+    with pytest.raises(DatasetError, match="There is some in data-rooms: --data data-rooms"):
+        Store.open(Path("data"))
 
 
 @pytest.mark.parametrize("suffix", [".las", ".laz", ".npz", ".npy", ".ply", ".pcd"])
