@@ -64,7 +64,7 @@ class Layout:
     roles: tuple[str, ...]  # "x", "y", "z", "r", "g", "b", LABEL or "-" for each column
     head_lines: int  # before the first point
     header: int | None  # which of them (from 0) names the columns
-    counted: bool  # whether the first line is the number of points, as in a PTS file
+    counted: bool  # whether lines with a number of points precede the points, as in a PTS file
     joint: str  # what separates two columns
     note: str  # what was detected
     label: str = LABEL  # the name of the column with the role LABEL
@@ -75,6 +75,13 @@ class Layout:
         names = {**COLUMN_NAMES, LABEL: self.label}
         return {names.get(role, role): self.roles.index(role) for role in roles}
 
+    def split_counts(self, lines: list[bytes]) -> tuple[list[bytes], list[int]]:
+        """Return lines with the numbers of points among them blanked, and these numbers."""
+        if not self.counted:
+            return lines, []
+        found = [int(line) for line in lines if is_count(line)]
+        return [b"" if is_count(line) else line for line in lines], found
+
 
 def find_layout(
     path: Path, lines: Sequence[bytes], columns: str | None = None, label: str | None = None
@@ -83,13 +90,14 @@ def find_layout(
     data = [number for number, line in enumerate(lines) if is_data(line)]
     if not data:
         raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
-    counted = len(data) > 1 and data[0] == 0 and lines[0].strip().isdigit()
-    first, *rest = data[counted:]
-    header: int | None = None
-    cut = _cut(lines[first])
-    if cut is None and rest:  # a line of names, then the data
-        header, first = first, rest[0]
-        cut = _cut(lines[first])
+    counted, header, cut = False, None, None
+    for first in data:  # numbers of points and a line of names can be before the data
+        if is_count(lines[first]):
+            counted = True
+        elif (cut := _cut(lines[first])) or header is not None:
+            break
+        else:
+            header = first
     if cut is None:
         raise DatasetError(
             f"{path}:{first + 1}: found {shown(lines[first])}, expected a point: at least three "
@@ -150,7 +158,11 @@ def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
 
 
 def _names(line: bytes, cut: Cut) -> list[str]:
-    return [word.strip('"').lower() for word in cut.split(line.lstrip(b"#/ "))]
+    line = line.lstrip(b"#/ ")
+    if cut.delimiter == " " and b'"' in line:  # a name in quotes can hold a space
+        text = line.decode("utf-8", "replace").replace("\t", " ")
+        return [word.lower() for word in next(csv.reader([text], delimiter=" ")) if word]
+    return [word.strip('"').lower() for word in cut.split(line)]
 
 
 def _roles(
@@ -179,6 +191,11 @@ def _roles(
 def is_data(line: bytes) -> bool:
     """Tell a line from an empty one and a comment."""
     return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
+
+
+def is_count(line: bytes) -> bool:
+    """Tell a line with nothing but a number of points."""
+    return len(line) < 20 and line.strip().isdigit()
 
 
 def to_float(word: str, decimal: str) -> float:
@@ -255,8 +272,11 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     count = values.shape[1]
     whole = (values >= 0) & (values <= 65535) & (values == np.rint(values))
     fraction = (values >= 0) & (values <= 1)
-    # Right after the coordinates and after normals is likelier than any other place.
-    starts = [4] if intensity_first and count >= 7 else [3, 6, *range(4, count - 2)]
+    # Right after the coordinates and after normals is likelier than any other place. In a labelled
+    # PTS file the first word that is no number follows the scan's own columns.
+    words = np.flatnonzero(np.isnan(values).all(axis=0))
+    has_intensity = intensity_first and words.min(initial=count) >= 7
+    starts = [4] if has_intensity else [3, 6, *range(4, count - 2)]
     starts = [start for start in starts if start + 3 <= count]
     for fits, above in ((whole, 1), (whole, -1), (fraction, -1)):
         for start in starts:

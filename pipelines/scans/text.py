@@ -2,12 +2,19 @@
 
 The points are parsed once, by pandas and a block of lines at a time, into a spool of coordinates
 and colours. The labelled scan repeats the lines of the file, each with its label at the end.
+
+Reference:
+    CloudCompare, libs/qCC_io/src/AsciiFilter.cpp and AsciiOpenDlg.cpp. It writes `//` and the names
+    of the columns, then the number of points, each if wanted. It reads a first line that begins
+    with `//`, or one that is skipped, as names; it passes over other lines that begin with `//` and
+    lines with too few words, and over columns with words. `#` is no comment to it.
 """
 
 from __future__ import annotations
 
 import io
 import math
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
@@ -18,11 +25,22 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
-from .columns import COLUMN_NAMES, NOT_A_NUMBER, Cut, Layout, find_layout, is_data, is_number, shown
+from .columns import (
+    COLUMN_NAMES,
+    NOT_A_NUMBER,
+    Cut,
+    Layout,
+    find_layout,
+    is_count,
+    is_data,
+    is_number,
+    shown,
+)
 from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, kept_names, spooled, tables
 
 BLOCK = 1 << 25  # bytes of text handled at a time
 LONGEST_LINE = 1 << 16  # bytes
+CLASS_NAME = "class_name"  # the column with the name of each point's class
 SAMPLE = 1000  # lines from which the layout is detected
 
 
@@ -41,16 +59,23 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
     columns = layout.read()
     kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
     kinds = dict.fromkeys(columns.values(), "f8")
-    parts = (
-        table
-        for number, lines in _after_head(path, layout)
-        if (found := _parse_lines(path, number, lines, layout.cut, kinds))
-        for _, table in tables({name: found[column] for name, column in columns.items()}, kind)
-    )
-    rows = spooled(path, parts, kind)
+    counts = layout.split_counts(first[: layout.head_lines])[1]
+
+    def parts() -> Iterator[np.ndarray]:
+        for number, lines in _after_head(path, layout):
+            points, more = layout.split_counts(lines)
+            counts.extend(more)
+            if found := _parse_lines(path, number, points, layout.cut, kinds):
+                read = {name: found[column] for name, column in columns.items()}
+                yield from (table for _, table in tables(read, kind))
+
+    rows = spooled(path, parts(), kind)
     notes: tuple[str, ...] = (layout.note,)
-    if layout.counted and (said := int(first[0])) != len(rows):
-        notes += (f"found {len(rows):,} points, but its first line says {said:,}: is it whole?",)
+    if len(counts) > 1:
+        notes += (f"{len(counts)} scans, in one frame",)
+    if counts and sum(counts) != len(rows):
+        where = "first line says" if len(counts) == 1 else "counts add up to"
+        notes += (f"found {len(rows):,} points, but its {where} {sum(counts):,}: is it whole?",)
     color, names = COLOR_NAMES if "r" in layout.roles else None, tuple(columns)
     return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
 
@@ -203,11 +228,12 @@ def _complaint(
 
 
 def write_text(path: Path, scan: Scan, labels: Labels) -> None:
-    """Write the scan's lines again, each followed by class, confidence and probabilities.
+    """Write the scan's lines again, each followed by its label.
 
-    The first lines, in a PTS file those behind the number of points, are comments `#` with the
-    class names and, if the scan has no header, its columns. A header line gets the new columns'
-    names; a column of the scan that has such a name already gets `scan_` in front.
+    Added are the class's name (one word where columns are cut by spaces, `unlabelled` for 255),
+    its number, confidence, and probabilities if there are any. A header line gets the new columns'
+    names; a column of the scan that has such a name already gets `scan_` in front. A scan without
+    one gets a header, unless it is a PTS file or begins with a number of points.
     """
     layout: Layout = scan.source
     with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -216,7 +242,7 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
         written = 0
         for _, lines in _after_head(scan.path, layout):
             for line in lines:
-                if is_data(line):
+                if is_data(line) and not (layout.counted and is_count(line)):
                     end = b"\r\n" if line.endswith(b"\r") else b"\n"
                     file.write(line.rstrip(b"\r") + next(words, b"") + end)
                     written += 1
@@ -230,38 +256,36 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
 
 
 def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:
-    """Return the header and the comments before the first point."""
+    """Return what precedes the first point."""
     with scan.path.open("rb") as file:
         lines = [line.removeprefix(b"\xef\xbb\xbf") for line in islice(file, layout.head_lines)]
-    added = list(labels.columns())
+    added = [CLASS_NAME, *labels.columns()]
     if layout.header is not None:
         line = lines[layout.header].decode("utf-8", "surrogateescape")
         words = line.rstrip("\r\n").split(layout.joint)
-        bare = [word.strip(' "') for word in words]
+        bare = [word.lstrip("/#").strip(' "') for word in words]
         kept = kept_names(dict.fromkeys(bare), added)
         words = [word.replace(name, kept[name]) for word, name in zip(words, bare, strict=True)]
         line = layout.joint.join([*words, *added]) + ("\r\n" if line.endswith("\r\n") else "\n")
         lines[layout.header] = line.encode("utf-8", "surrogateescape")
-    names = ", ".join(f"{number} {name}" for number, name in enumerate(labels.classes))
-    comments = [
-        f"{labels.comments()[0]}; columns behind the scan's own: {', '.join(added)}",
-        f"classes: {' '.join(names.split())}",
-    ]
-    if layout.header is None:
+    elif not layout.counted and scan.path.suffix.lower() != ".pts":
         roles = [f"column_{n}" if r == "-" else r for n, r in enumerate(layout.roles, start=1)]
         columns = [COLUMN_NAMES.get(role, role) for role in roles]
-        comments.append(layout.joint.join([*columns, *added]))
-    comment = "".join(f"# {comment}\n" for comment in comments).encode()
-    lines = [line if line.endswith(b"\n") else line + b"\n" for line in lines]
-    return b"".join([*lines[: layout.counted], comment, *lines[layout.counted :]])
+        lines.append(f"{layout.joint.join([*columns, *added])}\n".encode())
+    return b"".join(line if line.endswith(b"\n") else line + b"\n" for line in lines)
 
 
 def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
     """Yield what is added to the end of each point's line."""
-    joint = layout.joint
+    joint, comma = layout.joint, layout.cut.decimal == ","
+    # What would cut a name in two, for pandas too, is replaced in it.
+    cutting = re.compile(f'["#{joint}]' if joint in ",;|" else r'["#\s]+')
+    names = dict(enumerate(cutting.sub("_", " ".join(name.split())) for name in labels.classes))
     for part in chunks(len(labels.label)):
-        columns = [values[part].tolist() for values in labels.columns().values()]  # class first
-        form = joint + "%d" + (joint + "%.4f") * (len(columns) - 1)
-        for values in zip(*columns, strict=True):
-            text = form % values
-            yield (text.replace(".", ",") if layout.cut.decimal == "," else text).encode()
+        label, *others = (values[part].tolist() for values in labels.columns().values())
+        form = (joint + "%.4f") * len(others)
+        for number, *values in zip(label, *others, strict=True):
+            text = form % tuple(values)
+            name = names.get(number, "unlabelled") or "_"
+            text = text.replace(".", ",") if comma else text
+            yield f"{joint}{name}{joint}{number}{text}".encode()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.scans import open_scan, write_labelled
 from pipelines.scans.table import Labels, ScanOptions
@@ -87,11 +90,9 @@ def test_every_line_stays_and_gets_its_label(tmp_path: Path, name: str) -> None:
     write_labelled(out, open_scan(path), labels)
     before = path.read_bytes().removeprefix("\ufeff".encode()).splitlines()
     after = out.read_bytes().splitlines()
-    comments = [line for line in after if line.startswith(b"# ") and line not in before]
-    comments = [line for line in comments if not line.startswith(b"# x y z ") or name != "r.txt"]
-    assert len(after) == len(before) + len(comments)
-    assert comments[1].decode().startswith("# classes: 0 ceiling, 1 floor, 2 wall")
-    rest = [line for line in after if line not in comments]
+    header = [after.pop(0)] if len(after) > len(before) else []
+    assert all(b"class_name" in line for line in header)
+    rest = after
     assert all(new.startswith(old) for new, old in zip(rest, before, strict=True))
     decimal = "," if b",0" in before[-1] and b";" in before[-1] else "."
     if "decimal commas" in DETECTED[name][2]:
@@ -100,8 +101,10 @@ def test_every_line_stays_and_gets_its_label(tmp_path: Path, name: str) -> None:
     joint = added[0][0]
     for row, text in enumerate(added):
         words = text.replace(decimal, ".") if decimal == "," else text
-        values = [float(word) for word in words.split(joint)[1:]]
+        called, number, *others = words.split(joint)[1:]
+        values = [float(word) for word in (number, *others)]
         assert values[0] == labels.label[row]
+        assert called == (CLASSES[labels.label[row]] if labels.label[row] < 255 else "unlabelled")
         np.testing.assert_allclose(values[1], labels.confidence[row], atol=5.1e-5)
         np.testing.assert_allclose(values[2:], labels.probabilities[row], atol=5.1e-5)
     again = open_scan(out)
@@ -114,7 +117,7 @@ def test_pandas_reads_the_result(tmp_path: Path) -> None:
     path.write_text("x,y,z,red,green,blue,class\n" + lines_of(XYZ, RGB, 5 * ONE, joint=","))
     labels = labels_for(3)
     write_labelled(tmp_path / "b.csv", open_scan(path), labels)
-    table = pd.read_csv(tmp_path / "b.csv", comment="#")
+    table = pd.read_csv(tmp_path / "b.csv")
     assert list(table)[:6] == ["x", "y", "z", "red", "green", "blue"]
     assert table["scan_class"].tolist() == [5, 5, 5]
     assert table["class"].tolist() == labels.label.tolist()
@@ -251,9 +254,9 @@ def test_class_names_of_any_language(tmp_path: Path) -> None:
     for suffix in (".csv", ".ply"):
         write_labelled(tmp_path / f"b{suffix}", open_scan(path), labels)
         assert len(open_scan(tmp_path / f"b{suffix}")) == 3
-    head = (tmp_path / "b.csv").read_text(encoding="utf-8")
-    assert "0 Stuhl, grün, 1 Stuhl; grün" in head
-    assert "x,y,z,class,confidence,p_0,p_1\n" in head, "the names would be the same"
+    found = pd.read_csv(tmp_path / "b.csv")
+    assert found["class_name"].tolist() == ["Stuhl_ grün", "Stuhl; grün", "Stuhl_ grün"]
+    assert list(found)[-2:] == ["p_0", "p_1"], "the names would be the same"
 
 
 @pytest.mark.parametrize("joint", [";", " ", "\t", "|"])
@@ -277,3 +280,110 @@ def test_a_pts_with_fewer_points_than_it_declares(tmp_path: Path) -> None:
     assert "found 2 points, but its first line says 3: is it whole?" in open_scan(path).notes
     path.write_text(path.read_text() + "1 1 1 -100 4 5 6\n")
     assert not any("first line" in note for note in open_scan(path).notes)
+
+
+def cloudcompare(path: Path, joint: str) -> tuple[list[str], np.ndarray]:
+    """Names and numbers of a text file by the rules of CloudCompare's own reader, see `text.py`."""
+    lines = [line for line in path.read_text().splitlines() if line]
+    names = lines[0].lstrip("/").split(joint) if lines[0].startswith("//") else []
+    lines = lines[1:] if names else lines
+    parts = [line.split(joint) for line in lines if not line.startswith("//")]
+    most, numeric = 0, list[bool]()
+    for place, words in enumerate(parts[:20]):
+        grown, most = len(words) > most, max(most, len(words))
+        numeric += [True] * (most - len(numeric))
+        for column, word in enumerate(words):
+            try:
+                float(word)
+                numeric[column] |= grown or place == 1  # the lines before were a header
+            except ValueError:
+                numeric[column] = False
+    used = [column for column, number in enumerate(numeric) if number]
+    rows = []
+    for words in parts:
+        with contextlib.suppress(ValueError):  # a line that is passed over with a warning
+            rows += [[float(words[n]) for n in used]] if len(words) > used[-1] else []
+    return [names[n] for n in used if names], np.array(rows)
+
+
+# Each with what a labelled scan begins with, and how pandas reads that.
+HEADS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "header.txt": ("//X Y Z R G B\n", "//X Y Z R G B class_name class confidence\n", {}),
+    "both.txt": (
+        "//X Y Z R G B\n3\n",
+        "//X Y Z R G B class_name class confidence\n3\n",
+        {"skiprows": [1]},
+    ),
+    "plain.txt": ("X Y Z R G B\n", "X Y Z R G B class_name class confidence\n", {}),
+    "none.txt": ("", "x y z red green blue class_name class confidence\n", {}),
+    "count.txt": ("3\n", "3\n", {"names": range(9), "skiprows": 1}),
+    "count.pts": ("3\n", "3\n", {"names": range(9), "skiprows": 1}),
+    "no_count.pts": ("", "", {"names": range(9)}),
+    "hash.txt": (
+        "# X Y Z R G B\n",
+        "# X Y Z R G B class_name class confidence\n",
+        {"comment": "#", "header": None},
+    ),
+    "quoted.txt": (
+        '"X" "Y" "Z" "R" "G" "B"\n',
+        '"X" "Y" "Z" "R" "G" "B" class_name class confidence\n',
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(HEADS))
+def test_what_cloudcompare_writes_and_reads(tmp_path: Path, name: str) -> None:
+    head, expected, call = HEADS[name]
+    (tmp_path / name).write_text(head + lines_of(XYZ, RGB))
+    scan, labels = open_scan(tmp_path / name), labels_for(3)
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    np.testing.assert_array_equal(scan.colors(), RGB)
+    assert not any("is it whole" in note for note in scan.notes)
+    out = tmp_path / f"out{Path(name).suffix}"
+    write_labelled(out, scan, labels)
+    assert out.read_text().startswith(f"{expected}500000.25 -3.5 2 1 2 3 board 11 ")
+    again = open_scan(out)
+    np.testing.assert_array_equal(placed(again), XYZ)
+    np.testing.assert_array_equal(again.colors(), RGB)
+    whole = np.c_[XYZ, RGB, labels.label, labels.confidence]
+    names, rows = cloudcompare(out, " ")
+    np.testing.assert_allclose(rows, whole, atol=5.1e-5)
+    assert names in ([], ["X", "Y", "Z", "R", "G", "B", "class", "confidence"])
+    table = pd.read_csv(out, sep=" ", **call)
+    assert table.iloc[:, 6].tolist() == [*(CLASSES[n] for n in labels.label[:2]), "unlabelled"]
+    np.testing.assert_allclose(table.drop(columns=table.columns[6]), whole, atol=5.1e-5)
+
+
+def test_a_csv_without_names_gets_them(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(lines_of(XYZ, RGB, 7 * ONE, joint=","))
+    write_labelled(tmp_path / "b.csv", open_scan(tmp_path / "a.csv"), labels_for(3))
+    table = pd.read_csv(tmp_path / "b.csv")
+    columns = ["x", "y", "z", "red", "green", "blue", "column_7"]
+    assert list(table) == [*columns, "class_name", "class", "confidence"]
+    np.testing.assert_array_equal(table[columns], np.c_[XYZ, RGB, 7 * ONE])
+
+
+def test_names_in_quotes_can_hold_spaces(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text('//"Scan angle" "Z" "Y" "X"\n' + lines_of(ONE, XYZ[:, ::-1]))
+    np.testing.assert_array_equal(placed(open_scan(tmp_path / "a.txt")), XYZ)
+
+
+def test_a_pts_of_several_scans(tmp_path: Path) -> None:
+    """Each scan has its own count; the points are those of one file with one count."""
+    first, second = lines_of(XYZ, -70 * ONE, RGB), lines_of(XYZ[:2] + 1, -9 * ONE[:2], RGB[:2])
+    path = tmp_path / "two.pts"
+    path.write_text(f"3\n{first}2\n{second}")
+    (tmp_path / "one.pts").write_text(f"5\n{first}{second}")
+    scan, one = open_scan(path), open_scan(tmp_path / "one.pts")
+    np.testing.assert_array_equal(scan.rows, one.rows)
+    assert scan.notes[1:] == ("2 scans, in one frame",)
+    labels = labels_for(5)
+    write_labelled(tmp_path / "out.pts", scan, labels)
+    lines = (tmp_path / "out.pts").read_text().splitlines()
+    assert (lines[0], lines[4]) == ("3", "2")
+    read = pd.read_csv(tmp_path / "out.pts", sep=" ", names=range(10)).dropna()
+    assert read[8].tolist() == labels.label.tolist()
+    np.testing.assert_array_equal(open_scan(tmp_path / "out.pts").rows, scan.rows)
+    path.write_text(f"3\n{first}3\n{second}")
+    assert "found 5 points, but its counts add up to 6: is it whole?" in open_scan(path).notes
