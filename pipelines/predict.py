@@ -1,12 +1,12 @@
-"""Label every point of scans, and write the scans again with their labels.
+"""Label every point of scans, and write the scans with their labels.
 
-The story, for each scan: `open_scan` makes it a table, `_points` takes positions and colours and
-refuses what cannot be labelled well, `label_points` labels block by block, and `write_labelled`
-writes the table with its labels.
+For each scan, `open_scan` makes it a table, `_points` takes positions and colours and refuses what
+cannot be labelled well, `label_points` labels block by block, and `write_labelled` writes the table
+with its labels.
 
 A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
-about 45 bytes a point at the peak, and the blocks that the network is working on; the labels of a
-large scan are kept on disk as they are made (`inference.label_store`), so that a stop loses little.
+about 45 bytes a point at the peak, and the blocks that the network is working on. The labels of a
+large scan are saved as they are made (`inference.label_store`), so that a stop loses few of them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .progress import SILENT, Progress
 from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
 
 GREY = 128  # of a scan without colour
-# No room or storey has such an extent, in metres; in centimetres or inches it has.
+# Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
 
@@ -58,8 +58,8 @@ class ScanResult:
     extent: tuple[float, ...]  # along x, y and z in metres
     confidence: float  # mean of the labelled points, 0 to 1
     seconds: float  # wall time
-    label_seconds: float  # of it for labelling; the rest is reading and writing
-    earlier: int = 0  # points that an interrupted start had labelled
+    label_seconds: float  # the part of it spent labelling; the rest is reading and writing
+    earlier: int = 0  # points that an earlier, interrupted call had labelled
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PredictResult:
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:
     """Label every point of the scans.
 
-    Of several scans, one that cannot be read or lacks coordinates or colour causes a warning, and
+    If one of several scans cannot be read or lacks coordinates or colour, a warning is shown and
     the others are labelled.
 
     Raises:
@@ -99,7 +99,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
         except DatasetError as error:
             if len(scans) == 1:
                 raise
-            progress.warn(f"{error}\nThe other scans are labelled all the same.")
+            progress.warn(f"{error}\nThe other scans are still labelled.")
             failed.append((scan, str(error)))
     return PredictResult(network.weights, tuple(results), tuple(failed))
 
@@ -107,7 +107,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
 def _find_scans(named: tuple[Path, ...]) -> list[Path]:
     """Return the scans, each once, with patterns such as `scans/*.ply` expanded.
 
-    A pattern leaves out results of an earlier start, unless it names them.
+    A pattern skips results of earlier calls unless it names them.
     """
     if not named:
         raise ConfigError("predict: found no scan, expected at least one: deepgcn predict SCAN.ply")
@@ -133,15 +133,14 @@ def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
         check_place(out, "--out")
         if (place := out.resolve()) in taken:
             raise ConfigError(
-                f"{out}: found it as the result of {scan}, but it would overwrite "
-                f"{taken[place]}.\n"
+                f"{out}: the result of {scan} would overwrite {taken[place]}.\n"
                 "Give another --out file for one scan, or a folder for several of different names."
             )
         taken[place] = f"the result of {scan}"
         page = out.with_suffix(".html")
         if config.view and (other := pages.setdefault(page.resolve(), scan)) is not scan:
             raise ConfigError(
-                f"{page}: found it as the page of {other} and of {scan}, expected one each.\n"
+                f"{page}: would be the page of both {other} and {scan}.\n"
                 "Label them one after the other, each with an --out file of another name."
             )
     return outs
@@ -157,7 +156,7 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
             raise ConfigError(
                 f"--out {config.out}: found a file, expected a folder"
                 f"{'.' if several else ', or a file of a known format.'}\n"
-                "Give another place with --out."
+                "Give another path with --out."
             )
         return config.out / name
     if config.format is not None and Path(name).suffix != config.out.suffix.lower():
@@ -181,7 +180,7 @@ class _Network:
 
 
 def _open_network(config: PredictConfig, progress: Progress) -> _Network:
-    """Open the weights that are named, or those of a run: named, or the latest finished one."""
+    """Open the given weights, or those of the given run, or of the latest finished one."""
     weights = config.weights
     own_classes: tuple[str, ...] = ()
     if weights is None:
@@ -201,7 +200,7 @@ def _open_network(config: PredictConfig, progress: Progress) -> _Network:
 def _classes(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
     """Return the names and colours of the `count` classes that the weights predict.
 
-    Weights that name none are of S3DIS if they have as many classes; else the classes are numbered.
+    If the file names none, they are the classes of S3DIS if the count is theirs, else numbered.
     """
     metadata, s3dis = read_metadata(weights), count == len(CLASSES)
     unnamed = CLASSES if s3dis else [f"class_{number}" for number in range(count)]
@@ -274,7 +273,7 @@ def _points(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return pos (N, 3) float32 from the minimum, color (N, 3) uint8, the minimum (3,) float64.
 
-    Positions are NaN where unknown. A scan that cannot be labelled well is refused.
+    Unknown positions are NaN. A scan that cannot be labelled well is refused.
     """
     pos, origin = scan.positions()
     _check_positions(config, scan, pos, progress)
@@ -283,7 +282,7 @@ def _points(
         if not config.no_color_ok:
             raise DatasetError(
                 f"{scan.path}: found {scan.without_color()}; expected red, green, blue.\n"
-                "To label it all the same, as if it were grey, add --no-color-ok (less accurate)."
+                "To label it as if it were grey, add --no-color-ok (less accurate)."
             )
         progress.warn(
             f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "
@@ -309,7 +308,7 @@ def _check_positions(
             f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
         )
     extent = [float(np.nanmax(axis)) for axis in pos.T]
-    advice = "Say its unit (--scale 0.001 for millimetres), or remove points that lie far off."
+    advice = "Give its unit (--scale 0.001 for millimetres), or remove points that lie far away."
     check_ground(scan.path, extent, advice)
     shown = " × ".join(f"{size:.3g}" for size in extent)
     if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
@@ -320,8 +319,8 @@ def _check_positions(
 
 
 def _made_from(path: Path, scan: Scan, network: _Network) -> str:
-    """Return a text that tells these labels from those of another scan or network."""
-    # A folder's own time stays when a file in it is written again.
+    """Return a text that differs for the labels of another scan or network."""
+    # A folder's modification time does not change when a file in it is rewritten.
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
@@ -338,5 +337,5 @@ def _write(out: Path, scan: Scan, labels: Labels) -> None:
         if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
             raise
         raise DatasetError(
-            f"{out}: cannot be written ({error.strerror}).\nGive another place with --out."
+            f"{out}: cannot be written ({error.strerror}).\nGive another path with --out."
         ) from error

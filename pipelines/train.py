@@ -1,10 +1,10 @@
 """The train stage: a store becomes a run directory with trained weights.
 
-    train            starts the workers of several processes, if there are to be some; in each:
-    _decide            rank 0 checks what was asked for and settles what was left open
+    train            starts several worker processes, if they are asked for; in each:
+    _decide            rank 0 checks the configuration and fills in what it leaves open
     _train_rank        every rank prepares the same training, and runs it
 
-The course of a training is `pipelines.training.loop`, a step is `pipelines.training.steps`.
+The epochs are in `pipelines.training.loop`, the steps in `pipelines.training.steps`.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class TrainResult:
     """A finished training."""
 
     run: Path  # the run directory
-    steps: int  # optimizer steps in all
-    epochs: int  # whole epochs in all
-    best_miou: float  # the best on validation, 0–1; `checkpoints/best.safetensors` reached it
-    seconds: float  # over all processes that worked on the run one after another
+    steps: int  # optimizer steps, over all starts of the run
+    epochs: int  # whole epochs, over all starts
+    best_miou: float  # the best on validation, 0–1: that of `checkpoints/best.safetensors`
+    seconds: float  # training time, over all starts
     blocks_per_second: float  # of this process's training steps; 0 if it took none
     data_wait: float  # the fraction of those steps' time spent waiting for data
 
@@ -64,29 +64,29 @@ def train(
 ) -> TrainResult:
     """Train a network on the rooms outside the test area.
 
-    Validation rooms among them choose the best checkpoint; the test area is never looked at. A run
-    that was stopped by a signal, by `max_steps` or by kill -9 goes on from its last checkpoint; on
-    the CPU, with as many threads, its steps are bit for bit those of a run that never stopped.
+    Validation rooms among them choose the best checkpoint; the test area is never read. A run that
+    was stopped by a signal, `max_steps` or kill -9 resumes from its last checkpoint; on the CPU,
+    with the same number of threads, its steps are bit for bit those of a run that never stopped.
 
     Several processes train together if `config.devices` asks for them, or if torchrun or srun
-    started this one as a rank: then all ranks call this function, and rank 0's arguments count.
+    started this one as a rank: then all ranks call this function, and rank 0's arguments apply.
     Each takes its part of every batch, so `batch_size` means the same on any number of them.
 
     Args:
         config: what to train; a `test_area` of None is the store's.
-        resume: the directory of a run to go on with. `config` has to be the run's own
-            (`Run.config`), except for epochs, max_steps, device, workers, threads and loggers, and
-            devices with synchronised batch norm.
+        resume: the directory of a run to resume. `config` must be the run's own (`Run.config`),
+            except for epochs, max_steps, device, workers, threads and loggers, and for devices
+            with synchronised batch norm.
         progress: shows what happens in rank 0. With several `devices` it has to be picklable.
 
     Raises:
         ConfigError: the configuration does not fit the data or the machine, or the package of a
             logger is missing.
         DatasetError: the store is missing, broken or too small.
-        RunError: the run cannot be made or gone on with, another process has it, the loss is not
+        RunError: the run cannot be created or resumed, another process holds it, the loss is not
             finite, a process of the training was lost, or memory or disk space ran out.
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` has shown how
-            to go on.
+            to resume it.
 
     >>> from pipelines.config import ModelConfig
     >>> small = ModelConfig(depth=2, width=8, k=4)
@@ -136,16 +136,16 @@ class _Start:
     """What rank 0 decides at the start of a training, for all ranks."""
 
     config: TrainConfig  # resolved
-    resume: Path | None  # the run to go on with; None: a new one
+    resume: Path | None  # the run to resume; None: a new one
     fingerprint: str  # of the store
-    kernel: str | None  # the implementation of the kernels that is forced; None: the device's
-    trials: int  # steps that may find out that memory is short
+    kernel: str | None  # the forced implementation of the kernels; None: the device's
+    trials: int  # first steps that are repeated in smaller micro-batches if memory runs out
 
 
 def _decide(
     config: TrainConfig, resume: Path | None, processes: Processes, progress: Progress
 ) -> _Start:
-    """Check what was asked for, and settle what was left open; raises what `train` does."""
+    """Check the configuration and fill in what it leaves open; the errors are those of `train`."""
     check_loggers(config.loggers)
     check_place(config.runs, "--runs", folder=True)
     if resume is None:
@@ -162,14 +162,14 @@ def _decide(
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
-            _split_store(config, store)  # fails, if it has to, before the trials of the memory
+            _split_store(config, store)  # its errors come before memory is measured
             config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
     return _Start(config, resume, store.fingerprint, kernels.forced(), trials)
 
 
 def _train_rank(start: _Start, processes: Processes, progress: Progress) -> TrainResult:
-    """Train as one of the processes; raises what `train` does."""
+    """Train as one of the processes; the errors are those of `train`."""
     config = start.config
     with ExitStack() as stack:
         stack.enter_context(kernels.use(start.kernel))
@@ -214,7 +214,7 @@ def _train_rank(start: _Start, processes: Processes, progress: Progress) -> Trai
 def _opened_run(
     start: _Start, store: Store, environment: dict[str, Any], processes: Processes
 ) -> Iterator[Run]:
-    """Create or open the run directory; in rank 0, lock it and record how the work in it fails."""
+    """Create or open the run directory; in rank 0, lock it and record a failure in it."""
     with ExitStack() as stack:
 
         def begin() -> Run:
@@ -234,12 +234,12 @@ def _opened_run(
 
 @contextmanager
 def _explain_lost_process(run: Run) -> Iterator[None]:
-    """Let a ProcessLostError say what is left, and how to go on."""
+    """Add the last checkpoint and the command that resumes to a ProcessLostError."""
     try:
         yield
     except ProcessLostError as error:
         left, how = directory.last_checkpoint(run), directory.resume_command(run.path)
-        raise ProcessLostError(f"{run.path}: {error} {left}\nGo on with it: {how}") from error
+        raise ProcessLostError(f"{run.path}: {error} {left}\nResume it: {how}") from error
 
 
 def resolve(config: TrainConfig, store: Store) -> TrainConfig:
@@ -251,7 +251,7 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     area = store.test_area if config.test_area is None else config.test_area
     if area not in store.areas:
         raise ConfigError(
-            f"--area: found {area}, expected an area that {config.data} holds: "
+            f"--area: found {area}, expected an area of {config.data}: "
             f"{', '.join(map(str, store.areas))}."
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
@@ -259,18 +259,18 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
 
 
 def _open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:
-    """Open the store, and check that it is the one that rank 0 has."""
+    """Open the store, and check that it is the same as rank 0's."""
     store = Store.open(config.data)
     if store.fingerprint != fingerprint:
         raise DatasetError(
             f"{config.data}: process {processes.rank} found other data there than process 0.\n"
-            "Give a folder that all machines see with --data."
+            "With --data, give a folder that all machines can read."
         )
     return store
 
 
 def _split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list[RoomInfo]]:
-    """Return the rooms to train on, and those that choose the best checkpoint."""
+    """Return the training rooms, and the validation rooms, which choose the best checkpoint."""
     assert config.test_area is not None
     return split_rooms(
         store.rooms(),
@@ -285,7 +285,7 @@ def open_samplers(
 ) -> tuple[BlockSampler, BlockSampler]:
     """Return the samplers of the training blocks and of the disjoint validation blocks.
 
-    So many processes of this machine share the memory. DatasetError: there are too few blocks.
+    `sharing` processes of this machine share its memory. DatasetError: there are no blocks.
 
     >>> store = Store.open(Path("data"))
     >>> [len(sampler) for sampler in open_samplers(resolve(TrainConfig(), store), store)]

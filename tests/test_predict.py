@@ -228,7 +228,7 @@ def test_a_scan_in_millimetres_is_refused(
 
 def test_outputs_never_overwrite(scan: Path, trained: Run, tmp_path: Path) -> None:
     before = scan.read_bytes()
-    with pytest.raises(ConfigError, match=r"it would overwrite the scan .*scan\.ply"):
+    with pytest.raises(ConfigError, match=r"would overwrite the scan .*scan\.ply"):
         label(scan, trained, out=scan)
     (tmp_path / "deep").mkdir()
     twin = Path(shutil.copy(scan, tmp_path / "deep" / "scan.ply"))
@@ -409,7 +409,7 @@ def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> N
 def test_two_results_never_share_a_page(tmp_path: Path) -> None:
     scans = [tmp_path / "a.ply", tmp_path / "a.xyz"]
     assert len(_output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
-    with pytest.raises(ConfigError, match=r"a\.labelled\.html: found it as the page of .* and of"):
+    with pytest.raises(ConfigError, match=r"a\.labelled\.html: would be the page of both .* and "):
         _output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
 
 

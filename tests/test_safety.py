@@ -145,14 +145,14 @@ def go_on_until(commands: Commands, run: Run, records: int, seconds: float) -> N
 
 
 def finish(commands: Commands, run: Run) -> None:
-    """Go on with a run undisturbed."""
+    """Resume a run undisturbed."""
     commands.start("train", "--resume", str(run.path), "--quiet")
     code, said = commands.end()
     assert code == 0, said
 
 
 def checkpoint_step(run: Run) -> int:
-    """Return the step that the run would go on from; 0 without a checkpoint."""
+    """Return the step that the run would resume from; 0 without a checkpoint."""
     if not run.training_state.is_file():
         return 0
     return int(torch.load(run.training_state, weights_only=True)["counters"]["step"])
@@ -216,9 +216,10 @@ def test_a_disk_that_fills_up_anywhere_keeps_the_last_checkpoint(
         *warnings, error, advice = said.splitlines()  # events may be what does not fit first
         assert all(w.startswith("Warning: TensorBoard: ") for w in warnings), said
         assert error.startswith(f"Error: {run.path}: cannot write: File too large. ")
-        last = f"The last checkpoint, {run.training_state}, is whole (step {checkpoint_step(run)})."
+        step = checkpoint_step(run)
+        last = f"The last checkpoint, {run.training_state}, is intact (step {step})."
         assert error.endswith(last)
-        assert advice.endswith(f"go on with it: deepgcn train --resume {run.path}")
+        assert advice.endswith(f"resume it: deepgcn train --resume {run.path}")
         read_all(run)
         assert not list(run.path.rglob("*.part"))
     finish(commands, run)

@@ -44,7 +44,7 @@ def train(
     preset: str | None = PRESET,
     model: ModelFlags,
     own: TrainFlags,
-    resume: bool = option(False, "Go on with RUN, or with the latest unfinished run."),
+    resume: bool = option(False, "Resume RUN, or the latest unfinished run."),
     progress: Progress,
 ) -> Answer:
     """Train a network on every prepared area but one.
@@ -53,7 +53,7 @@ def train(
     own settings: only {free} may change, and {processes} with --sync-bn.
     """
     if run is not None and not resume:
-        raise typer.BadParameter(f"found {run!r}; to go on with a run, add --resume.")
+        raise typer.BadParameter(f"found {run!r}; to resume a run, add --resume.")
     if resume and "name" in own:
         raise typer.BadParameter("found --name with --resume; a run keeps its name.")
     rank = _rank()
@@ -103,7 +103,7 @@ def _run_to_resume(runs: Path, run: str | None) -> Path:
     unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]
     if not unfinished:
         raise RunError(
-            f"{runs}: found no unfinished run to go on with.\n"
+            f"{runs}: found no unfinished run to resume.\n"
             "Name one (deepgcn runs list), or start a new one: deepgcn train"
         )
     return unfinished[-1].path
@@ -114,6 +114,6 @@ def _run_folders(runs: Path) -> set[Path]:
 
 
 def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
-    """Return how to go on with the resumed run, or with ours of those that began meanwhile."""
+    """Return how to continue the resumed run, or our own among those that began meanwhile."""
     folder = folder or next(filter(was_locked_here, begun), None)
     return f"resume with: {resume_command(folder)}" if folder else "no run had begun"

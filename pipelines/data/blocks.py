@@ -1,4 +1,4 @@
-"""Blocks: 1 m × 1 m columns of a room over its full height, and what the network sees of them.
+"""Blocks: 1 m × 1 m columns of a room over its full height, and the network's input from them.
 
 A room's points are sorted by cells of 0.5 m. A block is 2 × 2 cells, so its points are two
 contiguous slices of the sorted arrays, one for each column of cells.
@@ -20,14 +20,14 @@ from pipelines.errors import DatasetError
 BLOCK_SIZE = 1.0  # m
 MIN_POINTS = 100  # a block with fewer is dropped
 CELL = 0.5  # m
-CHUNK = 1 << 20  # points sorted into cells at a time, so that little memory is taken
+CHUNK = 1 << 20  # points assigned to cells at a time, to bound memory
 LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
-TOLERANCE = 1e-4  # m; an extent that exceeds a block position by less does not open another one
+TOLERANCE = 1e-4  # m; a smaller excess of an extent does not add a block position
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells of 0.5 m, x-major: (ix, iy) has the sorted points from offsets[ix·ny + iy] on."""
+    """Cells of 0.5 m, x-major: the sorted points of (ix, iy) begin at offsets[ix·ny + iy]."""
 
     nx: int  # cells along x
     ny: int  # cells along y
@@ -56,7 +56,7 @@ def positions(extent: float, stride: float) -> int:
 def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
     """Raise DatasetError, naming `where`, if an `extent` (x, y, …), m, has too many cells.
 
-    An axis without extent counts 1 m, the block that covers it.
+    An axis shorter than 1 m counts as 1 m, the size of the block that covers it.
     """
     if max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND:
         shown = " × ".join(f"{size:.3g}" for size in extent)
@@ -69,8 +69,8 @@ def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: st
 def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
     """Sort points (N, 3), metres from their minimum corner, by cell; N ≥ 1, see `check_ground`.
 
-    Returns the order (N,) int64, stable within a cell, and the grid. There is one cell more along
-    an axis than positions of stride 0.5; points beyond the last cell belong to it.
+    Returns the order (N,) int64, stable within a cell, and the grid. Along an axis there is one
+    more cell than block positions of stride 0.5; the last cell also takes the points beyond it.
     """
     nx, ny = (positions(float(extent), CELL) + 1 for extent in (pos[:, 0].max(), pos[:, 1].max()))
     # 16-bit keys are sorted by radix, several times faster than by comparison.

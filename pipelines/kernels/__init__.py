@@ -1,20 +1,20 @@
 """The graph operations behind every layer, with one implementation for each kind of hardware.
 
-    knn             the neighbours of chosen ranks, from feature distances
+    knn             the neighbours at given ranks of the distance order
     gather          the rows of every point's neighbours (stores all edges)
     neighbor_max    the largest value among the neighbours, per channel
     neighbor_sum    the sum over the neighbours, per channel
     edge_reduce     the extreme of u_i + v_j over the neighbours and the moments of all edges
-    edge_ops        `edge_reduce` outside autograd, for layers that save less than it does
+    edge_ops        `edge_reduce` outside autograd, for layers that keep less for the backward pass
     point_reduce    the extreme of x_i over the points of a block and the moments of all points
     activation_ops  an activation after a scale and a shift, and its gradients, on a GPU
-    matmul          a b of two matrices, or added to a third
+    matmul          a b for two matrices, or its sum with a third
 
 `reference` is plain PyTorch, written for reading: the definition, the oracle of the tests, and the
 implementation for devices without a faster one. In `knn_search` and `reductions`, `cpu` has the
 same functions compiled with Numba, `cuda` with Triton (if it can't run, `why_not_triton` says why,
 and `reference` is used). The functions below choose by the device; `use("reference")` overrides it.
-With TRITON_INTERPRET=1 Triton's kernels run on the CPU, slowly: so they are tested without a GPU.
+With TRITON_INTERPRET=1, which tests use without a GPU, Triton's kernels run on the CPU, slowly.
 
 Shapes: x, u, v (B, N, C) float; index (B, N, k) int32, positions within the block, so that
 `index[b, i]` are the neighbours j of point i.
@@ -38,13 +38,13 @@ from .knn_search import RankTable
 from .reductions import EdgeOps
 from .reference import gather as gather
 
-OLDEST = (7, 0)  # compute capability that Triton compiles for
+MIN_CAPABILITY = (7, 0)  # the lowest compute capability that Triton compiles for
 _forced: ContextVar[str | None] = ContextVar("deepgcn_kernels", default=None)
 
 
 @contextmanager
 def use(name: str | None) -> Iterator[None]:
-    """Use the implementation "reference", "cpu" or "cuda" within a `with` block; None: choose.
+    """Use the implementation "reference", "cpu" or "cuda" in a `with` block; None: the device's.
 
     >>> with use("reference"):
     ...     forced()
@@ -58,7 +58,7 @@ def use(name: str | None) -> Iterator[None]:
 
 
 def forced() -> str | None:
-    """Return the implementation that `use` asks for here; None: the device's own."""
+    """Return the implementation that `use` sets here; None: the device's own."""
     return _forced.get()
 
 
@@ -75,7 +75,7 @@ def implementation(x: Tensor) -> str:
 
 
 def _module(operations: str, x: Tensor) -> ModuleType:
-    """Return the module with some operations on tensors like `x`; Numba or Triton load here."""
+    """Return the module of `operations` on tensors like `x`; imports Numba or Triton if needed."""
     name = implementation(x)
     if name == "reference":
         return reference
@@ -90,7 +90,7 @@ def why_not_triton(device: torch.device) -> str | None:
     False
     """
     if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed (PyTorch's CUDA builds for Linux bring it)"
+        return "Triton is not installed (PyTorch's CUDA builds for Linux include it)"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     if device.type != "cuda":
@@ -98,8 +98,8 @@ def why_not_triton(device: torch.device) -> str | None:
     if torch.version.cuda is None:
         return "Triton's kernels are tested on NVIDIA GPUs only, found a PyTorch without CUDA"
     found = torch.cuda.get_device_capability(device)
-    if found < OLDEST:
-        return "Triton needs compute capability {}.{}, found {}.{}".format(*OLDEST, *found)
+    if found < MIN_CAPABILITY:
+        return "Triton needs compute capability {}.{}, found {}.{}".format(*MIN_CAPABILITY, *found)
     return None
 
 
@@ -114,14 +114,14 @@ def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -
 
     Args:
         x: features (B, N, C). No gradient flows through a selection.
-        ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself. In a
-            table they are not checked.
-        bound: all ranks, of this and other calls, are below it. A search whose last bits depend on
-            the largest rank depends on `bound` instead, so that it is the same in all these calls.
+        ranks: increasing ranks in 0 … N − 1; rank 0 is the nearest, normally the point itself. A
+            RankTable is not checked.
+        bound: above the ranks of this and related calls. Where the order of nearly equal distances
+            depends on the largest rank, it depends on `bound` instead, so that these calls agree.
 
     Returns:
         (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
-        of the given ranks as a set; their order within a row is free but deterministic.
+        of the given ranks as a set; their order within a row is unspecified but deterministic.
 
     Raises:
         IndexError: the ranks are not increasing or not within the block.
@@ -178,7 +178,7 @@ def edge_reduce(
         u: (B, N, C), the part of an edge value that belongs to its target i.
         v: (B, N, C), the part that belongs to its source j.
         index: (B, N, k) int32.
-        sign: (C,); where it is negative the smallest edge value is wanted, else the largest.
+        sign: (C,); where it is negative, the smallest edge value is returned, else the largest.
         relu: apply relu to each edge value first.
         moments: also return the sums for batch statistics.
 
@@ -193,9 +193,9 @@ def edge_reduce(
 
 
 def edge_ops(x: Tensor) -> EdgeOps | None:
-    """Return `edge_reduce` of tensors like `x` as forward and backward functions outside autograd.
+    """Return `edge_reduce` for tensors like `x` as forward and backward functions outside autograd.
 
-    None if the implementation has no such functions: `edge_reduce` has to be used then.
+    None if the implementation has no such functions: use `edge_reduce` then.
     """
     return _module("reductions", x).edge_ops(x)
 
@@ -211,7 +211,7 @@ def point_reduce(
 
     Args:
         x: (B, N, C).
-        sign: (C,); where it is negative the smallest value is wanted, else the largest.
+        sign: (C,); where it is negative, the smallest value is returned, else the largest.
         relu: apply relu to each value first.
         moments: also return the sums for batch statistics.
 
@@ -235,8 +235,8 @@ def matmul(
     tensor([[12.]])
 
     Args:
-        a: (n, l), of any strides, as `b`.
-        b: (l, m).
+        a: (n, l), with any strides.
+        b: (l, m), with any strides.
         total: (n, m), of the same type.
         bias: (m,), added to every row.
 
@@ -251,7 +251,7 @@ def matmul(
 
 
 def uses_split_matmul(a: Tensor, b: Tensor) -> bool:
-    """Return whether `matmul` of a (…, l), as a matrix, and b (l, m) is other than PyTorch's."""
+    """Return whether `matmul` splits a (…, l), flattened to a matrix, and b (l, m) into parts."""
     if not _launches_triton(a):
         return False
     from . import split_matmul
@@ -262,7 +262,7 @@ def uses_split_matmul(a: Tensor, b: Tensor) -> bool:
 def activation_ops(x: Tensor) -> ModuleType | None:
     """Return functions for leaky_relu(scale · x + shift) and its gradients that read x once.
 
-    They are those of `pipelines.kernels.activation`. None: PyTorch's own operations are to be used.
+    They are those of `pipelines.kernels.activation`. None: use PyTorch's own operations.
     """
     if not _launches_triton(x) or x.numel() == 0:
         return None
@@ -272,7 +272,7 @@ def activation_ops(x: Tensor) -> ModuleType | None:
 
 
 def _launches_triton(x: Tensor) -> bool:
-    """Return whether Triton's kernels run on x: no compiler or transform of torch.func may."""
+    """Return whether Triton's kernels can run on x: never under torch.compile or torch.func."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return implementation(x) == "cuda"

@@ -15,8 +15,8 @@ TILE_ELEMENTS = 1 << 24
 def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
     """Sort each row of distances completely; see `pipelines.kernels.knn`.
 
-    |x_i|² is the same for a whole row, so |x_j|² − 2 x_i·x_j ranks like the distance. The features
-    are centred first: distances don't change and float32 loses less to cancellation.
+    |x_i|² is the same in a whole row, so |x_j|² − 2 x_i·x_j gives the same order as the distance.
+    Features are centred first: distances don't change, and float32 loses less to cancellation.
     """
     batch, points, _ = x.shape
     x = x - x.mean(dim=1, keepdim=True)
@@ -70,7 +70,7 @@ def edge_reduce(
 
 
 def edge_ops(_: Tensor) -> None:
-    """Return None: autograd follows `edge_reduce`; see `pipelines.kernels.edge_ops`."""
+    """Return None: autograd differentiates `edge_reduce`; see `pipelines.kernels.edge_ops`."""
 
 
 def matmul(

@@ -7,8 +7,8 @@
 
 A block is a module `Block(channels, config)`. Its `forward(x, y)` joins a layer's input
 x (B, N, channels) and its convolution's result y = F(x) (B, N, config.width) to the layer's output
-(B, N, out_channels); `out_channels` is an attribute. The first block of a network, before which
-there is nothing to join, is always plain. docs/model.md shows how to write a block of your own, for
+(B, N, out_channels); `out_channels` is an attribute. The first block of a network has nothing to
+join, so it is always plain. docs/model.md shows how to write a block of your own, for
 `--arch package.module:Class`.
 
 Reference:
@@ -37,7 +37,7 @@ from .layers import Style
 
 
 class Plain(nn.Module):
-    """Pass a convolution's result on.
+    """Return a convolution's result unchanged.
 
     Example:
         >>> x, y = torch.rand(1, 5, 9), torch.rand(1, 5, 64)
@@ -71,7 +71,7 @@ class Residual(nn.Module):
 
 
 class Dense(nn.Module):
-    """Concatenate a block's input and its convolution's result: `config.width` channels more.
+    """Concatenate a block's input and its convolution's result of `config.width` channels.
 
     Example:
         >>> x, y = torch.zeros(1, 1, 2), torch.ones(1, 1, 1)
@@ -80,8 +80,8 @@ class Dense(nn.Module):
         [[[1.0, 0.0, 0.0]]]
     """
 
-    # Outputs hold their inputs' channels: `DeepGCN` keeps of each block only y, which is new, and
-    # sums the head's weights of equal channels.
+    # An output includes its input, so `DeepGCN` keeps only each block's y, and sums the head's
+    # weights over repeated channels.
     repeats = True
 
     def __init__(self, channels: int, config: ModelConfig) -> None:
@@ -94,7 +94,7 @@ class Dense(nn.Module):
 
 
 class DGCNN(nn.Module):
-    """Pass on the result of DGCNN's EdgeConv: two units in the MLP of each layer, one in the last.
+    """Return the result of DGCNN's EdgeConv, whose MLP has two units, in the last layer one.
 
     Reference:
         Wang et al., Dynamic Graph CNN for Learning on Point Clouds, TOG 2019, figure 3 (bottom).
@@ -155,7 +155,7 @@ def build_backbone(
 
 
 def build_conv(name: str, in_channels: int, out_channels: int, style: Style) -> nn.Module:
-    """Build the graph convolution `name`, with units of a style.
+    """Build the graph convolution `name` with units of the given style.
 
     `name` is one of `pipelines.config.CONVS`, a class of `torch_geometric.nn`, or
     "package.module:Class", which brings its own norm and activation; see docs/model.md.
@@ -202,10 +202,10 @@ def own_class(name: str, *, flag: str) -> type[nn.Module]:
     """Import "package.module:Class" from an installed package or the current folder.
 
     Importing runs code: only call this with a name that the user gave. The current folder is
-    searched last, so that its files never take the place of an installed module.
+    searched last, so that its files never shadow an installed module.
 
     Raises:
-        ConfigError: there is no such module or class, or it is no `torch.nn.Module`.
+        ConfigError: there is no such module or class, or it is not a `torch.nn.Module`.
 
     Example:
         >>> own_class("torch.nn:Identity", flag="--conv")
@@ -217,7 +217,7 @@ def own_class(name: str, *, flag: str) -> type[nn.Module]:
         sys.path.append(here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the module can do anything
+    except Exception as error:  # the module can raise anything
         raise ConfigError(
             f"{flag} {name}: the module {module_name} cannot be imported: {error}\n"
             f"Expected it in an installed package or in the current folder, {here}."
@@ -227,7 +227,7 @@ def own_class(name: str, *, flag: str) -> type[nn.Module]:
         classes = [each for each, value in vars(module).items() if isinstance(value, type)]
         raise ConfigError(
             f"{flag} {name}: {class_name} in {module.__file__} is "
-            f"{'missing' if found is None else repr(found)}, expected a class of torch.nn.Module."
+            f"{'missing' if found is None else repr(found)}, expected a torch.nn.Module class."
             f"{did_you_mean(class_name, classes)}"
         )
     return found
@@ -240,21 +240,21 @@ def build_checked(
     out_channels: int | None,
     flag: str,
 ) -> Any:
-    """Build a class that is not ours, and try it on `inputs`, in evaluation and in training.
+    """Build a class that is not ours, and run it on `inputs` in evaluation and in training mode.
 
-    It has to return `out_channels`; None: as many as its attribute of that name says. Neither its
-    buffers nor the random state change by the trial. `flag` names the class in messages.
+    Its result must have `out_channels` channels; None: as many as its attribute of that name. This
+    changes neither its buffers nor the random state. `flag` names the class in messages.
     """
     kinds = ", ".join(repr(a) if isinstance(a, int) else type(a).__name__ for a in arguments)
     shown = f"{flag}: {cls.__name__}({kinds})"
     try:
         module = cls(*arguments)
-    except Exception as error:  # the class can do anything
+    except Exception as error:  # the class can raise anything
         hint = f"Its signature is {inspect.signature(cls)}; expected one that needs only these."
-        where = hint if isinstance(error, TypeError) else _place(error, cls)
+        where = hint if isinstance(error, TypeError) else _origin(error, cls)
         raise ConfigError(f"{shown} cannot be built: {_first_line(error)}\n{where}") from error
     if torch.get_default_device().type == "meta":
-        return module  # only sizes are wanted, and many modules cannot run without values
+        return module  # only sizes are needed, and many modules cannot run without values
     for training in (False, True):
         mode = "training" if training else "evaluation"
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
@@ -265,8 +265,8 @@ def build_checked(
         except Exception as error:
             shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
             raise ConfigError(
-                f"{shown} does not map inputs of shapes {shapes} in {mode}: {_first_line(error)}\n"
-                f"{_place(error, cls)}"
+                f"{shown} fails on inputs of shapes {shapes} in {mode}: {_first_line(error)}\n"
+                f"{_origin(error, cls)}"
             ) from error
         expected = (*inputs[0].shape[:-1], channels)
         found = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
@@ -281,24 +281,24 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or repr(error)
 
 
-def _place(error: Exception, cls: type[nn.Module]) -> str:
-    """Say where in the file of `cls` an error comes from."""
+def _origin(error: Exception, cls: type[nn.Module]) -> str:
+    """Return a sentence about where in the file of `cls` an error was raised."""
     file = inspect.getsourcefile(cls)
     frames = reversed(traceback.extract_tb(error.__traceback__))
     if line := next((frame.lineno for frame in frames if frame.filename == file), None):
         return f"It comes from {file}, line {line}; docs/model.md says what a class has to do."
-    return f"Its forward pass is {inspect.signature(cls.forward)}; see docs/model.md."
+    return f"The signature of its forward is {inspect.signature(cls.forward)}; see docs/model.md."
 
 
 def concatenate(pieces: Sequence[Tensor], layout: str) -> Tensor:
-    """Join what dense blocks added, oldest first, L × (B, N, C), in the layout's channel order."""
+    """Concatenate what dense blocks added, L × (B, N, C), oldest first, in the layout's order."""
     if len(pieces) == 1:
         return pieces[0]
     return torch.cat(tuple(pieces[::-1] if layout == "paper" else pieces), dim=-1)
 
 
 def dense_columns(depth: int, width: int, layout: str) -> Tensor:
-    """Number the channels of all dense blocks' concatenated outputs, equal ones alike.
+    """Number the channels of all dense blocks' concatenated outputs; repeated ones share a number.
 
     Returns:
         (C·L·(L + 1)/2,) int64 with values below C·L, for L blocks that add C channels each.

@@ -35,9 +35,9 @@ class DeepGCN(nn.Module):
     """
 
     num_points: int = 4096  # N in training; weights files carry it
-    checkpoint_layers: int = 0  # per segment of activation checkpointing; 0: off
-    draws: torch.Generator | None = None  # of stochastic dilation; None: PyTorch's own
-    tables: Sequence[RankTable] | None = None  # ranks in a CUDA graph; None: drawn each pass
+    checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
+    draws: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
+    tables: Sequence[RankTable] | None = None  # ranks in a CUDA graph; None: drawn at each pass
     dense_columns: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
@@ -51,7 +51,7 @@ class DeepGCN(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(HIDDEN[1], config.num_classes, bias=style.bias)
-        # Dense blocks' outputs repeat their inputs' channels: `backbone` returns what is new.
+        # A dense block's output includes its input: `backbone` returns only the new channels.
         self.repeats: bool = getattr(self.blocks[-1], "repeats", False)
         self.output_channels = [config.width] * config.depth if self.repeats else channels
         columns = dense_columns(config.depth, config.width, config.layout) if self.repeats else None
@@ -61,8 +61,8 @@ class DeepGCN(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         graphs = self._graphs(features)
 
-        # Backbone: h_l of each layer, and the linear maps of all of them with which fusion and
-        # prediction begin: (B, N, fusion_channels) and (B, N, 512).
+        # Backbone: each layer's h_l. Then the first linear maps of fusion and prediction, over all
+        # of them: (B, N, fusion_channels) and (B, N, 512).
         if segments := self._segments(graphs):
             fused, local = map_by_segment(segments, features, *self._maps())
         else:
@@ -72,7 +72,7 @@ class DeepGCN(nn.Module):
         # Fusion: the maximum over the points gives one vector for the block.
         block = self.fusion.finish_max(fused)  # (B, fusion_channels)
 
-        # Prediction: an MLP of each point's outputs and the block's vector. What the vector adds to
+        # Prediction: an MLP over each point's outputs and the block's vector. The vector's part of
         # the first linear map is the same for all points, so it is computed once.
         first, second = self.prediction
         assert isinstance(first, Unit)
@@ -82,7 +82,7 @@ class DeepGCN(nn.Module):
         return linear(x, self.classifier.weight, self.classifier.bias)  # (B, N, num_classes)
 
     def backbone(self, features: Tensor) -> tuple[Tensor, ...]:
-        """Return the layers' outputs, L × (B, N, C); of dense blocks only what each one adds.
+        """Return the layers' outputs, L × (B, N, C); for dense blocks, only the channels they add.
 
         Example:
             >>> model = DeepGCN(ModelConfig(depth=3, width=8, k=4)).eval()
@@ -95,10 +95,9 @@ class DeepGCN(nn.Module):
     def _run(
         self, layers: range, graphs: Graphs, *pieces: Tensor
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run some layers on an input in pieces; return their outputs, and the next one's input.
+        """Run some layers; return their outputs, as `backbone` does, and the next layer's input.
 
-        The outputs are those of `backbone`. The input of a dense block is in pieces, one for each
-        block before it.
+        An input comes in `pieces`: for a dense block one from each block before it, else one.
         """
         x = concatenate(pieces, self.config.layout)
         outputs = []
@@ -129,7 +128,7 @@ class DeepGCN(nn.Module):
         ]
 
     def _maps(self) -> tuple[Map, Map]:
-        """Return the maps of the layers' outputs with which fusion and prediction begin."""
+        """Return the first linear maps of fusion and prediction, over the layers' outputs."""
         fusion, first = self.fusion.linear, self.prediction[0]
         assert isinstance(first, Unit)
         own = first.linear.weight[:, self.config.fusion_channels :]
@@ -157,11 +156,11 @@ class DeepGCN(nn.Module):
         return graphs.draw_ranks(self.config, training=self.training, generator=self.draws)
 
     def rank_bounds(self) -> list[int]:
-        """Return a bound of each layer's ranks; see `pipelines.model.graphs`."""
+        """Return an upper bound of each layer's ranks; see `pipelines.model.graphs`."""
         return graphs.rank_bounds(self.config, training=self.training)
 
     def synchronize(self, reduce: Reduce | None) -> None:
-        """Let every batch norm sum its statistics through `reduce`; None: no longer."""
+        """Make every batch norm sum its statistics with `reduce`; None: use its own alone."""
         for module in self.modules():
             if isinstance(module, Norm):
                 module.reduce = reduce
@@ -170,7 +169,7 @@ class DeepGCN(nn.Module):
 def initialize(model: nn.Module, layout: str) -> None:
     """Draw the weights as the release of `layout` does, with zero biases.
 
-    Convolutions of PyG and classes of the user's own keep their own initialisation.
+    PyG's convolutions and the user's own classes keep their initialisation.
     """
     for module in model.modules():
         if isinstance(module, Unit | DeepGCN):

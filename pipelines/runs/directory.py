@@ -7,9 +7,9 @@
         metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
         checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
         eval/<protocol>/scores.json
-        <tag>.tag, note.txt   what people wrote on it
+        <tag>.tag, note.txt   tags and a note from the user
         tensorboard/          events
-        loggers.json, wandb/  which runs of other loggers belong to this one; W&B's own files
+        loggers.json, wandb/  this run's ids in other loggers; W&B's own files
 
 Everything is replaced atomically or only appended to.
 """
@@ -42,13 +42,13 @@ STATUS_TYPES: dict[str, Any] = {
     "peak_memory": int | None,
 }
 SCORE_TYPES: dict[str, Any] = dict.fromkeys(("oa", "macc", "miou"), float)
-TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` puts them
+TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` moves them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory; each property reads its file anew, or raises a RunError."""
+    """A run directory; each property reads its file when it is used, or raises a RunError."""
 
     path: Path
 
@@ -65,15 +65,15 @@ class Run:
         try:
             return from_plain(TrainConfig, values)
         except (ConfigError, TypeError, AttributeError) as error:
-            # The file is whole JSON, and what this version cannot read was valid for its own.
+            # The JSON is intact: the version that wrote it could read these settings.
             raise RunError(
-                f"{file}: found settings of another version of deepgcn or made by hand: {error}\n"
-                f"Use the version that {self.path / ENVIRONMENT} names, or train the run anew."
+                f"{file}: found settings of another version of deepgcn or edited by hand: {error}\n"
+                f"Use the version that {self.path / ENVIRONMENT} names, or train again."
             ) from error
 
     @property
     def status(self) -> dict[str, Any]:
-        """The run's progress as its process last wrote it; see `state` for whether that lives."""
+        """The progress that the run's process wrote last; `state` tells whether it still runs."""
         return _read_json(self.path / STATUS, STATUS_TYPES)
 
     @property
@@ -104,7 +104,7 @@ class Run:
             raise RunError(
                 f"{self.path}: found no {checkpoint} weights "
                 f"({path.relative_to(self.path)}); the run is {self.state}.\n"
-                f"Go on with it: {resume_command(self.path)}"
+                f"Resume it: {resume_command(self.path)}"
             )
         return path
 
@@ -143,7 +143,7 @@ class MetricsLog:
         self.records += 1
 
     def sync(self) -> None:
-        """Force all records to the disk, as a checkpoint relies on them."""
+        """Flush all records to the disk, because a checkpoint relies on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -152,7 +152,7 @@ class MetricsLog:
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    # After the last newline is what a killed process was writing.
+    # What follows the last newline is a record that a killed process was writing.
     return path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
 
 
@@ -175,7 +175,7 @@ def save_config(run: Run, config: TrainConfig) -> None:
 
 
 def reopen(run: Run, config: TrainConfig, environment: Mapping[str, Any]) -> None:
-    """Record that a process, which holds the run's lock, continues it in `environment`."""
+    """Record that this process, which holds the run's lock, resumes it in `environment`."""
     for folder in (run.path, run.path / CHECKPOINTS):
         remove_unfinished(folder)
     resumed = [*run.environment.get("resumed", []), dict(environment)]
@@ -198,7 +198,7 @@ def record_failure(run: Run) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise RunError(
                 f"{run.path}: cannot write: {error.strerror}. {last_checkpoint(run)}\n"
-                f"Make room, then go on with it: {resume_command(run.path)}"
+                f"Free some space, then resume it: {resume_command(run.path)}"
             ) from error
         raise
 
@@ -209,18 +209,18 @@ def last_checkpoint(run: Run) -> str:
         return "There is no checkpoint yet."
     import torch
 
-    # Its own step: the status may be older, if the disk was full when it was to be written.
+    # Not the status's step, which may be older if the disk was full.
     state = torch.load(run.training_state, map_location="cpu", weights_only=True, mmap=True)
     step = int(state["counters"]["step"])
-    return f"The last checkpoint, {run.training_state}, is whole (step {step})."
+    return f"The last checkpoint, {run.training_state}, is intact (step {step})."
 
 
 @contextmanager
 def changing(run: Run) -> Iterator[None]:
     """Let the index notice that a `with` block writes files in subfolders of the run.
 
-    Such writes don't change the directory's own time; a marker that comes and goes does. One that
-    a killed process leaves makes the index read the run each time.
+    Such writes don't change the directory's modification time; creating and deleting a marker does.
+    If a killed process leaves the marker, the index reads the run each time.
     """
     marker = run.path / CHANGING
     with suppress(OSError):  # no permission to write
@@ -251,7 +251,7 @@ def open_run(path: Path) -> Run:
 
 
 def named_run(named: Path, runs_dir: Path) -> Run:
-    """Return the run that is named: a name in the folder of the runs, or a path; else RunError."""
+    """Return the run `named`, a name in the folder of the runs or a path; RunError: neither is."""
     for path in (runs_dir / named, named):
         if (path / CONFIG).is_file():
             return Run(path)
@@ -276,7 +276,7 @@ def is_folder(runs_dir: Path) -> bool:
 
 
 def latest_finished(runs_dir: Path) -> Run:
-    """Return the run that was finished last; RunError: none is, and what to do."""
+    """Return the run that finished last; RunError: none has."""
     runs = find_runs(runs_dir)
     if not runs:
         raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
@@ -285,18 +285,18 @@ def latest_finished(runs_dir: Path) -> Run:
         raise RunError(
             f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
             f"the last, {last.name}, is {last.state}.\n"
-            f"Go on with it: {resume_command(last.path)}"
+            f"Resume it: {resume_command(last.path)}"
         )
     return max(finished, key=lambda run: _time(run, "updated"))
 
 
 def resume_command(path: Path) -> str:
-    """Return the command that goes on with the run in `path`."""
+    """Return the command that resumes the run in `path`."""
     return command("train", "--resume", path)
 
 
 def make_directory(config: TrainConfig) -> Path:
-    """Make the directory of a new run; without a name, one of network, area and time.
+    """Make the directory of a new run, by default named after its network, area and time.
 
     ConfigError: the name is not a plain directory name. RunError: a run of this name exists.
     """
@@ -314,8 +314,8 @@ def make_directory(config: TrainConfig) -> Path:
     path = runs_dir / name
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise RunError(
-            f"{path}: found something there already, nothing was changed.\n"
-            f"Give another --name, or go on with it: {resume_command(path)}"
+            f"{path}: exists already; nothing was changed.\n"
+            f"Give another --name, or resume it: {resume_command(path)}"
         )
     path.mkdir(parents=True, exist_ok=True)
     return path

@@ -39,13 +39,13 @@ def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     free += [options.PROCESSES] if config.sync_bn else []
     if changed := differences(to_plain(run.config), to_plain(config), free=free):
         raise RunError(
-            f"{run.path}: cannot go on with other settings: {'; '.join(changed)}.\n"
+            f"{run.path}: cannot resume with other settings: {'; '.join(changed)}.\n"
             f"Leave them out ({resume_command(run.path)}), or start a new run without --resume."
         )
     before = run.environment.get("store", {}).get("fingerprint")
     if before != store.fingerprint:
         raise RunError(
-            f"{run.path}: cannot go on with other data: the run began on {_short(before)}, "
+            f"{run.path}: cannot resume with other data: the run began on {_short(before)}, "
             f"{config.data} is {_short(store.fingerprint)}"
             f"{_room_differences(run.environment.get('rooms', {}), room_checksums(store))}.\n"
             "Give the store that it began on with --data, or start a new run without --resume."

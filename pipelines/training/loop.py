@@ -350,7 +350,7 @@ class Training:
             return
         self.save()
         how = resume_command(self.run.path)
-        self.progress.say(f"Stopped at {self.position}; all is saved. Go on with: {how}")
+        self.progress.say(f"Stopped at {self.position}; all is saved. Resume with: {how}")
         self.processes.any(False)  # wait: a worker's end would stop rank 0 before it has saved
         raise KeyboardInterrupt
 

@@ -1,9 +1,9 @@
-"""Go through batches once: prepare them ahead, take training steps, or predict.
+"""One pass over batches: prefetch them, take training steps, or predict.
 
-A step can pass its batch through the network in micro-batches: less memory at once, the same
-gradient. The loss is the mean over the labelled points of the whole batch, however they are spread.
-Batch-norm statistics, the ranks of stochastic dilation and dropout are each micro-batch's own. So
-the size shapes the result, is part of the run's configuration, and stays the same on resume.
+A step can pass its batch through the network in micro-batches, with less memory and the same
+gradient: the loss is the mean over the labelled points of the whole batch, however they are spread.
+But each micro-batch has its own batch-norm statistics, ranks of stochastic dilation and dropout.
+So its size shapes the result, is part of the run's configuration, and stays the same on resume.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .recipe import Loss, Rates, Recipe, apply_rates
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TRIALS = 2  # the second step is the first with the optimizer's state in memory
-AHEAD = 2  # prepared results that wait, beyond one for each thread
+TRIALS = 2  # of `Accumulation`: the second step is the first with the optimizer's state in memory
+AHEAD = 2  # prefetched results, beyond one for each thread
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Step:
 
 @dataclass
 class Pace:
-    """Adds up how fast steps were; the first step, which warms up, counts only if alone."""
+    """Measures the speed of steps; the first one, which warms up, counts only if it is alone."""
 
     steps: int = 0
     blocks: int = 0
@@ -85,11 +85,11 @@ class Accumulation:
     """Adds up the gradients of a batch's micro-batches."""
 
     size: int  # blocks of a micro-batch
-    trials: int = 0  # coming steps that may find out that `size` is too large, and halve it
-    on_smaller: Callable[[int], None] = lambda _: None  # called with the size that was halved
-    # Whether something holds in any of the processes, so that all halve when one has to.
+    trials: int = 0  # next steps that halve `size` and try again if memory runs out
+    on_smaller: Callable[[int], None] = lambda _: None  # called with the halved size
+    # Returns whether its argument is true in any process, so that all halve when one has to.
     anywhere: Callable[[bool], bool] = bool
-    # Makes the passes when no trials are left, such as a `GraphedModel`; None: the network.
+    # Runs the forward passes when no trials are left, such as a `GraphedModel`; None: the network.
     forward: Callable[[Tensor], Tensor] | None = None
 
     def backward(
@@ -100,12 +100,12 @@ class Accumulation:
         loss: Loss,
         precision: Precision = FULL,
     ) -> Tensor:
-        """Leave the gradient of the batch's loss in the parameters, and return the loss, ().
+        """Set the parameters' gradients to those of the batch's loss, and return the loss, ().
 
         Features are (B, N, 9); label is (B, N) int64, IGNORED for points without one; `loss` gives
-        what some of the blocks add to the loss. A trial that runs out of memory is undone and
-        repeated with half the size; MemoryError or RuntimeError is raised if nothing is left to
-        halve.
+        the part of the loss that comes from some of the blocks. A trial that runs out of memory is
+        undone and repeated with half the size; MemoryError or RuntimeError: `size` is 1, or no
+        trial is left.
         """
         while True:
             before = PassState(model) if self.trials and self.size > 1 else None
@@ -116,7 +116,7 @@ class Accumulation:
             except (MemoryError, RuntimeError) as error:
                 if before is None or not is_out_of_memory(error):
                     raise
-            # Outside of the handler, whose traceback keeps the tensors that were too many alive.
+            # Outside of the handler, whose traceback keeps tensors alive.
             if before is None or not self.anywhere(value is None):
                 assert value is not None
                 self.trials = max(0, self.trials - 1)
@@ -151,14 +151,14 @@ class Stepper:
     recipe: Recipe
     accumulation: Accumulation
     precision: Precision = FULL
-    processes: Processes = ALONE  # take the same steps, each on its part of the batches
-    sync_bn: bool = False  # batch norm counts the whole batch instead of each process's part
+    processes: Processes = ALONE  # they take the same steps, each on its part of the batches
+    sync_bn: bool = False  # batch norm uses the whole batch, not each process's part
 
     def steps(self, batches: Iterable[Batch], samples: int, epoch: int) -> Iterator[Step]:
         """Take one optimizer step on each batch and yield its figures.
 
-        `samples` blocks were trained on before the first of these batches of an epoch. A loss that
-        is not finite changes no weights; the caller decides what it means.
+        `samples` is the number of blocks trained on before the first batch. A loss that is not
+        finite changes no weights; the caller has to handle it.
         """
         self.model.train()
         remaining = iter(batches)
@@ -193,7 +193,7 @@ class Stepper:
 
 
 def mean_loss(loss: Loss, labelled: Tensor) -> Loss:
-    """Return a summed loss as one that is divided by a number of labelled points (at least 1)."""
+    """Return a loss that divides a summed one by the number of labelled points (at least 1)."""
     return lambda logits, label: loss(logits, label) / labelled.clamp(min=1)
 
 
@@ -217,13 +217,13 @@ def predict_batches(
 def to_device(batch: Batch, model: DeepGCN) -> tuple[Tensor, Tensor]:
     """Return features (B, N, 9) float32 and label (B, N) int64 on the model's device."""
     device = next(model.parameters()).device
-    # From pinned memory (`pinned`) the copies overlap with what the GPU still has to do.
+    # From pinned memory (`pinned`) the copies overlap with the GPU's pending work.
     features = torch.from_numpy(batch.features).to(device, non_blocking=True)
     return features, torch.from_numpy(batch.label).to(device, non_blocking=True).long()
 
 
 def pinned(batch: Batch) -> Batch:
-    """Return the batch in memory that a GPU can copy from by itself."""
+    """Return the batch in pinned memory, from which a GPU copies asynchronously."""
     features, label = (
         torch.from_numpy(array).pin_memory().numpy() for array in (batch.features, batch.label)
     )
@@ -233,7 +233,7 @@ def pinned(batch: Batch) -> Batch:
 def prefetch(
     function: Callable[[Item], Result], items: Iterable[Item], *, threads: int = 1
 ) -> Generator[Result, None, None]:
-    """Yield `function(item)` for every item, in their order, computed ahead by other threads.
+    """Yield `function(item)` for every item, in order, computed ahead by other threads.
 
     Items are taken lazily, a few ahead. NumPy and HDF5 release the interpreter lock for most of
     the work, so threads are enough. What `function` raises is raised here, in its item's turn.

@@ -48,7 +48,7 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
         ("train --arch resgn", "unknown architecture 'resgn'. Did you mean 'resgcn'?"),
         ("train --preset resgcn28", "Did you mean 'resgcn-28'?"),
         ("train --num-points 256", "k·d: layer 27 takes neighbours from the 432 nearest points"),
-        ("train --resume", "runs: found no unfinished run to go on with"),
+        ("train --resume", "runs: found no unfinished run to resume"),
         ("train --resume foo", "runs/foo: found no run there"),
         ("eval", "runs: found no runs there.\nTrain one first: deepgcn train"),
         ("eval --protocol rooms", "Expected one of: room, block-s1, block-s05, all."),
@@ -82,7 +82,7 @@ def test_mistakes(arguments: str, message: str, capsys: pytest.CaptureFixture[st
     [
         ("trian", "No such command 'trian'. Did you mean 'train'?"),
         ("train --epochs many", "--epochs"),
-        ("train foo", "to go on with a run, add --resume"),
+        ("train foo", "to resume a run, add --resume"),
         ("train --resume --name mine", "a run keeps its name"),
         ("predict", "Missing argument"),
         ("doctor now", "unexpected extra argument"),
@@ -141,7 +141,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     create_run(config, environment={})
     shown = fails("eval", capsys)
     assert "found 1 run, none finished; the last, mine, is interrupted" in shown
-    assert "Go on with it: deepgcn train --resume runs/mine" in shown
+    assert "Resume it: deepgcn train --resume runs/mine" in shown
 
 
 @pytest.mark.parametrize(

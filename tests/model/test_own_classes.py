@@ -159,7 +159,7 @@ def test_figures_of_an_own_class_are_its_own() -> None:
     [
         ("conv", "absent:Conv", r"module absent cannot be imported.*\nExpected it in an installed"),
         ("conv", "own:Cnov", r"Cnov in .*own.py is missing.*Did you mean 'Conv'"),
-        ("conv", "own:function", r"function in .*own.py is <function.*expected a class of torch"),
+        ("conv", "own:function", r"function in .*own.py is <function.*expected a torch"),
         ("conv", "own:Sized", r"Sized\(9, 8\).*missing 1 required.*\nIts signature is"),
         ("conv", "own:Narrow", r"Narrow returned \(2, 2, 7\) in eval.*expected shape \(2, 2, 8\)"),
         ("conv", "own:Broken", r"in evaluation: no such neighbours\n.*own.py, line 46;"),

@@ -63,7 +63,7 @@ def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
 def test_a_taken_name_changes_nothing(tmp_path: Path) -> None:
     run = make(tmp_path)
     before = {path: path.read_bytes() for path in run.path.iterdir()}
-    with pytest.raises(RunError, match=r"first: found something there already.*\n.*--resume"):
+    with pytest.raises(RunError, match=r"first: exists already.*\n.*--resume"):
         make(tmp_path, seed=1)
     assert {path: path.read_bytes() for path in run.path.iterdir()} == before
 
@@ -96,7 +96,7 @@ def test_no_finished_run_says_what_to_do(tmp_path: Path) -> None:
         latest_finished(tmp_path)
     assert str(error.value) == (
         f"{tmp_path}: found 1 run, none finished; the last, first, is interrupted.\n"
-        f"Go on with it: deepgcn train --resume {run.path}"
+        f"Resume it: deepgcn train --resume {run.path}"
     )
 
 
@@ -140,7 +140,7 @@ def test_a_damaged_configuration_is_said(tmp_path: Path, text: str) -> None:
 
 def test_weights_that_are_not_there_yet(tmp_path: Path) -> None:
     run = make(tmp_path)
-    with pytest.raises(RunError, match=r"found no best weights.*the run is interrupted\.\nGo on"):
+    with pytest.raises(RunError, match=r"found no best weights.*the run is interrupted\.\nResume"):
         run.weights()
     path = run.path / "checkpoints" / "last.safetensors"
     path.parent.mkdir()

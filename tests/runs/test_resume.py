@@ -83,7 +83,7 @@ def test_what_shapes_the_result_may_not(
     run, config = start(tmp_path)
     with pytest.raises(RunError) as error:
         check_same(run, dataclasses.replace(config, **changes), store_of("aa"))
-    assert f"cannot go on with other settings: {said}.\n" in str(error.value)
+    assert f"cannot resume with other settings: {said}.\n" in str(error.value)
     assert f"deepgcn train --resume {tmp_path / 'run'}" in str(error.value)
 
 

@@ -133,8 +133,8 @@ def test_a_killed_process_ends_the_job_with_the_last_checkpoint_whole(
     run = open_run(config.runs / "run")
     assert str(error.value) == (
         f"{run.path}: process {rank} of 2 was killed (SIGKILL). "
-        f"The last checkpoint, {run.training_state}, is whole (step 10).\n"
-        f"Go on with it: deepgcn train --resume {run.path}"
+        f"The last checkpoint, {run.training_state}, is intact (step 10).\n"
+        f"Resume it: deepgcn train --resume {run.path}"
     )
     assert (run.state, run.status["error"]) == ("failed", str(error.value))
     go_on(run)
@@ -225,7 +225,7 @@ def test_torchrun_ends_when_a_process_is_killed(config: TrainConfig) -> None:
     assert job.returncode != 0
     assert time.monotonic() - began < 30
     assert "another process of the 2 of this training ended or does not answer" in said
-    assert f"Go on with it: deepgcn train --resume {config.runs / 'run'}" in said
+    assert f"Resume it: deepgcn train --resume {config.runs / 'run'}" in said
 
 
 def test_another_number_of_processes_is_another_training(config: TrainConfig) -> None:
@@ -242,7 +242,7 @@ def test_more_processes_than_blocks_are_refused(config: TrainConfig) -> None:
 def test_a_run_that_cannot_begin_leaves_no_process(config: TrainConfig) -> None:
     (config.runs / "run").mkdir(parents=True)
     (config.runs / "run" / "something").touch()
-    with pytest.raises(RunError, match="found something there already"):
+    with pytest.raises(RunError, match="exists already"):
         train(config)
     assert not workers(os.getpid())
 

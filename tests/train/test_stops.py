@@ -76,7 +76,8 @@ def test_a_signal_stops_after_the_step_and_loses_nothing(
     run = open_run(config.runs / "stopped")
     assert (run.state, run.status["step"]) == ("interrupted", step)
     assert listener.said[-1] == (
-        f"Stopped at step {step} of 24; all is saved. Go on with: deepgcn train --resume {run.path}"
+        f"Stopped at step {step} of 24; all is saved. "
+        f"Resume with: deepgcn train --resume {run.path}"
     )
     go_on(run)
     assert_same_run(run, whole)
@@ -202,8 +203,8 @@ def test_a_full_disk_ends_the_run_with_the_last_checkpoint_whole(
     run = open_run(config.runs / "run")
     assert str(error.value) == (
         f"{run.path}: cannot write: File too large. "
-        f"The last checkpoint, {run.training_state}, is whole (step 4).\n"
-        f"Make room, then go on with it: deepgcn train --resume {run.path}"
+        f"The last checkpoint, {run.training_state}, is intact (step 4).\n"
+        f"Free some space, then resume it: deepgcn train --resume {run.path}"
     )
     assert run.state == "failed"
     assert not list(run.path.rglob("*.part"))
@@ -221,7 +222,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     where, kept, advice = str(error.value).splitlines()
     assert "the loss is nan on batch 2 of epoch 1 (blocks of Area_" in where
     assert where.endswith("after step 1.")
-    assert kept == f"The last checkpoint, {run.training_state}, is whole (step 1)."
+    assert kept == f"The last checkpoint, {run.training_state}, is intact (step 1)."
     assert "--lr" in advice
     assert run.status["state"] == "failed"
     assert run.status["error"] == str(error.value)
