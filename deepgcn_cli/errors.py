@@ -1,7 +1,7 @@
-"""The one place where errors, signals and closed streams end: a message and an exit code.
+"""The one place that turns errors, signals and closed streams into a message and an exit code.
 
-Exit codes: 0 done, 1 something that the person can mend (or a bug, with its traceback), 2 wrong
-usage, 130 interrupted.
+Exit codes: 0 done, 1 an error that the user can fix (or a bug, with its traceback), 2 wrong usage,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ import pipelines
 from pipelines.errors import DeepGCNError
 from pipelines.files import DISK_FULL
 
-# What the file system answers to a path that a person gave; anything else is a bug.
+# How the file system refuses a path that the user gave; any other error is a bug.
 REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
 PACKAGES = tuple(Path(package.__path__[0]) for package in (deepgcn_cli, pipelines))
-POSTPONED = 0.02  # seconds until a signal comes again that could not be raised
+POSTPONED = 0.02  # seconds until a signal that Python swallowed is raised again
 
 
 class Interrupted(Exception):
-    """The person stopped a command; the text says how to go on."""
+    """The user stopped a command; the text says how to continue."""
 
 
 def exit_code(run: Callable[[], int]) -> int:
@@ -59,7 +59,7 @@ def _show_errors(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output has closed it. Python flushes once more at exit: into nothing.
+        # The reader has closed our output. Python flushes once more at exit: into /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -73,14 +73,14 @@ def _file_system_error(error: OSError) -> int:
     where = f"{error.filename}: " if error.filename else ""
     if link := _broken_link(error.filename):
         return _say(
-            f"Error: {link}: found a link to {os.readlink(link)}, where nothing is.\n"
-            "Make what it leads to (is its disk mounted?), or give another path."
+            f"Error: {link}: found a link to {os.readlink(link)}, which does not exist.\n"
+            "Create it (is its disk mounted?), or give another path."
         )
     if error.errno in DISK_FULL or "No space left on device" in str(error):
-        return _say(f"Error: {where}the disk is full.\nMake room, then run the same command again.")
+        return _say(f"Error: {where}the disk is full.\nFree some space, then run it again.")
     made = traceback.extract_tb(error.__traceback__)[-1].name == "mkdir"
     if made or error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-        what = "this folder cannot be made: " if made else ""
+        what = "this folder cannot be created: " if made else ""
         return _say(f"Error: {where}{what}{error.strerror}.\nGive another path.")
     if error.errno in REFUSED:
         return _say(f"Error: {where}{error.strerror}.")
@@ -98,14 +98,14 @@ def _broken_link(name: object) -> Path | None:
 def _bug(error: BaseException) -> int:
     traceback.print_exception(error)
     if own := _own_place(error):
-        return _say(f"The error comes from {own}, which is not part of deepgcn. Mend it there.")
+        return _say(f"The error comes from {own}, which is not part of deepgcn. Fix it there.")
     version = metadata.version("deepgcn")
     system = f"deepgcn {version}, Python {sys.version.split()[0]}, {sys.platform}"
     return _say(f"This is a bug in deepgcn. Please report it with the lines above ({system}).")
 
 
 def _own_place(error: BaseException) -> str | None:
-    """Return the file and line in the current folder, as of an own class, that an error is from."""
+    """Return the file and line of the user's own code, in the current folder, that raised it."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         installed = "site-packages" in file.parts or any(file.is_relative_to(p) for p in PACKAGES)
@@ -115,14 +115,14 @@ def _own_place(error: BaseException) -> str | None:
 
 
 def _say(message: str, code: int = 1) -> int:
-    """Print the last words on stderr and return the exit code."""
+    """Print a message to stderr and return the exit code."""
     print(message, file=sys.stderr)  # noqa: T201
     return code
 
 
 @contextmanager
 def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
-    """Turn Ctrl-C within a `with` block into `Interrupted`, with a text or what returns it then."""
+    """Turn Ctrl-C in a `with` block into `Interrupted`, with a text or what `how` then returns."""
     try:
         yield
     except KeyboardInterrupt:
@@ -131,14 +131,14 @@ def interruptible(how: str | Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt within a `with` block, and never be lost.
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt within a `with` block, and lose none.
 
-    Python swallows it in destructors and while a module is imported (the import lock ignores it;
-    NumPy takes it for a broken installation). A signal that comes then is raised again a little
-    later. So is a SIGTERM that comes while an error propagates: torchrun and SLURM send it to all
-    processes as soon as one fails, just when the others find the same error and have to report it.
+    Python swallows the exception in destructors and while it imports a module (the import lock
+    ignores it; NumPy takes it for a broken installation). A signal that comes then is raised again
+    a little later. So is a SIGTERM that comes while an error propagates: torchrun and SLURM send it
+    to all processes as soon as one fails, just when the others have to report the same error.
 
-    A signal that the process ignores, or has another handler for, stays so. Without timers
+    A signal that the process ignores or handles in another way is left alone. Without timers
     (Windows), and in other threads, signals keep their usual effect.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -171,7 +171,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:
-    """Raise a KeyboardInterrupt again that could not be raised at its moment."""
+    """Raise again a KeyboardInterrupt that Python swallowed; leave others to `otherwise`."""
     if issubclass(unraisable.exc_type, KeyboardInterrupt):
         ours = getattr(unraisable.exc_value, "args", ()) == (signal.SIGTERM,)
         _postpone(signal.SIGTERM if ours else signal.SIGINT)
@@ -180,7 +180,7 @@ def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:
 
 
 def _postpone(number: int) -> None:
-    """Raise a signal again a little later, for the handler of that time."""
+    """Raise a signal again a little later, for the handler that is set then."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
     signal.setitimer(signal.ITIMER_REAL, POSTPONED)
 
@@ -189,10 +189,10 @@ def make_streams_usable() -> None:
     """Open the standard streams that were closed at the start, and let stdout take any text.
 
     A stream that was closed (`>&-`, a daemon) is None, and the next file that is opened would get
-    its number: what a library prints would end up in that file. A character that stdout cannot
+    its descriptor: what a library prints would end up in that file. A character that stdout cannot
     encode (an old locale, a pipe on Windows) is written as its code, as Python does on stderr.
     """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # by their numbers
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # descriptors 0, 1, 2
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     out = sys.stdout
@@ -201,5 +201,5 @@ def make_streams_usable() -> None:
 
 
 def holds_all_text() -> bool:
-    """Whether stdout has a code for every character."""
+    """Return whether stdout can encode every character."""
     return (sys.stdout.encoding or "").lower().startswith("utf")

@@ -383,7 +383,7 @@ def test_the_manifest_of_something_else_is_left_alone(tmp_path: Path) -> None:
     raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
     data.mkdir()
     (data / "manifest.json").write_text('{"schema": "a web page\'s", "rooms": []}')
-    with pytest.raises(DatasetError, match="found the manifest of something else"):
+    with pytest.raises(DatasetError, match="found the manifest of other software"):
         run(raw, data)
     assert "web page" in (data / "manifest.json").read_text()
 

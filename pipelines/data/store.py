@@ -1,11 +1,11 @@
-"""The prepared data: one HDF5 file per area and a manifest, read and written here alone.
+"""The prepared data: one HDF5 file per area and a manifest, read and written only here.
 
     data/manifest.json   classes, test area, rooms with their counts and checksums, repairs
     data/area_<k>.h5     /rooms/<room>/{pos float32 (N, 3), color uint8 (N, 3), label uint8 (N,),
                          offsets int64 (nx·ny + 1,)}, attributes origin float64 (3,), nx, ny
 
 `pos` is relative to the room's minimum corner `origin`, so float32 keeps a micrometre. Points are
-sorted by 0.5 m cells (`grid.Grid`); the order within a cell is that of the raw files.
+sorted by 0.5 m cells (`blocks.Grid`); the order within a cell is that of the raw files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .blocks import Grid, block_features, block_points, check_ground, draw, grid
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
-IGNORED = 255  # label of a point of no class: an input like the others, but not in loss or scores
+IGNORED = 255  # label of a point without class: part of the input, but not of loss and scores
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError)  # what h5py raises for a damaged file
 
 
@@ -92,9 +92,9 @@ def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: n
     `pos` (N, 3) is float64, metres, in the raw frame, `color` (N, 3) and `label` (N,) uint8; N ≥ 1.
     """
     origin = np.array([axis.min() for axis in pos.T], np.float64)
-    with np.errstate(over="ignore"):  # infinite is too far apart, too
+    with np.errstate(over="ignore"):  # an infinite extent is refused below
         local = (pos - origin).astype(np.float32)
-    advice = "Correct its unit, or remove points that lie far off."
+    advice = "Correct its unit, or remove points that lie far away."
     check_ground(f"Area_{area}/{name}", _extent(local), advice)
     order, grid = grid_sort(local)
     return Room(area, name, origin, local[order], color[order], label[order], grid)
@@ -172,7 +172,7 @@ def readable_entries(data: Path) -> list[dict[str, Any]]:
         return []
     if schema != SCHEMA:
         raise DatasetError(
-            f"{path}: found the manifest of something else, expected {SCHEMA!r}; nothing was "
+            f"{path}: found the manifest of other software, expected {SCHEMA!r}; nothing was "
             "changed.\nGive another folder with --data."
         )
     if version != SCHEMA_VERSION:
@@ -218,9 +218,9 @@ def write_manifest(
     test_area: int,
     **more: Any,
 ) -> None:
-    """Write the manifest, which makes the store complete; it also keeps what is `more`.
+    """Write the manifest, which completes the store; `more` is stored in it as well.
 
-    A record in `rooms` has the fields of RoomInfo and anything else to keep.
+    A record in `rooms` has the fields of RoomInfo, and may have others to store.
     """
     entries = sorted(rooms, key=lambda room: (room["area"], room["name"]))
     lines = sorted(f"{room['area']} {room['name']} {room['checksum']}\n" for room in entries)
@@ -297,7 +297,7 @@ class Store:
         path = area_file(self.path, info.area)
         room = next(iter(read_rooms(path, [info.name])))
         if info not in self._checked and room.checksum() != info.checksum:
-            raise _damaged(path, f"{info.name} has other points than were prepared")
+            raise _damaged(path, f"{info.name} has changed since it was prepared")
         self._checked.add(info)
         return room
 
@@ -305,7 +305,7 @@ class Store:
 def export_pointnet_h5(
     store: Store, out: Path, *, seed: int, done: Callable[[], None] = lambda: None
 ) -> Path:
-    """Write frozen blocks of all rooms, as PointNet released S3DIS and PyG reads it.
+    """Write fixed blocks of all rooms in the form of PointNet's release of S3DIS, which PyG reads.
 
     A room's draws follow from the seed and its name alone. One file's blocks are in memory.
 

@@ -1,6 +1,6 @@
-"""Run many functions, each in its own process: on this machine here, on a cluster in `slurm`.
+"""Run many functions, each in its own process: here on this machine, in `slurm` on a cluster.
 
-Both launchers hand a `Job` to submitit, which pickles it into a folder of this user and unpickles
+Both launchers pass a `Job` to submitit, which pickles it into a folder of this user and unpickles
 it in the new process. A job holds plain values only. Nothing else is ever unpickled: results are
 read from the files that a job writes.
 """

@@ -38,7 +38,7 @@ class Counts:
 
     rooms: dict[str, np.ndarray]  # confusion counts (C, C) by room
     blocks: int  # draws passed through the network
-    seconds: float  # wall time, reading and drawing points included, pictures not
+    seconds: float  # wall time, with reading and drawing points, without pictures
     first: np.ndarray | None = None  # counts of the first vote, summed; None without votes
     failures: np.ndarray | None = None  # where points are wrong; under protocol `room` only
     pictures: tuple[Path, ...] = ()  # pictures and viewer pages of rooms
@@ -95,7 +95,7 @@ def build_report(
     if rooms < published:
         notes.append(
             f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
-            "are of the whole and do not compare."
+            "are for the whole and cannot be compared."
         )
     if "first_vote" in values:
         once = values["first_vote"]
@@ -123,7 +123,7 @@ def build_report(
 
 
 def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
-    """Return what the scores were made with."""
+    """Return the settings, data and machine behind the scores."""
     config, options, store = evaluation.config, evaluation.options, evaluation.store
     votes = f", {options.votes} votes" if values["votes"] > 1 else ""
     return {
@@ -148,9 +148,9 @@ def write_scores(
 ) -> tuple[Path, ...]:
     """Write an evaluation's files and return them, with the pictures of its rooms.
 
-    `folder` is runs/<run>/eval/<protocol>; `rooms` are pictures and viewer pages that this
-    evaluation has put there. Those of an earlier one stay if it had the same counts, else they are
-    removed, as they would contradict the scores. `history` has the run's "epoch" records.
+    `folder` is runs/<run>/eval/<protocol>; `rooms` are the pictures and viewer pages that this
+    evaluation wrote there. Those of an earlier one stay only if it had the same counts; otherwise
+    they would contradict the scores. `history` has the run's "epoch" records.
     """
     matrix, classes = np.array(report.values["confusion"]), report.classes
     confusion = folder / "confusion.csv"
@@ -187,8 +187,8 @@ def html_report(
 ) -> str:
     """Return a report as one self-contained page; RunError: a picture is no PNG file.
 
-    Of its values, `confusion` (C, C) is shown, rows ground truth, and `rooms`, a matrix for each,
-    if there are any. `history` has the run's "epoch" records; fewer than two are not drawn.
+    The page shows its values `confusion` (C, C), with ground truth in rows, and `rooms`, a matrix
+    for each, if any. `history` has the run's "epoch" records; fewer than two are not drawn.
     """
     classes = report.classes
     matrix = np.asarray(report.values["confusion"], np.int64).reshape(len(classes), len(classes))
@@ -217,8 +217,8 @@ def _worst_rooms(
     for name, counts in rooms.items():
         matrix, mistake = np.asarray(counts, np.int64), "none"
         for actual, predicted, count, _ in confused_pairs(matrix, classes, most=1):
-            share = 100 * count / matrix.sum()
-            mistake = f"{actual} as {predicted}: {share:.1f} % of its points"
+            percentage = 100 * count / matrix.sum()
+            mistake = f"{actual} as {predicted}: {percentage:.1f} % of its points"
         found.append((name, scores(matrix, classes), mistake))
     return sorted(found, key=lambda room: (room[1].miou, room[0]))[:WORST]
 

@@ -1,14 +1,14 @@
 """Capture a network's passes as CUDA graphs, which a GPU replays without Python.
 
 A step of a deep network is about 3,000 kernel launches, which take Python longer than a fast GPU
-needs to compute them. A CUDA graph holds the launches with their arguments, so everything that
-changes from pass to pass lies in static memory: features, neighbour ranks, weights, and PyTorch's
-random state, which its graphs read at every replay. A replayed pass gives the same bits as one
-that Python launches.
+needs to run them. A CUDA graph holds the launches with their arguments, so everything that changes
+from pass to pass lies in static memory: features, neighbour ranks, weights, and PyTorch's random
+state, which its graphs read at every replay. A replayed pass gives the same bits as one that Python
+launches.
 
-The first pass of a shape warms up: everything is compiled and looked up as the graph needs it. The
-second is captured, and replayed from then on. A pass that cannot be captured, or whose setting has
-changed since (`_setting`), is launched as usual. DEEPGCN_CUDA_GRAPHS=0 switches all graphs off.
+The first pass of a shape warms up: it compiles and loads all that the graph needs. The second is
+captured, and replayed from then on. A pass that cannot be captured, or whose setting has changed
+since (`_setting`), is launched as usual. DEEPGCN_CUDA_GRAPHS=0 switches all graphs off.
 
 With several processes each captures its own passes: gradients are exchanged after them.
 """
@@ -39,7 +39,7 @@ from .memory import is_out_of_memory, release_memory
 from .seeding import PassState
 
 SWITCH = "DEEPGCN_CUDA_GRAPHS"  # in the environment; 0: no graphs
-MOST_SHAPES = 2  # that are captured: the usual batch, and a smaller one
+MOST_SHAPES = 2  # to capture: the usual batch, and a smaller one
 DEVICE = "cuda"
 UNCACHED = "PYTORCH_NO_CUDA_MEMORY_CACHING"  # graphs need PyTorch's own allocator
 
@@ -55,11 +55,11 @@ def why_not(model: DeepGCN, device: torch.device) -> str | None:
     if model.checkpoint_layers:
         return "layers are recomputed in the backward pass"
     if model.config.conv not in CONVS or model.config.own_classes:
-        return "it is unknown what a foreign convolution does"
+        return "a convolution that is not ours may do anything"
     if any(tensor.dtype != torch.float32 for tensor in model.parameters()):
         return "the weights are not float32"
     if any(bound + bound // 8 > LONGEST for bound in model.rank_bounds()):
-        return "plain PyTorch does the search for so many neighbours"
+        return "so many neighbours are searched for by plain PyTorch"
     if any(_has_hooks(module) for module in model.modules()):
         return "there are hooks"
     if any(isinstance(module, Norm) and module.reduce for module in model.modules()):
@@ -72,10 +72,10 @@ class GraphedModel:
 
     Shapes: features (B, N, 9) float32 → logits (B, N, classes).
 
-    The caller owns the logits. In training, each backward pass comes before the next forward pass.
-    Passes of the other mode are launched by Python, evaluation passes with gradients too. Only a
+    The caller owns the logits. In training, each backward pass must come before the next forward
+    pass. Python launches passes of the other mode, and evaluation passes with gradients. Only a
     weak reference to the network is kept. `say` is called with one line if a capture failed;
-    `memory` is shared with another network whose passes never interleave with these.
+    `memory` may be shared with another network whose passes never interleave with these.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class GraphedModel:
         self.stopped = False
         self._passes: dict[torch.Size, _Pass] = {}
         self._busy = Lock()  # a graph has one set of inputs, for one pass at a time
-        self._stream: Any = None  # passes on other streams aren't waited for
+        self._stream: Any = None  # of the first pass; Python launches those on other streams
 
     @property
     def captured(self) -> list[torch.Size]:
@@ -121,7 +121,7 @@ class GraphedModel:
             self._busy.release()
 
     def _find(self, model: DeepGCN, features: Tensor) -> _Pass | None:
-        """Return what is known about such passes; None if they aren't captured."""
+        """Return the pass with features of this shape; None if Python has to launch it."""
         if self.stopped or not self._is_ours(model, features):
             return None
         setting, shape = _setting(model, features), features.shape
@@ -191,7 +191,7 @@ class _Pass:
 
 
 def _setting(model: DeepGCN, features: Tensor) -> tuple[Any, ...]:
-    """Return everything that a capture fixes: with another setting it is another pass."""
+    """Return everything that a capture fixes: a pass with another setting is another pass."""
     device = features.device
     try:
         matmul = torch.get_float32_matmul_precision()
@@ -206,7 +206,7 @@ def _setting(model: DeepGCN, features: Tensor) -> tuple[Any, ...]:
 
 
 def _state_of(module: nn.Module) -> tuple[Any, ...]:
-    """Return what a capture fixes of a module itself; looked up at every pass, so it is quick."""
+    """Return what a capture fixes of a module itself; every pass calls this, so it is quick."""
     own = module.__dict__
     tensors = (*module._parameters.values(), *module._buffers.values())
     fixed = [(each.data_ptr(), each.requires_grad) for each in tensors if each is not None]
@@ -222,7 +222,7 @@ _evaluations: WeakKeyDictionary[DeepGCN, GraphedModel] = WeakKeyDictionary()
 
 
 def graphed_evaluation(model: DeepGCN, memory: GraphMemory | None = None) -> GraphedModel:
-    """Return a network's passes in evaluation as CUDA graphs: one object, with its first memory."""
+    """Return a network's passes in evaluation as CUDA graphs; `memory` counts at the first call."""
     if model not in _evaluations:
         _evaluations[model] = GraphedModel(model, training=False, memory=memory)
     return _evaluations[model]
@@ -235,7 +235,7 @@ class GraphMemory:
     renewed: ClassVar[int] = 0
 
     def __init__(self) -> None:
-        self.turn = 0  # counts passes: a backward pass's memory is its own until the next one
+        self.turn = 0  # passes so far: a backward pass needs the memory as its own forward left it
         self._graphs: WeakSet[Any] = WeakSet()
         self._pool: Any = None
         self._stream: Any = None
@@ -248,10 +248,10 @@ class GraphMemory:
         if not self._graphs:  # PyTorch drops a pool with its last graph
             self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        # Autocast caches shortened weights: no graph may read old ones, no pass those of a graph.
+        # Autocast caches rounded weights: a graph must not read old ones, nor a pass a graph's.
         torch.clear_autocast_cache()
         try:
-            # The outer context puts the current stream back even if the inner one fails to. Other
+            # The outer context restores the current stream even if the inner one fails to. Other
             # threads may pin memory for the next batches meanwhile: "thread_local".
             with (
                 torch.cuda.stream(torch.cuda.current_stream(device)),
@@ -259,7 +259,7 @@ class GraphMemory:
             ):
                 result = work()
         except BaseException:
-            self._recover(device)  # while the graph exists, which the allocator asks
+            self._recover(device)  # while the graph exists, because the allocator queries it
             raise
         finally:
             torch.clear_autocast_cache()
@@ -267,7 +267,7 @@ class GraphMemory:
         return graph.replay, result
 
     def room_for_two(self, device: torch.device) -> bool:
-        """Return whether a GPU can hold what a pass takes twice: a graph never frees its memory."""
+        """Return whether a GPU can hold a pass's memory twice: a graph never frees its own."""
         free, _ = torch.cuda.mem_get_info(device)
         own = torch.cuda.memory_reserved(device)
         return 2 * torch.cuda.max_memory_allocated(device) <= free + own
@@ -285,8 +285,8 @@ class GraphMemory:
 
 
 def evaluation_graph(model: DeepGCN, inputs: _Pass, memory: GraphMemory) -> Callable[[], Tensor]:
-    """Capture a pass in evaluation; return what replays it on the inputs that were set."""
-    # What PyTorch makes for all graphs with the first one must not be for inference alone.
+    """Capture a pass in evaluation; return a function that replays it on the current inputs."""
+    # With the first graph PyTorch creates tensors for all, which must not be inference tensors.
     with torch.inference_mode(False), torch.no_grad():
         work = partial(inputs.forward, model, inputs.features, {})
         replay, logits = memory.capture(work, inputs.features.device)
@@ -310,8 +310,8 @@ class TrainingGraph:
         self.memory, device = memory, inputs.features.device
         named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
         self.parameters = [each for _, each in named]
-        # Separate tensors on the same memory: PyTorch notes at a parameter's first use on which
-        # stream its gradients are added up, and that must not be the capture's.
+        # Separate tensors on the same memory: at a parameter's first use, PyTorch fixes the stream
+        # on which its gradients are accumulated, and that must not be the capture's.
         weights = {name: each.detach().requires_grad_() for name, each in named}
         live: Tensor  # until both passes are captured; then the graph keeps the memory
 
@@ -335,7 +335,7 @@ class TrainingGraph:
         self.replay_backward, self.whole = memory.capture(backward, device)
 
     def __call__(self) -> Tensor:
-        """Return the logits of the inputs that were set; gradients flow to the weights."""
+        """Return the logits of the current inputs; gradients flow to the weights."""
         logits: Tensor = _Replayed.apply(self, *self.parameters)
         return logits
 

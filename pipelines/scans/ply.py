@@ -37,10 +37,10 @@ class Element:
 
     name: str
     count: int
-    properties: list[tuple[str, list[str]]]  # a name, and types: a value's, or a list's two
+    properties: list[tuple[str, list[str]]]  # names and types; a list has two, length and item
 
     def least_bytes(self, order: str) -> int:
-        """Return the fewest bytes they can take: lists may be empty, words of one letter."""
+        """Return the fewest bytes they can take: empty lists, and text values of one character."""
         sizes = [np.dtype(kinds[0]).itemsize if order else 2 for _, kinds in self.properties]
         return self.count * sum(sizes)
 
@@ -83,7 +83,7 @@ def read_header(path: Path) -> Header:
     if head.startswith(b"ply") and newline in (b"\n", b"\r", b"\r\n"):
         while lines[-1] != "end_header" and (end := head.find(newline, start)) >= 0:
             line, start = head[start:end], end + len(newline)
-            is_utf8 = line.decode("utf-8", "ignore").encode() == line  # not so every comment
+            is_utf8 = line.decode("utf-8", "ignore").encode() == line  # comments may be latin-1
             lines.append(line.decode("utf-8" if is_utf8 else "latin-1").strip())
     if lines[-1] != "end_header":
         raise DatasetError(
@@ -173,8 +173,8 @@ def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
 def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     """Write a scan of any format, in its order, with its labels, as binary PLY.
 
-    Added are `class` (uchar, 255 for a point without label), `confidence` (float), probabilities if
-    there are any, and the class colour. A column with such a name already gets `scan_` in front.
+    The columns `class` (uchar, 255 for a point without label), `confidence` (float), probabilities,
+    if any, and the class colour are added. A column that has such a name gets the prefix `scan_`.
     """
     flat, added = _flat_columns(scan), labels.columns()
     kept = table.kept_names(flat, (*COLOR_NAMES, *added))
@@ -232,7 +232,7 @@ def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:
 
 
 def _ply_kind(kind: np.dtype) -> np.dtype:
-    """Return the type in which a column is written: PLY has no 64-bit integers and no half."""
+    """Return the type in which a column is written: PLY has no 64-bit integers and no float16."""
     if kind.kind == "b":
         return np.dtype("u1")
     if kind.kind in "iu" and kind.itemsize == 8:

@@ -1,7 +1,7 @@
-"""Ablation studies: what one is made of, and the named ones.
+"""Ablation studies: their parts, and the predefined ones.
 
-`grid` reads those of the user's own, `plan` resolves what each row trains, `state` finds how far
-its runs are and what is left, `tables` has the result.
+`grid` reads the user's own, `plan` resolves what each row trains, `state` finds how far its runs
+are and what is left, `tables` makes the tables of results.
 
 A row holds changes relative to the reference, so that the same study can be repeated at a smaller
 size: what the paper doubles or halves (depth, width, k) is doubled or halved here, too. Networks
@@ -33,12 +33,12 @@ DEEP: dict[int, dict[str, int]] = {112: {}, 152: {"k": 3}, 1001: {"k": 3}}
 class Row:
     """One line of a study: what it changes and, once it is planned, what it trains."""
 
-    name: str  # plain, part of the runs' names
+    name: str  # without slashes: part of the runs' names
     group: str = ""  # what kind of change it is
     # Fields of TrainConfig and ModelConfig and their values; a Fraction: of the base's value.
     changes: Mapping[str, Any] = field(default_factory=dict)
     published: str | None = None  # the preset whose published figure is shown with the row
-    # Its place in plots: name of the axis → value; None: the planned network's.
+    # Where plots show it: name of the axis → value; None: the planned network's.
     axes: Mapping[str, Any] = field(default_factory=dict)
     # What planning adds:
     label: str = "–"  # the network and what else the row changes, for people
@@ -48,11 +48,11 @@ class Row:
     parameters: int | None = None  # trainable values of the network
 
     def cell(self, seed: int) -> str:
-        """Return the name of this row with a seed, plain and of its own within the study."""
+        """Return the name of this row and a seed, unique within the study."""
         return f"{self.name}-s{seed}"
 
     def seeded(self, seed: int) -> TrainConfig:
-        """Return what is trained for a seed."""
+        """Return the configuration for a seed."""
         assert self.config is not None, "a row that cannot be trained has no runs"
         return dataclasses.replace(self.config, seed=seed)
 
@@ -64,14 +64,14 @@ class Section:
     title: str
     rows: tuple[Row, ...]
     reference: str | None = None  # the row that the others are compared with
-    folds: bool = False  # whether the rows are the test areas of one network, and are pooled
+    folds: bool = False  # whether the rows are the test areas of one network, to be pooled
 
 
 @dataclass(frozen=True)
 class Study:
     """Tables of rows over a common base."""
 
-    name: str  # plain, part of the runs' names
+    name: str  # without slashes: part of the runs' names
     title: str
     sections: tuple[Section, ...]
     # Settings of every row, unless the user or the row says otherwise.
@@ -126,7 +126,7 @@ _SMOKE_BASE = {
 
 
 def study(name: str, *, deepest: bool = False) -> Study:
-    """Return the study `name`; `deepest` adds 1,001 layers to `depth`."""
+    """Return the study `name`; `deepest` adds a row of 1,001 layers to the study `depth`."""
     check_choice("study", name, STUDIES, flag="--preset")
     table1 = Section(TITLE, tuple(_published_row(*line) for line in _TABLE1), "reference")
     variants = Section(TITLE, tuple(_published_row(*line) for line in _VARIANTS), "edge")
@@ -156,7 +156,7 @@ def _published_row(name: str, group: str, preset: str, axis: str | None) -> Row:
 
 
 def _difference(network: ModelConfig) -> dict[str, Any]:
-    """Return what `network` changes of the reference, sizes as fractions of its sizes."""
+    """Return the settings that differ from the reference's, sizes as fractions of its sizes."""
     before = vars(PRESETS[REFERENCE].config)
     return {
         name: Fraction(value, before[name]) if name in SCALED else value

@@ -1,9 +1,9 @@
 """TensorFlow's checkpoints (V2, "tensor bundles") and the release's log, without TensorFlow.
 
-A checkpoint `PREFIX` is two kinds of files: `PREFIX.index`, a sorted table with an entry for each
+A checkpoint `PREFIX` has two kinds of files: `PREFIX.index`, a sorted table with an entry for each
 tensor, and `PREFIX.data-00000-of-00001`, …, the tensors' bytes. The table is LevelDB's: blocks of
-prefix-compressed keys, an index block of the blocks, and a footer with its position. Every block
-and every tensor has a checksum.
+prefix-compressed keys, a block that indexes them, and a footer with its position. Every block and
+every tensor has a checksum.
 
 Nothing in these files is trusted: sizes are compared with the files before anything is allocated.
 
@@ -64,7 +64,7 @@ _OPTIMIZER = re.compile(r"(.*/)?(Adam(_\d+)?|Momentum|beta[12]_power(_\d+)?|Vari
 class Entry:
     """A tensor's entry in the table."""
 
-    dtype: str | None  # NumPy's name of it; None for one that NumPy lacks, such as strings
+    dtype: str | None  # NumPy's name for it; None if it has none, as for strings
     shape: tuple[int, ...]
     shard: int  # the number of the data file that holds it
     offset: int  # where in that file it begins, bytes
@@ -87,7 +87,7 @@ class Bundle:
         path = self.data_file(entry.shard)
         where = f"{path}: tensor {name!r}"
         if entry.dtype is None or entry.sliced:
-            kind = "is stored in slices" if entry.sliced else "is no array of numbers"
+            kind = "is stored in slices" if entry.sliced else "is not an array of numbers"
             raise WeightsError(f"{where} {kind}, which cannot be read.")
         expected = math.prod(entry.shape) * np.dtype(entry.dtype).itemsize
         if entry.size != expected:
@@ -95,7 +95,7 @@ class Bundle:
                 f"{where}: found {entry.size} bytes, expected {expected} for {entry.shape}."
             )
         if not path.is_file():
-            raise WeightsError(f"{path}: found no file; the index beside it refers to it.")
+            raise WeightsError(f"{path}: found no file, but the index beside it refers to one.")
         if entry.offset + entry.size > path.stat().st_size:
             raise WeightsError(f"{where}: the file ends before it does.\nGet the file again.")
         with path.open("rb") as opened:
@@ -144,7 +144,7 @@ def index_file(prefix: Path) -> Path:
 
 
 def bundle_prefix(path: Path) -> Path | None:
-    """Return the prefix of the checkpoint that `path` is or belongs to, None if it is none."""
+    """Return the prefix of the checkpoint that `path` is or belongs to; None if there is none."""
     name = re.sub(r"(\.index|\.data-\d{5}-of-\d{5}|\.meta)$", "", path.name)
     prefix = path.with_name(name) if name else path
     return prefix if index_file(prefix).is_file() else None
@@ -172,7 +172,7 @@ def table_items(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     if len(content) < FOOTER or int.from_bytes(content[-8:], "little") != MAGIC:
         raise ValueError("found no table's footer at its end")
     footer = content[-FOOTER:]
-    _, at = _handle(footer, 0)  # of the filters, which none of these has
+    _, at = _handle(footer, 0)  # of filters, which TensorFlow does not write
     handle, _ = _handle(footer, at)
     total = end = 0
     for _, value in _block_items(_block(content, handle)):
@@ -352,7 +352,7 @@ def _option(path: Path, name: str, found: Mapping[str, Any]) -> Any:
 
 
 def literals(line: str) -> dict[str, Any]:
-    """Return the keywords of a line such as a `Namespace`; an empty dictionary of any other line.
+    """Return the keywords of a line such as `Namespace(…)`; of any other line, no keywords.
 
     >>> literals("Namespace(gcn='edgeconv', num_neighbors=[16])")
     {'gcn': 'edgeconv', 'num_neighbors': [16]}

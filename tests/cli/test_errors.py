@@ -148,7 +148,7 @@ def test_a_run_that_is_not_finished(tmp_path: Path, capsys: pytest.CaptureFixtur
     ("arguments", "message"),
     [
         ("synth file.ply/x", "OUT file.ply/x: found the file file.ply, expected a folder."),
-        ("synth /proc/x", "/proc/x: this folder cannot be made: "),
+        ("synth /proc/x", "/proc/x: this folder cannot be created: "),
         ("prepare . --data file.ply", "--data file.ply: found a file, expected a folder."),
         ("bench --out file.ply/x.json", "--out file.ply/x.json: found the file file.ply, expected"),
         ("bench --out .", "--out .: found a folder, expected a file."),
@@ -317,4 +317,4 @@ def test_a_link_that_leads_nowhere(target: str, capsys: pytest.CaptureFixture[st
     capsys.readouterr()
     Path("data").symlink_to(target)
     said = fails("prepare raw --data data -q", capsys)
-    assert f"data: found a link to {target}, where nothing is" in said
+    assert f"data: found a link to {target}, which does not exist" in said

@@ -235,7 +235,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="stored in slices"):
         open_bundle(sliced).read("w")
     text = index("text", number(1, 1), number(1, 7) + number(5, 3))
-    with pytest.raises(WeightsError, match="no array of numbers"):
+    with pytest.raises(WeightsError, match="not an array of numbers"):
         open_bundle(text).read("w")
 
 
