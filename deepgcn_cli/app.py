@@ -52,7 +52,8 @@ def run_command(arguments: list[str]) -> int:
 
 def _describe(error: Any) -> str:
     close = getattr(error, "possibilities", None)
-    message = error.message if close else error.format_message()
+    ours = getattr(error, "param", error) is None  # a command raised it, about no single option
+    message = error.message if close or ours else error.format_message()
     if close:
         message += f". Did you mean {' or '.join(sorted(close))}?"
     command = error.ctx.command_path if error.ctx else "deepgcn"

@@ -32,7 +32,7 @@ from .config import AblateConfig, TrainConfig
 from .errors import ConfigError, RunError
 from .evaluate import scores_of
 from .files import check_place
-from .progress import SILENT, Progress, Task
+from .progress import SILENT, Progress, Task, counted
 from .serialization import to_plain
 from .train import train
 
@@ -97,7 +97,7 @@ def _check_same_study(plan: Plan) -> None:
 def _overview(plan: Plan, cells: Sequence[Cell], todo: Sequence[Cell]) -> str:
     counts, seeds = Counter(cell.state for cell in cells), len(plan.seeds)
     shown = ", ".join(f"{counts[each]} {each}" for each in state.STATES if counts[each])
-    size = f"{len(plan.rows)} rows × {seeds} seed{'' if seeds == 1 else 's'}"
+    size = f"{counted(len(plan.rows), 'row')} × {counted(seeds, 'seed')}"
     return f"{plan.name}: {size}; {shown}; {len(todo)} to run"
 
 

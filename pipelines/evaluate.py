@@ -26,7 +26,7 @@ import torch
 from pipelines.data.store import Store
 from pipelines.inference import protocols
 from pipelines.inference.protocols import Evaluation, RoomPrediction
-from pipelines.reports.comparison import SIX_FOLD, pool
+from pipelines.reports.comparison import SIX_FOLD, mean_notes, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
 from pipelines.reports.scores import (
@@ -325,6 +325,7 @@ def _pool(
     if set(areas) != set(AREAS):
         notes.append(f"Not six folds: the data has areas {', '.join(map(str, areas))} only.")
     notes += absent_notes(pooled)
+    notes += mean_notes(areas, pooled)
     if store.published_rooms:
         rows += _published()
         notes.append(

@@ -3,10 +3,11 @@
 With counts M (rows: ground truth) summed over everything scored, per class c
     TP = M[c, c],  FN = Σ_j M[c, j] − TP,  FP = Σ_i M[i, c] − TP,
     IoU = TP / (TP + FP + FN),  accuracy = TP / (TP + FN),
-    OA = Σ TP / Σ M;  mIoU and mAcc are means over the classes that occur.
-A class occurs if the ground truth or the prediction has a point of it. Absent classes are left out
-and named: published code counts them as −1, 0 or 1, which moves an area's mIoU by up to 15 points.
-ABSENT has those conventions, only to compare with such code.
+    OA = Σ TP / Σ M;  mIoU and mAcc are means over the classes that the ground truth has.
+So all predictions for the same points are averaged over the same classes. A class that is predicted
+but not there has accuracy 0 / 0, and is missed already where the true class is scored. Absent
+classes are left out and named: published code counts them as −1, 0 or 1, which moves an area's mIoU
+by up to 15 points. ABSENT has those conventions, only to compare with such code.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# The value of an absent class in the means; None: left out. Of the DeepGCNs releases, TensorFlow's
-# takes −1 and PyTorch's 1.
+# What 0 / 0 counts as in the means; None: classes without ground truth are left out. Of the
+# DeepGCNs releases, TensorFlow's takes −1 and PyTorch's 1.
 ABSENT: dict[str, float | None] = {"exclude": None, "zero": 0.0, "one": 1.0, "minus-one": -1.0}
+RULE = "classes of the ground truth"
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,15 @@ class Scores:
     """Scores from 0 to 1."""
 
     oa: float  # overall accuracy
-    macc: float  # mean accuracy, over the classes that occur unless `absent_as` says otherwise
+    macc: float  # mean accuracy, over `means_over` unless `absent_as` says otherwise
     miou: float  # mean IoU, likewise
     iou: tuple[float | None, ...]  # per class; None if absent
     accuracy: tuple[float | None, ...]  # per class; None if absent
-    absent: tuple[str, ...]  # the classes that neither ground truth nor prediction has
+    absent: tuple[str, ...]  # the classes that the ground truth does not have
     points: int  # how many points were scored
+    only_predicted: tuple[str, ...] = ()  # those of `absent` that are predicted all the same
     absent_as: str = "exclude"  # a key of ABSENT
+    means_over: str = RULE  # scores of version 0.1 lack it: they counted predicted classes, too
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -53,8 +57,7 @@ def confusion(label: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.
 def scores(matrix: np.ndarray, classes: Sequence[str], *, absent_as: str = "exclude") -> Scores:
     """Return the scores of a confusion matrix (C, C) over `classes`.
 
-    A class that is predicted but has no ground truth has IoU and accuracy 0. `absent_as` is a key
-    of ABSENT.
+    `absent_as` is a key of ABSENT.
 
     Examples:
         >>> found = scores(np.array([[1, 1], [0, 2]]), ["wall", "door"])
@@ -64,36 +67,36 @@ def scores(matrix: np.ndarray, classes: Sequence[str], *, absent_as: str = "excl
     correct = np.diagonal(matrix)
     actual, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
     union = actual + predicted - correct
-    occurs = union > 0
-    iou = np.divide(correct, union, out=np.zeros(len(correct)), where=occurs)
-    accuracy = np.divide(correct, actual, out=np.zeros(len(correct)), where=actual > 0)
-    total = int(matrix.sum())
+    there, total = actual > 0, int(matrix.sum())
+    iou = np.divide(correct, union, out=np.zeros(len(correct)), where=union > 0)
+    accuracy = np.divide(correct, actual, out=np.zeros(len(correct)), where=there)
 
     def per_class(values: np.ndarray) -> tuple[float | None, ...]:
-        return tuple(float(v) if found else None for v, found in zip(values, occurs, strict=True))
+        return tuple(float(v) if found else None for v, found in zip(values, there, strict=True))
+
+    def mean(values: np.ndarray, defined: np.ndarray) -> float:
+        value = ABSENT[absent_as]
+        counted = values[there] if value is None else np.where(defined, values, value)
+        return float(counted.mean()) if there.any() else 0.0
+
+    def named(chosen: np.ndarray) -> tuple[str, ...]:
+        return tuple(name for name, is_chosen in zip(classes, chosen, strict=True) if is_chosen)
 
     return Scores(
         oa=float(correct.sum() / total) if total else 0.0,
-        macc=_mean(accuracy, occurs, absent_as),
-        miou=_mean(iou, occurs, absent_as),
+        macc=mean(accuracy, there),
+        miou=mean(iou, union > 0),
         iou=per_class(iou),
         accuracy=per_class(accuracy),
-        absent=tuple(name for name, found in zip(classes, occurs, strict=True) if not found),
+        absent=named(~there),
         points=total,
+        only_predicted=named(~there & (predicted > 0)),
         absent_as=absent_as,
     )
 
 
-def _mean(values: np.ndarray, occurs: np.ndarray, absent_as: str) -> float:
-    """Return the mean over the classes that occur, or over all with ABSENT's value for others."""
-    if not occurs.any():
-        return 0.0
-    value = ABSENT[absent_as]
-    return float(values[occurs].mean() if value is None else np.where(occurs, values, value).mean())
-
-
 def mean_iou(matrices: np.ndarray) -> np.ndarray:
-    """Return the mIoU (…) of many confusion matrices (…, C, C), over the classes that occur.
+    """Return the mIoU (…) of many confusion matrices (…, C, C), over the ground truth's classes.
 
     The same as `scores(…).miou`, for thousands at once; 0 without counts.
 
@@ -101,6 +104,7 @@ def mean_iou(matrices: np.ndarray) -> np.ndarray:
     [0.583, 1.0]
     """
     correct = np.diagonal(matrices, axis1=-2, axis2=-1)
-    union = matrices.sum(axis=-1) + matrices.sum(axis=-2) - correct
-    iou = np.divide(correct, union, out=np.zeros(union.shape), where=union > 0)
-    return iou.sum(axis=-1) / np.maximum((union > 0).sum(axis=-1), 1)
+    actual = matrices.sum(axis=-1)
+    union = actual + matrices.sum(axis=-2) - correct
+    iou = np.divide(correct, union, out=np.zeros(union.shape), where=actual > 0)
+    return iou.sum(axis=-1) / np.maximum((actual > 0).sum(axis=-1), 1)

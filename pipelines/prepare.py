@@ -44,7 +44,7 @@ from pipelines.data.store import (
 from .config import PrepareConfig
 from .errors import DatasetError
 from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, counted
 
 Dataset = RawDataset | CustomDataset
 Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
@@ -181,7 +181,7 @@ def _prepare_rooms(
             todo.append(raw)
     reused, found = len(entries), len(dataset.rooms)
     progress.say(
-        f"{dataset.source / dataset.root}: {found} rooms"
+        f"{dataset.source / dataset.root}: {counted(found, 'room')}"
         + (f" of the published {dataset.published}" if found < dataset.published else "")
         + (", turned by their alignment angles" if dataset.rotated else "")
         + (f", {reused} already prepared" if reused else "")

@@ -38,3 +38,8 @@ class Progress:
 
 
 SILENT = Progress()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 room", "2,400 rooms"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError
 from pipelines.evaluate import EvalResult, evaluate
 from pipelines.inference.segmentation import forward
+from pipelines.metrics import scores
 from pipelines.progress import Progress
+from pipelines.reports.scores import Counts, votes_note
 from pipelines.runs.directory import Run
 from pipelines.serialization import to_plain
 from tests.tiny_run import train_tiny_run
@@ -77,8 +80,7 @@ def test_room_scores_by_another_route(run: Run, store: Store) -> None:
         label.append(room.label)
         predicted.append(segment(model, room.pos, room.color, num_points=128)[0])
     truth, answer = np.concatenate(label), np.concatenate(predicted)
-    occur = np.union1d(truth, answer)
-    iou = jaccard_score(truth, answer, labels=occur, average=None, zero_division=0)
+    iou = jaccard_score(truth, answer, labels=np.unique(truth), average=None, zero_division=0)
     assert found.scores.points == sum(info.points for info in store.rooms(3))
     assert found.scores.oa == pytest.approx(accuracy_score(truth, answer))
     assert found.scores.miou == pytest.approx(iou.mean())
@@ -208,8 +210,25 @@ def test_absent_classes_as_others_count_them(run: Run) -> None:
     (found,) = score(run, absent="one").results
     (plain,) = score(run).results
     iou = [1.0 if value is None else value for value in plain.scores.iou]
-    assert found.scores.miou == pytest.approx(sum(iou) / 13)
+    counted = sum(iou) - len(plain.scores.only_predicted)  # whose IoU is 0 / n
+    assert found.scores.miou == pytest.approx(counted / 13)
     assert any("count as one in the means" in note for note in found.report.notes)
+
+
+def test_votes_change_what_they_change_also_if_absent_classes_count() -> None:
+    """By hand: the votes put right 1 of 10 points, and put another into c, which is nowhere.
+
+    Means over a and b: before (9 / 10 + 10 / 11) / 2, then (9 / 10 + 10 / 10) / 2.
+    """
+    once, voted = np.diag([9, 10, 0]), np.diag([9, 10, 0])
+    once[0, 1] = voted[0, 2] = 1
+    counts = Counts({"room": voted}, blocks=1, seconds=1.0, first=once)
+    found, first = (scores(each, "abc", absent_as="one") for each in (voted, once))
+    note = votes_note(counts, 4, found, asdict(first))
+    assert note.startswith(f"4 votes changed mIoU by {100 * (1 - 10 / 11) / 2:+.2f} points")
+    assert f"the rows differ by {100 * ((1 - 10 / 11) / 3 - 1 / 3):+.2f}" in note
+    plain = [scores(each, "abc") for each in (voted, once)]
+    assert "rows differ" not in votes_note(counts, 4, plain[0], asdict(plain[1]))
 
 
 def test_several_protocols_stand_side_by_side(run: Run) -> None:

@@ -23,13 +23,13 @@ def test_figures_worked_out_by_hand() -> None:
         [0, 0, 0, 0, 0],
     ]
     found = scores(matrix, ("a", "b", "c", "d", "e"))
-    # IoU: a 3 / (4 + 4 − 3), b 1 / (2 + 2 − 1), c 0 / 1, d 0 / 1 (only predicted), e absent.
-    assert found.iou == pytest.approx((3 / 5, 1 / 3, 0, 0, None))
-    assert found.accuracy == pytest.approx((3 / 4, 1 / 2, 0, 0, None))
+    # IoU: a 3 / (4 + 4 − 3), b 1 / (2 + 2 − 1), c 0 / 1; d (only predicted) and e are not there.
+    assert found.iou == pytest.approx((3 / 5, 1 / 3, 0, None, None))
+    assert found.accuracy == pytest.approx((3 / 4, 1 / 2, 0, None, None))
     assert found.oa == pytest.approx(4 / 7)
-    assert found.miou == pytest.approx((3 / 5 + 1 / 3) / 4)
-    assert found.macc == pytest.approx((3 / 4 + 1 / 2) / 4)
-    assert found.absent == ("e",)
+    assert found.miou == pytest.approx((3 / 5 + 1 / 3) / 3)
+    assert found.macc == pytest.approx((3 / 4 + 1 / 2) / 3)
+    assert (found.absent, found.only_predicted) == (("d", "e"), ("d",))
     assert found.points == 7
 
 
@@ -55,6 +55,22 @@ def test_conventions_for_absent_classes(name: str, value: float) -> None:
     assert found.oa == scores(matrix, tuple("abcd")).oa
 
 
+def test_all_predictions_are_averaged_over_the_same_classes() -> None:
+    """By hand: 10 points each of a and b; one prediction puts a tenth of a into c, the other none.
+
+    a 9 / 10 and 10 / 10, b 10 / 10: a mean over the classes of each prediction would be 19 / 30.
+    """
+    some, none = np.diag([9, 10, 0]), np.diag([10, 10, 0])
+    some[0, 2] = 1
+    one, other = scores(some, "abc"), scores(none, "abc")
+    assert one.macc == one.miou == pytest.approx((9 / 10 + 1) / 2)
+    assert other.macc == other.miou == 1
+    assert (one.only_predicted, other.only_predicted) == (("c",), ())
+    counted = scores(some, "abc", absent_as="one")  # IoU of c is 0 / 1, its accuracy 0 / 0
+    assert counted.miou == pytest.approx((9 / 10 + 1 + 0) / 3)
+    assert counted.macc == pytest.approx((9 / 10 + 1 + 1) / 3)
+
+
 def test_nothing_scored_is_zero() -> None:
     found = scores(np.zeros((2, 2), int), ("a", "b"))
     assert (found.oa, found.macc, found.miou, found.points) == (0, 0, 0, 0)
@@ -68,7 +84,7 @@ def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     label, predicted = np.array(pairs).T
     matrix = confusion(label, predicted, 6)
     found = scores(matrix, tuple("abcdef"))
-    occur = np.union1d(label, predicted)
+    occur, union = np.unique(label), np.union1d(label, predicted)
     expected = sklearn_metrics.jaccard_score(
         label, predicted, labels=occur, average=None, zero_division=0
     )
@@ -82,7 +98,9 @@ def test_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None:
     assert (matrix == sklearn_metrics.confusion_matrix(label, predicted, labels=range(6))).all()
     for name, value in (("zero", 0), ("one", 1), ("minus-one", -1)):
         every = np.full(6, float(value))
-        every[occur] = expected
+        every[union] = sklearn_metrics.jaccard_score(
+            label, predicted, labels=union, average=None, zero_division=0
+        )
         assert scores(matrix, tuple("abcdef"), absent_as=name).miou == pytest.approx(every.mean())
 
 

@@ -31,7 +31,7 @@ from pipelines.config import (
 from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.runs.directory import CONFIG, Run
 from pipelines.serialization import from_plain
 
@@ -141,11 +141,11 @@ def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
     finished = marker.is_file() and all((raw / room).is_dir() for room in rooms)
     if _begin(progress, "1/5 synth: a synthetic building", finished=finished):
         made = synth(demo_building(raw, settings.seed), progress=progress)
-        progress.say(f"{made.out}: {made.rooms} rooms, {made.points:,} points")
+        progress.say(f"{made.out}: {counted(made.rooms, 'room')}, {made.points:,} points")
     _begin(progress, "2/5 prepare: its rooms as blocks")  # itself keeps what is finished
     config = PrepareConfig(raw=raw, data=folder / DATA, test_area=TEST_AREA)
     prepared = prepare(config, progress=progress)
-    progress.say(f"{prepared.data}: {prepared.rooms} rooms, {prepared.points:,} points")
+    progress.say(f"{prepared.data}: {counted(prepared.rooms, 'room')}, {prepared.points:,} points")
 
 
 def _train(folder: Path, settings: Settings, progress: Progress) -> None:

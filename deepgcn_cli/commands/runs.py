@@ -19,7 +19,7 @@ from deepgcn_cli.progress import clock_time, open_progress
 from pipelines.config import PROTOCOLS, TrainConfig
 from pipelines.config.options import COUNT, option
 from pipelines.errors import RunError, command
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.runs import annotations as marks
 from pipelines.runs import index
 from pipelines.runs.directory import TRASH, Run, named_run
@@ -114,7 +114,7 @@ def export(
 ) -> Answer:
     """Write runs with all their columns to a CSV or Parquet file; scores are from 0 to 1."""
     count = index.export_runs(file, runs, where=where, sort=sort, progress=progress)
-    return Answer({"file": file, "runs": count}, [f"{file}: {_runs(count)}"])
+    return Answer({"file": file, "runs": count}, [f"{file}: {counted(count, 'run')}"])
 
 
 @subcommand("deepgcn runs sync", name="sync")
@@ -122,12 +122,8 @@ def sync_runs(*, runs: Path = RUNS, progress: Progress) -> Answer:
     """Read every run directory again, also those that look unchanged, into the index results.db."""
     count = index.sync(runs, progress)
     file = runs / index.FILE if runs.is_dir() else None
-    text = f"{file}: {_runs(count)}" if file else f"{runs}: found no such folder, so no runs"
-    return Answer({"runs": count, "index": file}, [text])
-
-
-def _runs(count: int) -> str:
-    return f"{count:,} run{'' if count == 1 else 's'}"
+    text = counted(count, "run") if file else "found no such folder, so no runs"
+    return Answer({"runs": count, "index": file}, [f"{file or runs}: {text}"])
 
 
 @subcommand("deepgcn runs show runs/mine", name="show")
@@ -222,6 +218,8 @@ def _comparison(
     differences: list[Difference],
 ) -> Iterator[str | Table]:
     """Yield other settings, the scores, each run's difference to the first one's, intervals."""
+    from pipelines.reports.comparison import few_rooms
+
     if settings:
         lines = [(name, *map(str, each)) for name, each in settings.items()]
         yield Table(("setting", *names), lines)
@@ -235,12 +233,13 @@ def _comparison(
         shown = (percent(each["iou"][number]) for each in values)
         rows.append((f"IoU {name}", *shown, *(_signed(each.iou[number]) for each in differences)))
     yield Table(("in %", *names, *changes), rows)
+    rooms = len(values[0]["rooms"])
     for each in differences:
         yield (
             f"{each.name} − {names[0]}: mIoU {_signed(each.miou)} points, 95 % of bootstrap draws "
-            f"over the {len(values[0]['rooms'])} rooms within {_signed(each.low)} … "
-            f"{_signed(each.high)}"
+            f"over the {counted(rooms, 'room')} within {_signed(each.low)} … {_signed(each.high)}"
         )
+    yield from few_rooms(rooms)
 
 
 def _signed(difference: float | None) -> str:
@@ -339,7 +338,7 @@ def _ask(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise typer.BadParameter(f"{question} There is nobody to ask here; add --yes.")
+        raise typer.BadParameter(f"{question} There is no terminal to answer on; add --yes.")
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         typer.echo("Nothing was changed.", err=True)

@@ -10,7 +10,7 @@ from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import subcommand
 from pipelines.config import PredictConfig, PrepareConfig, SynthConfig, TrainConfig
 from pipelines.errors import command
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 if TYPE_CHECKING:
     from pipelines.predict import ScanResult
@@ -22,7 +22,7 @@ def synth(config: SynthConfig, progress: Progress) -> Answer:
     from pipelines.synth import synth as stage
 
     result = stage(config, progress=progress)
-    text = f"{result.out}: {result.rooms} rooms, {result.points:,} points"
+    text = f"{result.out}: {counted(result.rooms, 'room')}, {result.points:,} points"
     return Answer(result, [text], hint=f"Next: {command('prepare', result.out)}")
 
 
@@ -44,7 +44,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
         result = stage(config, progress=progress)
     areas = ", ".join(f"area {area}: {rooms}" for area, rooms in result.areas.items())
     texts = [
-        f"{result.data}: {result.rooms} rooms ({areas}), {result.points:,} points",
+        f"{result.data}: {counted(result.rooms, 'room')} ({areas}), {result.points:,} points",
         f"test area {result.test_area}, {len(result.repairs)} lines repaired",
     ]
     taken = f"unknown class, {TAKEN.get(config.unknown)}"

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import RunError, command
-from pipelines.metrics import Scores, mean_iou, scores
+from pipelines.metrics import RULE, Scores, mean_iou, scores
+from pipelines.progress import counted
 
 from .tables import Row
 
 DRAWS = 2000
 LEVEL = 0.95
+FEW_ROOMS = 10  # with fewer, a bootstrap's interval is too narrow as a rule
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,26 @@ def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> 
     return differences
 
 
+def few_rooms(rooms: int) -> list[str]:
+    """Return a caution if an interval over so many rooms says little; else nothing."""
+    if rooms >= FEW_ROOMS:
+        return []
+    return [
+        f"Caution: {counted(rooms, 'test room')}, where such an interval needs {FEW_ROOMS} or "
+        "more: other rooms would differ by more than it says."
+    ]
+
+
 def _check_comparable(
     name: str, first: Mapping[str, Any], other: str, values: Mapping[str, Any]
 ) -> None:
+    for run, scored in ((name, first), (other, values)):
+        if scored.get("means_over") != RULE:
+            raise RunError(
+                f"{run}: found scores of an older version, whose means counted classes that are "
+                "predicted but not in the ground truth.\n"
+                f"Score it again: {command('eval', run, '--protocol', scored.get('protocol'))}"
+            )
     for what in ("protocol", "classes", "test_area", "absent_as"):
         if first.get(what) != values.get(what):
             raise RunError(
@@ -150,8 +169,20 @@ def pool(
     pooled = scores(np.sum(list(counts.values()), axis=0), classes, absent_as=absent_as)
     figures = [(each.miou, each.oa, each.macc) for each in areas.values()]
     miou, oa, macc = (float(np.mean(values)) for values in zip(*figures, strict=True))
-    # A class's IoU is averaged over the areas where it occurs.
+    # A class's IoU is averaged over the areas whose ground truth has it.
     by_class = zip(*(each.iou for each in areas.values()), strict=True)
     known = [[value for value in found if value is not None] for found in by_class]
     iou = tuple(float(np.mean(found)) if found else None for found in known)
     return areas, pooled, Row("mean of areas", miou, oa, macc, iou)
+
+
+def mean_notes(areas: Mapping[int, Scores], pooled: Scores) -> list[str]:
+    """Say why the class IoUs of the mean of areas average to another mIoU, if they do."""
+    lacking = dict.fromkeys(name for found in areas.values() for name in found.absent)
+    some = ", ".join(name for name in lacking if name not in pooled.absent)
+    if not some:
+        return []
+    return [
+        "Mean of areas: mIoU is averaged over all areas, a class's IoU over the areas that have "
+        f"the class. As some areas lack {some}, the class IoUs average to another mIoU."
+    ]

@@ -19,8 +19,9 @@ from pipelines.config import EvalConfig
 from pipelines.errors import RunError
 from pipelines.files import atomic_json, atomic_text
 from pipelines.inference.protocols import Evaluation
-from pipelines.metrics import Scores, scores
+from pipelines.metrics import RULE, Scores, mean_iou, scores
 from pipelines.model.presets import PRESETS, published_as
+from pipelines.progress import counted
 from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
 
@@ -100,10 +101,7 @@ def build_report(
     if "first_vote" in values:
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
-        gain, votes = 100 * (found.miou - once["miou"]), evaluation.options.votes
-        notes.append(
-            f"{votes} votes changed mIoU by {gain:+.2f} points for {votes} times the work."
-        )
+        notes.append(votes_note(counts, evaluation.options.votes, found, once))
     rows.append(Row.of("height bands, no network", baseline))
     preset = PRESETS.get(published_as(model) or "")
     if preset and preset.published and published and values["test_area"] == 5:
@@ -122,6 +120,21 @@ def build_report(
     )
 
 
+def votes_note(counts: Counts, votes: int, found: Scores, once: Mapping[str, Any]) -> str:
+    """Return what the votes changed, apart from how absent classes are counted in the rows."""
+    assert counts.first is not None
+    gain = 100 * float(mean_iou(counts.matrix) - mean_iou(counts.first))
+    note = f"{votes} votes changed mIoU by {gain:+.2f} points for {votes} times the work."
+    shown = 100 * (found.miou - once["miou"])
+    if round(shown, 2) == round(gain, 2):
+        return note
+    return (
+        f"{note} That is over the classes of the ground truth; the rows differ by {shown:+.2f}, as "
+        f"they count absent classes, of which the votes predict {len(found.only_predicted)} and "
+        f"the first one {len(once['only_predicted'])}."
+    )
+
+
 def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings, data and machine behind the scores."""
     config, options, store = evaluation.config, evaluation.options, evaluation.store
@@ -129,7 +142,7 @@ def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str
     return {
         "protocol": f"{values['protocol']}{votes}, seed {options.seed}, "
         f"{values['points']:,} points scored",
-        "test area": f"{config.test_area}, {len(evaluation.rooms)} rooms",
+        "test area": f"{config.test_area}, {counted(len(evaluation.rooms), 'room')}",
         "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
         f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
@@ -231,7 +244,7 @@ def known_scores(
     That is: the same settings, data of that `fingerprint`, and weights older than the scores.
     """
     wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "absent_as": config.absent}
-    wanted |= {"protocol": protocol}
+    wanted |= {"protocol": protocol, "means_over": RULE}
     wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
         known = run.scores(protocol)

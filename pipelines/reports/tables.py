@@ -163,7 +163,10 @@ def absent_notes(found: Scores) -> list[str]:
         f"Absent classes ({names}) count as {found.absent_as} in the means, "
         "to compare with code that does so; the default leaves them out."
     )
-    return [f"Absent classes, {left_out}" if found.absent_as == "exclude" else counted]
+    notes = [f"Absent classes, {left_out}" if found.absent_as == "exclude" else counted]
+    if predicted := ", ".join(found.only_predicted):
+        notes.append(f"Predicted for some points, but not in the ground truth: {predicted}.")
+    return notes
 
 
 def percent(value: float | None) -> str:

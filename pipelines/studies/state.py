@@ -23,7 +23,7 @@ from pipelines.config import TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import DeepGCNError, RunError
 from pipelines.model.figures import step_flop
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.reports.scores import known_scores
 from pipelines.runs.directory import METRICS, Run, find_runs
 from pipelines.runs.resume import identity
@@ -212,7 +212,7 @@ def _machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float |
         return None, "nothing: no row can be trained"
     known = [speed for run in find_runs(plan.runs) if (speed := _speed_of(run, device, config))]
     if known:
-        runs = f"{len(known)} run{'' if len(known) == 1 else 's'}"
+        runs = counted(len(known), "run")
         return statistics.median(known), f"the pace of {runs} of this machine in {plan.runs}"
     return _timed(config, device, progress)
 
@@ -237,7 +237,7 @@ def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float 
     """Time steps of a training, most often of the reference, in a process of their own."""
     blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / _block_flop(config))))
     case = Case(config.model, "step", blocks, config.num_points, device, config.threads, repeats=2)
-    with progress.task(f"Timing steps of {blocks} block{'' if blocks == 1 else 's'}"):
+    with progress.task(f"Timing steps of {counted(blocks, 'block')}"):
         try:
             times = measure_case(OURS, case, MEASURE_SECONDS).times
         except subprocess.TimeoutExpired:

@@ -13,7 +13,8 @@ import numpy as np
 
 from pipelines.config import AREAS
 from pipelines.model.presets import PRESETS
-from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, pool
+from pipelines.progress import counted
+from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, few_rooms, pool
 from pipelines.reports.studies import Delta, Line, Published, Sample, StudyTable, write_study
 from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
@@ -210,8 +211,9 @@ def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:
     if deltas:
         notes.append(
             f"Δ: to the reference row, seed by seed; in brackets 95 % of {DRAWS:,} bootstrap draws "
-            f"of the {deltas[0].rooms} test rooms and the seeds."
+            f"of the {counted(deltas[0].rooms, 'test room')} and the seeds."
         )
+        notes += few_rooms(deltas[0].rooms)
     published = [line.published for line in lines if line.published is not None]
     if any(each.delta is not None and not each.comparable for each in published):
         notes.append(

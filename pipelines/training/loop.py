@@ -24,7 +24,7 @@ from pipelines.data.store import Store
 from pipelines.errors import EverywhereError, RunError
 from pipelines.metrics import Scores, confusion, scores
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.runs.directory import Run, last_checkpoint, resume_command, save_config
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.memory import peak_memory
@@ -341,7 +341,7 @@ class Training:
         self.interruption.notify = None
         self.progress.say(
             f"Out of memory in step {self.counters.step + 1}: it is repeated, and the others are "
-            f"taken, with {size} block{'' if size == 1 else 's'} at once (--micro-batch {size})."
+            f"taken, with {counted(size, 'block')} at once (--micro-batch {size})."
         )
 
     def stop_if_asked(self) -> None:

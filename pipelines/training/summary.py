@@ -8,6 +8,7 @@ from torch import nn
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.model.presets import PRESETS, published_as
+from pipelines.progress import counted
 from pipelines.runtime.device import describe_device
 
 from .memory import describe_memory
@@ -35,14 +36,14 @@ def describe_training(
         f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
         f"test area {config.test_area}",
-        f"{_count(len(train.rooms), 'training room')} ({_count(len(train), 'block')})",
-        _count(len(validation.rooms), "validation room"),
+        f"{counted(len(train.rooms), 'training room')} ({counted(len(train), 'block')})",
+        counted(len(validation.rooms), "validation room"),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
         f"{describe_device(device)}{processes}",
         f"matmul precision {config.precision}" if config.precision != "32" else "",
         f"batches of {config.batch_size}, {micro} at once" if micro < config.local_batch else "",
-        f"{_count(layers, 'layer')} recomputed at once" if layers else "",
+        f"{counted(layers, 'layer')} recomputed at once" if layers else "",
         describe_memory(config, device.type, sharing),
         describe_published(config.model),
     ]
@@ -64,7 +65,3 @@ def describe_published(config: ModelConfig) -> str:
         return ""
     row = PRESETS[name]
     return f"published {row.published:.2f}{'' if row.cited else '†'} % mIoU on area 5 ({name})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -14,6 +14,9 @@ from pipelines.reports.comparison import (
     SIX_FOLD,
     bootstrap_interval,
     compare_scores,
+    few_rooms,
+    mean_notes,
+    pool,
 )
 
 CLASSES = ("a", "b")
@@ -32,6 +35,7 @@ def values(rooms: dict[str, np.ndarray], **changes: Any) -> dict[str, Any]:
         "classes": list(CLASSES),
         "rooms": plain,
         "miou": found.miou,
+        "means_over": found.means_over,
         "iou": list(found.iou),
         **changes,
     }
@@ -96,6 +100,7 @@ def test_the_interval_of_two_rooms_is_what_all_draws_give() -> None:
         ({"rooms": {"z": [[1, 0], [0, 1]]}}, "two: scored on other data than one"),
         ({"store": {"fingerprint": "b"}}, "two: scored on other data than one"),
         ({"absent_as": "zero"}, "two: found absent_as zero, expected that of one: None"),
+        ({"means_over": None}, r"two: found scores of an older .*\n.*eval two --protocol room"),
     ],
 )
 def test_what_does_not_compare(changes: dict[str, Any], found: str) -> None:
@@ -109,3 +114,24 @@ def test_published_rows_average_to_their_miou() -> None:
         if row.iou is not None:
             assert len(row.iou) == 13
             assert sum(row.iou) / 13 == pytest.approx(row.miou, abs=0.06), row.name
+
+
+def test_few_rooms_are_a_caution() -> None:
+    assert few_rooms(10) == []
+    assert few_rooms(2)[0].startswith("Caution: 2 test rooms, where")
+    assert few_rooms(1)[0].startswith("Caution: 1 test room, where")
+
+
+def test_the_mean_of_areas_says_when_its_classes_average_to_another_miou() -> None:
+    """By hand: area 1 has a and b with IoU 1, area 2 only a, with 6 points right of 10.
+
+    The areas' mIoUs are 1 and 0.6, their mean 0.8; the class IoUs are 0.8 and 1, their mean 0.9.
+    """
+    counts = {1: [[10, 0], [0, 10]], 2: [[6, 4], [0, 0]]}
+    values = {area: {"classes": CLASSES, "confusion": each} for area, each in counts.items()}
+    areas, pooled, mean = pool(values)
+    assert mean.miou == pytest.approx(0.8)
+    assert mean.iou == pytest.approx((0.8, 1.0))
+    assert any("lack b, the class IoUs average to another" in n for n in mean_notes(areas, pooled))
+    everywhere = pool({**values, 2: {"classes": CLASSES, "confusion": [[6, 4], [0, 1]]}})
+    assert mean_notes(*everywhere[:2]) == []

@@ -49,7 +49,8 @@ def test_compare_needs_scores_and_says_how_to_get_them(
     assert "runs/first: found no scores under protocol block-s05" in error
     assert "deepgcn eval runs/first --protocol block-s05" in error
     assert run(["runs", "compare", "first"]) == 2
-    assert "expected two or more" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("deepgcn runs compare: found one run, expected two or more")
     assert (folder / "runs" / "first").is_dir()
 
 
@@ -60,6 +61,7 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert "max_steps" in shown
     assert "− first: second" in shown
     assert "over the 2 rooms within" in shown
+    assert "Caution: 2 test rooms" in shown
     facts = json.loads(succeed(capsys, "runs", "compare", "first", "second", "--json"))
     assert facts["settings"] == {"max_steps": [2, 40]}
     (difference,) = facts["differences"]

@@ -174,6 +174,9 @@ def test_export(capsys: pytest.CaptureFixture[str]) -> None:
 def test_trash(capsys: pytest.CaptureFixture[str]) -> None:
     assert succeed(capsys, "rm", "mine", "runs/mine") == "runs/mine → runs/.trash/mine\n"
     assert names(succeed(capsys, "list")) == ["other", "third"]
+    assert run(["runs", "rm", "--where", "depth<10"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("deepgcn runs rm: runs: move 1 to the trash: third? There is no term")
     moved = json.loads(succeed(capsys, "rm", "--where", "depth<10", "--yes", "--json"))
     assert moved == {"runs/third": "runs/.trash/third"}
     assert "no runs fulfil" in succeed(capsys, "rm", "--where", "depth<10", "--yes")
