@@ -67,7 +67,7 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
 
 
 def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> state.StudyEstimate:
-    """Return what a study will take; nothing is trained or written. It raises what `ablate` does.
+    """Estimate what a study takes, without training or writing; the errors are `ablate`'s.
 
     >>> left = dry_run(AblateConfig(preset="smoke", rows=("reference",), seeds=2))
     >>> left.rows[0].runs
@@ -90,7 +90,7 @@ def _check_same_study(plan: Plan) -> None:
             raise RunError(
                 f"{plan.file}: found the study with other settings: {row.name}'s "
                 f"{'; '.join(found)}.\n"
-                "Give this one a name of its own: --name NAME, or the same settings as before."
+                "Give this one another name (--name NAME), or the same settings as before."
             )
 
 
@@ -102,7 +102,7 @@ def _overview(plan: Plan, cells: Sequence[Cell], todo: Sequence[Cell]) -> str:
 
 
 def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Progress) -> None:
-    """Bring all cells to their end, `config.workers` at a time."""
+    """Train and score all cells, `config.workers` at a time."""
     with (
         watch_for_interruption() as interruption,
         progress.task("Ablation", total=len(cells), unit="runs") as task,
@@ -223,7 +223,7 @@ def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -
     if run.state == "finished":
         progress.say(f"{run.path}: trained before")
         return run
-    progress.say(f"{run.path}: {run.state}; going on with it")
+    progress.say(f"{run.path}: {run.state}; resuming it")
     # The settings that shape the result are the same; the others are the row's.
     free = {name: getattr(config, name) for name in FREE if name != "name"}
     own = dataclasses.replace(run.config, **free)

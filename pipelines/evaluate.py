@@ -130,7 +130,7 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
             f"expected those of {run.name}: {', '.join(known['classes'])}."
         )
     if known.get("fingerprint") != store.fingerprint:
-        progress.warn(f"{run.path}: trained on other data than what {store.path} holds now.")
+        progress.warn(f"{run.path}: trained on other data than {store.path} holds now.")
     model = load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes)
     return Evaluation(run, trained, config, model.to(device), store, tuple(rooms))
 
@@ -220,8 +220,8 @@ def six_fold(
 ) -> tuple[SixFoldResult, ...]:
     """Score one run per area and pool them, under every protocol of `config`.
 
-    Without named runs, those that differ from the latest finished one in nothing but the area are
-    taken. What was scored before with the same settings is not scored again.
+    Without named runs, it takes those that differ from the latest finished one only in the area. A
+    run that was scored before with the same settings is not scored again.
 
     Raises:
         ConfigError: the named runs have different settings, or two of them the same area.
@@ -260,7 +260,7 @@ def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
     if not others:
         alike = []
         for run in find_runs(base.path.parent):
-            with suppress(RunError):  # a broken run is no fold
+            with suppress(RunError):  # a broken run is not a fold
                 if not _differences(base, run):
                     alike.append(run)
         alike.sort(key=lambda run: run.state == "finished")  # the last one of an area is taken
@@ -290,7 +290,7 @@ def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
 def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
     """Train the network of `base` without `area`, or resume that training."""
     if begun is not None:
-        progress.say(f"Area {area}: going on with {begun.path}")
+        progress.say(f"Area {area}: resuming {begun.path}")
         return Run(train(begun.config, resume=begun.path, progress=progress).run)
     progress.say(f"Area {area}: training")
     config = dataclasses.replace(

@@ -111,7 +111,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             raise
         raise DatasetError(  # HDF5's own message is lines of pointers and offsets
             f"{config.data}: the disk is full ({os.strerror(error.errno)}).\n"
-            "Rooms that were finished are kept: make room and run the same command again."
+            "Finished rooms are kept: free some space and run the same command again."
         ) from error
     rooms = store.rooms()
     return PrepareResult(
@@ -168,7 +168,7 @@ def _prepare_rooms(
 ) -> tuple[dict[str, Entry], int]:
     """Read the rooms that are new or changed; return all entries, and how many were not read.
 
-    Every room without a failure then has a part or stands in the store.
+    Afterwards every room that did not fail has a part or is in the store.
     """
     stored = {f"Area_{room['area']}/{room['name']}": room for room in readable_entries(config.data)}
     entries: dict[str, Entry] = {}
@@ -261,7 +261,7 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
             raise
         return {
             "failed": f"{dataset.source}: {_key(raw)}: found a room name of {len(raw.name)} "
-            "letters, expected one that is short enough for a file's.\n"
+            "characters, expected one that is short enough for a file.\n"
             "Rename the room in a copy of the raw data."
         }
     info = asdict(room.info(len(dataset.classes)))
@@ -271,7 +271,7 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
 
 
 def _refuse(failed: dict[str, str], kept: int, progress: Progress) -> None:
-    """Raise DatasetError with what is wrong with the first room, after a warning of each other."""
+    """Raise DatasetError for the first room that failed, after a warning for each of the others."""
     first, *others = failed.values()
     for key, error in list(failed.items())[1:]:
         progress.warn(f"{key} cannot be read: {error}")
@@ -279,7 +279,7 @@ def _refuse(failed: dict[str, str], kept: int, progress: Progress) -> None:
     rest = "The other rooms are kept. " if kept else ""
     leave = f", or leave {'them' if others else 'it'} out: deepgcn prepare --allow-incomplete"
     raise DatasetError(
-        f"{first}\n{also}{rest}Mend the data and run the same command again{leave if kept else '.'}"
+        f"{first}\n{also}{rest}Fix the data and run the same command again{leave if kept else '.'}"
     )
 
 

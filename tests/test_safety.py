@@ -137,7 +137,7 @@ def wait_for_records(run: Run, count: int) -> None:
 
 
 def go_on_until(commands: Commands, run: Run, records: int, seconds: float) -> None:
-    """Start going on with a run and return when so many records were added, and a little later."""
+    """Resume a run, and return a little after so many records were added."""
     wanted = len(run.metrics()) + records
     commands.start("train", "--resume", str(run.path), "--quiet")
     wait_for_records(run, wanted)

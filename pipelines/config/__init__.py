@@ -104,7 +104,7 @@ class PrepareConfig:
                 "Write them there, under values or ignore."
             )
         if self.export is not None and self.dataset is not None:
-            raise ConfigError("--export: found it with --dataset, but the form is of S3DIS only.")
+            raise ConfigError("--export: found it with --dataset, but it is for S3DIS only.")
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class TrainConfig:
 
     @classmethod
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
-        """Return a saved configuration; its recipe keeps the parts that it had then."""
+        """Return a saved configuration; its recipe keeps the parts that it was saved with."""
         parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
         if (now := RECIPES.get(recipe)) is None:
             return cls(**values)
@@ -242,7 +242,7 @@ class TrainConfig:
 
     @property
     def local_batch(self) -> int:
-        """The most blocks of a step that one process has."""
+        """The largest number of blocks that one process has in a step."""
         return -(-self.batch_size // self.devices)
 
     @property
@@ -345,7 +345,7 @@ class AblateConfig:
             found = "neither" if self.preset is None else "both"
             raise ConfigError(f"--preset and --grid: found {found}, expected one of them.")
         if self.deepest and self.preset != "depth":
-            raise ConfigError("--deepest: found it without --preset depth, which it belongs to.")
+            raise ConfigError("--deepest: found it without --preset depth, which it extends.")
         if self.slurm and self.launcher != "slurm":
             raise ConfigError(
                 f"--slurm: found {', '.join(self.slurm)} without --launcher slurm.\n"

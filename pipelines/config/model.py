@@ -17,7 +17,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "densegcn": {"width": 32, "k": 8},
     "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
 }
-IMPORTED = ("plaingcn", "resgcn", "densegcn")  # dgcnn shows in the tensors
+IMPORTED = ("plaingcn", "resgcn", "densegcn")  # dgcnn is recognised by its tensors
 ARCHS = tuple(PUBLISHED)  # `pipelines.model.blocks` has a class for each
 CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 LAYOUTS = ("paper", "torch")
@@ -75,7 +75,7 @@ class ModelConfig:
 
     @classmethod
     def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
-        """Return the network that the paper calls `arch` at `depth`, with `changes` but for None.
+        """Return the published network `arch` at `depth`, with those `changes` that are not None.
 
         >>> ModelConfig.published("densegcn", 28).width
         32

@@ -40,7 +40,7 @@ from .s3dis.raw import RawFile, RoomFiles
 from .s3dis.rooms import RoomNotes
 from .store import IGNORED, Room, make_room
 
-OPTIONS = ("up", "scale", "columns")  # as of ScanOptions
+OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
 LARGEST_FILE = 1 << 20  # bytes of a description
 GREY = 128  # of a scan without colour
@@ -61,7 +61,7 @@ class CustomDataset:
     options: ScanOptions  # the scans' vertical axis, unit and columns, also that of the labels
     no_color_ok: bool  # scans without colour are taken as grey
     test_area: int | None
-    root: str = ""  # this and the next two as of `RawDataset`
+    root: str = ""  # this and the next two as in `RawDataset`
     rotated: bool = False
     published: int = 0
 
@@ -142,7 +142,7 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
 def _classes(given: Any) -> dict[str, Rgb]:
     """Return names and colours; a plain list of names gets colours spread over the hues."""
     if isinstance(given, list):
-        for name in given:  # the ones behind one that comes twice would get other numbers
+        for name in given:  # a repeated name would shift the numbers of those after it
             _check(given.count(name) == 1, f"the class {name!r} twice", "each once")
         # A list or map among them is not a name; as text it is refused below.
         given = {name if isinstance(name, str) else repr(name): None for name in given}
@@ -270,8 +270,8 @@ def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, Roo
     if not len(pos):
         first = room.files[0].name
         raise DatasetError(f"{first}: found no point with coordinates in room {room.name}.")
-    # The range of the colours (0–1, 0–255, 0–65535) is judged by all files together: a dark object
-    # alone would be misjudged.
+    # The range of the colours (0–1, 0–255, 0–65535) follows from all files together: that of a dark
+    # object alone would be misjudged.
     largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
     color = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
     made = make_room(room.area, room.name, pos, np.concatenate(color), label)

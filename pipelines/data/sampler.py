@@ -1,7 +1,7 @@
-"""Blocks drawn from the store: of which rooms, in which order, with which points.
+"""Draw blocks from the store: of which rooms, in which order, with which points.
 
 Every draw follows from (seed, epoch, block) alone. So any thread may make any batch at any time,
-and a resumed run only has to know its place in the epoch. A block that is drawn several times in an
+and a resumed run only needs its position in the epoch. A block that is drawn several times in an
 epoch has a number for each time (`draw_blocks`), and so other points each time.
 """
 
@@ -24,7 +24,7 @@ from .store import IGNORED, Room, RoomInfo, Store
 
 BYTES_PER_POINT = 16  # pos, color, label
 ORDER, POINTS, AUGMENT = 0, 1, 2  # what a random stream is for
-MOST = 10.0  # times that balancing may draw a block, where it would come once without
+MOST = 10.0  # times that balancing may draw a block that is otherwise drawn once
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class BlockSampler:
         seed: of all draws.
         stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
         layout: "paper" or "torch", see `block_features`.
-        parts: of the recipe. "resample" draws a block's points anew every epoch, instead of once
-            as for the published HDF5 files. "balance" draws blocks by their classes
+        parts: of the recipe. "resample" draws a block's points again every epoch, instead of once
+            as in the published HDF5 files. "balance" draws blocks by their classes
             (`block_probabilities`), instead of each once an epoch. AUGMENTATIONS change the points
             that were drawn.
         sharing: processes on this machine that each keep rooms in its memory.

@@ -2,7 +2,7 @@
 
 The labels of a large scan grow in `.<out>.part/` beside the result: `label`, `confidence` and
 perhaps `probabilities` as plain arrays, and `state.json` with what they are made from and how many
-blocks are done. After a stop, the next start with the same scan, weights and settings goes on from
+blocks are done. After a stop, the next call with the same scan, weights and settings continues
 there.
 """
 
@@ -26,10 +26,10 @@ from pipelines.scans.table import chunks
 from .segmentation import Draws, block_logits, softmax, sort_points
 
 UNLABELLED = 255  # class of a point without coordinates
-KEPT_FROM = 1_000_000  # points; fewer are soon labelled again
+KEPT_FROM = 1_000_000  # points; labels of a smaller scan are not kept: making them is quick
 SAVE_EVERY = 20.0  # seconds
 STATE = "state.json"
-SIDE = 0.05  # m: a piece of surface; scanned indoors, nearly every one holds a point
+SIDE = 0.05  # m: a cell of surface; in an indoor scan, nearly every one has a point
 CUBE = 5  # cells along a cube's edge; within 0.25 m a surface is taken to be flat
 FEWEST = 6  # points of a cube from which a direction can be estimated
 # What the arrays hold before any block, and their types; the confidence is the largest probability.
@@ -52,7 +52,7 @@ class LabelStore:
     def open(
         cls, folder: Path, made_from: str, points: int, classes: int, *, probabilities: bool
     ) -> LabelStore:
-        """Go on with what `folder` holds if it is made from the same, or begin anew."""
+        """Continue the labels in `folder` if they are made from the same, or start new ones."""
         shapes: dict[str, tuple[int, ...]] = {"label": (points,), "confidence": (points,)}
         if probabilities:
             shapes["probabilities"] = (points, classes)
@@ -80,7 +80,7 @@ class LabelStore:
         self.arrays["confidence"][rows] = probabilities.max(axis=1)
         if "probabilities" in self.arrays:
             self.arrays["probabilities"][rows] = probabilities
-        # What follows counts the block; a stop before it adds the block again.
+        # The block counts from here; after a stop before this line, it is added again.
         self.areas = areas
         self.blocks += 1
         self.points += len(rows)
@@ -101,8 +101,7 @@ class LabelStore:
 
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """Write arrays that hold no block; if the disk is full, raise OSError and leave no folder."""
-    # They are written before they are mapped: a map of a file too large for the disk ends the
-    # process.
+    # Written before they are mapped: writing to a map beyond the disk's space kills the process.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -117,7 +116,7 @@ def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
-    """Return what is known of the arrays in `folder`; nothing unless they have `sizes`, bytes."""
+    """Return the saved state of the arrays in `folder`; {} unless they have `sizes`, in bytes."""
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         same = all((folder / name).stat().st_size == size for name, size in sizes.items())

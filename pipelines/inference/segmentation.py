@@ -144,7 +144,7 @@ def segment(
         model: a trained network; it is set to evaluation mode and stays on its device.
         pos: (N, 3) float, metres, z up, in any frame.
         color: (N, 3), uint8 or float from 0 to 1.
-        num_points: points per draw; None: as the network was trained with.
+        num_points: points per draw; None: as in training.
         batch_size: draws per forward pass.
         seed: of the draws.
 
@@ -171,10 +171,10 @@ def segment(
     _check_arrays(pos, color)
     if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around
         pos = pos.astype(np.float64)
-    with np.errstate(over="ignore"):  # infinite is too far apart, too
+    with np.errstate(over="ignore"):  # an infinite extent is refused below
         local = (pos - pos.min(axis=0)).astype(np.float32)
     blocks.check_ground(
-        "segment", local.max(axis=0), "Give metres, without points that lie far off."
+        "segment", local.max(axis=0), "Give metres, without points that lie far away."
     )
     order, points = sort_points(local, color)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)

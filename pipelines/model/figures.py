@@ -4,7 +4,7 @@ Arithmetic and kept activations are counted, not derived: small networks of 2, 3
 on few points, PyTorch counts their matrix multiplications, and every tensor that autograd saves is
 added up. Both are at most quadratic in the depth (the input of dense blocks grows) and in the
 points (the distances of a graph), so the small networks determine every size. That holds for any
-graph convolution or block, those of PyTorch Geometric and of the user's own included.
+graph convolution or block, including PyTorch Geometric's and the user's own.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .deepgcn import DeepGCN
 
 LEAST_POINTS = 64  # of the small networks
 DEPTHS = (2, 3, 4)
-# A matmul that adds to its result, which PyTorch leaves out.
+# PyTorch does not count a matmul that adds to its result.
 ADDED = {torch.ops.aten.addmm_: lambda _, a, b, *__, **___: 2 * a[0] * a[1] * b[1]}
 
 Figures = Callable[[int, int], tuple[float, float]]  # (depth, points) → both figures
@@ -132,7 +132,7 @@ def _parabola(rows: Sequence[Sequence[float]], steps: float) -> list[float]:
 
 def _multiplied(config: ModelConfig, points: int) -> tuple[int, int]:
     """Return the operations of a forward pass and of a step."""
-    # The reference kernels leave nothing out and compute nothing twice.
+    # The reference kernels neither skip nor repeat any arithmetic.
     with torch.random.fork_rng([]), torch.enable_grad(), kernels.use("reference"):
         model, features = DeepGCN(config).train(), torch.rand(1, points, config.in_channels)
         with FlopCounterMode(display=False, custom_mapping=ADDED) as counter:

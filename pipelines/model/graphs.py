@@ -45,7 +45,7 @@ def draw_ranks(
 
 
 def rank_bounds(config: ModelConfig, *, training: bool) -> list[int]:
-    """Return for each layer a number that its ranks are below in every draw."""
+    """Return for each layer a number above its ranks in every draw."""
     k = config.k
     return [
         k * d if _is_stochastic(config, d, training=training) else (k - 1) * d + 1
@@ -60,7 +60,7 @@ def _is_stochastic(config: ModelConfig, dilation: int, *, training: bool) -> boo
 class Graphs:
     """The graphs of one pass of a network on features (B, N, in_channels), (B, N, k) int32 each.
 
-    `keep` those of layers that will be recomputed: k indices per point take little memory, a search
+    `keep` them if layers will be recomputed: k indices per point take little memory, a search takes
     half the time of a layer, and ranks must be drawn only once.
     """
 

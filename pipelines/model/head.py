@@ -1,7 +1,7 @@
-"""The head's first maps of all layers' outputs: folded, and in segments that save memory.
+"""The head's first linear maps, over all layers' outputs: folded, and in segments to save memory.
 
 Fusion and prediction both begin with a linear map of the concatenated outputs h_1 … h_L, which is
-a sum over the layers: Σ_l W_l h_l + b. So it can be formed segment by segment, while the backbone
+a sum over the layers: Σ_l W_l h_l + b. So it can be computed segment by segment, while the backbone
 runs. With activation checkpointing the backward pass recomputes a segment's activations.
 
 Reference:
@@ -38,7 +38,7 @@ class Segment(NamedTuple):
 
     run: Run  # their input, in pieces → their outputs, and the next segment's input, in pieces
     modules: list[nn.Module]  # that `run` calls
-    channels: int  # of their outputs together
+    channels: int  # of all their outputs
 
 
 def segment_length(depth: int) -> int:
@@ -55,7 +55,7 @@ def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
     """Sum the columns of a weight (C', D) that read the same channel, to (C', distinct).
 
     The outputs of dense blocks repeat their inputs' channels: W [h_1, …, h_L] is then a map of the
-    distinct channels alone, 896 in the place of 12,992 in DenseGCN-28. `columns` (D,) int64 says
+    distinct channels alone, in DenseGCN-28 of 896 instead of 12,992. `columns` (D,) int64 says
     which of them each column reads.
 
     Example:
@@ -66,7 +66,7 @@ def fold(weight: Tensor, columns: Tensor, distinct: int) -> Tensor:
 
 
 def linear_pair(pieces: Sequence[Tensor], first: Map, second: Map) -> tuple[Tensor, Tensor]:
-    """Return what `linear` gives for x and each of two maps, where x concatenates `pieces`.
+    """Return `linear` of x for each of two maps, where x concatenates `pieces`.
 
     Only the pieces are saved, which other layers save anyway: the backward pass concatenates them
     again, and accumulates the gradient of x in one array where autograd would allocate two. The

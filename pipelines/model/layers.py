@@ -1,4 +1,4 @@
-"""The unit that every part of the network is built of: linear map, batch norm and activation.
+"""The unit that every part of the network consists of: linear map, batch norm and activation.
 
 A 1 × 1 convolution over points or edges is a linear map of their channels, so arrays keep the shape
 (…, C) throughout. Linear maps are the only matrix multiplications that run in a lower precision
@@ -42,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class Matmul:
     """Matrix multiplication in a backward pass, in the precision of the forward pass.
 
-    It is created in the forward pass, of which x is any tensor.
+    It is created in the forward pass, with any of its tensors as x.
     """
 
     def __init__(self, x: Tensor) -> None:
@@ -61,7 +61,7 @@ class Matmul:
             yield
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a b (n, m), of matrices (n, l) and (l, m), in the type of a."""
+        """Return a b (n, m) for matrices (n, l) and (l, m), in the type of a."""
         with self.as_in_forward():
             return kernels.matmul(a, b).to(a.dtype)
 
@@ -182,7 +182,7 @@ class _RowSums(torch.autograd.Function):
 
 
 def normalize(norm: Norm, x: Tensor, mean: Tensor, var: Tensor, slope: float | None) -> Tensor:
-    """Normalise x (…, C) by given moments (C,); with a `slope` leaky_relu follows."""
+    """Normalise x (…, C) with the given moments (C,), followed by leaky_relu if `slope` is set."""
     scale = norm.weight * torch.rsqrt(var + norm.eps).to(x.dtype)
     shift = norm.bias - mean.to(x.dtype) * scale
     if slope is None:
@@ -275,7 +275,7 @@ class Unit(nn.Module):
         """Return max_i finish(x)_i (B, C') over the points of x (B, N, C').
 
         Norm and activation are monotone per channel, so they are applied to the largest or the
-        smallest value alone, and nothing of x's size is stored.
+        smallest value alone, and nothing as large as x is stored.
         """
         sign, relu = self.norm.weight.detach(), not self.style.norm_first
         extreme, *sums = kernels.point_reduce(x, sign, relu=relu, moments=self.norm.training)

@@ -16,8 +16,8 @@ class Preset:
 
     config: ModelConfig
     published: float | None  # mIoU in percent on S3DIS Area 5 as the paper gives it
-    # Whether the figure was read in a public source; if not, it was recalled from the paper and is
-    # shown with a dagger.
+    # Whether the figure was read in a public source; if not, it is from memory and is shown with a
+    # dagger.
     cited: bool
     note: str  # the table that the row is from
 
@@ -81,7 +81,7 @@ def preset(name: str) -> Preset:
 
 
 def published_as(config: ModelConfig) -> str | None:
-    """Return the preset's name that `config` has, whatever its layout and number of classes.
+    """Return the name of the preset that `config` is, whatever its layout and number of classes.
 
     Example:
         >>> published_as(ModelConfig(layout="torch"))

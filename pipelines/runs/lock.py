@@ -41,7 +41,7 @@ def lock_run(path: Path) -> Iterator[None]:
             holder = file.read_text(encoding="utf-8").strip()
             raise RunError(
                 f"{path}: another process is training this run ({holder}).\n"
-                "Wait for it, stop it, or start a run of your own: deepgcn train"
+                "Wait for it, stop it, or start another run: deepgcn train"
             )
         file.write_text(f"{_this_process()}\n", encoding="utf-8")
         yield

@@ -32,12 +32,12 @@ DAMAGED = (  # what a broken file, or one of another network, raises while it is
 
 @dataclass
 class Counters:
-    """How far a training is and what it has added up."""
+    """The progress of a training, and sums over its steps."""
 
     epoch: int = 0  # epochs finished, validation included
     batch: int = 0  # batches trained on in the epoch that follows
-    step: int = 0  # optimizer steps in all
-    samples: int = 0  # blocks trained on in all
+    step: int = 0  # optimizer steps in total
+    samples: int = 0  # blocks trained on in total
     loss_sum: float = 0.0  # Σ loss × blocks over this epoch's batches
     loss_blocks: int = 0  # the blocks in that sum
     validated: int = 0  # the step after which the network was last validated

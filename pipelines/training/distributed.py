@@ -28,7 +28,7 @@ from pipelines.data.store import IGNORED
 from pipelines.errors import ConfigError, ProcessLostError
 
 # A killed process is noticed at once, by its closed connections; this is for machines and networks
-# that fall silent.
+# that stop responding.
 PATIENCE = timedelta(minutes=5)
 LOWEST_PORT, PORTS = 20_000, 20_000  # SLURM gives no port: it is derived from the job's number
 
@@ -37,9 +37,9 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a training, as one of them sees it; without others its methods cost nothing.
+    """The processes of a training, as one of them sees it.
 
-    Those that exchange something need `connected`.
+    Methods that exchange data need `connected`; without other processes they cost nothing.
     """
 
     rank: int = 0  # this process's number among all
@@ -94,7 +94,7 @@ class Processes:
         return Batch(made.features, np.full_like(made.label, IGNORED), numbers, idle=True)
 
     def synchronize(self, model: Any, batch: Batch) -> None:
-        """Let the batch norms of `model` count the whole batch, of which `batch` is a part."""
+        """Make the batch norms of `model` use the whole batch, of which `batch` is a part."""
         if self.size > 1:
             weight = 0.0 if batch.idle else 1.0
             model.synchronize(lambda sums: _Sum.apply(sums * weight, self))

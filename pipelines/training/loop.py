@@ -1,6 +1,6 @@
 """Train and validate in turn until the end, with checkpoints on the way.
 
-`Training.run_to_end` is the story. Where a training stands is in its `TrainingState`, which every
+Begin with `Training.run_to_end`. The progress of a training is in its `TrainingState`, which every
 checkpoint holds.
 """
 
@@ -92,7 +92,7 @@ class Training:
         return state
 
     def build_stepper(self, trials: int) -> Stepper:
-        """Return what takes the steps; the first `trials` may find out that memory is short."""
+        """Return what takes the steps; the first `trials` of them may halve the micro-batch."""
         config, processes = self.config, self.processes
         accumulation = Accumulation(
             config.micro_batch or config.local_batch,
@@ -132,7 +132,7 @@ class Training:
         if self.processes.any(self.processes.broadcast(lambda: own) != own):
             raise EverywhereError(
                 f"{self.run.path}: found another checkpoint on each machine.\n"
-                "Keep the runs in a folder that all machines see (--runs)."
+                "Keep the runs in a folder that all machines can read (--runs)."
             )
 
     def run_to_end(self) -> None:
@@ -173,7 +173,7 @@ class Training:
     def prepared(
         self, sampler: BlockSampler, epoch: int, batches: list[np.ndarray]
     ) -> closing[Any]:
-        """Return this process's parts of some batches, prepared ahead by other threads."""
+        """Return this process's parts of some batches, prefetched by other threads."""
 
         def make(blocks: np.ndarray) -> Batch:
             batch = self.processes.local_batch(sampler, epoch, blocks)
@@ -326,7 +326,7 @@ class Training:
         raise self.not_finite(f"the loss is {step.loss} on {where} after step")
 
     def not_finite(self, what: str) -> RunError:
-        """Return the error for a number that is not finite."""
+        """Return the error for a loss or weight that is not finite."""
         return EverywhereError(
             f"{self.run.path}: {what} {self.counters.step}.\n{last_checkpoint(self.run)}\n"
             "Start a new run with a smaller --lr or another --seed."

@@ -57,7 +57,7 @@ def estimate_memory(config: TrainConfig, device: str) -> int:
     # At the end of the backward pass the gradient of the head's first maps exists twice, by layer
     # and as a whole; then Adam takes two arrays as large as the largest weight.
     temporary = max(int(total * temporary_each) + workspace, 2 * head - kept)
-    # Freed pieces that the C library keeps, for speed; with checkpointing it hands them back.
+    # Freed pieces that the C library keeps, for speed; with checkpointing it returns them.
     fragmented = device == "cpu" and not config.checkpoint_layers
     fragmentation = int(FRAGMENTATION * (kept + temporary)) if fragmented else 0
     return 4 * weights + kept + temporary + fragmentation  # with gradients and Adam's two moments
@@ -66,8 +66,8 @@ def estimate_memory(config: TrainConfig, device: str) -> int:
 def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfig:
     """Return `config` with `micro_batch` and `checkpoint_layers` set if a step needs them to fit.
 
-    Chosen is the largest micro-batch that fits, without checkpointing if possible. If nothing fits,
-    the smallest is taken, as the estimate may be too high. Settings that the user gave stay.
+    It takes the largest micro-batch that fits, without checkpointing if possible. If none fits, it
+    takes the smallest, as the estimate may be too high. Settings that the user gave stay.
     `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda".
     """
     room = SHARE * available_memory(device) / sharing
@@ -89,7 +89,7 @@ def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfi
 
 
 def sharing_memory(processes: Processes, device: str) -> int:
-    """Return how many processes share a device's memory, those of trainings beside it included."""
+    """Return how many processes share a device's memory, including those of other trainings."""
     return trainings_at_once() * (processes.local_size if device == "cpu" else 1)
 
 
@@ -98,7 +98,7 @@ def settle_memory(
 ) -> TrainConfig:
     """Return `config` with micro-batch and checkpointing decided, and warn if it may not fit.
 
-    A resumed run keeps what was decided at its start: another size would be another function.
+    A resumed run keeps what was decided at its start, as the micro-batch shapes the result.
     """
     sharing = sharing_memory(processes, device)
     with progress.task("Estimating memory"):
@@ -112,9 +112,9 @@ def settle_memory(
 
 
 def arrange_memory(config: TrainConfig, device: str, processes: Processes) -> None:
-    """Return freed memory to the system if the training needs much of what there is.
+    """Let freed memory return to the system if the training needs much of it.
 
-    Otherwise it is kept, which is faster (`runtime.device.pick_device`).
+    Otherwise the process keeps it, which is faster (`runtime.device.pick_device`).
     """
     if config.checkpoint_layers:
         return_freed_memory(CHECKPOINTED_ARRAY)
@@ -151,7 +151,7 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
 
 
 def smaller_options(config: TrainConfig) -> list[str]:
-    """Return options that need less memory than `config`'s, the mildest first."""
+    """Return options that need less memory than `config`, those that change least first."""
     model, points = config.model, config.num_points // 2
     micro = config.micro_batch or config.local_batch
     recomputable = not config.checkpoint_layers and model.depth > 2

@@ -22,7 +22,7 @@ from pipelines.config import TrainConfig
 from pipelines.data.store import IGNORED
 from pipelines.model.deepgcn import DeepGCN
 
-SMOOTHING = 0.2  # label smoothing, as PointNeXt has it
+SMOOTHING = 0.2  # label smoothing, as in PointNeXt
 CLIP = 10.0  # largest norm of a gradient with the part "clip"
 HALVE_EVERY = 300_000  # samples; paper layout
 LR_FLOOR = 1e-5
@@ -36,10 +36,10 @@ EMA_DECAY = 0.999
 def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimizer:
     """Return the optimizer of a recipe's parts, or Adam as published.
 
-    `fused`: all of a step in one pass over the weights, on the CPU in a quarter of the time.
+    `fused` takes a step in one pass over the weights, on the CPU in a quarter of the time.
     """
     weights = model.parameters()
-    if "sgd" in parts:  # as DGCNN's PyTorch release has it
+    if "sgd" in parts:  # as in DGCNN's PyTorch release
         return SGD(weights, lr=lr, momentum=0.9, weight_decay=1e-4, nesterov=True, fused=True)
     if "adamw" in parts:
         return AdamW(weights, lr=lr, weight_decay=1e-2, fused=True)
@@ -89,8 +89,8 @@ def paper_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  #
 
     A sample is a block fed to the network. The release multiplies its step counter by the batch
     size of one GPU, 8, while its two GPUs take 16 blocks a step; as their batches overlap by one
-    half, 8 is also the number of blocks that a step sees anew. Here batches never overlap, so every
-    block of a batch counts: 300,000 samples are 18,750 steps of 16 blocks.
+    half, 8 is also the number of new blocks in a step. Here batches never overlap, so every block
+    of a batch counts: 300,000 samples are 18,750 steps of 16 blocks.
 
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 4; the release's `train.py` and `tf_util.py`.
@@ -106,8 +106,8 @@ def torch_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  #
 
 
 # (first learning rate, samples of the training, samples before the step, epoch from 0) → Rates. A
-# function of how much has been seen, not a counter inside a scheduler: a resumed run needs no more
-# than its position. "paper" and "torch" are the published ones of the layouts.
+# function of the samples so far, not a scheduler with a counter, so a resumed run needs only its
+# position. "paper" and "torch" are the published schedules of the layouts.
 SCHEDULES: dict[str, Callable[[float, int, int, int], Rates]] = {
     "cosine": cosine_schedule,
     "paper": paper_schedule,
@@ -117,7 +117,7 @@ SCHEDULES: dict[str, Callable[[float, int, int, int], Rates]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What the steps of a training follow."""
+    """How the steps of a training are taken."""
 
     schedule: Callable[[int, int], Rates]  # (samples before the step, epoch) → Rates
     loss: Loss = cross_entropy
@@ -125,7 +125,7 @@ class Recipe:
 
 
 def choose_recipe(config: TrainConfig, total: int) -> Recipe:
-    """Return the recipe of a training of `total` samples: its parts, else what was published."""
+    """Return the recipe of a training of `total` samples: as published, but for its parts."""
     loss = next((LOSSES[part] for part in config.parts if part in LOSSES), cross_entropy)
     schedule = next((part for part in config.parts if part in SCHEDULES), config.model.layout)
     rates = partial(SCHEDULES[schedule], config.first_lr, total)
@@ -159,7 +159,7 @@ def average_weights(model: DeepGCN) -> AveragedModel:
 
 
 def start_average(average: AveragedModel, step: int) -> AveragedModel:
-    """Let an average go on after `step` steps."""
+    """Make an average continue after `step` steps."""
     average.n_averaged.fill_(step + 1)  # at 0 PyTorch would drop the initial weights
     return average.requires_grad_(False)
 

@@ -308,7 +308,7 @@ def test_labels_that_are_not_described(described: Path, label: str, found: str) 
 @pytest.mark.parametrize(
     ("ignored", "told"),
     [
-        ("", "2 more failed, see above. Mend the data and run the same command again."),
+        ("", "2 more failed, see above. Fix the data and run the same command again."),
         ("[1, 9]", "1 more failed, see above. The other rooms are kept. Mend"),
     ],
 )

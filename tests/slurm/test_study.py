@@ -54,4 +54,4 @@ def test_a_study_on_a_cluster(tmp_path: Path, launcher: SlurmLauncher) -> None:
     assert [len(row["samples"]) for row in table["rows"]] == [1, 1, 0]
     assert "the loss is nan" in table["rows"][2]["remark"]
     log = tmp_path / "runs" / "studies" / "grid" / "logs" / "reference-s0.log"
-    assert "going on with it" in log.read_text(encoding="utf-8")
+    assert "resuming it" in log.read_text(encoding="utf-8")

@@ -16,11 +16,11 @@ LONGEST = 4096  # elements of a table: the most candidates of a row that a GPU s
 
 @dataclass(frozen=True)
 class RankTable:
-    """Some ranks, as the kernels of a GPU look them up."""
+    """Some ranks, as a GPU's kernels look them up."""
 
-    column: Tensor  # (LONGEST,) int32: the column of the result that a rank belongs to, −1 none
+    column: Tensor  # (LONGEST,) int32: each rank's column in the result; −1: not searched for
     k: int  # how many ranks there are
-    bound: int  # all ranks, now and later, are below it; it sets the size of candidate buffers
+    bound: int  # above all ranks that the table will ever hold; it sizes the candidate buffers
 
     def __len__(self) -> int:
         return self.k
@@ -37,7 +37,7 @@ def listed(ranks: Ranks) -> tuple[int, ...]:
 
 
 class RankTables:
-    """The tables of a network's layers, of k ranks below each one's bound (LONGEST at most)."""
+    """The tables of a network's layers, each of k ranks below its bound (at most LONGEST)."""
 
     def __init__(self, bounds: Sequence[int], k: int, device: torch.device) -> None:
         self._host = torch.full((len(bounds), LONGEST), -1, dtype=torch.int32)
