@@ -1,4 +1,4 @@
-"""The app: every command, in the order in which a person needs them."""
+"""The app: every command, in the order in which a user needs them."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def deepgcn(
 ) -> None:
     """Semantic segmentation of 3-D scans with very deep graph convolutional networks.
 
-    From raw S3DIS rooms to labelled scans: prepare, train, eval, predict. Each command goes on
-    where an earlier one was stopped, and each takes what the one before it left.
+    From raw S3DIS rooms to labelled scans: prepare, train, eval, predict. Each command takes the
+    results of the one before, and continues where it was stopped.
     """
     _show_help(context)
 
@@ -111,7 +111,7 @@ add_group(
 )
 add_group(
     "weights",
-    "Bring published weights in, hand yours on, look into a file.",
+    "Import published weights, export yours, inspect a file.",
     WEIGHTS_COMMANDS,
     "deepgcn weights import model.pth --out model.safetensors",
     "deepgcn weights inspect model.safetensors",

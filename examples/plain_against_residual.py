@@ -4,7 +4,7 @@
 
 Takes about 5 min on 2 CPU cores with the default of 150 steps. Makes a synthetic building in
 ./depth, trains four networks on two areas of it and prints the mIoU on the third. Started again, it
-goes on where it was stopped.
+continues where it was stopped.
 """
 
 from __future__ import annotations

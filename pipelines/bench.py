@@ -1,7 +1,7 @@
-"""The bench stage: how fast and how lean the network is here, against the released algorithm.
+"""The bench stage: time and memory of the network here, against the released algorithm.
 
-Every figure is measured in a process of its own, so that none depends on the memory, caches and
-threads of another:
+Every figure is measured in its own process, so that none depends on the memory, caches and threads
+of another:
 
     python -m pipelines.bench '{"model": {"depth": 7}, "work": "forward", …}'
 
@@ -161,7 +161,7 @@ def bench(config: BenchConfig, *, progress: Progress = SILENT) -> BenchResult:
 
 
 def can_compare(model: ModelConfig, progress: Progress) -> bool:
-    """Return whether the naive network is there and has this configuration; warn if not."""
+    """Return whether there is a naive network of this configuration; warn if not."""
     if not (ROOT / "benchmarks" / "naive.py").is_file():
         progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
         return False
@@ -204,7 +204,7 @@ def _features(config: BenchConfig, case: Case, folder: str) -> str | None:
 
 
 def measure_case(module: str, case: Case, seconds: float | None = None) -> Figures:
-    """Run one measurement in a process of its own, for so long at most, and return its figures."""
+    """Run one measurement in its own process, for at most `seconds`, and return its figures."""
     command = python_command(module, json.dumps(to_plain(case)))
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode:

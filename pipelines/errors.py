@@ -1,4 +1,4 @@
-"""The error tree: everything a person can cause and mend.
+"""The error tree: everything that a user can cause and fix.
 
     DeepGCNError
     ├── ConfigError    an option or configuration value that cannot work
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 
 class DeepGCNError(Exception):
-    """A problem that the user can mend; its text is shown as it is."""
+    """A problem that the user can fix; its text is shown as it is."""
 
 
 class ConfigError(DeepGCNError):

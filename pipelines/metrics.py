@@ -5,7 +5,7 @@ With counts M (rows: ground truth) summed over everything scored, per class c
     IoU = TP / (TP + FP + FN),  accuracy = TP / (TP + FN),
     OA = Σ TP / Σ M;  mIoU and mAcc are means over the classes that the ground truth has.
 So all predictions for the same points are averaged over the same classes. A class that is predicted
-but not there has accuracy 0 / 0, and is missed already where the true class is scored. Absent
+but absent has accuracy 0 / 0, and its points already count as errors of their true classes. Absent
 classes are left out and named: published code counts them as −1, 0 or 1, which moves an area's mIoU
 by up to 15 points. ABSENT has those conventions, only to compare with such code.
 """
@@ -34,7 +34,7 @@ class Scores:
     accuracy: tuple[float | None, ...]  # per class; None if absent
     absent: tuple[str, ...]  # the classes that the ground truth does not have
     points: int  # how many points were scored
-    only_predicted: tuple[str, ...] = ()  # those of `absent` that are predicted all the same
+    only_predicted: tuple[str, ...] = ()  # those of `absent` that are predicted
     absent_as: str = "exclude"  # a key of ABSENT
     means_over: str = RULE  # scores of version 0.1 lack it: they counted predicted classes, too
 

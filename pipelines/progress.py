@@ -1,4 +1,4 @@
-"""How a stage reports what it does, whatever becomes of the reports.
+"""How a stage reports what it does, wherever the reports go.
 
 A stage takes `progress: Progress = SILENT`, opens a task around each piece of work that can last
 more than two seconds, and says what the person should know. The command line passes a subclass

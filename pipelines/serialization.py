@@ -55,7 +55,7 @@ def from_plain(cls: type, values: Any) -> Any:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a plain value is of the type `hint`, and a number no larger than a float can be.
+    """Return whether a plain value is of the type `hint`; a number must fit into a float.
 
     >>> fits(int | None, 3), fits(int, True), fits(tuple[str, ...], ["a", "b"])
     (True, False, True)
@@ -71,18 +71,18 @@ def fits(hint: Any, value: Any) -> bool:
     if type(value) is int and abs(value) > sys.float_info.max:
         return False
     kinds = {Path: (str,), float: (float, int)}.get(hint, (hint,))
-    return type(value) in kinds  # True is an int to Python, not to a person
+    return type(value) in kinds  # True is an int to Python, not to a user
 
 
 def _typed(name: str, hint: Any, value: Any) -> Any:
-    """Return the setting `name` as its field has it: tuples and paths from lists and texts."""
+    """Convert the setting `name` to its field's type: tuples and paths from lists and strings."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return from_plain(hint, value)
     if not fits(hint, value):
         wanted = hint.__name__ if isinstance(hint, type) else str(hint)
         raise ConfigError(f"{name}: found {reprlib.repr(value)}, expected {wanted}.")
     kinds = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
-    if kinds and value is not None:  # several of a dataclass, or one that need not be there
+    if kinds and value is not None:  # several of a dataclass, or an optional one
         cls = typing.cast("type", kinds[0])
         many = isinstance(value, list)
         return tuple(from_plain(cls, one) for one in value) if many else from_plain(cls, value)

@@ -223,7 +223,7 @@ def test_the_scaling_table_leaves_out_what_cannot_be() -> None:
     assert {case.model.k for case in cases if case.model.depth == 152} == {16}
 
 
-def test_no_comparison_is_said(tmp_path: Path) -> None:
+def test_no_comparison_is_reported(tmp_path: Path) -> None:
     warnings = Warnings()
     config = BenchConfig(
         model=ModelConfig(depth=2, width=8, k=4, conv="gin"),

@@ -125,8 +125,8 @@ def test_one_point_has_no_variance_to_train_with() -> None:
 @pytest.mark.parametrize("points", [0, -1, 99999999999])
 @pytest.mark.parametrize("cls", [TrainConfig, PredictConfig, BenchConfig])
 def test_points_that_no_block_has(cls: Any, points: int) -> None:
-    told = rf"--num-points: found {points:,}, expected points of a block from [12] to 1,048,576"
-    with pytest.raises(ConfigError, match=told):
+    message = rf"--num-points: found {points:,}, expected points of a block from [12] to 1,048,576"
+    with pytest.raises(ConfigError, match=message):
         cls(num_points=points)
 
 

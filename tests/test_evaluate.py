@@ -193,7 +193,7 @@ def test_failures_add_up(run: Run) -> None:
         assert len(counts) == len(values["edges"]) + 1
 
 
-def test_votes_are_told_beside_the_first_one(run: Run) -> None:
+def test_votes_are_reported_beside_the_first_one(run: Run) -> None:
     (once,) = score(run).results
     (found,) = score(run, votes=2).results
     saved = run.scores("room")
@@ -262,7 +262,7 @@ def test_a_run_by_name(run: Run) -> None:
     assert evaluate(config).results[0].run == run.path
 
 
-def test_an_unfinished_run_and_other_data_are_said(run: Run, tmp_path: Path) -> None:
+def test_an_unfinished_run_and_other_data_are_reported(run: Run, tmp_path: Path) -> None:
     run.update_status(state="interrupted")
     other = write_tiny_store(tmp_path / "other", points=500)
     ears = Ears()

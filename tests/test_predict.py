@@ -207,7 +207,9 @@ class Ears(Progress):
 @pytest.mark.parametrize(
     ("unit", "warned"), [(1.0, False), (0.01, True), (100.0, True), (39.37, True)]
 )
-def test_a_strange_size_is_said(unit: float, warned: bool, trained: Run, tmp_path: Path) -> None:
+def test_a_strange_size_is_reported(
+    unit: float, warned: bool, trained: Run, tmp_path: Path
+) -> None:
     """A room of 4 × 5 × 2.5 m as it is, a hundred times too small, in centimetres, in inches."""
     ears = Ears()
     pos = np.random.default_rng(0).random((20, 3)) * np.array([4, 5, 2.5])

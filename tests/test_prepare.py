@@ -307,7 +307,7 @@ except DatasetError as error:
 """
 
 
-def test_a_full_disk_is_told_in_two_lines(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_two_lines(tmp_path: Path) -> None:
     raw = {"raw/Area_1/hall_1/Annotations/wall_1.txt": box(150_000, 1)}
     disk = write_tree(tmp_path, {**raw, "disk/none": b""}) / "disk"
     first, second = on_a_small_disk(disk, FILLS_THE_DISK).splitlines()

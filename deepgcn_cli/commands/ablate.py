@@ -42,7 +42,7 @@ def ablate(
     """Train variations of a network, score them alike and put them into one table.
 
     Options of the network and the training are the defaults of every row; a row that doubles or
-    halves a setting starts from its default. The same command goes on where it was stopped, and
+    halves a setting starts from its default. The same command continues where it stopped, and
     reuses finished runs, whatever they are called. Exit code 1: a run failed; the others are in
     the table.
     """

@@ -193,7 +193,7 @@ def _score_and_label(folder: Path, progress: Progress) -> None:
 
 
 def show(folder: Path) -> None:
-    """Print the scores, where the pictures are, and how to go on with one's own data."""
+    """Print the scores, where the pictures are, and what to do with data of one's own."""
     run = Run(folder / RUN)
     values = run.scores(PROTOCOL) or {}
     bands = values["baseline"]

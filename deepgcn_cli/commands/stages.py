@@ -35,12 +35,12 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     """Read raw S3DIS rooms, repair known defects and write the prepared data.
 
     Every area found is prepared; --area is only recorded, as the default of train and eval. Run it
-    again to go on after a stop.
+    again to continue after a stop.
     """
     from pipelines.data.s3dis.classes import TAKEN, describe_unknown
     from pipelines.prepare import prepare as stage
 
-    with interruptible("the same command goes on where it stopped"):
+    with interruptible("the same command continues where it stopped"):
         result = stage(config, progress=progress)
     areas = ", ".join(f"area {area}: {rooms}" for area, rooms in result.areas.items())
     texts = [
@@ -67,13 +67,13 @@ def predict(config: PredictConfig, progress: Progress) -> Answer:
     """
     from pipelines.predict import predict as stage
 
-    with interruptible("the same command goes on where it stopped, with large scans"):
+    with interruptible("the same command continues where it stopped, if the scan is large"):
         result = stage(config, progress=progress)
     return Answer(result, described(result.scans), failed=bool(result.failed))
 
 
 def described(scans: Sequence[ScanResult]) -> Iterator[str | Table]:
-    """Yield of each labelled scan where it is, how large, and what each class has of it."""
+    """Yield each labelled scan's path and size, and the points and area of every class."""
     for number, scan in enumerate(scans):
         labelled = scan.points - scan.unlabelled
         unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""

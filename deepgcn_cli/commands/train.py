@@ -49,7 +49,7 @@ def train(
 ) -> Answer:
     """Train a network on every prepared area but one.
 
-    Ctrl-C stops after the step, with everything saved; --resume goes on. A resumed run keeps its
+    Ctrl-C stops after the step, with everything saved; --resume continues. A resumed run keeps its
     own settings: only {free} may change, and {processes} with --sync-bn.
     """
     if run is not None and not resume:

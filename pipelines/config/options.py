@@ -15,9 +15,9 @@ from pipelines.errors import ConfigError, did_you_mean
 # What a setting of a training shapes, and so whether it may change when a run is resumed.
 RESULT = "result"  # the weights that come out: never
 LENGTH = "length"  # how long it trains: yes, unless the learning rate follows from the length
-PROCESSES = "processes"  # the batch that each one normalises: yes, where they normalise together
-MEMORY = "memory"  # how a step fits into the memory: no, but the same training has it otherwise
-RECIPE = "recipe"  # the recipe's parts, which are compared in its place
+PROCESSES = "processes"  # the batch that each one normalises: yes, with synchronised batch norm
+MEMORY = "memory"  # how a step fits into memory: no, but trainings may differ in it alone
+RECIPE = "recipe"  # the recipe's parts, which are compared instead of it
 SPEED = "speed"  # how fast and where it is computed, and who is notified: yes
 PLACE = "place"  # where its files are: yes
 

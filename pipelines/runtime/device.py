@@ -75,7 +75,7 @@ def processor_name() -> str:
 def cpu_threads(count: int | None) -> Iterator[None]:
     """Let PyTorch and the CPU kernels use `count` threads in a `with` block; None: no change.
 
-    The number belongs to the process, so it is put back at the end.
+    The number belongs to the process, so it is restored at the end.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

@@ -1,4 +1,4 @@
-"""Find out how much memory there is, how much is used, and what happens to freed memory."""
+"""Measure available and used memory, and set what happens to freed memory."""
 
 from __future__ import annotations
 
@@ -100,20 +100,20 @@ def _status(field: str) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc's malloc to reuse freed memory instead of handing it back; return if it will.
+    """Ask glibc's malloc to reuse freed memory instead of returning it; return whether it will.
 
-    By default every tensor of more than a few MB is mapped anew from the system, which clears its
-    pages one by one: 5 to 9 % of a training step's time (ResGCN-28, N 4096). The peak memory stays
-    as it is. Other systems and C libraries are left alone.
+    By default every tensor of more than a few MB is mapped by the system, which clears its pages
+    one by one: 5 to 9 % of a training step's time (ResGCN-28, N 4096). The peak memory stays as it
+    is. Other systems and C libraries are left alone.
     """
     return _set({_MMAP_THRESHOLD: LARGEST_KEPT, _TRIM_THRESHOLD: KEPT, _TOP_PAD: GROWTH})
 
 
 def return_freed_memory(least: int) -> bool:
-    """Ask glibc's malloc to hand back freed arrays of at least `least` bytes; return if it will.
+    """Ask glibc's malloc to return freed arrays of `least` bytes or more; return whether it will.
 
-    Arrays between small ones leave holes that nothing fits into: with hundreds of them a step, a
-    quarter to a half of the peak.
+    Otherwise arrays between small ones leave holes that nothing fits into: with hundreds of them a
+    step, a quarter to a half of the peak.
     """
     return _set({_MMAP_THRESHOLD: least})
 
@@ -134,7 +134,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give memory that nothing refers to any more back to the device."""
+    """Return memory that nothing refers to any more to the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

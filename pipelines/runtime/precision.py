@@ -19,7 +19,7 @@ from pipelines.errors import ConfigError
 
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 GPU_ONLY = {
-    "tf32": "an NVIDIA GPU: TF32 is how its tensor cores take float32",
+    "tf32": "an NVIDIA GPU, whose tensor cores compute in TF32",
     "16": "a GPU: gradients of 16 bits need its loss scaling",
 }
 

@@ -1,4 +1,4 @@
-"""What this process is asked by signals, and how it starts others of ours."""
+"""Handle signals that ask this process to stop, and start processes of ours."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _START = (
 
 
 def module_path() -> str:
-    """Return where this process finds its modules, as PYTHONPATH has it."""
+    """Return where this process finds its modules, in the form of PYTHONPATH."""
     return os.pathsep.join([*sys.path, str(ROOT)])
 
 
@@ -38,7 +38,7 @@ def trainings_at_once() -> int:
 
 
 class Interruption:
-    """Whether a signal has asked this process to stop; a loop asks between two steps."""
+    """Whether a signal has asked this process to stop; a loop checks it between two steps."""
 
     def __init__(self) -> None:
         self.requested: str | None = None  # the name of the signal that came
@@ -68,7 +68,7 @@ def watch_for_interruption() -> Iterator[Interruption]:
     Only the main thread may set handlers; in other threads the block keeps those in place.
 
     Raises:
-        KeyboardInterrupt: a signal came and the block ended normally all the same.
+        KeyboardInterrupt: a signal came, and the block then ended normally.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():

@@ -57,7 +57,7 @@ class PassState:
         self.draws = None if model.draws is None else model.draws.get_state()
 
     def restore(self, model: DeepGCN) -> None:
-        """Put all of it back."""
+        """Restore all of it."""
         for buffer, before in zip(model.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         restore_rng_state(self.rng)

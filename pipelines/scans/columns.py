@@ -45,7 +45,7 @@ class Cut:
             return text.split()
         words = text.split(self.delimiter)
         if '"' in text:
-            # A quote that csv refuses is a letter, so its word is no number.
+            # A quote that csv refuses is a letter, so its word is not a number.
             with suppress(csv.Error):
                 words = next(csv.reader([text], delimiter=self.delimiter))
         return [word.strip() for word in words]
@@ -150,7 +150,7 @@ def _cut(line: bytes) -> Cut | None:
 
 
 def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
-    """Return the decimal sign; the first line, which the cut is of, may hold whole numbers only."""
+    """Return the decimal sign; the first line, which gave `cut`, may have only whole numbers."""
     for word in chain.from_iterable(sample if cut.delimiter != "," else ()):
         if is_number(word, ".") != is_number(word, ","):
             return "." if is_number(word, ".") else ","
@@ -189,12 +189,12 @@ def _roles(
 
 
 def is_data(line: bytes) -> bool:
-    """Tell a line from an empty one and a comment."""
+    """Return whether a line is neither empty nor a comment."""
     return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
 
 
 def is_count(line: bytes) -> bool:
-    """Tell a line with nothing but a number of points."""
+    """Return whether a line is only a number of points."""
     return len(line) < 20 and line.strip().isdigit()
 
 
@@ -272,8 +272,8 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     count = values.shape[1]
     whole = (values >= 0) & (values <= 65535) & (values == np.rint(values))
     fraction = (values >= 0) & (values <= 1)
-    # Right after the coordinates and after normals is likelier than any other place. In a labelled
-    # PTS file the first word that is no number follows the scan's own columns.
+    # Directly after the coordinates or normals is likelier than anywhere else. In a labelled PTS
+    # file the first word that is not a number follows the scan's own columns.
     words = np.flatnonzero(np.isnan(values).all(axis=0))
     has_intensity = intensity_first and words.min(initial=count) >= 7
     starts = [4] if has_intensity else [3, 6, *range(4, count - 2)]

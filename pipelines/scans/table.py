@@ -100,7 +100,7 @@ class Scan:
         return local, origin * self.options.scale
 
     def colors(self) -> np.ndarray | None:
-        """Return the colours (N, 3) uint8, or None if all are 0, as programs write for none."""
+        """Return the colours (N, 3) uint8; None if all are 0, which programs write without any."""
         if self.color is None or (largest := self.brightest()) == 0:
             return None
         scale = color_scale(self.rows.dtype[self.color[0]], largest)
@@ -117,7 +117,7 @@ class Scan:
         return float(max((v.max(initial=0, where=np.isfinite(v)) for v in parts), default=0))
 
     def without_color(self) -> str:
-        """Return what an error says was found in a scan whose `colors()` are None."""
+        """Describe, for an error message, a scan whose `colors()` are None."""
         if self.color is not None:
             return f"only 0 in the colours {', '.join(self.color)}"
         return f"no colour among {', '.join(self.rows.dtype.names or ())[:200]}"
@@ -246,7 +246,7 @@ def spooled(
             except OSError as error:
                 raise DatasetError(
                     f"{path}: cannot be unpacked in {tempfile.gettempdir()} ({error.strerror}).\n"
-                    "Make room there or set TMPDIR to a folder on a larger disk."
+                    "Free some space there or set TMPDIR to a folder on a larger disk."
                 ) from error
             count += len(part)
         if count == 0:

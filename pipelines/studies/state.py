@@ -1,4 +1,4 @@
-"""How far each row and seed of a study is, and an estimate of what is left.
+"""Find how far each row and seed of a study is, and estimate what is left.
 
 A run belongs to a row and a seed if it has their settings and data, whatever its name. A step
 takes its arithmetic over this machine's speed, which comes from finished runs of this machine that
@@ -151,7 +151,7 @@ def _progress(run: Run) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class RowEstimate:
-    """What one row will take; None if that is unknown."""
+    """What one row will take; None where that is unknown."""
 
     row: Row
     runs: int = 0  # that are not scored yet

@@ -1,8 +1,8 @@
 """Log a run's figures: metrics.jsonl and TensorBoard always, MLflow and W&B if asked for.
 
-metrics.jsonl is the truth, so a logger that fails stops nothing. `loggers.json` in the run
-directory says which run of MLflow and W&B belongs to it, so that a resumed run goes on in the same
-one. Both work without a network: MLflow writes to the folder `mlruns` beside the runs unless
+metrics.jsonl has every figure, so a logger that fails does not stop the training. `loggers.json` in
+the run directory names its runs in MLflow and W&B, so that a resumed run continues in the same
+ones. Both work without a network: MLflow writes to the folder `mlruns` beside the runs unless
 MLFLOW_TRACKING_URI says otherwise, W&B to the run directory without an API key or with
 WANDB_MODE=offline.
 """
@@ -124,7 +124,7 @@ def open_logger(name: str, config: TrainConfig, run: Path) -> Logger:
     except Exception as error:
         raise RunError(
             f"--logger {name}: cannot be opened: {_reason(error)}\n"
-            "Mend that, or go on without it; metrics.jsonl has every figure."
+            "Fix that, or continue without it; metrics.jsonl has every figure."
         ) from error
     atomic_json(path, {**known, name: logger.identity})
     return logger

@@ -104,10 +104,10 @@ def export_weights(
         names: for tensors, "own" or "published"; None: published for *.pth, own otherwise.
         num_points: for a computation, points of its block; None: as in training.
         classes: your own classes, as package.module:Class, that may be imported for the network.
-        progress: of the writing.
+        progress: shows the writing.
 
     Raises:
-        ConfigError: an option cannot be, or a package is missing.
+        ConfigError: an option is invalid, or a package is missing.
         WeightsError: the weights cannot be read, or the network cannot be traced.
     """
     check_out(out, tuple(FORMS), source)
@@ -178,7 +178,7 @@ def write_computation(path: Path, model: DeepGCN, metadata: Mapping[str, str]) -
 
 
 def _save_program(path: Path, program: ExportedProgram, features: Tensor) -> Tensor:
-    """Save a computation with torch.export; return what it then gives."""
+    """Save a computation with torch.export, load it, and return its logits."""
     named = path.with_suffix(".pt2")  # torch insists on it
     try:
         torch.export.save(program, named)
@@ -192,7 +192,7 @@ def _save_program(path: Path, program: ExportedProgram, features: Tensor) -> Ten
 def _save_onnx(
     path: Path, program: ExportedProgram, features: Tensor, metadata: Mapping[str, str]
 ) -> Tensor:
-    """Save a computation as ONNX; return what onnxruntime then gives."""
+    """Save a computation as ONNX, and return onnxruntime's logits."""
     import onnxruntime
 
     exported: Any = torch.onnx.export(

@@ -69,7 +69,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a weights file, which this toolkit has to have written."""
+    """Return the metadata of a weights file of this toolkit."""
     return _read_own(path)[1]
 
 
@@ -206,7 +206,7 @@ def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:
             return DeepGCN(config).state_dict()
     except (RuntimeError, TypeError) as error:  # a size that no tensor can have
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"{config.label} is no network that can be: {reason}") from error
+        raise ConfigError(f"{config.label} is not a possible network: {reason}") from error
 
 
 def dtype_name(tensor: Tensor) -> str:

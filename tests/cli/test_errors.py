@@ -207,25 +207,25 @@ def test_an_error_in_an_own_class_is_no_bug(
     assert "bug" not in shown
 
 
-def test_ctrl_c_says_how_to_go_on(
+def test_ctrl_c_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipelines.prepare.prepare", _raising(KeyboardInterrupt()))
     assert run(["prepare", str(tmp_path)]) == 130
     shown = capsys.readouterr().err
-    assert shown == "interrupted; the same command goes on where it stopped\n"
+    assert shown == "interrupted; the same command continues where it stopped\n"
 
 
-def test_sigterm_says_how_to_go_on(
+def test_sigterm_says_how_to_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipelines.prepare.prepare", lambda *_a, **_o: signal.raise_signal(TERM))
     assert run(["prepare", str(tmp_path)]) == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "interrupted; the same command continues where it stopped\n"
     assert signal.getsignal(TERM) == signal.SIG_DFL
 
 
-def test_an_error_on_its_way_out_is_told_although_sigterm_comes(
+def test_an_error_on_its_way_out_is_reported_although_sigterm_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """torchrun sends SIGTERM to a process that has just found out that another one is gone."""
@@ -290,7 +290,7 @@ def test_a_stopped_training_names_its_own_run(tmp_path: Path) -> None:
     assert how_to_resume(tmp_path / "mine", set()) == command
 
 
-def test_commands_can_be_typed_as_they_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_can_be_typed_as_they_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """With spaces in names, and with the folders that the next command has to be told."""
     assert run(["synth", "my raw", "--areas", "1", "--rooms", "1", "--density", "50"]) == 0
     assert "Next: deepgcn prepare 'my raw'\n" in capsys.readouterr().err

@@ -64,8 +64,8 @@ def test_a_destructor_swallows_no_signal(number: signal.Signals) -> None:
     assert interrupted(Closing)
 
 
-def test_sigterm_waits_until_an_error_is_told() -> None:
-    told = []
+def test_sigterm_waits_until_an_error_is_reported() -> None:
+    reported = []
 
     def fail() -> None:
         try:
@@ -73,10 +73,10 @@ def test_sigterm_waits_until_an_error_is_told() -> None:
         except ValueError:
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.1)
-            told.append("the error")
+            reported.append("the error")
 
     assert interrupted(fail)
-    assert told
+    assert reported
 
 
 def test_other_exceptions_that_cannot_be_raised_are_shown_as_before(
@@ -97,11 +97,11 @@ def test_everything_is_left_as_it_was() -> None:
     @signals_interrupt()
     def fail() -> None:
         try:
-            raise ValueError("told")
+            raise ValueError("reported")
         finally:
             signal.raise_signal(signal.SIGTERM)  # waits, and is forgotten at the end
 
-    with pytest.raises(ValueError, match="told"):
+    with pytest.raises(ValueError, match="reported"):
         fail()
     assert [signal.getsignal(number) for number in numbers] == before
     assert sys.unraisablehook is hook

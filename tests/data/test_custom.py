@@ -312,7 +312,7 @@ def test_labels_that_are_not_described(described: Path, label: str, found: str) 
         ("[1, 9]", "1 more failed, see above. The other rooms are kept. Mend"),
     ],
 )
-def test_rooms_that_fail_are_told_once(
+def test_rooms_that_fail_are_reported_once(
     described: Path, tmp_path: Path, ignored: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_csv(tmp_path / "train" / "b.csv", [1, 1, 1, 1])

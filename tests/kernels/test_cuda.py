@@ -46,7 +46,7 @@ def test_pass_in_the_interpreter(modules: tuple[str, ...]) -> None:
     assert " skipped" not in done.stdout
 
 
-def test_without_a_gpu_the_reason_is_told_and_eager_does_the_work(
+def test_without_a_gpu_the_reason_is_reported_and_eager_does_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)

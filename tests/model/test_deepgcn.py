@@ -113,7 +113,7 @@ def test_widest_neighbourhood_may_be_the_whole_block_but_no_more() -> None:
         model.backbone(features(points=11))
 
 
-def test_wrong_shape_is_said() -> None:
+def test_wrong_shape_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"found features of shape \(2, 40, 6\)"):
         build()(features()[..., :6])
 
@@ -133,7 +133,7 @@ def test_initial_weights_follow_the_layout(layout: str) -> None:
     assert linear.bias.abs().max() == 0
 
 
-def test_from_reference_can_be_imported_from_its_earlier_place() -> None:
+def test_from_reference_can_be_imported_from_its_earlier_module() -> None:
     from pipelines.model.weights import from_reference
     from pipelines.weights.published import from_reference as current
 

@@ -89,8 +89,8 @@ def report_page(**changes: Any) -> tuple[str, Outline]:
     """Make a report of the small matrix and read it."""
     found = scores(np.array(MATRIX), CLASSES)
     rows = (Row.of("ours", found), Row("published", 0.6))
-    facts = {"protocol": "room", "seed": "3"}
-    report = changes.pop("report", Report("A title", CLASSES, rows, facts, ("A note.",)))
+    summary = {"protocol": "room", "seed": "3"}
+    report = changes.pop("report", Report("A title", CLASSES, rows, summary, ("A note.",)))
     values = {"confusion": MATRIX, "rooms": ROOMS, **changes.pop("values", {})}
     text = html_report(dataclasses.replace(report, values=values), **changes)
     return text, Outline(text)

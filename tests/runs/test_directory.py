@@ -131,7 +131,7 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
         '{"epochs": "many"}',
     ],
 )
-def test_a_damaged_configuration_is_said(tmp_path: Path, text: str) -> None:
+def test_a_damaged_configuration_is_reported(tmp_path: Path, text: str) -> None:
     run = make(tmp_path)
     (run.path / "config.json").write_text(text)
     with pytest.raises(RunError, match=r"config\.json: found"):

@@ -256,7 +256,7 @@ def test_validation_between_steps_in_the_same_memory() -> None:
     assert judge.captured
 
 
-def test_a_pass_before_the_backward_pass_of_another_one_is_told() -> None:
+def test_a_pass_before_the_backward_pass_of_another_one_is_reported() -> None:
     model = build()
     graphed = GraphedModel(model, training=True, say=forbidden)
     features, _ = batch(0, 2)

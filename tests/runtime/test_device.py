@@ -26,7 +26,7 @@ def test_auto_takes_a_gpu_where_there_is_one() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-def test_a_missing_gpu_is_said() -> None:
+def test_a_missing_gpu_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"--device: found no GPU.*\n.*--device cpu"):
         pick_device("cuda")
 
@@ -41,7 +41,7 @@ def test_threads_are_given_back() -> None:
         assert torch.get_num_threads() == before
 
 
-def test_facts_are_json() -> None:
+def test_json_output() -> None:
     facts = describe_environment(torch.device("cpu"))
     assert json.loads(json.dumps(facts)) == facts
     assert facts["packages"]["torch"] == torch.__version__

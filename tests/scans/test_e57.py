@@ -195,7 +195,7 @@ def test_cut_files_are_refused(tmp_path: Path, share: float) -> None:
         open_scan(path)
 
 
-def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "scan.e57")
     monkeypatch.setitem(__import__("sys").modules, "pye57", None)
     with pytest.raises(DatasetError, match=r'pip install "deepgcn\[e57\]"'):

@@ -225,7 +225,7 @@ def test_a_second_name_of_the_laszip_record(tmp_path: Path) -> None:
     assert "4,294,967,295 chunks in" in damaged(path, table + 4, b"\xff" * 4)
 
 
-def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "in.las", "1.2", 0)
     monkeypatch.setitem(__import__("sys").modules, "lazrs", None)
     with pytest.raises(DatasetError, match=r'pip install "deepgcn\[las\]"'):

@@ -56,7 +56,7 @@ def test_a_spool_holds_its_parts_in_order() -> None:
     assert len(spooled(Path("scan"), [], kind)) == 0
 
 
-def test_a_full_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path("/dev/full")
     if not full.exists():
         pytest.skip("needs /dev/full")

@@ -84,7 +84,7 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("rows: !!python/object/apply:os.getcwd []", r"found no YAML that can be read"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_wrong_is_reported_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         read_grid(write(tmp_path, text))
 

@@ -176,7 +176,7 @@ def test_what_cannot_work_leaves_no_run(config: TrainConfig) -> None:
     assert not config.runs.exists()
 
 
-def test_progress_hears_facts_and_figures(config: TrainConfig) -> None:
+def test_progress_receives_notes_and_figures(config: TrainConfig) -> None:
     listener = AtStep()
     train(config, progress=listener)
     assert "resgcn-3 (edge, C 8, k 4)" in listener.said[0]

@@ -84,27 +84,27 @@ def test_a_loss_that_is_not_finite_is_returned() -> None:
 
 def test_all_processes_halve_when_one_has_to() -> None:
     """One process has room, another has not; both take the step with the same size."""
-    told: list[bool] = []
+    notified: list[bool] = []
 
     def anywhere(fact: bool) -> bool:
-        told.append(fact)
-        return len(told) == 1 or fact  # the other one ran out, the first time
+        notified.append(fact)
+        return len(notified) == 1 or fact  # the other one ran out, the first time
 
     model, said = build(), []
     torch.manual_seed(3)
     accumulation = Accumulation(BLOCKS, trials=2, on_smaller=said.append, anywhere=anywhere)
     loss = take(model, accumulation)
     assert said == [3]
-    assert told == [False, False]
+    assert notified == [False, False]
     fresh = build()
     torch.manual_seed(3)
     assert take(fresh, Accumulation(3)) == loss
 
-    told.clear()
+    notified.clear()
     short = build()
     Shortage(short, 3, CPU)
     take(short, Accumulation(BLOCKS, trials=2, anywhere=anywhere))
-    assert told == [True, False]
+    assert notified == [True, False]
 
 
 class Shortage:

@@ -61,7 +61,7 @@ def test_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
         ({"counters": [1]}, r"Counters: found \[1\], expected its settings"),
     ],
 )
-def test_a_state_of_another_training_is_said(tmp_path: Path, changes: dict, told: str) -> None:
+def test_a_state_of_another_training_is_reported(tmp_path: Path, changes: dict, told: str) -> None:
     path = tmp_path / "last.pt"
     build().save(path)
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
@@ -70,7 +70,7 @@ def test_a_state_of_another_training_is_said(tmp_path: Path, changes: dict, told
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])
-def test_a_damaged_file_is_said(tmp_path: Path, keep: int) -> None:
+def test_a_damaged_file_is_reported(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "last.pt"
     build().save(path)
     path.write_bytes(path.read_bytes()[:keep])
@@ -97,7 +97,7 @@ def test_a_flipped_bit_is_noticed(tmp_path: Path, share: float) -> None:
         build().load(path)
 
 
-def test_another_network_is_said(tmp_path: Path) -> None:
+def test_another_network_is_reported(tmp_path: Path) -> None:
     build().save(tmp_path / "last.pt")
     with pytest.raises(RunError, match="damaged checkpoint"):
         build(ModelConfig(depth=4, width=4, k=3)).load(tmp_path / "last.pt")
@@ -131,13 +131,13 @@ def test_the_average_is_kept(tmp_path: Path) -> None:
     assert list(saved) == list(state.model.state_dict())
 
 
-def test_a_checkpoint_without_the_average_that_is_wanted_is_said(tmp_path: Path) -> None:
+def test_a_checkpoint_without_the_average_that_is_wanted_is_reported(tmp_path: Path) -> None:
     build().save(tmp_path / "last.pt")
     with pytest.raises(RunError, match="damaged checkpoint"):
         build(averaged=True).load(tmp_path / "last.pt")
 
 
-def test_another_version_is_said(tmp_path: Path) -> None:
+def test_another_version_is_reported(tmp_path: Path) -> None:
     build().save(tmp_path / "last.pt")
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     torch.save({**state, "version": 1}, tmp_path / "last.pt")

@@ -100,11 +100,11 @@ def assert_came_to(two: Path, name: str, losses: list[float], model: DeepGCN) ->
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.sync_bn])
-def test_with_synchronised_norms_shares_make_the_whole(two: Path, name: str) -> None:
+def test_with_synchronised_norms_local_batches_make_the_whole(two: Path, name: str) -> None:
     assert_came_to(two, name, *whole_batches(name))
 
 
-def test_without_them_each_share_has_its_own_statistics(two: Path) -> None:
+def test_without_them_each_local_batch_has_its_own_statistics(two: Path) -> None:
     """The oracle goes through the parts one after the other and adds up their gradients."""
     model, _ = build(CASES["local norms"])
     set_momentum(model.train())

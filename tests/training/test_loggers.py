@@ -226,7 +226,7 @@ def test_wandb_offline_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
-def test_a_missing_package_is_told_before_anything_is_made(
+def test_a_missing_package_is_reported_before_anything_is_made(
     data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)

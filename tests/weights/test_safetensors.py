@@ -88,8 +88,8 @@ def test_a_configuration_that_cannot_be(tmp_path: Path, text: str, told: str) ->
     ("changes", "told"),
     [
         ({"width": 10**9}, r"tensors do not fit resgcn-3 \(edge, C 1000000000, k 4\)"),
-        ({"width": 10**15}, "is no network that can be: Storage size calculation overflowed"),
-        ({"width": 10**40}, "is no network that can be: "),
+        ({"width": 10**15}, "is not a possible network: Storage size calculation overflowed"),
+        ({"width": 10**40}, "is not a possible network: "),
         ({"fusion_channels": 10**12}, "tensors do not fit"),
         ({"in_channels": 10**12}, r"layers\.0\.mlp\.0\.linear\.weight: found \(8, 18\), expected"),
         ({"num_classes": 10**12}, r"classifier\.weight: found \(13, 256\), expected"),

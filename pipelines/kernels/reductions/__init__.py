@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 class EdgeOps(NamedTuple):
     """Compute `edge_reduce` forward and backward, outside autograd.
 
-    They are for layers that save something else for the backward pass than u and v, as
+    They are for layers that save other tensors than u and v for the backward pass, as
     `pipelines.model.conv` does.
 
     Shapes: u, v, extreme, g, du, dv (B, N, C); winner (B, N, C) or with more channels, integers;
@@ -24,7 +24,7 @@ class EdgeOps(NamedTuple):
 
     Attributes:
         forward: (u or None, v, index, sign, *, relu, moments) → extreme, winner, Σ e, Σ e²: as
-            `pipelines.kernels.edge_reduce`, and which place in `index` has the extreme. No u means
+            `pipelines.kernels.edge_reduce`, and the position in `index` of the extreme. No u means
             zeros. Without `moments` the sums are empty.
         backward: (u or None, v or None, index, winner, (g, g1, g2), *, relu, moments) → du, dv: the
             gradients of u and v. Without `relu` and `moments` u and v may both be None.
@@ -114,7 +114,7 @@ class _PointReduce(torch.autograd.Function):
 def row_sums(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Return Σ x and Σ x² (C,) float64 over rows (n, C) of any type, without a float64 copy.
 
-    Squares are taken around the mean: the variance would drown in the rounding of large ones.
+    Squares are taken around the mean: of large values, rounding would hide a small variance.
     """
     total = rows.sum(dim=0)
     mean = total / len(rows)

@@ -78,8 +78,8 @@ def test_the_three_commands_as_typed(folder: Path, capsys: pytest.CaptureFixture
     assert record["room_miou"] == pytest.approx(_miou(folder / "runs" / name))
     shown = succeed(capsys, "runs", "show", name)
     assert "IoU ceiling" in shown
-    facts = json.loads(succeed(capsys, "runs", "show", name, "--json"))
-    assert facts["config"]["model"]["arch"] == "densegcn"
+    answer = json.loads(succeed(capsys, "runs", "show", name, "--json"))
+    assert answer["config"]["model"]["arch"] == "densegcn"
     (again,) = json.loads(succeed(capsys, "eval", name, "--no-pictures", "--json", "--quiet"))
     assert again["scores"]["miou"] == record["room_miou"]
 

@@ -1,4 +1,4 @@
-"""The demo: it makes only its own folder, goes on where it stopped, and ends with a result."""
+"""The demo: it makes only its own folder, continues where it stopped, and ends with a result."""
 
 from __future__ import annotations
 

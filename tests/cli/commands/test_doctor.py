@@ -29,12 +29,12 @@ def test_presets_list_every_published_row(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    facts = json.loads(succeed(capsys, "doctor", "--json"))
-    assert facts["missing packages"] == []
-    assert facts["cores"] >= 1
-    assert any(name.startswith("torch ") for name in facts["packages"])
-    assert {"las", "e57", "onnx"} <= set(facts["extras"])
-    assert facts["extras"]["las"] == []  # the tests need it
+    answer = json.loads(succeed(capsys, "doctor", "--json"))
+    assert answer["missing packages"] == []
+    assert answer["cores"] >= 1
+    assert any(name.startswith("torch ") for name in answer["packages"])
+    assert {"las", "e57", "onnx"} <= set(answer["extras"])
+    assert answer["extras"]["las"] == []  # the tests need it
     assert "processor" in succeed(capsys, "doctor")
 
 

@@ -62,10 +62,10 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     assert "− first: second" in shown
     assert "over the 2 rooms within" in shown
     assert "Caution: 2 test rooms" in shown
-    facts = json.loads(succeed(capsys, "runs", "compare", "first", "second", "--json"))
-    assert facts["settings"] == {"max_steps": [2, 40]}
-    (difference,) = facts["differences"]
-    scores = facts["scores"]
+    answer = json.loads(succeed(capsys, "runs", "compare", "first", "second", "--json"))
+    assert answer["settings"] == {"max_steps": [2, 40]}
+    (difference,) = answer["differences"]
+    scores = answer["scores"]
     assert difference["miou"] == pytest.approx(scores["second"]["miou"] - scores["first"]["miou"])
     assert difference["low"] <= difference["miou"] <= difference["high"]
 

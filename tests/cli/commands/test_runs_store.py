@@ -158,8 +158,8 @@ def test_tags_and_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     described = succeed(capsys, "show", "mine")
     assert "the first of all" in described
     assert "paper" in described
-    facts = json.loads(succeed(capsys, "show", "mine", "--json"))
-    assert (facts["tags"], facts["note"]) == (["paper"], "the first\nof all")
+    answer = json.loads(succeed(capsys, "show", "mine", "--json"))
+    assert (answer["tags"], answer["note"]) == (["paper"], "the first\nof all")
     assert succeed(capsys, "note", "mine", "") == "runs/mine: no note\n"
 
 

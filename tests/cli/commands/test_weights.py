@@ -136,21 +136,21 @@ class Code:
 
 
 def test_files_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    def told(*arguments: str) -> str:
+    def refused(*arguments: str) -> str:
         return fail(capsys, "import", *arguments, "--quiet")
 
     torch.save({"state_dict": {"a": torch.zeros(1)}, "x": Code()}, "code.pth")
-    assert "its pickle calls" in told("code.pth", "--out", "w.safetensors")
+    assert "its pickle calls" in refused("code.pth", "--out", "w.safetensors")
     assert not Path("made").exists()
-    assert "none.pth: found no file" in told("none.pth", "--out", "w.safetensors")
+    assert "none.pth: found no file" in refused("none.pth", "--out", "w.safetensors")
     torch.save({"conv.weight": torch.zeros(1)}, "other.pth")
-    shown = told("other.pth", "--out", "w.safetensors")
+    shown = refused("other.pth", "--out", "w.safetensors")
     assert "found 1 tensors of no known network (conv.weight, …)" in shown
     assert "deepgcn weights inspect other.pth" in shown
     save_weights(Path("own.safetensors"), network())
-    assert "which need no import" in told("own.safetensors", "--out", "w.safetensors")
-    assert "found the suffix '.pth'" in told("other.pth", "--out", "w.pth")
-    assert "would overwrite its source" in told("own.safetensors", "--out", "own.safetensors")
+    assert "which need no import" in refused("own.safetensors", "--out", "w.safetensors")
+    assert "found the suffix '.pth'" in refused("other.pth", "--out", "w.pth")
+    assert "would overwrite its source" in refused("own.safetensors", "--out", "own.safetensors")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -162,13 +162,13 @@ def test_weights_that_are_not_finite_label_nothing(
     save_weights(Path("own.safetensors"), model)
     torch.save(published_state(model), "w.pth")
     np.savetxt("scan.xyz", np.random.default_rng(0).random((50, 6)))
-    told = "prediction.1.linear.bias: found NaN or infinite numbers"
+    message = "prediction.1.linear.bias: found NaN or infinite numbers"
     shown = fail(capsys, "import", "w.pth", "--out", "w.safetensors", "-k", "4", "--quiet")
     assert shown.startswith("Error: w.pth: ")
-    assert told in shown
+    assert message in shown
     assert run(["predict", "scan.xyz", "--weights", "own.safetensors", "--quiet"]) == 1
-    assert f"own.safetensors: {told}" in capsys.readouterr().err
-    assert f"none: own.safetensors: {told}" in " ".join(
+    assert f"own.safetensors: {message}" in capsys.readouterr().err
+    assert f"none: own.safetensors: {message}" in " ".join(
         succeed(capsys, "inspect", "own.safetensors").split()
     )
     assert not list(Path().glob("scan.labelled*"))
@@ -208,8 +208,8 @@ def test_an_export_keeps_the_classes_of_its_own_data(
     save_weights(Path("own.safetensors"), model, metadata=own)
     succeed(capsys, "export", "own.safetensors", "--out", "out.pth")
     succeed(capsys, "import", "out.pth", "--out", "again.safetensors")
-    facts = read_metadata(Path("again.safetensors"))
-    assert {name: facts[name] for name in own} == own
+    metadata = read_metadata(Path("again.safetensors"))
+    assert {name: metadata[name] for name in own} == own
 
 
 def test_export_under_our_names(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +234,7 @@ def test_export_of_the_computation(suffix: str, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("--out", "w.tflite"), "found the suffix '.tflite'"),
         (("--out", "w.onxx"), "Did you mean '.onnx'?"),
@@ -249,10 +249,10 @@ def test_export_of_the_computation(suffix: str, capsys: pytest.CaptureFixture[st
     ],
 )
 def test_exports_that_cannot_be(
-    arguments: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_weights(Path("own.safetensors"), network())
-    assert told in fail(capsys, "export", "own.safetensors", *arguments, "--quiet")
+    assert message in fail(capsys, "export", "own.safetensors", *arguments, "--quiet")
     assert [path.name for path in Path().iterdir()] == ["own.safetensors"]
 
 

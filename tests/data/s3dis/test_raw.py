@@ -219,7 +219,7 @@ def test_an_entry_that_a_zip_holds_twice(tmp_path: Path) -> None:
         run(raw, tmp_path / "data")
 
 
-def test_a_table_of_angles_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_table_of_angles_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     table = "Area_1/Area_1_alignmentAngle.txt"
     files = {"Area_1/hall_1/Annotations/wall_1.txt": box(200, 1)}
     damaged = write_tree(tmp_path / "raw", {**files, table: b"## a ##\n## b ##\nhall_1 3\x100\n"})

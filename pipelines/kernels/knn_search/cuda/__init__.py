@@ -2,10 +2,10 @@
 
 1. `prepare` centres the features and splits each value into a sum of two fp16, so that tensor cores
    give scalar products with the digits of float32.
-2. `sample_thresholds` computes each row's distances to 512 of the points and estimates the distance
-   that the `wanted` nearest of all points are within. For few wanted points, a higher one is taken.
-3. `count_within` is for more: of a lower and an upper estimate, it counts the points at eight
-   distances in between and interpolates a threshold that hardly more than `wanted` are within.
+2. `sample_thresholds` computes each row's distances to 512 of the points, and from them estimates
+   the distance of the last of the `wanted` nearest points; if few are wanted, a larger one.
+3. `count_within` is for more wanted points: it counts the points within eight distances between a
+   lower and an upper estimate, and interpolates a threshold that few more than `wanted` are within.
 4. `collect` computes all distances again (faster than storing them) and appends each point within
    its row's threshold to the row's candidates.
 5. `redo` collects the nearest points of rows that got fewer than `wanted` or too many candidates.
@@ -21,10 +21,10 @@ Shapes, of B blocks with N points, padded to M, of which `rows` are searched at 
     candidates  (B, rows, LANES, longest) int64, the bits of the distance above the position. Four
                 threads hold a row's distances of a tile; each has a buffer of its own (a lane)
     counts      (B, rows, LANES) int32, how many candidates are in each buffer
-    queue       (B·rows,) int32, rows for a later step, in any order, and `waiting` (1,) int32, how
-                many they are
-    index       (B, N, k) int32, the result; `column` (room,) int32, or more: which of its columns a
-                rank belongs to, −1 none
+    queue       (B·rows,) int32, rows for a later step, in any order; `waiting` (1,) int32 is their
+                number
+    index       (B, N, k) int32, the result; `column` (room,) int32, or more: each rank's column in
+                it, −1 if it is not searched for
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ COUNTED = 60  # wanted points; for fewer the sample alone gives the threshold
 UNCOUNTED_ROOM = 256
 DEVIATIONS = 3.0  # standard deviations of a sampled threshold that are counted both ways
 UNEVEN = 16  # candidates that a buffer may have beyond its share by chance, of short ones
-SPARE = 8  # so many points more than are wanted have room, and one in 16 of them
+SPARE = 8  # room for points beyond the wanted ones, besides a sixteenth of those
 PREPARED = 32  # points of an instance of `prepare`
 SAMPLE_ROWS, SAMPLE_PER_WARP = 32, 128  # rows of an instance of `sample_thresholds`
 ROUNDS = 4  # guesses of either threshold, which narrow the other one as well
@@ -90,7 +90,7 @@ def knn(x: Tensor, ranks: Ranks, bound: int | None = None) -> Tensor:
 
 @functools.lru_cache(maxsize=256)
 def columns(ranks: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return (LONGEST,) int32: the column of the result that a rank belongs to, −1 none."""
+    """Return (LONGEST,) int32: each rank's column in the result; −1: not searched for."""
     column = torch.full((LONGEST,), -1, dtype=torch.int32)
     column[list(ranks)] = torch.arange(len(ranks), dtype=torch.int32)
     return column.to(device)
@@ -100,8 +100,8 @@ def columns(ranks: tuple[int, ...], device: torch.device) -> Tensor:
 class Plan:
     """How a search finds the `wanted` nearest points of a row.
 
-    The threshold is sought between the distances that so many points as `bracket` tells are within,
-    by the sample; if not `counted`, the first of these is the threshold.
+    `bracket` has two numbers of points, and the threshold is between the distances within which the
+    sample puts so many. If not `counted`, the threshold is the first of these distances.
     """
 
     wanted: int  # ranks up to the largest one
