@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: bars on a terminal, lines in a log, or nothing.
+"""What a user sees while a stage works: bars on a terminal, lines in a log, or nothing.
 
 All of it goes to stderr; stdout is for results. `rich` is imported when it is first needed, so that
 commands that are done at once stay fast.

@@ -3,9 +3,9 @@
     .venv/bin/python examples/own_dataset.py
 
 Takes 30 s on 2 CPU cores. Makes twelve small rooms as PLY files with a property `material`, writes
-the description that stands below, prepares, trains a small ResGCN, scores it on the held-out rooms
-and labels one of them. Prints the IoU of each material, above 70 % for all three. Everything is in
-./materials afterwards; the same on the command line:
+the description below, prepares, trains a small ResGCN, scores it on the held-out rooms and labels
+one of them. Prints the IoU of each material, above 70 % for all three. Everything is in ./materials
+afterwards; the same on the command line:
 
     deepgcn prepare --dataset materials/rooms.yaml --data materials/data
     deepgcn train --data materials/data --runs materials/runs …

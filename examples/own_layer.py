@@ -10,7 +10,7 @@ command line takes both classes as well:
     deepgcn train --conv own_layer:MeanMaxConv
     deepgcn train --arch own_layer:GatedBlock
 
-docs/model.md says what such a class has to be like.
+docs/model.md describes such classes.
 """
 
 from __future__ import annotations

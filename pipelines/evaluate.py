@@ -329,8 +329,8 @@ def _pool(
     if store.published_rooms:
         rows += _published()
         notes.append(
-            f"{DAGGER} recalled from the paper, not read again. Published rows are of the whole "
-            "of S3DIS under the authors' protocols."
+            f"{DAGGER} quoted from memory, not checked against the paper. Published rows are of "
+            "the whole of S3DIS under the authors' protocols."
         )
     title = f"{base.config.model.label}: {len(areas)} folds, protocol {protocol}"
     summary = _summary(config, base, store, list(values.values()))

@@ -53,10 +53,10 @@ def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
     if there is None or (there == path and not there.is_dir() and not folder):
         return
     if there == path and not folder:
-        raise ConfigError(f"{flag} {path}: found a folder, expected a file.\nGive another place.")
+        raise ConfigError(f"{flag} {path}: found a folder, expected a file.\nGive another path.")
     if not there.is_dir():
         found = "a file" if there == path else f"the file {there}"
-        raise ConfigError(f"{flag} {path}: found {found}, expected a folder.\nGive another place.")
+        raise ConfigError(f"{flag} {path}: found {found}, expected a folder.\nGive another path.")
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:

@@ -98,8 +98,8 @@ def train(
         return _start_workers(config, resume, progress)
     with distributed.connected(processes):
         progress = progress if processes.main else SILENT
-        start = processes.broadcast(lambda: _decide(config, resume, processes, progress))
-        return _train_rank(start, processes, progress)
+        decided = processes.broadcast(lambda: _decide(config, resume, processes, progress))
+        return _train_rank(decided, processes, progress)
 
 
 def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
@@ -132,7 +132,7 @@ def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress)
 
 
 @dataclass(frozen=True)
-class _Start:
+class _Decisions:
     """What rank 0 decides at the start of a training, for all ranks."""
 
     config: TrainConfig  # resolved
@@ -144,7 +144,7 @@ class _Start:
 
 def _decide(
     config: TrainConfig, resume: Path | None, processes: Processes, progress: Progress
-) -> _Start:
+) -> _Decisions:
     """Check the configuration and fill in what it leaves open; the errors are those of `train`."""
     check_loggers(config.loggers)
     check_place(config.runs, "--runs", folder=True)
@@ -165,26 +165,26 @@ def _decide(
             _split_store(config, store)  # its errors come before memory is measured
             config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
-    return _Start(config, resume, store.fingerprint, kernels.forced(), trials)
+    return _Decisions(config, resume, store.fingerprint, kernels.forced(), trials)
 
 
-def _train_rank(start: _Start, processes: Processes, progress: Progress) -> TrainResult:
+def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -> TrainResult:
     """Train as one of the processes; the errors are those of `train`."""
-    config = start.config
+    config = decided.config
     with ExitStack() as stack:
-        stack.enter_context(kernels.use(start.kernel))
+        stack.enter_context(kernels.use(decided.kernel))
         stack.enter_context(cpu_threads(config.threads))
-        store = _open_same_store(config, start.fingerprint, processes)
+        store = _open_same_store(config, decided.fingerprint, processes)
         device = distributed.device_of(processes, pick_device(config.device))
         memory.arrange_memory(config, device.type, processes)
         samplers = open_samplers(config, store, progress, processes.local_size)
         environment = {**describe_environment(device), **describe_store(config, store)}
         interruption = stack.enter_context(watch_for_interruption())
-        run = stack.enter_context(_opened_run(start, store, environment, processes))
+        run = stack.enter_context(_opened_run(decided, store, environment, processes))
         stack.enter_context(memory.explain_out_of_memory(config))
         training = Training(
             *(config, run, samplers, store, device, interruption, progress, processes),
-            trials=start.trials,
+            trials=decided.trials,
         )
         training.check_start()
         if training.finished:
@@ -192,7 +192,7 @@ def _train_rank(start: _Start, processes: Processes, progress: Progress) -> Trai
                 run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
         else:
-            if start.resume is not None and processes.main:
+            if decided.resume is not None and processes.main:
                 directory.reopen(run, config, environment)
             sharing = memory.sharing_memory(processes, device.type)
             summary = describe_training(config, training.state.model, *samplers, device, sharing)
@@ -212,17 +212,17 @@ def _train_rank(start: _Start, processes: Processes, progress: Progress) -> Trai
 
 @contextmanager
 def _opened_run(
-    start: _Start, store: Store, environment: dict[str, Any], processes: Processes
+    decided: _Decisions, store: Store, environment: dict[str, Any], processes: Processes
 ) -> Iterator[Run]:
     """Create or open the run directory; in rank 0, lock it and record a failure in it."""
     with ExitStack() as stack:
 
         def begin() -> Run:
             begun = {**environment, "rooms": room_checksums(store)}
-            if start.resume is not None:
-                run = Run(start.resume)
+            if decided.resume is not None:
+                run = Run(decided.resume)
             else:
-                run = directory.create_run(start.config, environment=begun)
+                run = directory.create_run(decided.config, environment=begun)
             stack.enter_context(lock_run(run.path))
             stack.enter_context(directory.record_failure(run))
             return run

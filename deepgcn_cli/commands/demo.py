@@ -5,7 +5,7 @@ demo/raw/           the building, as files in the raw S3DIS layout
 demo/data/          the prepared data
 demo/runs/demo/     the trained network, its scores and pictures
 demo/scan.ply       a room of the test area, as a scan without labels
-demo/labelled.ply   what `predict` made of it
+demo/labelled.ply   the same with the labels of `predict`
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ With your own scans:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a demo is made with; another one needs another folder or a fresh start."""
+    """The settings of a demo; other settings need another folder or a fresh start."""
 
     seed: int = option(0, "Seed of everything.", within=SEED)
     steps: int = option(500, "Training steps.", within=COUNT)
@@ -85,7 +85,7 @@ def demo(
 
 
 def claim(folder: Path, given: Flags, *, fresh: bool) -> Settings:
-    """Return the folder's settings, after making it a demo's folder if it is none yet.
+    """Return the settings of a demo's folder, which is created if it is missing.
 
     Raises:
         ConfigError: the folder holds something else, or a demo with other settings.
@@ -142,7 +142,7 @@ def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
     if _begin(progress, "1/5 synth: a synthetic building", finished=finished):
         made = synth(demo_building(raw, settings.seed), progress=progress)
         progress.say(f"{made.out}: {counted(made.rooms, 'room')}, {made.points:,} points")
-    _begin(progress, "2/5 prepare: its rooms as blocks")  # itself keeps what is finished
+    _begin(progress, "2/5 prepare: its rooms as blocks")  # `prepare` keeps finished rooms
     config = PrepareConfig(raw=raw, data=folder / DATA, test_area=TEST_AREA)
     prepared = prepare(config, progress=progress)
     progress.say(f"{prepared.data}: {counted(prepared.rooms, 'room')}, {prepared.points:,} points")

@@ -97,7 +97,7 @@ def _rank() -> int:
 
 
 def _run_to_resume(runs: Path, run: str | None) -> Path:
-    """Return the folder of the run that `--resume [RUN]` means."""
+    """Return the folder of the run to resume: the named one, or the latest unfinished."""
     if run is not None:
         return named_run(Path(run), runs).path
     unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .knn_search import Ranks, listed
+from .knn_search import Ranks, ranks_of
 
 # Elements of a tile of distance rows, so that no N × N matrix is ever in memory.
 TILE_ELEMENTS = 1 << 24
@@ -20,7 +20,7 @@ def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
     """
     batch, points, _ = x.shape
     x = x - x.mean(dim=1, keepdim=True)
-    wanted = torch.tensor(listed(ranks), device=x.device)
+    wanted = torch.tensor(ranks_of(ranks), device=x.device)
     rows = max(1, TILE_ELEMENTS // (batch * points))
     squares = (x * x).sum(-1).unsqueeze(1)  # (B, 1, N)
     tiles = []

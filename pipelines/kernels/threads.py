@@ -3,13 +3,13 @@
 
 PyTorch's OpenMP threads spin for some milliseconds after each operation, ready to begin the next
 one. A second pool has to share the cores with them (measured: two threads on two cores were then no
-faster than one), and threads that need Python's lock get in each other's way. So
-compiled code calls `GOMP_parallel` of the OpenMP library that PyTorch itself has loaded. Where the
-library has no such function (macOS, Windows), Python threads do the same work.
+faster than one), and threads that need Python's lock block one another. So compiled code calls
+`GOMP_parallel` of the OpenMP library that PyTorch itself has loaded. Where the library has no such
+function (macOS, Windows), Python threads do the same work.
 
-Numba takes a compiled function from its cache as long as the function's own file is the same; but
+Numba takes a compiled function from its cache as long as the function's own file is unchanged; but
 ours are inlined into one another across files, so an edit in one would leave stale machine code in
-its callers. So the cache has a folder for each state of all the sources.
+its callers. So each state of all the sources has its own cache folder.
 """
 
 from __future__ import annotations

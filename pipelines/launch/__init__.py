@@ -122,7 +122,7 @@ class LocalLauncher:
                     ended = [name for name, (process, _) in running.items() if process.done()]
                     for process, call in map(running.pop, ended):
                         free.append(call.worker)
-                        _keep_failed_start(process, call.job)
+                        _log_failed_start(process, call.job)
                     yield tuple(running), tuple(ended)
             finally:
                 alive.close()
@@ -149,12 +149,12 @@ def _submit(executor: LocalExecutor, call: LocalCall) -> Any:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _keep_failed_start(process: Any, job: Job) -> None:
+def _log_failed_start(process: Any, job: Job) -> None:
     """Append the traceback to the log if the process failed before it called the job."""
-    if "Traceback" in (said := process.stderr() or ""):
+    if "Traceback" in (errors := process.stderr() or ""):
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("a", encoding="utf-8") as log:
-            log.write(said)
+            log.write(errors)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Dense(nn.Module):
 
     # An output includes its input, so `DeepGCN` keeps only each block's y, and sums the head's
     # weights over repeated channels.
-    repeats = True
+    includes_input = True
 
     def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()

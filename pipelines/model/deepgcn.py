@@ -19,7 +19,7 @@ from pipelines.kernels.knn_search import RankTable
 from . import graphs
 from .blocks import build_backbone, concatenate, dense_columns
 from .graphs import Graphs
-from .head import HIDDEN, WITHOUT_GRADIENT, Map, Segment, fold, linear_pair, map_by_segment
+from .head import EVALUATION_SEGMENT, HIDDEN, Map, Segment, fold, linear_pair, map_by_segment
 from .layers import Norm, Reduce, Unit, linear
 
 
@@ -36,8 +36,10 @@ class DeepGCN(nn.Module):
 
     num_points: int = 4096  # N in training; weights files carry it
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
-    draws: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
-    tables: Sequence[RankTable] | None = None  # ranks in a CUDA graph; None: drawn at each pass
+    generator: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
+    rank_tables: Sequence[RankTable] | None = (
+        None  # ranks in a CUDA graph; None: drawn at each pass
+    )
     dense_columns: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
@@ -52,9 +54,13 @@ class DeepGCN(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(HIDDEN[1], config.num_classes, bias=style.bias)
         # A dense block's output includes its input: `backbone` returns only the new channels.
-        self.repeats: bool = getattr(self.blocks[-1], "repeats", False)
-        self.output_channels = [config.width] * config.depth if self.repeats else channels
-        columns = dense_columns(config.depth, config.width, config.layout) if self.repeats else None
+        self.includes_input: bool = getattr(self.blocks[-1], "includes_input", False)
+        self.output_channels = [config.width] * config.depth if self.includes_input else channels
+        columns = (
+            dense_columns(config.depth, config.width, config.layout)
+            if self.includes_input
+            else None
+        )
         self.register_buffer("dense_columns", columns, persistent=False)
         initialize(self, config.layout)
 
@@ -104,8 +110,8 @@ class DeepGCN(nn.Module):
         for layer in layers:
             y = self.layers[layer](x, graphs.of(layer, x))  # (B, N, C)
             x = self.blocks[layer](x, y)  # (B, N, the block's out_channels)
-            outputs.append(y if self.repeats else x)
-        if not self.repeats:
+            outputs.append(y if self.includes_input else x)
+        if not self.includes_input:
             return outputs, [x]
         return outputs, [*pieces, *outputs] if layers.start else outputs
 
@@ -113,9 +119,9 @@ class DeepGCN(nn.Module):
         """Divide the backbone into segments; return none if the outputs of all layers are kept."""
         length = self.checkpoint_layers
         if not length:
-            if torch.is_grad_enabled() or self.config.depth <= 2 * WITHOUT_GRADIENT:
+            if torch.is_grad_enabled() or self.config.depth <= 2 * EVALUATION_SEGMENT:
                 return []
-            length = WITHOUT_GRADIENT
+            length = EVALUATION_SEGMENT
         every = range(self.config.depth)
         parts = [every[start : start + length] for start in every[::length]]
         return [
@@ -147,13 +153,13 @@ class DeepGCN(nn.Module):
                 f"expected (B, N, {config.in_channels})."
             )
         config.check_points(features.shape[1])
-        ranks = self.tables or self.draw_ranks()
+        ranks = self.rank_tables or self.draw_ranks()
         keep = self.checkpoint_layers > 0 and torch.is_grad_enabled()
         return Graphs(features, config, ranks, self.rank_bounds(), keep=keep)
 
     def draw_ranks(self) -> list[tuple[int, ...]]:
         """Draw the ranks of each layer's neighbours."""
-        return graphs.draw_ranks(self.config, training=self.training, generator=self.draws)
+        return graphs.draw_ranks(self.config, training=self.training, generator=self.generator)
 
     def rank_bounds(self) -> list[int]:
         """Return an upper bound of each layer's ranks; see `pipelines.model.graphs`."""

@@ -28,7 +28,7 @@ from .layers import Matmul, linear, rows
 
 Map = tuple[Tensor, Tensor | None]  # weight (C', C) and bias (C',) of a linear map
 HIDDEN = 512, 256  # channels of the prediction's two units
-WITHOUT_GRADIENT = 32  # layers per segment of a deep network in evaluation
+EVALUATION_SEGMENT = 32  # layers per segment of a deep network in evaluation
 
 Run = Callable[..., tuple[Sequence[Tensor], Sequence[Tensor]]]
 

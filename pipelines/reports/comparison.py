@@ -29,8 +29,8 @@ FEW_ROOMS = 10  # with fewer, a bootstrap's interval is too narrow as a rule
 class PublishedRow:
     """A published six-fold result on S3DIS, in percent; the IoUs are in the class order of S3DIS.
 
-    Only the figures marked `cited` were read in a public source; the others are recalled from the
-    paper and carry a dagger wherever they are shown.
+    Only the figures marked `cited` were read in a public source; the others are quoted from memory
+    and carry a dagger wherever they are shown.
     """
 
     name: str

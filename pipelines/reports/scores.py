@@ -108,7 +108,7 @@ def build_report(
         mark = "" if preset.cited else f" {tables.DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
-            notes.append(f"{tables.DAGGER} recalled from the paper, not read again.")
+            notes.append(f"{tables.DAGGER} quoted from memory, not checked against the paper.")
     return Report(
         title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
         classes=store.classes,

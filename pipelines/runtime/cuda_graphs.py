@@ -182,11 +182,11 @@ class _Pass:
 
     def forward(self, model: DeepGCN, features: Tensor, weights: dict[str, Tensor]) -> Tensor:
         """Return logits, with other weights under some names and the ranks of the tables."""
-        model.tables = self.tables.tables
+        model.rank_tables = self.tables.tables
         try:
             logits: Tensor = functional_call(model, weights, (features,))
         finally:
-            model.tables = None
+            model.rank_tables = None
         return logits
 
 
@@ -332,7 +332,7 @@ class TrainingGraph:
 
         self.replay_forward, self.logits = memory.capture(forward, device)
         self.gradient = torch.zeros_like(self.logits)
-        self.replay_backward, self.whole = memory.capture(backward, device)
+        self.replay_backward, self.flat_gradient = memory.capture(backward, device)
 
     def __call__(self) -> Tensor:
         """Return the logits of the current inputs; gradients flow to the weights."""
@@ -363,5 +363,5 @@ class _Replayed(torch.autograd.Function):
         graph.gradient.copy_(grads[0])
         graph.replay_backward()
         sizes = [0 if shape is None else shape.numel() for shape in graph.shapes]
-        pieces = zip(graph.whole.clone().split(sizes), graph.shapes, strict=True)
+        pieces = zip(graph.flat_gradient.clone().split(sizes), graph.shapes, strict=True)
         return None, *(None if shape is None else piece.view(shape) for piece, shape in pieces)

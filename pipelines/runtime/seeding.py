@@ -25,9 +25,9 @@ def seed_step(model: DeepGCN, seed: int, step: int, rank: int) -> None:
     draw for the whole batch: the same in all ranks, and in a single process.
     """
     torch.manual_seed(_mix(seed, step, DROPOUT, rank))
-    if model.draws is None:
-        model.draws = torch.Generator()
-    model.draws.manual_seed(_mix(seed, step, DILATION))
+    if model.generator is None:
+        model.generator = torch.Generator()
+    model.generator.manual_seed(_mix(seed, step, DILATION))
 
 
 def _mix(*numbers: int) -> int:
@@ -54,12 +54,12 @@ class PassState:
     def __init__(self, model: DeepGCN) -> None:
         self.buffers = [buffer.clone() for buffer in model.buffers()]
         self.rng = rng_state()
-        self.draws = None if model.draws is None else model.draws.get_state()
+        self.generator = None if model.generator is None else model.generator.get_state()
 
     def restore(self, model: DeepGCN) -> None:
         """Restore all of it."""
         for buffer, before in zip(model.buffers(), self.buffers, strict=True):
             buffer.copy_(before)
         restore_rng_state(self.rng)
-        if model.draws is not None and self.draws is not None:
-            model.draws.set_state(self.draws)
+        if model.generator is not None and self.generator is not None:
+            model.generator.set_state(self.generator)

@@ -221,5 +221,5 @@ def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:
             "recipe, budget or data here are other ones."
         )
     if any(not each.cited for each in published):
-        notes.append(f"{DAGGER} recalled from the paper, not read again.")
+        notes.append(f"{DAGGER} quoted from memory, not checked against the paper.")
     return [*notes, *plan.notes]

@@ -174,7 +174,7 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
     """
     depth, network = model.depth, meta_network(model)
     backbone, head = kept_bytes(model, device, depth)
-    repeats, outputs = network.repeats, FLOAT * sum(network.output_channels)
+    repeats, outputs = network.includes_input, FLOAT * sum(network.output_channels)
     fused = FLOAT * model.fusion_channels
     mapped = fused + FLOAT * HIDDEN[0]  # by the head's first maps
     if not length:

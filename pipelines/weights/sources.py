@@ -1,4 +1,4 @@
-"""The import and inspect stages: any file with weights, and the network that it makes.
+"""The import and inspect stages: any file with weights, and the network that its tensors form.
 
 bytes → tensors    one module a form: `safetensors`, `pytorch`, `tensorflow`
 → our names, axes  `published`
@@ -124,7 +124,7 @@ class ImportResult:
     network: str  # in short
     config: ModelConfig
     parameters: int  # learned values
-    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
+    assumed: Mapping[str, object]  # unknown settings, and their published values
 
 
 def import_weights(
@@ -132,11 +132,11 @@ def import_weights(
 ) -> ImportResult:
     """Turn a release's checkpoint into weights of this toolkit.
 
-    Settings that neither the tensors show nor `hints` give are those recorded with the file (the
-    log beside a TensorFlow checkpoint, the configuration in an export), else the published ones.
+    Settings that are neither clear from the tensors nor in `hints` are those recorded with the file
+    (the log beside a TensorFlow checkpoint, the configuration in an export), else as published.
 
     Raises:
-        ConfigError: an option or the output cannot be.
+        ConfigError: an option or the output is invalid.
         WeightsError: the file is broken, holds code, or its tensors are of no known network.
     """
     check_out(out, (".safetensors",), source)
@@ -151,7 +151,7 @@ def import_weights(
 def _build(
     opened: WeightsFile, hints: Hints | None, progress: Progress
 ) -> tuple[str, DeepGCN, Mapping[str, object]]:
-    """Return the release of a file, its network, and the settings that nothing gave."""
+    """Return the release of a file, its network, and the settings that were assumed."""
     release = _release_of(opened)
     if opened.log:
         progress.say(f"{opened.log}: the network's settings are taken from here")
@@ -219,9 +219,9 @@ class Inspected:
     path: Path
     form: str  # "safetensors", "PyTorch" or "TensorFlow"
     release: str | None  # whose names the tensors have: "deepgcn" for ours, None if unknown
-    network: str | None  # that the tensors make, in short; None if they make none
-    assumed: Mapping[str, object]  # settings that nothing gave, and their published values
-    problem: str | None  # why the tensors make no network
+    network: str | None  # that the tensors form, in short; None if they form none
+    assumed: Mapping[str, object]  # unknown settings, and their published values
+    problem: str | None  # why the tensors form no network
     config: ModelConfig | None
     numbers: int  # values in all tensors
     bytes: int  # of all its files
@@ -230,7 +230,7 @@ class Inspected:
 
 
 def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
-    """Return what is inside a file with weights, and the network that it makes, if any.
+    """Return what is inside a file with weights, and the network that its tensors form, if any.
 
     Raises:
         WeightsError: the file is missing, broken or holds code.

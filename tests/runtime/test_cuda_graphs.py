@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
-from pipelines.kernels.knn_search import RankTables, listed
+from pipelines.kernels.knn_search import RankTables, ranks_of
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime import cuda_graphs as graphs
 from pipelines.runtime.cuda_graphs import (
@@ -426,10 +426,10 @@ def test_a_failure_is_a_warning_if_nobody_listens(monkeypatch: pytest.MonkeyPatc
 def test_tables_hold_the_latest_ranks() -> None:
     tables = RankTables([5, 9], 2, DEVICE)
     tables.set([(0, 2), (0, 8)])
-    assert [listed(table) for table in tables.tables] == [(0, 2), (0, 8)]
+    assert [ranks_of(table) for table in tables.tables] == [(0, 2), (0, 8)]
     tables.set([(0, 2), (3, 4)])
     tables.set([(1, 4), (3, 4)])
-    assert [listed(table) for table in tables.tables] == [(1, 4), (3, 4)]
+    assert [ranks_of(table) for table in tables.tables] == [(1, 4), (3, 4)]
     assert [table.bound for table in tables.tables] == [5, 9]
     x = torch.rand(1, 30, 3, device=DEVICE)
     assert torch.equal(kernels.knn(x, tables.tables[0]), kernels.knn(x, (1, 4), 5))

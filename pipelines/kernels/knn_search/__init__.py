@@ -29,7 +29,7 @@ class RankTable:
 Ranks = tuple[int, ...] | RankTable
 
 
-def listed(ranks: Ranks) -> tuple[int, ...]:
+def ranks_of(ranks: Ranks) -> tuple[int, ...]:
     """Return ranks for an implementation without tables; waits for the device of a table."""
     if isinstance(ranks, RankTable):
         return tuple((ranks.column >= 0).nonzero().flatten().tolist())

@@ -11,7 +11,7 @@
    (or so loose that its buffer overflowed, as among many equal points) is searched again among all
    points.
 
-So the result depends neither on the order, nor on the sample, nor on the number of threads.
+The result does not depend on the order, the sample or the number of threads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from pipelines.kernels import reference, threads
-from pipelines.kernels.knn_search import Ranks, listed
+from pipelines.kernels.knn_search import Ranks, ranks_of
 
 from .order import arrange, as_given
 from .selection import select
@@ -48,7 +48,7 @@ def knn(x: Tensor, ranks: Ranks, _bound: int | None = None) -> Tensor:
     batch, points, _ = x.shape
     x = (x - x.mean(dim=1, keepdim=True)).contiguous()
     index = torch.empty((batch, points, len(ranks)), dtype=torch.int32)
-    wanted = np.array(listed(ranks), dtype=np.int64)
+    wanted = np.array(ranks_of(ranks), dtype=np.int64)
     plan = _plan(points, int(wanted[-1]))
     for features, out in zip(x.numpy(), index.numpy(), strict=True):
         _search_block(features, wanted, plan, out)

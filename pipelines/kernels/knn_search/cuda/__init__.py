@@ -117,10 +117,10 @@ def plan_search(wanted: int, points: int) -> Plan:
     standard deviation of about 1/√s of itself. For few points there is room for all of these; more
     are counted first, so that hardly more are collected, and sorted, than are wanted.
     """
-    share = min(1.0, SAMPLE / points)
+    fraction = min(1.0, SAMPLE / points)
     if wanted < COUNTED:
         return Plan(wanted, (math.sqrt(wanted * UNCOUNTED_ROOM),) * 2, False, UNCOUNTED_ROOM)
-    factor = math.exp(max(0.1, DEVIATIONS * math.sqrt((1 - share) / (share * wanted))))
+    factor = math.exp(max(0.1, DEVIATIONS * math.sqrt((1 - fraction) / (fraction * wanted))))
     bracket = wanted / factor, min(wanted * factor, points - 1)
     room = triton.next_power_of_2(wanted + wanted // 16 + SPARE)
     return Plan(wanted, bracket, True, max(SHORTEST, room))
