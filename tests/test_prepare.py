@@ -312,7 +312,7 @@ def test_a_full_disk_is_reported_in_two_lines(tmp_path: Path) -> None:
     disk = write_tree(tmp_path, {**raw, "disk/none": b""}) / "disk"
     first, second = on_a_small_disk(disk, FILLS_THE_DISK).splitlines()
     assert first == "data: the disk is full (No space left on device)."
-    assert second.startswith("Rooms that were finished are kept")
+    assert second.startswith("Finished rooms are kept")
 
 
 def test_damaged_stores_are_refused(tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def test_labels_that_are_not_described(described: Path, label: str, found: str) 
     ("ignored", "told"),
     [
         ("", "2 more failed, see above. Fix the data and run the same command again."),
-        ("[1, 9]", "1 more failed, see above. The other rooms are kept. Mend"),
+        ("[1, 9]", "1 more failed, see above. The other rooms are kept. Fix"),
     ],
 )
 def test_rooms_that_fail_are_reported_once(
