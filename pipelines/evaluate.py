@@ -114,8 +114,8 @@ def _chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
 
 def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> Evaluation:
     trained = run.config
-    if trained.test_area is None:
-        raise RunError(f"{run.path}: found no test area in its configuration, expected one.")
+    config = dataclasses.replace(config, checkpoint=run.chosen(config.checkpoint))
+    _area_of(run)
     store = open_data(run, config.data)
     rooms = store.rooms(trained.test_area)
     if not rooms:
@@ -249,7 +249,11 @@ def six_fold(
 
 def _area_of(run: Run) -> int:
     area = run.config.test_area
-    assert area is not None, "a run's configuration is resolved"
+    if not area:
+        raise RunError(
+            f"{run.path}: found no test area: every area was trained on, so none can be scored.\n"
+            "Train with another area held out: deepgcn train --area N"
+        )
     return area
 
 
@@ -261,7 +265,7 @@ def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
         alike = []
         for run in find_runs(base.path.parent):
             with suppress(RunError):  # a broken run is not a fold
-                if not _differences(base, run):
+                if run.config.test_area and not _differences(base, run):
                     alike.append(run)
         alike.sort(key=lambda run: run.state == "finished")  # the last one of an area is taken
         return folds | {_area_of(run): run for run in alike} | folds

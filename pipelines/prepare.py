@@ -64,7 +64,7 @@ class PrepareResult:
     rooms: int
     points: int
     areas: dict[int, int]  # rooms per area
-    test_area: int
+    test_area: int  # 0: none
     reused: int  # rooms that were already prepared
     repairs: tuple[str, ...]  # lines, each as "file:line found → repaired"
     unknown: dict[str, dict[str, int]]  # objects and points of unknown classes, by the class
@@ -332,7 +332,10 @@ def _complete(
 def _test_area(config: PrepareConfig, dataset: Dataset) -> int:
     areas = {room.area for room in dataset.rooms}
     usual = TEST_AREA if TEST_AREA in areas else max(areas)
-    return config.test_area or dataset.test_area or usual
+    if len(areas) == 1:
+        usual = 0  # the only area is there to be trained on
+    asked = (config.test_area, dataset.test_area, usual)
+    return next(area for area in asked if area is not None)
 
 
 def _read_stored(data: Path, info: RoomInfo) -> Room:

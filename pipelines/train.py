@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from pipelines.data.blocks import MIN_POINTS
-from pipelines.data.sampler import BlockSampler, split_rooms
+from pipelines.data.blocks import MIN_POINTS, Block
+from pipelines.data.sampler import BlockSampler, Cut, cut_room, split_rooms
 from pipelines.data.store import RoomInfo, Store
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs import directory
@@ -53,7 +53,8 @@ class TrainResult:
     run: Path  # the run directory
     steps: int  # optimizer steps, over all starts of the run
     epochs: int  # whole epochs, over all starts
-    best_miou: float  # the best on validation, 0–1: that of `checkpoints/best.safetensors`
+    # The best on validation, 0–1: that of `checkpoints/best.safetensors`; None without validation.
+    best_miou: float | None
     seconds: float  # training time, over all starts
     blocks_per_second: float  # of this process's training steps; 0 if it took none
     data_wait: float  # the fraction of those steps' time spent waiting for data
@@ -64,9 +65,10 @@ def train(
 ) -> TrainResult:
     """Train a network on the rooms outside the test area.
 
-    Validation rooms among them choose the best checkpoint; the test area is never read. A run that
-    was stopped by a signal, `max_steps` or kill -9 resumes from its last checkpoint; on the CPU,
-    with the same number of threads, its steps are bit for bit those of a run that never stopped.
+    Validation rooms among them choose the best checkpoint, or validation blocks of an only room, or
+    nothing (a `val_fraction` of 0); the test area, if there is one, is never read. A run that was
+    stopped by a signal, `max_steps` or kill -9 resumes from its last checkpoint; on the CPU, with
+    the same number of threads, its steps are bit for bit those of a run that never stopped.
 
     Several processes train together if `config.devices` asks for them, or if torchrun or srun
     started this one as a rank: then all ranks call this function, and rank 0's arguments apply.
@@ -203,7 +205,7 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
         run=run.path,
         steps=counters.step,
         epochs=counters.epoch,
-        best_miou=counters.best_miou or 0.0,
+        best_miou=counters.best_miou,
         seconds=counters.seconds,
         blocks_per_second=pace.blocks_per_second,
         data_wait=pace.data_wait,
@@ -249,10 +251,10 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
     3
     """
     area = store.test_area if config.test_area is None else config.test_area
-    if area not in store.areas:
+    if area and area not in store.areas:
         raise ConfigError(
             f"--area: found {area}, expected an area of {config.data}: "
-            f"{', '.join(map(str, store.areas))}."
+            f"{', '.join(map(str, store.areas))}.\nTo train on all of them: --area 0"
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
@@ -269,21 +271,26 @@ def _open_same_store(config: TrainConfig, fingerprint: str, processes: Processes
     return store
 
 
-def _split_store(config: TrainConfig, store: Store) -> tuple[list[RoomInfo], list[RoomInfo]]:
-    """Return the training rooms, and the validation rooms, which choose the best checkpoint."""
+def _split_store(
+    config: TrainConfig, store: Store
+) -> tuple[list[RoomInfo], list[RoomInfo], Cut | None]:
+    """Return the training rooms, the validation rooms, and the cut of a room that is both."""
     assert config.test_area is not None
-    return split_rooms(
+    train_rooms, val_rooms = split_rooms(
         store.rooms(),
         test_area=config.test_area,
         val_fraction=config.val_fraction,
         seed=config.seed,
     )
+    only = train_rooms == val_rooms
+    cut = cut_room(store.read(train_rooms[0]), config.val_fraction) if only else None
+    return train_rooms, val_rooms, cut
 
 
 def open_samplers(
     config: TrainConfig, store: Store, progress: Progress = SILENT, sharing: int = 1
-) -> tuple[BlockSampler, BlockSampler]:
-    """Return the samplers of the training blocks and of the disjoint validation blocks.
+) -> tuple[BlockSampler, BlockSampler | None]:
+    """Return the samplers of the training blocks, and of the disjoint validation blocks if any.
 
     `sharing` processes of this machine share its memory. DatasetError: there are no blocks.
 
@@ -291,13 +298,27 @@ def open_samplers(
     >>> [len(sampler) for sampler in open_samplers(resolve(TrainConfig(), store), store)]
     [44, 4]
     """
-    train_rooms, val_rooms = _split_store(config, store)
+    train_rooms, val_rooms, cut = _split_store(config, store)
+    if cut is not None:
+        progress.say(
+            f"Area_{train_rooms[0].area}/{train_rooms[0].name} is the only room to train on: its "
+            f"blocks beyond {'xy'[cut.axis]} = {cut.at:.0f} m from its edge validate, which have "
+            f"{100 * cut.fraction:.0f} % of its points."
+        )
+    elif not val_rooms:
+        progress.say("No validation (--val-fraction 0): the last weights will be the result.")
 
-    def open_sampler(rooms: list[RoomInfo], stride: float, parts: tuple[str, ...]) -> BlockSampler:
+    def open_sampler(
+        rooms: list[RoomInfo],
+        stride: float,
+        parts: tuple[str, ...],
+        keep: Callable[[Block], bool] | None,
+    ) -> BlockSampler:
         sampler = BlockSampler(
             *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
             parts=parts,
             sharing=sharing,
+            keep=keep,
             progress=progress,
         )
         if not len(sampler):
@@ -308,7 +329,10 @@ def open_samplers(
             )
         return sampler
 
-    return open_sampler(train_rooms, 0.5, config.parts), open_sampler(val_rooms, 1.0, ())
+    trained = open_sampler(train_rooms, 0.5, config.parts, cut.trains if cut else None)
+    if not val_rooms:
+        return trained, None
+    return trained, open_sampler(val_rooms, 1.0, (), cut.validates if cut else None)
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:

@@ -45,7 +45,8 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     areas = ", ".join(f"area {area}: {rooms}" for area, rooms in result.areas.items())
     texts = [
         f"{result.data}: {counted(result.rooms, 'room')} ({areas}), {result.points:,} points",
-        f"test area {result.test_area}, {len(result.repairs)} lines repaired",
+        f"{f'test area {result.test_area}' if result.test_area else 'no test area'}, "
+        f"{len(result.repairs)} lines repaired",
     ]
     taken = f"unknown class, {TAKEN.get(config.unknown)}"
     texts += [f"{taken}: {describe_unknown(name, **n)}" for name, n in result.unknown.items()]

@@ -80,10 +80,9 @@ def train(
     if rank > 0:
         raise typer.Exit  # rank 0 shows the result
     where = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
-    text = (
-        f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, "
-        f"best validation mIoU {100 * result.best_miou:.2f} %"
-    )
+    best = result.best_miou
+    chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
+    text = f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, {chosen}"
     return Answer(result, [text], f"Next: {command('eval', '--report', 'md', *where)}")
 
 

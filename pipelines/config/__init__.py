@@ -39,7 +39,7 @@ CHECKPOINTS = ("best", "last")
 REPORTS = ("md", "json", "csv", "html", "tex")
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
 AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
-AREA = Bounds(1, 6, "an S3DIS area")
+AREA = Bounds(0, 6, "an area, or 0 for none,")
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
 SEED = Bounds(0, 2**63 - 1)  # what NumPy, PyTorch and SQLite can all take
 TRAIN = ("train",)
@@ -63,13 +63,16 @@ class SynthConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says."""
+    """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says; 0: none."""
 
     raw: Path | None = option(
         None, "S3DIS folder or zip; left out: found in the current folder.", "[RAW]", flag=""
     )
     test_area: int | None = option(
-        None, "Area that train leaves out and eval scores. [default: 5]", flag="--area", within=AREA
+        None,
+        "Area that train leaves out and eval scores; 0: none. [default: 5]",
+        flag="--area",
+        within=AREA,
     )
     dataset: Path | None = option(
         None, "YAML description of labelled data of your own, instead of RAW.", "FILE"
@@ -109,11 +112,11 @@ class PrepareConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run; `test_area` None is the one that `prepare` recorded."""
+    """One training run; `test_area` None is the one that `prepare` recorded, 0 is none."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     test_area: int | None = option(
-        None, "Area to leave out. [default: as prepared]", flag="--area", within=AREA
+        None, "Area to leave out; 0: none. [default: as prepared]", flag="--area", within=AREA
     )
     recipe: str = option("paper", "{}.", choices=tuple(RECIPES), shapes=RECIPE)
     without: tuple[str, ...] = option(
@@ -158,9 +161,10 @@ class TrainConfig:
     )
     val_fraction: float = option(
         0.1,
-        "Fraction of the training rooms that chooses the best checkpoint.",
+        "Fraction of the training rooms, or of an only one's points, that chooses the best "
+        "checkpoint; 0: none.",
         "P",
-        within=Bounds(0, 1, exclusive=True),
+        within=Bounds(0, 0.9),
     )
     seed: int = option(0, "Seed of all randomness.", within=SEED, commands=TRAIN)
     device: str = option("auto", "{}.", choices=DEVICES, shapes=SPEED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +51,7 @@ class BlockSampler:
             (`block_probabilities`), instead of each once an epoch. AUGMENTATIONS change the points
             that were drawn.
         sharing: processes on this machine that each keep rooms in its memory.
+        keep: which of the rooms' blocks are taken; None: all.
         progress: of reading all rooms once, to find their blocks.
     """
 
@@ -65,6 +66,7 @@ class BlockSampler:
         *,
         parts: Sequence[str] = (),
         sharing: int = 1,
+        keep: Callable[[Block], bool] | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.num_points, self.seed, self.layout = num_points, seed, layout
@@ -77,7 +79,7 @@ class BlockSampler:
         with progress.task("Reading rooms", total=len(self.rooms), unit="rooms") as task:
             for info in self.rooms:
                 room = self._cache.read(info)
-                for block in room_blocks(room.grid, stride=stride):
+                for block in filter(keep, room_blocks(room.grid, stride=stride)):
                     self._blocks.append((info, block))
                     if "balance" in parts:
                         labels = np.bincount(room.label[block_points(block)], minlength=IGNORED)
@@ -223,26 +225,28 @@ def draw_blocks(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarr
 def split_rooms(
     rooms: Sequence[RoomInfo], *, test_area: int, val_fraction: float, seed: int
 ) -> tuple[list[RoomInfo], list[RoomInfo]]:
-    """Split the rooms outside the test area into training and validation rooms.
+    """Split the rooms outside the test area (0: none) into training and validation rooms.
 
     The validation rooms, which choose the best checkpoint, are spread over the areas in proportion
-    to their sizes. Each part has at least one room. The result depends on the set of rooms and the
+    to their sizes. Each part has at least one room, and an only room is in both: `cut_room` divides
+    its blocks. With a fraction of 0 none validate. The result depends on the set of rooms and the
     seed, not on the order of `rooms`.
 
     Raises:
-        DatasetError: fewer than two rooms lie outside the test area.
+        DatasetError: no room lies outside the test area.
     """
     usable = sorted(
         (room for room in rooms if room.area != test_area), key=lambda room: (room.area, room.name)
     )
-    if len(usable) < 2:
+    if not usable:
         areas = sorted({room.area for room in rooms})
         raise DatasetError(
-            f"training rooms: found {len(usable)} outside test area {test_area} "
-            f"(prepared areas: {', '.join(map(str, areas)) or 'none'}), expected at least 2.\n"
-            f"Prepare one more room outside area {test_area}, in a training area or a new one, "
-            "or hold out another area with --area."
+            f"training rooms: found none outside test area {test_area} "
+            f"(prepared areas: {', '.join(map(str, areas)) or 'none'}), expected at least one.\n"
+            "Prepare a room in another area, or hold out another area with --area (0: none)."
         )
+    if len(usable) == 1 or not val_fraction:
+        return usable, usable if val_fraction else []
     # The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area:
     # so the lowest ranks hold each area's part.
     rng = np.random.default_rng(seed)
@@ -255,3 +259,43 @@ def split_rooms(
     chosen = set(np.argsort(ranks, kind="stable")[:count].tolist())
     train = [room for number, room in enumerate(usable) if number not in chosen]
     return train, [usable[number] for number in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A line that divides the blocks of a room: no point is in blocks on both sides."""
+
+    axis: int  # that it divides, 0 or 1
+    at: float  # m from the room's minimum
+    fraction: float  # of the points in the room's disjoint blocks, those that validate
+
+    def trains(self, block: Block) -> bool:
+        """Whether a block lies before the line."""
+        return block.corner[self.axis] + BLOCK_SIZE <= self.at
+
+    def validates(self, block: Block) -> bool:
+        """Whether a block lies beyond the line."""
+        return block.corner[self.axis] >= self.at
+
+
+def cut_room(room: Room, fraction: float) -> Cut:
+    """Cut a room across its longer side so that about this fraction of its points validates.
+
+    Raises:
+        DatasetError: no line has blocks on both sides.
+    """
+    axis = int(room.grid.ny > room.grid.nx)
+    blocks = room_blocks(room.grid, stride=1.0)
+    total = sum(block.count for block in blocks)
+    cuts = []
+    for at in sorted({block.corner[axis] for block in blocks})[1:]:
+        beyond = sum(block.count for block in blocks if block.corner[axis] >= at)
+        cuts.append(Cut(axis, at, beyond / total))
+    if not cuts:
+        x, y, _ = room.extent
+        raise DatasetError(
+            f"Area_{room.area}/{room.name}: found one room to train on, of {x:.1f} × {y:.1f} m; "
+            "expected more ground, so that some blocks of 1 m can validate apart from the others.\n"
+            "Prepare another room, or train without validation: --val-fraction 0"
+        )
+    return min(cuts, key=lambda cut: abs(cut.fraction - fraction))

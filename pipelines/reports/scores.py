@@ -243,13 +243,13 @@ def known_scores(
 
     That is: the same settings, data of that `fingerprint`, and weights older than the scores.
     """
-    wanted = {"seed": config.seed, "checkpoint": config.checkpoint, "absent_as": config.absent}
-    wanted |= {"protocol": protocol, "means_over": RULE}
+    wanted = {"seed": config.seed, "checkpoint": run.chosen(config.checkpoint)}
+    wanted |= {"absent_as": config.absent, "protocol": protocol, "means_over": RULE}
     wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
         known = run.scores(protocol)
         scored = (run.path / "eval" / protocol / "scores.json").stat().st_mtime
-        if known is None or scored <= run.checkpoint_path(config.checkpoint).stat().st_mtime:
+        if known is None or scored <= run.weights(config.checkpoint).stat().st_mtime:
             return None
     except (RunError, FileNotFoundError):
         return None

@@ -97,9 +97,17 @@ class Run:
         """Return the records of metrics.jsonl; none if it is missing."""
         return [json.loads(line) for line in _whole_lines(self.path / METRICS)]
 
+    def chosen(self, checkpoint: str) -> str:
+        """Return "last" for "best" where nothing validated (`val_fraction` 0), so none is best."""
+        none = checkpoint == "best" and not self.checkpoint_path("best").is_file()
+        return "last" if none and not self.config.val_fraction else checkpoint
+
     def weights(self, checkpoint: str = "best") -> Path:
-        """Return the path of the "best" or "last" weights; RunError: none are saved yet."""
-        path = self.checkpoint_path(checkpoint)
+        """Return the path of the "best" or "last" weights; RunError: none are saved yet.
+
+        If nothing validated, the last are also the best.
+        """
+        path = self.checkpoint_path(self.chosen(checkpoint))
         if not path.is_file():
             raise RunError(
                 f"{self.path}: found no {checkpoint} weights "
@@ -304,7 +312,8 @@ def make_directory(config: TrainConfig) -> Path:
     if name is None:
         arch = config.model.arch.rpartition(":")[2]  # of package.module:Class
         now = f"{datetime.now():%Y%m%d-%H%M%S}"
-        name = f"{arch}-{config.model.depth}-area{config.test_area}-{now}"
+        area = f"area{config.test_area}" if config.test_area else "all"
+        name = f"{arch}-{config.model.depth}-{area}-{now}"
         for path in numbered(runs_dir / name):
             with suppress(FileExistsError):  # another run began within the same second
                 path.mkdir(parents=True)

@@ -52,7 +52,7 @@ class Training:
         self,
         config: TrainConfig,
         run: Run,
-        samplers: tuple[BlockSampler, BlockSampler],
+        samplers: tuple[BlockSampler, BlockSampler | None],
         store: Store,
         device: torch.device,
         interruption: Interruption,
@@ -146,7 +146,7 @@ class Training:
                 self.run.update_status(steps_total=self.total_steps)
             while not self.finished:
                 self.train_epoch()
-                self.validate()
+                self.end_epoch()
         if self.processes.main:
             self.run.update_status(state="finished")
 
@@ -211,31 +211,21 @@ class Training:
             # Until the next step is done, this thread does not use `progress`: a signal may.
             self.interruption.notify = partial(self.progress.say, STOPPING)
 
-    def validate(self) -> None:
-        """Score the network on the validation rooms, keep it if it is the best, save."""
+    def end_epoch(self) -> None:
+        """Score the network if blocks validate, keep it if it is the best, record and save."""
         counters = self.counters
-        found = self.validation_scores()
+        found = None if self.val_sampler is None else self.validation_scores(self.val_sampler)
         epoch, whole = counters.epoch + 1, counters.batch == self.epoch_batches
         loss = counters.loss_sum / max(1, counters.loss_blocks)
-        self.record(
-            event="epoch",
-            epoch=epoch,
-            whole=whole,
-            loss=loss,
-            val_miou=found.miou,
-            val_oa=found.oa,
-            val_macc=found.macc,
-            val_iou=list(found.iou),
-        )
-        better = counters.best_miou is None or found.miou > counters.best_miou
-        if better:
-            counters.best_miou, counters.best_epoch = found.miou, epoch
-            self.save_model("best")
-        best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
-        self.progress.say(
-            f"Epoch {epoch}/{self.config.epochs}: loss {loss:.3f}, "
-            f"validation mIoU {100 * found.miou:.1f} % ({best})"
-        )
+        values = found and {
+            "val_miou": found.miou,
+            "val_oa": found.oa,
+            "val_macc": found.macc,
+            "val_iou": list(found.iou),
+        }
+        self.record(event="epoch", epoch=epoch, whole=whole, loss=loss, **(values or {}))
+        shown = f", {self.keep_best(found, epoch)}" if found else ""
+        self.progress.say(f"Epoch {epoch}/{self.config.epochs}: loss {loss:.3f}{shown}")
         counters.validated = counters.step
         if whole:
             counters.epoch += 1
@@ -243,12 +233,22 @@ class Training:
             counters.loss_sum = 0.0
         self.save()
 
-    def validation_scores(self) -> Scores:
-        """Return the scores over the disjoint blocks of the validation rooms.
+    def keep_best(self, found: Scores, epoch: int) -> str:
+        """Keep the network as "best" if no epoch had a higher mIoU; return its mIoU for people."""
+        counters = self.counters
+        better = counters.best_miou is None or found.miou > counters.best_miou
+        if better:
+            counters.best_miou, counters.best_epoch = found.miou, epoch
+            self.save_model("best")
+        best = "the best so far" if better else f"best {100 * (counters.best_miou or 0):.1f} %"
+        return f"validation mIoU {100 * found.miou:.1f} % ({best})"
+
+    def validation_scores(self, sampler: BlockSampler) -> Scores:
+        """Return the scores over the disjoint blocks that validate.
 
         Each block's points are drawn once, the same in every epoch, so that epochs compare.
         """
-        sampler, model = self.val_sampler, self.state.scored_model
+        model = self.state.scored_model
         matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         batches = sampler.in_order(self.config.batch_size)
         with (

@@ -23,7 +23,7 @@ def describe_training(
     config: TrainConfig,
     model: nn.Module,
     train: BlockSampler,
-    validation: BlockSampler,
+    validation: BlockSampler | None,
     device: torch.device,
     sharing: int = 1,
 ) -> str:
@@ -35,9 +35,9 @@ def describe_training(
     parts = [
         f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
-        f"test area {config.test_area}",
+        f"test area {config.test_area}" if config.test_area else "no test area",
         f"{counted(len(train.rooms), 'training room')} ({counted(len(train), 'block')})",
-        counted(len(validation.rooms), "validation room"),
+        counted(len(validation.rooms), "validation room") if validation else "no validation",
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
         f"{describe_device(device)}{processes}",

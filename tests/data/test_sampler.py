@@ -15,10 +15,11 @@ from pipelines.data.sampler import (
     MOST,
     BlockSampler,
     block_probabilities,
+    cut_room,
     draw_blocks,
     split_rooms,
 )
-from pipelines.data.store import IGNORED, Room, RoomInfo, Store
+from pipelines.data.store import IGNORED, Room, RoomInfo, Store, make_room
 from pipelines.errors import DatasetError
 from tests.tiny_store import write_tiny_store
 
@@ -198,9 +199,9 @@ def test_split(sizes: dict[int, int], fraction: float, seed: int, random: object
     rooms = building(sizes)
     test_area = min(sizes)
     usable = [r for r in rooms if r.area != test_area]
-    if len(usable) < 2:
-        with pytest.raises(DatasetError, match="found 1 outside test area"):
-            split_rooms(rooms, test_area=test_area, val_fraction=fraction, seed=seed)
+    if len(usable) == 1:
+        both = split_rooms(rooms, test_area=test_area, val_fraction=fraction, seed=seed)
+        assert both == (usable, usable)
         return
     train, val = split_rooms(rooms, test_area=test_area, val_fraction=fraction, seed=seed)
     assert {r.area for r in train + val} <= set(sizes) - {test_area}
@@ -233,10 +234,38 @@ def test_other_seeds_choose_other_rooms() -> None:
     assert len(chosen) == 10
 
 
-def test_one_room_is_not_enough() -> None:
-    rooms = building({1: 1, 2: 5})
-    with pytest.raises(DatasetError, match=r"found 1 outside test area 2 \(prepared areas: 1, 2\)"):
+def test_no_room_is_not_enough() -> None:
+    rooms = building({2: 5})
+    with pytest.raises(DatasetError, match=r"found none outside test area 2 \(prepared areas: 2\)"):
         split_rooms(rooms, test_area=2, val_fraction=0.1, seed=0)
+
+
+def test_everything_is_trained_on() -> None:
+    rooms = building({1: 2, 2: 3})
+    assert split_rooms(rooms, test_area=0, val_fraction=0, seed=0) == (rooms, [])
+
+
+@pytest.mark.parametrize(("x", "y", "axis"), [(9.3, 4.0, 0), (4.0, 9.3, 1)])
+def test_an_only_room_is_cut_across_its_longer_side(x: float, y: float, axis: int) -> None:
+    rng = np.random.default_rng(0)
+    pos = rng.random((37200, 3)) * (x, y, 2)
+    made = make_room(1, "hall", pos, np.zeros((37200, 3), np.uint8), np.zeros(37200, np.uint8))
+    cut = cut_room(made, 0.25)
+    assert (cut.axis, cut.at) == (axis, 7)
+    assert cut.fraction == np.mean(made.pos[:, axis] >= 7)
+    sides = [
+        {int(p) for b in room_blocks(made.grid, stride=s) if keep(b) for p in block_points(b)}
+        for s, keep in ((0.5, cut.trains), (1.0, cut.validates))
+    ]
+    before = set(np.flatnonzero(made.pos[:, axis] < 7).tolist())
+    assert sides == [before, set(range(37200)) - before], "every point is on one side, none on both"
+
+
+def test_an_only_room_can_be_too_small() -> None:
+    pos = np.random.default_rng(0).random((500, 3)) * (0.8, 0.9, 2)
+    made = make_room(1, "shed", pos, np.zeros((500, 3), np.uint8), np.zeros(500, np.uint8))
+    with pytest.raises(DatasetError, match=r"one room to train on, of 0.8 × 0.9 m.*\n.*fraction 0"):
+        cut_room(made, 0.1)
 
 
 def test_every_class_has_the_same_part_of_the_draws() -> None:
