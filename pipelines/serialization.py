@@ -18,8 +18,8 @@ def to_plain(value: Any) -> Any:
     """Return a configuration or result as JSON-ready values; `from_plain` turns the first back.
 
     >>> from pipelines.config import SynthConfig
-    >>> to_plain(SynthConfig(Path("raw"), areas=1))
-    {'out': 'raw', 'areas': 1, 'rooms': 3, 'seed': 0, 'density': 3000.0}
+    >>> to_plain(SynthConfig(Path("raw"), areas=1))["out"]
+    'raw'
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_building, scan_room
+from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
 
 from .config import SynthConfig
 from .errors import ConfigError, command
@@ -54,17 +54,18 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
     Raises:
         ConfigError: `config.out` holds something other than a synthetic building.
     """
-    plans = plan_building(config.areas, config.rooms, config.seed)
+    areas, numbers = range(1, config.areas + 1), range(config.rooms)
+    plans = [plan_room(config.seed, area, number) for area in areas for number in numbers]
     _clear(config.out, plans)
     config.out.mkdir(parents=True, exist_ok=True)
     rooms = [f"Area_{plan.area}/{plan.name}" for plan in plans]
-    settings = {"seed": config.seed, "density": config.density}
+    settings = {"seed": config.seed, "density": config.density, "scanner": config.scanner}
     atomic_json(config.out / MARKER, {"generator": GENERATOR, **settings, "rooms": rooms})
     counts: Counter[str] = Counter()
     try:
         with progress.task("Building rooms", total=len(plans), unit="rooms") as task:
             for plan in plans:
-                counts += _write_room(config.out, plan, config.density)
+                counts += _write_room(config, plan)
                 task.advance()
     finally:
         shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
@@ -108,20 +109,21 @@ def _folder(out: Path, plan: RoomPlan) -> Path:
     return out / f"Area_{plan.area}" / plan.name
 
 
-def _write_room(out: Path, plan: RoomPlan, density: float) -> Counter[str]:
+def _write_room(config: SynthConfig, plan: RoomPlan) -> Counter[str]:
     """Write one room in a temporary folder, move it to its own; return the points of each class."""
-    part = out / UNFINISHED / plan.name
+    part = config.out / UNFINISHED / plan.name
     shutil.rmtree(part, ignore_errors=True)
     (part / "Annotations").mkdir(parents=True)
     counts: Counter[str] = Counter()
     with (part / f"{plan.name}.txt").open("wb") as whole:
-        for item in scan_room(plan, density):
+        for item in scan_room(plan, config.density, config.scanner):
             text = format_points(item.pos, item.color)
             (part / "Annotations" / f"{item.name}.txt").write_bytes(text)
             whole.write(text)
             counts[item.name.rpartition("_")[0]] += len(item.pos)
         whole.flush()
         os.fsync(whole.fileno())
-    _folder(out, plan).parent.mkdir(exist_ok=True)
-    os.replace(part, _folder(out, plan))
+    folder = _folder(config.out, plan)
+    folder.parent.mkdir(exist_ok=True)
+    os.replace(part, folder)
     return counts

@@ -89,7 +89,7 @@ def test_objects_are_named_numbered_and_never_empty(tmp_path):
         for found in numbers.values():
             assert sorted(found) == list(range(1, len(found) + 1))
         assert len(numbers["floor"]) == len(numbers["ceiling"]) == 1
-        assert len(numbers["wall"]) == 4
+        assert 4 <= len(numbers["wall"]) <= 8  # a niche or a partition has more than four
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path):

@@ -34,6 +34,7 @@ __all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]  # of t
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
 PRECISIONS = ("32", "tf32", "bf16", "16")
+SCANNERS = ("laser", "rgbd", "mixed")
 PROTOCOLS = ("room", "block-s1", "block-s05")
 CHECKPOINTS = ("best", "last")
 REPORTS = ("md", "json", "csv", "html", "tex")
@@ -55,6 +56,12 @@ class SynthConfig:
     seed: int = option(0, "Seed of the building.", within=SEED)
     density: float = option(
         3000.0, "Points per m² of surface.", within=Bounds(1, 1_000_000, "points per m²")
+    )
+    scanner: str = option(
+        "laser",
+        "{}: whole rooms as in S3DIS; by a hand-held camera; by both. The last two turn, cut and"
+        " recolour rooms.",
+        choices=SCANNERS,
     )
 
     def __post_init__(self) -> None:

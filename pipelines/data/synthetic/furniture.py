@@ -9,7 +9,6 @@ floor level. Sizes are metres.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -73,12 +72,12 @@ def chair(part: Part, rng: np.random.Generator) -> None:
             part.box((x + 0.01, -0.03, under), (x + 0.04, 0.03, seat + 0.17), metal)
 
 
-def sofa(part: Part, rng: np.random.Generator, width: float) -> None:
-    """Build a sofa (or an armchair, if narrow) of 0.8 to 0.95 m depth."""
+def sofa(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a sofa, an armchair if it is narrow, or a sofa with a chaise if it is deep."""
     look = material("fabric", rng)
-    depth, seat = rng.uniform(0.8, 0.95), rng.uniform(0.38, 0.46)
-    back, arm = rng.uniform(0.72, 0.95), rng.uniform(0.1, 0.24)
-    base = rng.uniform(0.03, 0.12)
+    width, depth, back = size
+    deep, depth = depth, min(depth, 0.95)
+    seat, arm, base = rng.uniform(0.38, 0.46), rng.uniform(0.1, 0.24), rng.uniform(0.03, 0.12)
     x = width / 2
     part.box((-x, 0, base), (x, depth, seat - 0.14), look)
     part.slab((-x, 0, base), (2 * x, 0, 0), (0, 0.2, 0), (0, -0.05, back - base), look)
@@ -86,35 +85,41 @@ def sofa(part: Part, rng: np.random.Generator, width: float) -> None:
         part.box((side, 0, base), (side + arm, depth, seat + rng.uniform(0.12, 0.2)), look)
     cushions = max(1, round((width - 2 * arm) / 0.65))
     step = (width - 2 * arm) / cushions
+    long = rng.choice((0, cushions - 1)) if deep > depth else -1
     for i in range(cushions):
         low = -x + arm + i * step
-        part.box((low + 0.01, 0.18, seat - 0.14), (low + step - 0.01, depth, seat), look)
+        end = deep if i == long else depth
+        part.box((low + 0.01, 0.18, seat - 0.14), (low + step - 0.01, end, seat), look)
         rise = rng.uniform(-0.04, 0.04)
         part.box((low + 0.02, 0.12, seat), (low + step - 0.02, 0.32, back + rise), look)
+        if i == long:
+            part.box((low, depth, base), (low + step, end - 0.01, seat - 0.14), look)
 
 
 def bookcase(part: Part, rng: np.random.Generator, size: Vector) -> None:
-    """Build a bookcase with shelves, books on most of them, sometimes doors below."""
+    """Build a bookcase: shelves full of books, boxes and gaps, sometimes doors or no back."""
     width, depth, height = size
     look = material("furniture", rng)
     w, board = width / 2, 0.022
     for x in (-w, w - board):
         part.box((x, 0, 0), (x + board, depth, height), look)
-    part.sheet((-w, 0.01, 0), (width, 0, 0), (0, 0, height), look)
-    count = max(2, round(height / rng.uniform(0.3, 0.42)))
+    if rng.random() < 0.8:
+        part.sheet((-w, 0.01, 0), (width, 0, 0), (0, 0, height), look)
+    count = max(2, round(height / rng.uniform(0.27, 0.42)))
     levels = np.linspace(0.06, height - board, count + 1)
     for z in levels:
         part.box((-w + board, 0, z), (w - board, depth, z + board), look)
     closed = 1 if rng.random() < 0.25 else 0
+    full, bookish = rng.uniform(0.4, 0.95), rng.uniform(0.4, 1.0)
     for z, above in zip(levels[closed:], levels[closed + 1 :], strict=False):
         x, bottom, room = board - w, z + board, above - z - board
-        while x < w - board - 0.08:  # rows of books and gaps between them
-            run = float(min(rng.uniform(0.1, 0.5), w - board - x))
-            if rng.random() < 0.75:
-                tall = rng.uniform(0.55, 0.92) * room
-                deep = rng.uniform(0.5, 0.92) * depth
-                books = material("books", rng)
-                part.box((x, 0.02, bottom), (x + run, deep, bottom + tall), books)
+        while x < w - board - 0.08:  # rows of books, boxes and gaps between them
+            run = float(min(rng.uniform(0.08, 0.5), w - board - x))
+            if rng.random() < full:
+                tall = rng.uniform(0.35, 0.92) * room
+                deep = rng.uniform(0.5, 0.95) * depth
+                content = material("books" if rng.random() < bookish else "thing", rng)
+                part.box((x, 0.02, bottom), (x + run, deep, bottom + tall), content)
             x += run
     if closed:
         part.box((-w, depth, 0.06), (w, depth + 0.02, levels[1]), look)
@@ -260,9 +265,3 @@ def ceiling_lamp(part: Part, rng: np.random.Generator) -> None:
     drop = rng.uniform(0.15, 0.5)
     part.box((-0.02, -0.02, -drop), (0.02, 0.02, 0), look)
     part.box((-0.17, -0.15, -drop - 0.1), (0.17, 0.15, -drop), look)
-
-
-Clutter = Callable[[Part, np.random.Generator], None]
-ON_TABLE: tuple[Clutter, ...] = (papers, cup, crate)
-ON_FLOOR: tuple[Clutter, ...] = (waste_bin, crate, bag, plant, cabinet, lamp, computer)
-ON_WALL: tuple[Clutter, ...] = (picture, picture, radiator, fixture)

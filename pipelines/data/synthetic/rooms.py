@@ -6,65 +6,84 @@ that stands free, clutter.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
-from . import furniture, shell
-from .furniture import Clutter
+from . import furniture, household, shell
+from .pieces import Build, Piece, draw_loose, draw_piece
+from .plans import Layout, Opening, Size, draw_plan
 from .scene import Frame, Part, Scene
-from .shell import Layout, Opening, Size, wall_frame
 
-# Ranges of sizes in metres, and of how many of each thing. Cases are bookcases, meetings are tables
-# with chairs around them, chairs those that stand alone, things are clutter on the floor.
-_KINDS = """
-kind     office   conferenceRoom lounge  lobby   hallway  copyRoom storage  openspace
-width    3.2-4.6  4.4-5.8        4.2-6.0 5.0-7.0 1.9-2.6  2.8-4.2  2.6-3.6  6.0-8.0
-depth    4.2-5.8  5.0-7.5        5.0-6.8 6.0-7.5 7.0-12.0 3.2-4.8  3.2-4.6  6.0-8.0
-height   2.55-3.1 2.55-3.1       2.6-3.4 2.7-3.6 2.55-3.1 2.55-3.1 2.55-3.1 2.7-3.4
-doors    1        1              1       2-3     3-5      1        1        1
-windows  1-2      1-2            1-2     1-2     0-1      0-1      0-1      1-2
-columns  1        0-1            0-1     1-3     1-3      0-1      0-1      1-2
-beams    0-2      1-2            1-2     1-3     1-3      0-2      1-2      1-3
-boards   1        1-2            0-1     0-1     0-2      1        0-1      0-1
-cases    1-3      0-2            0-2     0-2     0-1      1-2      2-4      1-3
-desks    1-2      0              0       0       0        1        0-1      3-6
-sofas    0        1              2-3     2-4     0        0        0        0-1
-meetings 0        1              1-2     1-3     0        0        0        0-1
-chairs   1-2      0-2            0-2     2-5     0-3      0-2      0-2      0-2
-things   2-5      2-5            2-5     4-7     2-5      4-7      5-9      2-5
+# Ranges of sizes in metres. `mess` scales the number of things that hang, stand and lie around.
+_SIZES = """
+kind           width   depth    height   mess
+office         3.2-4.6 4.2-5.8  2.55-3.1 0.3-1.1
+conferenceRoom 4.4-5.8 5.0-7.5  2.55-3.1 0.2-0.7
+lounge         4.2-6.0 5.0-6.8  2.6-3.4  0.3-1.0
+lobby          5.0-7.0 6.0-7.5  2.7-3.6  0.2-0.8
+hallway        1.9-2.6 7.0-12.0 2.55-3.1 0.2-0.9
+copyRoom       2.8-4.2 3.2-4.8  2.55-3.1 0.5-1.3
+storage        2.6-3.6 3.2-4.6  2.55-3.1 0.8-1.8
+openspace      6.0-8.0 6.0-8.0  2.7-3.4  0.3-0.9
+classroom      5.0-7.5 6.0-9.0  2.7-3.4  0.2-0.8
+kitchen        2.4-4.2 3.0-6.0  2.4-3.0  0.6-1.5
+bedroom        2.8-4.2 3.4-5.2  2.4-3.0  0.6-1.7
+livingRoom     3.6-5.6 4.2-7.0  2.4-3.2  0.6-1.6
+bathroom       1.7-2.8 2.2-3.6  2.4-2.9  0.5-1.5
 """
+# How many of each thing. Cases are bookcases, meetings are tables with chairs around them, chairs
+# those that stand alone, bulk those of BULK.
+_COUNTS = """
+kind           doors windows columns beams boards cases desks sofas meetings chairs bulk
+office         1     1-2     1       0-2   1      1-3   1-2   0-1   0        1-2    0-2
+conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-2    0-1
+lounge         1     1-2     0-1     1-2   0-1    0-2   0     2-3   1-2      0-2    0-2
+lobby          2-3   1-2     1-3     1-3   0-1    0-2   0     2-4   1-3      2-5    0-1
+hallway        3-5   0-1     1-3     1-3   0-2    0-1   0     0     0        0-3    0-3
+copyRoom       1     0-1     0-1     0-2   1      1-2   1     0     0        0-2    1-3
+storage        1     0-1     0-1     1-2   0-1    2-4   0-1   0     0        0-2    2-4
+openspace      1     1-2     1-2     1-3   0-1    1-3   3-6   0-1   0-1      0-2    0-3
+classroom      1-2   1-3     0-2     0-2   1-2    0-2   1     0     4-8      1-3    0-2
+kitchen        1-2   1-2     0       0-1   0      0-1   0     0     0-1      1-4    4-7
+bedroom        1-2   1-2     0       0-1   0      0-1   0-1   0-1   0        0-2    4-7
+livingRoom     1-2   1-3     0-1     0-1   0      0-2   0-1   1-3   0-1      0-3    3-6
+bathroom       1     0-1     0       0     0      0     0     0     0        0-1    3-5
+"""
+# Large things that S3DIS has no class for, by the kind of room; the first ones come first.
+BULK = {
+    "kitchen": "counter fridge counter washer chest wardrobe",
+    "bedroom": "bed wardrobe chest bed television chest wardrobe coats",
+    "livingRoom": "television chest wardrobe chest",
+    "bathroom": "toilet washstand tub washer chest coats",
+    "lounge": "counter fridge chest",
+}
+OFFICE = "chest wardrobe coats chest"
 
 
-def _read_kinds(table: str) -> dict[str, dict[str, tuple[float, float]]]:
-    """Return the ranges of a table: kind → row → (low, high)."""
-    (_, *kinds), *rows = (line.split() for line in table.strip().splitlines())
-    ranges = {
-        row: [(float(cell.split("-")[0]), float(cell.split("-")[-1])) for cell in cells]
-        for row, *cells in rows
+def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the ranges of a table: kind → column → (low, high)."""
+    (_, *columns), *rows = (line.split() for line in text.strip().splitlines())
+    return {
+        kind: {
+            name: (float(cell.split("-")[0]), float(cell.split("-")[-1]))
+            for name, cell in zip(columns, cells, strict=True)
+        }
+        for kind, *cells in rows
     }
-    return {kind: {row: ranges[row][at] for row in ranges} for at, kind in enumerate(kinds)}
 
 
-KINDS = _read_kinds(_KINDS)
+SIZES, COUNTS = _read_table(_SIZES), _read_table(_COUNTS)
+KINDS = tuple(SIZES)
 FIRST = "office"  # with one of SECOND it holds all 13 classes
 SECOND = ("lounge", "conferenceRoom", "lobby")
-
-
-def room_kinds(count: int, rng: np.random.Generator) -> list[str]:
-    """Return the kinds of an area's rooms; the first two already hold every class."""
-    kinds = [FIRST, SECOND[rng.integers(len(SECOND))]]
-    while len(kinds) < count:
-        kinds += [str(kind) for kind in rng.permutation(list(KINDS))]
-    return kinds[:count]
 
 
 def room_size(kind: str, rng: np.random.Generator) -> Size:
     """Draw the inner size of a room, metres."""
     width, depth, height = (
-        float(rng.uniform(*KINDS[kind][row])) for row in ("width", "depth", "height")
+        float(rng.uniform(*SIZES[kind][row])) for row in ("width", "depth", "height")
     )
     return (width, depth, height) if rng.random() < 0.5 else (depth, width, height)
 
@@ -85,8 +104,11 @@ class _Furnisher:
 
     def __init__(self, kind: str, size: Size, rng: np.random.Generator) -> None:
         self.kind, self.size, self.rng = kind, size, rng
-        self.scene, self.layout = Scene(), Layout(size, rng)
-        self.tops: list[tuple[Frame, float, float, bool]] = []  # tables: frame, width, depth
+        self.plan = draw_plan(size, rng)
+        self.scene, self.layout = Scene(), Layout(self.plan, rng)
+        self.mess = rng.uniform(*SIZES[kind]["mess"])
+        self.around = sum(wall.length for wall in self.plan.walls)
+        self.tops: list[tuple[Frame, float, float]] = []  # where things may lie: width, depth
 
     def openings(self) -> None:
         """Put doors and windows into the walls, then build floor, ceiling and walls."""
@@ -97,15 +119,32 @@ class _Furnisher:
             width = rng.choice((rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.7)), p=(0.85, 0.15))
             doors += self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
         for _ in self._number("windows"):
-            low, width = rng.uniform(0.15, 1.0), rng.uniform(0.9, 2.2)
+            low, width = rng.uniform(0.15, 1.0), rng.uniform(0.9, 2.4)
             windows += self._opening(width, low, min(rng.uniform(1.9, 2.4), top) - low)
-        shell.walls(self.scene, rng, self.size, doors + windows)
+        shell.walls(self.scene, rng, self.plan, [*doors, *windows, *self.plan.doorways])
         for door in doors:
-            front = self.layout.in_front(door.wall, door.s0, door.s1, 0.9)
-            self.layout.floor.append(front)  # nothing may stand there
-            shell.door(self._on_wall("door", door.wall), rng, door)
+            self.layout.keep_clear(door, 0.9)
+            shell.door(self._on_wall("door", door), rng, door)
         for window in windows:
-            shell.window(self._on_wall("window", window.wall), rng, window)
+            shell.window(self._on_wall("window", window), rng, window)
+            self._dress(window)
+
+    def _dress(self, window: Opening) -> None:
+        """Hang curtains beside a window and a radiator below it."""
+        rng, wall = self.rng, self.plan.walls[window.wall].frame
+        wide, middle = window.s1 - window.s0, (window.s0 + window.s1) / 2
+        if window.z0 > 0.7 and rng.random() < 0.6:
+            ground = self.layout.in_front(window.wall, middle - 0.6, middle + 0.6, 0.15)
+            self.layout.floor.append(ground)
+            self._add("clutter", wall.at(middle, 0), furniture.radiator)
+        if rng.random() < 0.2 + 0.3 * self.mess:
+            low = rng.choice((0.02, max(0.02, window.z0 - 0.15)))
+            for side in (-1, 1):
+                width = wide * rng.uniform(0.1, 0.5)
+                frame = wall.at(middle + side * (wide / 2 + 0.1 - width / 2), 0, low)
+                high = min(window.z1 + 0.2, self.size[2]) - low
+                size = (width, rng.uniform(0.1, 0.18), high)
+                household.curtain(self.scene.add("clutter", frame), rng, size)
 
     def structure(self) -> None:
         """Add columns, at walls or standing free, and beams."""
@@ -120,30 +159,40 @@ class _Furnisher:
             if back:
                 shell.column(self.scene.add("column", back), rng, (width, depth, height))
         for _ in self._number("beams"):
-            wall = int(rng.integers(4))
-            length, across = self.size[wall % 2], self.size[1 - wall % 2]
-            shell.beam(self._on_wall("beam", wall), rng, length, across, height)
+            turned = rng.random() < 0.5
+            length, across = self.size[1::-1] if turned else self.size[:2]
+            frame = Frame(across, 0.0, 0.0, np.pi / 2) if turned else Frame()
+            shell.beam(self.scene.add("beam", frame), rng, length, across, height)
+        for _ in range(rng.poisson(0.04 * self.around * self.mess)):
+            piece = draw_piece("duct", rng)
+            under = self._at_wall(piece.size[0], height - piece.size[2], height)
+            if under:
+                self._put(under.at(0, 0, height), piece)
 
     def walls(self) -> None:
-        """Add what stands at or hangs on walls: boards, bookcases, desks, sofas."""
+        """Add what stands at or hangs on walls: boards, bookcases, desks, sofas, large things."""
         rng = self.rng
         for _ in self._number("boards"):
-            width, low = rng.uniform(0.9, 2.2), rng.uniform(0.85, 1.05)
+            width, low = rng.uniform(0.9, 2.4), rng.uniform(0.85, 1.05)
             high = low + rng.uniform(0.8, 1.15)
             frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
                 furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
+        if self.kind in BULK:
+            self._bulk()
         for _ in self._number("cases"):
-            width, depth = rng.uniform(0.7, 1.3), rng.uniform(0.27, 0.4)
-            height = rng.uniform(0.9, 2.15)
-            frame = self._at_wall(width, 0.0, height, depth)
-            if frame:
-                part = self.scene.add("bookcase", frame.at(0, 0.01))
-                furniture.bookcase(part, rng, (width, depth, height))
-        for _ in self._number("desks"):
-            self._desk()
+            self._stand("case")
         for _ in self._number("sofas"):
             self._sofa()
+        for _ in self._number("desks"):
+            self._desk()
+        if self.kind not in BULK:
+            self._bulk()
+
+    def _bulk(self) -> None:
+        names = BULK.get(self.kind, OFFICE).split()
+        for number in self._number("bulk"):
+            self._stand(names[number % len(names)])
 
     def seats(self) -> None:
         """Add tables with chairs around them and chairs that stand alone."""
@@ -152,21 +201,30 @@ class _Furnisher:
         for _ in self._number("chairs"):
             frame = self._somewhere(0.55)
             if frame:
-                furniture.chair(self.scene.add("chair", frame), self.rng)
+                self._add("chair", frame, furniture.chair)
 
     def clutter(self) -> None:
-        """Add clutter on tables, on the floor, on walls and under the ceiling."""
-        rng = self.rng
-        for frame, width, depth, is_desk in self.tops:
-            self._load(frame, width, depth, is_desk)
-        for _ in self._number("things"):
-            self._clutter(self._somewhere(0.5), furniture.ON_FLOOR)
-        for _ in self._between(2, 5):
-            self._clutter(self._at_wall(1.1, 0.1, 2.2, gap=0.0), furniture.ON_WALL)
+        """Add clutter on tables, on walls, on the floor and under the ceiling."""
+        rng, mess = self.rng, self.mess
+        for top, width, depth in self.tops:
+            for _ in range(rng.poisson(0.4 + 4.5 * mess * width * depth)):
+                x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
+                self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), draw_loose("table", rng))
+        for _ in range(rng.poisson(0.25 * self.around * mess)):
+            self._hang(draw_loose("wall", rng))
+        for _ in range(rng.poisson(0.06 * self.around * mess)):
+            self._hang(draw_piece("shelf", rng)._replace(elevation=rng.uniform(0.9, 1.5)))
+        for _ in range(rng.poisson(0.3 * self.around * mess)):
+            self._lean(draw_loose("floor", rng))
+        for _ in range(rng.poisson(0.2 * self.size[0] * self.size[1] * mess)):
+            piece = draw_loose("floor", rng)
+            frame = self._somewhere(piece.size[0])
+            if frame:
+                self._put(frame, piece)
         for _ in self._between(0, 3):
             x, y = rng.uniform(0.2, 0.8, 2) * self.size[:2]
             under = Frame(x, y, self.size[2], rng.choice((0.0, np.pi / 2)))
-            furniture.ceiling_lamp(self.scene.add("clutter", under), rng)
+            self._put(under, draw_loose("ceiling", rng))
 
     def _opening(self, width: float, low: float, height: float) -> list[Opening]:
         """Take a stretch of wall for a door or window, if one is free."""
@@ -176,56 +234,83 @@ class _Furnisher:
         start = spot[1] - width / 2
         return [Opening(spot[0], start, low, start + width, low + height)]
 
-    def _on_wall(self, name: str, wall: int) -> Part:
-        return self.scene.add(name, wall_frame(self.size, wall))
+    def _on_wall(self, name: str, opening: Opening) -> Part:
+        return self.scene.add(name, self.plan.walls[opening.wall].frame)
 
     def _at_wall(
-        self, width: float, low: float, high: float, depth: float = 0.0, gap: float = 0.08
+        self, width: float, low: float, high: float, depth: float = 0.0, gap: float = 0.04
     ) -> Frame | None:
         spot = self.layout.at_wall(width, low, high, depth, gap)
-        return wall_frame(self.size, spot[0]).at(spot[1], 0.0) if spot else None
+        return self.plan.walls[spot[0]].frame.at(spot[1], 0.0) if spot else None
 
     def _somewhere(self, size: float) -> Frame | None:
         """Take a free square of the floor; its frame is turned at random."""
         spot = self.layout.on_floor(size, size, gap=0.02)
         return replace(spot, yaw=self.rng.uniform(0, 6.283)) if spot else None
 
-    def _desk(self) -> None:
-        rng = self.rng
-        width, depth, height = rng.uniform(1.1, 1.8), rng.uniform(0.6, 0.85), rng.uniform(0.7, 0.78)
-        frame = self._at_wall(width, 0.0, height, depth)
+    def _put(self, frame: Frame, piece: Piece) -> None:
+        piece.build(self.scene.add(piece.label, frame), self.rng)
+
+    def _hang(self, piece: Piece) -> None:
+        """Hang a piece on a wall, if there is a place for it."""
+        low = piece.elevation or 0.9
+        frame = self._at_wall(piece.size[0], low, low + 1.1, gap=0.0)
         if frame:
-            frame = frame.at(0, rng.uniform(0.01, 0.05))
-            furniture.table(self.scene.add("table", frame), rng, (width, depth, height))
-            self.tops.append((frame.at(0, 0, height), width, depth, True))
-            self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
+            self._put(frame.at(0, 0, piece.elevation), piece)
+
+    def _lean(self, piece: Piece) -> None:
+        """Put a small piece on the floor at a wall, if there is a place for it."""
+        width, depth, height = piece.size
+        frame = self._at_wall(width, 0.0, height, depth, gap=0.0)
+        if frame:
+            self._put(frame.at(0, depth / 2, 0, self.rng.choice((0.0, np.pi))), piece)
+
+    def _stand(self, name: str) -> Frame | None:
+        """Put a piece at a wall, if there is a place for it; return its frame."""
+        piece = draw_piece(name, self.rng)
+        width, depth, height = piece.size
+        frame = self._at_wall(width, 0.0, min(height, self.size[2]), depth)
+        if frame:
+            frame = frame.at(0, self.rng.uniform(0.01, 0.06))
+            self._put(frame, piece)
+            if height < 1.4:  # sofas and beds: on the seat
+                top = {"sofa": 0.44, "bed": 0.6}.get(name, height)
+                self.tops.append((frame.at(0, 0, top), width, depth))
+        return frame
+
+    def _desk(self) -> None:
+        rng, frame = self.rng, self._stand("desk")
+        if frame is None:
+            return
+        top, _, depth = self.tops[-1]
+        x = rng.uniform(-0.2, 0.2)
+        self._add("clutter", top.at(x, 0.2, 0, rng.normal(0, 0.2)), furniture.monitor)
+        self._add("clutter", top.at(x, 0.42, 0, rng.normal(0, 0.1)), furniture.keyboard)
+        if rng.random() < 0.5:
+            self._add("clutter", frame.at(rng.choice((-0.4, 0.4)), 0.3), furniture.computer)
+        self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
 
     def _sofa(self) -> None:
         rng = self.rng
-        width = rng.choice((rng.uniform(0.85, 1.05), rng.uniform(1.4, 2.2)))
-        frame = self._at_wall(width, 0.0, 0.9, 1.0)
-        if frame is None:
+        name = str(rng.choice(("sofa", "chaise", "armchair"), p=(0.5, 0.15, 0.35)))
+        frame = self._stand(name)
+        if name != "sofa" or frame is None:
             return
-        furniture.sofa(self.scene.add("sofa", frame.at(0, rng.uniform(0.02, 0.1))), rng, width)
-        front = frame.at(0, 1.25)
-        if width > 1.3 and self.layout.take_around(front.at(0, 0.25), 0.3):
-            height, is_round = rng.uniform(0.36, 0.5), rng.random() < 0.3
-            low = self.scene.add("table", front)
-            furniture.table(low, rng, (0.8, 0.5, height), is_round=is_round)
-            self.tops.append((front.at(0, 0, height), 0.5, 0.4, False))
+        front, piece = frame.at(0, 1.25), draw_piece("low", rng)
+        if self.layout.take_around(front.at(0, 0.25), 0.3):
+            self._put(front, piece)
+            self.tops.append((front.at(0, 0, piece.size[2]), piece.size[0], piece.size[1]))
 
     def _meeting(self) -> None:
         rng = self.rng
-        width, depth = rng.uniform(1.2, 3.0), rng.uniform(0.8, 1.3)
-        is_round = rng.random() < 0.3
-        width = depth if is_round else width
-        center = self.layout.on_floor(width, depth, gap=0.55)
+        piece = draw_piece(str(rng.choice(("table", "round"), p=(0.7, 0.3))), rng)
+        width, depth, height = piece.size
+        center = self.layout.on_floor(width, depth, gap=0.5)
         if center is None:
             return
-        frame, height = center.at(0, -depth / 2), rng.uniform(0.7, 0.77)
-        table = self.scene.add("table", frame)
-        furniture.table(table, rng, (width, depth, height), is_round=is_round)
-        self.tops.append((frame.at(0, 0, height), width * 0.7, depth, False))
+        frame = center.at(0, -depth / 2)
+        self._put(frame, piece)
+        self.tops.append((frame.at(0, 0, height), width * 0.8, depth))
         for x, side in product(np.arange(0.35 - width / 2, width / 2, 0.7), (1, -1)):
             if rng.random() < 0.85:
                 away = side * (depth / 2 + rng.uniform(0.2, 0.35))
@@ -235,30 +320,14 @@ class _Furnisher:
         """Add a chair that may reach under its table, but not into anything else."""
         if self.layout.take_around(frame.at(0, -0.06), 0.13):
             turned = frame.at(0, 0, 0, self.rng.normal(0, 0.2))
-            furniture.chair(self.scene.add("chair", turned), self.rng)
+            self._add("chair", turned, furniture.chair)
 
-    def _load(self, frame: Frame, width: float, depth: float, is_desk: bool) -> None:
-        """Put clutter on a table top; a desk gets a screen and a keyboard first."""
-        rng = self.rng
-        if is_desk:
-            x = rng.uniform(-0.2, 0.2)
-            behind = self.scene.add("clutter", frame.at(x, 0.2, 0, rng.normal(0, 0.2)))
-            furniture.monitor(behind, rng)
-            before = self.scene.add("clutter", frame.at(x, 0.42, 0, rng.normal(0, 0.1)))
-            furniture.keyboard(before, rng)
-        for _ in self._between(1, 4):
-            x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
-            self._clutter(frame.at(x, y, 0, rng.uniform(0, 6.283)), furniture.ON_TABLE)
-
-    def _clutter(self, frame: Frame | None, choices: Sequence[Clutter]) -> None:
-        """Add one of the choices, if there is a place for it."""
-        if frame:
-            build = choices[int(self.rng.integers(len(choices)))]
-            build(self.scene.add("clutter", frame), self.rng)
+    def _add(self, label: str, frame: Frame, build: Build) -> None:
+        build(self.scene.add(label, frame), self.rng)
 
     def _number(self, things: str) -> range:
         """Draw how many of the things this kind of room has."""
-        low, high = KINDS[self.kind][things]
+        low, high = COUNTS[self.kind][things]
         return self._between(int(low), int(high))
 
     def _between(self, low: int, high: int) -> range:

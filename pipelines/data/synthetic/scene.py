@@ -1,8 +1,8 @@
 """The geometry of a synthetic room: flat patches in objects, each patch with a material.
 
-Everything is made of parallelograms and flat discs: a box is six of them, a cylinder a ring of
-them and two discs. Coordinates are metres in the room's frame: x and y from the room's corner,
-z from the floor.
+Everything is made of parallelograms, flat discs and triangles: a box is six parallelograms, a
+cylinder a ring of them and two discs. Coordinates are metres in the room's frame: x and y from the
+room's corner, z from the floor.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
 
+PARALLELOGRAM, ELLIPSE, TRIANGLE = range(3)
 Vector = Sequence[float]
 Rgb = tuple[float, float, float]
 
@@ -69,7 +70,7 @@ class Patches:
     origin: np.ndarray  # (P, 3) float64
     u: np.ndarray  # (P, 3)
     v: np.ndarray  # (P, 3)
-    disc: np.ndarray  # (P,) bool: only the ellipse inside the parallelogram
+    shape: np.ndarray  # (P,) uint8: PARALLELOGRAM, ELLIPSE inside it, TRIANGLE with a + b ≤ 1
     solid: np.ndarray  # (P,) bool: visible only from the side that u × v points to
     material: np.ndarray  # (P,) of the columns MATERIAL
     object: np.ndarray  # (P,) int64, index into Scene.objects
@@ -88,7 +89,8 @@ class Scene:
         self.objects: list[str] = []  # their classes
         self.corners: list[tuple[Vector, Vector, Vector]] = []  # of each patch: origin, u, v
         self.materials: list[Material] = []  # of each patch
-        self.flags: list[tuple[bool, bool, int]] = []  # of each patch: disc, solid, object
+        self.flags: list[tuple[int, bool, int]] = []  # of each patch: shape, solid, object
+        self.meshes: list[Patches] = []
 
     def add(self, class_name: str, frame: Frame) -> Part:
         """Start an object of a class; its shapes are added in the coordinates of `frame`."""
@@ -96,11 +98,16 @@ class Scene:
         return Part(self, len(self.objects) - 1, frame)
 
     def patches(self) -> Patches:
-        """Return all patches as arrays."""
+        """Return all patches as arrays, sorted by object."""
         origin, u, v = np.array(self.corners, np.float64).reshape(-1, 3, 3).transpose(1, 0, 2)
-        disc, solid, owner = np.array(self.flags, np.int64).reshape(-1, 3).T
+        shape, solid, owner = np.array(self.flags, np.int64).reshape(-1, 3).T
         material = np.array(self.materials, MATERIAL)
-        return Patches(origin, u, v, disc.astype(bool), solid.astype(bool), material, owner)
+        flat = Patches(origin, u, v, shape.astype(np.uint8), solid.astype(bool), material, owner)
+        parts = [flat, *self.meshes]
+        order = np.argsort(np.concatenate([part.object for part in parts]), kind="stable")
+        names = [item.name for item in fields(Patches)]
+        whole = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return Patches(*(values[order] for values in whole))
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class Part:
 
     def sheet(self, origin: Vector, u: Vector, v: Vector, material: Material) -> None:
         """Add a thin parallelogram that is seen from both sides."""
-        self._patch(origin, u, v, material, disc=False, solid=False)
+        self._patch(origin, u, v, material, solid=False)
 
     def box(self, low: Vector, high: Vector, material: Material) -> None:
         """Add the box between two opposite corners, along the axes of the frame."""
@@ -134,7 +141,7 @@ class Part:
             (origin, w, v),
             (_add(origin, u), v, w),
         ):
-            self._patch(start, first, second, material, disc=False, solid=True)
+            self._patch(start, first, second, material, solid=True)
 
     def cylinder(
         self, center: Vector, radius: float, height: float, material: Material, facets: int = 8
@@ -144,7 +151,7 @@ class Part:
         ring = [(radius * math.cos(a), radius * math.sin(a), 0.0) for a in turn]
         for start, end in itertools.pairwise(ring):
             edge = (end[0] - start[0], end[1] - start[1], 0.0)
-            self._patch(_add(center, start), edge, (0, 0, height), material, disc=False, solid=True)
+            self._patch(_add(center, start), edge, (0, 0, height), material, solid=True)
         self.disc(_add(center, (0, 0, height)), radius, material)
         self.disc(center, radius, material)
 
@@ -155,15 +162,35 @@ class Part:
     def leaf(self, center: Vector, u: Vector, v: Vector, material: Material) -> None:
         """Add a thin ellipse with the half axes u and v."""
         corner = [c - a - b for c, a, b in zip(center, u, v, strict=True)]
-        self._patch(corner, _add(u, u), _add(v, v), material, disc=True, solid=False)
+        self._patch(corner, _add(u, u), _add(v, v), material, solid=False, shape=ELLIPSE)
+
+    def mesh(self, triangles: np.ndarray, material: np.ndarray) -> None:
+        """Add triangles (T, 3, 3), m, seen from both sides, of materials (T,), see MATERIAL."""
+        cos, sin = math.cos(self.frame.yaw), math.sin(self.frame.yaw)
+        corners = triangles.astype(np.float64) @ ((cos, sin, 0), (-sin, cos, 0), (0, 0, 1))
+        corners += (self.frame.x, self.frame.y, self.frame.z)
+        origin, u, v = (corners - corners[:, :1] * ((0,), (1,), (1,))).swapaxes(0, 1)
+        kept = np.linalg.norm(np.cross(u, v), axis=1) > 1e-7  # m²: thinner ones have no normal
+        count = int(kept.sum())
+        solid, owner = np.zeros(count, bool), np.full(count, self.index)
+        shape = np.full(count, TRIANGLE, np.uint8)
+        mesh = Patches(origin[kept], u[kept], v[kept], shape, solid, material[kept], owner)
+        self.scene.meshes.append(mesh)
 
     def _patch(
-        self, origin: Vector, u: Vector, v: Vector, material: Material, *, disc: bool, solid: bool
+        self,
+        origin: Vector,
+        u: Vector,
+        v: Vector,
+        material: Material,
+        *,
+        solid: bool,
+        shape: int = PARALLELOGRAM,
     ) -> None:
         turn = self.frame.vector
         self.scene.corners.append((self.frame.point(origin), turn(u), turn(v)))
         self.scene.materials.append(material)
-        self.scene.flags.append((disc, solid, self.index))
+        self.scene.flags.append((shape, solid, self.index))
 
 
 def _add(a: Vector, b: Vector) -> tuple[float, float, float]:

@@ -11,10 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.data.s3dis import CLASSES
-from pipelines.data.synthetic import ScannedObject, format_points, plan_building, scan_room
+from pipelines.data.synthetic import RoomPlan, ScannedObject, format_points, plan_room, scan_room
 from pipelines.data.synthetic.rooms import KINDS
 
 DENSITY = 300.0
+
+
+def plan_building(areas: int, rooms: int, seed: int) -> list[RoomPlan]:
+    return [plan_room(seed, area, index) for area in range(1, areas + 1) for index in range(rooms)]
 
 
 @cache
@@ -62,14 +66,14 @@ def test_a_room_depends_on_seed_area_and_number_alone():
 
 
 def test_rooms_of_an_area_lie_side_by_side():
-    plans = plan_building(1, 12, seed=0)
+    plans = plan_building(1, 40, seed=0)
     boxes = [(p.origin[:2], np.add(p.origin[:2], p.size[:2])) for p in plans]
     for i, (low, high) in enumerate(boxes):
         for other_low, other_high in boxes[:i]:
             apart = np.maximum(np.subtract(low, other_high), np.subtract(other_low, high))
             assert apart.max() >= 0.19
-    assert len({p.name for p in plans}) == 12
-    assert {p.name.rpartition("_")[0] for p in plans} <= set(KINDS)
+    assert len({p.name for p in plans}) == 40
+    assert {p.name.rpartition("_")[0] for p in plans} == set(KINDS)
 
 
 def test_the_floor_is_lowest_and_the_ceiling_highest():
@@ -77,21 +81,23 @@ def test_the_floor_is_lowest_and_the_ceiling_highest():
     for _, pos, _, label in building():
         z = pos[:, 2]
         assert np.median(z[label == floor]) < np.percentile(z, 1) + 0.02
-        assert np.median(z[label == ceiling]) > np.percentile(z, 99) - 0.02
+        # Not its median: some ceilings slope.
+        assert np.percentile(z[label == ceiling], 90) > np.percentile(z, 99) - 0.02
         assert 2.4 < np.ptp(z) < 3.8
 
 
 def test_boards_hang_and_doors_stand():
-    rooms = building()
-    for name, low, high in (("board", 0.7, 2.4), ("door", 0.0, 2.4)):
+    floor, rooms = CLASSES.index("floor"), building()
+    for name, low, high in (("board", 0.7, 2.35), ("door", 0.0, 2.35)):
         z = [
-            pos[label == CLASSES.index(name), 2] - pos[:, 2].min()
+            pos[label == CLASSES.index(name), 2] - np.median(pos[label == floor, 2])
             for _, pos, _, label in rooms
             if (label == CLASSES.index(name)).sum() > 50
         ]
         assert z
-        assert min(values.min() for values in z) > low - 0.05
-        assert max(values.max() for values in z) < high
+        assert min(values.min() for values in z) > low - 0.1
+        # A beam at an edge may echo from between a door and the wall behind it.
+        assert max(np.percentile(values, 97) for values in z) < high
     assert all(values.min() < 0.5 for values in z), "a door reaches the floor"
 
 

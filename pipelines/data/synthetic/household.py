@@ -1,0 +1,217 @@
+"""What S3DIS has no class for: the furniture of homes, and things in heaps, on hooks and in pipes.
+
+By S3DIS's rules all of it is clutter. As in `furniture`, each function builds one object in the
+frame of `part`: x to its right, y forward, z up, the origin on the floor at the middle of its back.
+`size` is its width, depth and height in metres.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from .scene import Material, Part, Vector
+from .surface import material
+
+
+def bed(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a bed with its head at the wall: frame, mattress, a rumpled blanket, pillows."""
+    look, cloth = material("furniture", rng), material("fabric", rng)
+    (width, length, head), top, low = size, rng.uniform(0.4, 0.6), rng.uniform(0.05, 0.3)
+    w = width / 2
+    if rng.random() < 0.7:
+        part.box((-w, 0, 0), (w, 0.06, head), look)
+    part.box((-w, 0.06, low), (w, length, top - 0.15), look)
+    part.box((-w + 0.01, 0.08, top - 0.15), (w - 0.01, length - 0.02, top), material("fabric", rng))
+    start, y = rng.uniform(0.5, 0.9), np.arange(-w - 0.02, w, 0.3)
+    for x in y:  # the blanket, higher here and there
+        end, rise = min(x + 0.3, w + 0.02), rng.uniform(0.03, 0.12)
+        part.box((x, start, top - 0.2), (end, length + 0.01, top + rise), cloth)
+    for x in (-w / 2, w / 2) if width > 1.1 else (0.0,):
+        pillow = part.at(x, 0.3, top, rng.normal(0, 0.15))
+        pillow.box((-0.3, -0.2, 0), (0.3, 0.2, rng.uniform(0.08, 0.2)), material("fabric", rng))
+    if rng.random() < 0.5:
+        heap(part.at(rng.uniform(-w, w) * 0.5, rng.uniform(0.9, length - 0.4), top + 0.06), rng)
+
+
+def wardrobe(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a wardrobe or a chest of drawers: doors or drawers with handles, things on top."""
+    look, metal = material("furniture", rng), material("metal", rng)
+    width, d, h = size
+    w, d = width / 2, d - 0.05
+    part.box((-w, 0, 0.06), (w, d, h), look)
+    part.box((-w + 0.03, 0, 0), (w - 0.03, d - 0.04, 0.06), look)
+    fronts = material("furniture", rng) if rng.random() < 0.3 else look
+    rows = max(1, round(h / rng.uniform(0.2, 0.35))) if h < 1.4 else int(rng.integers(1, 3))
+    _fronts(part, (-w, d, 0.06), (width, h - 0.06), rows, 0.5, (fronts, metal))
+    for _ in range(int(rng.integers(0, 4))):
+        a, b, c = rng.uniform((0.06, 0.06, 0.05), (0.19, 0.17, 0.4))
+        x = rng.uniform(a - w, w - a)
+        part.box((x - a, d / 2 - b, h), (x + a, d / 2 + b, h + c), material("thing", rng))
+
+
+def _fronts(
+    part: Part, low: Vector, span: Vector, rows: int, step: float, looks: tuple[Material, Material]
+) -> None:
+    """Add doors or drawers with handles over a front of `span` (width, height), about `step` m."""
+    columns = max(1, round(span[0] / step))
+    wide, high = span[0] / columns, span[1] / rows
+    for column in range(columns):
+        for row in range(rows):
+            front = part.at(low[0] + column * wide, low[1], low[2] + row * high)
+            front.box((0.008, 0, 0.008), (wide - 0.008, 0.018, high - 0.008), looks[0])
+            z = high * 0.7 if rows > 1 else high * 0.45
+            front.box((wide * 0.35, 0.018, z), (wide * 0.65, 0.045, z + 0.015), looks[1])
+
+
+def counter(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a kitchen: cabinets under a worktop and above, a sink, and what stands there."""
+    (width, d, _), top = size, rng.uniform(0.84, 0.94)
+    w, look, metal = width / 2, material("furniture", rng), material("metal", rng)
+    part.box((-w, 0, 0.1), (w, d - 0.03, top - 0.04), look)
+    part.box((-w, 0, 0), (w, d - 0.1, 0.1), material("thing", rng))
+    part.box((-w, 0, top - 0.04), (w, d, top), material("furniture", rng))
+    step = rng.uniform(0.45, 0.62)
+    _fronts(
+        part, (-w, d - 0.03, 0.1), (width, top - 0.15), int(rng.integers(1, 4)), step, (look, metal)
+    )
+    sink = part.at(rng.uniform(-w + 0.3, w - 0.3), 0, top)
+    sink.box((-0.25, 0.1, -0.001), (0.25, d - 0.1, 0.004), metal)
+    sink.box((-0.015, 0.06, 0), (0.015, 0.09, 0.3), metal)
+    sink.box((-0.015, 0.06, 0.28), (0.015, 0.28, 0.3), metal)
+    for _ in range(int(rng.integers(3, 10))):
+        a, b, c = rng.uniform((0.03, 0.03, 0.06), (0.18, 0.14, 0.4))
+        thing = part.at(rng.uniform(-w + 0.2, w - 0.2), rng.uniform(0.16, d - 0.16), top)
+        thing.box((-a, -b, 0), (a, b, c), material("thing", rng))
+    if rng.random() < 0.8:
+        low, high, deep = top + rng.uniform(0.4, 0.6), rng.uniform(1.95, 2.3), rng.uniform(0.3, 0.4)
+        start = rng.uniform(-w, 0) if rng.random() < 0.4 else -w
+        part.box((start, 0, low), (w, deep, high), look)
+        _fronts(part, (start, deep, low), (w - start, high - low), 1, step, (look, metal))
+
+
+def appliance(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a refrigerator or, if it is low, a washing machine."""
+    (width, d, h), look = size, material("thing", rng)
+    w, d = width / 2, d - 0.08
+    part.box((-w, 0, 0), (w, d, h), look)
+    if h < 1.2:
+        part.box((-w + 0.12, d, 0.2), (w - 0.12, d + 0.03, 0.6), material("screen", rng))
+        return
+    split = rng.uniform(0.4, 0.7) * h
+    part.box((-w, d, 0.05), (w, d + 0.05, split - 0.01), look)
+    part.box((-w, d, split), (w, d + 0.05, h), look)
+    handle = material("metal", rng)
+    part.box((w - 0.08, d + 0.05, split - 0.4), (w - 0.05, d + 0.09, split - 0.05), handle)
+
+
+def toilet(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a toilet with its cistern."""
+    look, high = material("ceiling", rng), size[2]
+    part.box((-0.2, 0, 0.4), (0.2, 0.18, high), look)
+    part.box((-0.12, 0.1, 0), (0.12, 0.5, 0.3), look)
+    part.cylinder((0, 0.42, 0.3), 0.2, 0.1, look, facets=12)
+
+
+def tub(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a bathtub along the wall."""
+    look, (width, d, h), rim = material("ceiling", rng), size, 0.08
+    w = width / 2
+    for x in (-w, w - rim):
+        part.box((x, 0, 0), (x + rim, d, h), look)
+    for y in (0.0, d - rim):
+        part.box((rim - w, y, 0), (w - rim, y + rim, h), look)
+    part.box((-w, 0, 0), (w, d, 0.15), look)
+
+
+def washstand(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a washbasin on a cabinet or a foot, with a mirror and things around it."""
+    look, (width, d, high), metal = material("ceiling", rng), size, material("metal", rng)
+    w = width / 2
+    part.box((-w, 0, 0.72), (w, d, 0.85), look)
+    if rng.random() < 0.5:
+        part.box((-w + 0.03, 0.02, 0.1), (w - 0.03, d - 0.04, 0.72), material("furniture", rng))
+    else:
+        part.box((-0.09, 0.05, 0), (0.09, 0.25, 0.72), look)
+    part.box((-0.015, 0.05, 0.85), (0.015, 0.16, 1.0), metal)
+    if rng.random() < 0.7:
+        part.box((-w, 0, 1.1), (w, 0.02, high), material("glass", rng))
+    for x in rng.uniform(-w, w, int(rng.integers(1, 5))):
+        part.box((x, 0.05, 0.85), (x + 0.07, 0.13, rng.uniform(0.9, 1.1)), material("thing", rng))
+
+
+def television(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a television on a low cabinet."""
+    (width, d, high), dark = size, material("screen", rng)
+    w, h, s = width / 2, rng.uniform(0.35, 0.6), min(width / 2.2, (high - 0.4) / 1.15)
+    part.box((-w, 0, 0.05), (w, d, h), material("furniture", rng))
+    part.box((-0.15, d / 2 - 0.1, h), (0.15, d / 2 + 0.1, h + 0.06), dark)
+    part.box((-s, d / 2, h + 0.06), (s, d / 2 + 0.05, h + 0.06 + 1.15 * s), dark)
+    for x in rng.uniform(-w, w - 0.25, int(rng.integers(0, 4))):
+        a, b = rng.uniform((0.05, 0.03), (0.25, 0.25))
+        part.box((x, 0.02, h), (x + a, 0.15, h + b), material("thing", rng))
+
+
+def curtain(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a curtain in folds; its lower end is the origin's height."""
+    cloth, (width, depth, high) = material("fabric", rng), size
+    edges = np.append(np.arange(-width / 2, width / 2 - 0.03, rng.uniform(0.06, 0.12)), width / 2)
+    for number, (x, end) in enumerate(pairwise(edges)):
+        near, fold = (0.05, depth - 0.05) if number % 2 else (depth, 0.05 - depth)
+        part.sheet((x, near, 0), (end - x, fold, 0), (0, 0, high), cloth)
+
+
+def coats(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build clothes on a row of hooks; `size` counts from the floor."""
+    width, depth, high = size
+    part.box((-width / 2, 0, high - 0.1), (width / 2, 0.03, high), material("furniture", rng))
+    for x in np.arange(-width / 2 + 0.12, width / 2, rng.uniform(0.13, 0.3)):
+        if rng.random() < 0.8:
+            coat, w, d = part.at(x, 0.03, 0, rng.normal(0, 0.1)), *rng.uniform(0.08, 0.2, 2)
+            low, slim = rng.uniform(0.6, 1.4), rng.uniform(-0.05, 0.05)
+            base, up = (-w, 0, low), (slim, 0, high - low - 0.05)
+            coat.slab(base, (2 * w, 0, 0), (0, min(d, depth), 0), up, material("fabric", rng))
+
+
+def shelf(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build boards on the wall with small things; the lowest one is at the origin's height."""
+    width, depth, high = size
+    look, w = material("furniture", rng), width / 2
+    for z in np.arange(0.0, high - 0.1, rng.uniform(0.28, 0.4)):
+        part.box((-w, 0, z), (w, depth, z + 0.025), look)
+        for x in np.arange(-w, w - 0.12, rng.uniform(0.1, 0.2)):
+            a, b, c = rng.uniform((0.03, 0.05, 0.06), (0.1, 0.9 * depth, 0.25))
+            part.box((x, 0.01, z + 0.025), (x + a, b, z + c), material("thing", rng))
+
+
+def heap(part: Part, rng: np.random.Generator) -> None:
+    """Build a heap of clothes, boxes and toys around the origin."""
+    for _ in range(int(rng.integers(3, 10))):
+        a, b, c = rng.uniform((0.04, 0.04, 0.02), (0.2, 0.2, 0.25))
+        x, y = rng.normal(0, 0.16, 2)
+        role = "fabric" if rng.random() < 0.4 else "thing"
+        part.at(x, y, 0, rng.uniform(0, 3)).box((-a, -b, 0), (a, b, c), material(role, rng))
+
+
+def jumble(part: Part, rng: np.random.Generator) -> None:
+    """Build bottles, boxes and dishes in a group."""
+    for _ in range(int(rng.integers(2, 7))):
+        x, y = rng.normal(0, 0.1, 2)
+        a, b, c = rng.uniform((0.02, 0.02, 0.02), (0.09, 0.09, 0.28))
+        if rng.random() < 0.5:
+            part.cylinder((x, y, 0), a, c, material("thing", rng), facets=6)
+        else:
+            part.box((x - a, y - b, 0), (x + a, y + b, c), material("thing", rng))
+
+
+def duct(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a duct or pipes along a wall; they lie below the origin's height."""
+    width, depth, high = size
+    if rng.random() < 0.5:
+        part.box((-width / 2, 0.02, -high), (width / 2, depth, -0.03), material("structure", rng))
+        return
+    look = material("metal", rng)
+    for y in np.arange(0.03, depth, rng.uniform(0.1, 0.16)):
+        thick = rng.uniform(0.03, 0.08)
+        part.box((-width / 2, y, -0.06 - thick), (width / 2, y + thick, -0.06), look)
