@@ -70,6 +70,11 @@ def check_format(path: Path, out: Path | None = None) -> None:
             f"{did_you_mean(path.suffix, FORMATS)}\nExpected one of: {', '.join(FORMATS)}, or a "
             "room folder of S3DIS."
         )
+    if out is not None and out.name.lower().endswith(".copc.laz"):
+        raise ConfigError(
+            f"{out}: found the name of a COPC file, which labels cannot be written as; expected "
+            f"plain LAZ: {out.name[: -len('.copc.laz')]}.laz"
+        )
     if out is not None and out.suffix.lower() not in _results(path):
         raise ConfigError(
             f"{out}: found the format {out.suffix or 'without a suffix'!r} for the labels of "
@@ -84,7 +89,7 @@ def without_results(paths: Iterable[Path], pattern: str) -> list[Path]:
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:
     """Return the result's name (`room.labelled.las`), in another format with its `suffix`."""
-    stem = path.resolve().name if path.is_dir() else path.stem
+    stem = path.resolve().name if path.is_dir() else path.stem.removesuffix(".copc")
     chosen = _results(path)[0] if suffix is None else f".{suffix.lower().lstrip('.')}"
     return f"{stem}{RESULT}{chosen}"
 

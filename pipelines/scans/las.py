@@ -31,6 +31,8 @@ USER_DEFINED = 64  # the first classification that the specification leaves to i
 UNCLASSIFIED = 1
 _OURS = ("deepgcn", 1)  # user and number of the record with the names of the classes
 _REPLACED = (_OURS, ("laszip encoded", 22204), ("LASF_Spec", 4))  # the last is of extra dimensions
+_COPC = "copc"  # user of the records of an octree, which holds for the points as they were written
+_WAVEFORMS = ("LASF_Spec", 65535)
 _KEPT = (  # of the header
     *("file_source_id", "global_encoding", "uuid", "system_identifier", "creation_date"),
     *("generating_software", "offsets", "scales", "extra_header_bytes", "extra_vlr_bytes"),
@@ -55,8 +57,10 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
             rows = table.spooled(path, chunks, kind)
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
+        is_copc = any(item.user_id == _COPC for item in reader.header.vlrs)
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
-    return Scan(path, rows, ("x", "y", "z"), color, names, options=options)
+    notes = ("COPC; labelled as plain LAZ, without the records of its octree",) if is_copc else ()
+    return Scan(path, rows, ("x", "y", "z"), color, names, notes, options=options)
 
 
 def _columns(form: Any) -> np.dtype:
@@ -190,12 +194,13 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
     probabilities if there are any. Point formats 6 to 10 also get the label as `classification`,
     64 + class (1, unclassified, without label), and keep their own as `scan_classification`;
     formats 0 to 5 have no room for it, and keep theirs. The names of the classes are a record of
-    user `deepgcn`, number 1.
+    user `deepgcn`, number 1. All other records stay, byte for byte, but those of an octree (COPC).
     """
     import laspy
 
     with _opened(scan.path) as reader, atomic_write(path) as temporary:
-        header, kept = _new_header(reader.header, labels)
+        records, behind = _records(scan.path, reader.header)
+        header, kept = _new_header(reader.header, records, labels)
         how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
         with laspy.open(temporary, header=header, **how) as writer:
             start = 0
@@ -203,11 +208,56 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
                 part = slice(start, start + len(points))
                 writer.write_points(_labelled(points, header, kept, labels, part))
                 start = part.stop
-            if header.version.minor >= 4 and reader.evlrs:
-                writer.write_evlrs(reader.evlrs)
+            _write_behind(writer, behind)
 
 
-def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
+def _records(path: Path, header: Any) -> tuple[list[Any], list[Any]]:
+    """Return the records before and behind the points that stay, as they are in the file.
+
+    laspy's own list has those that it understands rewritten.
+    """
+    with path.open("rb") as file:
+        start, _, count = _unpacked(file, 94, "<HII")
+        before = _records_at(file, start, count, "<2x16sHH32s")
+        if header.version.minor >= 4:
+            at, count = header.start_of_first_evlr, header.number_of_evlrs
+        else:  # 1.3 has one at most, of the waveforms
+            at = header.start_of_waveform_data_packet_record
+            count = int(header.global_encoding.waveform_data_packets_internal and at > 0)
+        return before, _records_at(file, at, count, "<2x16sHQ32s")
+
+
+def _records_at(file: BinaryIO, at: int, count: int, form: str) -> list[Any]:
+    import laspy
+
+    found, size = list[Any](), file.seek(0, 2)
+    for _ in range(count):
+        user, number, length, description = _unpacked(file, at, form)
+        at += struct.calcsize(form) + length
+        if at > size:
+            raise ValueError(f"a record that ends at byte {at:,} of {size:,}")
+        user = user.split(b"\0")[0].decode()
+        if user != _COPC and (user, number) not in _REPLACED:
+            found.append(laspy.VLR(user, number, description.split(b"\0")[0], file.read(length)))
+    return found
+
+
+def _write_behind(writer: Any, records: list[Any]) -> None:
+    """Write records behind the points, and where the waveforms among them begin."""
+    if not records:
+        return
+    writer.point_writer.done()  # once only: it writes the table of chunks
+    writer.done, start = True, writer.dest.tell()
+    type(writer.header.vlrs)(records).write_to(writer.dest, as_extended=True)
+    if writer.header.version.minor >= 4:
+        writer.header.start_of_first_evlr, writer.header.number_of_evlrs = start, len(records)
+    for item in records:
+        if (item.user_id, item.record_id) == _WAVEFORMS:
+            writer.header.start_of_waveform_data_packet_record = start
+        start += 60 + len(item.record_data)
+
+
+def _new_header(old: Any, records: list[Any], labels: Labels) -> tuple[Any, dict[str, str]]:
     """Return the result's header, and the name in it of each of the scan's extra dimensions."""
     import laspy
 
@@ -221,7 +271,7 @@ def _new_header(old: Any, labels: Labels) -> tuple[Any, dict[str, str]]:
     header = laspy.LasHeader(version=version, point_format=old.point_format.id)
     for name in _KEPT:
         setattr(header, name, getattr(old, name))
-    header.vlrs.extend(item for item in old.vlrs if (item.user_id, item.record_id) not in _REPLACED)
+    header.vlrs.extend(records)
     dimensions = [
         (kept[item.name], item.dtype, item.description, item.offsets, item.scales, item.no_data)
         for item in extra

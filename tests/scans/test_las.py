@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import strategies as st
 from plyfile import PlyData
 
 from pipelines.data.s3dis import CLASSES
-from pipelines.errors import DatasetError
-from pipelines.scans import open_scan, write_labelled
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.scans import labelled_name, open_scan, write_labelled
+from tests.scans.foreign.write import WKT
 from tests.scans.scan_labels import labels_for, placed
 
 laspy = pytest.importorskip("laspy")
@@ -148,6 +150,89 @@ def test_records_behind_the_points_stay(tmp_path: Path) -> None:
     write_labelled(tmp_path / "out.las", open_scan(tmp_path / "in.las"), labels_for(COUNT))
     (record,) = laspy.read(tmp_path / "out.las").evlrs
     assert record.record_data_bytes() == b"x" * 100
+
+
+def raw_records(path: Path) -> dict[tuple[bytes, int], bytes]:
+    """The records of a file, parsed by the specification: (user, number) → content."""
+    content, found = path.read_bytes(), {}
+    at, _, count = struct.unpack_from("<HII", content, 94)
+    for _ in range(count):
+        user, number, length = struct.unpack_from("<2x16sHH", content, at)
+        found[user.rstrip(b"\0"), number] = content[at + 54 : at + 54 + length]
+        at += 54 + length
+    later, count = struct.unpack_from("<QI", content, 235) if content[25] >= 4 else (0, 0)
+    if content[25] == 3 and (later := struct.unpack_from("<Q", content, 227)[0]):
+        count = 1
+    for _ in range(count):
+        user, number, length = struct.unpack_from("<2x16sHQ", content, later)
+        found[user.rstrip(b"\0"), number] = content[later + 60 : later + 60 + length]
+        later += 60 + length
+    return found
+
+
+PROJECTION = {  # as other programs write them: padded, without a last 0, in Latin-1
+    ("LASF_Projection", 2112): b'PROJCS["WGS 84 / UTM zone 32N"]\0\0\0',
+    ("LASF_Projection", 34735): struct.pack("<8H", 1, 1, 0, 1, 3072, 0, 1, 25832),
+    ("LASF_Projection", 34737): b"Gau\xdf-Kr\xfcger|",
+    ("LASF_Spec", 0): b"\x02Boden" + bytes(20),
+    ("somebody", 9): b"\0x\0",
+}
+
+
+@pytest.mark.parametrize(("version", "point_format"), [("1.2", 3), ("1.4", 7)])
+def test_records_stay_byte_for_byte(tmp_path: Path, version: str, point_format: int) -> None:
+    data = write(tmp_path / "in.las", version, point_format)
+    data.vlrs.extend(laspy.VLR(*key, "", content) for key, content in PROJECTION.items())
+    if version == "1.4":
+        far = [laspy.VLR("LASF_Projection", 2112, "", b"WKT"), laspy.VLR("a", 1, "", b"b" * 70_000)]
+        data.evlrs = laspy.vlrs.vlrlist.VLRList(far)
+    data.write(str(tmp_path / "in.las"))
+    before = raw_records(tmp_path / "in.las")
+    assert before.keys() > {(user.encode(), number) for user, number in PROJECTION}
+    for suffix in (".las", ".laz"):
+        out = tmp_path / f"out{suffix}"
+        write_labelled(out, open_scan(tmp_path / "in.las"), labels_for(COUNT))
+        after = raw_records(out)
+        assert {key: after[key] for key in before if key != (b"LASF_Spec", 4)} == {
+            key: content for key, content in before.items() if key != (b"LASF_Spec", 4)
+        }
+
+
+@pytest.mark.parametrize("minor", [3, 4])
+def test_waveforms_behind_the_points_stay(tmp_path: Path, minor: int) -> None:
+    data = laspy.LasData(laspy.LasHeader(version=f"1.{minor}", point_format=4))
+    data.X = data.Y = data.Z = np.arange(9)
+    data.header.global_encoding.waveform_data_packets_internal = True
+    path, out = tmp_path / "in.las", tmp_path / "out.las"
+    if minor == 4:
+        waves = [laspy.VLR("a", 1, "", b"123"), laspy.VLR("LASF_Spec", 65535, "", b"waves")]
+        data.evlrs = laspy.vlrs.vlrlist.VLRList(waves)
+    data.write(str(path))
+    content = bytearray(path.read_bytes())
+    if minor == 3:
+        content += struct.pack("<2x16sHQ32s", b"LASF_Spec", 65535, 5, b"") + b"waves"
+    struct.pack_into("<Q", content, 227, len(content) - 65)
+    path.write_bytes(content)
+    write_labelled(out, open_scan(path), labels_for(9))
+    content = out.read_bytes()
+    (at,) = struct.unpack_from("<Q", content, 227)
+    assert content[at:] == struct.pack("<2x16sHQ32s", b"LASF_Spec", 65535, 5, b"") + b"waves"
+    assert laspy.read(out)["class"].tolist() == labels_for(9).label.tolist()
+
+
+def test_a_copc_becomes_plain_laz_and_keeps_its_coordinate_system(tmp_path: Path) -> None:
+    """copclib wrote it, with the coordinate system behind the points."""
+    path = Path(__file__).parent / "foreign" / "copclib.copc.laz"
+    scan = open_scan(path)
+    assert scan.notes == ("COPC; labelled as plain LAZ, without the records of its octree",)
+    assert labelled_name(path) == "copclib.labelled.laz"
+    write_labelled(tmp_path / "out.laz", scan, labels_for(6))
+    before, after = raw_records(path), raw_records(tmp_path / "out.laz")
+    assert set(before.keys() - after.keys()) == {(b"copc", n) for n in (1, 1000, 10000)}
+    assert after[b"LASF_Projection", 2112] == before[b"LASF_Projection", 2112] == WKT.encode()
+    np.testing.assert_array_equal(laspy.read(tmp_path / "out.laz").xyz, laspy.read(path).xyz)
+    with pytest.raises(ConfigError, match=r"expected plain LAZ: out\.laz"):
+        write_labelled(tmp_path / "out.copc.laz", scan, labels_for(6))
 
 
 def damaged(path: Path, at: int, content: bytes) -> str:

@@ -31,6 +31,7 @@ RGB = np.array(
 )
 FAR = np.array([500_000.0, 4_000_000.0, 0.0])  # added to the points of the LAZ files
 STEP = 0.001  # m, of the LAZ files
+WKT = 'PROJCS["WGS 84 / UTM zone 32N",AUTHORITY["EPSG","32632"]]'  # of the COPC file
 
 
 def write_open3d(folder: Path) -> None:
@@ -65,7 +66,7 @@ def write_meshlab(folder: Path) -> None:
 
 
 def write_copclib(folder: Path) -> None:
-    """Write LAZ 1.4, point format 7."""
+    """Write LAZ 1.4, point format 7, and the same as COPC, in two nodes of its octree."""
     import copclib
 
     step, far = copclib.Vector3(STEP, STEP, STEP), copclib.Vector3(*FAR)
@@ -78,6 +79,15 @@ def write_copclib(folder: Path) -> None:
         points.AddPoint(point)
     writer = copclib.LazWriter(str(folder / "copclib.laz"), config)
     writer.WritePoints(points)
+    writer.Close()
+    config = copclib.CopcConfigWriter(7, step, far, wkt=WKT, has_extended_stats=True)
+    low, high = (XYZ + FAR).min(axis=0), (XYZ + FAR).max(axis=0)
+    config.las_header.min, config.las_header.max = copclib.Vector3(*low), copclib.Vector3(*high)
+    writer = copclib.FileWriter(str(folder / "copclib.copc.laz"), config)
+    for key, part in (((0, 0, 0, 0), slice(0, 2)), ((1, 1, 1, 1), slice(2, 6))):
+        some = copclib.Points(config.las_header)
+        some.AddPoints(list(points)[part])
+        writer.AddNode(copclib.VoxelKey(*key), some)
     writer.Close()
 
 
