@@ -31,7 +31,7 @@ ROW = np.dtype([(axis, "<f4") for axis in "xyz"] + [(c, "u1") for c in ("red", "
 
 
 def write_storey(path: Path, points: int) -> None:
-    """Write a made-up storey of so many points as a binary PLY file, in random order."""
+    """Write a generated storey as a binary PLY file, with its points in random order."""
     side = (points / DENSITY) ** 0.5
     rng = np.random.default_rng(0)
     kinds = {"f4": "float", "u1": "uchar"}

@@ -58,7 +58,7 @@ def subcommand(
 
 
 def _for_typer(function: Callable, command: str) -> Callable:
-    """Return `function` with the options of a command in the place of what is made of them."""
+    """Return `function` with a command's options instead of the arguments built from them."""
     own = inspect.signature(function, eval_str=True)
     typed: list[Parameter] = []
     made: dict[str, tuple[Callable, list[str]]] = {}

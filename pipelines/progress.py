@@ -1,7 +1,7 @@
 """How a stage reports what it does, wherever the reports go.
 
 A stage takes `progress: Progress = SILENT`, opens a task around each piece of work that can last
-more than two seconds, and says what the person should know. The command line passes a subclass
+more than two seconds, and says what the user should know. The command line passes a subclass
 that draws bars on stderr; tests and library users pass nothing.
 """
 

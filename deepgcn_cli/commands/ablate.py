@@ -56,7 +56,7 @@ def ablate(
 
     from pipelines.ablate import ablate as stage
 
-    with interruptible("the same command goes on; the table so far: deepgcn ablate --status"):
+    with interruptible("the same command continues; the table so far: deepgcn ablate --status"):
         result = stage(config, progress=progress)
     return _found(result, failed=result.finished < result.runs)
 

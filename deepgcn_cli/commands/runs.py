@@ -334,7 +334,7 @@ def _empty(folder: Path, *, yes: bool) -> Answer:
 
 
 def _ask(question: str, *, yes: bool) -> None:
-    """Go on only if the person agrees; without a terminal nobody can be asked."""
+    """Ask the user to agree, or exit; without a terminal raise an error."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -32,9 +32,9 @@ NARROWEST = 512  # the shortest dimension: with 256, splitting takes longer than
 # Tensor cores are 15 times as fast as float32 there. On 8.6 and 8.9, 2 to 4 times: too little for 3
 # products and the splitting. Others are not tested.
 CAPABILITIES = ((8, 0), (9, 0))
-MOST_SHARES = 8
-SHARES_ELEMENTS = 1 << 25  # of all shares of a result together: 128 MB
-SHORTEST = 8  # steps of a share
+MOST_CHUNKS = 8
+CHUNKS_ELEMENTS = 1 << 25  # of all chunks of a result together: 128 MB
+SHORTEST = 8  # steps of a chunk
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,12 @@ def _multiply(
     width = a.shape[2]
     count = triton.cdiv(n, tiles.rows) * triton.cdiv(m, tiles.columns)
     steps = width // tiles.inner
-    share = triton.cdiv(steps, shares(count, steps, n * m, processors(out.device))) * tiles.inner
-    number = triton.cdiv(width, share)
+    chunk = triton.cdiv(steps, split_k(count, steps, n * m, processors(out.device))) * tiles.inner
+    number = triton.cdiv(width, chunk)
     where = out if number == 1 else torch.empty(number, n, m, device=out.device)
     multiply[(count, number)](
         *(a, b, a_shifts, b_shifts, a_shifts if bias is None or number > 1 else bias, where),
-        *(n, m, width, share, a[0].numel(), b[0].numel()),
+        *(n, m, width, chunk, a[0].numel(), b[0].numel()),
         *(where.stride(-2), where.stride(-1), n * m),
         **{"ROWS": tiles.rows, "COLUMNS": tiles.columns, "INNER": tiles.inner},
         **{"GROUP": tiles.group, "STAGES": tiles.stages},
@@ -167,14 +167,14 @@ def _multiply(
             out.copy_(whole)
 
 
-def shares(tiles: int, steps: int, elements: int, processors: int) -> int:
-    """Return in how many shares the inner dimension is computed side by side.
+def split_k(tiles: int, steps: int, elements: int, processors: int) -> int:
+    """Return into how many chunks, computed side by side, the inner dimension is split (split-K).
 
-    One if there are tiles for all processors; else the fewest with which the last of them waits
-    hardly longer than with any other number. The result has so many tiles and elements, and there
-    are so many steps along the inner dimension; a processor does a tile at a time.
+    One if there are tiles for all processors; else the fewest with which the last processor takes
+    hardly longer than with any other number. `tiles` and `elements` are the result's, `steps` are
+    along the inner dimension; a processor computes a tile at a time.
     """
-    most = max(1, min(MOST_SHARES, steps // SHORTEST, SHARES_ELEMENTS // max(1, elements)))
+    most = max(1, min(MOST_CHUNKS, steps // SHORTEST, CHUNKS_ELEMENTS // max(1, elements)))
     if tiles >= 4 * processors:
         return 1
     spent = [triton.cdiv(tiles * number, processors) / number for number in range(1, most + 1)]
@@ -310,28 +310,28 @@ def unscaled(total, exponent):
 @triton.jit
 def multiply(
     left, right, left_shifts, right_shifts, bias, out,
-    rows, columns, width, share, left_piece, right_piece, row_stride, column_stride, share_stride,
+    rows, columns, width, chunk, left_piece, right_piece, row_stride, column_stride, chunk_stride,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
     STAGES: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile of the result over `share` elements of the inner dimension, or add to it.
+    """Store a tile of the result over `chunk` elements of the inner dimension, or add to it.
 
     Tensor cores truncate a sum instead of rounding it. So they add up INNER products only, the
     small ones first, and ordinary additions the rest. The product of two low parts is left out.
 
     left and right are of `split`, with `left_piece` and `right_piece` elements of high parts. `out`
-    is (shares, rows, columns) float32 with these strides; a share is `share` elements of `width`,
+    is (chunks, rows, columns) float32 with these strides; a chunk is `chunk` elements of `width`,
     and both are multiples of INNER.
     """
     down, across = tile_of(tl.program_id(0), rows, columns, ROWS, COLUMNS, GROUP)
     row = down.to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = across.to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
-    start = tl.program_id(1) * share
+    start = tl.program_id(1) * chunk
     inner = start + tl.arange(0, INNER)
     a = left + row[:, None] * width + inner[None, :]
     b = right + column[None, :] * width + inner[:, None]
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
-    steps = tl.cdiv(tl.minimum(share, width - start), INNER)
+    steps = tl.cdiv(tl.minimum(chunk, width - start), INNER)
     for _ in tl.range(0, steps, num_stages=STAGES):
         a_high = tl.load(a)
         a_low = tl.load(a + left_piece)
@@ -346,7 +346,7 @@ def multiply(
     total = unscaled(total, -shift)
     if BIAS:
         total += tl.load(bias + column, mask=column < columns, other=0.0)[None, :]
-    where = out + tl.program_id(1).to(tl.int64) * share_stride
+    where = out + tl.program_id(1).to(tl.int64) * chunk_stride
     where += row[:, None] * row_stride + column[None, :] * column_stride
     exists = (row < rows)[:, None] & (column < columns)[None, :]
     if ADD:

@@ -89,7 +89,7 @@ def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> 
 
 
 def few_rooms(rooms: int) -> list[str]:
-    """Return a caution if an interval over so many rooms says little; else nothing."""
+    """Return a caution if an interval over `rooms` rooms says little; else nothing."""
     if rooms >= FEW_ROOMS:
         return []
     return [

@@ -45,7 +45,7 @@ class Row:
         return cls(name, found.miou, found.oa, found.macc, found.iou)
 
     def values(self, classes: int) -> list[float | None]:
-        """Return OA, mAcc, mIoU and the IoU of each of so many classes."""
+        """Return OA, mAcc, mIoU and the IoU of each class."""
         return [self.oa, self.macc, self.miou, *(self.iou or (None,) * classes)]
 
 
@@ -107,7 +107,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Scores as a person reads them."""
+    """Scores for people to read."""
 
     title: str  # heading
     classes: tuple[str, ...]  # names, in the order of the IoUs

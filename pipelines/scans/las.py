@@ -108,7 +108,7 @@ def _check_header(path: Path) -> None:
 
 
 def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
-    """Raise ValueError if a LAZ file's chunks cannot be as its header, read by laspy, says."""
+    """Raise ValueError if a LAZ file's chunks contradict its header, as read by laspy."""
     if not (records := header.vlrs.get("LasZipVlr")):
         raise ValueError("compressed points without the record of LASzip")
     record, length = records[0].record_data, header.point_format.size

@@ -121,7 +121,7 @@ def _field(name: str, where: str) -> str:
 
 
 def _value(field: str, value: Any, where: str) -> Any:
-    """Return a value as its field has it, if the field can have it."""
+    """Convert a value to its field's type, or raise ConfigError."""
     hint = HINTS[field]
     kinds = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is tuple:

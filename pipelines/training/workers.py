@@ -72,7 +72,7 @@ def _work(work: Callable[[], Result], kernel: str | None, reports: Any) -> Resul
     """Run one worker with the launching process's kernels; report how it failed, if it did."""
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C reaches the launching process alone, which passes it on
-    # PyTorch asks for SIGINT if the launching process dies. Linux sends it anew for each thread of
+    # PyTorch asks for SIGINT if the launching process dies. Linux sends it again for each thread of
     # the dying process that inherits its children, and a second SIGINT would stop without saving.
     torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
     error: DeepGCNError | None = None

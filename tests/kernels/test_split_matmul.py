@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use small tiles, several slabs and shares for small matrices, as for large ones."""
+    """Use small tiles, several slabs and chunks for small matrices, as for large ones."""
     from pipelines.kernels import split_matmul
 
     tiles = split_matmul.Tiles(rows=16, columns=16, inner=16, warps=4, stages=2, group=2)
@@ -200,12 +200,12 @@ def test_is_left_to_pytorch_where_it_should_be(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_shares_fill_the_processors() -> None:
-    from pipelines.kernels.split_matmul import shares
+    from pipelines.kernels.split_matmul import split_k
 
-    assert shares(1000, 64, 1000, 132) == 1
-    assert shares(112, 2, 1000, 132) == 1  # too short to be shared
-    assert shares(1, 64, 1000, 132) > 1
-    assert shares(112, 256, 1 << 30, 132) == 1  # too large to be kept several times
+    assert split_k(1000, 64, 1000, 132) == 1
+    assert split_k(112, 2, 1000, 132) == 1  # too short to be shared
+    assert split_k(1, 64, 1000, 132) > 1
+    assert split_k(112, 256, 1 << 30, 132) == 1  # too large to be kept several times
 
 
 def test_compilers_and_transforms_get_what_they_can_follow() -> None:

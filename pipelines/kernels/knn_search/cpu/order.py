@@ -1,4 +1,4 @@
-"""An order of the points in which near ones share a panel, to rule out pairs of panels.
+"""Order points so that near ones share a panel, to rule out pairs of panels.
 
 The features of a scan vary along few directions. If the points are sorted into panels by these,
 most pairs of panels have no neighbours in each other, and their bounding boxes show it: two points

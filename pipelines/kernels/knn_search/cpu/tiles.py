@@ -230,7 +230,7 @@ def thresholds(packed, points, sample, sample_squares, rank, threshold, floor, t
     size = len(sample_squares)
     tile = _room_for(TILE)
     keys, scratch = np.empty(PANEL * size, np.float32), np.empty(3 * PANEL, np.float32)
-    share = 0.5
+    fraction = 0.5
     for row in range(task * ROWS, min((task + 1) * ROWS, len(threshold)), PANEL):
         if rank:
             _sample_keys(packed, row // PANEL, sample, sample_squares, tile, keys)
@@ -242,10 +242,10 @@ def thresholds(packed, points, sample, sample_squares, rank, threshold, floor, t
             else:
                 part = keys[(n - row) * size :]
                 first, second, last = _ends(part, size, scratch)
-                threshold[n] = _quantile(part, size, rank, first, last, share)
+                threshold[n] = _quantile(part, size, rank, first, last, fraction)
                 floor[n] = second
                 if first < threshold[n] < last:
-                    share = (threshold[n] - first) / (last - first)
+                    fraction = (threshold[n] - first) / (last - first)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -282,14 +282,14 @@ def _ends(keys, size, scratch):
 
 
 @njit(nogil=True)
-def _quantile(keys, size, rank, first, last, share):
-    """Return a number that at least `rank` keys, and few more, don't exceed, if there are so many.
+def _quantile(keys, size, rank, first, last, fraction):
+    """Return a bound that at least `rank` keys, and few more, do not exceed, if there are enough.
 
-    The first guess is `share` of the way from the first to the last key: the previous row's result.
-    Steps away from it double until the number is bracketed; then the bracket is halved.
+    The first guess is `fraction` of the way from the first to the last key, as in the previous row.
+    Steps away from it double until the bound is bracketed; then the bracket is halved.
     """
     below, above = float(first), float(last)
-    guess = below + share * (above - below)
+    guess = below + fraction * (above - below)
     step = 0.125 * (guess - below)
     for _ in range(32):
         count = _count(keys, size, np.float32(guess))

@@ -46,7 +46,7 @@ from . import candidates, distances, ordering, thresholds
 MOST_POINTS = 1 << 20  # as `order_exactly` has 20 bits for a position
 MOST_FEATURES = 1 << 30  # of a block, so that their offsets fit 32 bits
 SAMPLE = 512  # points
-SLAB = 1 << 26  # candidates of all rows that are searched at a time, 8 bytes each
+SLAB = 1 << 26  # candidates, 8 bytes each, of all rows that are searched at a time
 SHORTEST = 128  # candidates of a row
 COUNTED = 60  # wanted points; for fewer the sample alone gives the threshold
 UNCOUNTED_ROOM = 256
@@ -111,7 +111,7 @@ class Plan:
 
 
 def plan_search(wanted: int, points: int) -> Plan:
-    """Return how to find the `wanted` nearest of so many points.
+    """Return how to find the `wanted` nearest of `points` points.
 
     If s points of the sample are within a threshold, the number of all points within it has a
     standard deviation of about 1/√s of itself. For few points there is room for all of these; more

@@ -16,8 +16,8 @@ def narrowed(distance, wanted, low, high, below, count, EDGE: tl.constexpr):
     assumes that their number grows like the square of the distance from low; it keeps EDGE off the
     ends of the bracket.
     """
-    share = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
-    middle = low + tl.minimum(tl.maximum(share, EDGE), 1 - EDGE) * (high - low)
+    fraction = tl.sqrt(tl.maximum(wanted - below, 0.0) / tl.maximum(count - below, 1.0))
+    middle = low + tl.minimum(tl.maximum(fraction, EDGE), 1 - EDGE) * (high - low)
     return middle, tl.sum((distance <= middle[:, None]).to(tl.int32), 1).to(tl.float32)
 
 
@@ -33,9 +33,9 @@ def cut(wanted, middle, found, low, high, below, count):
 @triton.jit
 def between(wanted, low, high, below, count):
     """Return the threshold that about `wanted` are within, interpolated in its bracket."""
-    share = (wanted - below) / tl.maximum(count - below, 1.0)
+    fraction = (wanted - below) / tl.maximum(count - below, 1.0)
     # Padding is infinitely far, and never within a threshold.
-    return tl.minimum(low + tl.minimum(tl.maximum(share, 0.0), 1.0) * (high - low), 3e38)
+    return tl.minimum(low + tl.minimum(tl.maximum(fraction, 0.0), 1.0) * (high - low), 3e38)
 
 
 @triton.jit
@@ -145,7 +145,7 @@ def tally_all(counts, pieces, scale, offset, PTX: tl.constexpr):
 
 @triton.jit
 def interpolated(even, odd, low, step, wanted):
-    """Return, per row, a threshold that hardly fewer than `wanted` points are within, and few more.
+    """Return, per row, a threshold that rarely fewer than `wanted` points are within, and few more.
 
     `even` and `odd` (ROWS, LANES) int64 have fields of 16 bits: how many distances are in the
     levels 0, 2, 4, 6 and 1, 3, 5, 7. Level i ends at low + i · step, (ROWS,) float32.
@@ -158,8 +158,8 @@ def interpolated(even, odd, low, step, wanted):
         upto = before + tl.sum((word & 0xFFFF).to(tl.int32), 1).to(tl.float32)
         # Within a level points are spread evenly but for chance: 2.5 standard deviations of it.
         goal = wanted + 1.0 + 1.25 * tl.sqrt(upto - before)
-        share = (goal - before) / tl.maximum(upto - before, 1.0)
-        here = low + (level - 1 + tl.maximum(share, 0.0)) * step
+        fraction = (goal - before) / tl.maximum(upto - before, 1.0)
+        here = low + (level - 1 + tl.maximum(fraction, 0.0)) * step
         threshold = tl.where(done | (upto < goal), threshold, here)
         done = done | (upto >= goal)
         before = upto
@@ -175,7 +175,7 @@ def count_within(
 ):  # fmt: skip
     """Store, per row, a threshold that a few more than `wanted` of all points are within.
 
-    It is sought between the two of `sample_thresholds`, and takes the first's place.
+    It lies between the two of `sample_thresholds`, and replaces the first.
     """
     PART: tl.constexpr = C if C < 64 else 64
     FIELDS: tl.constexpr = 0x00FF00FF00FF00FF
