@@ -48,7 +48,7 @@ def wide_registers() -> bool:
 
 
 def makers(lanes: int) -> tuple[Any, Any, Any]:
-    """Return the functions `load`, `load_splat` and `splat` that make vectors of so many elements.
+    """Return the functions `load`, `load_splat` and `splat` that make vectors of `lanes` elements.
 
     load(array, start) is the vector array[start : start + lanes] of a contiguous 1-D array;
     load_splat(array, start) repeats array[start]; splat(value) repeats a value.

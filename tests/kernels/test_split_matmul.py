@@ -199,7 +199,7 @@ def test_is_left_to_pytorch_where_it_should_be(monkeypatch: pytest.MonkeyPatch) 
         assert not kernels.uses_split_matmul(a, b)
 
 
-def test_shares_fill_the_processors() -> None:
+def test_chunks_fill_the_processors() -> None:
     from pipelines.kernels.split_matmul import split_k
 
     assert split_k(1000, 64, 1000, 132) == 1

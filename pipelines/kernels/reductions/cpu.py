@@ -1,6 +1,6 @@
 """Reductions over edges and over points on the CPU: one pass each way, no edge value stored.
 
-The forward pass saves the place of the winning neighbour (or point) of each channel; the backward
+The forward pass saves the position of each channel's winning neighbour (or point); the backward
 pass recomputes the values. Tasks do not depend on the number of threads and are joined in order, so
 neither does any bit of a result. Arrays are flat, with rows padded to whole vectors.
 """

@@ -1,6 +1,6 @@
 """EdgeConv and MRConv reductions in Triton: one pass over the edges each way, no edge stored.
 
-The forward pass saves the place of the winning neighbour for each point and channel, the backward
+The forward pass saves the winning neighbour's position for each point and channel, the backward
 pass recomputes the edge values. The gradient of a source point is added up by one kernel instance,
 over the edges that leave it, in the order of their targets: always the same bits, without float
 atomics.
