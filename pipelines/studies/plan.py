@@ -83,7 +83,7 @@ def study_file(runs: Path, name: str) -> Path:
 def save_plan(plan: Plan) -> None:
     """Write the study file, whole or not at all."""
     values = to_plain(plan)
-    values.pop("runs")  # where it lies says that
+    values.pop("runs")  # known from the file's path
     atomic_json(plan.file, {"version": VERSION, **values})
 
 

@@ -34,11 +34,11 @@ from . import Row
 from .plan import Plan
 
 STATES = ("scored", "trained", "running", "interrupted", "failed", "waiting", "impossible")
-ORDER = ("failed", "interrupted", "running", "finished")  # the further a run, the sooner taken
+ORDER = ("failed", "interrupted", "running", "finished")  # of several runs, the last is taken
 STARTED = "Row "  # how a job's part of its log begins
 TAIL = 4096  # bytes of metrics.jsonl that hold its last record
 MEASURED_FLOP = 5e10  # of a timed step at most: about a second on one core
-SIMILAR = 4.0  # times more or less arithmetic a block; far smaller networks are slower at theirs
+SIMILAR = 4.0  # times more or less arithmetic a block; much smaller networks do less a second
 MEASURE_SECONDS = 120.0  # after which a timed step is given up; the first on a machine compiles
 
 
@@ -108,7 +108,7 @@ def position(run: Run) -> tuple[int, int | None]:
     except DeepGCNError:
         return 0, None
     logged, log = 0, run.path / METRICS
-    no_record = (FileNotFoundError, IndexError, KeyError, ValueError)  # none that is whole
+    no_record = (FileNotFoundError, IndexError, KeyError, ValueError)  # or only part of one
     with suppress(*no_record), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL))
         logged = int(json.loads(file.read().split(b"\n")[-2])["step"])
@@ -174,7 +174,7 @@ class StudyEstimate:
 def estimate(
     plan: Plan, cells: Sequence[Cell], store: Store, device: str, progress: Progress
 ) -> StudyEstimate:
-    """Return what is left of a study will take on `device` ("cpu" or "cuda")."""
+    """Estimate what the rest of a study takes on `device` ("cpu" or "cuda")."""
     speed, source = _machine_speed(plan, device, progress)
     blocks: dict[tuple[object, ...], int] = {}  # of a training, by the settings that choose them
     rows = []
@@ -185,7 +185,7 @@ def estimate(
         key = (config.test_area, config.num_points, config.val_fraction, config.model.layout)
         if key not in blocks:
             blocks[key] = 0
-            with suppress(DeepGCNError):  # there are none
+            with suppress(DeepGCNError):  # there are no blocks
                 blocks[key] = len(open_samplers(config, store, progress)[0])
         most = config.epochs * math.ceil(blocks[key] / config.batch_size)
         steps = min(most, config.max_steps or most) or None
@@ -218,7 +218,7 @@ def _machine_speed(plan: Plan, device: str, progress: Progress) -> tuple[float |
 
 
 def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
-    """Return a finished run's arithmetic a second; None if it is not of this machine or unlike."""
+    """Return a finished run's arithmetic a second; None if it ran elsewhere or is not similar."""
     try:
         status, environment, config = run.status, run.environment, run.config
         here = environment.get("host") == platform.node() and environment.get("device") == device
