@@ -31,7 +31,7 @@ from pipelines.runtime.process import trainings_at_once
 from .distributed import Processes
 
 FLOAT = 4  # bytes
-SHARE = 0.8  # of the free memory that a training may plan with: estimates err by up to 20 %
+USABLE = 0.8  # of the free memory: estimates err by up to 20 %
 CPU_WORKSPACE = 100 << 20  # compiled code and k-NN candidates; compiling takes 80 to 125 MB more
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of distances, its candidates, and a reserve
 FRAGMENTATION = 0.65  # of the activations: freed pieces that fit nothing; 0.35 to 1.0 were measured
@@ -70,7 +70,7 @@ def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfi
     takes the smallest, as the estimate may be too high. Settings that the user gave stay.
     `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda".
     """
-    room = SHARE * available_memory(device) / sharing
+    room = USABLE * available_memory(device) / sharing
     sizes: list[int | None] = [config.micro_batch]
     lengths: list[int | None] = [config.checkpoint_layers]
     # Synchronised batch norm needs all blocks of a rank at once.

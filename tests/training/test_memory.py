@@ -79,7 +79,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     """Set the available memory: so many times what a step without checkpointing needs."""
 
     def have(times: float, size: int | None = None) -> None:
-        needed = (size or total()) / memory.SHARE
+        needed = (size or total()) / memory.USABLE
         monkeypatch.setattr(memory, "available_memory", lambda device: int(times * needed))  # noqa: ARG005
 
     return have
