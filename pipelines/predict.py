@@ -31,6 +31,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import latest_finished, named_run
 from pipelines.runtime.device import pick_device
+from pipelines.scans.colors import GREY, fill_colors
 from pipelines.scans.table import Labels, Scan, ScanOptions
 from pipelines.weights.safetensors import load_weights, read_metadata
 
@@ -40,7 +41,6 @@ from .files import DISK_FULL, check_place, remove_unfinished
 from .progress import SILENT, Progress
 from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
 
-GREY = 128  # of a scan without colour
 # Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
@@ -277,6 +277,15 @@ def _points(
     """
     pos, origin = scan.positions()
     _check_positions(config, scan, pos, progress)
+    color = _colors(config, scan, pos, progress)
+    if scan.dropped:
+        shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())
+        progress.say(f"{scan.path}: only points are labelled and written, not its {shown}")
+    return pos, color, origin
+
+
+def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progress) -> np.ndarray:
+    """Return color (N, 3) uint8 for every point, with a word about those that have none."""
     color = scan.colors()
     if color is None:
         if not config.no_color_ok:
@@ -288,11 +297,16 @@ def _points(
             f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "
             "network was trained with --recipe modern."
         )
-        color = np.full((len(scan), 3), GREY, np.uint8)
-    if scan.dropped:
-        shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())
-        progress.say(f"{scan.path}: only points are labelled and written, not its {shown}")
-    return pos, color, origin
+        return np.full((len(scan), 3), GREY, np.uint8)
+    missing = scan.uncolored() & ~np.isnan(pos[:, 0])
+    if count := int(missing.sum()):
+        progress.warn(
+            f"{scan.path}: {count:,} of {len(scan):,} points have no colour; they are labelled "
+            "with that of the nearest coloured point, and written as they are."
+        )
+        with progress.task("Filling in colours", unit="points"):
+            fill_colors(pos, color, missing)
+    return color
 
 
 def _check_positions(

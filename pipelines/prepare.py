@@ -304,6 +304,11 @@ def _complete(
                 rooms = (_read_stored(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
+    if uncolored := sum(entry.get("uncolored", 0) for entry in entries):
+        progress.warn(
+            f"{dataset.source}: {uncolored:,} points have no colour; they got that of the nearest "
+            "coloured point."
+        )
     unknown: dict[str, Counter[str]] = {}
     for entry in entries:
         for name, counts in entry["unknown"].items():

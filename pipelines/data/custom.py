@@ -34,6 +34,7 @@ import numpy as np
 from pipelines.config import AREAS
 from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_mean
 from pipelines.scans import open_scan, without_results
+from pipelines.scans.colors import GREY, fill_colors
 from pipelines.scans.table import ScanOptions, color_bytes, color_scale
 
 from .s3dis.raw import RawFile, RoomFiles
@@ -43,7 +44,6 @@ from .store import IGNORED, Room, make_room
 OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
 LARGEST_FILE = 1 << 20  # bytes of a description
-GREY = 128  # of a scan without colour
 _CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 Rgb = tuple[int, int, int]
 
@@ -70,7 +70,7 @@ class CustomDataset:
         """The digest of everything that decides how a room is read."""
         label = self.options.label or ""
         reading = (label, self.in_name, sorted(self.values.items()), self.options)
-        text = repr((*reading, self.no_color_ok, self.classes))
+        text = repr((*reading, self.no_color_ok, self.classes, "missing colours are filled in"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -265,21 +265,29 @@ def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> It
 def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, RoomNotes]:
     """Read one room; DatasetError if a file lacks colour or label, or has an undescribed label."""
     parts = [_read_file(dataset, Path(file.name)) for file in room.files]
-    positions, colors, labels = zip(*parts, strict=True)
-    pos, label = np.concatenate(positions), np.concatenate(labels)
+    positions, colors, masks, labels = zip(*parts, strict=True)
+    pos, missing, label = map(np.concatenate, (positions, masks, labels))
     if not len(pos):
         first = room.files[0].name
         raise DatasetError(f"{first}: found no point with coordinates in room {room.name}.")
     # The range of the colours (0–1, 0–255, 0–65535) follows from all files together: that of a dark
     # object alone would be misjudged.
     largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
-    color = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
-    made = make_room(room.area, room.name, pos, np.concatenate(color), label)
-    return made, RoomNotes(unlabelled=int((label == IGNORED).sum()))
+    bytes_ = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
+    color = np.concatenate(bytes_)
+    if missing.any():
+        fill_colors(pos, color, missing)
+    made = make_room(room.area, room.name, pos, color, label)
+    notes = RoomNotes(unlabelled=int((label == IGNORED).sum()), uncolored=int(missing.sum()))
+    return made, notes
 
 
-def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pos (n, 3) float64 metres, color (n, 3) as it is in the file, label (n,) uint8."""
+def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
+    """Return the points of a file.
+
+    They are pos (n, 3) float64 metres, color (n, 3) as it is in the file, which points have none
+    (n,) bool, and label (n,) uint8.
+    """
     try:
         scan = open_scan(path, dataset.options)
         local, origin = scan.positions()
@@ -294,11 +302,13 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, np.ndarr
                 f"{path}: found {scan.without_color()}; expected red, green, blue.\n"
                 f"To take such scans as grey, write no_color_ok: true into {dataset.source}."
             )
-        color = np.full((len(local), 3), GREY, np.uint8)
+        color, missing = np.full((len(local), 3), GREY, np.uint8), np.zeros(len(local), bool)
     else:
+        missing = scan.uncolored()
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)
     known = ~np.isnan(local[:, 0])
-    return local[known] + origin, color[known], _labels(dataset, path, scan.rows)[known]
+    label = _labels(dataset, path, scan.rows)
+    return local[known] + origin, color[known], missing[known], label[known]
 
 
 def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:

@@ -23,9 +23,30 @@ _SPELLINGS = {
     "b": ("blue", "b", "bf", "diffuse_blue", "scalar_blue"),
 }
 LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
-NOT_A_NUMBER = ["", "nan", "-nan", "nan(ind)", "-nan(ind)", "NaN", "NAN", "null", "NULL", "NA"]
-SAMPLE = 200  # lines from whose values unnamed columns are guessed
+# What programs write for no number: C libraries, Microsoft's (padded to the decimals asked for),
+# databases and statistics, people, spreadsheets.
+_MICROSOFT = [
+    f"1{s}#{w}{'0' * n}" for s in ".," for w in ("qnan", "snan", "ind", "inf") for n in range(17)
+]
+_NO_NUMBERS = (
+    *(
+        f"{sign}{word}"
+        for sign in ("", "-", "+")
+        for word in ("nan", "nan(ind)", "nan(snan)", *_MICROSOFT)
+    ),
+    *("na", "n/a", "<na>", "null", "(null)", "nil", "none", "missing", "undefined", "\\n"),
+    *("", "-", "--", ".", "?", "*"),
+)
+_ERRORS = ("#N/A", "#NA", "#NUM!", "#VALUE!", "#DIV/0!", "#REF!", "#NAME?", "#NULL!")
+NOT_A_NUMBER = {
+    *_ERRORS,
+    "NaN",
+    "-NaN",
+    "+NaN",
+    *chain.from_iterable((word, word.upper(), word.capitalize()) for word in _NO_NUMBERS),
+}
 _COMMENTS = (b"#", b"//")
+_ERROR_BYTES = tuple(word.encode() for word in _ERRORS)
 _DELIMITERS = {" ": "space or tab", ",": "comma", ";": "semicolon", "|": "bar", "\t": "tab"}
 # Delimiters and decimal signs, in the order in which they are tried.
 _CUTS = ((";", "."), (";", ","), ("|", "."), (" ", "."), (" ", ","), (",", "."), ("\t", "."))
@@ -84,9 +105,13 @@ class Layout:
 
 
 def find_layout(
-    path: Path, lines: Sequence[bytes], columns: str | None = None, label: str | None = None
+    path: Path,
+    lines: Sequence[bytes],
+    more: Sequence[bytes] = (),
+    columns: str | None = None,
+    label: str | None = None,
 ) -> Layout:
-    """Detect from its first lines, without line ends, how a text scan is written."""
+    """Detect from its first lines, and some `more`, without line ends, how a text is written."""
     data = [number for number, line in enumerate(lines) if is_data(line)]
     if not data:
         raise DatasetError(f"{path}: found 0 points in its first lines, expected lines of numbers.")
@@ -108,10 +133,10 @@ def find_layout(
         if len(names) == cut.count and {*"xyz"} <= {*names}:
             header = number
     names = [] if header is None else _names(lines[header], cut)
-    sample = [cut.split(line) for line in lines[first:] if is_data(line)]
+    sample = [cut.split(line) for line in (*lines[first:], *more) if is_data(line)]
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
-    roles, how = _roles(path, cut, names, sample[:SAMPLE], columns)
+    roles, how = _roles(path, cut, names, sample, columns)
     if label:
         roles = _with_label(path, roles, names, label)
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
@@ -189,8 +214,10 @@ def _roles(
 
 
 def is_data(line: bytes) -> bool:
-    """Return whether a line is neither empty nor a comment."""
-    return bool(line) and not line.isspace() and not line.startswith(_COMMENTS)
+    """Tell a line from an empty one and a comment; `#N/A` begins no comment."""
+    if not line or line.isspace():
+        return False
+    return not line.startswith(_COMMENTS) or line.startswith(_ERROR_BYTES)
 
 
 def is_count(line: bytes) -> bool:
@@ -199,7 +226,7 @@ def is_count(line: bytes) -> bool:
 
 
 def to_float(word: str, decimal: str) -> float:
-    """Convert a word; one that stands for a missing number becomes NaN."""
+    """Convert a word; one for no number becomes NaN."""
     return float("nan" if word in NOT_A_NUMBER else word.replace(decimal, "."))
 
 
@@ -267,13 +294,14 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
 
     After three coordinates the colours are the first adjacent columns with whole numbers 0–65535
     and not only 0 and 1 (as normals may), else only 0 and 1, else values from 0 to 1. In a PTS
-    file (`intensity_first`) an intensity precedes them.
+    file (`intensity_first`) an intensity precedes them. NaN fits anything, if not everywhere.
     """
-    count = values.shape[1]
-    whole = (values >= 0) & (values <= 65535) & (values == np.rint(values))
-    fraction = (values >= 0) & (values <= 1)
-    # Directly after the coordinates or normals is likelier than anywhere else. In a labelled PTS
-    # file the first word that is not a number follows the scan's own columns.
+    count, missing = values.shape[1], np.isnan(values)
+    largest = np.where(missing, -np.inf, values).max(axis=0, initial=-np.inf)
+    whole = missing | ((values >= 0) & (values <= 65535) & (values == np.rint(values)))
+    fraction = missing | ((values >= 0) & (values <= 1))
+    # Right after the coordinates and after normals is likelier than any other place. In a labelled
+    # PTS file the first word that is no number follows the scan's own columns.
     words = np.flatnonzero(np.isnan(values).all(axis=0))
     has_intensity = intensity_first and words.min(initial=count) >= 7
     starts = [4] if has_intensity else [3, 6, *range(4, count - 2)]
@@ -281,6 +309,7 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     for fits, above in ((whole, 1), (whole, -1), (fraction, -1)):
         for start in starts:
             three = slice(start, start + 3)
-            if fits[:, three].all() and values[:, three].max(initial=0) > above:
+            known = largest[three].min() >= 0  # some values of each
+            if fits[:, three].all() and known and largest[three].max() > above:
                 return (*"xyz", *["-"] * (start - 3), *"rgb", *["-"] * (count - start - 3))
     return (*"xyz", *["-"] * (count - 3))

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 
-from .table import CHUNK, COLOR_NAMES, Scan, ScanOptions, spooled
+from .table import CHUNK, COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled
 
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
@@ -29,7 +29,8 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
     """Open an E57 file: the points of all its scans, one scan after the other.
 
     Other fields keep their names (`intensity`, `rowIndex`, `nor:normalX`, …); they are 0 in a scan
-    without them. `scan` counts the scans. A point that the scanner marked as invalid is NaN.
+    without them, but its colour is marked as missing: `isColorInvalid` is 1. `scan` counts the
+    scans. A point that the scanner marked as invalid is NaN.
     """
     with path.open("rb") as content:
         if (head := content.read(8)) != b"ASTM-E57":
@@ -66,6 +67,9 @@ def _table_kind(headers: list[Any]) -> np.dtype:
             if name not in (*_CARTESIAN, *_SPHERICAL, *_INVALID):
                 new = _NAMES.get(name, name)
                 found[new] = np.promote_types(found.get(new, kind), kind)
+    painted = [_kinds(header).keys() >= set(_COLOR) for header in headers]
+    if any(painted) and not all(painted):
+        found.setdefault(COLOR_INVALID, np.dtype("u1"))
     return np.dtype([*((name, "<f8") for name in "xyz"), *found.items(), ("scan", "<u2")])
 
 
@@ -103,6 +107,8 @@ def _scan_rows(file: Any, header: Any, table: np.dtype, number: int) -> Iterator
     while count := reader.read():
         rows = np.zeros(count, table)
         rows["scan"] = number
+        if COLOR_INVALID in (table.names or ()) and not kinds.keys() >= set(_COLOR):
+            rows[COLOR_INVALID] = 1
         local = np.stack([found[name][:count] for name in system], axis=1)
         if system is _SPHERICAL:
             distance, azimuth, elevation = local.T  # metres and radians

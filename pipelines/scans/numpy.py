@@ -184,7 +184,8 @@ def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> 
     if options.columns is not None:
         roles, how = given_roles(path, options.columns, len(names)), "as given"
     else:
-        sample = [rows[:SAMPLE][name].astype(np.float64) for name in names]
+        spread = rows[:: max(1, len(rows) // SAMPLE)]
+        sample = [spread[name].astype(np.float64) for name in names]
         roles, how = guessed_roles(np.stack(sample, axis=1)), "detected"
     new = {name: COLUMN_NAMES.get(r, r) for name, r in zip(names, roles, strict=True) if r != "-"}
     kind = np.dtype([(new.get(name, name), rows.dtype[name]) for name in names])

@@ -65,14 +65,17 @@ def read_pcd(path: Path, options: ScanOptions) -> Scan:
     packed = header.packed()
     if not packed or (scan.color and scan.color[0].lower().startswith("scan_")):
         return scan
-    # The same rows, with names for the bytes of the packed colour.
+    # The same rows, with names for the packed colour and its bytes.
     fields = {name: item[:2] for name, item in (rows.dtype.fields or {}).items()}
     color = tuple(f"{packed}.{channel}" for channel in COLOR_NAMES)
-    fields |= {name: (np.dtype("u1"), fields[packed][1] + 2 - n) for n, name in enumerate(color)}
+    offset = fields[packed][1]
+    fields |= {name: (np.dtype("u1"), offset + 2 - n) for n, name in enumerate(color)}
+    whole = f"{packed}.bits"
+    fields[whole] = (np.dtype("<u4"), offset)
     formats, offsets = zip(*fields.values(), strict=True)
     view = {"names": list(fields), "formats": formats, "offsets": offsets}
     kind = np.dtype({**view, "itemsize": rows.dtype.itemsize})  # type: ignore[call-overload]
-    return replace(scan, rows=rows.view(kind), color=color)
+    return replace(scan, rows=rows.view(kind), color=color, packed=whole)
 
 
 def _read_header(path: Path) -> Header:
@@ -212,10 +215,12 @@ def lzf_decompress(packed: Any, out: Any) -> Any:
 def _read_ascii(path: Path, header: Header) -> np.ndarray:
     packed, filled = header.packed(), header.filled
     if packed is None:
-        return text_rows(path, header.start, filled, header.count).view(header.kind)
+        return _used(header, text_rows(path, header.start, filled, header.count))
     # A packed colour is written as an integer or as a float, whatever its type.
     wide = np.dtype([(n, np.dtype("f8") if n == packed else filled[n]) for n in filled.names or ()])
     rows = text_rows(path, header.start, wide, header.count)
+    kinds = {name: rows.dtype[name] for name in filled.names or ()}
+    filled = np.dtype(list((kinds | {packed: filled[packed]}).items()))
 
     def narrow(points: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
@@ -224,7 +229,12 @@ def _read_ascii(path: Path, header: Header) -> np.ndarray:
         return found
 
     parts = (narrow(rows[part]) for part in table.chunks(len(rows)))
-    return table.spooled(path, parts, filled).view(header.kind)
+    return _used(header, table.spooled(path, parts, filled))
+
+
+def _used(header: Header, rows: np.ndarray) -> np.ndarray:
+    """Return rows with all fields as rows of those that are no padding."""
+    return rows.view(rows.dtype[list(header.kind.names or ())])
 
 
 def _packed_bits(values: np.ndarray) -> np.ndarray:
@@ -233,8 +243,10 @@ def _packed_bits(values: np.ndarray) -> np.ndarray:
     # which is below 1e-37 or NaN for every colour.
     finite = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     if np.any(np.abs(finite) >= 1):
-        return (finite.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
-    return values.astype(np.float32).view(np.uint32)
+        bits = (finite.astype(np.int64) & 0xFFFFFFFF).astype(np.uint32)
+    else:
+        bits = values.astype(np.float32).view(np.uint32)
+    return np.where(np.isfinite(values), bits, np.uint32(table.NO_COLOR))
 
 
 def write_pcd(path: Path, scan: Scan, labels: Labels) -> None:
@@ -245,7 +257,7 @@ def write_pcd(path: Path, scan: Scan, labels: Labels) -> None:
     """
     header: Header = scan.source
     added = labels.columns()
-    kept = table.kept_names(scan.fields, ("rgb", *added))
+    kept = table.kept_names(scan.fields, ("rgb", *added), scan.color or ())
     columns = {new: scan.rows[name] for name, new in kept.items()}
     kind = np.dtype(
         [*table.column_kind(columns).descr, ("rgb", "<u4"), *table.column_kind(added).descr]

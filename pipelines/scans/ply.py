@@ -177,7 +177,7 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     if any, and the class colour are added. A column that has such a name gets the prefix `scan_`.
     """
     flat, added = _flat_columns(scan), labels.columns()
-    kept = table.kept_names(flat, (*COLOR_NAMES, *added))
+    kept = table.kept_names(flat, (*COLOR_NAMES, *added), scan.color or ())
     columns = {kept[name]: column for name, column in flat.items()}
     kinds = [(name, _ply_kind(column.dtype)) for name, column in columns.items()]
     colors = [(name, np.dtype("u1")) for name in COLOR_NAMES]
@@ -216,8 +216,11 @@ def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:
     """Return the columns (N,) by names that PLY can hold; fields of several values are split."""
     flat: dict[str, np.ndarray] = {}
     if scan.color is not None and not set(scan.color) <= set(scan.fields):  # packed into one
-        colors = (scan.rows[name] for name in scan.color)
-        flat = dict(zip(COLOR_NAMES, colors, strict=True))
+        missing = scan.uncolored()
+        for new, name in zip(COLOR_NAMES, scan.color, strict=True):
+            values = scan.rows[name]
+            # A byte has no value for a missing colour.
+            flat[new] = np.where(missing, np.float32(np.nan), values) if missing.any() else values
     for name in scan.fields:
         values = scan.rows[name]
         if values.dtype.kind not in "biuf":

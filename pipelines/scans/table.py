@@ -26,6 +26,8 @@ CHUNK = 1 << 20  # points handled at a time
 AXES = {"z": (0, 1, 2), "y": (2, 0, 1), "x": (1, 2, 0)}
 COLOR_NAMES = ("red", "green", "blue")
 LONGEST_HEADER = 1 << 16  # bytes; of PLY and PCD
+NO_COLOR = 0x7FC00000  # NaN as a packed colour; its alpha would be 127
+COLOR_INVALID = "isColorInvalid"  # a column that is not 0 where a point has no colour, as in E57
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
 
@@ -67,6 +69,7 @@ class Scan:
     dropped: dict[str, int] = field(default_factory=dict)  # counts of other elements than points
     options: ScanOptions = field(default_factory=ScanOptions)
     source: Any = None  # what else the writer of the same format needs
+    packed: str | None = None  # a column of 32-bit colours, of which NO_COLOR is none
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -100,7 +103,10 @@ class Scan:
         return local, origin * self.options.scale
 
     def colors(self) -> np.ndarray | None:
-        """Return the colours (N, 3) uint8; None if all are 0, which programs write without any."""
+        """Return the colours (N, 3) uint8, or None if none is above 0, as programs write for none.
+
+        A point without colour (`uncolored`) is 0 here: see `colors.fill_colors`.
+        """
         if self.color is None or (largest := self.brightest()) == 0:
             return None
         scale = color_scale(self.rows.dtype[self.color[0]], largest)
@@ -108,18 +114,42 @@ class Scan:
         for part in chunks(len(self)):
             for channel, name in enumerate(self.color):
                 found[part, channel] = color_bytes(self.rows[name][part], scale)
+        found[self.uncolored()] = 0
+        return found
+
+    def uncolored(self) -> np.ndarray:
+        """Return which points (N,) bool have no colour, though the scan has.
+
+        Their colour is NaN, infinite or negative, or marked as invalid.
+        """
+        found = np.zeros(len(self), bool)
+        names = [name for name in self.color or () if self.rows.dtype[name].kind != "u"]
+        marked = COLOR_INVALID in self.fields
+        for part in chunks(len(self)):
+            for name in names:
+                values = self.rows[name][part]
+                found[part] |= ~((values >= 0) & np.isfinite(values))
+            if marked:
+                found[part] |= self.rows[COLOR_INVALID][part] != 0
+            if self.packed is not None:
+                found[part] |= self.rows[self.packed][part] == NO_COLOR
         return found
 
     def brightest(self) -> float:
-        """Return the largest finite value among the colours; 0 if there are none."""
-        columns = [self.rows[name] for name in self.color or ()]
-        parts = (c[part].astype(np.float64) for c in columns for part in chunks(len(self)))
-        return float(max((v.max(initial=0, where=np.isfinite(v)) for v in parts), default=0))
+        """Return the largest value among the colours; 0 if no point has any."""
+        known = ~self.uncolored()
+        found = (
+            self.rows[name][part].max(initial=0, where=known[part])
+            for name in self.color or ()
+            for part in chunks(len(self))
+        )
+        return float(max(found, default=0))
 
     def without_color(self) -> str:
         """Describe, for an error message, a scan whose `colors()` are None."""
         if self.color is not None:
-            return f"only 0 in the colours {', '.join(self.color)}"
+            found = "no value" if self.uncolored().all() else "only 0"
+            return f"{found} in the colours {', '.join(self.color)}"
         return f"no colour among {', '.join(self.rows.dtype.names or ())[:200]}"
 
 
@@ -208,11 +238,16 @@ def named_scan(
     return Scan(path, rows, tuple(found[a] for a in "xyz"), color, names, options=options, **more)
 
 
-def kept_names(names: Collection[str], added: Collection[str]) -> dict[str, str]:
-    """Return each field's name in the result; one that is taken gets `scan_` in front."""
+def kept_names(
+    names: Collection[str], added: Collection[str], colors: Collection[str] = ()
+) -> dict[str, str]:
+    """Return each field's name in the result; one that is taken gets `scan_` in front.
+
+    So do the scan's own `colors` where those of the classes are added, under whatever names.
+    """
     kept: dict[str, str] = {}
     for name in names:
-        new = name
+        new = f"scan_{name}" if name in colors and not name.startswith("scan_") else name
         while new in added or new in kept.values() or (new != name and new in names):
             new = f"scan_{new}"
         kept[name] = new
@@ -228,7 +263,7 @@ def color_scale(kind: np.dtype, largest: float) -> float:
 
 def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:
     """Return colour channels of any shape times the `color_scale` as uint8; NaN becomes 0."""
-    scaled = np.nan_to_num(values.astype(np.float64)) * scale
+    scaled = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0) * scale
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 

@@ -35,13 +35,16 @@ from .columns import (
     is_data,
     is_number,
     shown,
+    to_float,
 )
 from .table import COLOR_NAMES, Labels, Scan, ScanOptions, chunks, kept_names, spooled, tables
 
+_MISSING = sorted(NOT_A_NUMBER)  # pandas takes a list
 BLOCK = 1 << 25  # bytes of text handled at a time
 LONGEST_LINE = 1 << 16  # bytes
 CLASS_NAME = "class_name"  # the column with the name of each point's class
 SAMPLE = 1000  # lines from which the layout is detected
+PLACES, LINES = 16, 20  # further lines, from several places, show what the first ones lack
 
 
 def read_text(path: Path, options: ScanOptions) -> Scan:
@@ -55,7 +58,8 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         )
     lines = chain.from_iterable(lines for _, lines in _line_blocks(path))
     first = [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
-    layout = find_layout(path, first, options.columns, options.label)
+    more = _spread_lines(path) if len(first) == SAMPLE else ()
+    layout = find_layout(path, first, more, options.columns, options.label)
     columns = layout.read()
     kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
     kinds = dict.fromkeys(columns.values(), "f8")
@@ -80,6 +84,25 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
     return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
 
 
+def _spread_lines(path: Path) -> list[bytes]:
+    """Return lines from places spread over a file."""
+    found: list[bytes] = []
+    with path.open("rb") as file:
+        for place in range(1, PLACES):
+            file.seek(path.stat().st_size * place // PLACES)
+            _, *lines = (file.readline(LONGEST_LINE).rstrip(b"\r\n") for _ in range(LINES))
+            found += lines
+    return found
+
+
+class _NoWholeNumber(Exception):
+    """A word for no number in columns of whole numbers."""
+
+    def __init__(self, columns: list[int]) -> None:
+        super().__init__(columns)
+        self.columns = columns
+
+
 def text_rows(
     path: Path,
     start: int,
@@ -91,7 +114,8 @@ def text_rows(
     """Return `count` rows of a structured type, parsed from as many lines of data.
 
     The lines begin at byte `start`, those numbered `wanted` from there on are rows, and `newline`
-    ends a line. A field of several elements is as many words.
+    ends a line. A field of several elements is as many words. A field of whole numbers that has a
+    word for no number becomes one of floats, with NaN.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -108,13 +132,28 @@ def text_rows(
             if found > count or passed >= wanted.stop:
                 return
 
-    rows = spooled(path, parts(), kind)
+    try:
+        rows = spooled(path, parts(), kind)
+    except _NoWholeNumber as error:
+        return text_rows(path, start, _widened(kind, error.columns), count, wanted, newline)
     if len(rows) != count:
         raise DatasetError(
             f"{path}: found {'more than ' * (len(rows) > count)}{min(len(rows), count):,} lines of "
             f"data, expected {count:,}.\nThe file was cut off or changed: export the scan again."
         )
     return rows
+
+
+def _widened(kind: np.dtype, columns: list[int]) -> np.dtype:
+    """Return a structured type with floats in the fields that have some of the words `columns`."""
+    found, end = [], 0
+    for name in kind.names or ():
+        base, shape = kind[name].base, kind[name].shape
+        start, end = end, end + math.prod(shape)
+        if any(start <= column < end for column in columns):
+            base = np.dtype("f4" if base.itemsize < 4 else "f8")
+        found.append((name, base, shape))
+    return np.dtype(found)
 
 
 def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarray:
@@ -177,22 +216,25 @@ def _parse_lines(
     if any(cut.count_words(line) != cut.count for line in data):
         raise _complaint(path, number, lines, cut, kinds)
     try:
-        table = pd.read_csv(
-            io.BytesIO(b"\n".join(data)),
-            sep=r"\s+" if cut.delimiter == " " else cut.delimiter,
-            header=None,
-            names=range(cut.count),
-            index_col=False,
-            usecols=list(kinds),
-            dtype=dict(kinds),
-            decimal=cut.decimal,
-            skipinitialspace=True,
-            keep_default_na=False,
-            na_values=NOT_A_NUMBER,
-            encoding="latin-1",
-            low_memory=False,
-        )
-    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        with np.errstate(invalid="raise"):  # infinite, in a column of whole numbers
+            table = pd.read_csv(
+                io.BytesIO(b"\n".join(data)),
+                sep=r"\s+" if cut.delimiter == " " else cut.delimiter,
+                header=None,
+                names=range(cut.count),
+                index_col=False,
+                usecols=list(kinds),
+                dtype=dict(kinds),
+                decimal=cut.decimal,
+                skipinitialspace=True,
+                keep_default_na=False,
+                na_values=_MISSING,
+                encoding="latin-1",
+                low_memory=False,
+            )
+    except (ValueError, ArithmeticError, pd.errors.ParserError) as error:
+        if columns := _no_whole_numbers(data, cut, kinds):
+            raise _NoWholeNumber(columns) from error
         raise _complaint(path, number, lines, cut, kinds) from error
     if len(table) != len(data):
         raise DatasetError(
@@ -200,6 +242,18 @@ def _parse_lines(
             "point a line.\nExport the scan again without them."
         )
     return {column: table[column].to_numpy() for column in kinds}
+
+
+def _is_lost(word: str) -> bool:
+    """Return whether a word is a number only if taken as a float: NaN or infinite."""
+    return is_number(word) and not math.isfinite(to_float(word, "."))
+
+
+def _no_whole_numbers(lines: list[bytes], cut: Cut, kinds: Mapping[int, str]) -> list[int]:
+    """Return the columns of whole numbers in which some words stand for no number."""
+    whole = [column for column, kind in kinds.items() if kind != "f8"]
+    words = (cut.split(line) for line in lines) if whole else ()
+    return sorted({n for line in words for n in whole if _is_lost(line[n])})
 
 
 def _complaint(

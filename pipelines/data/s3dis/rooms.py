@@ -55,6 +55,7 @@ class RoomNotes:
     # The objects and points of unknown classes, by the class.
     unknown: dict[str, dict[str, int]] = field(default_factory=dict)
     unlabelled: int = 0  # points of the whole-room file that no annotation has
+    uncolored: int = 0  # points without colour, which is filled in
 
 
 def read_raw_room(dataset: RawDataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
