@@ -41,6 +41,7 @@ from .files import DISK_FULL, check_place, remove_unfinished
 from .progress import SILENT, Progress
 from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
 
+BLACK = 0.05  # a share of black points; in 15 rooms of S3DIS there is not one
 # Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
 
@@ -298,14 +299,20 @@ def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progre
             "network was trained with --recipe modern."
         )
         return np.full((len(scan), 3), GREY, np.uint8)
-    missing = scan.uncolored() & ~np.isnan(pos[:, 0])
-    if count := int(missing.sum()):
+    missing, placed = scan.uncolored(), np.flatnonzero(~np.isnan(pos[:, 0]))
+    if count := int(missing[placed].sum()):
         progress.warn(
             f"{scan.path}: {count:,} of {len(scan):,} points have no colour; they are labelled "
             "with that of the nearest coloured point, and written as they are."
         )
         with progress.task("Filling in colours", unit="points"):
             fill_colors(pos, color, missing)
+    black = float(np.mean(color.max(axis=1)[placed] == 0))
+    if black >= BLACK:
+        progress.warn(
+            f"{scan.path}: {100 * black:.0f} % of the points are exactly black, as programs write "
+            "for points without colour; labelled as black. If they have none, say so with NaN."
+        )
     return color
 
 

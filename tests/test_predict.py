@@ -187,6 +187,59 @@ def test_colors_that_are_all_0_are_none(trained: Run, tmp_path: Path) -> None:
         assert found.unlabelled == 0
 
 
+def test_points_without_color_get_the_nearest_one(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """Labelled as the same scan whose colours were filled in by hand, and written as it came."""
+    pos, color = points[0], points[1]
+    missing = np.random.default_rng(1).random(len(pos)) < 0.25
+    nearest = np.array([np.linalg.norm(pos[~missing] - p, axis=1).argmin() for p in pos[missing]])
+    by_hand = color.copy()
+    by_hand[missing] = color[~missing][nearest]
+    write_points(tmp_path / "hand.ply", pos, by_hand)
+    np.savez(tmp_path / "some.npz", pos=pos, color=np.where(missing[:, None], np.nan, color))
+    ears = Ears()
+    scans = (tmp_path / "some.npz", tmp_path / "hand.ply")
+    config = PredictConfig(scans=scans, run=trained.path, device="cpu", format="ply")
+    some, hand = (labelled(scan.out) for scan in predict(config, progress=ears).scans)
+    np.testing.assert_array_equal(some["class"], hand["class"])
+    np.testing.assert_array_equal(np.isnan(some["scan_red"]), missing)
+    np.testing.assert_array_equal(some["scan_red"][~missing], color[~missing, 0])
+    (said,) = (text for text in ears.said if "no colour" in text)
+    assert f"{missing.sum():,} of {len(pos):,} points have no colour" in said
+
+
+@pytest.mark.parametrize(("black", "said"), [(0, False), (5, True)])
+def test_exactly_black_points_are_said(
+    black: int, said: bool, trained: Run, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    color = rng.integers(1, 256, (50, 3)).astype(np.uint8)
+    color[:black] = 0
+    write_points(tmp_path / "scan.ply", rng.random((50, 3)), color)
+    ears = Ears()
+    config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
+    predict(config, progress=ears)
+    assert any("10 % of the points are exactly black" in text for text in ears.said) == said
+
+
+@pytest.mark.parametrize("word", ["NA", "N/A", "#N/A", "--", "-nan(ind)", "1.#QNAN", "null"])
+def test_words_for_no_number_need_the_flag_for_nan(word: str, trained: Run, tmp_path: Path) -> None:
+    """As a clean copy without that point."""
+    clean = "".join(
+        f"{x / 4} {y / 4} {(x + y) % 3} {x} {y} 9\n" for x in range(9) for y in range(9)
+    )
+    (tmp_path / "clean.txt").write_text(clean)
+    scan = tmp_path / "na.txt"
+    scan.write_text(clean[:60] + clean[60:].replace("\n", f"\n{word} {word} {word} 1 2 3\n", 1))
+    with pytest.raises(DatasetError, match=r"found 1 of 82 points with NaN.*\n.*--drop-nan"):
+        label(scan, trained)
+    (found,) = label(scan, trained, drop_nan=True).scans
+    (expected,) = label(tmp_path / "clean.txt", trained).scans
+    assert found.unlabelled == 1
+    assert found.counts == expected.counts
+
+
 def test_no_point_at_all_can_be_placed(trained: Run, tmp_path: Path) -> None:
     scan = tmp_path / "scan.ply"
     write_points(scan, np.full((9, 3), np.nan), np.zeros((9, 3), np.uint8))

@@ -214,7 +214,7 @@ def _roles(
 
 
 def is_data(line: bytes) -> bool:
-    """Tell a line from an empty one and a comment; `#N/A` begins no comment."""
+    """Return whether a line is neither empty nor a comment; `#N/A` begins no comment."""
     if not line or line.isspace():
         return False
     return not line.startswith(_COMMENTS) or line.startswith(_ERROR_BYTES)

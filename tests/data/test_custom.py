@@ -305,6 +305,24 @@ def test_labels_that_are_not_described(described: Path, label: str, found: str) 
         read_custom_room(dataset, dataset.rooms[0])
 
 
+def test_points_without_color_get_the_nearest_one(
+    described: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second and third point stand at 1.1 and 1.4 m from the first, the last is farther."""
+    lines = (tmp_path / "train" / "a.csv").read_text().splitlines()
+    for row in (2, 3):
+        words = lines[row].split(",")
+        lines[row] = ",".join([*words[:3], "", "nan", "NA", words[6]])
+    (tmp_path / "train" / "a.csv").write_text("\n".join(lines))
+    prepare(PrepareConfig(dataset=described, data=tmp_path / "data"), progress=Lines())
+    assert "2 points have no colour" in capsys.readouterr().err
+    store = Store.open(tmp_path / "data")
+    room = by_place(store.read(store.rooms(1)[0]))
+    colors = [room[tuple(np.round(p, 5).tolist())][0] for p in POS]
+    away = np.linalg.norm(POS[:, None] - POS[[0, 3]], axis=2).argmin(axis=1)
+    assert colors == [tuple(RGB[[0, 3]][n].tolist()) for n in away]
+
+
 @pytest.mark.parametrize(
     ("ignored", "told"),
     [
