@@ -25,7 +25,10 @@ RUNS_COMMANDS = (
     *(runs.list_runs, runs.export, runs.sync_runs, runs.show_run, runs.compare_runs),
     *(runs.tag_runs, runs.note_run, runs.remove_runs, runs.restore_runs),
 )
-WEIGHTS_COMMANDS = (weights.import_file, weights.export_file, weights.inspect_file)
+WEIGHTS_COMMANDS = (
+    *(weights.list_weights, weights.get_weights),
+    *(weights.import_file, weights.export_file, weights.inspect_file),
+)
 app = typer.Typer(
     name="deepgcn",
     add_completion=False,
@@ -111,8 +114,9 @@ add_group(
 )
 add_group(
     "weights",
-    "Import published weights, export yours, inspect a file.",
+    "List weights by name, import published ones, export yours, inspect a file.",
     WEIGHTS_COMMANDS,
+    "deepgcn weights list",
     "deepgcn weights import model.pth --out model.safetensors",
     "deepgcn weights inspect model.safetensors",
 )

@@ -28,29 +28,28 @@ __all__ = ["load_model", "runs_frame", "segment"]
 _LATER = {"segment": "pipelines.inference.segmentation", "runs_frame": "pipelines.runs.index"}
 
 
-def load_model(run_or_weights: str | Path, *, classes: Collection[str] = ()) -> DeepGCN:
-    """Return the best network of a run directory, or that of a weights file, on the CPU.
+def load_model(
+    run_or_weights: str | Path | None = None, *, classes: Collection[str] = ()
+) -> DeepGCN:
+    """Return the network of a weights file, of a run (its best one) or of a name, on the CPU.
 
     Args:
-        run_or_weights: the directory or the file.
+        run_or_weights: the file, the run's directory, or a name of the catalogue (`deepgcn weights
+            list`), which is fetched if it has to be; None: the weights inside the package.
         classes: "package.module:Class" of each own convolution or architecture that a file may
             have imported; those that a run was trained with are known from its config.json.
 
     Raises:
         RunError: the directory holds no run, or the run has no weights yet.
-        WeightsError: the file cannot be read as weights.
+        WeightsError: the file cannot be read as weights, or the name is unknown.
 
     >>> load_model("runs/tiny").config.label
     'resgcn-3 (edge, C 16, k 6)'
     """
-    from .runs.directory import open_run
-    from .weights.safetensors import load_weights
+    from .runs.weights import find_weights, packaged_weights
 
-    path = Path(run_or_weights)
-    if not path.is_dir():
-        return load_weights(path, classes=classes)
-    run = open_run(path)
-    return load_weights(run.weights(), classes=(*classes, *run.config.model.own_classes))
+    found = packaged_weights() if run_or_weights is None else find_weights(run_or_weights)
+    return found.load(classes)
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The evaluate stage: runs → scores on the area that their training left out.
+"""The evaluate stage: runs → scores on the area that their training left out; weights → scores.
 
 `evaluate` opens each run's network and the rooms of its test area; under each protocol
 (`inference.protocols`) it sums the confusion counts over the rooms, and writes scores, reports and
@@ -13,9 +13,10 @@ apart, so both are reported.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 from pipelines.data.store import Store
 from pipelines.inference import protocols
 from pipelines.inference.protocols import Evaluation, RoomPrediction
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.comparison import SIX_FOLD, mean_notes, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
@@ -41,10 +43,10 @@ from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, different_settings, open_data
+from pipelines.runs.weights import NamedWeights, find_weights, weights_of
 from pipelines.runtime.device import pick_device
-from pipelines.weights.safetensors import load_weights
 
-from .config import AREAS, EvalConfig
+from .config import AREAS, EvalConfig, TrainConfig
 from .errors import ConfigError, DatasetError, RunError, command
 from .metrics import Scores, confusion, scores
 from .progress import SILENT, Progress
@@ -56,13 +58,14 @@ PICTURES = 4  # the most rooms to draw
 
 @dataclass(frozen=True)
 class RunScores:
-    """One run under one protocol."""
+    """One run, or some weights, under one protocol."""
 
-    run: Path  # its directory
-    area: int  # the test area
+    name: str  # of the run or the weights
+    run: Path  # the run's directory; of weights the folder of their scores on this data
+    area: int | None  # that is scored; None: several
     protocol: str  # a key of PROTOCOLS
     scores: Scores  # of the network
-    baseline: Scores  # of predicting by height bands, under protocol `room`
+    baseline: Scores | None  # of height bands, under protocol `room`; None: no other area
     report: Report  # the table and what belongs to it
     files: tuple[Path, ...]  # what was written
     blocks: int  # draws passed through the network
@@ -79,8 +82,13 @@ class EvalResult:
 def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     """Score runs on their held-out areas and write scores, reports and pictures beside them.
 
+    Weights are scored on the area of `config.data` that is named, or on all that they were not
+    trained on. Their files are in `runs/weights/<name>-<hash>/<data>-<fingerprint>[-area<n>]`.
+
     Raises:
+        ConfigError: the weights were trained on every area of the data.
         RunError: there is no finished run, or a run has no weights.
+        WeightsError: the weights cannot be found or read.
         DatasetError: the store is missing, has other classes or no rooms of the test area.
 
     >>> (found,) = evaluate(EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)).results
@@ -89,12 +97,12 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     """
     device = pick_device(config.device, progress)
     results = []
-    for run in _chosen_runs(config, progress):
-        evaluation = _open(config, run, device, progress)
+    for evaluation in _evaluations(config, device, progress):
         bands = protocols.count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
-            write_protocols(run.path, [(each.protocol, each.scores) for each in found])
+            each = [(one.protocol, one.scores) for one in found]
+            write_protocols(evaluation.folder, evaluation.name, each)
         results += found
     return EvalResult(tuple(results))
 
@@ -112,7 +120,27 @@ def _chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
     return runs
 
 
-def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> Evaluation:
+def _evaluations(
+    config: EvalConfig, device: torch.device, progress: Progress
+) -> Iterator[Evaluation]:
+    """Yield what is to be scored: runs, or weights each and perhaps together."""
+    if not config.weights:
+        for run in _chosen_runs(config, progress):
+            yield _open_run(config, run, device, progress)
+        return
+    store = Store.open(config.data or TrainConfig.data)
+    weights = [
+        find_weights(each, config.runs, checkpoint=config.checkpoint, progress=progress)
+        for each in config.weights
+    ]
+    models = [_load(each, store).to(device) for each in weights]
+    for found, model in zip(weights, models, strict=True):
+        yield _open_weights(config, (found,), (model,), store, progress)
+    if config.average:
+        yield _open_weights(config, tuple(weights), tuple(models), store, progress)
+
+
+def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> Evaluation:
     trained = run.config
     config = dataclasses.replace(config, checkpoint=run.chosen(config.checkpoint))
     _area_of(run)
@@ -131,16 +159,65 @@ def _open(config: EvalConfig, run: Run, device: torch.device, progress: Progress
         )
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than {store.path} holds now.")
-    model = load_weights(run.weights(config.checkpoint), classes=trained.model.own_classes)
-    return Evaluation(run, trained, config, model.to(device), store, tuple(rooms))
+    weights = weights_of(run, config.checkpoint)
+    models = (weights.load().to(device),)
+    folder = run.path / "eval"
+    return Evaluation(run.name, folder, (weights,), models, config, store, tuple(rooms))
+
+
+def _load(weights: NamedWeights, store: Store) -> DeepGCN:
+    """Return the network of weights, which have to predict the store's classes."""
+    model = weights.load()
+    classes = weights.class_names(model.config.num_classes)
+    if classes != store.classes:
+        raise DatasetError(
+            f"{store.path}: found the classes {', '.join(store.classes)}, "
+            f"expected those of {weights.name}: {', '.join(classes)}.\n"
+            f"Train a classifier of these classes first: "
+            f"{command('train', '--weights', weights.name, '--data', store.path)}"
+        )
+    return model
+
+
+def _open_weights(
+    config: EvalConfig,
+    weights: tuple[NamedWeights, ...],
+    models: tuple[DeepGCN, ...],
+    store: Store,
+    progress: Progress,
+) -> Evaluation:
+    unseen = set(store.areas).intersection(*(each.unseen_areas(store) for each in weights))
+    names = " and ".join(each.name for each in weights)
+    area = config.test_area
+    if area is None and not unseen:
+        raise ConfigError(
+            f"{store.path}: found no area that {names} was not trained on.\n"
+            "To score one all the same, name it with --area."
+        )
+    if area is not None and area in store.areas and area not in unseen:
+        progress.warn(f"{names}: trained on area {area} of this data; its rooms are not unseen.")
+    rooms = [info for info in store.rooms(area) if area is not None or info.area in unseen]
+    if not rooms:
+        raise DatasetError(
+            f"{store.path}: found no rooms of area {area}; "
+            f"its areas are {', '.join(map(str, store.areas))}."
+        )
+    name, sha256 = weights[0].name, weights[0].sha256
+    if len(weights) > 1:
+        joined = " ".join(each.sha256 for each in weights)
+        name, sha256 = f"average of {len(weights)}", hashlib.sha256(joined.encode()).hexdigest()
+    data = f"{store.path.resolve().name}-{store.fingerprint[:8]}"
+    data += "" if area is None else f"-area{area}"
+    folder = config.runs / "weights" / f"{name.replace(' ', '-')}-{sha256[:8]}" / data
+    return Evaluation(name, folder, weights, models, config, store, tuple(rooms))
 
 
 def _score(
-    evaluation: Evaluation, protocol: str, bands: np.ndarray, progress: Progress
+    evaluation: Evaluation, protocol: str, bands: np.ndarray | None, progress: Progress
 ) -> RunScores:
-    """Score a run under one protocol and write its files."""
+    """Score a run or weights under one protocol and write the files."""
     run, options, classes = evaluation.run, evaluation.options, evaluation.store.classes
-    folder = run.path / "eval" / protocol
+    folder = evaluation.folder / protocol
     if protocol == "room":
         counts = _count_rooms(evaluation, folder, progress)
     else:
@@ -148,15 +225,15 @@ def _score(
         rooms, blocks = protocols.count_blocks(evaluation, protocol, progress)
         counts = Counts(rooms, blocks, time.monotonic() - start)
     found = scores(counts.matrix, classes, absent_as=options.absent)
-    baseline = scores(bands, classes, absent_as=options.absent)
+    baseline = None if bands is None else scores(bands, classes, absent_as=options.absent)
     values = score_record(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, counts, found, baseline, values)
-    history = [record for record in run.metrics() if record["event"] == "epoch"]
-    with changing(run):
+    history = [each for each in run.metrics() if each["event"] == "epoch"] if run else []
+    with changing(run) if run else nullcontext():
         files = write_scores(folder, report, options, counts.failures, counts.pictures, history)
-    area = evaluation.rooms[0].area
-    cost = counts.blocks, counts.seconds
-    return RunScores(run.path, area, protocol, found, baseline, report, files, *cost)
+    name, where = evaluation.name, run.path if run else evaluation.folder
+    scored = protocol, found, baseline, report, files, counts.blocks, counts.seconds
+    return RunScores(name, where, values["test_area"], *scored)
 
 
 def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Counts:
@@ -168,7 +245,7 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     shown: list[Path] = []
     for number, found in enumerate(protocols.predict_rooms(evaluation, progress)):
         room = found.room
-        rooms[room.name] = confusion(room.label, found.predicted, classes)
+        rooms[evaluation.title_of(room)] = confusion(room.label, found.predicted, classes)
         first += confusion(room.label, found.first, classes)
         failures += find_failures(room.pos, room.label, found.predicted)
         blocks, seconds = blocks + found.blocks, seconds + found.seconds
@@ -182,20 +259,21 @@ def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterat
     """Draw a room, write its viewer page, or both, as the options say; yield the files."""
     room, store, options = found.room, evaluation.store, evaluation.options
     classes, title = store.classes, f"Area {room.area}, {room.name}"
+    name = evaluation.title_of(room)
     if options.pictures:
         safe = options.palette == "safe" and len(classes) <= len(SAFE_COLORS)
         colors = SAFE_COLORS if safe else store.class_colors
         drawn = room_picture(room, found.predicted, classes, colors, f"{title} (without ceiling)")
-        save_figure(path := folder / f"room_{room.name}.png", drawn)
+        save_figure(path := folder / f"room_{name}.png", drawn)
         yield path
     if options.view:
-        path = folder / f"view_{room.name}.html"
+        path = folder / f"view_{name}.html"
         write_viewer(
             *(path, room.pos, room.color),
             classes=classes,
             class_colors=store.class_colors,
             title=title,
-            summary={"run": evaluation.run.name, "network": evaluation.config.model.label},
+            summary={"run": evaluation.name, "network": evaluation.model.config.label},
             label=room.label,
             predicted=found.predicted,
             confidence=found.confidence,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -70,6 +71,21 @@ def remove_unfinished(folder: Path, name: str | None = None) -> None:
     wanted = "*" if name is None else f"{escape(name)}.*"
     for temporary in folder.glob(f".{wanted}{UNFINISHED}"):
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of files, one after the other, as 64 hexadecimal digits.
+
+    >>> size = Path("notes.txt").write_bytes(b"abc")
+    >>> sha256_of(Path("notes.txt"))[:8]
+    'ba7816bf'
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as opened:
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def atomic_text(path: Path, text: str) -> None:

@@ -22,21 +22,19 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.data.blocks import check_ground
-from pipelines.data.custom import spread_colors
-from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.viewer import write_viewer
-from pipelines.runs.directory import latest_finished, named_run
+from pipelines.runs.directory import named_run
+from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
 from pipelines.runtime.device import pick_device
 from pipelines.scans.colors import GREY, fill_colors
 from pipelines.scans.table import Labels, Scan, ScanOptions
-from pipelines.weights.safetensors import load_weights, read_metadata
 
 from .config import PredictConfig
-from .errors import ConfigError, DatasetError, WeightsError
+from .errors import ConfigError, DatasetError
 from .files import DISK_FULL, check_place, remove_unfinished
 from .progress import SILENT, Progress
 from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
@@ -67,7 +65,7 @@ class ScanResult:
 class PredictResult:
     """What was labelled, with which weights."""
 
-    weights: Path
+    weights: tuple[Path, ...]
     scans: tuple[ScanResult, ...]
     failed: tuple[tuple[Path, str], ...] = ()  # of several scans, those not labelled, and why
 
@@ -81,8 +79,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     Raises:
         ConfigError: a format is unknown, or outputs collide with the scans or with each other.
         DatasetError: the only scan cannot be read or lacks coordinates or colour.
-        RunError: there is no finished run.
-        WeightsError: the weights cannot be read.
+        RunError: there is no finished run, and no weights are inside the package.
+        WeightsError: the weights cannot be found, fetched or read.
 
     >>> from pipelines.scans.ply import write_points
     >>> write_points(Path("hall.ply"), np.random.rand(500, 3), np.full((500, 3), 128, np.uint8))
@@ -92,17 +90,18 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """
     scans = _find_scans(config.scans)
     outs = _output_paths(config, scans)
-    network = _open_network(config, progress)
+    networks = _open_networks(config, progress)
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
         try:
-            results.append(_predict_one(config, network, scan, out, progress))
+            results.append(_predict_one(config, networks, scan, out, progress))
         except DatasetError as error:
             if len(scans) == 1:
                 raise
             progress.warn(f"{error}\nThe other scans are still labelled.")
             failed.append((scan, str(error)))
-    return PredictResult(network.weights, tuple(results), tuple(failed))
+    weights = tuple(found.file for found in networks.weights)
+    return PredictResult(weights, tuple(results), tuple(failed))
 
 
 def _find_scans(named: tuple[Path, ...]) -> list[Path]:
@@ -169,59 +168,52 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
 
 
 @dataclass(frozen=True)
-class _Network:
-    """The model, its classes, and how it draws points."""
+class _Networks:
+    """The networks that label together, most often one, with how each draws points."""
 
-    weights: Path
-    digest: str  # SHA-256 of the weights file
-    model: DeepGCN
+    weights: tuple[NamedWeights, ...]
+    models: tuple[tuple[DeepGCN, Draws], ...]
     classes: tuple[str, ...]
     class_colors: tuple[tuple[int, ...], ...]
-    draws: Draws
+    votes: int
+
+    @property
+    def passes(self) -> int:
+        """How often each point goes through a network."""
+        return self.votes * len(self.models)
+
+    @property
+    def label(self) -> str:
+        """The networks in short."""
+        return " + ".join(model.config.label for model, _ in self.models)
 
 
-def _open_network(config: PredictConfig, progress: Progress) -> _Network:
-    """Open the given weights, or those of the given run, or of the latest finished one."""
-    weights = config.weights
-    own_classes: tuple[str, ...] = ()
-    if weights is None:
-        if config.run is not None:
-            run = named_run(config.run, config.runs)
-        else:
-            run = latest_finished(config.runs)
-            progress.say(f"{run.path}: the latest finished run")
-        weights, own_classes = run.weights(), run.config.model.own_classes
-    model = load_weights(weights, classes=own_classes).to(pick_device(config.device, progress))
-    draws = Draws(config.num_points or model.num_points, config.batch_size, config.seed)
-    model.config.check_points(draws.num_points)
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return _Network(weights, digest, model, *_classes(weights, model.config.num_classes), draws)
-
-
-def _classes(weights: Path, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
-    """Return the names and colours of the `count` classes that the weights predict.
-
-    If the file names none, they are the classes of S3DIS if the count is theirs, else numbered.
-    """
-    metadata, s3dis = read_metadata(weights), count == len(CLASSES)
-    unnamed = CLASSES if s3dis else [f"class_{number}" for number in range(count)]
-    classes = tuple(metadata["classes"].split()) if "classes" in metadata else tuple(unnamed)
-    try:
-        written = metadata.get("class_colors", "")
-        colors = parse_colors(written) if written or s3dis else spread_colors(count)
-    except ValueError:
-        colors = ()
-    fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
-    if len(classes) != count or len(colors) != count or not fits:
-        raise WeightsError(
-            f"{weights}: found {len(classes)} names and {len(colors)} colours of classes, expected "
-            f"{count} of each, as the network has outputs.\nExport or import the weights again."
-        )
-    return classes, colors
+def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
+    """Open the weights that are named, else those of the latest finished run or the package."""
+    weights = [find_weights(each, config.runs, progress=progress) for each in config.weights]
+    if config.run is not None:
+        weights = [weights_of(named_run(config.run, config.runs))]
+    weights = weights or [default_weights(config.runs, progress)]
+    device = pick_device(config.device, progress)
+    models = []
+    for found in weights:
+        model = found.load().to(device)
+        draws = Draws(config.num_points or model.num_points, config.batch_size, config.seed)
+        model.config.check_points(draws.num_points)
+        models.append((model, draws))
+    palettes = [w.palette(m.config.num_classes) for w, (m, _) in zip(weights, models, strict=True)]
+    for found, (classes, _) in zip(weights, palettes, strict=True):
+        if classes != palettes[0][0]:
+            raise ConfigError(
+                f"--weights {found.name}: found the classes {', '.join(classes)}, expected those "
+                f"of {weights[0].name}: {', '.join(palettes[0][0])}.\n"
+                "Only networks of the same classes label together."
+            )
+    return _Networks(tuple(weights), tuple(models), *palettes[0], config.votes)
 
 
 def _predict_one(
-    config: PredictConfig, network: _Network, path: Path, out: Path, progress: Progress
+    config: PredictConfig, networks: _Networks, path: Path, out: Path, progress: Progress
 ) -> ScanResult:
     start = time.monotonic()
     options = ScanOptions(config.up, config.scale, config.columns)
@@ -230,25 +222,27 @@ def _predict_one(
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)
     begun = time.monotonic()
-    total = int((~np.isnan(pos[:, 0])).sum())
-    part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, network)
-    size = len(pos), len(network.classes)
-    with progress.task(f"Labelling {path.name}", total=total, unit="points") as task:
-        found = LabelStore.open(part, made_from, *size, probabilities=config.probabilities)
-        earlier = found.points
-        label_points(network.model, pos, color, network.draws, found, task)
+    total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
+    part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks)
+    size = len(pos), len(networks.classes)
+    with progress.task(f"Labelling {path.name}", total=passes * total, unit="points") as task:
+        found = LabelStore.open(
+            *(part, made_from, *size), probabilities=config.probabilities, passes=passes
+        )
+        earlier = found.points // passes
+        label_points(networks.models, pos, color, found, task, networks.votes)
     label_seconds = time.monotonic() - begun
-    labels = Labels(classes=network.classes, class_colors=network.class_colors, **found.arrays)
+    labels = Labels(classes=networks.classes, class_colors=networks.class_colors, **found.labels)
     _write(out, scan, labels)
     if config.view:
         write_viewer(
             out.with_suffix(".html"),
             pos + origin,
             color,
-            classes=network.classes,
-            class_colors=network.class_colors,
+            classes=networks.classes,
+            class_colors=networks.class_colors,
             title=path.name,
-            summary={"scan": str(path), "network": network.model.config.label},
+            summary={"scan": str(path), "network": networks.label},
             predicted=labels.label,
             confidence=labels.confidence,
         )
@@ -259,8 +253,8 @@ def _predict_one(
         out=out,
         points=len(scan),
         unlabelled=counts[UNLABELLED],
-        counts=dict(zip(network.classes, counts, strict=False)),
-        areas=dict(zip(network.classes, found.areas.tolist(), strict=True)),
+        counts=dict(zip(networks.classes, counts, strict=False)),
+        areas=dict(zip(networks.classes, found.areas.tolist(), strict=True)),
         extent=tuple(float(np.nanmax(axis)) for axis in pos.T),
         confidence=float(labels.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
@@ -339,7 +333,7 @@ def _check_positions(
         )
 
 
-def _made_from(path: Path, scan: Scan, network: _Network) -> str:
+def _made_from(path: Path, scan: Scan, networks: _Networks) -> str:
     """Return a text that differs for the labels of another scan or network."""
     # A folder's modification time does not change when a file in it is rewritten.
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
@@ -347,7 +341,10 @@ def _made_from(path: Path, scan: Scan, network: _Network) -> str:
     for file in files:
         stat = file.stat()
         digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {network.digest} {network.draws}"
+    by = [
+        (w.sha256, draws) for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
+    ]
+    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {by} votes {networks.votes}"
 
 
 def _write(out: Path, scan: Scan, labels: Labels) -> None:

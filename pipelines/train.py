@@ -35,9 +35,11 @@ from pipelines.training import distributed, memory
 from pipelines.training.distributed import Processes
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
+from pipelines.training.start import describe_start, open_start, resolve_start
 from pipelines.training.steps import TRIALS
 from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
+from pipelines.weights.provenance import STARTED_FROM
 
 from . import kernels
 from .config import TrainConfig
@@ -75,7 +77,8 @@ def train(
     Each takes its part of every batch, so `batch_size` means the same on any number of them.
 
     Args:
-        config: what to train; a `test_area` of None is the store's.
+        config: what to train; a `test_area` of None is the store's. With `weights`, a `model` left
+            at the default is their network.
         resume: the directory of a run to resume. `config` must be the run's own (`Run.config`),
             except for epochs, max_steps, device, workers, threads and loggers, and for devices
             with synchronised batch norm.
@@ -85,6 +88,7 @@ def train(
         ConfigError: the configuration does not fit the data or the machine, or the package of a
             logger is missing.
         DatasetError: the store is missing, broken or too small.
+        WeightsError: the weights to start from cannot be found or read.
         RunError: the run cannot be created or resumed, another process holds it, the loss is not
             finite, a process of the training was lost, or memory or disk space ran out.
         KeyboardInterrupt: SIGINT or SIGTERM came; the run is saved, and `progress` has shown how
@@ -142,6 +146,7 @@ class _Decisions:
     fingerprint: str  # of the store
     kernel: str | None  # the forced implementation of the kernels; None: the device's
     trials: int  # first steps that are repeated in smaller micro-batches if memory runs out
+    started_from: dict[str, Any] | None = None  # the provenance of a new run's first weights
 
 
 def _decide(
@@ -157,9 +162,12 @@ def _decide(
     Precision(config.precision, device)
     run = directory.open_run(resume) if resume else None
     store = open_data(run, config.data) if run else Store.open(config.data)
-    config = resolve(config, store)
+    config = resolve(config, store, progress)
     if run:
         check_same(run, config, store)
+    weights = None if run else open_start(config)
+    if weights:
+        describe_start(weights, config, store, progress)
     with cpu_threads(config.threads):
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
@@ -167,7 +175,8 @@ def _decide(
             _split_store(config, store)  # its errors come before memory is measured
             config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
-    return _Decisions(config, resume, store.fingerprint, kernels.forced(), trials)
+    started = weights.provenance if weights else None
+    return _Decisions(config, resume, store.fingerprint, kernels.forced(), trials, started)
 
 
 def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -> TrainResult:
@@ -221,6 +230,8 @@ def _opened_run(
 
         def begin() -> Run:
             begun = {**environment, "rooms": room_checksums(store)}
+            if decided.started_from:
+                begun[STARTED_FROM] = decided.started_from
             if decided.resume is not None:
                 run = Run(decided.resume)
             else:
@@ -244,8 +255,8 @@ def _explain_lost_process(run: Run) -> Iterator[None]:
         raise ProcessLostError(f"{run.path}: {error} {left}\nResume it: {how}") from error
 
 
-def resolve(config: TrainConfig, store: Store) -> TrainConfig:
-    """Return `config` with the store's test area and classes and the learning rate filled in.
+def resolve(config: TrainConfig, store: Store, progress: Progress = SILENT) -> TrainConfig:
+    """Return `config` with test area, classes, learning rate and the network to start from.
 
     >>> resolve(TrainConfig(), Store.open(Path("data"))).test_area  # that of runs/tiny
     3
@@ -257,7 +268,8 @@ def resolve(config: TrainConfig, store: Store) -> TrainConfig:
             f"{', '.join(map(str, store.areas))}.\nTo train on all of them: --area 0"
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
-    return dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
+    config = dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
+    return resolve_start(config, progress)
 
 
 def _open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "synth": {"data"},
     "prepare": {"data", "scans"},
     "train": {"kernels", "model", "data", "weights", "runtime", "runs", "training"},
-    "evaluate": {"data", "weights", "runtime", "runs", "inference", "reports", "train"},
+    "evaluate": {"model", "data", "weights", "runtime", "runs", "inference", "reports", "train"},
     "predict": {"scans", "model", "data", "weights", "runtime", "runs", "inference", "reports"},
     "bench": {"kernels", "model", "data", "runtime", "training"},
     "studies": {
@@ -69,6 +69,8 @@ IN_FUNCTIONS = {
     "submitit",
     "mlflow",
     "wandb",
+    "pooch",
+    "requests",
 }
 # Importing these must not import PyTorch, not even through others.
 TORCH_FREE = (
@@ -97,6 +99,8 @@ HEAVY = {
         "submitit",
         "mlflow",
         "wandb",
+        "pooch",
+        "requests",
         "rich",
     ),
 }

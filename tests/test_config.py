@@ -183,7 +183,7 @@ def test_check_points_is_exact(arch: str, depth: int, k: int, dilation: bool) ->
         (lambda: TrainConfig(extra=("sgd", "adamw")), "--without adamw --with sgd"),
         (lambda: EvalConfig(protocols=("rooms",)), "Did you mean 'room'"),
         (lambda: EvalConfig(reports=("pdf",)), "Expected one of: md"),
-        (lambda: PredictConfig(run=Path("a"), weights=Path("b")), "found both"),
+        (lambda: PredictConfig(run=Path("a"), weights=("b",)), "found both"),
         (lambda: PrepareConfig(export="h5"), "--export"),
         (lambda: SynthConfig(out=Path("o"), areas=7), "--areas: found 7"),
     ],

@@ -23,7 +23,7 @@ from pipelines.predict import (
     PredictResult,
     _find_scans,
     _made_from,
-    _open_network,
+    _open_networks,
     _output_paths,
     predict,
 )
@@ -111,10 +111,12 @@ def test_labels_already_there_change_nothing(scan: Path, trained: Run, tmp_path:
 
 def test_weights_alone_and_the_latest_run(scan: Path, trained: Run, tmp_path: Path) -> None:
     weights = Path(shutil.copy(trained.weights(), tmp_path / "w.safetensors"))
-    byweights = predict(PredictConfig(scans=(scan,), weights=weights, out=tmp_path / "a.ply"))
+    byweights = predict(
+        PredictConfig(scans=(scan,), weights=(str(weights),), out=tmp_path / "a.ply")
+    )
     byrun = predict(PredictConfig(scans=(scan,), runs=trained.path.parent, out=tmp_path / "b.ply"))
-    assert byweights.weights == weights
-    assert byrun.weights == trained.weights()
+    assert byweights.weights == (weights,)
+    assert byrun.weights == (trained.weights(),)
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
 
 
@@ -334,7 +336,7 @@ def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
         ({"scans": ()}, ConfigError, "found no scan"),
         ({"scans": (Path("a.plx"),)}, ConfigError, r"\.plx'\. Did you mean '\.ply'\?"),
         ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "found no runs there"),
-        ({"weights": Path("none.safetensors")}, WeightsError, "none.safetensors"),
+        ({"weights": ("none.safetensors",)}, WeightsError, "none.safetensors"),
     ],
 )
 def test_what_is_missing_is_named(
@@ -451,7 +453,7 @@ def test_points_of_a_line_far_apart_are_refused(trained: Run, tmp_path: Path) ->
 def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> None:
     weights = tmp_path / "w.safetensors"
     model = DeepGCN(ModelConfig(depth=2, width=4, k=2, num_classes=3))
-    config = PredictConfig(scans=(scan,), weights=weights, num_points=64)
+    config = PredictConfig(scans=(scan,), weights=(str(weights),), num_points=64)
     save_weights(weights, model)
     (found,) = predict(config).scans
     assert list(found.counts) == ["class_0", "class_1", "class_2"]
@@ -471,7 +473,7 @@ def test_two_results_never_share_a_page(tmp_path: Path) -> None:
 def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:
     file = tmp_path / "hall_1" / "hall_1.txt"
     file.parent.mkdir()
-    network = _open_network(PredictConfig(weights=trained.weights()), Progress())
+    network = _open_networks(PredictConfig(weights=(str(trained.weights()),)), Progress())
     made = []
     for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
         file.write_text(text)

@@ -1,4 +1,4 @@
-"""`deepgcn eval`: the scores of trained runs on the areas that they left out."""
+"""`deepgcn eval`: the scores of runs on the areas that they left out, and of any weights."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from pipelines.evaluate import RunScores, SixFoldResult
 
 # What a script wants of one run's scores; scores.json has the rest.
-SHOWN = ("run", "area", "protocol", "scores", "baseline", "files", "blocks", "seconds")
+SHOWN = ("name", "run", "area", "protocol", "scores", "baseline", "files", "blocks", "seconds")
 
 
 @subcommand(
     "deepgcn eval --report md",
     "deepgcn eval runs/mine --protocol all --report html --report tex",
     "deepgcn eval --votes 4 --view",
+    "deepgcn eval --weights mine.safetensors --weights dgcnn-s3dis-area5 --area 5 --average",
     "deepgcn eval --six-fold --train-missing",
     name="eval",
 )
@@ -35,11 +36,16 @@ def evaluate(
     train_missing: bool = option(False, "With --six-fold: train areas without a run."),
     progress: Progress,
 ) -> Answer:
-    """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class."""
+    """Score runs on the area that they left out: OA, mAcc, mIoU, IoU of every class.
+
+    With --weights, score any weights on prepared rooms of the same classes.
+    """
     if train_missing and not six_fold:
         raise typer.BadParameter("found --train-missing without --six-fold.")
     with interruptible("the same command starts the scoring again"):
         if six_fold:
+            if config.weights:
+                raise typer.BadParameter("found --six-fold with --weights, expected runs.")
             from pipelines.evaluate import six_fold as stage
 
             folds = stage(config, train_missing=train_missing, progress=progress)
@@ -73,6 +79,6 @@ def _side_by_side(results: Sequence[RunScores]) -> Iterator[str | Table]:
     rows = []
     for found in results:
         means = map(percent, (found.scores.oa, found.scores.macc, found.scores.miou))
-        rows.append((found.run.name, found.protocol, f"{found.scores.points:,}", *means))
+        rows.append((found.name, found.protocol, f"{found.scores.points:,}", *means))
     yield ""
     yield Table(("run", "protocol", "points scored", "OA", "mAcc", "mIoU"), rows)

@@ -60,6 +60,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     "deepgcn predict scan.ply",
     "deepgcn predict scan.pcd room.las 'more/*.csv' --out labelled --up y --scale 0.001",
     "deepgcn predict scan.ply --run runs/mine --out labelled.ply --view",
+    "deepgcn predict scan.ply --weights mine --weights dgcnn-s3dis-area5 --votes 4",
 )
 def predict(config: PredictConfig, progress: Progress) -> Answer:
     """Label every point of scans: class, colour and confidence, in the scan's own order.

@@ -32,6 +32,7 @@ def flags_that_shape(*shapes: str) -> str:
     "deepgcn train --recipe modern --without color-drop",
     "deepgcn train --logger mlflow --logger wandb",
     "deepgcn train --recipe modern --without adamw --with sgd",
+    "deepgcn train --weights dgcnn-s3dis-area5 --recipe modern --lr 3e-4 --freeze 1",
     "deepgcn train --devices 4 --sync-bn --precision bf16",
     "deepgcn train --depth 1001 -k 3 --batch-size 4",
     "deepgcn train --resume",
@@ -64,6 +65,11 @@ def train(
         known = open_run(folder).config
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
+    elif (weights := own.pop("weights", None)) is not None:
+        from pipelines.training.start import start_config
+
+        changes = vars(chosen_model(preset, model)) if preset else model
+        config = start_config(weights, changes, own)
     else:
         config = TrainConfig(model=chosen_model(preset, model), **own)
 

@@ -1,9 +1,9 @@
-"""`deepgcn weights`: published weights in, our weights out, and what is inside a file."""
+"""`deepgcn weights`: the catalogue, published weights in, ours out, what is inside a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING
+from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,59 @@ from pipelines.errors import command
 from pipelines.progress import Progress
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
+
+
+@subcommand("deepgcn weights list", "deepgcn weights list --json", name="list")
+def list_weights() -> Answer:
+    """List weights by name: inside this package, and published ones to fetch."""
+    from pipelines.weights.catalogue import CATALOGUE, kept_file
+
+    values, rows = [], []
+    for entry in CATALOGUE:
+        kept = kept_file(entry)
+        state = "embedded" if entry.url is None else "fetched" if kept else "to fetch"
+        values.append({**asdict(entry), "state": state, "path": kept})
+        size = f"{entry.size / 1e6:.1f} MB"
+        facts = entry.name, entry.network, entry.trained_on, size, entry.license, state
+        scores = [
+            (
+                f"{percent(s.miou)} / {percent(s.oa)}",
+                f"{s.data}; protocol: {s.protocol}; {s.source}",
+            )
+            for s in entry.scores
+        ] or [("", "")]
+        rows += [
+            (*(facts if first else [""] * len(facts)), *score)
+            for first, score in zip([True, *[False] * len(scores)], scores, strict=False)
+        ]
+    columns = ("name", "network", "trained on", "size", "license", "state")
+    table = Table((*columns, "mIoU / OA %", "of what"), rows)
+    use = f"Use one: {command('predict', 'SCAN.ply', '--weights', CATALOGUE[0].name)}"
+    return Answer(values, [table], use)
+
+
+@subcommand("deepgcn weights get dgcnn-s3dis-area5", name="get")
+def get_weights(
+    *,
+    name: str = option(MISSING, "Of the list: deepgcn weights list.", "NAME", flag=""),
+    progress: Progress,
+) -> Answer:
+    """Fetch weights by name into the user's cache.
+
+    They are checked by their hash and imported. A fetch that was cut off goes on where it was. The
+    variable DEEPGCN_WEIGHTS names a mirror (URL) or a folder that holds the file. Whatever takes
+    --weights fetches by itself, too.
+    """
+    from pipelines.runs.weights import catalogue_weights
+    from pipelines.weights.catalogue import entry_of
+    from pipelines.weights.provenance import describe
+
+    found = catalogue_weights(entry_of(name), progress)
+    texts = [
+        f"{found.file}: {describe(found.provenance)}",
+        f"Use it: {command('predict', 'SCAN.ply', '--weights', found.name)}",
+    ]
+    return Answer({"file": found.file, **found.provenance}, texts)
 
 
 @subcommand(
@@ -57,7 +110,9 @@ def import_file(
 )
 def export_file(
     *,
-    source: Path = option(MISSING, "Run folder, or weights of this toolkit.", "RUN", flag=""),
+    source: str = option(
+        MISSING, "Weights: a file, a run or a name of the catalogue.", "WEIGHTS", flag=""
+    ),
     out: Path = option(MISSING, f"File to write; by its suffix {EXPORT_FORMS}.", "FILE"),
     names: str | None = option(
         None, "Names of the tensors: own, published. [default: published for .pth, else own]"
@@ -68,16 +123,16 @@ def export_file(
     progress: Progress,
 ) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
-    from pipelines.runs.directory import open_run
+    from pipelines.runs.weights import find_weights
     from pipelines.weights.export import export_weights
 
-    run = open_run(source) if source.is_dir() else None
+    found = find_weights(source, progress=progress)
     result = export_weights(
-        run.weights() if run else source,
+        found.file,
         out,
         names=names,
         num_points=num_points,
-        classes=run.config.model.own_classes if run else (),
+        classes=found.run.config.model.own_classes if found.run else (),
         progress=progress,
     )
     texts = [f"{result.out}: {result.network}"]

@@ -125,6 +125,15 @@ class TrainConfig:
     test_area: int | None = option(
         None, "Area to leave out; 0: none. [default: as prepared]", flag="--area", within=AREA
     )
+    weights: str | None = option(
+        None,
+        "Start from weights: a file, a run or a name of the catalogue. The network is theirs.",
+        "WEIGHTS",
+    )
+    weights_sha256: str | None = None  # of their file, once the configuration is resolved
+    freeze: int = option(
+        0, "With --weights: so many first layers stay as they are.", "N", within=Bounds(0)
+    )
     recipe: str = option("paper", "{}.", choices=tuple(RECIPES), shapes=RECIPE)
     without: tuple[str, ...] = option(
         (),
@@ -214,7 +223,20 @@ class TrainConfig:
         parts = parts_of(self.recipe, self.without, self.extra)
         object.__setattr__(self, "parts", parts)  # as a frozen dataclass computes a field
         self._check_local_batch()
+        if self.freeze and self.weights is None:
+            raise ConfigError(
+                f"--freeze: found {self.freeze} without --weights, expected weights to keep."
+            )
+        if self.weights is None or self.weights_sha256 is not None:  # else not yet the network
+            self._check_network()
+
+    def _check_network(self) -> None:
         self.model.check_points(self.num_points)
+        if self.freeze > self.model.depth:
+            raise ConfigError(
+                f"--freeze: found {self.freeze}, expected at most the {self.model.depth} layers "
+                f"of {self.model.label}."
+            )
 
     def _check_local_batch(self) -> None:
         if self.devices > self.batch_size:
@@ -271,10 +293,28 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Scores of finished runs on their held-out areas. No runs: the latest finished one."""
+    """Scores of finished runs on their held-out areas, or of any weights on any prepared rooms.
+
+    Neither runs nor weights: the latest finished run.
+    """
 
     run_dirs: tuple[Path, ...] = option(
         (), "Run folders; none: the latest finished run.", "[RUN]", flag=""
+    )
+    weights: tuple[str, ...] = option(
+        (),
+        "Score weights instead: a file, a run or a name of the catalogue; repeatable.",
+        "WEIGHTS",
+        flag="--weights",
+    )
+    test_area: int | None = option(
+        None,
+        "With --weights: the area to score. [default: all that they were not trained on]",
+        flag="--area",
+        within=Bounds(1, 6, "an area"),
+    )
+    average: bool = option(
+        False, "With several --weights: also score what they predict together, by summed logits."
     )
     protocols: tuple[str, ...] = option(
         ("room",),
@@ -302,7 +342,9 @@ class EvalConfig:
         "s3dis", "Colours of the classes: {} (for colour-blind readers).", choices=("s3dis", "safe")
     )
     view: bool = option(False, "Also write rooms as HTML pages to look at in 3-D.")
-    data: Path | None = option(None, "Folder of the prepared data. [default: the run's]", "DIR")
+    data: Path | None = option(
+        None, "Folder of the prepared data. [default: the run's; with --weights data]", "DIR"
+    )
     runs: Path = option(Path("runs"), "Folder of the runs.")
     batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
     seed: int = option(0, "Seed of all randomness.", within=SEED)
@@ -312,6 +354,19 @@ class EvalConfig:
         check_options(self)
         if "all" in self.protocols:
             object.__setattr__(self, "protocols", PROTOCOLS)
+        if self.weights and self.run_dirs:
+            raise ConfigError(
+                "RUN and --weights: found both, expected one of them; --weights takes runs too."
+            )
+        if self.test_area is not None and not self.weights:
+            raise ConfigError(
+                "--area: found it without --weights; a run is scored on the area that it left out."
+            )
+        if self.average and (len(self.weights) < 2 or self.protocols != ("room",)):
+            raise ConfigError(
+                "--average: found it without several --weights and protocol room alone, "
+                "expected these."
+            )
 
 
 @dataclass(frozen=True)
@@ -366,13 +421,24 @@ class AblateConfig:
 
 @dataclass(frozen=True)
 class PredictConfig:
-    """Labels for scans. Neither run nor weights: the latest finished run."""
+    """Labels for scans. Neither run nor weights: the latest finished run, else the package's."""
 
     scans: tuple[Path, ...] = option(
         (), "PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", flag=""
     )
     run: Path | None = option(None, "Run folder. [default: the latest finished run]", "RUN")
-    weights: Path | None = option(None, "Weights file, instead of a run.", "FILE")
+    weights: tuple[str, ...] = option(
+        (),
+        "Weights instead: a file, a run or a name of the catalogue; of several the logits are "
+        "summed.",
+        "WEIGHTS",
+        flag="--weights",
+    )
+    votes: int = option(
+        1,
+        "Passes over each scan, turned, mirrored and scaled, whose logits are summed.",
+        within=COUNT,
+    )
     runs: Path = option(Path("runs"), "Folder of the runs.")
     out: Path | None = option(
         None, "Folder, or for one scan a file. [default: beside the scan]", "PATH"
@@ -398,7 +464,7 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.run is not None and self.weights is not None:
+        if self.run is not None and self.weights:
             raise ConfigError("--run and --weights: found both, expected one of them.")
 
 

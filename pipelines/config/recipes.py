@@ -12,7 +12,7 @@ AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
 # functions of `training.recipe`, in its tables of the same names.
 OPTIMIZERS = ("adamw", "sgd")
 LOSSES = ("smoothing",)
-SCHEDULES = ("cosine",)
+SCHEDULES = ("cosine", "warm-up")
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn

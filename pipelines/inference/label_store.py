@@ -4,6 +4,9 @@ The labels of a large scan grow in `.<out>.part/` beside the result: `label`, `c
 perhaps `probabilities` as plain arrays, and `state.json` with what they are made from and how many
 blocks are done. After a stop, the next call with the same scan, weights and settings continues
 there.
+
+Several networks and votes are passes over the scan, whose logits are summed. Each pass reads the
+sums of the one before and writes new ones, so that a block that is added twice counts once.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
 from pipelines.scans.table import chunks
 
-from .segmentation import Draws, block_logits, softmax, sort_points
+from .segmentation import Draws, block_logits, softmax, sort_points, vote_pos
 
 UNLABELLED = 255  # class of a point without coordinates
 KEPT_FROM = 1_000_000  # points; labels of a smaller scan are not kept: making them is quick
@@ -32,8 +36,14 @@ STATE = "state.json"
 SIDE = 0.05  # m: a cell of surface; in an indoor scan, nearly every one has a point
 CUBE = 5  # cells along a cube's edge; within 0.25 m a surface is taken to be flat
 FEWEST = 6  # points of a cube from which a direction can be estimated
+SUMS = ("sums", "other_sums")  # of logits, written by the even passes and the odd ones
 # What the arrays hold before any block, and their types; the confidence is the largest probability.
-FRESH = {"label": (UNLABELLED, "u1"), "confidence": (0, "f4"), "probabilities": (0, "f4")}
+FRESH = {
+    "label": (UNLABELLED, "u1"),
+    "confidence": (0, "f4"),
+    "probabilities": (0, "f4"),
+    **dict.fromkeys(SUMS, (0, "f4")),
+}
 
 
 @dataclass
@@ -44,18 +54,26 @@ class LabelStore:
     areas: np.ndarray  # (C,) float64, m² of each class's surfaces, see `surface_areas`
     folder: Path | None  # None: not kept on disk
     made_from: str
-    blocks: int = 0  # done
-    points: int = 0  # in these
+    passes: int = 0  # finished before this one
+    blocks: int = 0  # done of this pass
+    points: int = 0  # done in all passes
     saved: float = field(default_factory=time.monotonic)
 
     @classmethod
     def open(
-        cls, folder: Path, made_from: str, points: int, classes: int, *, probabilities: bool
+        cls,
+        folder: Path,
+        made_from: str,
+        points: int,
+        classes: int,
+        *,
+        probabilities: bool,
+        passes: int = 1,
     ) -> LabelStore:
         """Continue the labels in `folder` if they are made from the same, or start new ones."""
         shapes: dict[str, tuple[int, ...]] = {"label": (points,), "confidence": (points,)}
-        if probabilities:
-            shapes["probabilities"] = (points, classes)
+        wide = [*(["probabilities"] if probabilities else []), *(SUMS if passes > 1 else [])]
+        shapes |= dict.fromkeys(wide, (points, classes))
         if points < KEPT_FROM:
             fresh = {name: np.full(shape, *FRESH[name]) for name, shape in shapes.items()}
             return cls(fresh, np.zeros(classes), None, made_from)
@@ -70,10 +88,25 @@ class LabelStore:
             name: np.memmap(folder / name, kinds[name], "r+", shape=shape)
             for name, shape in shapes.items()
         }
-        return cls(arrays, areas, folder, made_from, state.get("blocks", 0), state.get("points", 0))
+        done = {name: state.get(name, 0) for name in ("passes", "blocks", "points")}
+        return cls(arrays, areas, folder, made_from, **done)
 
-    def add(self, rows: np.ndarray, pos: np.ndarray, probabilities: np.ndarray) -> None:
-        """Add a block: rows (n,) of its points in the scan, pos (n, 3), probabilities (n, C)."""
+    @property
+    def labels(self) -> dict[str, np.ndarray]:
+        """The arrays that are the result."""
+        return {name: array for name, array in self.arrays.items() if name not in SUMS}
+
+    def next_pass(self) -> None:
+        """Begin another pass, from the first block."""
+        self.passes, self.blocks, self.areas = self.passes + 1, 0, np.zeros_like(self.areas)
+
+    def add(self, rows: np.ndarray, pos: np.ndarray, logits: np.ndarray) -> None:
+        """Add a block: rows (n,) of its points in the scan, pos (n, 3), logits (n, C)."""
+        if SUMS[0] in self.arrays:
+            own, before = (self.arrays[SUMS[(self.passes + i) % 2]] for i in (0, 1))
+            logits = logits + before[rows] if self.passes else logits
+            own[rows] = logits
+        probabilities = softmax(logits / (self.passes + 1))
         label = probabilities.argmax(axis=1)
         areas = self.areas + surface_areas(pos, label, len(self.areas))
         self.arrays["label"][rows] = label
@@ -95,7 +128,7 @@ class LabelStore:
         for values in self.arrays.values():
             if isinstance(values, np.memmap):
                 values.flush()
-        state = {name: getattr(self, name) for name in ("made_from", "blocks", "points")}
+        state = {name: getattr(self, name) for name in ("made_from", "passes", "blocks", "points")}
         atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
 
 
@@ -126,18 +159,29 @@ def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def label_points(
-    model: DeepGCN, pos: np.ndarray, color: np.ndarray, draws: Draws, store: LabelStore, task: Task
+    networks: Sequence[tuple[DeepGCN, Draws]],
+    pos: np.ndarray,
+    color: np.ndarray,
+    store: LabelStore,
+    task: Task,
+    votes: int = 1,
 ) -> None:
     """Label every point that has coordinates and is not labelled yet, into `store`.
 
     For pos (N, 3) float32, metres from the scan's minimum, NaN where unknown, and color (N, 3)
     uint8. The task is advanced by the points of each block.
     """
-    order, points = sort_points(pos, color)
+    # The scan as it is comes last: the areas of its surfaces are those of the last pass.
+    passes = [(*network, vote) for network in networks for vote in reversed(range(votes))]
     task.advance(store.points)
     try:
-        for rows, logits in block_logits(model, points, draws, task, store.blocks):
-            store.add(order[rows], points.pos[rows], softmax(logits))
+        for number, (model, draws, vote) in list(enumerate(passes))[store.passes :]:
+            if number > store.passes:
+                store.next_pass()
+            order, points = sort_points(vote_pos(pos, vote, votes), color)
+            draws = replace(draws, seed=draws.seed + vote)
+            for rows, logits in block_logits(model, points, draws, task, store.blocks):
+                store.add(order[rows], points.pos[rows], logits)
     except BaseException:
         store.save()
         raise

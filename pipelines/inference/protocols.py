@@ -14,35 +14,56 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from pipelines.config import EvalConfig, TrainConfig
+from pipelines.config import EvalConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Room, RoomInfo, Store
 from pipelines.metrics import confusion
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.runs.directory import Run
+from pipelines.runs.weights import NamedWeights
 from pipelines.training.steps import predict_batches
 
-from .segmentation import Draws, SortedPoints, block_logits, softmax, sort_points
+from .segmentation import Draws, SortedPoints, block_logits, softmax, sort_points, vote_pos
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
-SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
 BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is open upwards
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A trained network, the rooms that it is scored on, and how."""
+    """A trained network, or several that predict together, the rooms to score them on, and how."""
 
-    run: Run
-    config: TrainConfig  # the run's
+    name: str  # of the run or the weights
+    folder: Path  # for the files of each protocol
+    weights: tuple[NamedWeights, ...]
+    models: tuple[DeepGCN, ...]  # of the weights, on their device, in evaluation mode
     options: EvalConfig
-    model: DeepGCN  # on its device, in evaluation mode
     store: Store
-    rooms: tuple[RoomInfo, ...]  # of the test area
+    rooms: tuple[RoomInfo, ...]  # that are scored
+
+    @property
+    def run(self) -> Run | None:
+        """The run that is scored; None: weights are, and not those that a run left."""
+        return self.weights[0].run if not self.options.weights else None
+
+    @property
+    def model(self) -> DeepGCN:
+        """The network, or the first of several."""
+        return self.models[0]
+
+    @property
+    def areas(self) -> tuple[int, ...]:
+        """The areas of the rooms."""
+        return tuple(sorted({info.area for info in self.rooms}))
+
+    def title_of(self, room: RoomInfo | Room) -> str:
+        """Return a room's name, with its area if rooms of several areas are scored."""
+        return room.name if len(self.areas) == 1 else f"Area_{room.area}_{room.name}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +81,8 @@ class RoomPrediction:
 def predict_rooms(of: Evaluation, progress: Progress = SILENT) -> Iterator[RoomPrediction]:
     """Predict every point of every room, one room at a time; the logits of votes are summed."""
     votes = of.options.votes
-    total = votes * sum(info.points for info in of.rooms)
+    passes = votes * len(of.models)
+    total = passes * sum(info.points for info in of.rooms)
     with progress.task("Scoring rooms", total=total, unit="points") as task:
         for info in of.rooms:
             room = of.store.read(info)
@@ -68,43 +90,28 @@ def predict_rooms(of: Evaluation, progress: Progress = SILENT) -> Iterator[RoomP
             logits = np.zeros((len(room.pos), of.model.config.num_classes), np.float32)
             labels = []
             for vote in range(votes):
-                blocks += _add_vote(of, room, vote, logits, task)
+                blocks += sum(_add_vote(of, m, room, vote, logits, task) for m in of.models)
                 if vote in (0, votes - 1):
                     labels.append(logits.argmax(axis=1).astype(np.uint8))
-            confidence = softmax(logits / votes).max(axis=1)
+            confidence = softmax(logits / passes).max(axis=1)
             seconds = time.monotonic() - start
             yield RoomPrediction(room, labels[-1], labels[0], confidence, blocks, seconds)
 
 
-def _add_vote(of: Evaluation, room: Room, vote: int, total: np.ndarray, task: Task) -> int:
+def _add_vote(
+    of: Evaluation, model: DeepGCN, room: Room, vote: int, total: np.ndarray, task: Task
+) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
     order = np.arange(len(room.pos))
     points = SortedPoints(room.pos, room.color, room.grid, room.extent)
     if vote:
         order, points = sort_points(vote_pos(room.pos, vote, of.options.votes), room.color)
-    num_points = of.config.num_points
-    draws = Draws(num_points, of.options.batch_size, of.options.seed + vote)
+    draws = Draws(model.num_points, of.options.batch_size, of.options.seed + vote)
     blocks = 0
-    for rows, logits in block_logits(of.model, points, draws, task):
+    for rows, logits in block_logits(model, points, draws, task):
         total[order[rows]] += logits
-        blocks += math.ceil(len(rows) / num_points)
+        blocks += math.ceil(len(rows) / draws.num_points)
     return blocks
-
-
-def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
-    """Transform points (N, 3) for vote number `vote`, in metres from their new minimum.
-
-    Vote 0 leaves the room as it is. The others rotate it about z by equal parts of a full turn,
-    mirror every second one, and scale by 1, 0.95, 1.05 in turn.
-    """
-    if vote == 0:
-        return pos
-    angle = 2 * math.pi * vote / votes
-    mirror = -1.0 if vote % 2 else 1.0
-    cos, sin = math.cos(angle), math.sin(angle)
-    turn = np.array([[cos * mirror, -sin, 0], [sin * mirror, cos, 0], [0, 0, 1]])
-    moved = pos.astype(np.float64) @ turn.T * SCALES[vote % len(SCALES)]
-    return (moved - moved.min(axis=0)).astype(np.float32)
 
 
 def count_blocks(
@@ -115,39 +122,47 @@ def count_blocks(
     Returns the confusion counts (C, C) of each room by its name, and the number of draws.
     """
     classes = len(of.store.classes)
-    options = (of.config.num_points, of.options.seed, STRIDES[protocol], of.model.config.layout)
+    options = (of.model.num_points, of.options.seed, STRIDES[protocol], of.model.config.layout)
     rooms, blocks = {}, 0
     with progress.task(f"Scoring {protocol}", total=len(of.rooms), unit="rooms") as task:
         for info in of.rooms:
             sampler = BlockSampler(of.store, [info], *options)
             batches = (sampler.batch(0, b) for b in sampler.in_order(of.options.batch_size))
-            rooms[info.name] = np.zeros((classes, classes), np.int64)
+            matrix = np.zeros((classes, classes), np.int64)
             for label, predicted in predict_batches(of.model, batches):
-                rooms[info.name] += confusion(label, predicted, classes)
+                matrix += confusion(label, predicted, classes)
+            rooms[of.title_of(info)] = matrix
             blocks += len(sampler)
             task.advance()
     return rooms, blocks
 
 
-def count_height_bands(of: Evaluation, progress: Progress = SILENT) -> np.ndarray:
-    """Return the baseline's confusion counts (C, C), learned on all areas but the test area.
+def count_height_bands(of: Evaluation, progress: Progress = SILENT) -> np.ndarray | None:
+    """Return the baseline's confusion counts (C, C), learned for each room on the other areas.
 
-    A band without points takes the class that is most frequent overall.
+    A band without points takes the class that is most frequent overall. None: there is no other
+    area to learn on.
     """
     store, classes = of.store, len(of.store.classes)
-    training = [info for info in store.rooms() if info.area != of.config.test_area]
-    counts = np.zeros((BANDS, classes), np.int64)
-    with progress.task("Height bands", total=len(training), unit="rooms") as task:
-        for info in training:
+    learned = [info for info in store.rooms() if (info.area,) != of.areas]
+    counts = {info.area: np.zeros((BANDS, classes), np.int64) for info in learned}
+    with progress.task("Height bands", total=len(learned), unit="rooms") as task:
+        for info in learned:
             room = store.read(info)
             known = room.label < classes
             cells = _height_bands(room)[known] * classes + room.label[known]
-            counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+            counts[info.area] += np.bincount(cells, minlength=BANDS * classes).reshape(BANDS, -1)
             task.advance()
-    best = counts.argmax(axis=1)
-    best[counts.sum(axis=1) == 0] = counts.sum(axis=0).argmax()
-    rooms = map(store.read, of.rooms)
-    return np.sum([confusion(r.label, best[_height_bands(r)], classes) for r in rooms], axis=0)
+    total = np.zeros((classes, classes), np.int64)
+    for info in of.rooms:
+        others = np.sum([counts[area] for area in counts if area != info.area], axis=0)
+        if not np.any(others):
+            return None
+        best = others.argmax(axis=1)
+        best[others.sum(axis=1) == 0] = others.sum(axis=0).argmax()
+        room = store.read(info)
+        total += confusion(room.label, best[_height_bands(room)], classes)
+    return total
 
 
 def _height_bands(room: Room) -> np.ndarray:

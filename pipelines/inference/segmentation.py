@@ -8,6 +8,7 @@ neither the batch size nor other blocks change a result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,8 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.scans.table import BRIGHTEST_FRACTION
+
+SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class _Draw:
     chosen: np.ndarray  # (num_points,) of the block's points
     features: np.ndarray  # (num_points, 9)
     last: bool  # of its block
+
+
+def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
+    """Transform points (N, 3) for vote number `vote`, in metres from their new minimum; NaN stays.
+
+    Vote 0 leaves the room as it is. The others rotate it about z by equal parts of a full turn,
+    mirror every second one, and scale by 1, 0.95, 1.05 in turn.
+    """
+    if vote == 0:
+        return pos
+    angle = 2 * math.pi * vote / votes
+    mirror = -1.0 if vote % 2 else 1.0
+    cos, sin = math.cos(angle), math.sin(angle)
+    turn = np.array([[cos * mirror, -sin, 0], [sin * mirror, cos, 0], [0, 0, 1]])
+    moved = pos.astype(np.float64) @ turn.T * SCALES[vote % len(SCALES)]
+    return (moved - np.nanmin(moved, axis=0)).astype(np.float32)
 
 
 def block_logits(

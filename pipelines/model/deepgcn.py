@@ -35,6 +35,7 @@ class DeepGCN(nn.Module):
     """
 
     num_points: int = 4096  # N in training; weights files carry it
+    frozen: int = 0  # first layers that training leaves as they are, see `freeze`
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
     generator: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
     rank_tables: Sequence[RankTable] | None = (
@@ -86,6 +87,20 @@ class DeepGCN(nn.Module):
         x = first.finish(local + shared.unsqueeze(1))  # (B, N, 512)
         x = self.dropout(second(x))  # (B, N, 256)
         return linear(x, self.classifier.weight, self.classifier.bias)  # (B, N, num_classes)
+
+    def freeze(self, layers: int) -> None:
+        """Let training leave the first layers as they are: weights and running statistics."""
+        self.frozen = layers
+        for module in (*self.layers[:layers], *self.blocks[:layers]):
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> DeepGCN:
+        """Set the mode, as PyTorch has it; frozen layers stay in evaluation mode."""
+        super().train(mode)
+        for module in (*self.layers[: self.frozen], *self.blocks[: self.frozen]):
+            module.eval()
+        return self
 
     def backbone(self, features: Tensor) -> tuple[Tensor, ...]:
         """Return the layers' outputs, L × (B, N, C); for dense blocks, only the channels they add.

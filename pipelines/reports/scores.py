@@ -1,6 +1,6 @@
 """The result of an evaluation: the record that scores.json keeps, the report, and their files.
 
-runs/<run>/eval/<protocol>/
+runs/<run>/eval/<protocol>/, of weights runs/weights/<name>/<data>/<protocol>/
     scores.json, confusion.csv, report.<format>
     confusion.png, iou.png, failures.png, training.png, room_<name>.png, view_<name>.html
 """
@@ -24,6 +24,7 @@ from pipelines.model.presets import PRESETS, published_as
 from pipelines.progress import counted
 from pipelines.runs.directory import Run
 from pipelines.runtime.device import describe_environment
+from pipelines.weights.provenance import describe
 
 from . import plots, tables
 from .failures import EDGES, UNITS, by_attribute, confused_pairs, failure_tables
@@ -51,28 +52,31 @@ class Counts:
 
 
 def score_record(
-    evaluation: Evaluation, protocol: str, counts: Counts, found: Scores, baseline: Scores
+    evaluation: Evaluation, protocol: str, counts: Counts, found: Scores, baseline: Scores | None
 ) -> dict[str, Any]:
     """Return everything that scores.json records."""
-    store, options = evaluation.store, evaluation.options
+    store, options, run = evaluation.store, evaluation.options, evaluation.run
+    areas = evaluation.areas
     values = {
-        "run": evaluation.run.name,
+        "run": evaluation.name,
+        "weights": [each.provenance for each in evaluation.weights],
         "protocol": protocol,
-        "test_area": evaluation.config.test_area,
+        "test_area": areas[0] if len(areas) == 1 else None,
+        "areas": list(areas),
         "checkpoint": options.checkpoint,
         "seed": options.seed,
         "votes": options.votes if protocol == "room" else 1,
-        "num_points": evaluation.config.num_points,
+        "num_points": evaluation.model.num_points,
         "classes": list(store.classes),
         **asdict(found),
-        "baseline": asdict(baseline),
+        "baseline": asdict(baseline) if baseline else None,
         "confusion": counts.matrix.tolist(),
         "rooms": {name: matrix.tolist() for name, matrix in counts.rooms.items()},
         "blocks": counts.blocks,
         "seconds": counts.seconds,
         "store": {"path": str(store.path), "fingerprint": store.fingerprint},
         "store_rooms": len(store.rooms()),
-        "training": evaluation.run.environment,
+        "training": run.environment if run else None,
         "environment": describe_environment(next(evaluation.model.parameters()).device),
     }
     if counts.first is not None:
@@ -86,10 +90,14 @@ def score_record(
 
 
 def build_report(
-    evaluation: Evaluation, counts: Counts, found: Scores, baseline: Scores, values: dict[str, Any]
+    evaluation: Evaluation,
+    counts: Counts,
+    found: Scores,
+    baseline: Scores | None,
+    values: dict[str, Any],
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
-    model, name, store = evaluation.config.model, evaluation.run.name, evaluation.store
+    model, name, store = evaluation.model.config, evaluation.name, evaluation.store
     rows = [Row.of(f"{name}: {model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
     rooms, published = len(store.rooms()), store.published_rooms
@@ -102,7 +110,9 @@ def build_report(
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
         notes.append(votes_note(counts, evaluation.options.votes, found, once))
-    rows.append(Row.of("height bands, no network", baseline))
+    if baseline is not None:
+        rows.append(Row.of("height bands, no network", baseline))
+    areas = ", ".join(map(str, evaluation.areas))
     preset = PRESETS.get(published_as(model) or "")
     if preset and preset.published and published and values["test_area"] == 5:
         mark = "" if preset.cited else f" {tables.DAGGER}"
@@ -110,7 +120,7 @@ def build_report(
         if mark:
             notes.append(f"{tables.DAGGER} quoted from memory, not checked against the paper.")
     return Report(
-        title=f"{name} on Area {values['test_area']}, protocol {values['protocol']}",
+        title=f"{name} on Area {areas}, protocol {values['protocol']}",
         classes=store.classes,
         rows=tuple(rows),
         summary=_summary(evaluation, values),
@@ -137,14 +147,22 @@ def votes_note(counts: Counts, votes: int, found: Scores, once: Mapping[str, Any
 
 def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings, data and machine behind the scores."""
-    config, options, store = evaluation.config, evaluation.options, evaluation.store
+    options, store, run = evaluation.options, evaluation.store, evaluation.run
     votes = f", {options.votes} votes" if values["votes"] > 1 else ""
+    origins = (f"{describe(w)}; SHA-256 {w['sha256'][:12]}" for w in values["weights"])
+    made = {"weights": " + ".join(origins)}
+    if run is not None:
+        trained = run.config
+        made["run"] = (
+            f"{run.name}, checkpoint {options.checkpoint}, seed {trained.seed}, "
+            f"recipe {trained.recipe_text} ({trained.model.layout} layout)"
+        )
     return {
         "protocol": f"{values['protocol']}{votes}, seed {options.seed}, "
         f"{values['points']:,} points scored",
-        "test area": f"{config.test_area}, {counted(len(evaluation.rooms), 'room')}",
-        "run": f"{evaluation.run.name}, checkpoint {options.checkpoint}, "
-        f"seed {config.seed}, recipe {config.recipe_text} ({config.model.layout} layout)",
+        "test area": f"{', '.join(map(str, evaluation.areas))}, "
+        f"{counted(len(evaluation.rooms), 'room')}",
+        **made,
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         **tables.machines([values["environment"]]),
         "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
@@ -258,13 +276,13 @@ def known_scores(
     return known if same else None
 
 
-def write_protocols(run: Path, found: Sequence[tuple[str, Scores]]) -> Path:
-    """Write eval/protocols.md: the same run under several protocols, side by side."""
+def write_protocols(folder: Path, name: str, found: Sequence[tuple[str, Scores]]) -> Path:
+    """Write protocols.md: the same run or weights under several protocols, side by side."""
     lines = tuple(
         (name, f"{s.points:,}", *map(percent, (s.oa, s.macc, s.miou))) for name, s in found
     )
-    table = Table(run.name, ("protocol", "points scored", "OA", "mAcc", "mIoU"), lines)
-    path = run / "eval" / "protocols.md"
-    title = f"# {run.name} under each protocol"
+    table = Table(name, ("protocol", "points scored", "OA", "mAcc", "mIoU"), lines)
+    path = folder / "protocols.md"
+    title = f"# {name} under each protocol"
     atomic_text(path, f"{title}\n\n{table.as_markdown()}\n\nScores in percent.\n")
     return path

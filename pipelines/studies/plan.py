@@ -21,13 +21,14 @@ from pipelines.config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
 from pipelines.config.options import check_choice, flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
 from pipelines.data.store import Store
-from pipelines.errors import ConfigError, RunError, did_you_mean
+from pipelines.errors import ConfigError, RunError, WeightsError, did_you_mean
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.presets import PRESETS
 from pipelines.runs.resume import identity
 from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
+from pipelines.training.start import start_config
 from pipelines.training.summary import count_parameters
 
 from . import Row, Section, Study, study
@@ -177,14 +178,24 @@ def _chosen_study(config: AblateConfig) -> Study:
 def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfig:
     """Return the configuration that the rows change: `settings` applied to the defaults."""
     model, other = _split(settings)
+    training = {"data": config.data, "runs": config.runs, **other}
+    if weights := training.pop("weights", None):
+        return start_config(weights, model, training)
     arch, depth = model.pop("arch", ModelConfig.arch), model.pop("depth", None)
-    network = ModelConfig.published(arch, depth, **model)
-    return TrainConfig(model=network, **{"data": config.data, "runs": config.runs, **other})
+    return TrainConfig(model=ModelConfig.published(arch, depth, **model), **training)
 
 
 def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """Return `base` with a row's changes, without fractions."""
+    """Return `base` with a row's changes, without fractions.
+
+    A row that starts from other weights has their network.
+    """
     model, other = _split(changes)
+    if other.get("weights") not in (None, base.weights):
+        network = start_config(other["weights"], {}, {"runs": base.runs}).model
+        base = dataclasses.replace(base, model=network, weights=other["weights"])
+    elif "weights" in other and not other["weights"]:
+        other.setdefault("freeze", 0)
     return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
 
 
@@ -209,7 +220,7 @@ def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> Row:
     changes = absolute(row.changes, base)
     try:
         config = resolve(changed(base, changes), store)
-    except ConfigError as error:
+    except (ConfigError, RunError, WeightsError) as error:
         return dataclasses.replace(row, changes=changes, error=str(error))
     with torch.device("meta"):  # nothing is allocated
         parameters = count_parameters(DeepGCN(config.model))
@@ -234,6 +245,10 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
         parts.append("not dilated")
     elif not model.epsilon:
         parts.append("not stochastic")
+    if config.weights != base.weights or config.weights:
+        parts.append(f"from {config.weights or 'nothing'}")
+    if config.freeze:
+        parts.append(f"{config.freeze} frozen")
     if config.recipe_text != "paper":
         parts.append(config.recipe_text)
     if config.test_area != base.test_area and base.test_area is not None:

@@ -31,12 +31,14 @@ from pipelines.runtime.memory import peak_memory
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
+from pipelines.weights.provenance import STARTED_FROM, as_metadata
 from pipelines.weights.safetensors import save_weights
 
 from .checkpoint import TrainingState, first_not_finite
 from .distributed import ALONE, Processes
 from .loggers import RunLog, open_log
 from .recipe import average_weights, build_optimizer, choose_recipe
+from .start import open_start, start_from, trained_on
 from .steps import Accumulation, Pace, Step, Stepper, pinned, predict_batches, prefetch
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
@@ -62,6 +64,9 @@ class Training:
     ) -> None:
         self.config, self.run, self.processes = config, run, processes
         self.classes, self.class_colors = store.classes, store.class_colors
+        self.origin = trained_on(config, store)
+        if started := run.environment.get(STARTED_FROM):
+            self.origin |= as_metadata({STARTED_FROM: started})
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress
         self.epoch_batches = math.ceil(len(self.sampler) / config.batch_size)
@@ -79,7 +84,12 @@ class Training:
         """Return the state of the first step, or of the run's checkpoint."""
         config = self.config
         torch.manual_seed(config.seed)
-        model = DeepGCN(config.model).to(self.device)
+        model = DeepGCN(config.model)
+        begun = self.run.training_state.is_file()
+        if not begun and (weights := open_start(config)):
+            start_from(model, weights, self.classes)
+        model.freeze(config.freeze)
+        model.to(self.device)
         model.checkpoint_layers = config.checkpoint_layers or 0
         state = TrainingState(
             model,
@@ -87,7 +97,7 @@ class Training:
             average_weights(model) if "ema" in config.parts else None,
             Precision(config.precision, self.device),
         )
-        if self.run.training_state.is_file():
+        if begun:
             state.load(self.run.training_state)
         return state
 
@@ -307,7 +317,7 @@ class Training:
             "step": str(self.counters.step),
             "weights": "average" if self.state.average else "as trained",
             "num_points": str(self.config.num_points),
-            "test_area": str(self.config.test_area),
+            **self.origin,
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),
         }

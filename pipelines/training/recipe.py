@@ -29,7 +29,7 @@ LR_FLOOR = 1e-5
 BN_MOMENTUM, BN_MOMENTUM_FLOOR = 0.5, 0.01  # 1 − decay, for a decay of 0.5 → 0.99
 HALVE_EVERY_EPOCHS = 20  # torch layout
 PYTORCH_BN_MOMENTUM = 0.1
-WARM_UP = 0.02  # of all samples, over which the cosine schedule's rate rises
+WARM_UP = 0.02  # of all samples, over which the rate of cosine and warm-up rises
 EMA_DECAY = 0.999
 
 
@@ -38,7 +38,7 @@ def build_optimizer(model: DeepGCN, parts: Sequence[str], lr: float) -> Optimize
 
     `fused` takes a step in one pass over the weights, on the CPU in a quarter of the time.
     """
-    weights = model.parameters()
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
     if "sgd" in parts:  # as in DGCNN's PyTorch release
         return SGD(weights, lr=lr, momentum=0.9, weight_decay=1e-4, nesterov=True, fused=True)
     if "adamw" in parts:
@@ -81,6 +81,12 @@ def cosine_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  
     return Rates(lr * (1 + math.cos(math.pi * done)) / 2, PYTORCH_BN_MOMENTUM)
 
 
+def warm_up_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  # noqa: ARG001
+    """Return rates that rise to `lr` over the first samples and stay: gentle to given weights."""
+    warm = max(1, round(WARM_UP * total))
+    return Rates(lr * min(1.0, (samples + 1) / (warm + 1)), PYTORCH_BN_MOMENTUM)
+
+
 def paper_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  # noqa: ARG001
     """Return the rates of the TensorFlow release, which the published numbers come from.
 
@@ -110,6 +116,7 @@ def torch_schedule(lr: float, total: int, samples: int, epoch: int) -> Rates:  #
 # position. "paper" and "torch" are the published schedules of the layouts.
 SCHEDULES: dict[str, Callable[[float, int, int, int], Rates]] = {
     "cosine": cosine_schedule,
+    "warm-up": warm_up_schedule,
     "paper": paper_schedule,
     "torch": torch_schedule,
 }

@@ -35,6 +35,8 @@ def describe_training(
     parts = [
         f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
+        f"from {config.weights}" if config.weights else "",
+        f"{counted(config.freeze, 'layer')} frozen" if config.freeze else "",
         f"test area {config.test_area}" if config.test_area else "no test area",
         f"{counted(len(train.rooms), 'training room')} ({counted(len(train), 'block')})",
         counted(len(validation.rooms), "validation room") if validation else "no validation",

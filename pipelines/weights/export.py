@@ -26,6 +26,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 from pipelines.serialization import to_plain
 
+from . import provenance
 from .published import published_state
 from .safetensors import (
     PUBLISHED_CONFIG,
@@ -52,7 +53,7 @@ CHANNELS = {
     "paper": "x, y from the block's centre and z from the floor (m)",
     "torch": "x, y, z from the mean of the block's points, scaled into [-1, 1]",
 }
-ORIGIN = ("run", "checkpoint", "step", "test_area", "source", "source_sha256", "release")
+ORIGIN = (*provenance.KEYS, provenance.STARTED_FROM)
 README = """\
 # {out}
 

@@ -7,11 +7,11 @@ bytes → tensors    one module a form: `safetensors`, `pytorch`, `tensorflow`
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pipelines.config import ModelConfig
 from pipelines.config.model import Hints
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
-from pipelines.files import check_place
+from pipelines.files import check_place, sha256_of
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 
@@ -37,7 +37,9 @@ from .safetensors import (
 )
 from .tensorflow import LOG, bundle_prefix, index_file, open_bundle, read_log
 
-CLASS_KEYS = ("classes", "class_colors")  # metadata kept when an export comes back
+CLASS_KEYS = ("classes", "class_colors")
+# Metadata kept when an export comes back.
+KEPT_KEYS = (*CLASS_KEYS, "trained_on", "test_area", "fingerprint", "license", "started_from")
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,7 @@ class WeightsFile:
 
     def sha256(self) -> str:
         """Return the SHA-256 of its files, one after the other."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            with path.open("rb") as opened:
-                while chunk := opened.read(1 << 20):
-                    digest.update(chunk)
-        return digest.hexdigest()
+        return sha256_of(*self.files)
 
     def hints(self) -> Hints:
         """Return the network's settings that are recorded in the file or beside it."""
@@ -128,12 +125,18 @@ class ImportResult:
 
 
 def import_weights(
-    source: Path, out: Path, hints: Hints | None = None, *, progress: Progress = SILENT
+    source: Path,
+    out: Path,
+    hints: Hints | None = None,
+    *,
+    about: Mapping[str, str] = MappingProxyType({}),
+    progress: Progress = SILENT,
 ) -> ImportResult:
     """Turn a release's checkpoint into weights of this toolkit.
 
     Settings that are neither clear from the tensors nor in `hints` are those recorded with the file
     (the log beside a TensorFlow checkpoint, the configuration in an export), else as published.
+    `about` is recorded as metadata.
 
     Raises:
         ConfigError: an option or the output is invalid.
@@ -142,7 +145,7 @@ def import_weights(
     check_out(out, (".safetensors",), source)
     opened = open_weights(source)
     release, model, guessed = _build(opened, hints, progress)
-    save_weights(out, model, metadata=_metadata(opened, release, model))
+    save_weights(out, model, metadata={**_metadata(opened, release, model), **about})
     parameters = sum(value.numel() for value in model.parameters())
     config = model.config
     return ImportResult(opened.path, out, release, config.label, config, parameters, guessed)
@@ -173,7 +176,7 @@ def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, st
         "release": release,
         "num_points": str(model.num_points),
     }
-    found = {key: opened.metadata[key] for key in CLASS_KEYS if key in opened.metadata}
+    found = {key: opened.metadata[key] for key in KEPT_KEYS if key in opened.metadata}
     if len(found.get("classes", "").split()) == model.config.num_classes:
         return {**origin, **found}  # an export of ours, of any data set
     # All three releases number S3DIS's classes as we do; of other data sets nothing is known.

@@ -66,7 +66,7 @@ def label(
     draws = Draws(**{**vars(DRAWS), **changes})
     folder, origin = part_folder(out), f"{made_from} {draws}"
     store = LabelStore.open(folder, origin, len(pos), 13, probabilities=True)
-    label_points(model, pos, color, draws, store, task or Task())
+    label_points([(model, draws)], pos, color, store, task or Task())
     return store.arrays
 
 

@@ -10,21 +10,25 @@ import pytest
 import torch
 from scipy.spatial.distance import pdist
 
-from pipelines.config import EvalConfig, ModelConfig, TrainConfig
+from pipelines.config import EvalConfig, ModelConfig
 from pipelines.data.store import Room, RoomInfo, Store, make_room
 from pipelines.inference.protocols import (
-    SCALES,
     Evaluation,
     count_blocks,
     count_height_bands,
     predict_rooms,
+)
+from pipelines.inference.segmentation import (
+    SCALES,
+    Draws,
+    block_logits,
+    softmax,
+    sort_points,
     vote_pos,
 )
-from pipelines.inference.segmentation import Draws, block_logits, softmax, sort_points
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
-from pipelines.runs.directory import Run
 from tests.tiny_store import write_tiny_store
 
 NUM_POINTS = 64
@@ -43,10 +47,12 @@ def target(store: Store) -> Evaluation:
     return evaluation(store, model)
 
 
-def evaluation(store: Store, model: DeepGCN) -> Evaluation:
-    config = TrainConfig(model=MODEL, num_points=NUM_POINTS, test_area=3)
-    rooms = tuple(store.rooms(3))
-    return Evaluation(Run(store.path), config, EvalConfig(), model, store, rooms)
+def evaluation(store: Store, model: DeepGCN | None) -> Evaluation:
+    if model is not None:
+        model.num_points = NUM_POINTS
+    return Evaluation(
+        "net", store.path, (), (model,) if model else (), EvalConfig(), store, tuple(store.rooms(3))
+    )
 
 
 def test_vote_0_is_the_room_itself() -> None:
@@ -154,7 +160,7 @@ class Rooms:
 
 def baseline(classes: int, *made: tuple[list[float], list[int]]) -> list[list[int]]:
     store = cast("Store", Rooms(classes, *made))
-    return count_height_bands(evaluation(store, cast("DeepGCN", None))).tolist()
+    return count_height_bands(evaluation(store, None)).tolist()
 
 
 def test_the_most_frequent_class_of_a_band_wins() -> None:

@@ -1,0 +1,193 @@
+"""One way to name weights: a file, a run, or a name of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pipelines.data.custom import spread_colors
+from pipelines.data.s3dis import CLASSES, parse_colors
+from pipelines.data.store import Store
+from pipelines.errors import RunError, WeightsError, did_you_mean
+from pipelines.files import sha256_of
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import SILENT, Progress
+from pipelines.weights import catalogue
+from pipelines.weights.catalogue import Entry
+from pipelines.weights.provenance import history, provenance
+from pipelines.weights.safetensors import load_weights, read_metadata
+
+from .directory import CONFIG, Run, find_runs, latest_finished, open_run
+from .lock import LOCK, hold_lock
+
+FETCH_SECONDS = 600.0  # to wait for another process that fetches
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """A weights file of this toolkit that was named in some way."""
+
+    name: str  # of the run, of the catalogue, or the file's without suffix
+    file: Path
+    run: Run | None = None  # that trained them, if a run was named
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        """What stands in the file beside the tensors."""
+        return read_metadata(self.file)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the file."""
+        return sha256_of(self.file)
+
+    def unseen_areas(self, store: Store) -> set[int]:
+        """Return a store's areas that neither this training nor one before it has had.
+
+        Other data than the store's is not compared; of S3DIS, the store has to be the whole.
+        """
+        areas, known = set(store.areas), self.provenance
+        if self.run is not None:  # the files of the first runs don't say what data it was
+            known = {**self.run.environment.get("store", {}), **known}
+        whole = store.published_rooms == len(store.rooms())
+        for found in history(known):
+            s3dis = whole and str(found.get("trained_on")).startswith("S3DIS without area")
+            if s3dis or found.get("fingerprint") == store.fingerprint:
+                areas = {area for area in areas if str(area) == found.get("test_area")}
+        return areas
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The name and hash of the weights, and where they come from."""
+        return {"name": self.name, "sha256": self.sha256} | provenance(self.metadata)
+
+    def load(self, classes: Collection[str] = ()) -> DeepGCN:
+        """Return the network; see `load_weights` for `classes`, to which the run's own belong."""
+        if self.run is None:
+            return load_weights(self.file, classes=classes)
+        trained = self.run.config
+        model = load_weights(self.file, classes=(*classes, *trained.model.own_classes))
+        model.num_points = trained.num_points  # the first runs' files do not say it
+        return model
+
+    def class_names(self, count: int) -> tuple[str, ...]:
+        """Return the names of the `count` classes that the network predicts.
+
+        Weights that name none are of S3DIS if they have as many classes; else the classes are
+        numbered.
+        """
+        if self.named_classes:
+            return self.named_classes
+        numbered = (f"class_{number}" for number in range(count))
+        return CLASSES if count == len(CLASSES) else tuple(numbered)
+
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """The classes that the file names, if any."""
+        return tuple(self.metadata.get("classes", "").split())
+
+    def palette(self, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+        """Return the names and colours of the `count` classes that the network predicts."""
+        classes, written = self.class_names(count), self.metadata.get("class_colors", "")
+        try:
+            known = written or count == len(CLASSES)
+            colors = parse_colors(written) if known else spread_colors(count)
+        except ValueError:
+            colors = ()
+        fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
+        if len(classes) != count or len(colors) != count or not fits:
+            raise WeightsError(
+                f"{self.file}: found {len(classes)} names and {len(colors)} colours of classes, "
+                f"expected {count} of each, as the network has outputs.\n"
+                "Export or import the weights again."
+            )
+        return classes, colors
+
+
+def weights_of(run: Run, checkpoint: str = "best") -> NamedWeights:
+    """Return the weights of a run; RunError: it has none yet."""
+    return NamedWeights(run.name, run.weights(checkpoint), run)
+
+
+def find_weights(
+    named: str | Path,
+    runs: Path = Path("runs"),
+    *,
+    checkpoint: str = "best",
+    progress: Progress = SILENT,
+) -> NamedWeights:
+    """Return the weights that are named: a file, a run (by folder or name), or of the catalogue.
+
+    Weights of the catalogue that are neither in the package nor in the user's cache are fetched.
+
+    Raises:
+        RunError: the run has no weights yet, or the folder holds no run.
+        WeightsError: nothing has this name, or the weights cannot be fetched.
+
+    >>> find_weights("dgcnn-s3dis")
+    Traceback (most recent call last):
+    pipelines.errors.WeightsError: dgcnn-s3dis: found no such weights file, ... Did you mean ...
+    """
+    path = Path(named)
+    if path.is_file():
+        return NamedWeights(path.stem, path)
+    for folder in (runs / path, path):
+        if (folder / CONFIG).is_file():
+            return weights_of(Run(folder), checkpoint)
+    if entry := catalogue.find(str(named)):
+        return catalogue_weights(entry, progress)
+    if path.is_dir():
+        open_run(path)  # says what it holds instead of a run
+    known = [*(run.name for run in find_runs(runs)), *(e.name for e in catalogue.CATALOGUE)]
+    raise WeightsError(
+        f"{named}: found no such weights file, no such run in {runs}, and no such name in the "
+        f"catalogue.{did_you_mean(str(named), known)}\n"
+        "See what there is: deepgcn weights list, deepgcn runs list"
+    )
+
+
+def catalogue_weights(entry: Entry, progress: Progress = SILENT) -> NamedWeights:
+    """Return weights of the catalogue, fetched if they have to be, by one process at a time."""
+    if entry.url is None:
+        return NamedWeights(entry.name, catalogue.weights_file(entry, progress))
+    folder = catalogue.cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(folder / LOCK, shared=False, seconds=FETCH_SECONDS):
+            return NamedWeights(entry.name, catalogue.weights_file(entry, progress))
+    except OSError as error:
+        raise WeightsError(
+            f"{folder}: cannot be written ({error.strerror}), expected the user's cache.\n"
+            "Choose another one with XDG_CACHE_HOME."
+        ) from error
+
+
+def packaged_weights() -> NamedWeights:
+    """Return the weights inside the package that are used if none are named.
+
+    WeightsError: there are none.
+    """
+    if entry := catalogue.default():
+        return NamedWeights(entry.name, catalogue.weights_file(entry))
+    raise WeightsError(catalogue.NO_DEFAULT)
+
+
+def default_weights(runs: Path, progress: Progress = SILENT) -> NamedWeights:
+    """Return the weights to use if none are named: of the latest finished run, else the package's.
+
+    RunError: there are neither.
+    """
+    try:
+        run = latest_finished(runs)
+    except RunError as error:
+        try:
+            found = packaged_weights()
+        except WeightsError as other:
+            raise RunError(f"{error}\n{other}") from error
+        progress.say(f"{found.name}: the weights of this package; {runs} has no finished run")
+        return found
+    progress.say(f"{run.path}: the latest finished run")
+    return weights_of(run)

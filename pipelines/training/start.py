@@ -1,0 +1,128 @@
+"""Start a training from weights: which ones, whether they fit, what is taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, RunError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import SILENT, Progress
+from pipelines.runs.weights import NamedWeights, find_weights
+
+CLASSIFIER = "classifier."  # its tensors' names begin so
+# Settings that no tensor depends on, and so may differ from those of the weights.
+FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")
+
+
+def start_config(named: str, model: Mapping[str, Any], training: Mapping[str, Any]) -> TrainConfig:
+    """Return a training from named weights, with settings of their network changed by `model`."""
+    runs = training.get("runs", TrainConfig.runs)
+    network = find_weights(named, runs).load(_own_classes(model)).config
+    changed = dataclasses.replace(network, **model)
+    return TrainConfig(model=changed, weights=named, **training)
+
+
+def _own_classes(settings: Mapping[str, Any]) -> list[str]:
+    return [each for each in map(settings.get, ("arch", "conv")) if each and ":" in each]
+
+
+def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConfig:
+    """Return `config` with the hash of the weights that it starts from.
+
+    A network that is left at the default stands for that of the weights.
+
+    Raises:
+        ConfigError: the network is another one than the weights'.
+        RunError, WeightsError: the weights cannot be found or read.
+    """
+    if config.weights is None or config.weights_sha256 is not None:
+        return config  # the second: a run's own configuration
+    weights = find_weights(config.weights, config.runs, progress=progress)
+    model, classes = config.model, config.model.num_classes
+    theirs = weights.load(model.own_classes).config
+    if model == ModelConfig(num_classes=classes):
+        model = dataclasses.replace(theirs, num_classes=classes)
+    check_network(weights.name, theirs, model)
+    return dataclasses.replace(config, model=model, weights_sha256=weights.sha256)
+
+
+def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
+    """Raise ConfigError, with the differences, unless all but the classifier is as in weights."""
+    differing = [
+        f"{field.name} {getattr(wanted, field.name)} instead of {getattr(theirs, field.name)}"
+        for field in dataclasses.fields(ModelConfig)
+        if field.name not in FREE and getattr(theirs, field.name) != getattr(wanted, field.name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"--weights {name}: found a network of {theirs.label}, asked for one with "
+            f"{', '.join(differing)}.\n"
+            "Leave these options out to train that of the weights, or train from nothing."
+        )
+
+
+def open_start(config: TrainConfig) -> NamedWeights | None:
+    """Return the weights that a resolved configuration starts from, if any.
+
+    RunError: their file has changed since.
+    """
+    if config.weights is None:
+        return None
+    weights = find_weights(config.weights, config.runs)
+    if weights.sha256 != config.weights_sha256:
+        raise RunError(
+            f"{weights.file}: found weights of the SHA-256 {weights.sha256[:12]}, expected those "
+            f"that the training was set up with, {str(config.weights_sha256)[:12]}.\n"
+            "Put them back, or start a new run: deepgcn train --weights …"
+        )
+    return weights
+
+
+def keeps_classifier(weights: NamedWeights, classes: Sequence[str], count: int) -> bool:
+    """Return whether the classifier of weights of `count` outputs predicts these classes.
+
+    Weights that name no classes are believed if the number is the same.
+    """
+    return count == len(classes) and weights.named_classes in ((), tuple(classes))
+
+
+def start_from(model: DeepGCN, weights: NamedWeights, classes: Sequence[str]) -> None:
+    """Put weights into a new network, except for a classifier of other classes."""
+    source = weights.load(model.config.own_classes)
+    state = source.state_dict()
+    if not keeps_classifier(weights, classes, source.config.num_classes):
+        state = {name: v for name, v in state.items() if not name.startswith(CLASSIFIER)}
+    model.load_state_dict(state, strict=False)
+
+
+def describe_start(
+    weights: NamedWeights, config: TrainConfig, store: Store, progress: Progress
+) -> None:
+    """Say what a training takes over from weights, and what they have seen already."""
+    count = weights.load(config.model.own_classes).config.num_classes
+    if not keeps_classifier(weights, store.classes, count):
+        progress.say(
+            f"{weights.name}: its classifier of {count} classes is replaced by a new one "
+            f"of {len(store.classes)}: {', '.join(store.classes)}"
+        )
+    if config.test_area and config.test_area not in weights.unseen_areas(store):
+        progress.warn(
+            f"{weights.name}: was trained on area {config.test_area} of this data, so the run's "
+            "test area will not be unseen."
+        )
+
+
+def trained_on(config: TrainConfig, store: Store) -> dict[str, str]:
+    """Return what a training's weights record of its data."""
+    areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
+    name = store.path.resolve().name
+    text = f"{name}, areas {areas} (fingerprint {store.fingerprint[:12]})"
+    return {
+        "trained_on": f"{text}, recipe {config.recipe_text}, seed {config.seed}",
+        "test_area": str(config.test_area),
+        "fingerprint": store.fingerprint,
+    }

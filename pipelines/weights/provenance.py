@@ -1,0 +1,65 @@
+"""Where weights come from: what they were trained on, and what that training started from.
+
+It is metadata of a weights file, every score repeats it, and a training that starts from weights
+keeps theirs inside its own. What others wrote is shown as text, never followed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+KEYS = (
+    *("name", "run", "checkpoint", "step", "trained_on", "test_area", "fingerprint", "license"),
+    *("source", "source_sha256", "release"),  # of imported weights
+)
+STARTED_FROM = "started_from"  # JSON of the provenance of the weights that a training started from
+
+
+def provenance(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a weights file's metadata says of its origin.
+
+    >>> provenance({"run": "mine", "classes": "floor wall", "started_from": '{"name": "dgcnn"}'})
+    {'run': 'mine', 'started_from': {'name': 'dgcnn'}}
+    """
+    found: dict[str, Any] = {name: metadata[name] for name in KEYS if name in metadata}
+    try:
+        earlier = json.loads(metadata.get(STARTED_FROM, "null"))
+    except (ValueError, RecursionError):
+        earlier = None  # damaged
+    return {**found, STARTED_FROM: earlier} if isinstance(earlier, dict) else found
+
+
+def as_metadata(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return a provenance as metadata, as `provenance` reads it."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in found.items()
+        if value is not None
+    }
+
+
+def history(found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield a provenance, that of the weights which its training started from, and so on."""
+    while isinstance(found, Mapping) and found:
+        yield found
+        found = found.get(STARTED_FROM, {})
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """Return a provenance in one line for people.
+
+    >>> describe({"run": "mine", "trained_on": "data", "started_from": {"name": "dgcnn"}})
+    'run mine, trained on data; started from dgcnn'
+    """
+    forms = {"run": "run {}", "name": "{}", "source": "imported from {}"}
+    names = (form.format(found[key]) for key, form in forms.items() if key in found)
+    text = next(names, "weights without a name")
+    if "trained_on" in found:
+        text += f", trained on {found['trained_on']}"
+    text = " ".join(text.split())
+    earlier = found.get(STARTED_FROM)  # one step back is shown; the file has the others
+    if not isinstance(earlier, dict):
+        return text
+    return f"{text}; started from {describe({**earlier, STARTED_FROM: None})}"

@@ -1,0 +1,414 @@
+"""Weights take the place of a run in every stage: trained from, scored, averaged, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from plyfile import PlyData
+from safetensors.torch import load_file
+from sklearn.metrics import confusion_matrix
+
+from deepgcn_cli.__main__ import run as deepgcn
+from pipelines import kernels, load_model, segment
+from pipelines.ablate import ablate
+from pipelines.config import AblateConfig, EvalConfig, ModelConfig, PredictConfig, TrainConfig
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
+from pipelines.evaluate import evaluate
+from pipelines.inference.segmentation import vote_pos
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.predict import predict
+from pipelines.runs.directory import Run, find_runs
+from pipelines.runs.weights import find_weights
+from pipelines.scans.ply import write_points
+from pipelines.train import train
+from pipelines.weights.published import published_state
+from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep, assert_same, run_as
+
+
+@pytest.fixture(autouse=True)
+def _readable_kernels() -> Iterator[None]:
+    with kernels.use("reference"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data", points=400)
+
+
+@pytest.fixture(scope="module")
+def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny_run(store.path, tmp_path_factory.mktemp("trained"), max_steps=40)
+
+
+@pytest.fixture
+def start(trained: Run, tmp_path: Path) -> Path:
+    """The trained run's weights as a file alone."""
+    return Path(shutil.copy(trained.weights(), tmp_path / "start.safetensors"))
+
+
+def config(store: Store, runs: Path, weights: object, **changes: Any) -> TrainConfig:
+    options: dict[str, Any] = {
+        **{"weights": str(weights), "data": store.path, "runs": runs, "name": "tuned"},
+        **{"epochs": 1, "max_steps": 4, "batch_size": 4, "num_points": 64},
+        **{"device": "cpu", "threads": 1},
+    }
+    return TrainConfig(**{**options, **changes})
+
+
+def test_one_way_to_name_weights(trained: Run, start: Path, tmp_path: Path) -> None:
+    expected = load_weights(start).state_dict()
+    runs = trained.path.parent
+    for named in (start, trained.path, "tiny"):
+        found = find_weights(named, runs)
+        assert all(torch.equal(v, expected[name]) for name, v in found.load().state_dict().items())
+    with pytest.raises(WeightsError, match=r"no such name in the catalogue\. Did you mean 'tiny'"):
+        find_weights("tinny", runs)
+    with pytest.raises(RunError, match=r"expected a run directory"):
+        find_weights(tmp_path)
+    with pytest.raises(WeightsError, match="No weights are inside this package yet"):
+        load_model()
+
+
+def test_a_training_starts_from_weights(store: Store, start: Path, tmp_path: Path) -> None:
+    """Without a step's change: the last weights before any are those of the file."""
+    run = run_as(config(store, tmp_path, start, lr=1e-30, recipe="modern"), "still")
+    found, given = load_file(run.weights("last")), load_file(start)
+    assert run.config.model == load_weights(start).config
+    learned = {name for name in given if "running" not in name and "tracked" not in name}
+    assert learned
+    for name in learned:
+        torch.testing.assert_close(found[name], given[name], atol=1e-6, rtol=1e-4)
+
+
+def test_what_weights_started_from_is_in_the_file_and_in_the_scores(
+    store: Store, trained: Run, start: Path, tmp_path: Path
+) -> None:
+    run = run_as(config(store, tmp_path, start), "tuned")
+    facts = read_metadata(run.weights())
+    earlier = json.loads(facts["started_from"])
+    assert earlier["run"] == "tiny"
+    assert earlier["sha256"] == find_weights(start).sha256
+    assert store.fingerprint[:12] in earlier["trained_on"]
+    assert "areas 1, 2" in facts["trained_on"]
+    evaluate(EvalConfig(run_dirs=(run.path,), pictures=False, device="cpu"))
+    record = run.scores("room")
+    assert record is not None
+    (weights,) = record["weights"]
+    assert weights["started_from"]["run"] == trained.name
+    report = (run.path / "eval" / "room" / "report.md").read_text()
+    assert "started from run tiny, trained on data, areas 1, 2" in report
+
+
+def test_other_classes_get_a_new_classifier(start: Path, tmp_path: Path) -> None:
+    two = two_classes(tmp_path / "two")
+    said = AtStep()
+    tuned = config(two, tmp_path, start, lr=1e-30, max_steps=1)
+    run = Run(train(tuned, progress=said).run)
+    assert any(
+        "13 classes is replaced by a new one of 2: floor, rest" in text for text in said.said
+    )
+    found, given = load_file(run.weights("last")), load_file(start)
+    assert found["classifier.weight"].shape[0] == 2
+    torch.testing.assert_close(
+        found["fusion.linear.weight"], given["fusion.linear.weight"], atol=1e-6, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"in_channels": 6}, "in_channels 6 instead of 9"),
+        ({"arch": "densegcn"}, "arch densegcn instead of resgcn"),
+        ({"width": 8, "depth": 2}, "depth 2 instead of 3, width 8 instead of 16"),
+    ],
+)
+def test_another_network_is_refused_with_the_difference(
+    store: Store, start: Path, tmp_path: Path, changes: dict[str, Any], found: str
+) -> None:
+    model = dataclasses.replace(load_weights(start).config, **changes)
+    with pytest.raises(ConfigError, match=f"asked for one with {found}"):
+        train(config(store, tmp_path, start, model=model))
+    assert not find_runs(tmp_path)
+
+
+def test_frozen_layers_stay_as_they_are(store: Store, start: Path, tmp_path: Path) -> None:
+    run = run_as(config(store, tmp_path, start, freeze=2, lr=0.01, recipe="modern"), "frozen")
+    given = load_file(start)
+    for checkpoint in ("last", "best"):
+        found = load_file(run.weights(checkpoint))
+        same = {name: torch.equal(value, given[name]) for name, value in found.items()}
+        for name, kept in same.items():
+            assert kept == name.startswith(("layers.0.", "layers.1.")), name
+    with pytest.raises(ConfigError, match="at most the 3 layers"):
+        train(config(store, tmp_path, start, freeze=4))
+    with pytest.raises(ConfigError, match="without --weights"):
+        TrainConfig(freeze=1)
+
+
+def test_a_stopped_training_goes_on_without_the_weights(
+    store: Store, start: Path, tmp_path: Path
+) -> None:
+    whole = run_as(config(store, tmp_path, start, freeze=1), "whole")
+    part = run_as(config(store, tmp_path, start, freeze=1, max_steps=2), "part")
+    start.unlink()
+    train(dataclasses.replace(part.config, max_steps=4), resume=part.path)
+    assert_same(load_file(part.weights("last")), load_file(whole.weights("last")))
+    other = dataclasses.replace(part.config, weights="other")
+    with pytest.raises(RunError, match=r"weights was .*, now other"):
+        train(other, resume=part.path)
+
+
+def test_two_processes_start_from_the_same_weights(
+    store: Store, start: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"freeze": 1, "devices": 2, "sync_bn": True, "max_steps": 2}
+    run = run_as(config(store, tmp_path, start, **changes), "two")
+    found, given = load_file(run.weights("last")), load_file(start)
+    frozen = [name for name in given if name.startswith("layers.0.")]
+    assert all(torch.equal(found[name], given[name]) for name in frozen)
+    assert not torch.equal(found["fusion.linear.weight"], given["fusion.linear.weight"])
+
+
+def test_weights_that_changed_since_are_noticed(store: Store, start: Path, tmp_path: Path) -> None:
+    run = run_as(config(store, tmp_path, start, max_steps=1), "first")
+    save_weights(start, load_weights(start), metadata={"classes": " ".join(store.classes)})
+    with pytest.raises(RunError, match="found weights of the SHA-256"):
+        train(dataclasses.replace(run.config, name="again", test_area=2))
+
+
+def test_the_command_takes_the_network_of_the_weights(
+    store: Store, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(store.path), "--runs", str(tmp_path), "--name", "typed"]
+    options += ["--max-steps", "1", "--num-points", "64", "--batch-size", "4", "-k", "5"]
+    assert deepgcn(["train", "--weights", str(start), *options, "--quiet"]) == 0
+    assert Run(tmp_path / "typed").config.model.label == "resgcn-3 (edge, C 16, k 5)"
+    assert deepgcn(["train", "--weights", str(start), "--width", "8", *options]) == 1
+    assert "width 8 instead of 16" in capsys.readouterr().err
+
+
+# eval
+
+
+def score(store: Store, runs: Path, *weights: object, **options: Any) -> Any:
+    values: dict[str, Any] = {"weights": tuple(map(str, weights)), "data": store.path}
+    values |= {"runs": runs, "pictures": False, "device": "cpu", **options}
+    return evaluate(EvalConfig(**values)).results
+
+
+def logarithm(probabilities: np.ndarray) -> np.ndarray:
+    """Logits up to a constant of each point."""
+    return np.log(np.maximum(probabilities, 1e-30))
+
+
+def test_scores_of_weights_by_another_route(store: Store, start: Path, tmp_path: Path) -> None:
+    """`segment` labels each room on its own, scikit-learn counts."""
+    (found,) = score(store, tmp_path, start, test_area=1)
+    model = load_model(start)
+    rooms = [store.read(info) for info in store.rooms(1)]
+    answer = [segment(model, room.pos, room.color)[0] for room in rooms]
+    truth = np.concatenate([room.label for room in rooms])
+    record = json.loads(next(tmp_path.glob("weights/*/*/room/scores.json")).read_text())
+    expected = confusion_matrix(truth, np.concatenate(answer), labels=range(13))
+    np.testing.assert_array_equal(np.array(record["confusion"]), expected)
+    assert (record["protocol"], record["test_area"]) == ("room", 1)
+    assert record["weights"][0]["sha256"] == find_weights(start).sha256
+    assert record["weights"][0]["trained_on"].startswith("data, areas 1, 2")
+    assert found.files[0].parent.parent.name == f"data-{store.fingerprint[:8]}-area1"
+
+
+def test_without_an_area_unseen_rooms_are_scored(
+    store: Store, start: Path, trained: Run, tmp_path: Path
+) -> None:
+    (found,) = score(store, tmp_path, start)
+    assert found.area == 3, "the area that its training left out"
+    other = write_tiny_store(tmp_path / "other", points=300)
+    (found,) = score(other, tmp_path, trained.path)
+    assert found.area is None
+    assert found.scores.points == sum(info.points for info in other.rooms())
+    assert found.baseline is not None
+    rooms = json.loads(found.files[0].read_text())["rooms"]
+    assert set(rooms) == {f"Area_{info.area}_{info.name}" for info in other.rooms()}
+
+
+def test_what_was_seen_before_counts_as_seen(store: Store, start: Path, tmp_path: Path) -> None:
+    """Trained without area 3, then without area 1: nothing is left that it has not seen."""
+    said = AtStep()
+    said.warn = said.say  # type: ignore[method-assign]
+    tuned = Run(train(config(store, tmp_path, start, test_area=1), progress=said).run)
+    assert any("was trained on area 1 of this data" in text for text in said.said)
+    with pytest.raises(ConfigError, match="no area that tuned was not trained on"):
+        score(store, tmp_path, tuned.path)
+
+
+def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    model = DeepGCN(load_weights(start).config).eval()
+    facts = {**read_metadata(start), "name": "other"}
+    facts = {name: facts[name] for name in ("classes", "class_colors", "num_points", "name")}
+    save_weights(other, model, metadata=facts)
+    one, two, both = score(store, tmp_path, start, other, average=True, test_area=3)
+    assert both.name == "average of 2"
+    logits = []
+    for weights in (start, other):
+        single = load_model(weights)
+        rooms = [store.read(info) for info in store.rooms(3)]
+        logits.append([logarithm(segment(single, room.pos, room.color)[1]) for room in rooms])
+    answer = np.concatenate([(a + b).argmax(1) for a, b in zip(*logits, strict=True)])
+    truth = np.concatenate([room.label for room in rooms])
+    assert both.scores.oa == pytest.approx((answer == truth).mean(), abs=2e-3)
+    assert len({one.scores.oa, two.scores.oa, both.scores.oa}) > 1
+
+
+def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
+    two = two_classes(tmp_path / "two")
+    with pytest.raises(DatasetError, match=r"found the classes floor, rest"):
+        score(two, tmp_path, start)
+
+
+# predict
+
+
+def test_votes_label_as_eval_does(store: Store, trained: Run, tmp_path: Path) -> None:
+    """The labels of a room as a scan, against logits that are summed vote by vote here."""
+    room = store.read(store.rooms(3)[0])
+    scan = tmp_path / "scan.ply"
+    write_points(scan, room.pos, room.color)
+    (found,) = predict(
+        PredictConfig(scans=(scan,), run=trained.path, votes=3, device="cpu", probabilities=True)
+    ).scans
+    model = load_model(trained.path)
+    total = np.zeros((len(room.pos), 13))
+    for vote in range(3):
+        pos = vote_pos(room.pos, vote, 3)
+        total += logarithm(segment(model, pos, room.color, seed=vote)[1])
+    vertex = PlyData.read(found.out)["vertex"]
+    # A draw that repeats points adds their logits up; `segment` gives those as probabilities.
+    assert (np.asarray(vertex["class"]) == total.argmax(1)).mean() > 0.99
+    assert 0 <= np.asarray(vertex["confidence"]).min() <= 1
+    once = predict(PredictConfig(scans=(scan,), run=trained.path, device="cpu"))
+    assert found.areas == pytest.approx(once.scans[0].areas, rel=0.5)
+
+
+def test_several_weights_are_averaged(
+    store: Store, trained: Run, start: Path, tmp_path: Path
+) -> None:
+    room = store.read(store.rooms(3)[0])
+    scan = tmp_path / "scan.ply"
+    write_points(scan, room.pos, room.color)
+    labels = {}
+    for weights in ((start,), (start, trained.path)):
+        options = PredictConfig(scans=(scan,), weights=tuple(map(str, weights)), device="cpu")
+        (found,) = predict(options).scans
+        vertex = PlyData.read(found.out)["vertex"]
+        labels[len(weights)] = np.asarray(vertex["class"]), np.asarray(vertex["confidence"])
+    np.testing.assert_array_equal(labels[1][0], labels[2][0])  # twice the same network
+    np.testing.assert_allclose(labels[1][1], labels[2][1], atol=1e-5)
+    other = tmp_path / "other.safetensors"
+    save_weights(other, DeepGCN(ModelConfig(depth=2, width=8, k=4, num_classes=2)))
+    with pytest.raises(ConfigError, match="Only networks of the same classes"):
+        predict(PredictConfig(scans=(scan,), weights=(str(start), str(other)), device="cpu"))
+
+
+# ablate
+
+
+def test_a_study_takes_weights_as_its_base(store: Store, start: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        f"base: {{weights: {start}, max-steps: 1, batch-size: 4, num-points: 64, device: cpu, "
+        "threads: 1, freeze: 1}\n"
+        "rows: {tuned: {}, wider: {width: 8}, nothing: {weights: null, freeze: 0}}\n"
+    )
+    result = ablate(AblateConfig(grid=grid, data=store.path, runs=tmp_path / "runs"))
+    (table,) = result.tables
+    lines = {line.name: line for line in table.lines}
+    assert (result.finished, result.failed) == (2, 1)
+    assert "1 frozen" in lines["tuned"].label
+    assert "from nothing" in lines["nothing"].label
+    assert "width 8 instead of 16" in lines["wider"].remark
+    runs = {run.config.weights: run for run in find_runs(tmp_path / "runs")}
+    assert set(runs) == {None, str(start)}
+    assert runs[None].config.model == runs[str(start)].config.model
+
+
+# A classifier of one's own
+
+
+def two_classes(folder: Path) -> Store:
+    """A labelled data set of one's own, as text files: floors and the rest."""
+    source = write_tiny_store(folder / "source", points=400)
+    lines = {1: "a", 2: "b", 3: "c"}
+    for info in source.rooms():
+        room = source.read(info)
+        floor = np.where(room.label == source.classes.index("floor"), 1, 2)
+        table = np.column_stack([room.pos.round(4), room.color, floor])
+        path = folder / lines[info.area] / f"{info.name}.csv"
+        path.parent.mkdir(exist_ok=True)
+        rows = "\n".join(",".join(f"{value:g}" for value in row) for row in table)
+        path.write_text(f"x,y,z,r,g,b,kind\n{rows}\n")
+    (folder / "rooms.yaml").write_text(
+        "classes: {floor: [1, 2, 3], rest: [4, 5, 6]}\n"
+        'areas: {1: ["a/*.csv"], 2: ["b/*.csv"], 3: ["c/*.csv"]}\n'
+        "label: kind\nvalues: {1: floor, 2: rest}\ntest_area: 3\n"
+    )
+    made = ["prepare", "--dataset", str(folder / "rooms.yaml"), "--data", str(folder / "data")]
+    assert deepgcn([*made, "--workers", "1", "--quiet"]) == 0
+    return Store.open(folder / "data")
+
+
+def released(path: Path, network: ModelConfig) -> None:
+    """Weights as a release saves them, from several GPUs."""
+    torch.manual_seed(0)
+    state = published_state(DeepGCN(network).eval())
+    torch.save({"state_dict": {f"module.{name}": v for name, v in state.items()}}, path)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        dataclasses.replace(ModelConfig.published("dgcnn"), width=8, fusion_channels=32, k=6),
+        ModelConfig(depth=3, width=8, k=4, fusion_channels=32, layout="torch"),
+    ],
+    ids=["dgcnn.pytorch", "deep_gcns_torch"],
+)
+def test_a_classifier_of_two_classes_on_published_weights(
+    network: ModelConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """From a released checkpoint and labelled files to scores and a labelled scan, as typed."""
+    store = two_classes(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    released(Path("model.t7"), network)
+    for line in (
+        f"weights import model.t7 --out base.safetensors -k {network.k}",
+        f"train --weights base.safetensors --data {store.path} --name mine --max-steps 60 "
+        "--epochs 100 --num-points 64 --batch-size 4 --lr 0.005 --with warm-up --threads 1",
+        "eval mine --no-pictures",
+        "predict own/c/office_1.csv --out labelled.ply",
+    ):
+        assert deepgcn([*line.split(), "--quiet"]) == 0, capsys.readouterr().err
+    record = Run(Path("runs/mine")).scores("room")
+    assert record is not None
+    assert record["classes"] == ["floor", "rest"]
+    assert record["weights"][0]["started_from"]["source"] == "model.t7"
+    assert record["oa"] > 0.9, "always 'rest' gives 0.67"
+    vertex = PlyData.read("labelled.ply")["vertex"]
+    room = np.loadtxt("own/c/office_1.csv", delimiter=",", skiprows=1)
+    assert (np.asarray(vertex["class"]) + 1 == room[:, 6]).mean() > 0.9
