@@ -11,10 +11,11 @@ large scan are saved as they are made (`inference.label_store`), so that a stop 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -35,9 +36,17 @@ from pipelines.scans.table import Labels, Scan, ScanOptions
 
 from .config import PredictConfig
 from .errors import ConfigError, DatasetError
-from .files import DISK_FULL, check_place, remove_unfinished
+from .files import check_place, remove_unfinished
 from .progress import SILENT, Progress
-from .scans import check_format, labelled_name, open_scan, without_results, write_labelled
+from .scans import (
+    FORMATS,
+    check_format,
+    labelled_name,
+    open_scan,
+    try_writing,
+    without_results,
+    write_labelled,
+)
 
 BLACK = 0.05  # a share of black points; in 15 rooms of S3DIS there is not one
 # Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
@@ -152,7 +161,13 @@ def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
     if config.out is None:
         return scan.resolve().parent / name if scan.is_dir() else scan.with_name(name)
     if several or config.out.is_dir() or not config.out.suffix:
-        if config.out.exists() and not config.out.is_dir():
+        is_folder = config.out.is_dir()
+        if not is_folder and config.out.suffix.lower() in FORMATS:
+            raise ConfigError(
+                f"--out {config.out}: found the name of a file for several scans, expected a "
+                f"folder.\nGive one: --out {config.out.stem}"
+            )
+        if config.out.exists() and not is_folder:
             raise ConfigError(
                 f"--out {config.out}: found a file, expected a folder"
                 f"{'.' if several else ', or a file of a known format.'}\n"
@@ -221,6 +236,7 @@ def _predict_one(
     for note in scan.notes:
         progress.say(f"{path}: {note}")
     pos, color, origin = _points(config, scan, progress)
+    _check_writable(config, out, scan, networks)
     begun = time.monotonic()
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
     part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks)
@@ -233,20 +249,22 @@ def _predict_one(
         label_points(networks.models, pos, color, found, task, networks.votes)
     label_seconds = time.monotonic() - begun
     labels = Labels(classes=networks.classes, class_colors=networks.class_colors, **found.labels)
-    _write(out, scan, labels)
-    if config.view:
-        write_viewer(
-            out.with_suffix(".html"),
-            pos + origin,
-            color,
-            classes=networks.classes,
-            class_colors=networks.class_colors,
-            title=path.name,
-            summary={"scan": str(path), "network": networks.label},
-            predicted=labels.label,
-            confidence=labels.confidence,
-        )
-    shutil.rmtree(part, ignore_errors=True)
+    with _kept_if_unwritten(out, found, progress):
+        remove_unfinished(out.parent, out.name)
+        write_labelled(out, scan, labels)
+        if config.view:
+            write_viewer(
+                out.with_suffix(".html"),
+                pos + origin,
+                color,
+                classes=networks.classes,
+                class_colors=networks.class_colors,
+                title=path.name,
+                summary={"scan": str(path), "network": networks.label},
+                predicted=labels.label,
+                confidence=labels.confidence,
+            )
+    shutil.rmtree(found.folder, ignore_errors=True)
     counts = np.bincount(labels.label, minlength=256).tolist()
     return ScanResult(
         scan=path,
@@ -347,13 +365,39 @@ def _made_from(path: Path, scan: Scan, networks: _Networks) -> str:
     return f"{path.resolve()} {digest.hexdigest()} {scan.options} {by} votes {networks.votes}"
 
 
-def _write(out: Path, scan: Scan, labels: Labels) -> None:
+def _check_writable(config: PredictConfig, out: Path, scan: Scan, networks: _Networks) -> None:
+    """Raise DatasetError if a result like `out` cannot be written; called before labelling."""
+    colors, probabilities = networks.class_colors, config.probabilities
     try:
-        remove_unfinished(out.parent, out.name)
-        write_labelled(out, scan, labels)
+        try_writing(out, scan, networks.classes, colors, probabilities=probabilities)
     except OSError as error:
-        if error.errno not in (*DISK_FULL, errno.EACCES, errno.EROFS):
-            raise
         raise DatasetError(
-            f"{out}: cannot be written ({error.strerror}).\nGive another path with --out."
+            f"{out}: cannot be written ({error.strerror or error}).\nGive another path with --out."
         ) from error
+    except DatasetError as error:
+        raise DatasetError(
+            f"{error}\nNothing was labelled. Its labels may fit into another format: --format ply"
+        ) from error
+
+
+@contextmanager
+def _kept_if_unwritten(out: Path, found: LabelStore, progress: Progress) -> Iterator[None]:
+    """Keep the labels, and say how to go on, if the block that writes the result fails."""
+    try:
+        yield
+    except BaseException as error:
+        try:
+            found.keep()
+            how = (
+                f"Its labels are kept in {found.folder}: the same command goes on from them, also "
+                f"with --out {out.with_suffix('.ply')}; for another folder, move them there first."
+            )
+        except OSError as second:
+            how = f"Its labels cannot be kept in {found.folder} ({second.strerror})."
+        if isinstance(error, OSError):
+            cause = f"{out}: cannot be written ({error.strerror or error})."
+            raise DatasetError(f"{cause}\n{how}") from error
+        if isinstance(error, DatasetError):
+            raise DatasetError(f"{error}\n{how}") from error
+        progress.warn(f"{out}: was not written.\n{how}")
+        raise

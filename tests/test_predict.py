@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import shutil
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -487,3 +490,77 @@ def test_what_a_killed_start_was_writing_is_removed(scan: Path, trained: Run) ->
         scan.with_name(name).write_bytes(b"half")
     label(scan, trained)
     assert {path.name for path in scan.parent.glob(".*")} == others
+
+
+class Tasks(Progress):
+    """Remembers what was begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+
+    def task(self, name: str, *args: Any, **options: Any) -> Any:
+        self.begun.append(name)
+        return super().task(name, *args, **options)
+
+
+def test_what_cannot_be_written_is_found_before_labelling(
+    scan: Path, trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """A name too long for the folder, and damage in an array that labelling does not need."""
+    np.savez(tmp_path / "a.npz", pos=points[0], color=points[1], other=np.arange(999.0))
+    content = (tmp_path / "a.npz").read_bytes()
+    at = content.index(np.arange(500, 510.0).tobytes())
+    (tmp_path / "a.npz").write_bytes(content[:at] + b"!" + content[at + 1 :])
+    cases = ((scan, tmp_path / f"{'x' * 249}.ply"), (tmp_path / "a.npz", tmp_path / "b.npz"))
+    for path, out in cases:
+        tasks = Tasks()
+        config = PredictConfig(scans=(path,), run=trained.path, device="cpu", out=out)
+        with pytest.raises(DatasetError, match=r"cannot be written|Nothing was labelled"):
+            predict(config, progress=tasks)
+        assert tasks.begun == []
+    (found,) = label(tmp_path / "a.npz", trained, out=tmp_path / "b.ply").scans
+    assert len(labelled(found.out)) == len(points[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.ply", "scan.ply"]
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes into one file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_labels_that_could_not_be_written_serve_another_format(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.xyz"
+    np.savetxt(path, np.hstack(points[:2]), fmt="%40.6f")  # long lines, so that these do not fit
+    size = len(points[0]) * 200
+    assert len(points[0]) > 1500, "more than the trial writes"
+    with largest_file(size), pytest.raises(DatasetError) as caught:
+        label(path, trained)
+    cannot, kept = str(caught.value).splitlines()
+    assert "scan.labelled.xyz: cannot be written (File too large)" in cannot
+    assert "go" in kept
+    assert f"--out {tmp_path / 'scan.labelled.ply'}" in kept
+    assert not (tmp_path / "scan.labelled.xyz").exists()
+    (again,) = label(path, trained, out=tmp_path / "scan.labelled.ply").scans
+    assert again.earlier == again.points == len(points[0]), "nothing is labelled twice"
+    (fresh,) = label(path, trained, out=tmp_path / "fresh.ply").scans
+    assert fresh.earlier == 0
+    assert again.out.read_bytes() == fresh.out.read_bytes()
+    assert again.areas == fresh.areas
+    assert not list(tmp_path.glob(".*")), "what was kept is gone"
+
+
+def test_a_file_s_name_is_no_folder_for_two_scans(scan: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copy(scan, tmp_path / "other.ply"))
+    with pytest.raises(ConfigError, match=r"both\.ply: found the name of a file for several"):
+        predict(PredictConfig(scans=(scan, other), out=tmp_path / "both.ply"))
+    assert not (tmp_path / "both.ply").exists()

@@ -444,7 +444,7 @@ class PredictConfig:
         None, "Folder, or for one scan a file. [default: beside the scan]", "PATH"
     )
     format: str | None = option(
-        None, "Format of the results: ply, las, csv, … [default: the scan's]"
+        None, "Format of the results: the scan's own (of LAS and LAZ either), or ply; npz for npy."
     )
     no_color_ok: bool = option(False, "Take scans without colour, as grey.")
     drop_nan: bool = option(False, "Leave out points without coordinates.")

@@ -52,11 +52,13 @@ class LabelStore:
 
     arrays: dict[str, np.ndarray]  # in the scan's own order, by the names in FRESH
     areas: np.ndarray  # (C,) float64, m² of each class's surfaces, see `surface_areas`
-    folder: Path | None  # None: not kept on disk
+    folder: Path
+    on_disk: bool
     made_from: str
     passes: int = 0  # finished before this one
     blocks: int = 0  # done of this pass
     points: int = 0  # done in all passes
+    complete: bool = False  # all blocks are done, but the result is not written yet
     saved: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -74,22 +76,27 @@ class LabelStore:
         shapes: dict[str, tuple[int, ...]] = {"label": (points,), "confidence": (points,)}
         wide = [*(["probabilities"] if probabilities else []), *(SUMS if passes > 1 else [])]
         shapes |= dict.fromkeys(wide, (points, classes))
-        if points < KEPT_FROM:
-            fresh = {name: np.full(shape, *FRESH[name]) for name, shape in shapes.items()}
-            return cls(fresh, np.zeros(classes), None, made_from)
         kinds = {name: np.dtype(FRESH[name][1]) for name in shapes}
         sizes = {name: kinds[name].itemsize * math.prod(shape) for name, shape in shapes.items()}
-        state = _read_state(folder, sizes)
-        areas = np.array(state.get("areas", []), np.float64)
-        if state.get("made_from") != made_from or len(areas) != classes:
+        state: dict[str, Any] = {}
+        # Complete labels that could not be written serve a result of another name too.
+        for place in (folder, *sorted(folder.parent.glob(".*.part"))):
+            found = {} if state else _read_state(place, sizes)
+            same = found.get("made_from") == made_from and len(found.get("areas", ())) == classes
+            if same and (place == folder or found.get("complete") is True):
+                folder, state = place, found
+        areas = np.array(state.get("areas", [0] * classes), np.float64)
+        if not state and points < KEPT_FROM:
+            fresh = {name: np.full(shape, *FRESH[name]) for name, shape in shapes.items()}
+            return cls(fresh, areas, folder, False, made_from)
+        if not state:
             _write_fresh(folder, shapes)
-            state, areas = {}, np.zeros(classes)
         arrays: dict[str, np.ndarray] = {
             name: np.memmap(folder / name, kinds[name], "r+", shape=shape)
             for name, shape in shapes.items()
         }
         done = {name: state.get(name, 0) for name in ("passes", "blocks", "points")}
-        return cls(arrays, areas, folder, made_from, **done)
+        return cls(arrays, areas, folder, True, made_from, **done)
 
     @property
     def labels(self) -> dict[str, np.ndarray]:
@@ -123,13 +130,25 @@ class LabelStore:
     def save(self) -> None:
         """Write what is done to the disk."""
         self.saved = time.monotonic()
-        if self.folder is None:
+        if not self.on_disk:
             return
         for values in self.arrays.values():
             if isinstance(values, np.memmap):
                 values.flush()
-        state = {name: getattr(self, name) for name in ("made_from", "passes", "blocks", "points")}
+        names = ("made_from", "passes", "blocks", "points", "complete")
+        state = {name: getattr(self, name) for name in names}
         atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
+
+    def keep(self) -> None:
+        """Keep all labels on disk, also those of a small scan, until a result can be written."""
+        if not self.on_disk:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            for name, values in self.arrays.items():
+                (self.folder / name).write_bytes(values.tobytes())
+            self.on_disk = True
+        self.complete = True
+        self.save()
 
 
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:

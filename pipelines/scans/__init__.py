@@ -7,9 +7,12 @@ a reader, and a writer if it can hold labels, and has an entry in `_FORMATS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError, did_you_mean
 
@@ -24,6 +27,7 @@ from .text import read_text, write_text
 __all__ = ["FORMATS", "Labels", "Scan", "ScanOptions"]
 
 RESULT = ".labelled"  # precedes the suffix in a result's name
+TRIAL = 1000  # points that are written before labelling begins
 Reader = Callable[[Path, ScanOptions], Scan]
 Writer = Callable[[Path, Scan, Labels], None]
 
@@ -49,6 +53,15 @@ _FORMATS = (
     Format((".npy",), read_npy, labels_as=".npz", unnamed=True),
     Format((".npz",), read_npz, write_npz, unnamed=True),
 )
+_EXPORT = "Export it as E57, LAS or PLY from the program that wrote it."
+_OTHERS = {  # formats whose names are like those of others, and what to do
+    **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "Unpack it first."),
+    **dict.fromkeys((".pth", ".pt"), "It is of PyTorch: save its arrays as NPZ."),
+    **dict.fromkeys((".pkl", ".pickle"), "Pickles are never read: save its arrays as NPZ."),
+    **dict.fromkeys((".h5", ".hdf5", ".mat"), "Save its arrays as NPZ."),
+    **dict.fromkeys((".obj", ".stl", ".off", ".glb", ".gltf"), "Sample points on it, as PLY."),
+    **dict.fromkeys((".rcp", ".rcs", ".fls", ".lsproj", ".imp", ".zfs", ".bin", ".dp"), _EXPORT),
+}
 FORMATS = {suffix: form for form in _FORMATS for suffix in form.suffixes}
 
 
@@ -64,11 +77,11 @@ def _results(path: Path) -> tuple[str, ...]:
 
 def check_format(path: Path, out: Path | None = None) -> None:
     """Raise ConfigError if by the names a scan cannot be read, or its labels written to `out`."""
-    if path.suffix.lower() not in FORMATS and not path.is_dir():
+    if (suffix := path.suffix.lower()) not in FORMATS and not path.is_dir():
+        advice = f" {_OTHERS[suffix]}" if suffix in _OTHERS else did_you_mean(suffix, FORMATS)
         raise ConfigError(
-            f"{path}: found the format {path.suffix or 'without a suffix'!r}."
-            f"{did_you_mean(path.suffix, FORMATS)}\nExpected one of: {', '.join(FORMATS)}, or a "
-            "room folder of S3DIS."
+            f"{path}: found the format {path.suffix or 'without a suffix'!r}.{advice}\n"
+            f"Expected one of: {', '.join(FORMATS)}, or a room folder of S3DIS."
         )
     if out is not None and out.name.lower().endswith(".copc.laz"):
         raise ConfigError(
@@ -116,7 +129,8 @@ def open_scan(
             f"expected it for these only: {', '.join(unnamed)}."
         )
     try:
-        return found.read(path, options)
+        size = None if path.is_dir() else path.stat().st_size
+        return replace(found.read(path, options), size=size)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror or error}).\nCheck the file and its rights."
@@ -128,4 +142,32 @@ def write_labelled(path: Path, scan: Scan, labels: Labels) -> None:
     check_format(scan.path, path)
     write = FORMATS[path.suffix.lower()].write
     assert write is not None
+    if scan.size is not None and (size := scan.path.stat().st_size) != scan.size:
+        raise DatasetError(
+            f"{scan.path}: found {size:,} bytes, expected {scan.size:,} as when it was read.\n"
+            "It has changed meanwhile: label it again."
+        )
     write(path, scan, labels)
+
+
+def try_writing(
+    path: Path,
+    scan: Scan,
+    classes: Sequence[str],
+    class_colors: Sequence[Sequence[int]],
+    *,
+    probabilities: bool,
+) -> None:
+    """Write the scan's first points with made-up labels beside `path`, and remove them again.
+
+    So what cannot be written is found before the scan is labelled. Raises what `write_labelled`
+    raises, and OSError if nothing can be written there.
+    """
+    count = min(TRIAL, len(scan))
+    table = np.full((count, len(classes)), 1 / len(classes), np.float32) if probabilities else None
+    label = (np.arange(count) % (len(classes) + 1)).astype(np.uint8)
+    label[label == len(classes)] = 255
+    labels = Labels(label, np.full(count, 0.5, np.float32), classes, class_colors, table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-trial-", dir=path.parent) as folder:
+        write_labelled(Path(folder) / path.name, replace(scan, rows=scan.rows[:count]), labels)

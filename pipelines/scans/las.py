@@ -204,7 +204,9 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
         how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
         with laspy.open(temporary, header=header, **how) as writer:
             start = 0
-            for points in reader.chunk_iterator(CHUNK):
+            for points in reader.chunk_iterator(min(CHUNK, len(scan))):
+                if start + len(points) > len(scan):  # the scan is the first points of its file
+                    break
                 part = slice(start, start + len(points))
                 writer.write_points(_labelled(points, header, kept, labels, part))
                 start = part.stop

@@ -158,7 +158,7 @@ def _header(where: str, head: bytes, size: int, least: int = 3) -> _Header:
             f"{where}: found {kind.name} of shape {shape}, expected numbers "
             f"(N, {least} or more) or a structured array (N,) with fields x, y, z."
         )
-    row = np.dtype([(f"column_{number}", kind) for number in range(columns)])
+    row = np.dtype([(f"column_{number}", kind) for number in range(1, columns + 1)])
     return _Header(row, fortran and len(shape) == 2, start)
 
 
@@ -174,7 +174,7 @@ def _rows(path: Path, header: _Header, content: np.ndarray) -> np.ndarray:
 def _scan_of(path: Path, where: str, rows: np.ndarray, options: ScanOptions) -> Scan:
     """Give the columns their roles."""
     names = rows.dtype.names or ()
-    if names[:1] != ("column_0",):
+    if names[:1] != ("column_1",):
         if options.columns is not None:
             raise ConfigError(
                 f"--columns: found {options.columns!r} for {where}, whose fields have names, "

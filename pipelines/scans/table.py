@@ -70,6 +70,7 @@ class Scan:
     options: ScanOptions = field(default_factory=ScanOptions)
     source: Any = None  # what else the writer of the same format needs
     packed: str | None = None  # a column of 32-bit colours, of which NO_COLOR is none
+    size: int | None = None  # bytes of its file when it was opened
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:

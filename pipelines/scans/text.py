@@ -293,20 +293,24 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         file.write(_head(scan, layout, labels))
         words = _label_words(labels, layout)
-        written = 0
-        for _, lines in _after_head(scan.path, layout):
-            for line in lines:
-                if is_data(line) and not (layout.counted and is_count(line)):
-                    end = b"\r\n" if line.endswith(b"\r") else b"\n"
-                    file.write(line.rstrip(b"\r") + next(words, b"") + end)
-                    written += 1
-                else:
-                    file.write(line + b"\n")
-        if written != len(scan):
+        file.writelines(_labelled_lines(scan.path, layout, words))
+        if next(words, None) is not None:
             raise DatasetError(
-                f"{scan.path}: found {written:,} points, expected {len(scan):,} as when it was "
-                "read.\nIt has changed meanwhile: try again."
+                f"{scan.path}: found fewer than {len(scan):,} points, the number when it was "
+                "read.\nIt has changed meanwhile: label it again."
             )
+
+
+def _labelled_lines(path: Path, layout: Layout, words: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the lines behind the header, until there are no more words for a point."""
+    for _, lines in _after_head(path, layout):
+        for line in lines:
+            if not is_data(line) or (layout.counted and is_count(line)):
+                yield line + b"\n"
+            elif (added := next(words, None)) is not None:
+                yield line.rstrip(b"\r") + added + (b"\r\n" if line.endswith(b"\r") else b"\n")
+            else:
+                return
 
 
 def _head(scan: Scan, layout: Layout, labels: Labels) -> bytes:

@@ -217,6 +217,29 @@ def test_unknown_formats_and_results() -> None:
     check_format(Path("scan.las"), Path("out.laz"))
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("a.xyz.gz", "Unpack it first."),
+        ("a.pth", "save its arrays as NPZ"),
+        ("a.rcp", "Export it as E57"),
+    ],
+)
+def test_other_formats_get_advice_instead_of_a_name_like_theirs(name: str, advice: str) -> None:
+    with pytest.raises(ConfigError, match=advice) as caught:
+        check_format(Path(name))
+    assert "Did you mean" not in str(caught.value)
+
+
+def test_columns_are_numbered_alike_in_text_and_arrays(tmp_path: Path) -> None:
+    table = np.hstack([XYZ, RGB, [[7], [8], [9]]])
+    np.save(tmp_path / "a.npy", table)
+    np.savetxt(tmp_path / "b.txt", table)
+    assert open_scan(tmp_path / "a.npy").rows["column_7"].tolist() == [7, 8, 9]
+    rows = open_scan(tmp_path / "b.txt", ScanOptions(label="column_7")).rows
+    assert rows["column_7"].tolist() == [7, 8, 9]
+
+
 def test_a_missing_file() -> None:
     with pytest.raises(DatasetError, match="found no file there"):
         open_scan(Path("nowhere/scan.las"))
