@@ -9,11 +9,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
+from pipelines.data.synthetic.meshes import Library, load_library
 
 from .config import SynthConfig
 from .errors import ConfigError, command
@@ -22,6 +30,7 @@ from .progress import SILENT, Progress
 
 MARKER = "synthetic.json"
 UNFINISHED = ".unfinished"  # rooms that are being written
+WORKER_DENSITY = 30_000.0  # of a worker's rooms together; fewer are made sooner without its start
 
 
 @dataclass(frozen=True)
@@ -44,58 +53,145 @@ def demo_building(out: Path, seed: int = 0) -> SynthConfig:
 
 
 def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
-    """Write a synthetic building; one that is already there is replaced.
+    """Write a synthetic building; another one that is already there is replaced.
 
-    A room appears whole or not at all. The same configuration gives the same bytes.
+    A room appears whole or not at all. The same configuration gives the same bytes, whatever the
+    number of workers; rooms of it that are already there are kept.
 
     >>> synth(SynthConfig(Path("raw"), areas=1, rooms=1, density=50.0)).rooms
     1
 
     Raises:
-        ConfigError: `config.out` holds something other than a synthetic building.
+        ConfigError: `config.out` holds something other than a synthetic building, or there is no
+            usable library in `config.furniture`.
     """
-    areas, numbers = range(1, config.areas + 1), range(config.rooms)
-    plans = [plan_room(config.seed, area, number) for area in areas for number in numbers]
-    _clear(config.out, plans)
+    check_place(config.out, "OUT", folder=True)
+    settings: dict[str, Any] = {"generator": GENERATOR, "seed": config.seed}
+    settings |= {"density": config.density, "scanner": config.scanner}
+    if config.furniture:
+        library = load_library(config.furniture, progress)
+        credits = sorted({model.credit for model in library.models})
+        settings |= {"furniture": library.digest, "credits": credits}
+    total = config.areas * config.rooms
+    with progress.task("Planning rooms", total=total, unit="rooms") as task:
+        rooms = []
+        for plan in _plans(config):
+            rooms.append(_place(plan))
+            task.advance()
+    _clear(config.out, rooms, settings)
     config.out.mkdir(parents=True, exist_ok=True)
-    rooms = [f"Area_{plan.area}/{plan.name}" for plan in plans]
-    settings = {"seed": config.seed, "density": config.density, "scanner": config.scanner}
-    atomic_json(config.out / MARKER, {"generator": GENERATOR, **settings, "rooms": rooms})
+    atomic_json(config.out / MARKER, {**settings, "rooms": rooms})
     counts: Counter[str] = Counter()
     try:
-        with progress.task("Building rooms", total=len(plans), unit="rooms") as task:
-            for plan in plans:
-                counts += _write_room(config, plan)
+        with progress.task("Building rooms", total=total, unit="rooms") as task:
+            for found in _make_all(config):
+                counts += found
                 task.advance()
     finally:
         shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
-    return SynthResult(config.out, len(plans), counts.total(), dict(counts))
+    return SynthResult(config.out, total, counts.total(), dict(counts))
 
 
-def _clear(out: Path, plans: list[RoomPlan]) -> None:
-    """Remove the rooms of an earlier synthetic building and nothing else."""
-    check_place(out, "OUT", folder=True)
+def _plans(config: SynthConfig) -> Iterator[RoomPlan]:
+    for area in range(1, config.areas + 1):
+        for index in range(config.rooms):
+            yield plan_room(config.seed, area, index)
+
+
+def _place(plan: RoomPlan) -> str:
+    return f"Area_{plan.area}/{plan.name}"
+
+
+def _make_all(config: SynthConfig) -> Iterator[Counter[str]]:
+    """Make the rooms, in worker processes if it pays; yield the points of each class of each."""
+    plans, total = _plans(config), config.areas * config.rooms
+    workers = min(config.workers or os.cpu_count() or 1, total)
+    workers = min(workers, int(total * config.density / WORKER_DENSITY))
+    if workers <= 1:
+        for plan in plans:
+            yield _make(config, plan)
+        return
+    # Fresh interpreters, and Ctrl-C is for the main process alone, as in `prepare`.
+    initializer = (signal.SIGINT, signal.SIG_IGN)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, initializer)
+    try:
+        waiting: set[Future[Counter[str]]] = set()
+        while True:  # a few rooms ahead, however many there are
+            ahead = islice(plans, 2 * workers - len(waiting))
+            waiting |= {pool.submit(_make, config, plan) for plan in ahead}
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _make(config: SynthConfig, plan: RoomPlan) -> Counter[str]:
+    """Write a room unless it is there; return the points of each class."""
+    annotations = config.out / _place(plan) / "Annotations"
+    counts: Counter[str] = Counter()
+    if annotations.is_dir():
+        for path in annotations.iterdir():
+            counts[path.name.rpartition("_")[0]] += path.read_bytes().count(b"\n")
+        return counts
+    part = config.out / UNFINISHED / f"{plan.area}-{plan.name}-{os.getpid()}"
+    (part / "Annotations").mkdir(parents=True)
+    library = _library(config.furniture) if config.furniture else None
+    with (part / f"{plan.name}.txt").open("wb") as whole:
+        for item in scan_room(plan, config.density, config.scanner, library):
+            text = format_points(item.pos, item.color)
+            (part / "Annotations" / f"{item.name}.txt").write_bytes(text)
+            whole.write(text)
+            counts[item.name.rpartition("_")[0]] += len(item.pos)
+        whole.flush()
+        os.fsync(whole.fileno())
+    annotations.parent.parent.mkdir(exist_ok=True)
+    os.replace(part, annotations.parent)
+    return counts
+
+
+@lru_cache(maxsize=1)
+def _library(folder: Path) -> Library:
+    """Read the furniture once a process; the main process has put it into the cache."""
+    return load_library(folder)
+
+
+def _clear(out: Path, wanted: list[str], settings: dict[str, Any]) -> None:
+    """Remove the rooms of another synthetic building, and of this one those that are not whole."""
     if not out.exists() or not any(out.iterdir()):
         return
     try:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
-        rooms = [Path(str(room)) for room in marker["rooms"]]
+        rooms = [Path(str(room)) for room in marker.pop("rooms")]
     except FileNotFoundError:
         raise _not_ours(out, f"{len(list(out.iterdir()))} entries, without {MARKER}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_ours(out, f"a {MARKER} that cannot be read") from None
+    keep = {room for room in wanted if marker == settings and _is_whole(out / room)}
     for room in rooms:
         # Area_k/name alone, so that nothing outside OUT is ever removed; an interrupted synth has
         # not written all of them.
         ours = len(room.parts) == 2 and room.parts[0].startswith("Area_") and ".." not in room.parts
-        if ours and (out / room).is_dir():
+        if ours and room.as_posix() not in keep and (out / room).is_dir():
             shutil.rmtree(out / room)
     for area in sorted(out.glob("Area_*")):
         if area.is_dir() and not any(area.iterdir()):
             area.rmdir()
-    for plan in plans:
-        if _folder(out, plan).exists():
-            raise _not_ours(out, f"{_folder(out, plan).relative_to(out)}, not made by synth")
+    named = {room.as_posix() for room in rooms}
+    for place in wanted:
+        if (out / place).exists() and not (place in keep and place in named):
+            raise _not_ours(out, f"{place}, not made by synth")
+
+
+def _is_whole(room: Path) -> bool:
+    """Return whether all files of a room are there: together its objects are as large as it."""
+    try:
+        parts = sum(path.stat().st_size for path in (room / "Annotations").iterdir())
+        return parts == (room / f"{room.name}.txt").stat().st_size
+    except OSError:
+        return False
 
 
 def _not_ours(out: Path, found: str) -> ConfigError:
@@ -103,27 +199,3 @@ def _not_ours(out: Path, found: str) -> ConfigError:
         f"{out}: found {found}; expected an empty folder or an earlier synthetic building.\n"
         f"Nothing was overwritten. Give another folder: {command('synth', f'{out}-synthetic')}"
     )
-
-
-def _folder(out: Path, plan: RoomPlan) -> Path:
-    return out / f"Area_{plan.area}" / plan.name
-
-
-def _write_room(config: SynthConfig, plan: RoomPlan) -> Counter[str]:
-    """Write one room in a temporary folder, move it to its own; return the points of each class."""
-    part = config.out / UNFINISHED / plan.name
-    shutil.rmtree(part, ignore_errors=True)
-    (part / "Annotations").mkdir(parents=True)
-    counts: Counter[str] = Counter()
-    with (part / f"{plan.name}.txt").open("wb") as whole:
-        for item in scan_room(plan, config.density, config.scanner):
-            text = format_points(item.pos, item.color)
-            (part / "Annotations" / f"{item.name}.txt").write_bytes(text)
-            whole.write(text)
-            counts[item.name.rpartition("_")[0]] += len(item.pos)
-        whole.flush()
-        os.fsync(whole.fileno())
-    folder = _folder(config.out, plan)
-    folder.parent.mkdir(exist_ok=True)
-    os.replace(part, folder)
-    return counts

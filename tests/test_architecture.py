@@ -64,6 +64,7 @@ IN_FUNCTIONS = {
     "yaml",
     "scipy",
     "PIL",
+    "trimesh",
     "tensorboard",
     "torch.utils.tensorboard",
     "submitit",

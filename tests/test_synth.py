@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipelines.config import SynthConfig
 from pipelines.errors import ConfigError
 from pipelines.progress import Progress, Task
 from pipelines.synth import demo_building, synth
+from tests.data.synthetic.test_meshes import entry, write_library
 
 LINE = re.compile(rb"(-?\d{1,4}\.\d{3} ){3}(\d{1,3} ){2}\d{1,3}")
 
@@ -37,12 +39,12 @@ class Interrupter(Progress):
         self.left = after
 
     @contextmanager
-    def task(self, *_args, **_kwargs):
+    def task(self, name, *_args, **_kwargs):
         outer = self
 
         class Counting(Task):
             def advance(self, *_args, **_kwargs):
-                outer.left -= 1
+                outer.left -= name == "Building rooms"
                 if outer.left == 0:
                     raise KeyboardInterrupt
 
@@ -109,6 +111,61 @@ def test_an_interrupted_synth_leaves_whole_rooms_and_can_be_rerun(tmp_path):
     assert {n for n in whole if n.startswith("Area_1/")} == {n for n in cut if "/" in n}
     synth(small(tmp_path / "cut"))
     assert contents(tmp_path / "cut") == whole
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipelines.synth.WORKER_DENSITY", 1.0)  # start workers for few rooms too
+    for name, workers in (("one", 1), ("two", 2)):
+        synth(replace(small(tmp_path / name), scanner="mixed", rooms=3, workers=workers))
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert not (tmp_path / "two" / ".unfinished").exists()
+
+
+def test_finished_rooms_are_kept_and_broken_ones_made_again(tmp_path):
+    out = tmp_path / "raw"
+    first = synth(small(out))
+    whole = contents(out)
+    rooms = sorted(out.glob("Area_*/*"))
+    stamps = [(room / f"{room.name}.txt").stat().st_mtime_ns for room in rooms]
+    victim = next((rooms[1] / "Annotations").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-10])
+    assert synth(small(out)) == first
+    assert contents(out) == whole
+    again = [(room / f"{room.name}.txt").stat().st_mtime_ns for room in rooms]
+    assert [a == b for a, b in zip(stamps, again, strict=True)] == [True, False, True, True]
+
+
+def test_more_rooms_are_added_and_fewer_are_removed(tmp_path):
+    out = tmp_path / "raw"
+    synth(small(out))
+    kept = {name: data for name, data in contents(out).items() if "/" in name}
+    synth(replace(small(out), rooms=3))
+    assert len(list(out.glob("Area_*/*"))) == 6
+    assert kept.items() <= contents(out).items()
+    synth(small(out))
+    assert {name: data for name, data in contents(out).items() if "/" in name} == kept
+
+
+def test_other_settings_make_all_rooms_anew(tmp_path):
+    out = tmp_path / "raw"
+    for scanner in ("laser", "rgbd"):
+        synth(replace(small(out), scanner=scanner))
+    synth(replace(small(tmp_path / "alone"), scanner="rgbd"))
+    assert contents(out) == contents(tmp_path / "alone")
+
+
+def test_furniture_is_credited_and_shapes_the_rooms(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    catalogue = entry(1, "Chair", "cube/cube.obj", width=45, depth=45, height=85)
+    folder = write_library(tmp_path / "furniture", catalogue)
+    synth(small(tmp_path / "plain"))
+    synth(replace(small(tmp_path / "mixed"), furniture=folder))
+    marker = json.loads((tmp_path / "mixed" / "synthetic.json").read_text())
+    assert marker["credits"] == ["Ann, CC0"]
+    assert contents(tmp_path / "plain") != contents(tmp_path / "mixed")
+    with pytest.raises(ConfigError, match=r"found no \.sh3f file"):
+        synth(replace(small(tmp_path / "none"), furniture=tmp_path))
+    assert not (tmp_path / "none").exists()
 
 
 def test_another_synthetic_building_is_replaced(tmp_path):

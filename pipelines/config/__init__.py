@@ -52,7 +52,7 @@ class SynthConfig:
 
     out: Path = option(MISSING, "Folder to write.", "OUT", flag="")
     areas: int = option(6, "Areas, 1 to 6.", within=Bounds(1, 6))
-    rooms: int = option(3, "Rooms per area.", within=Bounds(1, 10_000))
+    rooms: int = option(3, "Rooms per area.", within=Bounds(1, 100_000))
     seed: int = option(0, "Seed of the building.", within=SEED)
     density: float = option(
         3000.0, "Points per m² of surface.", within=Bounds(1, 1_000_000, "points per m²")
@@ -63,6 +63,12 @@ class SynthConfig:
         " recolour rooms.",
         choices=SCANNERS,
     )
+    furniture: Path | None = option(
+        None,
+        "Folder with furniture libraries of Sweet Home 3D (.sh3f), mixed with the built-in shapes.",
+        "DIR",
+    )
+    workers: int = option(0, "Rooms made at a time, 0 for one per core.", within=Bounds(0))
 
     def __post_init__(self) -> None:
         check_options(self)

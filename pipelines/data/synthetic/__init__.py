@@ -22,6 +22,7 @@ from pipelines.data.store import make_room
 
 from .camera import film
 from .laser import scan, scan_positions
+from .meshes import Library
 from .plans import Size
 from .rooms import FIRST, KINDS, SECOND, furnish, room_size
 from .surface import Lighting
@@ -75,16 +76,19 @@ def plan_room(seed: int, area: int, index: int) -> RoomPlan:
     return RoomPlan(seed, area, index, f"{kind}_{number}", size, (x, y, z))
 
 
-def scan_room(plan: RoomPlan, density: float, scanner: str = "laser") -> list[ScannedObject]:
+def scan_room(
+    plan: RoomPlan, density: float, scanner: str = "laser", library: Library | None = None
+) -> list[ScannedObject]:
     """Build and scan one room; return the objects that the scanner saw, in a fixed order.
 
     `density` is the points per square metre where the scanner sees a surface well. `scanner` is
     `laser` (the whole room, along the axes, as in S3DIS), `rgbd` (a hand-held camera) or `mixed`
     (one of both); rooms of the last two are turned, cut and coloured in many ways, and their
-    density differs by up to a factor of two.
+    density differs by up to a factor of two. `library` has models for some of the furniture.
     """
     kind, _, _ = plan.name.rpartition("_")
-    scene, layout = furnish(kind, plan.size, _source(plan.seed, plan.area, plan.index, 1))
+    rng = _source(plan.seed, plan.area, plan.index, 1)
+    scene, layout = furnish(kind, plan.size, rng, library or Library())
     rng = _source(plan.seed, plan.area, plan.index, 2)
     lighting = _light(plan.size, rng)
     by_laser = scanner == "laser" or (scanner == "mixed" and rng.random() < BY_LASER)
@@ -119,17 +123,22 @@ def _light(size: Size, rng: np.random.Generator) -> Lighting:
 
 
 def room(
-    seed: int, index: int, *, scanner: str = "mixed", density: float = 1500.0
+    seed: int,
+    index: int,
+    *,
+    scanner: str = "mixed",
+    density: float = 1500.0,
+    library: Library | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Make a labelled scan of a room, from `seed` and `index` alone, for training.
 
     Returns the positions (n, 3) float32, m, from the minimum corner, the colours (n, 3) uint8 and
-    the labels (n,) uint8, indices into the classes of S3DIS. `scanner` and `density` are as of
-    `scan_room`. It can be called in any process and order.
+    the labels (n,) uint8, indices into the classes of S3DIS. `scanner`, `density` and
+    `library` are as of `scan_room`. It can be called in any process and order.
 
     >>> pos, color, label = room(seed=0, index=5, density=50.0)
     """
-    objects = scan_room(plan_room(seed, 0, index), density, scanner)
+    objects = scan_room(plan_room(seed, 0, index), density, scanner, library)
     pos = np.concatenate([item.pos for item in objects])
     color = np.concatenate([item.color for item in objects])
     label = [CLASSES.index(item.name.rpartition("_")[0]) for item in objects]

@@ -14,9 +14,8 @@ import numpy as np
 
 from . import furniture, household
 from .plans import Size
-from .scene import Part
 
-Build = Callable[[Part, np.random.Generator], None]
+Build = Callable[..., None]  # (part, rng)
 
 
 class Piece(NamedTuple):

@@ -12,6 +12,7 @@ from itertools import product
 import numpy as np
 
 from . import furniture, household, shell
+from .meshes import Library
 from .pieces import Build, Piece, draw_loose, draw_piece
 from .plans import Layout, Opening, Size, draw_plan
 from .scene import Frame, Part, Scene
@@ -88,9 +89,11 @@ def room_size(kind: str, rng: np.random.Generator) -> Size:
     return (width, depth, height) if rng.random() < 0.5 else (depth, width, height)
 
 
-def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Layout]:
-    """Build a room: its shell and everything in it."""
-    room = _Furnisher(kind, size, rng)
+def furnish(
+    kind: str, size: Size, rng: np.random.Generator, library: Library
+) -> tuple[Scene, Layout]:
+    """Build a room: its shell and everything in it, partly from a library of models."""
+    room = _Furnisher(kind, size, rng, library)
     room.openings()
     room.structure()
     room.walls()
@@ -102,8 +105,9 @@ def furnish(kind: str, size: Size, rng: np.random.Generator) -> tuple[Scene, Lay
 class _Furnisher:
     """A room while it is being furnished."""
 
-    def __init__(self, kind: str, size: Size, rng: np.random.Generator) -> None:
-        self.kind, self.size, self.rng = kind, size, rng
+    def __init__(self, kind: str, size: Size, rng: np.random.Generator, library: Library) -> None:
+        self.kind, self.size, self.rng, self.library = kind, size, rng, library
+        self.chair: Piece | None = None  # the chairs of a room are often alike
         self.plan = draw_plan(size, rng)
         self.scene, self.layout = Scene(), Layout(self.plan, rng)
         self.mess = rng.uniform(*SIZES[kind]["mess"])
@@ -124,10 +128,21 @@ class _Furnisher:
         shell.walls(self.scene, rng, self.plan, [*doors, *windows, *self.plan.doorways])
         for door in doors:
             self.layout.keep_clear(door, 0.9)
-            shell.door(self._on_wall("door", door), rng, door)
+            if not self._fit("door", door):
+                shell.door(self._on_wall("door", door), rng, door)
         for window in windows:
-            shell.window(self._on_wall("window", window), rng, window)
+            if not self._fit("window", window):
+                shell.window(self._on_wall("window", window), rng, window)
             self._dress(window)
+
+    def _fit(self, label: str, hole: Opening) -> bool:
+        """Fit a model into an opening, if the library has one; return whether one was."""
+        size = (hole.s1 - hole.s0, self.rng.uniform(0.08, 0.2), hole.z1 - hole.z0)
+        piece = self.library.draw_fitted(label, size, self.rng)
+        if piece:
+            wall = self.plan.walls[hole.wall].frame
+            self._put(wall.at((hole.s0 + hole.s1) / 2, -0.7 * size[1], hole.z0), piece)
+        return piece is not None
 
     def _dress(self, window: Opening) -> None:
         """Hang curtains beside a window and a radiator below it."""
@@ -201,7 +216,7 @@ class _Furnisher:
         for _ in self._number("chairs"):
             frame = self._somewhere(0.55)
             if frame:
-                self._add("chair", frame, furniture.chair)
+                self._seat(frame)
 
     def clutter(self) -> None:
         """Add clutter on tables, on walls, on the floor and under the ceiling."""
@@ -209,22 +224,22 @@ class _Furnisher:
         for top, width, depth in self.tops:
             for _ in range(rng.poisson(0.4 + 4.5 * mess * width * depth)):
                 x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
-                self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), draw_loose("table", rng))
+                self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), self._loose("table"))
         for _ in range(rng.poisson(0.25 * self.around * mess)):
-            self._hang(draw_loose("wall", rng))
+            self._hang(self._loose("wall"))
         for _ in range(rng.poisson(0.06 * self.around * mess)):
             self._hang(draw_piece("shelf", rng)._replace(elevation=rng.uniform(0.9, 1.5)))
         for _ in range(rng.poisson(0.3 * self.around * mess)):
-            self._lean(draw_loose("floor", rng))
+            self._lean(self._loose("floor"))
         for _ in range(rng.poisson(0.2 * self.size[0] * self.size[1] * mess)):
-            piece = draw_loose("floor", rng)
-            frame = self._somewhere(piece.size[0])
+            piece = self._loose("floor")
+            frame = self._somewhere(max(piece.size[:2]))
             if frame:
                 self._put(frame, piece)
         for _ in self._between(0, 3):
             x, y = rng.uniform(0.2, 0.8, 2) * self.size[:2]
             under = Frame(x, y, self.size[2], rng.choice((0.0, np.pi / 2)))
-            self._put(under, draw_loose("ceiling", rng))
+            self._put(under, self._loose("ceiling"))
 
     def _opening(self, width: float, low: float, height: float) -> list[Opening]:
         """Take a stretch of wall for a door or window, if one is free."""
@@ -253,8 +268,9 @@ class _Furnisher:
 
     def _hang(self, piece: Piece) -> None:
         """Hang a piece on a wall, if there is a place for it."""
-        low = piece.elevation or 0.9
-        frame = self._at_wall(piece.size[0], low, low + 1.1, gap=0.0)
+        low, high = piece.elevation, piece.elevation + piece.size[2]
+        low, high = (low, high) if low else (0.9, 2.0)  # built from the floor
+        frame = self._at_wall(piece.size[0], low, high, gap=0.0)
         if frame:
             self._put(frame.at(0, 0, piece.elevation), piece)
 
@@ -267,7 +283,7 @@ class _Furnisher:
 
     def _stand(self, name: str) -> Frame | None:
         """Put a piece at a wall, if there is a place for it; return its frame."""
-        piece = draw_piece(name, self.rng)
+        piece = self._draw(name)
         width, depth, height = piece.size
         frame = self._at_wall(width, 0.0, min(height, self.size[2]), depth)
         if frame:
@@ -296,14 +312,14 @@ class _Furnisher:
         frame = self._stand(name)
         if name != "sofa" or frame is None:
             return
-        front, piece = frame.at(0, 1.25), draw_piece("low", rng)
+        front, piece = frame.at(0, 1.25), self._draw("low")
         if self.layout.take_around(front.at(0, 0.25), 0.3):
             self._put(front, piece)
             self.tops.append((front.at(0, 0, piece.size[2]), piece.size[0], piece.size[1]))
 
     def _meeting(self) -> None:
         rng = self.rng
-        piece = draw_piece(str(rng.choice(("table", "round"), p=(0.7, 0.3))), rng)
+        piece = self._draw(str(rng.choice(("table", "round"), p=(0.7, 0.3))))
         width, depth, height = piece.size
         center = self.layout.on_floor(width, depth, gap=0.5)
         if center is None:
@@ -319,8 +335,23 @@ class _Furnisher:
     def _chair(self, frame: Frame) -> None:
         """Add a chair that may reach under its table, but not into anything else."""
         if self.layout.take_around(frame.at(0, -0.06), 0.13):
-            turned = frame.at(0, 0, 0, self.rng.normal(0, 0.2))
-            self._add("chair", turned, furniture.chair)
+            self._seat(frame.at(0, 0, 0, self.rng.normal(0, 0.2)))
+
+    def _seat(self, frame: Frame) -> None:
+        """Add a chair whose seat's middle is at `frame`."""
+        if self.chair is None or self.rng.random() < 0.3:
+            self.chair = self.library.draw_any("chair", "floor", self.rng)
+        if self.chair:
+            self._put(frame, self.chair)
+        else:
+            self._add("chair", frame, furniture.chair)
+
+    def _draw(self, name: str) -> Piece:
+        return self.library.draw(name, self.rng) or draw_piece(name, self.rng)
+
+    def _loose(self, place: str) -> Piece:
+        drawn = self.library.draw_any("clutter", place, self.rng)
+        return drawn or draw_loose(place, self.rng)
 
     def _add(self, label: str, frame: Frame, build: Build) -> None:
         build(self.scene.add(label, frame), self.rng)
