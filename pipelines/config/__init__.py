@@ -430,7 +430,7 @@ class PredictConfig:
     """Labels for scans. Neither run nor weights: the latest finished run, else the package's."""
 
     scans: tuple[Path, ...] = option(
-        (), "PLY, PCD, LAS, LAZ, E57, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", flag=""
+        (), "PLY, PCD, LAS, LAZ, E57, PTX, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", flag=""
     )
     run: Path | None = option(None, "Run folder. [default: the latest finished run]", "RUN")
     weights: tuple[str, ...] = option(

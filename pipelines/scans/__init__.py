@@ -21,6 +21,7 @@ from .las import read_las, write_las
 from .numpy import read_npy, read_npz, write_npz
 from .pcd import read_pcd, write_pcd
 from .ply import read_ply, write_ply
+from .ptx import read_ptx
 from .table import Labels, Scan, ScanOptions
 from .text import read_text, write_text
 
@@ -49,6 +50,7 @@ _FORMATS = (
     Format((".pcd",), read_pcd, write_pcd),
     Format((".las", ".laz"), read_las, write_las),
     Format((".e57",), read_e57),
+    Format((".ptx",), read_ptx),
     Format(_TEXT, read_text, write_text, unnamed=True),
     Format((".npy",), read_npy, labels_as=".npz", unnamed=True),
     Format((".npz",), read_npz, write_npz, unnamed=True),

@@ -56,7 +56,7 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
             f"{path}: found bytes that are no UTF-8 text (the first are {head[:8]!r}), expected "
             "lines of numbers.\nSave it as UTF-8 text, or name it by its real format."
         )
-    lines = chain.from_iterable(lines for _, lines in _line_blocks(path))
+    lines = chain.from_iterable(lines for _, lines in line_blocks(path))
     first = [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
     more = _spread_lines(path) if len(first) == SAMPLE else ()
     layout = find_layout(path, first, more, options.columns, options.label)
@@ -69,7 +69,7 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         for number, lines in _after_head(path, layout):
             points, more = layout.split_counts(lines)
             counts.extend(more)
-            if found := _parse_lines(path, number, points, layout.cut, kinds):
+            if found := parse_lines(path, number, points, layout.cut, kinds):
                 read = {name: found[column] for name, column in columns.items()}
                 yield from (table for _, table in tables(read, kind))
 
@@ -123,9 +123,9 @@ def text_rows(
 
     def parts() -> Iterator[np.ndarray]:
         passed = found = 0
-        for number, lines in _line_blocks(path, start, newline):
+        for number, lines in line_blocks(path, start, newline):
             low, high = (max(0, edge - passed) for edge in (wanted.start, wanted.stop))
-            if columns := _parse_lines(path, number + low, lines[low:high], cut, kinds):
+            if columns := parse_lines(path, number + low, lines[low:high], cut, kinds):
                 yield _rows_of(path, list(columns.values()), kind)
                 found += len(columns[0])
             passed += len(lines)
@@ -174,7 +174,7 @@ def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarra
     return rows
 
 
-def _line_blocks(
+def line_blocks(
     path: Path, start: int = 0, newline: bytes = b"\n"
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Yield blocks of lines, without ends, and the number in the file of each block's first one."""
@@ -198,13 +198,13 @@ def _line_blocks(
 
 def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the blocks of lines behind the header."""
-    for number, lines in _line_blocks(path):
+    for number, lines in line_blocks(path):
         skipped = max(0, layout.head_lines + 1 - number)
         if skipped < len(lines):
             yield number + skipped, lines[skipped:]
 
 
-def _parse_lines(
+def parse_lines(
     path: Path, number: int, lines: list[bytes], cut: Cut, kinds: Mapping[int, str]
 ) -> dict[int, np.ndarray] | None:
     """Return the columns that have one of `kinds` ("f8", "i8", "u8"), or None without any data."""

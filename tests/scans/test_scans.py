@@ -84,6 +84,14 @@ def write_e57(path: Path) -> None:
     file.close()
 
 
+def write_ptx(path: Path) -> None:
+    """One scan of one column, turned by 90° about z and moved."""
+    pose = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n0 1 0 0\n-1 0 0 0\n0 0 1 0\n500000 0 0 1\n"
+    local = np.c_[XYZ[:, 1], 500_000 - XYZ[:, 0], XYZ[:, 2]]  # its x and y become y and -x
+    lines = [" ".join(map(str, [*p, 0.5, *c])) for p, c in zip(local, RGB, strict=True)]
+    path.write_text(f"1\n3\n{pose}" + "\n".join(lines) + "\n")
+
+
 def write_npy(path: Path) -> None:
     np.save(path, np.hstack([XYZ, RGB]))
 
@@ -105,6 +113,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "f.laz": write_las,
     "g.e57": write_e57,
     "h.npy": write_npy,
+    "k.ptx": write_ptx,
     "i.npz": write_npz,
     "j.npy": write_plain_npy,
 }
