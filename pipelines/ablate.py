@@ -63,7 +63,8 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     progress.say(_overview(plan, cells, todo))
     if todo:
         _run(plan, config, [cell for cell in cells if cell.state != "impossible"], progress)
-    return summarize(plan, config.reports, pictures=config.pictures)
+    pictures, page_columns = config.pictures, config.page_columns
+    return summarize(plan, config.reports, pictures=pictures, page_columns=page_columns)
 
 
 def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> state.StudyEstimate:

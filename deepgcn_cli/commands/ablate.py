@@ -92,8 +92,8 @@ def _study_so_far(flags: Flags) -> AblateResult:
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
-    reports, pictures = flags.get("reports", ()), flags.get("pictures", False)
-    return summarize(load_plan(study_file(runs, name)), reports, pictures=pictures)
+    how = {"pictures": False, **{n: flags[n] for n in ("pictures", "page_columns") if n in flags}}
+    return summarize(load_plan(study_file(runs, name)), flags.get("reports", ()), **how)
 
 
 def _found(result: AblateResult, *, failed: bool = False) -> Answer:

@@ -43,6 +43,7 @@ AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
 AREA = Bounds(0, 6, "an area, or 0 for none,")
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
 SEED = Bounds(0, 2**63 - 1)  # what NumPy, PyTorch and SQLite can all take
+PAGE_COLUMNS = "Columns of text on the pages that tex is for, 1 or 2."
 TRAIN = ("train",)
 
 
@@ -331,6 +332,7 @@ class EvalConfig:
     reports: tuple[str, ...] = option(
         ("md",), "Report to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS
     )
+    page_columns: int = option(1, PAGE_COLUMNS, within=Bounds(1, 2, "columns"))
     checkpoint: str = option("best", "{}.", choices=CHECKPOINTS)
     absent: str = option(
         "exclude",
@@ -405,6 +407,7 @@ class AblateConfig:
     reports: tuple[str, ...] = option(
         ("md",), "Table to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS
     )
+    page_columns: int = option(1, PAGE_COLUMNS, within=Bounds(1, 2, "columns"))
     pictures: bool = option(True, "Draw mIoU over depth, width and k.")
     data: Path = option(Path("data"), "Folder of the prepared data.")
     runs: Path = option(Path("runs"), "Folder of the runs.")

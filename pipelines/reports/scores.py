@@ -205,9 +205,10 @@ def write_scores(
         plots.save_figure(folder / name, figure)
     pictures = sorted(folder.glob("room_*.png"))
     html = partial(html_report, report, pictures=pictures, history=history)
+    texts = report.texts(options.page_columns)
     return (
         *(folder / name for name in ("scores.json", "confusion.csv", *figures)),
-        *tables.write_formats(folder / "report", options.reports, {**report.texts(), "html": html}),
+        *tables.write_formats(folder / "report", options.reports, {**texts, "html": html}),
         *pictures,
         *sorted(folder.glob("view_*.html")),
     )

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .latex import latex_table
 from .plots import COLORS, panels, save_figure
 from .tables import DAGGER, NONE, Table, csv_text, json_text, render_page, write_formats
 
@@ -106,11 +107,17 @@ class StudyTable:
     """One table of a study."""
 
     study: str  # its name
-    title: str
+    title: str  # of the table
     reference: str | None  # the row that the others are compared with, if any
     lines: tuple[Line, ...]  # its rows, in the study's order
     summary: Mapping[str, str] = field(default_factory=dict)  # what all rows share, in order
     notes: tuple[str, ...] = ()  # sentences below the table
+    study_title: str = ""  # the heading of all its tables; "": its name
+
+    @property
+    def heading(self) -> str:
+        """The study's title, or its name."""
+        return self.study_title or self.study
 
     def table(self) -> Table:
         """Return the rows as texts, without columns that are empty."""
@@ -119,7 +126,7 @@ class StudyTable:
             name: cells for name, cells in shown.items() if name in ALWAYS or {*cells} - {"", NONE}
         }
         lines = tuple(zip(*kept.values(), strict=True))
-        return Table(self.title, tuple(kept), lines, 3, self.notes, self.summary)
+        return Table(self.title, tuple(kept), lines, 3, 1, self.notes, self.summary)
 
     def records(self) -> list[dict[str, Any]]:
         """Return a flat record a row: fractions, seconds, bytes; the published in percent."""
@@ -149,31 +156,37 @@ class StudyTable:
 
 
 def write_study(
-    folder: Path, tables: Sequence[StudyTable], *, reports: Sequence[str], pictures: bool
+    folder: Path,
+    tables: Sequence[StudyTable],
+    *,
+    reports: Sequence[str],
+    pictures: bool,
+    page_columns: int = 1,
 ) -> tuple[Path, ...]:
     """Write a study's tables in the formats asked for, and its plot, and return the files.
 
-    `folder` is runs/studies/<study>; `tables` has one table a section.
+    `folder` is runs/studies/<study>; `tables` has one table a section. LaTeX is for pages of so
+    many columns of text.
     """
-    study, shown = tables[0].study, [table.table() for table in tables]
+    title, shown = tables[0].heading, [table.table() for table in tables]
     varied = {axis: found for axis in AXES if (found := curves(tables, axis))}
     drawn = [folder / "plot.png"] if pictures and varied else []
     for plot in drawn:
-        save_figure(plot, study_figure(study, varied))
+        save_figure(plot, study_figure(title, varied))
     records = [record for table in tables for record in table.records()]
     texts: dict[str, Callable[[], str]] = {
         "md": lambda: tables_markdown(tables),
         "csv": lambda: csv_text(list(records[0]), (record.values() for record in records)),
         "json": lambda: json_text(tables_values(tables)),
-        "tex": lambda: "\n".join(table.as_latex() for table in shown),
-        "html": lambda: render_page("study.html", study, drawn, tables=shown),
+        "tex": lambda: "\n".join(latex_table(table, page_columns=page_columns) for table in shown),
+        "html": lambda: render_page("study.html", title, drawn, tables=shown),
     }
     return (*write_formats(folder / "table", reports, texts), *drawn)
 
 
 def tables_markdown(tables: Sequence[StudyTable]) -> str:
     """Return all tables of a study as one Markdown document."""
-    return "\n".join([f"# {tables[0].study}\n", *(t.table().as_section("##") for t in tables)])
+    return "\n".join([f"# {tables[0].heading}\n", *(t.table().as_section("##") for t in tables)])
 
 
 def tables_values(tables: Sequence[StudyTable]) -> list[dict[str, Any]]:

@@ -24,6 +24,8 @@ from pipelines.errors import RunError
 from pipelines.files import atomic_text
 from pipelines.metrics import Scores
 
+from .latex import latex_table
+
 DAGGER = "†"
 NONE = "–"  # in place of a missing value
 SECONDS = {"h": 3600, "min": 60, "s": 1}  # as `studies.duration` writes them
@@ -57,6 +59,7 @@ class Table:
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     texts: int = 1
+    key: int = 0  # the column that names a line
     notes: tuple[str, ...] = ()  # sentences below the table
     summary: Mapping[str, str] = field(default_factory=dict)  # what it was made with, in order
 
@@ -74,35 +77,6 @@ class Table:
         parts += [text for each in further for text in (f"## {each.title}", each.as_markdown())]
         parts += ["\n".join(f"- {name}: {value}" for name, value in self.summary.items())]
         return "\n\n".join(filter(None, parts)) + "\n"
-
-    def as_latex(self, remark: str = "", *, upright: int | None = None) -> str:
-        """Return the table as LaTeX, for the package booktabs; notes and summary are comments.
-
-        `remark` follows the title in the caption. All but the first `upright` headings are rotated;
-        None: no heading is.
-        """
-        heads = [name.translate(LATEX) for name in self.columns]
-        if upright is not None:
-            heads[upright:] = [rf"\rotatebox{{90}}{{{name}}}" for name in heads[upright:]]
-        rows = [heads, *([text.translate(LATEX) for text in line] for line in self.lines)]
-        head, *body = (" & ".join(row) + r" \\" for row in rows)
-        ruled = [r"\toprule", head, r"\midrule", *body, r"\bottomrule"]
-        columns = "l" * self.texts + "r" * (len(heads) - self.texts)
-        remarks = [*self.notes, *(f"{name}: {value}" for name, value in self.summary.items())]
-        return "\n".join(
-            [
-                *(f"% {text}" for text in remarks),
-                rf"% needs \usepackage{{booktabs{'' if upright is None else ',graphicx'}}}",
-                r"\begin{table*}",
-                r"\centering\small",
-                rf"\caption{{{self.title.translate(LATEX)}.{remark}}}",
-                rf"\begin{{tabular}}{{{columns}}}",
-                *ruled,
-                r"\end{tabular}",
-                r"\end{table*}",
-                "",
-            ]
-        )
 
 
 @dataclass(frozen=True)
@@ -123,15 +97,20 @@ class Report:
         columns = ("", "OA", "mAcc", "mIoU", *self.classes)
         return Table(self.title, columns, lines, notes=self.notes, summary=self.summary)
 
-    def texts(self) -> dict[str, Callable[[], str]]:
-        """Return the report in each format but HTML; CSV has scores from 0 to 1."""
+    def texts(self, page_columns: int = 1) -> dict[str, Callable[[], str]]:
+        """Return the report in each format but HTML; CSV has scores from 0 to 1.
+
+        LaTeX is for pages of so many columns of text.
+        """
         table, columns = self.table(), ["name", "oa", "macc", "miou", *self.classes]
         rows = [[row.name, *row.values(len(self.classes))] for row in self.rows]
         return {
             "md": lambda: table.as_section("#", self.tables),
             "csv": lambda: csv_text(columns, rows),
             "json": lambda: json_text(self.values),
-            "tex": lambda: table.as_latex(" IoU per class, in percent.", upright=4),
+            "tex": lambda: latex_table(
+                table, " IoU per class, in percent.", upright=4, page_columns=page_columns
+            ),
         }
 
 
@@ -191,23 +170,6 @@ def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 def json_text(values: Any) -> str:
     """Return JSON, indented."""
     return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
-
-
-LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        DAGGER: r"$\dagger$",
-        "–": "--",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "ε": r"$\varepsilon$",
-        "Δ": r"$\Delta$",
-        "−": "$-$",
-    }
-)
 
 
 def render_page(template: str, title: str, pictures: Sequence[Path] = (), **values: Any) -> str:

@@ -65,10 +65,11 @@ def read_grid(path: Path) -> Study:
     rows += [Row(n, "named", _settings(each, f"{path}: rows.{n}")) for n, each in named.items()]
     reference = None if values.get("reference") is None else str(values["reference"])
     _check_names(path, rows, reference)
-    title = str(values.get("title") or path.stem)
+    name = str(values.get("name") or path.stem)
+    title = str(values.get("title") or name)
     section = Section(TITLE, tuple(rows), reference)
     base = _settings(values.get("base"), f"{path}: base")
-    return Study(str(values.get("name") or path.stem), title, (section,), base, seeds=seeds)
+    return Study(name, title, (section,), base, seeds=seeds)
 
 
 def _load(path: Path) -> Any:

@@ -142,7 +142,7 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
     scored: dict[str, Any] = {**same, "protocols": (config.protocol,), "device": base.device}
     return Plan(
         name=config.name or wanted.name,
-        title=wanted.title,
+        title=wanted.title if wanted.title != wanted.name else config.name or wanted.name,
         sections=tuple(section for section in sections if section.rows),
         seeds=tuple(range(config.seeds or wanted.seeds)),
         evaluation=EvalConfig(reports=(), pictures=False, **scored),

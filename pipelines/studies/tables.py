@@ -39,15 +39,25 @@ class AblateResult:
     failed: int  # how many of them ended with an error
 
 
-def summarize(plan: Plan, reports: Sequence[str] = (), *, pictures: bool = False) -> AblateResult:
-    """Make the tables of a study as its runs are now, and write them in the formats asked for."""
+def summarize(
+    plan: Plan, reports: Sequence[str] = (), *, pictures: bool = False, page_columns: int = 1
+) -> AblateResult:
+    """Make the tables of a study as its runs are now, and write them in the formats asked for.
+
+    LaTeX is for pages of so many columns of text.
+    """
     cells = gather(plan)
     rows = {row.name: [cell for cell in cells if cell.row is row] for row in plan.rows}
     tables = tuple(_table(plan, section, rows) for section in plan.sections)
     return AblateResult(
         study=plan.name,
         tables=tables,
-        files=write_study(plan.file.parent, tables, reports=reports, pictures=pictures),
+        files=write_study(
+            *(plan.file.parent, tables),
+            reports=reports,
+            pictures=pictures,
+            page_columns=page_columns,
+        ),
         runs=len(cells),
         finished=sum(cell.state == "scored" for cell in cells),
         failed=sum(cell.state in ("failed", "impossible") for cell in cells),
@@ -65,6 +75,7 @@ def _table(plan: Plan, section: Section, cells: dict[str, list[Cell]]) -> StudyT
         lines=tuple(lines),
         summary=_summary(plan, section),
         notes=tuple(_notes(plan, lines)),
+        study_title=plan.title,
     )
 
 
@@ -190,7 +201,7 @@ def _summary(plan: Plan, section: Section) -> dict[str, str]:
     evaluation = plan.evaluation
     votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
     summary = {
-        "study": f"{plan.title}; seeds {', '.join(map(str, plan.seeds))}",
+        "study": f"{plan.name}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
     }
     config = next((row.config for row in section.rows if row.config is not None), None)

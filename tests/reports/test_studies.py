@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pipelines.reports.latex import latex_table
 from pipelines.reports.studies import (
     Delta,
     Line,
@@ -94,15 +96,28 @@ def test_markdown_and_latex() -> None:
     text = tables_markdown([TABLE])
     assert "| depth | deep | resgcn-56 \\| wide | 80.00 ± – | 55.00 ± – |" in text
     assert text.splitlines()[5].startswith("| --- | --- | --- | ---: |")
-    latex = TABLE.table().as_latex()
+    latex = latex_table(TABLE.table(), page_columns=2)
     assert r"\caption{mIoU \& more.}" in latex
     assert r"53.00 $\pm$ 3.00" in latex
     assert r"$\Delta$ mIoU" in latex
-    rows = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    columns = len(TABLE.table().columns)
-    assert all(row.count(" & ") == columns - 1 and row.endswith(r"\\") for row in rows)
-    assert latex.split(r"\begin{tabular}{")[1].split("}")[0] == "lll" + "r" * (columns - 3)
+    found = 1  # the rows' names come with every part
+    for part in latex.split(r"\toprule")[1:]:
+        head, rows = part.split(r"\midrule")
+        columns = head.count(" & ") + 1
+        lines = rows.split(r"\bottomrule")[0].strip().splitlines()
+        assert [line.split(" & ")[0] for line in lines] == ["reference", "deep", "none"]
+        assert all(line.count(" & ") == columns - 1 and line.endswith(r"\\") for line in lines)
+        found += columns - 1
+    assert found == len(TABLE.table().columns)
     assert not [sign for sign in latex.split(r"\toprule")[1] if ord(sign) > 127]
+
+
+def test_the_title_of_a_study_is_its_heading(tmp_path: Path) -> None:
+    named = replace(TABLE, study_title="How deep, at öne tenth of the size")
+    assert tables_markdown([named]).startswith("# How deep, at öne tenth of the size\n")
+    assert tables_markdown([TABLE]).startswith("# mine\n")
+    (page,) = write_study(tmp_path, [named], reports=("html",), pictures=False)
+    assert "<h1>How deep, at öne tenth of the size</h1>" in page.read_text(encoding="utf-8")
 
 
 def test_csv_and_json_are_unrounded(tmp_path: Path) -> None:

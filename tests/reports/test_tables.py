@@ -7,7 +7,7 @@ import io
 import json
 
 from pipelines.metrics import Scores
-from pipelines.reports.tables import LATEX, Report, Row, Table, percent
+from pipelines.reports.tables import Report, Row, Table, percent
 
 SCORES = Scores(
     oa=0.875, macc=0.5, miou=0.25, iou=(0.5, None), accuracy=(1.0, None), absent=("b",), points=8
@@ -44,18 +44,3 @@ def test_json() -> None:
 def test_percent_and_pipes() -> None:
     assert (percent(None), percent(0.0), percent(1.0)) == ("–", "0.0", "100.0")
     assert Table("t", ("a",), (("x|y",),)).as_markdown().endswith("| x\\|y |")
-
-
-def test_latex() -> None:
-    text = report().texts()["tex"]()
-    assert r"mine & 87.5 & 50.0 & 25.0 & 50.0 & -- \\" in text
-    assert r"published $\dagger$ & -- & -- & 52.5 & -- & -- \\" in text
-    assert r"\begin{tabular}{lrrrrr}" in text
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
-    assert "% A note." in text
-    assert "% seed: 0" in text
-
-
-def test_latex_shows_every_sign_as_it_is() -> None:
-    text = r"a_b & 5 % {x} \ ~".translate(LATEX)
-    assert text == r"a\_b \& 5 \% \{x\} \textbackslash{} \textasciitilde{}"
