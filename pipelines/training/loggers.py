@@ -2,7 +2,7 @@
 
 metrics.jsonl has every figure, so a logger that fails does not stop the training. `loggers.json` in
 the run directory names its runs in MLflow and W&B, so that a resumed run continues in the same
-ones. Both work without a network: MLflow writes to the folder `mlruns` beside the runs unless
+ones. Both work without a network: MLflow writes to the database `mlflow.db` beside the runs unless
 MLFLOW_TRACKING_URI says otherwise, W&B to the run directory without an API key or with
 WANDB_MODE=offline.
 """
@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
@@ -28,6 +29,7 @@ from pipelines.runs.directory import TENSORBOARD, MetricsLog, Run
 from pipelines.serialization import to_plain
 
 LOGGER_RUNS = "loggers.json"
+DATABASE = ("sqlalchemy", "alembic")  # with which MLflow writes to a database
 PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variables name another
 FLUSH = 2.0  # seconds that figures may wait for the next request to an MLflow server
 
@@ -76,7 +78,8 @@ def open_log(
     try:
         log.loggers["TensorBoard"] = TensorBoard(run.path / TENSORBOARD, step)
         for name in config.loggers:
-            log.loggers[name] = opened = open_logger(name, config, run.path)
+            with progress.task(f"Opening {name}"):  # a new database takes several seconds
+                log.loggers[name] = opened = open_logger(name, config, run.path)
             progress.say(f"{name}: {opened.where}")
         yield log
     except BaseException as found:
@@ -107,9 +110,10 @@ def _reason(error: Exception) -> str:
 def check_loggers(names: Collection[str]) -> None:
     """Check that the packages of some loggers are installed, or raise ConfigError."""
     for name in names:
-        if importlib.util.find_spec(name) is None:
+        needed = (name, *DATABASE) if name == "mlflow" else (name,)
+        if not all(map(importlib.util.find_spec, needed)):
             raise ConfigError(
-                f"--logger {name}: its package is missing.\n"
+                f"--logger {name}: its packages are missing ({', '.join(needed)}).\n"
                 f"Install it: pip install 'deepgcn[{name}]'"
             )
 
@@ -178,11 +182,16 @@ class MLflow:
     """A run of MLflow, found again by its id and its store."""
 
     def __init__(self, config: TrainConfig, run: Path, known: Mapping[str, Any]) -> None:
-        store = (config.runs.parent / "mlruns").absolute().as_uri()
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or str(known.get("uri", store))
-        # In maintenance mode, but the only store that needs no server and no database.
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        place = config.runs.parent.absolute()
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or str(
+            known.get("uri", f"sqlite:///{place.as_posix()}/mlflow.db")
+        )
+        if uri == known.get("uri") and uri.startswith(
+            "file:"
+        ):  # a run of version 0.1 goes on there
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # stderr has the progress bars
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
@@ -199,12 +208,18 @@ class MLflow:
         else:
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
             found = self.client.get_experiment_by_name(name)
-            experiment = found.experiment_id if found else self.client.create_experiment(name)
+            # A database holds no files; without a folder for them MLflow takes the current one.
+            files = (place / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+            experiment = (
+                found.experiment_id if found else self.client.create_experiment(name, files)
+            )
             self.id = self.client.create_run(str(experiment), run_name=run.name).info.run_id
             params = [Param(name, str(value)) for name, value in flat_settings(config).items()]
             self.client.log_batch(self.id, params=params)
         self.identity = {"id": self.id, "uri": uri}
-        self.where = f"run {self.id} in {uri}"
+        local = uri.startswith(("sqlite:", "file:"))
+        look = f"; look at it: mlflow ui --backend-store-uri {shlex.quote(uri)}" if local else ""
+        self.where = f"run {self.id} in {uri}{look}"
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Add the figures of a step, unless the run has them from before it was resumed."""
@@ -254,8 +269,15 @@ class WeightsAndBiases:
             settings=wandb.Settings(silent=True, console="off"),  # stderr has the progress bars
         )
         self.identity = {"id": self.run.id}
-        place = self.run.url if mode == "online" else f"{mode}, in {run}/wandb"
-        self.where = f"run {self.run.id}, {place}"
+        self.where = f"run {self.run.id}, {self.run.url}"
+        if self.run.disabled:
+            self.where = "disabled by WANDB_MODE, so nothing is kept"
+        elif self.run.offline:
+            folder = shlex.quote(str(Path(self.run.dir).parent))
+            self.where = (
+                f"run {self.run.id}, offline, in {folder}; "
+                f"look at it: wandb leet {folder}, or upload it: wandb sync {folder}"
+            )
 
     def write(self, figures: Mapping[str, float], step: int) -> None:
         """Add the figures of a step; W&B leaves out a step that is before its last one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import sys
 from collections.abc import Mapping
@@ -27,6 +29,9 @@ from pipelines.training.loggers import (
 from tests.tiny_run import MODEL
 from tests.tiny_store import write_tiny_store
 
+# MLflow's tables use what SQLAlchemy 2.1 has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -40,8 +45,9 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "WANDB_PROJECT"):
         monkeypatch.delenv(name, raising=False)
     # The package sets these; monkeypatch takes them back.
-    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY"):
+    for name in ("MLFLOW_ALLOW_FILE_STORE", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "true")
+        monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
 
 
@@ -104,7 +110,10 @@ def test_mlflow_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     heard = Heard()
     run = train_in_two_parts(config_for(data, tmp_path / "runs", "mlflow"), heard)
-    client = tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    # MLflow opens its store with nothing of ours set, as it does for `mlflow ui`.
+    assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    client = tracking.MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("deepgcn")
     (found,) = client.search_runs([experiment.experiment_id])
     assert found.info.run_name == "tiny"
@@ -117,13 +126,14 @@ def test_mlflow_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
     scores = [r["val_miou"] for r in run.metrics() if r["event"] == "epoch"]
     history = client.get_metric_history(found.info.run_id, "validation/miou")
     assert [metric.value for metric in history] == scores
-    assert any(said.startswith(f"mlflow: run {found.info.run_id}") for said in heard.said)
+    told = f"mlflow: run {found.info.run_id} in {uri}; look at it: mlflow ui --backend-store-uri "
+    assert f"{told}{uri}" in heard.said
 
 
 def test_mlflow_takes_a_step_once_and_says_how_it_ended(data: Path, tmp_path: Path) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
     config, folder = config_for(data, tmp_path / "runs", "mlflow"), tmp_path / "run"
-    client = tracking.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
+    client = tracking.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     first = open_logger("mlflow", config, folder)
     for step in (1, 2, 3):
         first.write({"train/loss": float(step)}, step)
@@ -143,13 +153,30 @@ def test_mlflow_where_the_variables_say(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
-    elsewhere = (tmp_path / "elsewhere").as_uri()
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", elsewhere)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
     config = config_for(data, tmp_path / "runs", "mlflow")
     open_logger("mlflow", config, tmp_path / "run").close(None)
     assert tracking.MlflowClient(tracking_uri=elsewhere).get_experiment_by_name("mine")
-    assert not (tmp_path / "mlruns").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_mlflow_goes_on_in_the_folder_of_version_0_1(data: Path, tmp_path: Path) -> None:
+    """A run that MLflow itself keeps in a file store, named in loggers.json as version 0.1 did."""
+    tracking = pytest.importorskip("mlflow.tracking")
+    uri, folder = (tmp_path / "mlruns").as_uri(), tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        client = tracking.MlflowClient(tracking_uri=uri)
+        run = client.create_run(client.create_experiment("deepgcn")).info.run_id
+    folder.mkdir()
+    (folder / "loggers.json").write_text(json.dumps({"mlflow": {"id": run, "uri": uri}}))
+    again = open_logger("mlflow", config_for(data, tmp_path / "runs", "mlflow"), folder)
+    again.write({"train/loss": 0.5}, 7)
+    again.close(None)
+    assert [metric.step for metric in client.get_metric_history(run, "train/loss")] == [7]
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_store_that_cannot_be_opened(
@@ -199,8 +226,22 @@ def test_wandb_without_a_key_asks_nobody(
     tracker = open_logger("wandb", config_for(data, tmp_path / "runs", "wandb"), folder)
     tracker.write({"train/loss": 0.5}, 1)
     tracker.close(None)
-    assert tracker.where.endswith(f"offline, in {folder}/wandb")
-    assert list((folder / "wandb").glob("offline-run-*"))
+    (kept,) = (folder / "wandb").glob("offline-run-*")
+    assert list(kept.glob("*.wandb"))
+    assert f"offline, in {kept}; look at it: wandb leet {kept}, or upload" in tracker.where
+
+
+def test_wandb_that_is_switched_off_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    tracker = open_logger("wandb", config_for(data, tmp_path / "runs", "wandb"), folder)
+    tracker.close(None)
+    assert tracker.where == "disabled by WANDB_MODE, so nothing is kept"
+    assert not list(folder.rglob("*.wandb"))
 
 
 def test_wandb_offline_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
