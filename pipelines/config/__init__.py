@@ -189,6 +189,11 @@ class TrainConfig:
         "P",
         within=Bounds(0, 0.9),
     )
+    val_blocks: int | None = option(
+        None,
+        "Validation blocks scored after each epoch, spread evenly. [default: all]",
+        within=COUNT,
+    )
     seed: int = option(0, "Seed of all randomness.", within=SEED, commands=TRAIN)
     device: str = option("auto", "{}.", choices=DEVICES, shapes=SPEED)
     devices: int = option(

@@ -106,9 +106,10 @@ class BlockSampler:
         """Return the block numbers of an epoch's batches from batch `start` on."""
         return _slices(self.order(epoch), batch_size)[start:]
 
-    def in_order(self, batch_size: int) -> list[np.ndarray]:
-        """Return the block numbers of all batches without shuffling."""
-        return _slices(np.arange(len(self)), batch_size)
+    def in_order(self, batch_size: int, *, most: int | None = None) -> list[np.ndarray]:
+        """Return the block numbers of all batches without shuffling; of `most`, spread evenly."""
+        count = min(most or len(self), len(self))
+        return _slices(np.arange(count) * len(self) // count, batch_size)
 
     def sample(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, 9) float32 and label (N,) uint8 of a block as drawn in an epoch."""

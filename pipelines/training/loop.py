@@ -43,6 +43,7 @@ from .steps import Accumulation, Pace, Step, Stepper, pinned, predict_batches, p
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
 STOPPING = "Stopping after this step; Ctrl-C now stops at once, without saving."
+STOPPING_PASS = STOPPING.replace("step", "pass")
 
 
 class Training:
@@ -254,21 +255,30 @@ class Training:
         return f"validation mIoU {100 * found.miou:.1f} % ({best})"
 
     def validation_scores(self, sampler: BlockSampler) -> Scores:
-        """Return the scores over the disjoint blocks that validate.
+        """Return the scores over the disjoint blocks that validate, or over `val_blocks` of them.
 
-        Each block's points are drawn once, the same in every epoch, so that epochs compare.
+        Each block's points are drawn once, the same in every epoch, so that epochs compare. A batch
+        is one pass through the network, after which a signal stops.
         """
         model = self.state.scored_model
         matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
-        batches = sampler.in_order(self.config.batch_size)
+        # A CPU is as fast with one block at a time, and then answers a signal sooner.
+        size = 1 if self.device.type == "cpu" else self.stepper.accumulation.size
+        size *= self.processes.size
+        batches = sampler.in_order(size, most=self.config.val_blocks)
+        total = sum(map(len, batches))
         with (
-            self.progress.task("Validating", total=len(sampler), unit="blocks") as task,
+            self.progress.task("Validating", total=total, unit="blocks") as task,
             self.prepared(sampler, 0, batches) as prepared,
         ):
             # Validation comes between steps, so its graphs may use the memory of the steps'.
             graphed_evaluation(model, self.graphed.memory)
             predictions = predict_batches(model, prepared, self.stepper.accumulation.size)
-            for blocks, (label, predicted) in zip(batches, predictions, strict=True):
+            for blocks in batches:
+                # Until the pass is done, this thread does not use `progress`: a signal may.
+                self.interruption.notify = partial(self.progress.say, STOPPING_PASS)
+                label, predicted = next(predictions)
+                self.interruption.notify = None
                 matrix += confusion(label, predicted, len(self.classes))
                 task.advance(len(blocks))
                 self.stop_if_asked()

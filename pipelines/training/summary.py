@@ -39,7 +39,7 @@ def describe_training(
         f"{counted(config.freeze, 'layer')} frozen" if config.freeze else "",
         f"test area {config.test_area}" if config.test_area else "no test area",
         f"{counted(len(train.rooms), 'training room')} ({counted(len(train), 'block')})",
-        counted(len(validation.rooms), "validation room") if validation else "no validation",
+        _describe_validation(config, validation),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
         f"{describe_device(device)}{processes}",
@@ -50,6 +50,14 @@ def describe_training(
         describe_published(config.model),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _describe_validation(config: TrainConfig, sampler: BlockSampler | None) -> str:
+    if sampler is None:
+        return "no validation"
+    count, most = len(sampler), config.val_blocks
+    part = f" ({most:,} of {counted(count, 'block')})" if most and most < count else ""
+    return f"{counted(len(sampler.rooms), 'validation room')}{part}"
 
 
 def describe_dilation(config: ModelConfig) -> str:

@@ -9,18 +9,26 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import jaccard_score
 
 from pipelines import kernels
 from pipelines.config import TrainConfig
+from pipelines.data.store import Store
 from pipelines.errors import RunError
+from pipelines.inference.segmentation import forward
+from pipelines.progress import Progress, Task
 from pipelines.runs.directory import Run, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.serialization import to_plain
-from pipelines.train import train
+from pipelines.train import open_samplers, train
+from pipelines.weights.safetensors import load_weights
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import (
     BATCHES,
@@ -126,7 +134,8 @@ from pathlib import Path
 from pipelines import kernels
 from pipelines.training import loop
 from pipelines.runs.directory import open_run
-from pipelines.train import train
+from pipelines.train import open_samplers, train
+from pipelines.weights.safetensors import load_weights
 
 replace, calls = os.replace, 0
 
@@ -272,3 +281,66 @@ def test_one_process_at_a_time(config: TrainConfig) -> None:
         pytest.raises(RunError, match=rf"another process .*process {os.getpid()} on"),
     ):
         go_on(run, epochs=2)
+
+
+class InValidation(Progress):
+    """Sends SIGTERM in the second pass of a validation, and counts the blocks that follow."""
+
+    def __init__(self) -> None:
+        self.passes: list[float] = []
+        self.said: list[str] = []
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
+        task = Task()
+        if name == "Validating":
+            self.total = total
+            task.advance = self._advance  # type: ignore[method-assign]
+        yield task
+
+    def _advance(self, amount: float = 1, **fields: float | str) -> None:  # noqa: ARG002
+        self.passes.append(amount)
+        if len(self.passes) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_a_signal_stops_validation_after_the_pass(config: TrainConfig, whole: Run) -> None:
+    """Of 12 validation blocks, less than a step's batch, two are scored."""
+    listener = InValidation()
+    with pytest.raises(KeyboardInterrupt):
+        run_as(config, "stopped", listener)
+    assert listener.passes == [1, 1]
+    assert listener.total is not None
+    assert listener.total > 2
+    run = open_run(config.runs / "stopped")
+    assert (run.state, run.status["step"]) == ("interrupted", BATCHES)
+    go_on(run)
+    assert_same_run(run, whole)
+
+
+def test_validation_can_be_bounded(config: TrainConfig) -> None:
+    """The bounded scores are those of blocks 0, 4 and 8, counted one by one."""
+    listener = InValidation()
+    listener.passes = [0, 0]  # no signal
+    run = run_as(config, "bounded", listener, val_blocks=3, epochs=1)
+    assert listener.total == 3
+    assert listener.passes == [0, 0, 1, 1, 1]
+    store = Store.open(config.data)
+    _, sampler = open_samplers(run.config, store)
+    assert sampler is not None
+    chosen = [0, len(sampler) // 3, 2 * len(sampler) // 3]
+    model = load_weights(run.weights("last"))
+    with kernels.use("reference"):
+        pairs = (
+            [sampler.batch(0, [n]).label[0] for n in chosen],
+            [forward(model, sampler.batch(0, [n]).features)[0].argmax(axis=-1) for n in chosen],
+        )
+    label, predicted = map(np.concatenate, pairs)
+    expected = [
+        jaccard_score(label == c, predicted == c, zero_division=0) for c in np.unique(label)
+    ]
+    (record,) = (r for r in run.metrics() if r["event"] == "epoch")
+    assert record["val_miou"] == pytest.approx(np.mean(expected))
