@@ -10,10 +10,12 @@ in the run directory itself: each change changes the directory's time, by which 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.errors import ConfigError, RunError, did_you_mean
@@ -94,10 +96,36 @@ def discard(runs: Sequence[Run]) -> list[Path]:
     for run in runs:
         trash = run.path.parent / TRASH
         trash.mkdir(exist_ok=True)
-        with lock_run(run.path):  # so that no process resumes it from now on
-            free = (path for path in numbered(trash / run.name) if not os.path.lexists(path))
-            moved.append(run.path.rename(next(free)))
+        with _still_there(run), lock_run(run.path):  # so that no process resumes it from now on
+            moved.append(_move(run.path, trash))
     return moved
+
+
+@contextmanager
+def _still_there(run: Run) -> Iterator[None]:
+    """Raise RunError if another process has moved the run meanwhile."""
+    try:
+        yield
+    except FileNotFoundError:
+        if run.path.exists():
+            raise
+        raise RunError(
+            f"{run.path}: found no run there any more; another process has moved it.\n"
+            "See what there is: deepgcn runs list"
+        ) from None
+
+
+def _move(path: Path, trash: Path) -> Path:
+    """Move a run to the first free name in the trash, though others may take it meanwhile."""
+    for free in numbered(trash / path.name):
+        if os.path.lexists(free):
+            continue
+        try:
+            return path.rename(free)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+    raise AssertionError("there is always a next number")
 
 
 def discarded(runs_dir: Path) -> list[str]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -126,3 +130,36 @@ def test_what_is_not_in_the_trash(tmp_path: Path, name: str) -> None:
 def test_no_run_is_called_like_the_trash(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--name"):
         make(tmp_path, ".trash")
+
+
+def test_two_runs_that_reach_one_free_name_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """x would become x-2, as x is taken; so would x-2. Both find it free, and one moves first."""
+    for name in (".trash/x", "x", "x-2"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").touch()
+    together, is_there = Barrier(2, timeout=0.5), os.path.lexists
+
+    def both_look(path: Path) -> bool:
+        found = is_there(path)
+        with suppress(BrokenBarrierError):
+            if path.name == "x-2":
+                together.wait()
+        return found
+
+    monkeypatch.setattr(os.path, "lexists", both_look)
+    with ThreadPoolExecutor(2) as pool:
+        moved = pool.map(discard, [[Run(tmp_path / name)] for name in ("x", "x-2")])
+    found = [path.name for paths in moved for path in paths]
+    assert len({*found}) == 2
+    assert discarded(tmp_path) == sorted(["x", *found])
+    assert "x-2" in found
+
+
+def test_a_run_that_is_gone_already(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    run = Run(tmp_path / "x")
+    discard([run])
+    with pytest.raises(RunError, match="x: found no run there any more; another process has"):
+        discard([run])
