@@ -71,7 +71,7 @@ def get_weights(
 
 
 @subcommand(
-    "deepgcn weights import resgcn28.pth --out resgcn28.safetensors",
+    "deepgcn weights import resgcn28.pth",
     "deepgcn weights import log5/epoch_best.ckpt --out resgcn28.safetensors -k 16",
     name="import",
 )
@@ -80,7 +80,9 @@ def import_file(
     source: Path = option(
         MISSING, "PyTorch or safetensors file, or TensorFlow checkpoint (prefix).", "FILE", flag=""
     ),
-    out: Path = option(MISSING, "File to write: NAME.safetensors.", "FILE"),
+    out: Path | None = option(
+        None, "File to write. [default: the source's name with .safetensors]", "FILE"
+    ),
     hints: Hints,
     progress: Progress,
 ) -> Answer:

@@ -8,6 +8,7 @@ bytes → tensors    one module a form: `safetensors`, `pytorch`, `tensorflow`
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,13 +127,13 @@ class ImportResult:
 
 def import_weights(
     source: Path,
-    out: Path,
+    out: Path | None,
     hints: Hints | None = None,
     *,
     about: Mapping[str, str] = MappingProxyType({}),
     progress: Progress = SILENT,
 ) -> ImportResult:
-    """Turn a release's checkpoint into weights of this toolkit.
+    """Turn a release's checkpoint into weights of this toolkit; `out` None: beside it, of its name.
 
     Settings that are neither clear from the tensors nor in `hints` are those recorded with the file
     (the log beside a TensorFlow checkpoint, the configuration in an export), else as published.
@@ -142,6 +143,11 @@ def import_weights(
         ConfigError: an option or the output is invalid.
         WeightsError: the file is broken, holds code, or its tensors are of no known network.
     """
+    if out is None:
+        name = re.sub(r"(\.(pth?|t7|tar|ckpt|index|safetensors))+$", "", source.name)
+        out = source.with_name(f"{name}.safetensors")
+        if out.exists():
+            raise ConfigError(f"{out}: found a file of this name already; give another with --out.")
     check_out(out, (".safetensors",), source)
     opened = open_weights(source)
     release, model, guessed = _build(opened, hints, progress)

@@ -85,6 +85,17 @@ def test_import_of_the_pytorch_release(capsys: pytest.CaptureFixture[str]) -> No
     assert_same(found, model)
 
 
+def test_imported_weights_have_their_source_s_name(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("log").mkdir()
+    save_released("log/best.pth.tar")
+    shown = succeed(capsys, "import", "log/best.pth.tar", "-k", "4", "--quiet")
+    assert shown.startswith("log/best.safetensors: resgcn-3 ")
+    assert load_weights(Path("log/best.safetensors")).config.k == 4
+    shown = fail(capsys, "import", "log/best.pth.tar", "-k", "3", "--quiet")
+    assert "log/best.safetensors: found a file of this name already; give another" in shown
+    assert load_weights(Path("log/best.safetensors")).config.k == 4
+
+
 def test_options_decide_what_no_tensor_tells(capsys: pytest.CaptureFixture[str]) -> None:
     save_released("w.pth")
     shown = succeed(
