@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -186,11 +187,14 @@ def _prepare_rooms(
         + (", turned by their alignment angles" if dataset.rotated else "")
         + (f", {reused} already prepared" if reused else "")
     )
+    first_with: dict[str, str] = {}  # the first room with each mistake
     with progress.task("Reading rooms", total=sum(r.size for r in todo) / 1e6, unit="MB") as task:
         for raw, entry in _read_all(config, dataset, todo):
             entries[_key(raw)] = entry
             if "failed" in entry and config.allow_incomplete:
-                progress.warn(f"{_key(raw)} is left out: {entry['failed']}")
+                like = first_with.setdefault(_mistake(entry["failed"]), _key(raw))
+                why = f": {entry['failed']}" if like == _key(raw) else f", as {like} is"
+                progress.warn(f"{_key(raw)} is left out{why}")
             for repair in entry.get("repairs", ()):
                 progress.say(f"repaired {repair['file']}:{repair['line']}: {repair['found']!r}")
             task.advance(raw.size / 1e6)
@@ -271,16 +275,38 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
 
 
 def _refuse(failed: dict[str, str], kept: int, progress: Progress) -> None:
-    """Raise DatasetError for the first room that failed, after a warning for each of the others."""
-    first, *others = failed.values()
-    for key, error in list(failed.items())[1:]:
-        progress.warn(f"{key} cannot be read: {error}")
-    also = f"{len(others)} more failed, see above. " if others else ""
+    """Raise DatasetError for the first mistake, after a warning for each of the others."""
+    rooms: dict[str, list[str]] = {}
+    for key, error in failed.items():
+        rooms.setdefault(_mistake(error), []).append(key)
+    first, *others = rooms.values()
+    for keys in others:
+        progress.warn(f"{keys[0]} cannot be read: {failed[keys[0]]}")
+        _name_others(keys, progress)
+    _name_others(first, progress)
+    others_failed = len(failed) - 1
+    also = f"{others_failed} more failed, see above. " if others_failed else ""
     rest = "The other rooms are kept. " if kept else ""
-    leave = f", or leave {'them' if others else 'it'} out: deepgcn prepare --allow-incomplete"
+    leave = f", or leave {'them' if also else 'it'} out: deepgcn prepare --allow-incomplete"
     raise DatasetError(
-        f"{first}\n{also}{rest}Fix the data and run the same command again{leave if kept else '.'}"
+        f"{failed[first[0]]}\n"
+        f"{also}{rest}Fix the data and run the same command again{leave if kept else '.'}"
     )
+
+
+def _mistake(error: str) -> str:
+    """Return what rooms with the same mistake share: not the file, nor how many points have it."""
+    return re.sub(r" \([\d,]+ points\)", "", error.partition(": ")[2])
+
+
+def _name_others(keys: list[str], progress: Progress) -> None:
+    """Name all but the first of the rooms with a mistake."""
+    if others := keys[1:]:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        progress.warn(
+            f"The same as in {keys[0]} in {counted(len(others), 'other room')}: "
+            f"{', '.join(others[:5])}{more}"
+        )
 
 
 def _complete(

@@ -24,6 +24,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ from .store import IGNORED, Room, make_room
 OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
 LARGEST_FILE = 1 << 20  # bytes of a description
-_CLASS = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
+_CLASS = re.compile(r"[^\W\d_][\w-]{0,31}")
 Rgb = tuple[int, int, int]
 
 
@@ -90,7 +91,7 @@ def _load(path: Path) -> dict[str, Any]:
     if path.stat().st_size > LARGEST_FILE:
         raise ConfigError(f"found over {LARGEST_FILE:,} bytes, expected a description.")
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = yaml.safe_load(_composed(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         shown = " ".join(str(error).split())[:200]
         if "alias" in shown or "'?'" in shown:
@@ -150,7 +151,8 @@ def _classes(given: Any) -> dict[str, Rgb]:
     _check(several, f"classes {_shown(given)}", "two or more names, or name: [r, g, b]")
     for name in given:
         is_name = isinstance(name, str) and _CLASS.fullmatch(name)
-        _check(is_name, f"the class {name!r}", "letters, digits, - and _ (at most 32)")
+        expected = "a letter, then letters, digits, - and _, at most 32 in all"
+        _check(is_name, f"the class {name!r}", expected)
     colors = dict(zip(given, spread_colors(len(given)), strict=True))
     for name, color in given.items():
         if color is not None:
@@ -237,8 +239,15 @@ def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
 
 def _files(folder: Path, area: int, pattern: str) -> list[Path]:
     below = not Path(pattern).is_absolute() and ".." not in Path(pattern).parts
-    _check(below, f"the pattern {pattern!r}", f"one below {folder}")
-    matched = without_results(filter(Path.is_file, folder.glob(pattern)), pattern)
+    _check(
+        below,
+        f"the pattern {pattern!r}",
+        f"one without .. of files in the description's folder, {folder.resolve()}, or below it",
+    )
+    # A pattern with letters composed finds names with them decomposed, too.
+    patterns = dict.fromkeys((pattern, unicodedata.normalize("NFD", pattern)))
+    found = {path for each in patterns for path in folder.glob(each) if path.is_file()}
+    matched = without_results(found, pattern)
     if not matched:
         raise ConfigError(f"area {area}: found no file like {folder / pattern}.")
     return matched
@@ -314,7 +323,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
 def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
     """Return the labels (n,) uint8 of a file's points."""
     if dataset.in_name is not None:
-        match = dataset.in_name.search(path.stem)
+        match = dataset.in_name.search(_composed(path.stem))
         texts = [str(match.group(1)) if match else ""]
         shown = [f"{repr(texts[0]) if texts[0] else 'nothing'} in its name"]
         inverse = np.zeros(len(rows), np.int64)
@@ -351,7 +360,15 @@ def _label_column(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.nd
 def _text(value: Any) -> str:
     """Return a label as it is written in a description: whole numbers without a point."""
     if isinstance(value, bytes):
-        return value.decode("latin-1")
+        try:
+            return _composed(value.decode())
+        except UnicodeDecodeError:
+            return value.decode("latin-1")
     if isinstance(value, np.floating):
         return str(int(value)) if float(value).is_integer() else str(float(value))
-    return str(value)
+    return _composed(str(value))
+
+
+def _composed(text: str) -> str:
+    """Return a text with each letter as one sign: macOS writes ü in names as u and two dots."""
+    return unicodedata.normalize("NFC", text)

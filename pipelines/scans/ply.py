@@ -20,7 +20,7 @@ from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
 from . import table
-from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions
+from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions, ascii_text
 from .text import text_rows
 
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
@@ -206,7 +206,7 @@ def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
 def _header(count: int, kind: np.dtype, comments: Sequence[str] = ()) -> bytes:
     """Return the header of a binary PLY of `count` vertices of a structured type."""
     lines = ["ply", "format binary_little_endian 1.0"]
-    lines += [f"comment {' '.join(comment.split())}" for comment in comments]
+    lines += [f"comment {ascii_text(' '.join(comment.split()))}" for comment in comments]
     lines.append(f"element vertex {count}")
     lines += [f"property {_NAMES[kind[name].str[1:]]} {name}" for name in kind.names or ()]
     return "\n".join([*lines, "end_header", ""]).encode("ascii", "replace")

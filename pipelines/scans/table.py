@@ -10,6 +10,7 @@ import contextlib
 import math
 import re
 import tempfile
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ COLOR_NAMES = ("red", "green", "blue")
 LONGEST_HEADER = 1 << 16  # bytes; of PLY and PCD
 NO_COLOR = 0x7FC00000  # NaN as a packed colour; its alpha would be 127
 COLOR_INVALID = "isColorInvalid"  # a column that is not 0 where a point has no colour, as in E57
+SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d"})
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
 
@@ -169,7 +171,8 @@ class Labels:
         found = {"class": self.label, "confidence": self.confidence}
         if self.probabilities is not None:
             # Every format can hold these names.
-            names = [f"p_{re.sub(r'[^A-Za-z0-9_]+', '_', name)[:24]}" for name in self.classes]
+            plain = (re.sub(r"[^A-Za-z0-9_]+", "_", ascii_text(name)) for name in self.classes)
+            names = [f"p_{name[:24]}" for name in plain]
             if len(set(names)) < len(names):
                 names = [f"p_{number}" for number in range(len(names))]
             found |= zip(names, self.probabilities.T, strict=True)
@@ -185,6 +188,17 @@ class Labels:
         """Return lines that say what the labels mean."""
         numbered = [f"class {number} {name}" for number, name in enumerate(self.classes)]
         return [f"{LABELLED}; class 255 is a point without label", *numbered]
+
+
+def ascii_text(text: str) -> str:
+    """Return a text for a format that holds ASCII only: letters without their marks, else escaped.
+
+    >>> ascii_text("Tür, Größe, 墙")
+    'Tur, Grosse, \\\\u5899'
+    """
+    letters = unicodedata.normalize("NFKD", text.translate(SPELLED))
+    plain = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    return plain.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def check_rest(path: Path, start: int, least: int, what: str) -> None:

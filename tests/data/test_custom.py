@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import textwrap
 import zipfile
@@ -19,10 +20,21 @@ from pipelines.data.custom import read_custom_room, read_description, spread_col
 from pipelines.data.store import IGNORED, Room, Store
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare
+from pipelines.progress import Progress
 
 POS = np.array([[0.0, 0, 0], [1, 0, 0.5], [0, 1, 1], [1, 1, 2]]) + np.array([7, -3, 1])
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RGB = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]])
+
+
+class Heard(Progress):
+    """Remembers the warnings."""
+
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warned.append(message)
 
 
 def write_csv(path: Path, label: list[Any], pos: np.ndarray = POS) -> None:
@@ -266,7 +278,10 @@ BAD = {
     "no areas": ("classes: [a, b]\nlabel: k", "found areas nothing"),
     "area 7": ("classes: [a, b]\nlabel: k\nareas: {7: x}", "found the area 7"),
     "no such files": ("classes: [a, b]\nlabel: k\nareas: {1: '*.none'}", "found no file like"),
-    "outside": ("classes: [a, b]\nlabel: k\nareas: {1: '../*'}", "expected one below"),
+    "outside": (
+        "classes: [a, b]\nlabel: k\nareas: {1: '../*'}",
+        "expected one without .. of files",
+    ),
     "a file twice": (
         "classes: [a, b]\nlabel: k\nareas: {1: 'train/a.csv', 2: 'train/*.csv'}",
         "in the areas 1 and 2",
@@ -341,7 +356,8 @@ def test_rooms_that_fail_are_reported_once(
         prepare(config, progress=Lines(quiet=True))
     assert str(caught.value).splitlines()[-1].startswith(told)
     shown = capsys.readouterr().err + str(caught.value)
-    assert all(shown.count(f"{name}.csv:") == 1 for name in ("train/a", "test/a"))
+    assert shown.count("found the label") == 1
+    assert shown.count("Area_1/train_a") == shown.count("Area_2/test_a") == 1
 
 
 def test_no_description(tmp_path: Path) -> None:
@@ -394,3 +410,50 @@ def test_folders_of_one_name_for_two_rooms_are_refused(tmp_path: Path) -> None:
         read_description(describe(tmp_path, text % "**/*.csv"))
     (room,) = read_description(describe(tmp_path, text % "a_b/**/*.csv")).rooms
     assert len(room.files) == 2
+
+
+def test_class_names_in_any_letters(tmp_path: Path) -> None:
+    """Names of files with ü decomposed, as macOS writes them, and composed; labels as text."""
+    for area, names in ((1, ("Tür_1", "Tu\u0308r_2", "Wände_1")), (2, ("墙_1",))):
+        for name in names:
+            write_csv(tmp_path / f"raum_{area}" / f"{name}.csv", [1, 2, 9, 1])
+    described = describe(
+        tmp_path,
+        """
+        classes: [Tu\u0308r, Wände, 墙]
+        areas: {1: ["raum_1/*.csv"], 2: ["raum_2/*.csv"]}
+        label: {file: "([^_]+)_"}
+        """,
+    )
+    dataset = read_description(described)
+    assert dataset.classes == ("Tür", "Wände", "墙")
+    counts = [np.bincount(read_custom_room(dataset, r)[0].label).tolist() for r in dataset.rooms]
+    assert counts == [[8, 4], [0, 0, 4]]
+    prepare(PrepareConfig(dataset=described, data=tmp_path / "data"))
+    assert Store.open(tmp_path / "data").classes == ("Tür", "Wände", "墙")
+
+
+def test_one_mistake_is_told_once(tmp_path: Path) -> None:
+    """Of four rooms, three have a value that is not described."""
+    for name in "abc":
+        write_csv(tmp_path / f"{name}.csv", [1, 2, 3, 1])
+    write_csv(tmp_path / "d.csv", [1, 2, 1, 1])
+    described = describe(
+        tmp_path,
+        "classes: [a, b]\nareas: {1: '[abd].csv', 2: c.csv}\nlabel: kind\nvalues: {1: a, 2: b}",
+    )
+    heard = Heard()
+    config = PrepareConfig(dataset=described, data=tmp_path / "data")
+    with pytest.raises(DatasetError, match=r"a\.csv: found the label 3 \(1 points\)") as caught:
+        prepare(config, progress=heard)
+    assert "2 more failed" in str(caught.value)
+    assert heard.warned == ["The same as in Area_1/a in 2 other rooms: Area_1/b, Area_2/c"]
+    heard = Heard()
+    prepare(dataclasses.replace(config, allow_incomplete=True), progress=heard)
+    first, *others = sorted(heard.warned, key=len, reverse=True)
+    assert "is left out: " in first
+    assert "found the label 3" in first
+    assert others == [
+        "Area_1/b is left out, as Area_1/a is",
+        "Area_2/c is left out, as Area_1/a is",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 import tracemalloc
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from plyfile import PlyData
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DatasetError
@@ -168,6 +170,33 @@ def test_class_names_are_in_the_result(tmp_path: Path, name: str) -> None:
         return
     at = [content.index(word) for word in (b"ceiling", b"floor", b"bookcase", b"clutter")]
     assert at == sorted(at)
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_class_names_in_any_letters_are_in_the_result(tmp_path: Path, name: str) -> None:
+    names = ("Tür", "Größe", "墙")
+    made = labels_for(3)
+    labels = dataclasses.replace(
+        made,
+        label=np.array([0, 1, 2], np.uint8),
+        classes=names,
+        class_colors=made.class_colors[:3],
+        probabilities=np.full((3, 3), 1 / 3, np.float32),
+    )
+    path = written(tmp_path, name)
+    out = tmp_path / labelled_name(path)
+    write_labelled(out, open_scan(path), labels)
+    again = open_scan(out)
+    np.testing.assert_array_equal(placed(again), XYZ)
+    if out.suffix == ".ply":  # which is ASCII: PlyData would refuse other letters
+        comments = PlyData.read(str(out)).comments
+        assert comments[1:4] == ["class 0 Tur", "class 1 Grosse", r"class 2 \u5899"]
+    elif out.suffix == ".npz":
+        with np.load(out) as arrays:
+            assert arrays["classes"].tolist() == list(names)
+    else:
+        content = out.read_bytes().replace(b"\0", b"")
+        assert all(name.encode() in content for name in names)
 
 
 @pytest.mark.parametrize("name", ["a.ply", "b.pcd", "d.csv", "e.las", "h.npy"])
