@@ -292,8 +292,8 @@ def _points(
     _check_positions(config, scan, pos, progress)
     color = _colors(config, scan, pos, progress)
     if scan.dropped:
-        shown = ", ".join(f"{count:,} {name}" for name, count in scan.dropped.items())
-        progress.say(f"{scan.path}: only points are labelled and written, not its {shown}")
+        shown = ", ".join(f"{name} of {count:,} points" for name, count in scan.dropped.items())
+        progress.say(f"{scan.path}: left out of the result are the lists {shown}")
     return pos, color, origin
 
 

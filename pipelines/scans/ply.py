@@ -1,7 +1,7 @@
 """Read PLY scans with any coordinates and colours; write any scan with its labels as PLY.
 
 The header is checked against the size of the file before anything is allocated. Binary vertices
-are memory-mapped; faces and other elements are skipped.
+are memory-mapped; faces and other elements are copied. Lists of vertices are left out.
 
 Reference:
     Greg Turk, The PLY Polygon File Format, 1994.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,29 +20,11 @@ from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
 
 from . import table
+from .mesh import NAMES, TYPES, Element, Mesh
 from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions, ascii_text
 from .text import text_rows
 
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_NAMES = {
-    **{"i1": "char", "u1": "uchar", "i2": "short", "u2": "ushort"},
-    **{"i4": "int", "u4": "uint", "f4": "float", "f8": "double"},
-}
-_TYPES = {name: kind for kind, own in _NAMES.items() for name in (own, np.dtype(kind).name)}
-
-
-@dataclass(frozen=True)
-class Element:
-    """The elements of one name, such as the vertices."""
-
-    name: str
-    count: int
-    properties: list[tuple[str, list[str]]]  # names and types; a list has two, length and item
-
-    def least_bytes(self, order: str) -> int:
-        """Return the fewest bytes they can take: empty lists, and text values of one character."""
-        sizes = [np.dtype(kinds[0]).itemsize if order else 2 for _, kinds in self.properties]
-        return self.count * sum(sizes)
 
 
 @dataclass(frozen=True)
@@ -54,24 +36,40 @@ class Header:
     start: int  # the byte at which the data begins
     newline: bytes
     labelled: bool  # by deepgcn
+    textures: list[str]  # the comments that name them
 
 
 def read_ply(path: Path, options: ScanOptions) -> Scan:
     """Open a PLY file."""
     header = read_header(path)
     at = [element.name for element in header.elements].index("vertex")
-    before, vertex = header.elements[:at], header.elements[at]
-    kind = np.dtype([(name, header.order + kinds[0]) for name, kinds in vertex.properties])
-    rows: np.ndarray
+    vertex, before, behind = header.elements[at], header.elements[:at], header.elements[at + 1 :]
+    mesh = Mesh(
+        path,
+        header.order,
+        header.textures,
+        header.newline,
+        before,
+        behind,
+        vertex.count,
+        header.start,
+    )
     if header.order:
-        start = _vertex_start(path, header, before)
-        rows = np.memmap(path, kind, mode="r", offset=start, shape=(vertex.count,))
+        rows, mesh = _binary_rows(path, header, mesh, vertex)
     else:
         first = sum(element.count for element in before)
         lines = range(first, first + vertex.count)
-        rows = text_rows(path, header.start, kind, vertex.count, lines, header.newline)
-    dropped = {item.name: item.count for item in header.elements if item.name != "vertex"}
-    return table.named_scan(path, rows, options, labelled=header.labelled, dropped=dropped)
+        change = vertex.without_lists if vertex.lists else None
+        kind = np.dtype(vertex.single)
+        rows = text_rows(path, header.start, kind, vertex.count, lines, header.newline, change)
+    return table.named_scan(
+        path,
+        rows,
+        options,
+        labelled=header.labelled,
+        source=mesh,
+        dropped=dict.fromkeys(vertex.lists, vertex.count),
+    )
 
 
 def read_header(path: Path) -> Header:
@@ -99,7 +97,8 @@ def read_header(path: Path) -> Header:
     _check_vertices(path, elements)
     _check_size(path, order, elements, start)
     labelled = any(line.startswith("comment") and LABELLED in line for line in lines)
-    return Header(order, elements, start, newline, labelled)
+    textures = [line for line in lines if line.startswith("comment TextureFile")]
+    return Header(order, elements, start, newline, labelled, textures)
 
 
 def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
@@ -117,9 +116,9 @@ def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
                     raise ValueError(f"{name} has the count {count}")
                 elements.append(Element(name, int(count), []))
             case ["property", "list", length, item, name]:
-                elements[-1].properties.append((name, [_TYPES[length], _TYPES[item]]))
+                elements[-1].properties.append((name, [TYPES[length], TYPES[item]]))
             case ["property", kind, name]:
-                elements[-1].properties.append((name, [_TYPES[kind]]))
+                elements[-1].properties.append((name, [TYPES[kind]]))
             case _:
                 raise ValueError(f"the line {line[:60]!r}")
     if order is None:
@@ -134,11 +133,8 @@ def _check_vertices(path: Path, elements: list[Element]) -> None:
         raise DatasetError(f"{path}: found the elements {shown}, expected 'vertex'.")
     if vertex.count == 0:
         raise DatasetError(f"{path}: found 0 points, expected at least one.")
-    if any(len(kinds) > 1 for _, kinds in vertex.properties):
-        raise DatasetError(
-            f"{path}: found a list among the vertex properties, expected numbers only.\n"
-            "Export the scan without it."
-        )
+    if not vertex.single:
+        raise DatasetError(f"{path}: found no property of the vertices, expected x, y and z.")
     if len({name for name, _ in vertex.properties}) < len(vertex.properties):
         raise DatasetError(f"{path}: found a damaged PLY header: two properties of one name.")
 
@@ -151,23 +147,33 @@ def _check_size(path: Path, order: str, elements: list[Element], start: int) -> 
     table.check_rest(path, start, needed - (not order), shown)
 
 
-def _vertex_start(path: Path, header: Header, before: list[Element]) -> int:
-    """Return the byte at which binary vertices begin; check that the file goes on to their end."""
-    start = header.start
-    with path.open("rb") as file:
-        for element in before:
-            if all(len(kinds) == 1 for _, kinds in element.properties):
-                start += element.least_bytes(header.order)
-                continue
-            for _ in range(element.count):
-                for _, kinds in element.properties:
-                    first, *items = (np.dtype(header.order + kind) for kind in kinds)
-                    file.seek(start)
-                    value = file.read(first.itemsize).ljust(first.itemsize, b"\0")
-                    length = int(np.nan_to_num(np.frombuffer(value, first)[0])) if items else 0
-                    start += first.itemsize + sum(item.itemsize * max(0, length) for item in items)
-    _check_size(path, header.order, header.elements[len(before) :], start)
-    return start
+def _binary_rows(
+    path: Path, header: Header, mesh: Mesh, vertex: Element
+) -> tuple[np.ndarray, Mesh]:
+    """Return the rows of binary vertices, and the mesh with the bytes between which they are."""
+    data = np.memmap(path, np.uint8, mode="r")
+    kind = np.dtype([(name, header.order + kind) for name, kind in vertex.single])
+    first = header.start
+    rows: np.ndarray
+    try:
+        for element in mesh.before:
+            first = element.end(data, first, header.order)
+        stop = first + vertex.least_bytes(header.order)
+        if not vertex.lists and stop <= len(data):
+            rows = data[first:stop].view(kind)
+        else:
+            stop = vertex.end(data, first, header.order)
+            parts = (
+                values.view(kind)[:, 0] for _, values in vertex.walk(data, first, header.order)
+            )
+            rows = table.spooled(path, parts, kind)
+    except ValueError as error:
+        raise DatasetError(
+            f"{path}: found {error}, expected {vertex.count:,} vertices.\n"
+            "The file was cut off or is damaged: copy or export it again."
+        ) from error
+    _check_size(path, header.order, mesh.behind, stop)
+    return rows, replace(mesh, first=first, stop=stop)
 
 
 def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
@@ -182,12 +188,19 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
     kinds = [(name, _ply_kind(column.dtype)) for name, column in columns.items()]
     colors = [(name, np.dtype("u1")) for name in COLOR_NAMES]
     kind = np.dtype([*kinds, *colors, *table.column_kind(added).descr])
+    mesh = scan.source if isinstance(scan.source, Mesh) else None
+    if mesh is not None and mesh.order == ">":  # as in the elements that are copied
+        kind = kind.newbyteorder(">")
     with atomic_write(path) as temporary, temporary.open("wb") as file:
-        file.write(_header(len(scan), kind, labels.comments()))
+        file.write(_header(len(scan), kind, labels.comments(), mesh))
+        if mesh is not None:
+            mesh.copy(file, before=True)
         for part, points in table.tables({**columns, **added}, kind):
             for name, values in zip(COLOR_NAMES, labels.colors(part).T, strict=True):
                 points[name] = values
             file.write(points.tobytes())
+        if mesh is not None:
+            mesh.copy(file, before=False)
 
 
 def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
@@ -203,13 +216,19 @@ def write_points(path: Path, pos: np.ndarray, color: np.ndarray) -> None:
         temporary.write_bytes(_header(len(pos), rows.dtype) + rows.tobytes())
 
 
-def _header(count: int, kind: np.dtype, comments: Sequence[str] = ()) -> bytes:
+def _header(
+    count: int, kind: np.dtype, comments: Sequence[str] = (), mesh: Mesh | None = None
+) -> bytes:
     """Return the header of a binary PLY of `count` vertices of a structured type."""
-    lines = ["ply", "format binary_little_endian 1.0"]
+    big_endian = mesh is not None and mesh.order == ">"
+    lines = ["ply", f"format binary_{'big' if big_endian else 'little'}_endian 1.0"]
     lines += [f"comment {ascii_text(' '.join(comment.split()))}" for comment in comments]
+    lines += mesh.comments if mesh else []
+    lines += [line for element in (mesh.before if mesh else ()) for line in element.header()]
     lines.append(f"element vertex {count}")
-    lines += [f"property {_NAMES[kind[name].str[1:]]} {name}" for name in kind.names or ()]
-    return "\n".join([*lines, "end_header", ""]).encode("ascii", "replace")
+    lines += [f"property {NAMES[kind[name].str[1:]]} {name}" for name in kind.names or ()]
+    lines += [line for element in (mesh.behind if mesh else ()) for line in element.header()]
+    return "\n".join([*lines, "end_header", ""]).encode("utf-8")
 
 
 def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ class Scan:
     color: tuple[str, ...] | None  # the columns of `rows` that are red, green and blue
     fields: tuple[str, ...]  # the columns that a writer keeps, coordinates and colours included
     notes: tuple[str, ...] = ()  # what was detected and the user should know
-    dropped: dict[str, int] = field(default_factory=dict)  # counts of other elements than points
+    dropped: dict[str, int] = field(default_factory=dict)  # lists that are left out: their points
     options: ScanOptions = field(default_factory=ScanOptions)
     source: Any = None  # what else the writer of the same format needs
     packed: str | None = None  # a column of 32-bit colours, of which NO_COLOR is none

@@ -16,7 +16,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 
@@ -110,12 +110,13 @@ def text_rows(
     count: int,
     wanted: range = range(sys.maxsize),
     newline: bytes = b"\n",
+    change: Callable[[bytes], bytes] | None = None,
 ) -> np.ndarray:
     """Return `count` rows of a structured type, parsed from as many lines of data.
 
     The lines begin at byte `start`, those numbered `wanted` from there on are rows, and `newline`
     ends a line. A field of several elements is as many words. A field of whole numbers that has a
-    word for no number becomes one of floats, with NaN.
+    word for no number becomes one of floats, with NaN. `change` is applied to each line first.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -125,7 +126,10 @@ def text_rows(
         passed = found = 0
         for number, lines in line_blocks(path, start, newline):
             low, high = (max(0, edge - passed) for edge in (wanted.start, wanted.stop))
-            if columns := parse_lines(path, number + low, lines[low:high], cut, kinds):
+            wanted_lines = lines[low:high]
+            if change is not None:
+                wanted_lines = list(map(change, wanted_lines))
+            if columns := parse_lines(path, number + low, wanted_lines, cut, kinds):
                 yield _rows_of(path, list(columns.values()), kind)
                 found += len(columns[0])
             passed += len(lines)
@@ -135,7 +139,8 @@ def text_rows(
     try:
         rows = spooled(path, parts(), kind)
     except _NoWholeNumber as error:
-        return text_rows(path, start, _widened(kind, error.columns), count, wanted, newline)
+        wide = _widened(kind, error.columns)
+        return text_rows(path, start, wide, count, wanted, newline, change)
     if len(rows) != count:
         raise DatasetError(
             f"{path}: found {'more than ' * (len(rows) > count)}{min(len(rows), count):,} lines of "
