@@ -32,6 +32,7 @@ from pipelines.reports.comparison import SIX_FOLD, mean_notes, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
 from pipelines.reports.scores import (
+    DRAWN,
     Counts,
     build_report,
     known_scores,
@@ -219,6 +220,8 @@ def _score(
     run, options, classes = evaluation.run, evaluation.options, evaluation.store.classes
     folder = evaluation.folder / protocol
     if protocol == "room":
+        if evaluation.store.drawn:
+            progress.warn(f"{evaluation.store.path}: {DRAWN}")
         counts = _count_rooms(evaluation, folder, progress)
     else:
         start = time.monotonic()

@@ -354,7 +354,7 @@ def _check_positions(
 def _made_from(path: Path, scan: Scan, networks: _Networks) -> str:
     """Return a text that differs for the labels of another scan or network."""
     # A folder's modification time does not change when a file in it is rewritten.
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = sorted([*path.rglob("*.txt"), *path.glob("*.npy")]) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()

@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data.custom import CustomDataset, read_custom_room, read_description
+from pipelines.data.s3dis.arrays import find_arrays
 from pipelines.data.s3dis.classes import check_classes
+from pipelines.data.s3dis.published import (
+    PublishedDataset,
+    export_pointnet_h5,
+    find_published,
+    read_published_room,
+)
 from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.store import (
@@ -33,7 +40,6 @@ from pipelines.data.store import (
     RoomInfo,
     Store,
     area_file,
-    export_pointnet_h5,
     read_rooms,
     readable_entries,
     remove_areas,
@@ -47,7 +53,12 @@ from .errors import DatasetError
 from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress, counted
 
-Dataset = RawDataset | CustomDataset
+Dataset = RawDataset | CustomDataset | PublishedDataset
+READERS: dict[type, Any] = {
+    RawDataset: read_raw_room,
+    CustomDataset: read_custom_room,
+    PublishedDataset: read_published_room,
+}
 Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
 EXPORTED = "pointnet_h5"  # the folder of the published form
@@ -137,6 +148,11 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
 def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
     if config.dataset is not None:
         return read_description(config.dataset)
+    if config.raw is not None:
+        arrays = find_published(config.raw) or find_arrays(config.raw)
+        if arrays is not None:
+            progress.say(f"{arrays.source}: {arrays.note}.")
+            return arrays
     raw = replace(find_raw(config.raw, ignore=[config.data]), unknown=config.unknown)
     check_classes(raw, progress)
     return raw
@@ -187,6 +203,8 @@ def _prepare_rooms(
         + (", turned by their alignment angles" if dataset.rotated else "")
         + (f", {reused} already prepared" if reused else "")
     )
+    if todo and isinstance(dataset, PublishedDataset):
+        dataset = dataset.unpacked(config.data / PARTS, progress)
     first_with: dict[str, str] = {}  # the first room with each mistake
     with progress.task("Reading rooms", total=sum(r.size for r in todo) / 1e6, unit="MB") as task:
         for raw, entry in _read_all(config, dataset, todo):
@@ -254,7 +272,7 @@ def _read_all(
 
 def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
     """Read a room, write its part, and return its entry."""
-    read: Any = read_custom_room if isinstance(dataset, CustomDataset) else read_raw_room
+    read = READERS[type(dataset)]
     try:
         room, notes = read(dataset, raw)
         write_rooms(path, [room])
@@ -348,6 +366,7 @@ def _complete(
         source=str(dataset.source / dataset.root),
         rotated=dataset.rotated,
         published_rooms=dataset.published,
+        drawn=isinstance(dataset, PublishedDataset),
         repairs=[repair for entry in entries for repair in entry["repairs"]],
         skipped_files=[name for entry in entries for name in entry["skipped"]],
         renamed_files=[entry["renamed"] for entry in entries if entry["renamed"]],

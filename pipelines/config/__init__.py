@@ -80,7 +80,11 @@ class PrepareConfig:
     """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says; 0: none."""
 
     raw: Path | None = option(
-        None, "S3DIS folder or zip; left out: found in the current folder.", "[RAW]", flag=""
+        None,
+        "S3DIS: raw or the published HDF5, as a folder or zip; or .npy rooms. [default: raw S3DIS "
+        "in the current folder]",
+        "[RAW]",
+        flag="",
     )
     test_area: int | None = option(
         None,
@@ -438,7 +442,7 @@ class PredictConfig:
     """Labels for scans. Neither run nor weights: the latest finished run, else the package's."""
 
     scans: tuple[Path, ...] = option(
-        (), "PLY, PCD, LAS, LAZ, E57, PTX, text, NPY, NPZ, S3DIS rooms; patterns.", "SCAN", flag=""
+        (), "PLY, PCD, LAS, LAZ, E57, PTX, text, NPY, NPZ, room folders; patterns.", "SCAN", flag=""
     )
     run: Path | None = option(None, "Run folder. [default: the latest finished run]", "RUN")
     weights: tuple[str, ...] = option(

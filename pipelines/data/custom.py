@@ -36,6 +36,7 @@ from pipelines.config import AREAS
 from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_mean
 from pipelines.scans import open_scan, without_results
 from pipelines.scans.colors import GREY, fill_colors
+from pipelines.scans.numpy import read_arrays
 from pipelines.scans.table import ScanOptions, color_bytes, color_scale
 
 from .s3dis.raw import RawFile, RoomFiles
@@ -45,6 +46,7 @@ from .store import IGNORED, Room, make_room
 OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
 LARGEST_FILE = 1 << 20  # bytes of a description
+COORDINATES = "coord.npy"  # stands for a room that is a folder of arrays
 _CLASS = re.compile(r"[^\W\d_][\w-]{0,31}")
 Rgb = tuple[int, int, int]
 
@@ -65,6 +67,12 @@ class CustomDataset:
     root: str = ""  # this and the next two as in `RawDataset`
     rotated: bool = False
     published: int = 0
+    note: str = ""  # what the user should know before it is read
+
+    @property
+    def description(self) -> str:
+        """Where what is missing has to be described."""
+        return str(self.source) if self.source.is_file() else "a description of them (--dataset)"
 
     @property
     def digest(self) -> str:
@@ -259,6 +267,8 @@ def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> It
     named_by: dict[str, object] = {}
     for file in files:
         parts = file.relative_to(folder).with_suffix("").parts
+        if file.name == COORDINATES:
+            parts = parts[:-1]
         if by_folder:
             parts = tuple(part for part in parts[:-1] if part != "Annotations")
         name = re.sub(r"[^\w.-]+", "_", "_".join(parts)) or "room"
@@ -268,7 +278,16 @@ def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> It
             raise ConfigError(f"{members[0]}, {file}: found {two} for a room {name}; rename one.")
         members.append(file)
     for name, members in sorted(rooms.items()):
-        yield RoomFiles(area, name, tuple(RawFile.of(path, str(path)) for path in members))
+        yield RoomFiles(area, name, tuple(map(scan_file, members)))
+
+
+def scan_file(path: Path) -> RawFile:
+    """Return the record of a scan's file; of a folder of arrays, that of all of them."""
+    arrays = path.name == COORDINATES
+    files = [
+        RawFile.of(p, p.name) for p in (sorted(path.parent.glob("*.npy")) if arrays else [path])
+    ]
+    return RawFile(str(path), sum(f.size for f in files), " ".join(f.stamp for f in files))
 
 
 def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, RoomNotes]:
@@ -298,7 +317,8 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
     (n,) bool, and label (n,) uint8.
     """
     try:
-        scan = open_scan(path, dataset.options)
+        arrays = path.name == COORDINATES
+        scan = open_scan(path.parent if arrays else path, dataset.options, folder=read_arrays)
         local, origin = scan.positions()
     except DatasetError:
         raise
@@ -309,7 +329,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
         if not dataset.no_color_ok:
             raise DatasetError(
                 f"{path}: found {scan.without_color()}; expected red, green, blue.\n"
-                f"To take such scans as grey, write no_color_ok: true into {dataset.source}."
+                f"To take such scans as grey, write no_color_ok: true into {dataset.description}."
             )
         color, missing = np.full((len(local), 3), GREY, np.uint8), np.zeros(len(local), bool)
     else:
@@ -336,7 +356,7 @@ def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
         if text not in dataset.values:
             raise DatasetError(
                 f"{path}: found the label {what}, expected one of: {', '.join(dataset.values)}.\n"
-                f"Describe it under values or ignore in {dataset.source}."
+                f"Describe it under values or ignore in {dataset.description}."
             )
     numbers = np.array([dataset.values[text] for text in texts], np.uint8)
     return numbers[inverse.reshape(-1)]
@@ -354,7 +374,7 @@ def _label_column(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.nd
         problem = f"found several values a point in {label!r}, expected one label."
     else:
         return rows[name]
-    raise DatasetError(f"{path}: {problem}\nCorrect label in {dataset.source}.")
+    raise DatasetError(f"{path}: {problem}\nCorrect label in {dataset.description}.")
 
 
 def _text(value: Any) -> str:

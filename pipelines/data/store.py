@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ import numpy as np
 
 from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
-from pipelines.files import atomic_json, atomic_text, atomic_write
+from pipelines.files import atomic_json, atomic_write
 
-from .blocks import Grid, block_features, block_points, check_ground, draw, grid_sort, room_blocks
+from .blocks import Grid, check_ground, grid_sort
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -86,12 +84,22 @@ class Room:
         return RoomInfo(self.area, self.name, len(self.pos), (x, y, z), checksum, sizes)
 
 
-def make_room(area: int, name: str, pos: np.ndarray, color: np.ndarray, label: np.ndarray) -> Room:
+def make_room(
+    area: int,
+    name: str,
+    pos: np.ndarray,
+    color: np.ndarray,
+    label: np.ndarray,
+    *,
+    origin: np.ndarray | None = None,
+) -> Room:
     """Sort raw points into a room; refuse points that lie too far apart.
 
     `pos` (N, 3) is float64, metres, in the raw frame, `color` (N, 3) and `label` (N,) uint8; N ≥ 1.
+    `origin` (3,) is the room's minimum corner, if it is known better than by its points.
     """
-    origin = np.array([axis.min() for axis in pos.T], np.float64)
+    if origin is None:
+        origin = np.array([axis.min() for axis in pos.T], np.float64)
     with np.errstate(over="ignore"):  # an infinite extent is refused below
         local = (pos - origin).astype(np.float32)
     advice = "Correct its unit, or remove points that lie far away."
@@ -247,6 +255,8 @@ class Store:
         self.classes: tuple[str, ...] = tuple(manifest["classes"])  # in the order of the labels
         self.class_colors = tuple(tuple(color) for color in manifest["class_colors"])  # RGB
         self.test_area = int(manifest["test_area"])  # that `train` leaves out and `eval` scores
+        # Whether rooms hold only the points that published blocks have drawn.
+        self.drawn = bool(manifest.get("drawn", False))
         # Of the whole published data set; 0 for your own data.
         self.published_rooms = int(manifest.get("published_rooms", 0))
         self.fingerprint = str(manifest["fingerprint"])  # sha256 over all rooms' checksums
@@ -300,47 +310,3 @@ class Store:
             raise _damaged(path, f"{info.name} has changed since it was prepared")
         self._checked.add(info)
         return room
-
-
-def export_pointnet_h5(
-    store: Store, out: Path, *, seed: int, done: Callable[[], None] = lambda: None
-) -> Path:
-    """Write fixed blocks of all rooms in the form of PointNet's release of S3DIS, which PyG reads.
-
-    A room's draws follow from the seed and its name alone. One file's blocks are in memory.
-
-        indoor3d_sem_seg_hdf5_data/
-            ply_data_all_<i>.h5    data (M, 4096, 9) float32, label (M, 4096) uint8, M ≤ 1000
-            all_files.txt          one line a file: indoor3d_sem_seg_hdf5_data/ply_data_all_<i>.h5
-            room_filelist.txt      one line a block: Area_<k>_<room>
-
-    Returns:
-        That folder, below `out`.
-    """
-
-    def frozen() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-        for info in store.rooms():
-            room = store.read(info)
-            rng = np.random.default_rng([seed, room.area, zlib.crc32(room.name.encode())])
-            for block in room_blocks(room.grid, stride=0.5):
-                points = block_points(block)[draw(block.count, 4096, rng)]
-                pos, color = room.pos[points], room.color[points]
-                features = block_features(pos, color, block.corner, room.extent)
-                yield f"Area_{room.area}_{room.name}\n", features, room.label[points]
-            done()
-
-    folder = out / "indoor3d_sem_seg_hdf5_data"
-    blocks = frozen()
-    rooms: list[str] = []
-    files: list[str] = []
-    while part := list(islice(blocks, 1000)):
-        names, features, labels = zip(*part, strict=True)
-        path = folder / f"ply_data_all_{len(files)}.h5"
-        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
-            file.create_dataset("data", data=np.stack(features))
-            file.create_dataset("label", data=np.stack(labels))
-        files.append(f"{folder.name}/{path.name}\n")
-        rooms += names
-    atomic_text(folder / "all_files.txt", "".join(files))
-    atomic_text(folder / "room_filelist.txt", "".join(rooms))
-    return folder

@@ -30,6 +30,10 @@ from . import plots, tables
 from .failures import EDGES, UNITS, by_attribute, confused_pairs, failure_tables
 from .tables import Report, Row, Table, percent
 
+DRAWN = (
+    "Rooms were put together from the published blocks, so protocol room scores only the points "
+    "that these have drawn; block-s1 and block-s05 score as published (--protocol)."
+)
 WORST = 20  # the most rooms to list
 PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
 
@@ -106,6 +110,8 @@ def build_report(
             f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
             "are for the whole and cannot be compared."
         )
+    if store.drawn and values["protocol"] == "room":
+        notes.append(DRAWN)
     if "first_vote" in values:
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))

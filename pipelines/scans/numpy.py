@@ -14,7 +14,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -42,17 +42,32 @@ _BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryEr
 
 def read_npy(path: Path, options: ScanOptions) -> Scan:
     """Open an NPY file."""
+    return _scan_of(path, f"{path}", _mapped(path), options)
+
+
+def _mapped(path: Path, least: int = 3) -> np.ndarray:
+    """Return an array of `least` or more columns as rows, memory-mapped."""
     with path.open("rb") as file:
-        header = _header(f"{path}", file.read(LONGEST_HEADER), path.stat().st_size)
-    content = np.memmap(path, np.uint8, "r")[header.start :]
-    return _scan_of(path, f"{path}", _rows(path, header, content), options)
+        header = _header(f"{path}", file.read(LONGEST_HEADER), path.stat().st_size, least)
+    return _rows(path, header, np.memmap(path, np.uint8, "r")[header.start :])
+
+
+def read_arrays(path: Path, options: ScanOptions) -> Scan:
+    """Open a folder with a file for each array that an NPZ file would hold: coord.npy, …"""
+    stored = {file.stem: file for file in path.glob("*.npy")}
+    return _joined_arrays(path, stored, lambda name, least: _mapped(stored[name], least), options)
 
 
 def read_npz(path: Path, options: ScanOptions) -> Scan:
     """Open an NPZ file; its arrays are unpacked into a spool."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return _read_archive(path, archive, options)
+            stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+
+            def unpacked(name: str, least: int) -> np.ndarray:
+                return _unpacked(path, archive, stored[name], least=least)
+
+            return _joined_arrays(path, stored, unpacked, options)
     except _BAD_ARCHIVE as error:
         raise _damaged(path, error) from error
 
@@ -64,23 +79,28 @@ def _damaged(path: Path, error: Exception) -> DatasetError:
     )
 
 
-def _read_archive(path: Path, archive: zipfile.ZipFile, options: ScanOptions) -> Scan:
-    stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+def _joined_arrays(
+    path: Path,
+    stored: Collection[str],
+    load: Callable[[str, int], np.ndarray],
+    options: ScanOptions,
+) -> Scan:
+    """Return the scan of the arrays under known names; `load` takes one of at least n columns."""
     position = next((name for name in POSITIONS if name in stored), None)
     if position is None:
         raise DatasetError(
             f"{path}: found the arrays {', '.join(stored)[:200] or 'nothing'}; expected "
             f"coordinates under one of: {', '.join(POSITIONS)}."
         )
-    rows = _unpacked(path, archive, stored[position])
+    rows = load(position, 3)
     scan = _scan_of(path, f"{path}: {position}", rows, options)
     color = next((name for name in COLORS if name in stored), None)
     if color is not None and scan.color is None:
-        scan = _joined(scan, COLOR_NAMES, _unpacked(path, archive, stored[color]), color)
+        scan = _joined(scan, COLOR_NAMES, load(color, 3), color)
         scan = replace(scan, color=COLOR_NAMES)
     label = options.label
-    if label in stored and label not in (position, color, *scan.fields):
-        scan = _joined(scan, (label,), _unpacked(path, archive, stored[label], least=1), label)
+    if label is not None and label in stored and label not in (position, color, *scan.fields):
+        scan = _joined(scan, (label,), load(label, 1), label)
     return scan
 
 

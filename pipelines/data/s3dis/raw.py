@@ -35,6 +35,9 @@ _ANGLES = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/Area_[1-6]_alignme
 _ALIGNED = re.compile(r"(?<!non)(?<!non[-_ ])(?<!not[-_ ])(?<!un)aligned", re.IGNORECASE)
 _DUPLICATE = re.compile(r".* \(\d+\)\.txt")
 _AREA = re.compile(r"Area_[1-6]")
+PREPARED = (
+    "indoor3d_sem_seg_hdf5_data, or rooms as Area_1_office_1.npy or Area_1/office_1/coord.npy"
+)
 _SKIPPED = {"__MACOSX", "Icon"}
 # What reading a damaged folder or zip can raise.
 READ_ERRORS: tuple[type[Exception], ...] = (
@@ -108,7 +111,7 @@ def opened(source: Path) -> Iterator[Callable[[str], BinaryIO]]:
     if source.is_dir():
         yield lambda name: (source / name).open("rb")
         return
-    with _open_zip(source) as archive:
+    with open_zip(source) as archive:
         yield lambda name: open_entry(archive, name)
 
 
@@ -121,7 +124,7 @@ def open_entry(archive: zipfile.ZipFile, name: str) -> BinaryIO:
     return cast("BinaryIO", stream)
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+def open_zip(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (OSError, zipfile.BadZipFile, ValueError) as error:
@@ -168,7 +171,7 @@ def _only(found: list[RawDataset], where: Path) -> RawDataset:
     if not found:
         raise DatasetError(
             f"{where}: found no raw S3DIS, expected Area_<1-6>/<room>/Annotations/<class>_<n>.txt\n"
-            "in a folder or a zip. Give its path: deepgcn prepare PATH --area 5\n"
+            f"in a folder or a zip, {PREPARED}. Give its path: deepgcn prepare PATH --area 5\n"
             "Without the data, make a synthetic building: deepgcn synth raw"
         )
     names = ", ".join(str(dataset.source / dataset.root) for dataset in found[:4])
@@ -185,7 +188,7 @@ def _datasets(path: Path) -> list[RawDataset]:
         return _folder_datasets(path, depth=2)
     if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
         raise DatasetError(f"{path}: found a file that is no zip, expected a folder or a zip.")
-    with _open_zip(path) as archive:
+    with open_zip(path) as archive:
         entries = archive.infolist()
     files: dict[str, RawFile] = {}
     for entry in entries:

@@ -19,6 +19,7 @@ from numba import njit
 
 from pipelines.data.store import IGNORED, Room, make_room
 from pipelines.errors import DatasetError
+from pipelines.scans.numpy import POSITIONS, read_arrays
 from pipelines.scans.table import COLOR_NAMES, Scan, ScanOptions, spooled
 
 from . import CLASSES
@@ -104,17 +105,20 @@ def _read_files(
 
 
 def open_room(path: Path, options: ScanOptions) -> Scan:
-    """Open a room folder as a scan: the whole room's file, or else its objects sorted by name.
+    """Open a room folder as a scan: its arrays, the whole room's file, or its objects in order.
 
     A room `office_1` holds `office_1.txt`, or only its objects, `Annotations/*.txt`; the classes in
     their names are ignored.
     """
+    if any((path / f"{name}.npy").is_file() for name in POSITIONS):
+        return read_arrays(path, options)
     whole = path / f"{path.resolve().name}.txt"
     files = [whole] if whole.is_file() else sorted((path / "Annotations").glob("*.txt"))
     if not files:
         raise DatasetError(
             f"{path}: found a folder without {whole.name} and Annotations/*.txt, expected a room "
-            f"of S3DIS.\nName the scans in it, or a pattern: '{path}/*.ply'"
+            "of S3DIS, or coord.npy and color.npy.\n"
+            f"Name the scans in it, or a pattern: '{path}/*.ply'"
         )
     repairs: list[Repair] = []
     rows = spooled(path, (_scan_rows(file, repairs) for file in files), SCAN_ROWS)
