@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,8 @@ from pipelines.files import DISK_FULL, atomic_write
 from . import table
 from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
 
+LONGEST_NAME = 32  # bytes, of an extra dimension
+MOST_ELEMENTS = 3  # of an extra dimension that a record describes
 USER_DEFINED = 64  # the first classification that the specification leaves to its users
 UNCLASSIFIED = 1
 _OURS = ("deepgcn", 1)  # user and number of the record with the names of the classes
@@ -267,21 +270,41 @@ def _new_header(old: Any, records: list[Any], labels: Labels) -> tuple[Any, dict
     if old.point_format.id >= 6:
         added["scan_classification"] = np.dtype("u1")
     extra = list(old.point_format.extra_dimensions)
-    kept = table.kept_names([item.name for item in extra], list(added))
+    kept = _short_names(table.kept_names([item.name for item in extra], list(added)), added)
     # 1.2 is the oldest that laspy writes all formats in; points of 1.0 and 1.1 look the same in it.
     version = laspy.header.Version(1, max(2, old.version.minor))
     header = laspy.LasHeader(version=version, point_format=old.point_format.id)
     for name in _KEPT:
         setattr(header, name, getattr(old, name))
     header.vlrs.extend(records)
-    dimensions = [
+    dimensions: list[tuple[Any, ...]] = [
         (kept[item.name], item.dtype, item.description, item.offsets, item.scales, item.no_data)
         for item in extra
+        if item.num_elements <= MOST_ELEMENTS
     ]
+    for item in extra:
+        if item.num_elements > MOST_ELEMENTS:  # bytes that no record describes
+            names = (_numbered(kept[item.name], n) for n in range(item.num_elements))
+            dimensions += [(name, np.dtype("u1")) for name in names]
     header.add_extra_dims([laspy.ExtraBytesParams(*item) for item in (*dimensions, *added.items())])
     text = "\n".join(labels.comments()).encode()
     header.vlrs.append(laspy.VLR(*_OURS, LABELLED, text[:65535]))
     return header, kept
+
+
+def _short_names(kept: dict[str, str], added: Collection[str]) -> dict[str, str]:
+    """Return the names in the result, all different and of at most 32 bytes, as the format has."""
+    short: dict[str, str] = {}
+    for name, new in kept.items():
+        start = new.encode()[: LONGEST_NAME - 4].decode("utf-8", "ignore")
+        tries = chain([new], (f"{start}_{number}" for number in count(2)))
+        taken = {*short.values(), *added}
+        short[name] = next(t for t in tries if len(t.encode()) <= LONGEST_NAME and t not in taken)
+    return short
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}_{number + 1}"
 
 
 def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, part: slice) -> Any:
@@ -290,7 +313,12 @@ def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, pa
 
     new = laspy.ScaleAwarePointRecord.zeros(len(points), header=header)
     for name in points.array.dtype.names:
-        new.array[kept.get(name, name)] = points.array[name]
+        values, target = points.array[name], kept.get(name, name)
+        if target in new.array.dtype.names:
+            new.array[target] = values
+        else:
+            for number, column in enumerate(values.T):
+                new.array[_numbered(target, number)] = column
     for name, values in labels.columns().items():
         new.array[name] = values[part]
     if header.point_format.id >= 6:

@@ -152,6 +152,38 @@ def test_records_behind_the_points_stay(tmp_path: Path) -> None:
     assert record.record_data_bytes() == b"x" * 100
 
 
+def test_labelling_again_and_again(tmp_path: Path) -> None:
+    """Names grow by `scan_` each time, and the format has room for 32 bytes."""
+    path = tmp_path / "in.las"
+    write(path, "1.4", 7)
+    for number in range(6):
+        out = tmp_path / f"{number}.laz"
+        write_labelled(out, open_scan(path), labels_for(COUNT, seed=number))
+        path = out
+    after = laspy.read(path)
+    for number in range(5):
+        found = [n for n in after.point_format.extra_dimension_names if len(n) <= 32]
+        column = labels_for(COUNT, seed=number).label
+        assert sum(np.array_equal(after[name], column) for name in found) == 1
+
+
+def test_bytes_that_no_record_describes(tmp_path: Path) -> None:
+    header = laspy.LasHeader(version="1.4", point_format=6)
+    header.add_extra_dims([laspy.ExtraBytesParams("a", "u1"), laspy.ExtraBytesParams("b", "f8")])
+    data = laspy.LasData(header)
+    data.X = data.Y = data.Z = np.arange(3)
+    data["a"], data["b"] = [7, 8, 9], [0.5, 1.5, 2.5]
+    data.write(str(tmp_path / "in.las"))
+    content = (tmp_path / "in.las").read_bytes()
+    (tmp_path / "in.las").write_bytes(content.replace(b"LASF_Spec", b"LASF_Spex"))
+    write_labelled(tmp_path / "out.laz", open_scan(tmp_path / "in.las"), labels_for(3))
+    after = laspy.read(tmp_path / "out.laz")
+    raw = np.stack([after[f"ExtraBytes_{n}"] for n in range(1, 10)], axis=1)
+    assert raw[:, 0].tolist() == [7, 8, 9]
+    assert raw[:, 1:].copy().view("<f8")[:, 0].tolist() == [0.5, 1.5, 2.5]
+    assert after["class"].tolist() == labels_for(3).label.tolist()
+
+
 def raw_records(path: Path) -> dict[tuple[bytes, int], bytes]:
     """The records of a file, parsed by the specification: (user, number) → content."""
     content, found = path.read_bytes(), {}
