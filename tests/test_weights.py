@@ -30,6 +30,8 @@ from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.weights import find_weights
 from pipelines.scans.ply import write_points
 from pipelines.train import train
+from pipelines.weights import catalogue
+from pipelines.weights.catalogue import Entry
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
 from tests.tiny_run import train_tiny_run
@@ -258,9 +260,7 @@ def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_pat
     other = tmp_path / "other.safetensors"
     torch.manual_seed(1)
     model = DeepGCN(load_weights(start).config).eval()
-    facts = {**read_metadata(start), "name": "other"}
-    facts = {name: facts[name] for name in ("classes", "class_colors", "num_points", "name")}
-    save_weights(other, model, metadata=facts)
+    save_weights(other, model, metadata=named(start))
     one, two, both = score(store, tmp_path, start, other, average=True, test_area=3)
     assert both.name == "average of 2"
     logits = []
@@ -322,6 +322,43 @@ def test_several_weights_are_averaged(
     save_weights(other, DeepGCN(ModelConfig(depth=2, width=8, k=4, num_classes=2)))
     with pytest.raises(ConfigError, match="Only networks of the same classes"):
         predict(PredictConfig(scans=(scan,), weights=(str(start), str(other)), device="cpu"))
+
+
+def test_weights_inside_the_package_are_used_where_no_run_is(
+    store: Store,
+    trained: Run,
+    start: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Adding some takes a file and an entry; here they have 16 bits a value."""
+    room = store.read(store.rooms(3)[0])
+    write_points(tmp_path / "scan.ply", room.pos, room.color)
+    monkeypatch.chdir(tmp_path)
+    assert deepgcn(["predict", "scan.ply"]) == 1
+    assert "No weights are inside this package yet" in capsys.readouterr().err
+    save_weights(Path("ours.safetensors"), load_weights(start).half(), metadata=named(start))
+    entry = Entry("ours", "resgcn-3 (edge, C 16, k 6)", "tiny rooms", "MIT", 1, "")
+    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(catalogue, "CATALOGUE", (*catalogue.CATALOGUE, entry))
+    assert deepgcn(["weights", "list"]) == 0
+    assert "embedded" in capsys.readouterr().out
+    assert load_model().config == load_model(start).config
+    assert deepgcn(["predict", "scan.ply", "--device", "cpu"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("ours: the weights of this package") == 1
+    expected = segment(load_model(start), room.pos, room.color)[0]
+    found = np.asarray(PlyData.read("scan.labelled.ply")["vertex"]["class"])
+    assert (found == expected).mean() > 0.98
+    result = predict(PredictConfig(scans=(Path("scan.ply"),), runs=trained.path.parent))
+    assert result.weights == (trained.weights(),), "a run comes first"
+
+
+def named(weights: Path) -> dict[str, str]:
+    """The classes and draws that a weights file records."""
+    facts = read_metadata(weights)
+    return {name: facts[name] for name in ("classes", "class_colors", "num_points")}
 
 
 # ablate

@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.store import Store
@@ -23,6 +25,7 @@ from pipelines.weights.safetensors import load_weights, read_metadata
 from .directory import CONFIG, Run, find_runs, latest_finished, open_run
 from .lock import LOCK, hold_lock
 
+HALVES = (torch.float16, torch.bfloat16)  # to store weights in, not to compute with
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
 
 
@@ -65,13 +68,17 @@ class NamedWeights:
         return {"name": self.name, "sha256": self.sha256} | provenance(self.metadata)
 
     def load(self, classes: Collection[str] = ()) -> DeepGCN:
-        """Return the network; see `load_weights` for `classes`, to which the run's own belong."""
-        if self.run is None:
-            return load_weights(self.file, classes=classes)
-        trained = self.run.config
-        model = load_weights(self.file, classes=(*classes, *trained.model.own_classes))
-        model.num_points = trained.num_points  # the first runs' files do not say it
-        return model
+        """Return the network, which computes in float32 at least.
+
+        Args:
+            classes: as for `load_weights`; those of the run are known from its configuration.
+        """
+        trained = self.run.config if self.run else None
+        own = trained.model.own_classes if trained else ()
+        model = load_weights(self.file, classes=(*classes, *own))
+        if trained is not None:
+            model.num_points = trained.num_points  # the first runs' files do not say it
+        return model.float() if next(model.parameters()).dtype in HALVES else model
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the names of the `count` classes that the network predicts.

@@ -103,6 +103,37 @@ def test_a_stop_loses_nothing_that_was_done(model: DeepGCN, tmp_path: Path, at: 
     assert again.done == 1198
 
 
+@pytest.mark.parametrize("at", [900, 1198, 1500, 2300])
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_stop_between_votes_and_networks_counts_nothing_twice(
+    model: DeepGCN, tmp_path: Path, at: int, lost: int
+) -> None:
+    """Also if it was killed after a block was added and before that was recorded."""
+    torch.manual_seed(1)
+    other = DeepGCN(model.config).eval()
+    pos, color = scan()
+
+    def labels(out: Path, task: Task) -> dict[str, np.ndarray]:
+        store = LabelStore.open(
+            part_folder(out), "scan", len(pos), 13, probabilities=False, passes=4
+        )
+        networks = [(model, DRAWS), (other, Draws(48, 2))]
+        label_points(networks, pos, color, store, task, votes=2)
+        return store.labels
+
+    whole, out = labels(tmp_path / "whole.ply", Task()), tmp_path / "out.ply"
+    with pytest.raises(KeyboardInterrupt):
+        labels(out, Stops(at))
+    file = part_folder(out) / "state.json"
+    state = json.loads(file.read_text())
+    assert state["passes"] == (at - 1) // 1198
+    file.write_text(json.dumps({**state, "blocks": max(0, state["blocks"] - lost)}))
+    found = labels(out, Task())
+    assert list(found) == ["label", "confidence"]
+    np.testing.assert_array_equal(found["label"], whole["label"])
+    np.testing.assert_allclose(found["confidence"], whole["confidence"], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("made_from", "changes"),
     [("another scan", {}), ("scan", {"seed": 1}), ("scan", {"num_points": 32})],
