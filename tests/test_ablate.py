@@ -204,7 +204,7 @@ def test_a_study_with_other_settings_needs_another_name(store: Store, tmp_path: 
     grid_file(tmp_path)
     planned(store, tmp_path)
     grid_file(tmp_path, steps=7)
-    with pytest.raises(RunError, match=r"reference's max_steps was 6, now 7\.\nGive .* --name"):
+    with pytest.raises(RunError, match=r"reference's max_steps was 6, now 7\.\nGive .*--name"):
         ablate(config(store, tmp_path))
 
 
