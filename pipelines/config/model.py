@@ -17,9 +17,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "densegcn": {"width": 32, "k": 8},
     "dgcnn": {"depth": 3, "k": 20, "dilation": False, "epsilon": 0.0, "dropout": 0.5},
 }
+# What the published releases have, under whose names weights are imported and exported.
+RELEASED_ARCHS = ("plaingcn", "resgcn", "densegcn", "dgcnn")
+RELEASED_CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
 IMPORTED = ("plaingcn", "resgcn", "densegcn")  # dgcnn is recognised by its tensors
 ARCHS = tuple(PUBLISHED)  # `pipelines.model.blocks` has a class for each
-CONVS = ("edge", "mr", "sage", "sage-n", "gin", "gin-0")
+CONVS = (*RELEASED_CONVS,)  # `pipelines.model.conv` has a class for each
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
@@ -122,10 +125,10 @@ class Hints:
 
     k: int | None = option(None, "Neighbours per point.", "N", flag="-k")
     conv: str | None = option(
-        None, "Graph convolution: {}.", choices=CONVS, noun="graph convolution"
+        None, "Graph convolution: {}.", choices=RELEASED_CONVS, noun="graph convolution"
     )
     arch: str | None = option(
-        None, f"Backbone: {', '.join(IMPORTED)}.", choices=ARCHS, noun="architecture"
+        None, f"Backbone: {', '.join(IMPORTED)}.", choices=RELEASED_ARCHS, noun="architecture"
     )
     layout: str | None = option(
         None, "{}: order in the MLP, first graph's channels.", choices=LAYOUTS, commands=IMPORT

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.config import ARCHS, CONVS, ModelConfig
-from pipelines.config.model import Hints
+from pipelines.config import ModelConfig
+from pipelines.config.model import RELEASED_ARCHS, RELEASED_CONVS, Hints
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
@@ -325,8 +325,8 @@ def published_state(model: DeepGCN) -> dict[str, Tensor]:
     config = model.config
     release = DGCNN if config.arch == "dgcnn" else TORCH
     for noun, value, known in (
-        ("graph convolution", config.conv, CONVS),
-        ("architecture", config.arch, ARCHS),
+        ("graph convolution", config.conv, RELEASED_CONVS),
+        ("architecture", config.arch, RELEASED_ARCHS),
     ):
         if value not in known:
             raise ConfigError(

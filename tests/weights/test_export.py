@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.config import CONVS, ModelConfig
+from pipelines.config import ModelConfig
+from pipelines.config.model import RELEASED_CONVS
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.weights.export import agreement, random_block, write_computation, write_state
@@ -22,7 +23,7 @@ NETWORKS = {
     "densegcn": dataclasses.replace(SMALL, arch="densegcn"),
     "plaingcn": dataclasses.replace(SMALL, arch="plaingcn", dilation=False, epsilon=0.0),
     "paper": dataclasses.replace(SMALL, layout="paper"),
-    **{conv: dataclasses.replace(SMALL, conv=conv) for conv in CONVS if conv != "edge"},
+    **{conv: dataclasses.replace(SMALL, conv=conv) for conv in RELEASED_CONVS if conv != "edge"},
     "dgcnn": ModelConfig.published("dgcnn", k=4, width=8, fusion_channels=16),
 }
 
@@ -89,6 +90,18 @@ def test_own_names_in_a_torch_file(tmp_path: Path) -> None:
     write_state(tmp_path / "w.pth", model, published=False, metadata={})
     found = torch.load(tmp_path / "w.pth", weights_only=True)["state_dict"]
     assert found.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["arch", "conv"])
+def test_a_name_of_the_command_line_is_not_yet_one_of_a_release(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = f"pipelines.weights.published.{kind.upper()}S"
+    monkeypatch.setattr(names, ("own:New",), raising=False)
+    model = DeepGCN(SMALL)
+    model.config = dataclasses.replace(SMALL, **{kind: "own:New"})
+    with pytest.raises(ConfigError, match="own:New, which no release has"):
+        published_state(model)
 
 
 def test_networks_without_a_release() -> None:
