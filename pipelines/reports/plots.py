@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# With Chinese, Japanese and Korean letters, of Linux, Windows and macOS.
+FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "WenQuanYi Micro Hei"),
+    *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Hiragino Sans"),
+)
 DPI = 100
 AZIMUTH, ELEVATION = 25.0, 55.0  # degrees, of the view of a room
 BACKGROUND = 255  # grey
@@ -170,7 +177,7 @@ def failure_figure(failures: np.ndarray) -> Figure:
 
 def save_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG, whole or not at all, without the date and program in it."""
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as temporary, _fonts_for_all_letters():
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
@@ -179,9 +186,22 @@ def figure_svg(figure: Figure) -> bytes:
     import matplotlib
 
     file = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "deepgcn"}):
+    with matplotlib.rc_context({"svg.hashsalt": "deepgcn"}), _fonts_for_all_letters():
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()
+
+
+@contextmanager
+def _fonts_for_all_letters() -> Iterator[None]:
+    """Draw letters that the usual font lacks in an installed one; without any, as boxes."""
+    import matplotlib
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = [matplotlib.rcParams["font.sans-serif"][0], *(f for f in FONTS if f in installed)]
+    with matplotlib.rc_context({"font.sans-serif": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")
+        yield
 
 
 def project(pos: np.ndarray, azimuth: float, elevation: float) -> tuple[np.ndarray, np.ndarray]:

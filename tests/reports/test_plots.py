@@ -66,6 +66,15 @@ def test_a_confusion_matrix(tmp_path: Path) -> None:
     assert path.read_bytes() == before, "the same matrix gives the same file"
 
 
+def test_letters_that_the_font_lacks_are_drawn_all_the_same(tmp_path: Path) -> None:
+    """No warning comes (it would be an error), and the picture of a plain name is another one."""
+    names = ("Türen", "墙"), ("Türen", "a")
+    for number, classes in enumerate(names):
+        figure = confusion_figure(np.eye(2, dtype=int), classes, "t")
+        save_figure(tmp_path / f"{number}.png", figure)
+    assert (tmp_path / "0.png").read_bytes() != (tmp_path / "1.png").read_bytes()
+
+
 def test_training_curves_have_gaps() -> None:
     epochs = [
         {"step": 10, "loss": 2.0, "val_miou": 0.25, "val_oa": 0.5},
