@@ -47,20 +47,20 @@ copyRoom       1     0-1     0-1     0-2   1      1-2   1     0     0        0-2
 storage        1     0-1     0-1     1-2   0-1    2-4   0-1   0     0        0-2    2-4
 openspace      1     1-2     1-2     1-3   0-1    1-3   3-6   0-1   0-1      0-2    0-3
 classroom      1-2   1-3     0-2     0-2   1-2    0-2   1     0     4-8      1-3    0-2
-kitchen        1-2   1-2     0       0-1   0      0-1   0     0     0-1      1-4    4-7
-bedroom        1-2   1-2     0       0-1   0      0-1   0-1   0-1   0        0-2    4-7
-livingRoom     1-2   1-3     0-1     0-1   0      0-2   0-1   1-3   0-1      0-3    3-6
-bathroom       1     0-1     0       0     0      0     0     0     0        0-1    3-5
+kitchen        1-2   1-2     0       0-1   0      0-1   0     0     0-1      1-4    6-9
+bedroom        1-2   1-2     0       0-1   0      0-1   0-1   0-1   0        0-2    6-9
+livingRoom     1-2   2-3     0-1     0-1   0      0-2   0-1   1-3   0-2      0-3    5-9
+bathroom       1     0-1     0       0     0      0     0     0     0        0-1    5-8
 """
 # Large things that S3DIS has no class for, by the kind of room; the first ones come first.
 BULK = {
     "kitchen": "counter fridge counter washer chest wardrobe",
     "bedroom": "bed wardrobe chest bed television chest wardrobe coats",
-    "livingRoom": "television chest wardrobe chest",
-    "bathroom": "toilet washstand tub washer chest coats",
+    "livingRoom": "television chest wardrobe chest coats",
+    "bathroom": "toilet washstand tub washer chest coats wardrobe",
     "lounge": "counter fridge chest",
 }
-OFFICE = "chest wardrobe coats chest"
+OFFICE = "chest coats wardrobe chest"
 
 
 def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -193,21 +193,16 @@ class _Furnisher:
             frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
                 furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
-        if self.kind in BULK:
-            self._bulk()
-        for _ in self._number("cases"):
-            self._stand("case")
+        names = BULK.get(self.kind, OFFICE).split()
+        bulk = [names[number % len(names)] for number in self._number("bulk")]
+        for name in bulk[:2]:
+            self._stand(name)
         for _ in self._number("sofas"):
             self._sofa()
         for _ in self._number("desks"):
             self._desk()
-        if self.kind not in BULK:
-            self._bulk()
-
-    def _bulk(self) -> None:
-        names = BULK.get(self.kind, OFFICE).split()
-        for number in self._number("bulk"):
-            self._stand(names[number % len(names)])
+        for name in [*["case" for _ in self._number("cases")], *bulk[2:]]:
+            self._stand(name)
 
     def seats(self) -> None:
         """Add tables with chairs around them and chairs that stand alone."""
@@ -222,14 +217,14 @@ class _Furnisher:
         """Add clutter on tables, on walls, on the floor and under the ceiling."""
         rng, mess = self.rng, self.mess
         for top, width, depth in self.tops:
-            for _ in range(rng.poisson(0.4 + 4.5 * mess * width * depth)):
+            for _ in range(rng.poisson(0.5 + 5.0 * mess * width * depth)):
                 x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
                 self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), self._loose("table"))
-        for _ in range(rng.poisson(0.25 * self.around * mess)):
+        for _ in range(rng.poisson(0.45 * self.around * mess)):
             self._hang(self._loose("wall"))
-        for _ in range(rng.poisson(0.06 * self.around * mess)):
+        for _ in range(rng.poisson(0.12 * self.around * mess)):
             self._hang(draw_piece("shelf", rng)._replace(elevation=rng.uniform(0.9, 1.5)))
-        for _ in range(rng.poisson(0.3 * self.around * mess)):
+        for _ in range(rng.poisson(0.4 * self.around * mess)):
             self._lean(self._loose("floor"))
         for _ in range(rng.poisson(0.2 * self.size[0] * self.size[1] * mess)):
             piece = self._loose("floor")
