@@ -337,7 +337,7 @@ def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
     ("options", "error", "found"),
     [
         ({"scans": ()}, ConfigError, "found no scan"),
-        ({"scans": (Path("a.plx"),)}, ConfigError, r"\.plx'\. Did you mean '\.ply'\?"),
+        ({"scans": (Path("a.plyy"),)}, ConfigError, r"\.plyy'\. Did you mean '\.ply'\?"),
         ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "found no runs there"),
         ({"weights": ("none.safetensors",)}, WeightsError, "none.safetensors"),
     ],
