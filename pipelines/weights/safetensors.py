@@ -51,9 +51,22 @@ def write_safetensors(
     }
     # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
     # SafetensorError.
-    content = save(copies, metadata=dict(metadata))
+    content = _ordered(save(copies, metadata=dict(metadata)))
     with atomic_write(path) as temporary:
         temporary.write_bytes(content)
+
+
+def _ordered(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order, which the library leaves to chance.
+
+    So the same weights have the same SHA-256, wherever they were written.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

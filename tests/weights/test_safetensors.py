@@ -39,6 +39,19 @@ def test_round_trip_is_exact(tmp_path: Path, dtype: torch.dtype) -> None:
     assert read_metadata(tmp_path / "w.safetensors")["num_points"] == "128"
 
 
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    """So that a hash names them; the order of the metadata given does not matter."""
+    model = DeepGCN(SMALL).eval()
+    facts = {f"fact {number}": "é" * number for number in range(20)}
+    files = []
+    for number, given in enumerate((facts, dict(reversed(facts.items())))):
+        files.append(tmp_path / f"{number}.safetensors")
+        save_weights(files[-1], model, metadata=given)
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert read_metadata(files[0]).items() >= facts.items()
+    assert int.from_bytes(files[0].read_bytes()[:8], "little") % 8 == 0
+
+
 def test_missing_broken_and_foreign_files(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     with pytest.raises(WeightsError, match="found no file"):
