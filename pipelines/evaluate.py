@@ -272,7 +272,8 @@ def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterat
     if options.view:
         path = folder / f"view_{name}.html"
         write_viewer(
-            *(path, room.pos, room.color),
+            # A page that holds stray points shows the room as a dot.
+            *(path, np.where(room.stray[:, None], np.nan, room.pos), room.color),
             classes=classes,
             class_colors=store.class_colors,
             title=title,

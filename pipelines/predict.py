@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.blocks import check_ground
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
@@ -32,6 +31,7 @@ from pipelines.runs.directory import named_run
 from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
 from pipelines.runtime.device import pick_device
 from pipelines.scans.colors import GREY, fill_colors
+from pipelines.scans.frame import Frame, check_ground, left_out, outside
 from pipelines.scans.table import Labels, Scan, ScanOptions
 
 from .config import PredictConfig
@@ -63,11 +63,13 @@ class ScanResult:
     unlabelled: int  # points without coordinates, written with class 255
     counts: dict[str, int]  # points per class
     areas: dict[str, float]  # m² of the surfaces of each class, an estimate
-    extent: tuple[float, ...]  # along x, y and z in metres
+    extent: tuple[float, ...]  # of its frame along x, y and z in metres
     confidence: float  # mean of the labelled points, 0 to 1
     seconds: float  # wall time
     label_seconds: float  # the part of it spent labelling; the rest is reading and writing
     earlier: int = 0  # points that an earlier, interrupted call had labelled
+    frame: str = "published"  # the rule of the frame
+    stray: int = 0  # points outside of it, labelled all the same
 
 
 @dataclass(frozen=True)
@@ -235,27 +237,33 @@ def _predict_one(
     scan = open_scan(path, options, folder=open_room)
     for note in scan.notes:
         progress.say(f"{path}: {note}")
-    pos, color, origin = _points(config, scan, progress)
+    pos, color, frame = _points(config, scan, progress)
+    stray = outside(pos, frame.extent)
+    if count := int(stray.sum()):
+        progress.say(f"{path}: {left_out(count, len(pos))}; they are labelled all the same")
     _check_writable(config, out, scan, networks)
     begun = time.monotonic()
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
-    part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks)
+    part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks, frame)
     size = len(pos), len(networks.classes)
     with progress.task(f"Labelling {path.name}", total=passes * total, unit="points") as task:
         found = LabelStore.open(
             *(part, made_from, *size), probabilities=config.probabilities, passes=passes
         )
         earlier = found.points // passes
-        label_points(networks.models, pos, color, found, task, networks.votes)
+        label_points(networks.models, pos, color, found, task, networks.votes, stray)
     label_seconds = time.monotonic() - begun
-    labels = Labels(classes=networks.classes, class_colors=networks.class_colors, **found.labels)
+    rule = f"{config.frame}, without {count:,} stray points" if count else config.frame
+    names, colors = networks.classes, networks.class_colors
+    labels = Labels(classes=names, class_colors=colors, frame=rule, **found.labels)
     with _kept_if_unwritten(out, found, progress):
         remove_unfinished(out.parent, out.name)
         write_labelled(out, scan, labels)
         if config.view:
+            pos[stray] = np.nan  # a page that holds them shows the scan as a dot
             write_viewer(
                 out.with_suffix(".html"),
-                pos + origin,
+                pos + frame.origin,
                 color,
                 classes=networks.classes,
                 class_colors=networks.class_colors,
@@ -273,28 +281,30 @@ def _predict_one(
         unlabelled=counts[UNLABELLED],
         counts=dict(zip(networks.classes, counts, strict=False)),
         areas=dict(zip(networks.classes, found.areas.tolist(), strict=True)),
-        extent=tuple(float(np.nanmax(axis)) for axis in pos.T),
+        extent=tuple(frame.extent.tolist()),
         confidence=float(labels.confidence.sum(dtype=np.float64) / total),
         seconds=time.monotonic() - start,
         label_seconds=label_seconds,
         earlier=earlier,
+        frame=config.frame,
+        stray=count,
     )
 
 
 def _points(
     config: PredictConfig, scan: Scan, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pos (N, 3) float32 from the minimum, color (N, 3) uint8, the minimum (3,) float64.
+) -> tuple[np.ndarray, np.ndarray, Frame]:
+    """Return pos (N, 3) float32 from the frame's low corner, color (N, 3) uint8, and the frame.
 
     Unknown positions are NaN. A scan that cannot be labelled well is refused.
     """
-    pos, origin = scan.positions()
-    _check_positions(config, scan, pos, progress)
+    pos, frame = scan.positions(config.frame)
+    _check_positions(config, scan, pos, frame, progress)
     color = _colors(config, scan, pos, progress)
     if scan.dropped:
         shown = ", ".join(f"{name} of {count:,} points" for name, count in scan.dropped.items())
         progress.say(f"{scan.path}: left out of the result are the lists {shown}")
-    return pos, color, origin
+    return pos, color, frame
 
 
 def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progress) -> np.ndarray:
@@ -329,7 +339,7 @@ def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progre
 
 
 def _check_positions(
-    config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progress
+    config: PredictConfig, scan: Scan, pos: np.ndarray, frame: Frame, progress: Progress
 ) -> None:
     bad = np.flatnonzero(np.isnan(pos[:, 0]))
     if len(bad) == len(pos):
@@ -340,9 +350,12 @@ def _check_positions(
             f"coordinates, the first at index {bad[0]}.\n"
             f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
         )
-    extent = [float(np.nanmax(axis)) for axis in pos.T]
-    advice = "Give its unit (--scale 0.001 for millimetres), or remove points that lie far away."
-    check_ground(scan.path, extent, advice)
+    advice = (
+        "Give its unit (--scale 0.001 for millimetres), or leave points that lie far away out of "
+        "the frame (--frame robust)."
+    )
+    check_ground(scan.path, len(scan), scan.coordinates, frame, advice)
+    extent = frame.extent.tolist()
     shown = " × ".join(f"{size:.3g}" for size in extent)
     if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
         progress.warn(
@@ -351,8 +364,8 @@ def _check_positions(
         )
 
 
-def _made_from(path: Path, scan: Scan, networks: _Networks) -> str:
-    """Return a text that differs for the labels of another scan or network."""
+def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str:
+    """Return a text that differs for the labels of another scan, frame or network."""
     # A folder's modification time does not change when a file in it is rewritten.
     files = sorted([*path.rglob("*.txt"), *path.glob("*.npy")]) if path.is_dir() else [path]
     digest = hashlib.sha256()
@@ -362,7 +375,9 @@ def _made_from(path: Path, scan: Scan, networks: _Networks) -> str:
     by = [
         (w.sha256, draws) for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
     ]
-    return f"{path.resolve()} {digest.hexdigest()} {scan.options} {by} votes {networks.votes}"
+    box = frame.low.tolist(), frame.high.tolist()
+    how = f"{scan.options} {box} {by} votes {networks.votes}"
+    return f"{path.resolve()} {digest.hexdigest()} {how}"
 
 
 def _check_writable(config: PredictConfig, out: Path, scan: Scan, networks: _Networks) -> None:

@@ -47,6 +47,7 @@ from pipelines.data.store import (
     write_manifest,
     write_rooms,
 )
+from pipelines.scans.frame import left_out
 
 from .config import PrepareConfig
 from .errors import DatasetError
@@ -147,7 +148,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
 
 def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
     if config.dataset is not None:
-        return read_description(config.dataset)
+        return read_description(config.dataset, config.frame or "robust")
     if config.raw is not None:
         arrays = find_published(config.raw) or find_arrays(config.raw)
         if arrays is not None:
@@ -215,6 +216,9 @@ def _prepare_rooms(
                 progress.warn(f"{_key(raw)} is left out{why}")
             for repair in entry.get("repairs", ()):
                 progress.say(f"repaired {repair['file']}:{repair['line']}: {repair['found']!r}")
+            if stray := entry.get("stray", 0):
+                which = left_out(stray, entry["points"])
+                progress.say(f"{_key(raw)}: {which} and of training; they are scored all the same")
             task.advance(raw.size / 1e6)
     return {_key(raw): entries[_key(raw)] for raw in dataset.rooms}, reused
 
@@ -365,6 +369,7 @@ def _complete(
         test_area=_test_area(config, dataset),
         source=str(dataset.source / dataset.root),
         rotated=dataset.rotated,
+        frame=dataset.frame,
         published_rooms=dataset.published,
         drawn=isinstance(dataset, PublishedDataset),
         repairs=[repair for entry in entries for repair in entry["repairs"]],
@@ -372,6 +377,7 @@ def _complete(
         renamed_files=[entry["renamed"] for entry in entries if entry["renamed"]],
         unknown_classes=unknown,
         unlabelled_points=sum(entry["unlabelled"] for entry in entries),
+        stray_points=sum(entry.get("stray", 0) for entry in entries),
         failed=failed,
     )
     remove_areas(config.data, keep={info.area for info in infos})

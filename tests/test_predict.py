@@ -6,6 +6,7 @@ import itertools
 import resource
 import shutil
 import signal
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from plyfile import PlyData
 
 from pipelines import kernels, load_model, segment
-from pipelines.config import ModelConfig, PredictConfig
+from pipelines.config import FRAMES, ModelConfig, PredictConfig
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.data.store import Store
@@ -34,6 +35,8 @@ from pipelines.progress import Progress
 from pipelines.runs.directory import Run
 from pipelines.scans import Labels, open_scan, write_labelled
 from pipelines.scans.ply import write_points
+from pipelines.weights.published import Hints, build_released
+from pipelines.weights.pytorch import read_torch
 from pipelines.weights.safetensors import save_weights
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
@@ -261,6 +264,8 @@ class Ears(Progress):
     def warn(self, message: str) -> None:
         self.said.append(message)
 
+    say = warn
+
 
 @pytest.mark.parametrize(
     ("unit", "warned"), [(1.0, False), (0.01, True), (100.0, True), (39.37, True)]
@@ -383,7 +388,8 @@ def test_every_format_gets_the_same_labels(
     (found,) = label(other, trained, **options).scans
     assert found.out == tmp_path / f"other.labelled{suffix}"
     again = open_scan(found.out)
-    np.testing.assert_allclose(again.positions()[0] + again.positions()[1], pos, atol=1e-2)
+    local, frame = again.positions()
+    np.testing.assert_allclose(local + frame.origin, pos, atol=1e-2)
     agree = sum(min(found.counts[name], expected.counts[name]) for name in CLASSES)
     assert agree > 0.98 * len(pos), "rounding to millimetres moves few labels"
 
@@ -443,6 +449,88 @@ def test_another_format_for_many_scans(trained: Run, scan: Path, tmp_path: Path)
         predict(PredictConfig(scans=(scan,), run=trained.path, format="las"))
 
 
+def with_stray_points(
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scan behind a point below it, one beside it and 40 at the origin."""
+    stray = np.concatenate([points[0][:2] + np.array([[0, 0, -3], [100, 0, 0]]), np.zeros((40, 3))])
+    return np.concatenate([stray, points[0]]), np.concatenate([points[1][:42], points[1]])
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".csv", ".npz", ".pcd", ".las"])
+def test_stray_points_change_no_other_label(
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    suffix: str,
+) -> None:
+    """A clean copy in the same format is labelled alike, and the result says what was left out."""
+    write = write_points if suffix == ".ply" else write_as
+    clean, other = (tmp_path / f"{name}{suffix}" for name in ("clean", "stray"))
+    write(clean, np.rint(points[0] * 1000), points[1])
+    pos, color = with_stray_points(points)
+    write(other, np.rint(pos * 1000), color)
+    (expected,) = label(clean, trained, scale=0.001).scans
+    config = PredictConfig(scans=(other,), run=trained.path, scale=0.001, device="cpu", view=True)
+    (found,) = predict(config, progress=(ears := Ears())).scans
+    assert (expected.frame, expected.stray) == ("robust", 0)
+    assert (found.frame, found.stray, found.points) == ("robust", 42, len(pos))
+    assert found.extent == expected.extent
+    classes, again = (classes_of(each.out) for each in (expected, found))
+    np.testing.assert_array_equal(again[42:], classes)
+    assert (again < len(CLASSES)).all(), "stray points get a label, too"
+    (said,) = (text for text in ears.said if "far from all others" in text)
+    assert f"42 of {len(pos):,} points" in said
+    if suffix == ".npz":
+        assert str(np.load(found.out)["frame"]) == "robust, without 42 stray points"
+    elif suffix != ".csv":  # text has no place for it
+        assert b"frame robust, without 42 stray points" in found.out.read_bytes()
+    assert found.out.with_suffix(".html").is_file()
+
+
+def classes_of(path: Path) -> np.ndarray:
+    if path.suffix == ".npz":
+        return np.load(path)["class"]
+    if path.suffix == ".csv":
+        names, *lines = (line.split(",") for line in path.read_text().splitlines())
+        return np.array([int(words[names.index("class")]) for words in lines])
+    rows = open_scan(path).rows
+    return rows["class"]
+
+
+def test_partial_labels_of_another_frame_are_begun_anew(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "scan.ply"
+    write_points(path, *with_stray_points(points))
+    networks = _open_networks(PredictConfig(weights=(str(trained.weights()),)), Progress())
+    scan = open_scan(path)
+    made = [_made_from(path, scan, networks, scan.positions(rule)[1]) for rule in FRAMES]
+    assert made[0] != made[1]
+
+
+def test_stray_points_of_a_real_room(real_dir: Path) -> None:
+    """At least 99 % of a real room's labels stay, by weights trained on real rooms."""
+    state, _ = read_torch(real_dir / "dgcnn_s3dis_area1.t7")
+    model = build_released("dgcnn.pytorch", state, Hints())
+    with zipfile.ZipFile(real_dir / "scans_s3dis_layout.zip") as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith("Area_1/office_1/office_1.txt"))
+        rows = np.array(archive.read(name).split(), np.float64).reshape(-1, 6)
+    rows = np.random.default_rng(0).permutation(rows)[:2500]
+    pos, color = rows[:, :3] - rows[:, :3].min(axis=0), rows[:, 3:].astype(np.uint8)
+    below, beside, pile = pos.copy(), pos.copy(), pos + np.array([0, 0, 1.2])
+    below[0], beside[0] = [2, 2, -3], [100, 2, 1]
+    black = np.zeros((1250, 3))
+    pile, dark = np.concatenate([pile, black]), np.concatenate([color, black.astype(np.uint8)])
+    with kernels.use(None):
+        expected, _ = segment(model, pos, color, num_points=128)
+        for stray, colors in ((below, color), (beside, color), (pile, dark)):
+            found, _ = segment(model, stray, colors, num_points=128)
+            assert (found[1:2500] == expected[1:]).mean() >= 0.99
+        published, _ = segment(model, below, color, num_points=128, frame="published")
+        assert (published[1:] != expected[1:]).mean() > 0.2
+
+
 def test_points_of_a_line_far_apart_are_refused(trained: Run, tmp_path: Path) -> None:
     pos = np.array([[0, 0, 0], [1e9, 0, 0]], np.float64)
     write_points(tmp_path / "line.ply", pos, np.full((2, 3), 9, np.uint8))
@@ -480,7 +568,8 @@ def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) 
     made = []
     for text in ("1 2 3 4 5 6\n", "1 2 3 4 5 66\n"):
         file.write_text(text)
-        made.append(_made_from(file.parent, open_scan(file.parent, folder=open_room), network))
+        opened = open_scan(file.parent, folder=open_room)
+        made.append(_made_from(file.parent, opened, network, opened.positions()[1]))
     assert made[0] != made[1]
 
 

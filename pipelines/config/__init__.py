@@ -39,6 +39,7 @@ PROTOCOLS = ("room", "block-s1", "block-s05")
 CHECKPOINTS = ("best", "last")
 REPORTS = ("md", "json", "csv", "html", "tex")
 STUDIES = ("paper-table1", "paper-variants", "depth", "recipe", "six-fold", "smoke")
+FRAMES = ("published", "robust")
 AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
 AREA = Bounds(0, 6, "an area, or 0 for none,")
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
@@ -101,6 +102,12 @@ class PrepareConfig:
         choices=("clutter", "ignore", "error"),
         noun="treatment",
     )
+    frame: str | None = option(
+        None,
+        "Floor and extent of a room of --dataset: {} (without stray points). [default: robust]",
+        choices=FRAMES,
+        noun="rule",
+    )
     data: Path = option(
         None, "Folder to write. [default: data; with --dataset rooms.yaml data-rooms]"
     )
@@ -119,6 +126,10 @@ class PrepareConfig:
         if self.data is None:
             own = f"data-{self.dataset.stem}" if self.dataset else "data"
             object.__setattr__(self, "data", Path(own))
+        if self.frame is not None and self.dataset is None:
+            raise ConfigError(
+                "--frame: found it without --dataset; rooms of S3DIS have the published frame."
+            )
         if self.unknown != "clutter" and self.dataset is not None:
             raise ConfigError(
                 "--unknown: found it with --dataset, whose description says what labels mean.\n"
@@ -472,6 +483,12 @@ class PredictConfig:
     scale: float = option(1.0, "Metres per unit of their coordinates; 0.001 for millimetres.")
     columns: str | None = option(
         None, "Columns of text files, as x,y,z,r,g,b,-. [default: detected]", "NAMES"
+    )
+    frame: str = option(
+        "robust",
+        "Floor and extent of a scan: {} (without stray points).",
+        choices=FRAMES,
+        noun="rule",
     )
     num_points: int | None = option(
         None, "Points drawn at a time. [default: as in training]", within=POINTS

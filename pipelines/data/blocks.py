@@ -10,18 +10,14 @@ Reference:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-
-from pipelines.errors import DatasetError
 
 BLOCK_SIZE = 1.0  # m
 MIN_POINTS = 100  # a block with fewer is dropped
 CELL = 0.5  # m
 CHUNK = 1 << 20  # points assigned to cells at a time, to bound memory
-LARGEST_GROUND = 4e6  # m²; its cells take 128 MB
 TOLERANCE = 1e-4  # m; a smaller excess of an extent does not add a block position
 
 
@@ -51,19 +47,6 @@ def positions(extent: float, stride: float) -> int:
         coordinates carry rounding, so an excess below TOLERANCE does not count.
     """
     return max(1, math.ceil((extent - 1.0 - TOLERANCE) / stride) + 1)
-
-
-def check_ground(where: object, extent: Sequence[float] | np.ndarray, advice: str) -> None:
-    """Raise DatasetError, naming `where`, if an `extent` (x, y, …), m, has too many cells.
-
-    An axis shorter than 1 m counts as 1 m, the size of the block that covers it.
-    """
-    if max(float(extent[0]), 1.0) * max(float(extent[1]), 1.0) > LARGEST_GROUND:
-        shown = " × ".join(f"{size:.3g}" for size in extent)
-        raise DatasetError(
-            f"{where}: found an extent of {shown}, expected metres, at most "
-            f"{LARGEST_GROUND / 1e6:.0f} km² of ground.\n{advice}"
-        )
 
 
 def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
@@ -111,6 +94,12 @@ def room_blocks(grid: Grid, *, stride: float, min_points: int = MIN_POINTS) -> l
             corner = (ix * CELL, int(iy[at]) * CELL)
             blocks.append(Block(corner, slices, int(counts[at])))
     return blocks
+
+
+def behind(block: Block, count: int) -> Block:
+    """Return the block of points that `count` others come before."""
+    slices = tuple((start + count, stop + count) for start, stop in block.slices)
+    return replace(block, slices=slices)
 
 
 def block_points(block: Block) -> np.ndarray:

@@ -26,7 +26,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class CustomDataset:
     options: ScanOptions  # the scans' vertical axis, unit and columns, also that of the labels
     no_color_ok: bool  # scans without colour are taken as grey
     test_area: int | None
+    frame: str = "robust"  # the rule by which a room's floor and extent are found
     root: str = ""  # this and the next two as in `RawDataset`
     rotated: bool = False
     published: int = 0
@@ -79,14 +80,15 @@ class CustomDataset:
         """The digest of everything that decides how a room is read."""
         label = self.options.label or ""
         reading = (label, self.in_name, sorted(self.values.items()), self.options)
-        text = repr((*reading, self.no_color_ok, self.classes, "missing colours are filled in"))
+        more = self.no_color_ok, self.classes, self.frame, "missing colours are filled in"
+        text = repr((*reading, *more))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_description(path: Path) -> CustomDataset:
-    """Read a YAML description and find the rooms."""
+def read_description(path: Path, frame: str = "robust") -> CustomDataset:
+    """Read a YAML description and find the rooms, whose frames are of the rule `frame`."""
     try:
-        return _dataset(path, _load(path))
+        return replace(_dataset(path, _load(path)), frame=frame)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -305,8 +307,12 @@ def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, Roo
     color = np.concatenate(bytes_)
     if missing.any():
         fill_colors(pos, color, missing)
-    made = make_room(room.area, room.name, pos, color, label)
-    notes = RoomNotes(unlabelled=int((label == IGNORED).sum()), uncolored=int(missing.sum()))
+    made = make_room(room.area, room.name, pos, color, label, dataset.frame)
+    notes = RoomNotes(
+        unlabelled=int((label == IGNORED).sum()),
+        uncolored=int(missing.sum()),
+        stray=len(pos) - made.inside,
+    )
     return made, notes
 
 
@@ -319,7 +325,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
     try:
         arrays = path.name == COORDINATES
         scan = open_scan(path.parent if arrays else path, dataset.options, folder=read_arrays)
-        local, origin = scan.positions()
+        local, frame = scan.positions(dataset.frame)
     except DatasetError:
         raise
     except DeepGCNError as error:
@@ -337,7 +343,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)
     known = ~np.isnan(local[:, 0])
     label = _labels(dataset, path, scan.rows)
-    return local[known] + origin, color[known], missing[known], label[known]
+    return local[known] + frame.origin, color[known], missing[known], label[known]
 
 
 def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:

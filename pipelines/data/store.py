@@ -4,8 +4,9 @@
     data/area_<k>.h5     /rooms/<room>/{pos float32 (N, 3), color uint8 (N, 3), label uint8 (N,),
                          offsets int64 (nx·ny + 1,)}, attributes origin float64 (3,), nx, ny
 
-`pos` is relative to the room's minimum corner `origin`, so float32 keeps a micrometre. Points are
-sorted by 0.5 m cells (`blocks.Grid`); the order within a cell is that of the raw files.
+`pos` is relative to `origin`, the low corner of the room's frame, so float32 keeps a micrometre.
+Points are sorted by 0.5 m cells (`blocks.Grid`); the order within a cell is that of the raw files.
+Stray points, which lie outside of the frame (`scans.frame`), come last, in no cell.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ import numpy as np
 from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
 from pipelines.files import atomic_json, atomic_write
+from pipelines.scans.frame import check_ground, locate, outside
 
-from .blocks import Grid, check_ground, grid_sort
+from .blocks import Grid, grid_sort
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -55,20 +57,31 @@ class RoomInfo:
 
 @dataclass(frozen=True)
 class Room:
-    """The points of a room, sorted by cell."""
+    """The points of a room, sorted by cell, and behind them its stray points."""
 
     area: int
     name: str
-    origin: np.ndarray  # (3,) float64, the minimum corner in the raw frame, m
+    origin: np.ndarray  # (3,) float64, the frame's low corner in raw coordinates, m
     pos: np.ndarray  # (N, 3) float32, m from `origin`
     color: np.ndarray  # (N, 3) uint8
     label: np.ndarray  # (N,) uint8, indices into the store's classes, or IGNORED
     grid: Grid
 
+    @property
+    def inside(self) -> int:
+        """The number of points in the frame; those behind are stray."""
+        return int(self.grid.offsets[-1])
+
+    @property
+    def stray(self) -> np.ndarray:
+        """Which points lie outside of the frame, (N,) bool."""
+        return np.arange(len(self.pos)) >= self.inside
+
     @cached_property
     def extent(self) -> np.ndarray:
-        """The maximum of `pos`, (3,) float32, m."""
-        return _extent(self.pos)
+        """The maximum of `pos` in the frame, (3,) float32, m."""
+        pos = self.pos[: self.inside]  # which NumPy reduces much faster column by column
+        return np.array([axis.max() if len(axis) else 0 for axis in pos.T], pos.dtype)
 
     def checksum(self) -> str:
         """Return the sha256 over origin, points and cells."""
@@ -90,27 +103,27 @@ def make_room(
     pos: np.ndarray,
     color: np.ndarray,
     label: np.ndarray,
+    frame: str = "published",
     *,
     origin: np.ndarray | None = None,
 ) -> Room:
-    """Sort raw points into a room; refuse points that lie too far apart.
+    """Sort raw points into a room, in its frame of a rule; refuse those that lie too far apart.
 
     `pos` (N, 3) is float64, metres, in the raw frame, `color` (N, 3) and `label` (N,) uint8; N ≥ 1.
     `origin` (3,) is the room's minimum corner, if it is known better than by its points.
     """
-    if origin is None:
-        origin = np.array([axis.min() for axis in pos.T], np.float64)
-    with np.errstate(over="ignore"):  # an infinite extent is refused below
-        local = (pos - origin).astype(np.float32)
+    local, found = locate(len(pos), pos.__getitem__, frame)
+    if origin is not None:
+        found = replace(found, low=origin)
+        local = found.local(pos)
     advice = "Correct its unit, or remove points that lie far away."
-    check_ground(f"Area_{area}/{name}", _extent(local), advice)
-    order, grid = grid_sort(local)
-    return Room(area, name, origin, local[order], color[order], label[order], grid)
-
-
-def _extent(pos: np.ndarray) -> np.ndarray:
-    """Return pos.max(axis=0), (3,), which NumPy computes much faster column by column."""
-    return np.array([axis.max() if len(axis) else 0 for axis in pos.T], pos.dtype)
+    check_ground(f"Area_{area}/{name}", len(pos), pos.__getitem__, found, advice)
+    # Rounding may place a known origin above a point by a little, which does not make it stray.
+    stray = outside(local, found.extent) & (origin is None)
+    inside, behind = np.flatnonzero(~stray), np.flatnonzero(stray)
+    order, grid = grid_sort(local[inside])
+    order = np.concatenate([inside[order], behind])
+    return Room(area, name, found.low, local[order], color[order], label[order], grid)
 
 
 def write_rooms(path: Path, rooms: Iterable[Room]) -> None:

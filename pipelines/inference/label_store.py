@@ -184,11 +184,13 @@ def label_points(
     store: LabelStore,
     task: Task,
     votes: int = 1,
+    stray: np.ndarray | None = None,
 ) -> None:
     """Label every point that has coordinates and is not labelled yet, into `store`.
 
-    For pos (N, 3) float32, metres from the scan's minimum, NaN where unknown, and color (N, 3)
-    uint8. The task is advanced by the points of each block.
+    For pos (N, 3) float32, metres from the low corner of the scan's frame, NaN where unknown, color
+    (N, 3) uint8, and which points are stray, (N,) bool; None: no point. The task is advanced by the
+    points of each block.
     """
     # The scan as it is comes last: the areas of its surfaces are those of the last pass.
     passes = [(*network, vote) for network in networks for vote in reversed(range(votes))]
@@ -197,7 +199,7 @@ def label_points(
         for number, (model, draws, vote) in list(enumerate(passes))[store.passes :]:
             if number > store.passes:
                 store.next_pass()
-            order, points = sort_points(vote_pos(pos, vote, votes), color)
+            order, points = sort_points(vote_pos(pos, vote, votes, stray), color, stray)
             draws = replace(draws, seed=draws.seed + vote)
             for rows, logits in block_logits(model, points, draws, task, store.blocks):
                 store.add(order[rows], points.pos[rows], logits)

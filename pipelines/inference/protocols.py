@@ -28,7 +28,7 @@ from pipelines.runs.directory import Run
 from pipelines.runs.weights import NamedWeights
 from pipelines.training.steps import predict_batches
 
-from .segmentation import Draws, SortedPoints, block_logits, softmax, sort_points, vote_pos
+from .segmentation import Draws, block_logits, softmax, sort_points, vote_pos
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
 BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is open upwards
@@ -102,10 +102,8 @@ def _add_vote(
     of: Evaluation, model: DeepGCN, room: Room, vote: int, total: np.ndarray, task: Task
 ) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
-    order = np.arange(len(room.pos))
-    points = SortedPoints(room.pos, room.color, room.grid, room.extent)
-    if vote:
-        order, points = sort_points(vote_pos(room.pos, vote, of.options.votes), room.color)
+    pos = vote_pos(room.pos, vote, of.options.votes, room.stray)
+    order, points = sort_points(pos, room.color, room.stray)
     draws = Draws(model.num_points, of.options.batch_size, of.options.seed + vote)
     blocks = 0
     for rows, logits in block_logits(model, points, draws, task):
@@ -166,5 +164,5 @@ def count_height_bands(of: Evaluation, progress: Progress = SILENT) -> np.ndarra
 
 
 def _height_bands(room: Room) -> np.ndarray:
-    """Return the band (N,) of each point by its height above the room's lowest point."""
-    return np.minimum((room.pos[:, 2] / BAND).astype(np.int64), BANDS - 1)
+    """Return the band (N,) of each point by its height above the room's floor."""
+    return np.clip((room.pos[:, 2] / BAND).astype(np.int64), 0, BANDS - 1)

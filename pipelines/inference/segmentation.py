@@ -16,13 +16,14 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pipelines.config import SEED
-from pipelines.config.options import COUNT
+from pipelines.config import FRAMES, SEED
+from pipelines.config.options import COUNT, check_choice
 from pipelines.data import blocks
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.runtime.cuda_graphs import graphed_evaluation
+from pipelines.scans.frame import check_ground, left_out, locate, outside
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
 SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
@@ -34,25 +35,43 @@ class SortedPoints:
 
     pos: np.ndarray  # (N, 3) float32, metres from the minimum corner
     color: np.ndarray  # (N, 3) uint8, or float from 0 to 1
-    grid: blocks.Grid  # the cells
-    extent: np.ndarray  # (3,) the maximum of `pos`
+    blocks: list[blocks.Block]  # disjoint, of all points
+    extent: np.ndarray  # (3,) of the frame
 
 
-def sort_points(pos: np.ndarray, color: np.ndarray) -> tuple[np.ndarray, SortedPoints]:
+def sort_points(
+    pos: np.ndarray, color: np.ndarray, stray: np.ndarray | None = None
+) -> tuple[np.ndarray, SortedPoints]:
     """Return the order (n,) by cell of the points whose `pos` (N, 3) is not NaN, and these points.
 
-    `pos` is in metres from the minimum corner.
+    `pos` is in metres from the low corner of the frame. Points that are `stray` (N,) come last.
+    They are moved to the nearest place in the frame of the others, and have blocks of their own: so
+    all others get the labels that they would get without them.
     """
-    unknown = np.isnan(pos[:, 0])
-    if unknown.any():
-        known = np.flatnonzero(~unknown)
-        order, grid = blocks.grid_sort(pos[known])
-        order = known[order]
-    else:
-        order, grid = blocks.grid_sort(pos)
-    pos = pos[order]
-    extent = np.array([axis.max() for axis in pos.T])  # much faster than pos.max(axis=0)
-    return order, SortedPoints(pos, color[order], grid, extent)
+    inside = ~np.isnan(pos[:, 0])
+    if stray is not None:
+        inside &= ~stray
+    order, grid = _sort_by_cell(pos, inside)
+    known = pos[order]
+    extent = np.array([axis.max() for axis in known.T])  # much faster than known.max(axis=0)
+    found = blocks.room_blocks(grid, stride=1.0, min_points=1)
+    if stray is not None and stray.any():
+        pos = np.clip(pos, 0, extent)
+        more, grid = _sort_by_cell(pos, stray)
+        own = blocks.room_blocks(grid, stride=1.0, min_points=1)
+        found += [blocks.behind(block, len(order)) for block in own]
+        order = np.concatenate([order, more])
+        known = pos[order]
+    return order, SortedPoints(known, color[order], found, extent)
+
+
+def _sort_by_cell(pos: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, blocks.Grid]:
+    """Return the order (n,) by cell of those points (N, 3) that are chosen (N,), and the grid."""
+    if chosen.all():
+        return blocks.grid_sort(pos)
+    rows = np.flatnonzero(chosen)
+    order, grid = blocks.grid_sort(pos[rows])
+    return rows[order], grid
 
 
 @dataclass(frozen=True)
@@ -75,11 +94,12 @@ class _Draw:
     last: bool  # of its block
 
 
-def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
+def vote_pos(pos: np.ndarray, vote: int, votes: int, stray: np.ndarray | None = None) -> np.ndarray:
     """Transform points (N, 3) for vote number `vote`, in metres from their new minimum; NaN stays.
 
-    Vote 0 leaves the room as it is. The others rotate it about z by equal parts of a full turn,
-    mirror every second one, and scale by 1, 0.95, 1.05 in turn.
+    The minimum is that of the points that are not `stray` (N,). Vote 0 leaves the room as it is.
+    The others rotate it about z by equal parts of a full turn, mirror every second one, and scale
+    by 1, 0.95, 1.05 in turn.
     """
     if vote == 0:
         return pos
@@ -88,7 +108,9 @@ def vote_pos(pos: np.ndarray, vote: int, votes: int) -> np.ndarray:
     cos, sin = math.cos(angle), math.sin(angle)
     turn = np.array([[cos * mirror, -sin, 0], [sin * mirror, cos, 0], [0, 0, 1]])
     moved = pos.astype(np.float64) @ turn.T * SCALES[vote % len(SCALES)]
-    return (moved - np.nanmin(moved, axis=0)).astype(np.float32)
+    low = np.nanmin(moved if stray is None else moved[~stray], axis=0)
+    with np.errstate(over="ignore"):  # of stray points, which are moved into the frame
+        return (moved - low).astype(np.float32)
 
 
 def block_logits(
@@ -112,8 +134,7 @@ def block_logits(
 
 def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iterator[_Draw]:
     classes, layout = model.config.num_classes, model.config.layout
-    found = blocks.room_blocks(room.grid, stride=1.0, min_points=1)
-    for number, block in enumerate(found[first:], start=first):
+    for number, block in enumerate(room.blocks[first:], start=first):
         points = blocks.block_points(block)
         logits = np.zeros((len(points), classes), np.float32)
         rng = np.random.default_rng([draws.seed, number])
@@ -155,6 +176,7 @@ def segment(
     num_points: int | None = None,
     batch_size: int = 8,
     seed: int = 0,
+    frame: str = "robust",
     progress: Progress = SILENT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label a whole scan given as arrays.
@@ -166,12 +188,14 @@ def segment(
         num_points: points per draw; None: as in training.
         batch_size: draws per forward pass.
         seed: of the draws.
+        frame: where the floor and the extent are found, see `scans.frame`: "robust", without stray
+            points, or "published", by all points.
 
     Returns:
         labels (N,) int64 and probabilities (N, C) float32, in the order of `pos`.
 
     Raises:
-        ConfigError: `num_points`, `batch_size` or `seed` is out of range.
+        ConfigError: `num_points`, `batch_size` or `seed` is out of range, or `frame` unknown.
         DatasetError: the arrays do not fit together, hold no point or a coordinate that is not
             finite, or lie too far apart; or `color` is of another type or range.
 
@@ -186,16 +210,19 @@ def segment(
     COUNT.check("num_points", draws.num_points)
     COUNT.check("batch_size", batch_size)
     SEED.check("--seed", seed)
+    check_choice("rule", frame, FRAMES, flag="frame")
     pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU as well
     _check_arrays(pos, color)
-    if pos.dtype not in (np.float32, np.float64):  # differences of small types wrap around
-        pos = pos.astype(np.float64)
-    with np.errstate(over="ignore"):  # an infinite extent is refused below
-        local = (pos - pos.min(axis=0)).astype(np.float32)
-    blocks.check_ground(
-        "segment", local.max(axis=0), "Give metres, without points that lie far away."
-    )
-    order, points = sort_points(local, color)
+
+    def read(part: slice) -> np.ndarray:
+        return pos[part].astype(np.float64)  # differences of small types wrap around
+
+    local, found = locate(len(pos), read, frame)
+    check_ground("segment", len(pos), read, found, "Give metres, without points that lie far away.")
+    stray = outside(local, found.extent)
+    if count := int(stray.sum()):
+        progress.say(f"segment: {left_out(count, len(pos))}; they are labelled all the same")
+    order, points = sort_points(local, color, stray)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
         for rows, logits in block_logits(model.eval(), points, draws, task):

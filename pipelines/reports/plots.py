@@ -45,7 +45,7 @@ def room_picture(
 ) -> Figure:
     """Draw a room four times: the scan, its ground truth, its prediction (N,), its errors.
 
-    Points of the ceiling, by ground truth, are left out of all four to show the inside. `classes`
+    Stray points, and those of the ceiling by ground truth, are left out of all four. `classes`
     are names in the order of the labels, `class_colors` their colours in RGB.
     """
     from matplotlib.figure import Figure
@@ -54,6 +54,7 @@ def room_picture(
     pos, color, label = room.pos, room.color, room.label
     inside = label != (classes.index("ceiling") if "ceiling" in classes else -1)
     inside |= not inside.any()
+    inside &= ~room.stray
     palette = np.full((256, 3), UNLABELLED, np.uint8)
     palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
     wrong = ((label != predicted) & (label < len(classes)))[inside]

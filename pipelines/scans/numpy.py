@@ -218,13 +218,14 @@ def write_npz(path: Path, scan: Scan, labels: Labels) -> None:
     """Write the arrays of the scan's file and the labels as NPZ.
 
     Added are `class` uint8 (255 for a point without label), `confidence` float32, `classes` (their
-    names, in order), and `probabilities` (N, C) float32 if there are any. An array of the scan
-    whose name is taken gets `scan_` in front; that of an NPY file is `points`.
+    names, in order), `frame` (text), and `probabilities` (N, C) float32 if there are any. An array
+    of the scan whose name is taken gets `scan_` in front; that of an NPY file is `points`.
     """
     added = {
         "class": labels.label,
         "confidence": labels.confidence,
         "classes": np.array(list(labels.classes)),
+        "frame": np.array(labels.frame),
         "probabilities": labels.probabilities,
     }
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:

@@ -21,6 +21,7 @@ import numpy as np
 from pipelines.errors import ConfigError, DatasetError
 
 from .columns import find_roles, parse_columns
+from .frame import Frame, locate
 
 CHUNK = 1 << 20  # points handled at a time
 # Which of a scan's axes become the network's x, y and z: cyclic, so nothing is mirrored.
@@ -81,29 +82,17 @@ class Scan:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return coordinates from their minimum (N, 3) float32, and that minimum (3,) float64.
+    def positions(self, frame: str = "published") -> tuple[np.ndarray, Frame]:
+        """Return coordinates in their frame (N, 3) float32, m, z up, and the frame (`locate`).
 
-        Both are in metres with z up. A point is NaN, and not counted, if any coordinate is not
-        finite.
+        A point is NaN, and not counted, if any coordinate is not finite.
         """
-        columns = [self.rows[self.position[axis]] for axis in AXES[self.options.up]]
-        origin = np.full(3, np.inf)
-        for part in chunks(len(self)):
-            values = np.stack([column[part].astype(np.float64) for column in columns])
-            valid = np.isfinite(values).all(axis=0)
-            np.minimum(origin, values.min(axis=1, initial=np.inf, where=valid), out=origin)
-        origin[np.isinf(origin)] = 0  # no point is finite
-        local = np.empty((len(self), 3), np.float32)
-        # Differences are taken in float64, so points far from the origin keep their precision.
-        for part in chunks(len(self)):
-            for axis, column in enumerate(columns):
-                # What exceeds float32 becomes infinite, and NaN below.
-                with np.errstate(over="ignore", invalid="ignore"):
-                    away = column[part].astype(np.float64) - origin[axis]
-                    local[part, axis] = away * self.options.scale
-            local[part][~np.isfinite(local[part]).all(axis=1)] = np.nan
-        return local, origin * self.options.scale
+        return locate(len(self), self.coordinates, frame, self.options.scale)
+
+    def coordinates(self, part: slice) -> np.ndarray:
+        """Return some points (n, 3) float64, z up, in the file's unit; NaN if not finite."""
+        columns = (self.rows[self.position[axis]] for axis in AXES[self.options.up])
+        return np.stack([column[part].astype(np.float64) for column in columns]).T
 
     def colors(self) -> np.ndarray | None:
         """Return the colours (N, 3) uint8, or None if none is above 0, as programs write for none.
@@ -165,6 +154,7 @@ class Labels:
     classes: Sequence[str]  # the names, in the order of the labels
     class_colors: Sequence[Sequence[int]]  # (red, green, blue) 0–255 for each class
     probabilities: np.ndarray | None = None  # (N, C) float32
+    frame: str = ""  # the rule of the scan's frame, and what it left out
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns (N,) that labelling adds to a scan, by their names."""
@@ -187,7 +177,8 @@ class Labels:
     def comments(self) -> list[str]:
         """Return lines that say what the labels mean."""
         numbered = [f"class {number} {name}" for number, name in enumerate(self.classes)]
-        return [f"{LABELLED}; class 255 is a point without label", *numbered]
+        frame = f"; frame {self.frame}" if self.frame else ""
+        return [f"{LABELLED}{frame}; class 255 is a point without label", *numbered]
 
 
 def ascii_text(text: str) -> str:

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from pipelines.data.blocks import (
     block_features,
     block_points,
-    check_ground,
     cover,
     draw,
     grid_sort,
     positions,
     room_blocks,
 )
-from pipelines.errors import DatasetError
 
 
 def room(x: float, y: float, count: int = 4000, seed: int = 0) -> np.ndarray:
@@ -126,13 +124,6 @@ def test_torch_layout_is_pyg_s_normalize_scale() -> None:
     expected = NormalizeScale()(Data(pos=torch.from_numpy(paper[:, :3].copy()))).pos.numpy()
     np.testing.assert_allclose(features[:, :3], expected, atol=1e-6)
     np.testing.assert_array_equal(features[:, 3:], paper[:, 3:])
-
-
-def test_lines_and_far_points_are_too_large() -> None:
-    check_ground("here", (1900.0, 1900.0, 3.0), "Give metres.")
-    for extent in ((1e9, 0.0, 0.0), (0.01, 1e8, 0.0), (np.inf, 1.0, 1.0)):
-        with pytest.raises(DatasetError, match=r"^here: found an extent of .*\nGive metres\.$"):
-            check_ground("here", extent, "Give metres.")
 
 
 def test_blocks_of_a_ground_that_is_empty_in_most_places() -> None:

@@ -457,3 +457,56 @@ def test_one_mistake_is_told_once(tmp_path: Path) -> None:
         "Area_1/b is left out, as Area_1/a is",
         "Area_2/c is left out, as Area_1/a is",
     ]
+
+
+def test_stray_points_are_kept_behind_the_room(tmp_path: Path) -> None:
+    """Their room has the frame and blocks of a clean copy; they are scored, not trained on."""
+    rng = np.random.default_rng(0)
+    pos = rng.random((2000, 3)) * (2, 3, 2.5) + (1e5, 5e6, 40)
+    stray = np.concatenate([pos[:1] - np.array([0, 0, 3]), np.zeros((30, 3))])
+    kinds = rng.integers(0, 2, 2000)
+
+    def save(name: str, points: np.ndarray, kind: np.ndarray) -> None:
+        color = np.full((len(points), 3), 9, np.uint8)
+        np.savez(tmp_path / name, pos=points, color=color, kind=kind)
+
+    save("clean.npz", pos, kinds)
+    save("stray.npz", np.concatenate([stray, pos]), np.concatenate([np.ones(31, int), kinds]))
+    text = "classes: [ground, thing]\nareas: {1: [clean.npz], 2: [stray.npz]}\nlabel: kind\n"
+    description, lines = describe(tmp_path, text), Said()
+    config = PrepareConfig(dataset=description, data=tmp_path / "data")
+    prepare(config, progress=lines)
+    store = Store.open(tmp_path / "data")
+    clean, room = (store.read(info) for info in store.rooms())
+    for name in ("pos", "color", "label"):
+        np.testing.assert_array_equal(getattr(room, name)[:2000], getattr(clean, name))
+    assert (room.inside, len(room.pos), room.stray.sum()) == (2000, 2031, 31)
+    for name in ("origin", "extent"):
+        np.testing.assert_array_equal(getattr(room, name), getattr(clean, name))
+    np.testing.assert_array_equal(room.grid.offsets, clean.grid.offsets)
+    assert store.rooms()[1].counts == (int((kinds == 0).sum()), int((kinds == 1).sum()) + 31)
+    assert (store.manifest["frame"], store.manifest["stray_points"]) == ("robust", 31)
+    (said,) = (text for text in lines.said if "far from all others" in text)
+    assert "Area_2/stray: 31 of 2,031 points" in said
+    with pytest.raises(DatasetError, match=r"31 of 2,031 .* the first at index 0: 10000"):
+        read_custom_room(
+            read_description(description, "published"), read_description(description).rooms[1]
+        )
+    published = PrepareConfig(dataset=description, frame="published", data=tmp_path / "other")
+    with pytest.raises(DatasetError, match=r"31 of 2,031 points lie far from the others"):
+        prepare(published)
+
+
+class Said(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+def test_the_frame_of_s3dis_is_published() -> None:
+    with pytest.raises(ConfigError, match=r"--frame: found it without --dataset"):
+        PrepareConfig(frame="robust")

@@ -12,10 +12,17 @@ from pipelines import segment
 from pipelines.config import ModelConfig
 from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.inference.segmentation import Draws, add_rows, block_logits, softmax, sort_points
+from pipelines.inference.segmentation import (
+    Draws,
+    add_rows,
+    block_logits,
+    softmax,
+    sort_points,
+    vote_pos,
+)
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import Task
+from pipelines.progress import Progress, Task
 
 POINTS = 64  # of a draw
 
@@ -24,6 +31,16 @@ POINTS = 64  # of a draw
 def model() -> DeepGCN:
     torch.manual_seed(0)
     return DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
 
 
 def scan(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -167,3 +184,65 @@ def test_softmax_of_large_logits() -> None:
     found = softmax(np.array([[1000.0, 1000.0], [0.0, np.log(3)]], np.float32))
     np.testing.assert_allclose(found, [[0.5, 0.5], [0.25, 0.75]], atol=1e-6)
     assert found.dtype == np.float32
+
+
+STRAY = {
+    "one below": [[101, -6, 0]],
+    "one beside": [[200, -6, 4]],
+    "a pile": np.tile([100.2, -6.8, 1.8], (300, 1)),
+}
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_stray_points_change_no_other_label(model: DeepGCN, name: str) -> None:
+    """The clean scan's labels stay; its probabilities, up to the rounding of another batch."""
+    pos, color = scan(1500)
+    stray = np.asarray(STRAY[name], np.float64)
+    both = np.concatenate([stray, pos])
+    colors = np.concatenate([np.full(stray.shape, 9, np.uint8), color])
+    ears = Ears()
+    with use("reference"):
+        label, probabilities = segment(model, pos, color, num_points=POINTS)
+        found, of_both = segment(model, both, colors, num_points=POINTS, progress=ears)
+        quiet, rule = Ears(), "published"
+        _, moved = segment(model, both, colors, num_points=POINTS, frame=rule, progress=quiet)
+        _, alone = segment(model, pos, color, num_points=POINTS, frame=rule, progress=quiet)
+    np.testing.assert_array_equal(found[len(stray) :], label)
+    np.testing.assert_allclose(of_both[len(stray) :], probabilities, atol=1e-6)
+    np.testing.assert_array_equal(alone, probabilities)
+    np.testing.assert_allclose(of_both.sum(axis=1), 1, atol=1e-5)  # stray points have labels, too
+    assert np.abs(moved[len(stray) :] - probabilities).max() > 1e-3
+    (said,) = ears.said
+    assert f"{len(stray)} of {len(both):,} points lie far from all others" in said
+    assert quiet.said == []
+
+
+def test_stray_points_are_labelled_at_the_nearest_place_in_the_frame() -> None:
+    pos = np.array([[0, 0, 0], [3, 2, 2.5], [1, 1, 1], [2, 1, -7], [90, -5, 1]], np.float32)
+    order, room = sort_points(pos, np.zeros((5, 3), np.uint8), np.arange(5) >= 3)
+    assert order[3:].tolist() == [3, 4]
+    assert room.pos[3:].tolist() == [[2, 1, 0], [3, 0, 1]]
+    held = [block_points(block).tolist() for block in room.blocks]
+    assert sorted(row for rows in held for row in rows) == [0, 1, 2, 3, 4]
+    assert all(max(rows) < 3 or min(rows) >= 3 for rows in held), "no block has both"
+
+
+def test_a_point_beyond_all_numbers_has_a_label(model: DeepGCN) -> None:
+    pos, color = scan(500)
+    pos[7] = [1e300, -1e300, 0]
+    with use("reference"):
+        _, found = segment(model, pos, color, num_points=POINTS)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_votes_turn_a_room_about_its_own_corner() -> None:
+    pos = scan(50)[0].astype(np.float32)
+    both = np.concatenate([pos, [[1e38, 5, -9]]]).astype(np.float32)
+    for vote in range(1, 4):
+        moved = vote_pos(both, vote, 4, np.arange(51) == 50)
+        np.testing.assert_array_equal(moved[:50], vote_pos(pos, vote, 4))
+
+
+def test_an_unknown_rule_of_frames(model: DeepGCN) -> None:
+    with pytest.raises(ConfigError, match=r"frame: found the unknown rule 'robus'\. Did you mean"):
+        segment(model, *scan(100), frame="robus")

@@ -23,6 +23,6 @@ def labels_for(count: int, *, probabilities: bool = False, seed: int = 0) -> Lab
 
 def placed(scan: Scan) -> np.ndarray:
     """The scan's coordinates (N, 3) float64, from its local ones and its origin."""
-    local, origin = scan.positions()
+    local, frame = scan.positions()
     assert local.dtype == np.float32
-    return local + origin
+    return local + frame.origin

@@ -46,8 +46,8 @@ def test_every_encoding_keeps_precision_far_from_the_origin(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
     scan = open_scan(write(tmp_path / "scan.ply", {**xyz(), **RGB}, **options))
-    local, origin = scan.positions()
-    np.testing.assert_array_equal(local + origin, POS)
+    local, frame = scan.positions()
+    np.testing.assert_array_equal(local + frame.origin, POS)
     assert local.dtype == np.float32
     assert scan.colors().tolist() == [[1, 2, 3], [4, 5, 6], [255, 0, 128]]
     assert scan.dropped == {}
@@ -72,9 +72,9 @@ def test_color_ranges(tmp_path: Path, values: np.ndarray, expected: list[int]) -
 def test_points_without_coordinates_are_nan(tmp_path: Path) -> None:
     pos = POS.copy()
     pos[0, 1], pos[2, 2] = np.nan, np.inf
-    local, origin = open_scan(write(tmp_path / "scan.ply", {**xyz(pos), **RGB})).positions()
+    local, frame = open_scan(write(tmp_path / "scan.ply", {**xyz(pos), **RGB})).positions()
     assert np.isnan(local).all(axis=1).tolist() == [True, False, True]
-    np.testing.assert_array_equal(local[1] + origin, POS[1])
+    np.testing.assert_array_equal(local[1] + frame.origin, POS[1])
 
 
 def test_a_scan_without_color(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_points_round_trip(tmp_path_factory: pytest.TempPathFactory, count: int,
     path = tmp_path_factory.mktemp("points") / "scan.ply"
     write_points(path, pos, color)
     scan = open_scan(path)
-    local, origin = scan.positions()
-    np.testing.assert_allclose(local + origin, pos, atol=1e-7)
+    local, frame = scan.positions()
+    np.testing.assert_allclose(local + frame.origin, pos, atol=1e-7)
     np.testing.assert_array_equal(scan.colors(), color)
 
 
@@ -208,8 +208,8 @@ def test_vertices_after_other_elements(tmp_path: Path, options: dict[str, object
     camera = PlyElement.describe(np.ones(2, [("f", "f4")]), "camera")
     vertex = PlyElement.describe(table, "vertex")
     PlyData([camera, strips, vertex], **options).write(str(tmp_path / "scan.ply"))
-    local, origin = open_scan(tmp_path / "scan.ply").positions()
-    np.testing.assert_array_equal(local + origin, POS)
+    local, frame = open_scan(tmp_path / "scan.ply").positions()
+    np.testing.assert_array_equal(local + frame.origin, POS)
 
 
 @pytest.mark.parametrize("name", list(BAD))
@@ -253,8 +253,8 @@ def test_comments_and_names_are_free_text(
     scan = open_scan(path)
     assert scan.fields == ("x", "y", "z", "red", "green", "blue", "Größe")
     np.testing.assert_array_equal(scan.rows["Größe"], POS[:, 0])
-    local, origin = scan.positions()
-    np.testing.assert_array_equal(local + origin, POS)
+    local, frame = scan.positions()
+    np.testing.assert_array_equal(local + frame.origin, POS)
     assert scan.colors().tolist() == [[1, 2, 3], [4, 5, 6], [255, 0, 128]]
     assert scan.dropped == {}
 

@@ -221,8 +221,8 @@ def test_small_chunks_change_nothing(
 def test_up_axis_and_scale(tmp_path: Path, up: str, expected: tuple[int, ...]) -> None:
     path = written(tmp_path, "a.ply")
     scan = open_scan(path, ScanOptions(up=up, scale=0.001))
-    local, origin = scan.positions()
-    np.testing.assert_allclose(local + origin, XYZ[:, expected] * 0.001, atol=1e-9)
+    local, frame = scan.positions()
+    np.testing.assert_allclose(local + frame.origin, XYZ[:, expected] * 0.001, atol=1e-9)
     assert expected[2] == "xyz".index(up), "the vertical axis becomes z"
     turned = np.linalg.det(np.eye(3)[list(expected)])
     assert turned == pytest.approx(1), "turned, not mirrored"

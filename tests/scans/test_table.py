@@ -38,8 +38,8 @@ def test_any_floats_give_finite_rows_or_nan_rows(values: list[tuple[float, ...]]
     rows = np.array(values, [(name, "f8") for name in "xyz"])
     scan = Scan(Path("scan"), rows, tuple("xyz"), None, tuple("xyz"))
     with np.errstate(over="ignore"):
-        local, origin = scan.positions()
-    assert np.isfinite(origin).all()
+        local, frame = scan.positions()
+    assert np.isfinite(frame.origin).all()
     bad = np.isnan(local).any(axis=1)
     assert np.isnan(local[bad]).all()
     assert (local[~bad] >= 0).all()
@@ -70,8 +70,8 @@ def test_an_invalid_point_moves_no_other(tmp_path: Path) -> None:
     np.save(
         path, np.array([[5.0, 6, 7, 1, 2, 3], [6, 8, 10, 1, 2, 3], [np.nan, -50, -99, 1, 2, 3]])
     )
-    pos, origin = open_scan(path).positions()
-    assert origin.tolist() == [5, 6, 7]
+    pos, frame = open_scan(path).positions()
+    assert frame.origin.tolist() == [5, 6, 7]
     assert pos[:2].tolist() == [[0, 0, 0], [1, 2, 3]]
     assert np.isnan(pos[2]).all()
 

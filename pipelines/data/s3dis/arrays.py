@@ -53,6 +53,7 @@ def find_arrays(path: Path) -> CustomDataset | None:
                 | dict.fromkeys(_UNLABELLED, IGNORED),
                 options=options,
                 no_color_ok=False,
+                frame="published",
                 test_area=None,
                 published=sum(PUBLISHED_ROOMS.values()),
                 note=f"labels are taken in the order {', '.join(CLASSES)}; another order needs a "

@@ -63,6 +63,7 @@ class PublishedDataset:
     published: int = sum(PUBLISHED_ROOMS.values())
     test_area: int | None = None
     digest: str = ""
+    frame: str = "published"
 
     @property
     def note(self) -> str:

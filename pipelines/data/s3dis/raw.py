@@ -98,6 +98,7 @@ class RawDataset:
     published: int = sum(PUBLISHED_ROOMS.values())  # rooms of the whole of S3DIS
     test_area: int | None = None  # as of `CustomDataset`, like `digest`
     unknown: str = "clutter"  # what objects of unknown classes become: or "ignore", "error"
+    frame: str = "published"  # the rule by which a room's floor and extent are found
 
     @property
     def digest(self) -> str:

@@ -57,6 +57,7 @@ class RoomNotes:
     unknown: dict[str, dict[str, int]] = field(default_factory=dict)
     unlabelled: int = 0  # points of the whole-room file that no annotation has
     uncolored: int = 0  # points without colour, which is filled in
+    stray: int = 0  # points outside of the room's frame
 
 
 def read_raw_room(dataset: RawDataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:

@@ -87,8 +87,8 @@ def test_a_changed_array_is_noticed(tmp_path: Path) -> None:
 def test_without_labels_they_are_scans(tmp_path: Path) -> None:
     arrays(tmp_path / "Area_1/office_1", None)
     scan = open_scan(tmp_path / "Area_1/office_1", ScanOptions(), folder=open_room)
-    local, origin = scan.positions()
-    np.testing.assert_allclose(local + origin, POS, atol=1e-6)
+    local, frame = scan.positions()
+    np.testing.assert_allclose(local + frame.origin, POS, atol=1e-6)
     np.testing.assert_array_equal(scan.colors(), RGB)
     with pytest.raises(DatasetError, match=r"expected the label 'segment'"):
         run(tmp_path, tmp_path / "data")
