@@ -50,7 +50,7 @@ from pipelines.data.store import (
 from pipelines.scans.frame import left_out
 
 from .config import PrepareConfig
-from .errors import DatasetError
+from .errors import ConfigError, DatasetError
 from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress, counted
 
@@ -152,6 +152,11 @@ def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
     if config.raw is not None:
         arrays = find_published(config.raw) or find_arrays(config.raw)
         if arrays is not None:
+            if config.unknown != PrepareConfig.unknown:
+                raise ConfigError(
+                    f"--unknown: found it with {arrays.source}, whose labels are numbers; expected "
+                    "it with raw S3DIS, where objects have names.\nLeave it out."
+                )
             progress.say(f"{arrays.source}: {arrays.note}.")
             return arrays
     raw = replace(find_raw(config.raw, ignore=[config.data]), unknown=config.unknown)

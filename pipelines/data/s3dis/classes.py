@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import PurePosixPath
 
 from pipelines.errors import DatasetError, did_you_mean
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 from . import CLASSES
 from .raw import RawDataset, RawFile
@@ -52,7 +52,7 @@ def describe_unknown(name: str, objects: int, points: int | None = None) -> str:
     >>> describe_unknown("chiar", 1, 400)
     "chiar (1 object, 400 points. Did you mean 'chair'?)"
     """
-    counts = f"{objects:,} object{'' if objects == 1 else 's'}"
-    counts += "" if points is None else f", {points:,} points"
+    counts = counted(objects, "object")
+    counts += "" if points is None else f", {counted(points, 'point')}"
     meant = did_you_mean(name, CLASSES)
     return f"{name} ({counts}{'.' if meant else ''}{meant})"

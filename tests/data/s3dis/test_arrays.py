@@ -13,7 +13,7 @@ from pipelines.data.s3dis import CLASSES
 from pipelines.data.s3dis.arrays import find_arrays
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.data.store import Store
-from pipelines.errors import DatasetError
+from pipelines.errors import ConfigError, DatasetError
 from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.scans import ScanOptions, open_scan
@@ -63,6 +63,8 @@ def test_a_file_a_room(tmp_path: Path) -> None:
     result = run(tmp_path / "stanford_indoor3d", tmp_path / "data")
     assert (result.areas, result.test_area) == ({1: 1, 5: 1}, 5)
     check_store(tmp_path / "data")
+    with pytest.raises(ConfigError, match=r"--unknown: found it with .+ labels are numbers"):
+        run(tmp_path / "stanford_indoor3d", tmp_path / "data", unknown="ignore")
 
 
 @pytest.mark.parametrize("below", ["s3dis", ""])
