@@ -73,7 +73,8 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
         credits = sorted({model.credit for model in library.models})
         settings |= {"furniture": library.digest, "credits": credits}
     total = config.areas * config.rooms
-    with progress.task("Planning rooms", total=total, unit="rooms") as task:
+    shown = progress if total > 10_000 else SILENT  # fewer take less than two seconds
+    with shown.task("Planning rooms", total=total, unit="rooms") as task:
         rooms = []
         for plan in _plans(config):
             rooms.append(_place(plan))

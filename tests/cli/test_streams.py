@@ -31,7 +31,7 @@ def test_closed_streams(closed: str, tmp_path: Path) -> None:
     done = shell(f"{DEEPGCN} synth raw --areas 1 --rooms 1 --density 50 {closed}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    assert ("raw: 1 rooms" in done.stdout) is closed.startswith("2")
+    assert ("raw: 1 room," in done.stdout) is closed.startswith("2")
     assert ("Next:" in done.stderr) is (closed == ">&-")
     assert (tmp_path / "raw/Area_1").is_dir()
 
