@@ -111,11 +111,11 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
     ):
         meter = _StudyMeter(task, plan, cells)
         for running, ended in updates:
-            if interruption.requested is not None:
-                raise KeyboardInterrupt
             meter.update(running, ended)
             for name in ended:
                 _report_end(plan, meter.cells[name], progress)
+            if interruption.requested is not None:
+                raise KeyboardInterrupt
 
 
 def _launched(plan: Plan, config: AblateConfig, cells: Sequence[Cell]) -> Updates:

@@ -369,9 +369,9 @@ def test_killed_and_stopped_the_table_is_the_same(store: Store, tmp_path: Path) 
         os.kill(job, signal.SIGKILL)
         before = {**logs(broken / "runs"), killed: sys.maxsize}
         wait_for_steps(broken / "runs", before)  # the others go on
+        wait_for_text(broken / "stderr", "-s0 failed: its process ended without a result")
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
-    assert "-s0 failed: its process ended without a result" in (broken / "stderr").read_text()
     states = [cell.state for cell in gather(load_plan(study_file(broken / "runs", "grid")))]
     assert states.count("scored") < 2, "stopped before the end"
 
@@ -412,6 +412,14 @@ def logs(runs: Path) -> dict[str, int]:
     """The size of each run's metrics log."""
     found = {run.name: run.path / "metrics.jsonl" for run in find_runs(runs)}
     return {name: path.stat().st_size for name, path in found.items() if path.is_file()}
+
+
+def wait_for_text(file: Path, text: str, seconds: float = 60.0) -> None:
+    """Wait until a file holds a text."""
+    end = time.monotonic() + seconds
+    while text not in file.read_text():
+        assert time.monotonic() < end, f"{text!r} did not come"
+        time.sleep(0.05)
 
 
 def wait_for_steps(runs: Path, before: dict[str, int], seconds: float = 240.0) -> None:
