@@ -193,7 +193,13 @@ def default_weights(runs: Path, progress: Progress = SILENT) -> NamedWeights:
         try:
             found = packaged_weights()
         except WeightsError as other:
-            raise RunError(f"{error}\n{other}") from error
+            if find_runs(runs):  # the last one can be resumed
+                raise RunError(f"{error}\n{other}") from error
+            raise RunError(
+                f"Found neither a run in {runs} nor weights in this package.\n"
+                "Train a network (deepgcn train), or name weights with --weights: a file, or a "
+                "name from deepgcn weights list."
+            ) from error
         progress.say(f"{found.name}: the weights of this package; {runs} has no finished run")
         return found
     progress.say(f"{run.path}: the latest finished run")
