@@ -343,7 +343,7 @@ def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
     [
         ({"scans": ()}, ConfigError, "found no scan"),
         ({"scans": (Path("a.plyy"),)}, ConfigError, r"\.plyy'\. Did you mean '\.ply'\?"),
-        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "Found neither a run in none nor weights"),
+        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "neither a run in none"),
         ({"weights": ("none.safetensors",)}, WeightsError, "none.safetensors"),
     ],
 )

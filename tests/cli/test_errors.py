@@ -42,7 +42,7 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
     [
         ("prepare", "found no raw S3DIS, expected Area_<1-6>/<room>/Annotations"),
         ("prepare nothing", "nothing: found nothing there"),
-        ("prepare --area 7", "--area: found 7, expected an S3DIS area from 1 to 6"),
+        ("prepare --area 7", "--area: found 7, expected an area, or 0 for none, from 0 to 6"),
         ("prepare --export h5", "Expected one of: pointnet-h5"),
         ("train", "data: found no prepared data (no manifest.json).\nPrepare it first: deepgcn"),
         ("train --arch resgn", "unknown architecture 'resgn'. Did you mean 'resgcn'?"),
