@@ -29,7 +29,6 @@ from torch.nn import functional as F
 
 from pipelines import kernels
 from pipelines.config import BenchConfig, ModelConfig
-from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json, check_place
 from pipelines.model.deepgcn import DeepGCN
@@ -195,6 +194,9 @@ def _flop(case: Case) -> float:
 
 def _features(config: BenchConfig, case: Case, folder: str) -> str | None:
     """Return the file with the network's input, made once for each N; None: noise."""
+    # Not in the measuring processes: Numba, which it needs, would be in use before they measure.
+    from pipelines.data.synthetic import room_features
+
     if case.work == "knn" or config.input == "noise":
         return None
     path = Path(folder, f"{case.num_points}.npy")

@@ -211,7 +211,7 @@ def test_damage_is_found(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="ends before it does"):
         open_bundle(prefix).read(last)
     data.unlink()
-    with pytest.raises(WeightsError, match="found no file; the index"):
+    with pytest.raises(WeightsError, match="found no file, but the index"):
         open_bundle(prefix).read(last)
 
 

@@ -179,7 +179,7 @@ def test_a_name_that_no_file_can_have_stops_its_room_alone(tmp_path: Path) -> No
     name = "hall" * 75
     files = {**aligned_files(), f"{ALIGNED}/Area_1/{name}/Annotations/wall_1.txt": box(10, 1)}
     raw = write_zip(tmp_path / "raw.zip", files)
-    with pytest.raises(DatasetError, match=rf"Area_1/{name}: found a room name of 300 letters"):
+    with pytest.raises(DatasetError, match=rf"Area_1/{name}: found a room name of 300 characters"):
         run(raw, tmp_path / "data")
     result = run(raw, tmp_path / "data", allow_incomplete=True)
     assert (result.rooms, result.reused, list(result.failed)) == (5, 5, [f"Area_1/{name}"])
