@@ -168,10 +168,14 @@ def test_kill_at_random_times_loses_only_steps_since_the_checkpoint(
     for _ in range(12):
         go_on_until(commands, run, rng.randint(1, 4), rng.uniform(0, 0.04))
         os.kill(commands.pid, signal.SIGKILL)
-        assert commands.end()[0] == -signal.SIGKILL
+        code, _ = commands.end()
+        if code == 0:
+            break  # the training ended before the kill
+        assert code == -signal.SIGKILL
         assert run.state == "interrupted"
         read_all(run)
         reached.append(checkpoint_step(run))
+    assert len(reached) > 4, "the training ended before most kills"
     assert reached == sorted(reached), "a checkpoint was lost"
     assert 0 < reached[-1] < 5 * BATCHES, "the kills fell outside the training"
     finish(commands, run)
