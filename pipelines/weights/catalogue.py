@@ -105,8 +105,9 @@ def find(name: str) -> Entry | None:
 
 def entry_of(name: str) -> Entry:
     """Return the entry of a name; ConfigError, with the nearest name: there is none."""
-    check_choice("name", name, tuple(entry.name for entry in CATALOGUE), flag="weights")
-    return next(entry for entry in CATALOGUE if entry.name == name)
+    known = {entry.name: entry for entry in CATALOGUE}
+    check_choice("name", name, tuple(known), flag="weights")
+    return known[name]
 
 
 def default() -> Entry | None:
