@@ -136,6 +136,10 @@ def test_a_recipe_is_its_parts() -> None:
     assert "sgd" in PARTS
     assert "sgd" not in modern.parts
     assert modern.recipe_text == "modern"
+    added = {"crop", "thin", "elastic", "tilt", "color-shift"}
+    scans = TrainConfig(recipe="scans")
+    assert set(scans.parts) == {*modern.parts, *added} - {"balance"}
+    assert set(modern.parts).isdisjoint(added)
     changed = TrainConfig(recipe="modern", without=("ema", "adamw"), extra=("sgd",))
     assert set(changed.parts) == {*modern.parts, "sgd"} - {"ema", "adamw"}
     assert changed.recipe_text == "modern without ema, adamw with sgd"

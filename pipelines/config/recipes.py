@@ -7,7 +7,10 @@ from collections.abc import Collection
 from pipelines.errors import ConfigError
 
 # Each is an entry of `data.augment.AUGMENTATIONS`; they are applied in this order.
-AUGMENTATIONS = ("rotate", "flip", "scale", "jitter", "contrast", "color-drop")
+AUGMENTATIONS = (
+    *("crop", "thin", "elastic", "rotate", "tilt", "flip", "scale", "jitter"),  # shape
+    *("contrast", "color-shift", "color-drop"),
+)
 # Of each of these a recipe has one at most, or the published one. Losses and schedules are
 # functions of `training.recipe`, in its tables of the same names.
 OPTIMIZERS = ("adamw", "sgd")
@@ -26,7 +29,13 @@ MODERN_0_1 = (
     *("balance", "resample", "rotate", "flip", "scale", "jitter", "contrast", "color-drop"),
     *("smoothing", "adamw", "cosine", "clip", "ema"),
 )
-RECIPES: dict[str, tuple[str, ...]] = {"paper": (), "modern": MODERN_0_1}
+# "scans" is for labelling scans of other scanners than those of the training: rooms cut off, thin,
+# bent, tilted and in other colours, each block as often as it occurs.
+SCANS = (
+    *("resample", *AUGMENTATIONS),
+    *("smoothing", "adamw", "cosine", "clip", "ema"),
+)
+RECIPES: dict[str, tuple[str, ...]] = {"paper": (), "modern": MODERN_0_1, "scans": SCANS}
 ADAM_LR = 1e-3  # as published
 SGD_LR = 0.1  # DGCNN's PyTorch release trains with SGD at 100 times its rate for Adam
 

@@ -117,15 +117,16 @@ class BlockSampler:
         room = self._cache.read(info)
         key = (POINTS, epoch, block) if self.resample else (POINTS, 0, block % len(self))
         points = block_points(column)[draw(column.count, self.num_points, self._rng(*key))]
-        pos, color = room.pos[points], room.color[points]
+        pos, color, label = room.pos[points], room.color[points], room.label[points]
         corner, extent = column.corner, room.extent
         if self.augmentations:
             center = np.array(corner) + BLOCK_SIZE / 2
-            drawn = BlockPoints(pos, color / np.float32(255), center, extent)
+            drawn = BlockPoints(pos, color / np.float32(255), label, center, extent)
             moved = augment(drawn, self.augmentations, self._rng(AUGMENT, epoch, block))
-            pos, color, corner, extent = moved.pos, moved.color, moved.corner, moved.extent
+            pos, color, label = moved.pos, moved.color, moved.label
+            corner, extent = moved.corner, moved.extent
         features = block_features(pos, color, corner, extent, layout=self.layout)
-        return features, room.label[points]
+        return features, label
 
     def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:
         """Return the given blocks as drawn in an epoch."""

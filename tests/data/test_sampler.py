@@ -77,6 +77,19 @@ def test_without_resampling_the_points_of_a_block_stay(store: Store) -> None:
     assert not np.array_equal(jittered.sample(0, 5)[0], jittered.sample(1, 5)[0])
 
 
+def test_labels_follow_their_points(store: Store) -> None:
+    plain, cut = sampler(store, "resample"), sampler(store, "resample", "crop", "thin")
+    changed = 0
+    for epoch in range(12):
+        features, label = cut.sample(epoch, 4)
+        name = np.array(store.classes)[label]
+        assert features.shape == (64, 9)
+        assert (features[name == "floor", 2] < 0.03).all()
+        assert (features[name == "ceiling", 2] > 2.4).all()
+        changed += not np.array_equal(label, plain.sample(epoch, 4)[1])
+    assert changed > 3
+
+
 def test_balancing_evens_out_what_an_epoch_shows(store: Store) -> None:
     plain, balanced = sampler(store), sampler(store, "balance", "resample")
     assert len(balanced) == len(plain)

@@ -109,13 +109,16 @@ def test_depths_follow_the_published_rules_for_k() -> None:
 
 
 def test_every_part_is_removed_and_added_once() -> None:
-    modern, paper = study("recipe").sections
+    modern, scans, paper = study("recipe").sections
+    assert [part.reference for part in (modern, scans, paper)] == ["modern", "scans", "paper"]
+    for section in (modern, scans):
+        parts = RECIPES[str(section.reference)]
+        left = [trained("recipe", row).parts for row in section.rows]
+        assert left[0] == parts
+        without = [tuple(p for p in parts if p != part) for part in parts]
+        assert left[1 : len(parts) + 1] == without
+        assert {*left[-1]} == {*parts, "sgd"} - {"adamw"}
     parts = RECIPES["modern"]
-    assert (modern.reference, paper.reference) == ("modern", "paper")
-    left = [trained("recipe", row).parts for row in modern.rows]
-    assert left[0] == parts
-    assert left[1:-1] == [tuple(p for p in parts if p != part) for part in parts]
-    assert {*left[-1]} == {*parts, "sgd"} - {"adamw"}
     added = [trained("recipe", row).parts for row in paper.rows]
     assert added == [(), *((p,) for p in parts), ("sgd",)]
 
