@@ -87,7 +87,8 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     trained on. Their files are in `runs/weights/<name>-<hash>/<data>-<fingerprint>[-area<n>]`.
 
     Raises:
-        ConfigError: the weights were trained on every area of the data.
+        ConfigError: the weights were trained on every area of the data, or on blocks of another
+            side than those of a published protocol.
         RunError: there is no finished run, or a run has no weights.
         WeightsError: the weights cannot be found or read.
         DatasetError: the store is missing, has other classes or no rooms of the test area.
@@ -99,6 +100,8 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     device = pick_device(config.device, progress)
     results = []
     for evaluation in _evaluations(config, device, progress):
+        for weights, model in zip(evaluation.weights, evaluation.models, strict=True):
+            config.check_blocks(weights.name, model.block_size)
         bands = protocols.count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
@@ -277,7 +280,7 @@ def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterat
             classes=classes,
             class_colors=store.class_colors,
             title=title,
-            summary={"run": evaluation.name, "network": evaluation.model.config.label},
+            summary={"run": evaluation.name, "network": evaluation.model.label},
             label=room.label,
             predicted=found.predicted,
             confidence=found.confidence,
@@ -316,6 +319,7 @@ def six_fold(
     """
     folds = _find_folds(config, progress)
     base = next(iter(folds.values()))
+    config.check_blocks(base.name, base.config.block_side)
     areas = open_data(base, config.data).areas
     todo = [area for area in areas if area not in folds or folds[area].state != "finished"]
     if todo and not train_missing:
@@ -418,7 +422,7 @@ def _pool(
             f"{DAGGER} quoted from memory, not checked against the paper. Published rows are of "
             "the whole of S3DIS under the authors' protocols."
         )
-    title = f"{base.config.model.label}: {len(areas)} folds, protocol {protocol}"
+    title = f"{base.config.label}: {len(areas)} folds, protocol {protocol}"
     summary = _summary(config, base, store, list(values.values()))
     report = Report(title, tuple(first["classes"]), tuple(rows), summary, tuple(notes), record)
     files = write_scores(base.path.parent / "six-fold" / base.name / protocol, report, config)
@@ -464,7 +468,7 @@ def _summary(
     votes = f", {first['votes']} votes" if first["votes"] > 1 else ""
     points = sum(each["points"] for each in values)
     return {
-        "network": trained.model.label,
+        "network": trained.label,
         "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
         "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json; "

@@ -202,7 +202,7 @@ class _Networks:
     @property
     def label(self) -> str:
         """The networks in short."""
-        return " + ".join(model.config.label for model, _ in self.models)
+        return " + ".join(model.label for model, _ in self.models)
 
 
 def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
@@ -215,7 +215,8 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     models = []
     for found in weights:
         model = found.load().to(device)
-        draws = Draws(config.num_points or model.num_points, config.batch_size, config.seed)
+        points = config.num_points or model.num_points
+        draws = Draws(points, config.batch_size, config.seed, model.block_size)
         model.config.check_points(draws.num_points)
         models.append((model, draws))
     palettes = [w.palette(m.config.num_classes) for w, (m, _) in zip(weights, models, strict=True)]

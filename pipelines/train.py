@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from pipelines.data.blocks import MIN_POINTS, Block
+from pipelines.data.blocks import MIN_POINTS, Block, overlapping
 from pipelines.data.sampler import BlockSampler, Cut, cut_room, split_rooms
 from pipelines.data.store import RoomInfo, Store
 from pipelines.model.deepgcn import DeepGCN
@@ -256,7 +256,7 @@ def _explain_lost_process(run: Run) -> Iterator[None]:
 
 
 def resolve(config: TrainConfig, store: Store, progress: Progress = SILENT) -> TrainConfig:
-    """Return `config` with test area, classes, learning rate and the network to start from.
+    """Return `config` with test area, classes, learning rate, network and blocks to start from.
 
     >>> resolve(TrainConfig(), Store.open(Path("data"))).test_area  # that of runs/tiny
     3
@@ -295,8 +295,10 @@ def _split_store(
         seed=config.seed,
     )
     only = train_rooms == val_rooms
-    cut = cut_room(store.read(train_rooms[0]), config.val_fraction) if only else None
-    return train_rooms, val_rooms, cut
+    if not only:
+        return train_rooms, val_rooms, None
+    room, fraction = store.read(train_rooms[0]), config.val_fraction
+    return train_rooms, val_rooms, cut_room(room, fraction, config.block_side)
 
 
 def open_samplers(
@@ -311,10 +313,11 @@ def open_samplers(
     [44, 4]
     """
     train_rooms, val_rooms, cut = _split_store(config, store)
+    size = config.block_side
     if cut is not None:
         progress.say(
             f"Area_{train_rooms[0].area}/{train_rooms[0].name} is the only room to train on: its "
-            f"blocks beyond {'xy'[cut.axis]} = {cut.at:.0f} m from its edge validate, which have "
+            f"blocks beyond {'xy'[cut.axis]} = {cut.at:g} m from its edge validate, which have "
             f"{100 * cut.fraction:.0f} % of its points."
         )
     elif not val_rooms:
@@ -329,6 +332,7 @@ def open_samplers(
         sampler = BlockSampler(
             *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
             parts=parts,
+            size=size,
             sharing=sharing,
             keep=keep,
             progress=progress,
@@ -336,15 +340,16 @@ def open_samplers(
         if not len(sampler):
             names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
             raise DatasetError(
-                f"{config.data}: found no block of at least {MIN_POINTS} points per square metre "
-                f"in {names}{', …' if len(rooms) > 3 else ''}."
+                f"{config.data}: found no block of {size:g} × {size:g} m with at least "
+                f"{MIN_POINTS} points in {names}{', …' if len(rooms) > 3 else ''}."
             )
         return sampler
 
-    trained = open_sampler(train_rooms, 0.5, config.parts, cut.trains if cut else None)
+    stride = overlapping(size)
+    trained = open_sampler(train_rooms, stride, config.parts, cut.trains if cut else None)
     if not val_rooms:
         return trained, None
-    return trained, open_sampler(val_rooms, 1.0, (), cut.validates if cut else None)
+    return trained, open_sampler(val_rooms, size, (), cut.validates if cut else None)
 
 
 def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:

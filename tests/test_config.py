@@ -116,6 +116,12 @@ def test_k_times_d_above_the_points_says_what_would_fit() -> None:
     TrainConfig(num_points=432)
 
 
+@pytest.mark.parametrize("size", [0.0, 0.25, 0.75, 8.5, -1.0, float("nan"), float("inf")])
+def test_a_block_has_whole_cells(size: float) -> None:
+    with pytest.raises(ConfigError, match=r"--block-size: .*metres from 0.5 to 8 in steps of 0.5"):
+        TrainConfig(block_size=size)
+
+
 def test_one_point_has_no_variance_to_train_with() -> None:
     for config in (TrainConfig, BenchConfig):
         with pytest.raises(ConfigError, match="found 1, expected points of a block from 2"):

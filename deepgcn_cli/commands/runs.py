@@ -151,7 +151,7 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     for name, text in zip(("error", "tags", "note"), noted, strict=True):
         if text:
             yield name, " ".join(text.split())
-    yield "network", config.model.label
+    yield "network", config.label
     yield "test area", _count(config.test_area)
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
     yield "seed", str(config.seed)

@@ -14,7 +14,16 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 
-from .model import ARCHS, CONVS, KNNS, LAYOUTS, POINTS, ModelConfig
+from .model import (
+    ARCHS,
+    BLOCK_SIDE,
+    BLOCK_SIZE,
+    CONVS,
+    KNNS,
+    LAYOUTS,
+    POINTS,
+    ModelConfig,
+)
 from .options import (
     COUNT,
     LENGTH,
@@ -29,7 +38,8 @@ from .options import (
 )
 from .recipes import ADAM_LR, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
 
-__all__ = ["ARCHS", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]  # of the network
+# Of the network.
+__all__ = ["ARCHS", "BLOCK_SIZE", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]
 
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
@@ -192,6 +202,12 @@ class TrainConfig:
         shapes=MEMORY,
     )
     num_points: int = option(4096, "Points drawn from a block.", within=SAMPLE)
+    block_size: float | None = option(
+        None,
+        "Side of a block in metres, 0.5 to 8 in steps of 0.5. [default: 1, with --weights theirs]",
+        "M",
+        within=BLOCK_SIDE,
+    )
     lr: float | None = option(
         None,
         f"First learning rate. [default: {ADAM_LR:g}, with sgd {SGD_LR:g}]",
@@ -289,6 +305,7 @@ class TrainConfig:
     def from_saved(cls, values: dict[str, Any]) -> TrainConfig:
         """Return a saved configuration; its recipe keeps the parts that it was saved with."""
         parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
+        values.setdefault("block_size", BLOCK_SIZE)  # the first versions knew no other
         if (now := RECIPES.get(recipe)) is None:
             return cls(**values)
         without, extra = {*values.get("without", ())}, {*values.get("extra", ())}
@@ -304,6 +321,16 @@ class TrainConfig:
     def local_batch(self) -> int:
         """The largest number of blocks that one process has in a step."""
         return -(-self.batch_size // self.devices)
+
+    @property
+    def block_side(self) -> float:
+        """The side of a block in metres."""
+        return self.block_size or BLOCK_SIZE
+
+    @property
+    def label(self) -> str:
+        """The network in short, with the side of its blocks unless that is as published."""
+        return self.model.label_with(self.block_side)
 
     @property
     def first_lr(self) -> float:
@@ -394,6 +421,16 @@ class EvalConfig:
             raise ConfigError(
                 "--average: found it without several --weights and protocol room alone, "
                 "expected these."
+            )
+
+    def check_blocks(self, name: str, block_size: float) -> None:
+        """Raise ConfigError if a protocol of published blocks is to score a network of others."""
+        published = [protocol for protocol in self.protocols if protocol != "room"]
+        if published and block_size != BLOCK_SIZE:
+            raise ConfigError(
+                f"--protocol {published[0]}: found {name} with blocks of {block_size:g} m, "
+                f"expected blocks of {BLOCK_SIZE:g} m, as published.\n"
+                "Score it with --protocol room, which takes a network's own blocks."
             )
 
 

@@ -26,6 +26,8 @@ CONVS = (*RELEASED_CONVS,)  # `pipelines.model.conv` has a class for each
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
+BLOCK_SIZE = 1.0  # m, the side of a block as published
+BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
 IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
 
@@ -94,6 +96,14 @@ class ModelConfig:
         """The network in short: "resgcn-28 (edge, C 64, k 16)"."""
         return f"{self.arch}-{self.depth} ({self.conv}, C {self.width}, k {self.k})"
 
+    def label_with(self, block_size: float) -> str:
+        """Return the network in short, with the side of its blocks unless that is as published.
+
+        >>> ModelConfig().label_with(2)
+        'resgcn-28 (edge, C 64, k 16), blocks of 2 m'
+        """
+        return self.label + (f", blocks of {block_size:g} m" if block_size != BLOCK_SIZE else "")
+
     @property
     def own_classes(self) -> tuple[str, ...]:
         """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class"."""
@@ -141,6 +151,9 @@ class Hints:
     num_points: int | None = option(
         None, "Points of a block in its training.", within=POINTS, commands=IMPORT
     )
+    block_size: float | None = option(
+        None, "Side of a block in its training, metres.", "M", within=BLOCK_SIDE, commands=IMPORT
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -152,4 +165,5 @@ class Hints:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the network that are not None."""
-        return {n: v for n, v in vars(self).items() if v is not None and n != "num_points"}
+        of_blocks = ("num_points", "block_size")
+        return {n: v for n, v in vars(self).items() if v is not None and n not in of_blocks}

@@ -30,11 +30,13 @@ class Bounds:
     most: float | None = None
     unit: str = "a number"
     exclusive: bool = False  # whether `least` and `most` themselves are out of bounds
+    step: float | None = None  # of which it is a multiple
 
     def check(self, flag: str, value: float) -> None:
         """Raise ConfigError, naming the option, unless `value` is within the bounds."""
         inside = value >= self.least and (self.most is None or value <= self.most)
-        if not inside or (self.exclusive and value in (self.least, self.most)):
+        between = inside and self.step is not None and value % self.step != 0
+        if not inside or between or (self.exclusive and value in (self.least, self.most)):
             raise ConfigError(f"{flag}: found {value:,}, expected {self}.")
 
     def __str__(self) -> str:
@@ -43,7 +45,8 @@ class Bounds:
             return above if self.most is None else f"{above} and below {self.most}"
         if self.most is None:
             return f"at least {self.least}"
-        return f"{self.unit} from {self.least} to {self.most:,}"
+        steps = "" if self.step is None else f" in steps of {self.step}"
+        return f"{self.unit} from {self.least} to {self.most:,}{steps}"
 
 
 COUNT = Bounds(1)

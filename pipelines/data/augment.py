@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .blocks import BLOCK_SIZE
+from pipelines.config import BLOCK_SIZE
 
 PARTIAL, TOPLESS = 0.6, 0.35  # probabilities: a part of the room; without what is above
 TOP = (1.0, 2.4)  # m above the floor
@@ -46,11 +46,12 @@ class BlockPoints:
     label: np.ndarray  # (n,) uint8
     center: np.ndarray  # (2,) x and y of the block's centre, m
     extent: np.ndarray  # (3,) the room's size, m
+    size: float = BLOCK_SIZE  # the block's side, m
 
     @property
     def corner(self) -> tuple[float, float]:
         """The minimum x and y of an axis-aligned block with this centre."""
-        x, y = (float(value) - BLOCK_SIZE / 2 for value in self.center)
+        x, y = (float(value) - self.size / 2 for value in self.center)
         return x, y
 
 
@@ -92,7 +93,7 @@ def thin(block: BlockPoints, rng: np.random.Generator) -> BlockPoints:
     Where the density is higher than the block's own, all points stay.
     """
     kept = np.zeros(len(block.pos), bool)
-    count = int(BLOCK_SIZE**2 * math.exp(rng.uniform(*np.log(DENSITY))))
+    count = int(block.size**2 * math.exp(rng.uniform(*np.log(DENSITY))))
     kept[rng.permutation(_distinct(block.pos))[:count]] = True
     for _ in range(rng.integers(HOLES + 1)):
         offset = block.pos - block.pos[rng.integers(len(block.pos))]

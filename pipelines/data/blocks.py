@@ -1,7 +1,7 @@
-"""Blocks: 1 m × 1 m columns of a room over its full height, and the network's input from them.
+"""Blocks: square columns of a room over its full height, and the network's input from them.
 
-A room's points are sorted by cells of 0.5 m. A block is 2 × 2 cells, so its points are two
-contiguous slices of the sorted arrays, one for each column of cells.
+A room's points are sorted by cells of 0.5 m. A block of n × n cells is n contiguous slices of the
+sorted arrays, one for each column of cells. Published blocks are 1 m × 1 m.
 
 Reference:
     The PointNet protocol for S3DIS (Qi et al., CVPR 2017), which DeepGCNs uses.
@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-BLOCK_SIZE = 1.0  # m
+from pipelines.config import BLOCK_SIZE
+
 MIN_POINTS = 100  # a block with fewer is dropped
 CELL = 0.5  # m
 CHUNK = 1 << 20  # points assigned to cells at a time, to bound memory
@@ -37,6 +38,7 @@ class Block:
     corner: tuple[float, float]  # its minimum x and y, m, from the room's minimum
     slices: tuple[tuple[int, int], ...]  # (start, stop) pairs into the room's sorted arrays
     count: int  # points
+    size: float = BLOCK_SIZE  # its side, m
 
 
 def positions(extent: float, stride: float) -> int:
@@ -70,29 +72,43 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
     return order, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
 
 
-def room_blocks(grid: Grid, *, stride: float, min_points: int = MIN_POINTS) -> list[Block]:
+def overlapping(size: float) -> float:
+    """Return the stride of training blocks, m: half a block, rounded down to cells, at least one.
+
+    >>> overlapping(1.0), overlapping(1.5), overlapping(4.0)
+    (0.5, 0.5, 2.0)
+    """
+    return max(1, int(size / CELL) // 2) * CELL
+
+
+def room_blocks(
+    grid: Grid, *, size: float = BLOCK_SIZE, stride: float, min_points: int = MIN_POINTS
+) -> list[Block]:
     """Return a room's blocks of at least `min_points` points, and at least one, x-major.
 
-    `stride` is the metres between blocks: 0.5 (overlapping, training) or 1.0 (disjoint; every point
-    lies in exactly one block).
+    `size` is their side and `stride` what lies between their corners, whole cells in metres: less
+    than `size` overlaps them (training), `size` makes them disjoint, so that every point lies in
+    exactly one. The last ones along an axis may reach beyond the room.
     """
-    step = round(stride / CELL)
-    if step not in (1, 2) or step * CELL != stride:
-        raise ValueError(f"stride {stride}: expected 0.5 or 1.0")
-    last_x, last_y = (grid.nx - 1, grid.ny - 1) if step == 1 else (grid.nx, grid.ny)
-    iy = np.arange(0, last_y, step)
+    wide, step = round(size / CELL), round(stride / CELL)
+    if wide * CELL != size or step * CELL != stride or not 1 <= step <= wide:
+        raise ValueError(f"blocks of {size} m at stride {stride}: expected multiples of {CELL}")
+    # The last block is the first that reaches the last cell.
+    xs, ys = (range(0, max(1, cells - wide + step), step) for cells in (grid.nx, grid.ny))
+    iy = np.array(ys)
     blocks: list[Block] = []
-    for ix in range(0, last_x, step):
-        # A block is the cells (ix, iy) … (ix + 1, iy + 1), as far as they exist. Most blocks of a
-        # large ground are empty, so only those with points get a Python object.
-        first = np.arange(ix, min(ix + 2, grid.nx))[:, None] * grid.ny
-        starts, stops = grid.offsets[first + iy], grid.offsets[first + np.minimum(iy + 2, grid.ny)]
+    for ix in xs:
+        # A block is the cells (ix, iy) … (ix + wide − 1, iy + wide − 1), as far as they exist. Most
+        # blocks of a large ground are empty, so only those with points get a Python object.
+        first = np.arange(ix, min(ix + wide, grid.nx))[:, None] * grid.ny
+        beyond = np.minimum(iy + wide, grid.ny)
+        starts, stops = grid.offsets[first + iy], grid.offsets[first + beyond]
         counts = (stops - starts).sum(axis=0)
         for at in np.flatnonzero(counts >= max(1, min_points)):
             pairs = zip(starts[:, at].tolist(), stops[:, at].tolist(), strict=True)
             slices = tuple((start, stop) for start, stop in pairs if stop > start)
             corner = (ix * CELL, int(iy[at]) * CELL)
-            blocks.append(Block(corner, slices, int(counts[at])))
+            blocks.append(Block(corner, slices, int(counts[at]), size))
     return blocks
 
 
@@ -136,6 +152,7 @@ def block_features(
     extent: np.ndarray,
     *,
     layout: str = "paper",
+    size: float = BLOCK_SIZE,
 ) -> np.ndarray:
     """Return the network's input for points of one block, (n, 9) float32.
 
@@ -146,12 +163,13 @@ def block_features(
         extent: (3,) the room's maximum in the frame of `pos`, metres.
         layout: "paper", or "torch" for channels 0:3 centred on their mean and scaled into
             [−1, 1], as PyG's NormalizeScale does in the PyTorch release.
+        size: the block's side, metres.
 
     Channels: x and y from the block's middle and z from the floor | r, g, b from 0 to 1 |
     position divided by the room's extent.
     """
     features = np.empty((len(pos), 9), dtype=np.float32)
-    middle = np.array([corner[0] + BLOCK_SIZE / 2, corner[1] + BLOCK_SIZE / 2, 0.0], np.float32)
+    middle = np.array([corner[0] + size / 2, corner[1] + size / 2, 0.0], np.float32)
     features[:, 0:3] = pos - middle
     if layout == "torch":
         features[:, 0:3] -= features[:, 0:3].mean(axis=0)

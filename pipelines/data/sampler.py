@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.config import BLOCK_SIZE
 from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress
 
 from .augment import AUGMENTATIONS, BlockPoints, augment
-from .blocks import BLOCK_SIZE, Block, block_features, block_points, draw, room_blocks
+from .blocks import Block, block_features, block_points, draw, room_blocks
 from .store import IGNORED, Room, RoomInfo, Store
 
 BYTES_PER_POINT = 16  # pos, color, label
@@ -44,12 +45,13 @@ class BlockSampler:
         store, rooms: the prepared data, and its rooms; blocks are numbered in their order.
         num_points: N, the points drawn from each block.
         seed: of all draws.
-        stride: metres between blocks: 0.5 overlaps them (training), 1.0 makes them disjoint.
+        stride: metres between blocks: less than `size` overlaps them (training), see `room_blocks`.
         layout: "paper" or "torch", see `block_features`.
         parts: of the recipe. "resample" draws a block's points again every epoch, instead of once
             as in the published HDF5 files. "balance" draws blocks by their classes
             (`block_probabilities`), instead of each once an epoch. AUGMENTATIONS change the points
             that were drawn.
+        size: a block's side, metres.
         sharing: processes on this machine that each keep rooms in its memory.
         keep: which of the rooms' blocks are taken; None: all.
         progress: of reading all rooms once, to find their blocks.
@@ -65,6 +67,7 @@ class BlockSampler:
         layout: str = "paper",
         *,
         parts: Sequence[str] = (),
+        size: float = BLOCK_SIZE,
         sharing: int = 1,
         keep: Callable[[Block], bool] | None = None,
         progress: Progress = SILENT,
@@ -79,7 +82,7 @@ class BlockSampler:
         with progress.task("Reading rooms", total=len(self.rooms), unit="rooms") as task:
             for info in self.rooms:
                 room = self._cache.read(info)
-                for block in filter(keep, room_blocks(room.grid, stride=stride)):
+                for block in filter(keep, room_blocks(room.grid, size=size, stride=stride)):
                     self._blocks.append((info, block))
                     if "balance" in parts:
                         labels = np.bincount(room.label[block_points(block)], minlength=IGNORED)
@@ -118,14 +121,14 @@ class BlockSampler:
         key = (POINTS, epoch, block) if self.resample else (POINTS, 0, block % len(self))
         points = block_points(column)[draw(column.count, self.num_points, self._rng(*key))]
         pos, color, label = room.pos[points], room.color[points], room.label[points]
-        corner, extent = column.corner, room.extent
+        corner, extent, size = column.corner, room.extent, column.size
         if self.augmentations:
-            center = np.array(corner) + BLOCK_SIZE / 2
-            drawn = BlockPoints(pos, color / np.float32(255), label, center, extent)
+            center = np.array(corner) + size / 2
+            drawn = BlockPoints(pos, color / np.float32(255), label, center, extent, size)
             moved = augment(drawn, self.augmentations, self._rng(AUGMENT, epoch, block))
             pos, color, label = moved.pos, moved.color, moved.label
             corner, extent = moved.corner, moved.extent
-        features = block_features(pos, color, corner, extent, layout=self.layout)
+        features = block_features(pos, color, corner, extent, layout=self.layout, size=size)
         return features, label
 
     def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:
@@ -273,21 +276,23 @@ class Cut:
 
     def trains(self, block: Block) -> bool:
         """Whether a block lies before the line."""
-        return block.corner[self.axis] + BLOCK_SIZE <= self.at
+        return block.corner[self.axis] + block.size <= self.at
 
     def validates(self, block: Block) -> bool:
         """Whether a block lies beyond the line."""
         return block.corner[self.axis] >= self.at
 
 
-def cut_room(room: Room, fraction: float) -> Cut:
+def cut_room(room: Room, fraction: float, size: float = BLOCK_SIZE) -> Cut:
     """Cut a room across its longer side so that about this fraction of its points validates.
+
+    The line lies between blocks of side `size`, metres.
 
     Raises:
         DatasetError: no line has blocks on both sides.
     """
     axis = int(room.grid.ny > room.grid.nx)
-    blocks = room_blocks(room.grid, stride=1.0)
+    blocks = room_blocks(room.grid, size=size, stride=size)
     total = sum(block.count for block in blocks)
     cuts = []
     for at in sorted({block.corner[axis] for block in blocks})[1:]:
@@ -297,7 +302,7 @@ def cut_room(room: Room, fraction: float) -> Cut:
         x, y, _ = room.extent
         raise DatasetError(
             f"Area_{room.area}/{room.name}: found one room to train on, of {x:.1f} × {y:.1f} m; "
-            "expected more ground, so that some blocks of 1 m can validate apart from the others.\n"
-            "Prepare another room, or train without validation: --val-fraction 0"
+            f"expected more ground, so that some blocks of {size:g} m can validate apart from the "
+            "others.\nPrepare another room, or train without validation: --val-fraction 0"
         )
     return min(cuts, key=lambda cut: abs(cut.fraction - fraction))

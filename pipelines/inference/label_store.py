@@ -199,7 +199,8 @@ def label_points(
         for number, (model, draws, vote) in list(enumerate(passes))[store.passes :]:
             if number > store.passes:
                 store.next_pass()
-            order, points = sort_points(vote_pos(pos, vote, votes, stray), color, stray)
+            moved = vote_pos(pos, vote, votes, stray)
+            order, points = sort_points(moved, color, stray, draws.block_size)
             draws = replace(draws, seed=draws.seed + vote)
             for rows, logits in block_logits(model, points, draws, task, store.blocks):
                 store.add(order[rows], points.pos[rows], logits)

@@ -1,8 +1,9 @@
 """A network's predictions on the test rooms under each protocol, and a baseline without a network.
 
-`room` predicts every point once (disjoint 1 m blocks, every point drawn at least once, logits of
-repeated draws and of votes summed). `block-s1` and `block-s05` predict one draw of each block, at
-stride 1 m (the TensorFlow release) and 0.5 m (the PyTorch release, whose blocks overlap).
+`room` predicts every point once (disjoint blocks of the network's side, every point drawn at least
+once, logits of repeated draws and of votes summed). `block-s1` and `block-s05` predict one draw of
+each block of 1 m, at stride 1 m (the TensorFlow release) and 0.5 m (the PyTorch release, whose
+blocks overlap).
 
 The baseline predicts the most frequent class of each 10 cm of height. Floors are low, ceilings high
 and walls in between, so a network that is no better has learned heights only.
@@ -103,8 +104,9 @@ def _add_vote(
 ) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
     pos = vote_pos(room.pos, vote, of.options.votes, room.stray)
-    order, points = sort_points(pos, room.color, room.stray)
-    draws = Draws(model.num_points, of.options.batch_size, of.options.seed + vote)
+    seed = of.options.seed + vote
+    draws = Draws(model.num_points, of.options.batch_size, seed, model.block_size)
+    order, points = sort_points(pos, room.color, room.stray, draws.block_size)
     blocks = 0
     for rows, logits in block_logits(model, points, draws, task):
         total[order[rows]] += logits

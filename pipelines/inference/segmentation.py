@@ -1,6 +1,6 @@
 """Predict every point of a room or scan, block by block.
 
-The room is cut into disjoint 1 m blocks. The points of a block are distributed over draws of
+The room is cut into disjoint blocks. The points of a block are distributed over draws of
 `num_points` (`data.blocks.cover`), the network sees one draw at a time, and the logits of a point
 that was drawn more than once are summed. A block's draws follow from the seed and its number, so
 neither the batch size nor other blocks change a result.
@@ -16,7 +16,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from pipelines.config import FRAMES, SEED
+from pipelines.config import BLOCK_SIZE, FRAMES, SEED
 from pipelines.config.options import COUNT, check_choice
 from pipelines.data import blocks
 from pipelines.errors import DatasetError
@@ -40,7 +40,10 @@ class SortedPoints:
 
 
 def sort_points(
-    pos: np.ndarray, color: np.ndarray, stray: np.ndarray | None = None
+    pos: np.ndarray,
+    color: np.ndarray,
+    stray: np.ndarray | None = None,
+    block_size: float = BLOCK_SIZE,
 ) -> tuple[np.ndarray, SortedPoints]:
     """Return the order (n,) by cell of the points whose `pos` (N, 3) is not NaN, and these points.
 
@@ -54,15 +57,19 @@ def sort_points(
     order, grid = _sort_by_cell(pos, inside)
     known = pos[order]
     extent = np.array([axis.max() for axis in known.T])  # much faster than known.max(axis=0)
-    found = blocks.room_blocks(grid, stride=1.0, min_points=1)
+    found = _disjoint_blocks(grid, block_size)
     if stray is not None and stray.any():
         pos = np.clip(pos, 0, extent)
         more, grid = _sort_by_cell(pos, stray)
-        own = blocks.room_blocks(grid, stride=1.0, min_points=1)
+        own = _disjoint_blocks(grid, block_size)
         found += [blocks.behind(block, len(order)) for block in own]
         order = np.concatenate([order, more])
         known = pos[order]
     return order, SortedPoints(known, color[order], found, extent)
+
+
+def _disjoint_blocks(grid: blocks.Grid, size: float) -> list[blocks.Block]:
+    return blocks.room_blocks(grid, size=size, stride=size, min_points=1)
 
 
 def _sort_by_cell(pos: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, blocks.Grid]:
@@ -81,6 +88,7 @@ class Draws:
     num_points: int  # per draw
     batch_size: int = 8  # draws per forward pass
     seed: int = 0
+    block_size: float = BLOCK_SIZE  # side, m
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,9 @@ def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iter
         for n, chosen in enumerate(chosen_sets, start=1):
             rows = points[chosen]
             features = blocks.block_features(
-                room.pos[rows], room.color[rows], block.corner, room.extent, layout=layout
+                *(room.pos[rows], room.color[rows], block.corner, room.extent),
+                layout=layout,
+                size=block.size,
             )
             yield _Draw(points, logits, chosen, features, n == len(chosen_sets))
 
@@ -206,7 +216,8 @@ def segment(
     >>> labels.shape, probabilities.shape
     ((500,), (500, 13))
     """
-    draws = Draws(model.num_points if num_points is None else num_points, batch_size, seed)
+    points_each = model.num_points if num_points is None else num_points
+    draws = Draws(points_each, batch_size, seed, model.block_size)
     COUNT.check("num_points", draws.num_points)
     COUNT.check("batch_size", batch_size)
     SEED.check("--seed", seed)
@@ -222,7 +233,7 @@ def segment(
     stray = outside(local, found.extent)
     if count := int(stray.sum()):
         progress.say(f"segment: {left_out(count, len(pos))}; they are labelled all the same")
-    order, points = sort_points(local, color, stray)
+    order, points = sort_points(local, color, stray, draws.block_size)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
         for rows, logits in block_logits(model.eval(), points, draws, task):

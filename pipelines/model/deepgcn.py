@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pipelines.config import ModelConfig
+from pipelines.config import BLOCK_SIZE, ModelConfig
 from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import RankTable
 
@@ -35,6 +35,7 @@ class DeepGCN(nn.Module):
     """
 
     num_points: int = 4096  # N in training; weights files carry it
+    block_size: float = BLOCK_SIZE  # m, the side of a block in training; likewise
     frozen: int = 0  # first layers that training leaves as they are, see `freeze`
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
     generator: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
@@ -87,6 +88,11 @@ class DeepGCN(nn.Module):
         x = first.finish(local + shared.unsqueeze(1))  # (B, N, 512)
         x = self.dropout(second(x))  # (B, N, 256)
         return linear(x, self.classifier.weight, self.classifier.bias)  # (B, N, num_classes)
+
+    @property
+    def label(self) -> str:
+        """The network in short, with the side of its blocks unless that is as published."""
+        return self.config.label_with(self.block_size)
 
     def freeze(self, layers: int) -> None:
         """Let training leave the first layers as they are: weights and running statistics."""

@@ -71,6 +71,7 @@ def score_record(
         "seed": options.seed,
         "votes": options.votes if protocol == "room" else 1,
         "num_points": evaluation.model.num_points,
+        "block_size": evaluation.model.block_size,
         "classes": list(store.classes),
         **asdict(found),
         "baseline": asdict(baseline) if baseline else None,
@@ -102,7 +103,7 @@ def build_report(
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
     model, name, store = evaluation.model.config, evaluation.name, evaluation.store
-    rows = [Row.of(f"{name}: {model.label}", found)]
+    rows = [Row.of(f"{name}: {evaluation.model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
     rooms, published = len(store.rooms()), store.published_rooms
     if rooms < published:

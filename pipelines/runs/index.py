@@ -269,6 +269,7 @@ def _settings(run: Run) -> dict[str, Any]:
         **{name: value for name, value in fields.items() if name in COLUMNS},
         "name": run.name,
         "lr": config.first_lr,
+        "block_size": config.block_side,
         "data": str(config.data),
         "dilation": int(config.model.dilation),
         "parts": " ".join(config.parts),

@@ -77,7 +77,8 @@ class NamedWeights:
         own = trained.model.own_classes if trained else ()
         model = load_weights(self.file, classes=(*classes, *own))
         if trained is not None:
-            model.num_points = trained.num_points  # the first runs' files do not say it
+            # The first runs' files do not say it.
+            model.num_points, model.block_size = trained.num_points, trained.block_side
         return model.float() if next(model.parameters()).dtype in HALVES else model
 
     def class_names(self, count: int) -> tuple[str, ...]:

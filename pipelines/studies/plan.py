@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipelines.config import AblateConfig, EvalConfig, ModelConfig, TrainConfig
+from pipelines.config import BLOCK_SIZE, AblateConfig, EvalConfig, ModelConfig, TrainConfig
 from pipelines.config.options import check_choice, flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
 from pipelines.data.store import Store
@@ -125,6 +125,9 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
     wanted = _chosen_study(config)
     base = base_config({**wanted.base, **config.base}, config)
     notes: list[str] = []
+    same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
+    scored: dict[str, Any] = {**same, "protocols": (config.protocol,), "device": base.device}
+    evaluation = EvalConfig(reports=(), pictures=False, **scored)
     sections = []
     for section in wanted.sections:
         rows = [row for row in section.rows if not config.rows or row.name in config.rows]
@@ -135,17 +138,15 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
             rows = [row for row in rows if row.name not in lacking]
             if lacking:
                 notes.append(f"Not six folds: {store.path} does not hold {', '.join(lacking)}.")
-        planned = [_planned(row, base, store, folds=section.folds) for row in rows]
+        planned = [_planned(row, base, store, evaluation, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
         sections.append(dataclasses.replace(section, rows=kept))
-    same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
-    scored: dict[str, Any] = {**same, "protocols": (config.protocol,), "device": base.device}
     return Plan(
         name=config.name or wanted.name,
         title=wanted.title if wanted.title != wanted.name else config.name or wanted.name,
         sections=tuple(section for section in sections if section.rows),
         seeds=tuple(range(config.seeds or wanted.seeds)),
-        evaluation=EvalConfig(reports=(), pictures=False, **scored),
+        evaluation=evaluation,
         fingerprint=store.fingerprint,
         runs=config.runs,
         notes=tuple(notes),
@@ -188,12 +189,13 @@ def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfi
 def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """Return `base` with a row's changes, without fractions.
 
-    A row that starts from other weights has their network.
+    A row that starts from other weights has their network and their blocks.
     """
     model, other = _split(changes)
     if other.get("weights") not in (None, base.weights):
-        network = start_config(other["weights"], {}, {"runs": base.runs}).model
-        base = dataclasses.replace(base, model=network, weights=other["weights"])
+        start = start_config(other["weights"], {}, {"runs": base.runs})
+        own = {name: getattr(start, name) for name in ("model", "block_size", "weights")}
+        base = dataclasses.replace(base, **own)
     elif "weights" in other and not other["weights"]:
         other.setdefault("freeze", 0)
     return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
@@ -215,11 +217,14 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
     return model, {name: value for name, value in settings.items() if name not in MODEL}
 
 
-def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> Row:
+def _planned(
+    row: Row, base: TrainConfig, store: Store, evaluation: EvalConfig, *, folds: bool
+) -> Row:
     """Return a row with what it trains, or why it cannot be trained."""
     changes = absolute(row.changes, base)
     try:
         config = resolve(changed(base, changes), store)
+        evaluation.check_blocks(row.name, config.block_side)
     except (ConfigError, RunError, WeightsError) as error:
         return dataclasses.replace(row, changes=changes, error=str(error))
     with torch.device("meta"):  # nothing is allocated
@@ -238,7 +243,7 @@ def _planned(row: Row, base: TrainConfig, store: Store, *, folds: bool) -> Row:
 
 def _label(config: TrainConfig, base: TrainConfig) -> str:
     """Return the network for people, with those of its settings that its name does not tell."""
-    model, parts = config.model, [config.model.label]
+    model, parts = config.model, [config.label]
     if model.knn != "dynamic":
         parts.append("fixed k-NN")
     elif not model.dilation:
@@ -265,6 +270,7 @@ def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, f
         dataclasses.replace(network, num_classes=config.model.num_classes) == config.model
         and not config.parts
         and all(getattr(config, name) == getattr(TrainConfig, name) for name in BUDGET)
+        and config.block_side == BLOCK_SIZE
         and config.first_lr == ADAM_LR
         and (folds or config.test_area == PUBLISHED_AREA)  # the folds' figure is of all areas
         and len(store.rooms()) == store.published_rooms

@@ -32,7 +32,7 @@ from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
 from pipelines.weights.provenance import STARTED_FROM, as_metadata
-from pipelines.weights.safetensors import save_weights
+from pipelines.weights.safetensors import blocks_metadata, save_weights
 
 from .checkpoint import TrainingState, first_not_finite
 from .distributed import ALONE, Processes
@@ -326,7 +326,7 @@ class Training:
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
             "weights": "average" if self.state.average else "as trained",
-            "num_points": str(self.config.num_points),
+            **blocks_metadata(self.config.num_points, self.config.block_side),
             **self.origin,
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),

@@ -19,11 +19,15 @@ FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")
 
 
 def start_config(named: str, model: Mapping[str, Any], training: Mapping[str, Any]) -> TrainConfig:
-    """Return a training from named weights, with settings of their network changed by `model`."""
+    """Return a training from named weights, with settings of their network changed by `model`.
+
+    Its blocks are theirs unless `training` says otherwise.
+    """
     runs = training.get("runs", TrainConfig.runs)
-    network = find_weights(named, runs).load(_own_classes(model)).config
-    changed = dataclasses.replace(network, **model)
-    return TrainConfig(model=changed, weights=named, **training)
+    network = find_weights(named, runs).load(_own_classes(model))
+    changed = dataclasses.replace(network.config, **model)
+    own = {"block_size": network.block_size, **training}
+    return TrainConfig(model=changed, weights=named, **own)
 
 
 def _own_classes(settings: Mapping[str, Any]) -> list[str]:
@@ -33,21 +37,24 @@ def _own_classes(settings: Mapping[str, Any]) -> list[str]:
 def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConfig:
     """Return `config` with the hash of the weights that it starts from.
 
-    A network that is left at the default stands for that of the weights.
+    A network and a side of blocks that are left at the default stand for those of the weights.
 
     Raises:
         ConfigError: the network is another one than the weights'.
         RunError, WeightsError: the weights cannot be found or read.
     """
     if config.weights is None or config.weights_sha256 is not None:
-        return config  # the second: a run's own configuration
+        # The second: a run's own configuration.
+        return dataclasses.replace(config, block_size=config.block_side)
     weights = find_weights(config.weights, config.runs, progress=progress)
     model, classes = config.model, config.model.num_classes
-    theirs = weights.load(model.own_classes).config
+    network = weights.load(model.own_classes)
+    theirs, size = network.config, config.block_size or network.block_size
     if model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
     check_network(weights.name, theirs, model)
-    return dataclasses.replace(config, model=model, weights_sha256=weights.sha256)
+    sha256 = weights.sha256
+    return dataclasses.replace(config, model=model, block_size=size, weights_sha256=sha256)
 
 
 def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
@@ -103,7 +110,13 @@ def describe_start(
     weights: NamedWeights, config: TrainConfig, store: Store, progress: Progress
 ) -> None:
     """Say what a training takes over from weights, and what they have seen already."""
-    count = weights.load(config.model.own_classes).config.num_classes
+    network = weights.load(config.model.own_classes)
+    count = network.config.num_classes
+    if network.block_size != config.block_side:
+        progress.say(
+            f"{weights.name}: was trained on blocks of {network.block_size:g} m; this training has "
+            f"blocks of {config.block_side:g} m"
+        )
     if not keeps_classifier(weights, store.classes, count):
         progress.say(
             f"{weights.name}: its classifier of {count} classes is replaced by a new one "

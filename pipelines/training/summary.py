@@ -33,7 +33,7 @@ def describe_training(
     micro = config.micro_batch or config.local_batch
     layers = config.checkpoint_layers
     parts = [
-        f"{config.model.label}, {count_parameters(model) / 1e6:.3f} M parameters",
+        f"{config.label}, {count_parameters(model) / 1e6:.3f} M parameters",
         describe_dilation(config.model),
         f"from {config.weights}" if config.weights else "",
         f"{counted(config.freeze, 'layer')} frozen" if config.freeze else "",

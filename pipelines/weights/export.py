@@ -30,6 +30,7 @@ from . import provenance
 from .published import published_state
 from .safetensors import (
     PUBLISHED_CONFIG,
+    blocks_metadata,
     load_weights,
     read_metadata,
     save_weights,
@@ -117,7 +118,8 @@ def export_weights(
     model = load_weights(source, classes=classes)
     model.num_points = num_points or model.num_points
     metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
-    metadata |= {"num_points": str(model.num_points), "exported_from": source.name}
+    metadata |= blocks_metadata(model.num_points, model.block_size)
+    metadata["exported_from"] = source.name
     agreement = None
     with progress.task(f"Writing {out.name}"):
         if out.suffix in COMPUTATIONS:
@@ -127,7 +129,7 @@ def export_weights(
     readme = out.with_name(f"{out.name}.README.md")
     metadata["sha256"] = open_weights(source).sha256()
     atomic_text(readme, readme_text(out, model, metadata, names, agreement))
-    return ExportResult(source, out, readme, model.config.label, agreement)
+    return ExportResult(source, out, readme, model.label, agreement)
 
 
 def _check_options(out: Path, names: str | None, num_points: int | None) -> None:
@@ -290,7 +292,7 @@ def readme_text(
     origin = (f"- {key.replace('_', ' ')}: {metadata[key]}\n" for key in ORIGIN if key in metadata)
     return README.format(
         out=out.name,
-        network=config.label,
+        network=model.label,
         form=FORMS[out.suffix],
         exported_from=metadata["exported_from"],
         sha256=metadata["sha256"],

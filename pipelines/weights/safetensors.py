@@ -12,12 +12,13 @@ import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipelines.config import POINTS, ModelConfig
-from pipelines.config.model import Hints
+from pipelines.config.model import BLOCK_SIDE, Hints
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_write
 from pipelines.model.deepgcn import DeepGCN
@@ -27,6 +28,11 @@ FORMAT = "deepgcn-weights"
 VERSION = "1"
 PUBLISHED_CONFIG = "deepgcn_config"  # metadata of exports under published names, as JSON
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Metadata of the blocks in training: how it is written, what it can be, what it is.
+OF_BLOCKS = {
+    "num_points": (r"[0-9]{1,18}", POINTS, "a number of points"),
+    "block_size": (r"[0-9]{1,2}(\.[0-9])?", BLOCK_SIDE, "metres"),
+}
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # of counters
 
 
@@ -120,7 +126,7 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     """
     tensors, metadata = _read_own(path)
     try:
-        config, num_points = parse_config(metadata, "config")
+        config, of_blocks = parse_config(metadata, "config")
     except ConfigError as error:
         raise WeightsError(
             f"{path}: found settings of another version of deepgcn, or damaged ones: {error}"
@@ -133,24 +139,32 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
             f"pipelines.load_model(path, classes=[{refused[0]!r}])."
         )
     model = build_network(config, tensors, source=str(path))
-    model.num_points = num_points or model.num_points
+    for name, value in of_blocks.items():
+        setattr(model, name, value)
     return model
 
 
-def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, int | None]:
-    """Return the configuration in metadata, as JSON, and the points of a block in training."""
+def blocks_metadata(num_points: int, block_size: float) -> dict[str, str]:
+    """Return the metadata of the blocks in training."""
+    return {"num_points": str(num_points), "block_size": f"{block_size:g}"}
+
+
+def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, dict[str, Any]]:
+    """Return the configuration in metadata, as JSON, and what it tells of OF_BLOCKS."""
     try:
         values = json.loads(metadata.get(key, ""))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"found no JSON ({error}).") from error
     config: ModelConfig = from_plain(ModelConfig, values)
-    text = metadata.get("num_points")
-    if text is None:
-        return config, None
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise ConfigError(f"num_points: found {reprlib.repr(text)}, expected a number of points.")
-    POINTS.check("num_points", int(text))
-    return config, int(text)
+    found = {}
+    for name, (form, bounds, what) in OF_BLOCKS.items():
+        if (text := metadata.get(name)) is None:
+            continue
+        if not re.fullmatch(form, text):
+            raise ConfigError(f"{name}: found {reprlib.repr(text)}, expected {what}.")
+        found[name] = int(text) if bounds is POINTS else float(text)
+        bounds.check(name, found[name])
+    return config, found
 
 
 def published_hints(metadata: Mapping[str, str]) -> Hints:
@@ -158,11 +172,11 @@ def published_hints(metadata: Mapping[str, str]) -> Hints:
     if PUBLISHED_CONFIG not in metadata:
         return Hints()
     try:
-        config, num_points = parse_config(metadata, PUBLISHED_CONFIG)
+        config, of_blocks = parse_config(metadata, PUBLISHED_CONFIG)
     except ConfigError as error:
         raise WeightsError(f"its {PUBLISHED_CONFIG} is damaged: {error}") from error
     names = (field.name for field in fields(Hints) if hasattr(config, field.name))
-    return Hints(**{name: getattr(config, name) for name in names}, num_points=num_points)
+    return Hints(**{name: getattr(config, name) for name in names}, **of_blocks)
 
 
 def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:

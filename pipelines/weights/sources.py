@@ -30,6 +30,7 @@ from .published import RELEASES, assumed, build_released, recognise
 from .pytorch import read_torch
 from .safetensors import (
     FORMAT,
+    blocks_metadata,
     dtype_name,
     load_weights,
     published_hints,
@@ -154,7 +155,7 @@ def import_weights(
     save_weights(out, model, metadata={**_metadata(opened, release, model), **about})
     parameters = sum(value.numel() for value in model.parameters())
     config = model.config
-    return ImportResult(opened.path, out, release, config.label, config, parameters, guessed)
+    return ImportResult(opened.path, out, release, model.label, config, parameters, guessed)
 
 
 def _build(
@@ -172,6 +173,7 @@ def _build(
         except (ConfigError, WeightsError) as error:
             raise type(error)(f"{opened.path}: {error}") from error
     model.num_points = hints.num_points or model.num_points
+    model.block_size = hints.block_size or model.block_size
     return release, model, assumed(release, hints, model.config)
 
 
@@ -180,7 +182,7 @@ def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, st
         "source": opened.path.name,
         "source_sha256": opened.sha256(),
         "release": release,
-        "num_points": str(model.num_points),
+        **blocks_metadata(model.num_points, model.block_size),
     }
     found = {key: opened.metadata[key] for key in KEPT_KEYS if key in opened.metadata}
     if len(found.get("classes", "").split()) == model.config.num_classes:
@@ -259,7 +261,7 @@ def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
         path=opened.path,
         form=opened.form,
         release="deepgcn" if own else recognise(opened.tensors),
-        network=model.config.label if model else None,
+        network=model.label if model else None,
         assumed=guessed,
         problem=problem,
         config=model.config if model else None,

@@ -15,6 +15,7 @@ from pipelines.data.blocks import (
     cover,
     draw,
     grid_sort,
+    overlapping,
     positions,
     room_blocks,
 )
@@ -73,6 +74,52 @@ def test_disjoint_blocks_hold_every_point_once(x: float, y: float) -> None:
     assert sorted(points) == list(range(len(raw)))
 
 
+@pytest.mark.parametrize("size", [0.5, 1.0, 1.5, 2.0, 4.0])
+@given(x=st.floats(0.1, 9.0), y=st.floats(0.1, 5.0), seed=st.integers(0, 3))
+def test_blocks_of_any_size_hold_the_points_of_their_column(
+    size: float, x: float, y: float, seed: int
+) -> None:
+    raw = room(x, y, 200, seed)
+    order, grid = grid_sort(raw)
+    pos = raw[order]
+    edges = [positions(float(raw[:, axis].max()), 0.5) * 0.5 + 0.5 for axis in range(2)]
+    for stride in (size, overlapping(size)):
+        lows = [[0.0], [0.0]]
+        for low, edge in zip(lows, edges, strict=True):
+            while low[-1] + size < edge:  # until a block reaches the edge of the last cell
+                low.append(low[-1] + stride)
+        expected = {}
+        for low_x in lows[0]:
+            for low_y in lows[1]:
+                # What rounding left beyond the edge of the last cell belongs to it.
+                right = np.inf if low_x + size >= edges[0] else low_x + size
+                top = np.inf if low_y + size >= edges[1] else low_y + size
+                inside = (pos[:, 0] >= low_x) & (pos[:, 0] < right)
+                inside &= (pos[:, 1] >= low_y) & (pos[:, 1] < top)
+                if inside.any():
+                    expected[low_x, low_y] = np.flatnonzero(inside).tolist()
+        found = room_blocks(grid, size=size, stride=stride, min_points=1)
+        assert {b.corner: sorted(block_points(b).tolist()) for b in found} == expected
+        assert [b.corner for b in found] == sorted(expected)
+        assert all(b.size == size and b.count == len(expected[b.corner]) for b in found)
+        times = np.bincount(np.concatenate([block_points(b) for b in found]), minlength=len(pos))
+        assert (times == 1).all() if stride == size else (times >= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "stride"), [(0.5, 0.5), (1.0, 0.5), (1.5, 0.5), (2.0, 1.0), (2.5, 1.0), (8.0, 4.0)]
+)
+def test_training_blocks_overlap_by_half_where_cells_allow(size: float, stride: float) -> None:
+    assert overlapping(size) == stride
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1.0, 1.5), (1.0, 0.25), (1.2, 0.5), (1.0, 0.0)])
+def test_blocks_are_whole_cells_without_gaps(size: float, stride: float) -> None:
+    _, grid = grid_sort(room(2.0, 2.0))
+    with pytest.raises(ValueError, match=r"expected multiples of 0\.5"):
+        room_blocks(grid, size=size, stride=stride)
+
+
 def test_blocks_of_few_points_are_dropped() -> None:
     _, grid = grid_sort(room(2.0, 2.0, 400))
     assert len(room_blocks(grid, stride=1.0)) == 2 or len(room_blocks(grid, stride=1.0)) < 4
@@ -107,6 +154,8 @@ def test_features_by_hand() -> None:
     ]
     np.testing.assert_allclose(features, expected, atol=1e-6)
     assert features.dtype == np.float32
+    larger = block_features(pos, color, (0.0, 1.0), np.array([4.0, 5.0, 2.0]), size=3.0)
+    np.testing.assert_array_equal(larger, features)  # of the same middle
     as_float = block_features(pos, color / 255, (1.0, 2.0), np.array([4.0, 5.0, 2.0]))
     np.testing.assert_allclose(as_float, features, atol=1e-6)
 

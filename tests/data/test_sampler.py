@@ -35,8 +35,9 @@ def sampler(
     seed: int = 0,
     stride: float = 0.5,
     points: int = 64,
+    size: float = 1.0,
 ) -> BlockSampler:
-    return BlockSampler(store, store.rooms(1), points, seed, stride=stride, parts=parts)
+    return BlockSampler(store, store.rooms(1), points, seed, stride=stride, parts=parts, size=size)
 
 
 def test_an_epoch_holds_every_block_once(store: Store) -> None:
@@ -151,6 +152,22 @@ def test_features_and_labels_belong_together(store: Store, points: int) -> None:
         assert features[label == ceiling, 2].min(initial=9) > 2.4
         # Colours of floor and ceiling are more than 3 standard deviations apart on average.
         assert features[label == floor, 5].mean() < 0.3 < features[label == ceiling, 5].mean()
+
+
+@pytest.mark.parametrize("parts", [(), ("rotate", "flip", "scale")])
+def test_blocks_of_another_size_are_centred_on_their_middle(
+    store: Store, parts: tuple[str, ...]
+) -> None:
+    # A room of 2.1 m × 1.6 m has cells to 2.5 × 2 m: blocks of 1.5 m at 0, 0.5, 1 and at 0, 0.5.
+    blocks = sampler(store, *parts, size=1.5, points=3000)
+    assert len(blocks) == 3 * 3 * 2
+    reach = np.sqrt(2) * 0.75 * 1.1 if parts else 0.75
+    for number in range(len(blocks)):
+        features, _ = blocks.sample(0, number)
+        assert np.abs(features[:, :2]).max() <= reach + 1e-3
+        if number % 6 == 0 and not parts:  # whole
+            assert features[:, :2].min() < -0.7
+            assert features[:, :2].max() > 0.7
 
 
 def test_disjoint_blocks_hold_every_point_that_is_not_alone(store: Store) -> None:
@@ -272,6 +289,23 @@ def test_an_only_room_is_cut_across_its_longer_side(x: float, y: float, axis: in
     ]
     before = set(np.flatnonzero(made.pos[:, axis] < 7).tolist())
     assert sides == [before, set(range(37200)) - before], "every point is on one side, none on both"
+
+
+def test_an_only_room_is_cut_between_its_blocks() -> None:
+    rng = np.random.default_rng(0)
+    pos = rng.random((30000, 3)) * (10.4, 3.0, 2)
+    made = make_room(1, "hall", pos, np.zeros((30000, 3), np.uint8), np.zeros(30000, np.uint8))
+    cut = cut_room(made, 0.2, 2.5)
+    assert (cut.axis, cut.at) == (0, 7.5)
+    kept = [
+        [
+            block.corner[0]
+            for block in room_blocks(made.grid, size=2.5, stride=stride)
+            if keep(block)
+        ]
+        for stride, keep in ((1.0, cut.trains), (2.5, cut.validates))
+    ]
+    assert [max(kept[0]), min(kept[1])] == [5.0, 7.5]
 
 
 def test_an_only_room_can_be_too_small() -> None:

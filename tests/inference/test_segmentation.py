@@ -102,6 +102,26 @@ def test_every_point_belongs_to_one_block(model: DeepGCN) -> None:
     assert (seen == 1).all()
 
 
+@pytest.mark.parametrize("size", [0.5, 2.0, 4.0])
+def test_blocks_are_as_large_as_in_training(model: DeepGCN, size: float) -> None:
+    pos, color = scan(1200, seed=3)  # 2.6 m × 1.4 m
+    model.block_size = size
+    try:
+        with use("reference"):
+            label, probabilities = segment(model, pos, color, num_points=POINTS)
+    finally:
+        model.block_size = 1.0
+    assert label.shape == (1200,)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)  # every point was labelled
+    local = (pos - pos.min(axis=0)).astype(np.float32)
+    column = np.floor(local[:, :2] / size) @ [100, 1]
+    order, room = sort_points(local, color, None, size)
+    for points, _ in block_logits(model, room, Draws(POINTS, 5, block_size=size), Task()):
+        number = column[order[points]]
+        assert len(set(number)) == 1
+        assert len(points) == (column == number[0]).sum()
+
+
 @pytest.mark.parametrize("count", [1, 3, POINTS, POINTS + 1])
 def test_few_points(model: DeepGCN, count: int) -> None:
     pos, color = scan(count)

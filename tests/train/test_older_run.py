@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import load_model
 from pipelines.config import EvalConfig
 from pipelines.evaluate import evaluate
 from pipelines.runs.directory import Run, open_run
@@ -46,3 +47,9 @@ def test_a_run_of_version_0_1_resumes_to_the_same_end(older: Run) -> None:
 def test_a_run_of_version_0_1_is_scored_as_it_is(older: Run) -> None:
     evaluate(EvalConfig(run_dirs=(older.path,), pictures=False, device="cpu"))
     assert (older.path / "eval" / "room" / "scores.json").is_file()
+
+
+def test_a_run_of_version_0_1_has_blocks_of_1_m(older: Run) -> None:
+    assert older.config.block_size == 1
+    assert load_model(older.path).block_size == 1
+    assert older.config.label == older.config.model.label

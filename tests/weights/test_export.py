@@ -74,8 +74,10 @@ def test_published_tensors_read_back_as_the_same_network(
 ) -> None:
     model = trained(NETWORKS[name])
     path = tmp_path / f"w{suffix}"
-    write_state(path, model, published=True, metadata={"num_points": "64"})
+    blocks = {"num_points": "64", "block_size": "2"}
+    write_state(path, model, published=True, metadata=blocks)
     opened = open_weights(path)
+    assert (opened.hints().num_points, opened.hints().block_size) == (64, 2)
     release = recognise(opened.tensors)
     assert release is not None
     again = build_released(release, opened.read(), opened.hints())

@@ -159,6 +159,24 @@ def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
         published_hints({"deepgcn_config": json.dumps(to_plain(SMALL)), "num_points": told})
 
 
+@pytest.mark.parametrize(("told", "size"), [("2", 2.0), ("0.5", 0.5), (None, 1.0)])
+def test_side_of_a_block(tmp_path: Path, told: str | None, size: float) -> None:
+    path = tmp_path / "w.safetensors"
+    metadata = {} if told is None else {"block_size": told}
+    save_weights(path, DeepGCN(SMALL), metadata=metadata)
+    assert load_weights(path).block_size == size
+    exported = {"deepgcn_config": json.dumps(to_plain(SMALL)), **metadata}
+    assert published_hints(exported).block_size == (size if told else None)
+
+
+@pytest.mark.parametrize("told", ["0", "9", "1.25", "0.7", "nan", "1e0", "", "٢"])
+def test_side_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, DeepGCN(SMALL), metadata={"block_size": told})
+    with pytest.raises(WeightsError, match=r"found settings.*block_size: found .*, expected"):
+        load_weights(path)
+
+
 def test_configuration_in_an_export() -> None:
     config = ModelConfig(arch="plaingcn", depth=4, k=3, conv="mr", dilation=False, epsilon=0.0)
     found = published_hints({"deepgcn_config": json.dumps(to_plain(config)), "num_points": "128"})
