@@ -16,6 +16,7 @@ from .commands.evaluate import evaluate
 from .commands.stages import predict, prepare, synth
 from .commands.train import train
 from .options import Command, show_examples
+from .streams import show
 
 COMMANDS = (
     *(demo, synth, prepare, train, evaluate, predict),
@@ -46,7 +47,7 @@ def run_command(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="deepgcn", standalone_mode=False)
     except usage_error as error:
-        typer.echo(_describe(error), err=True)
+        show(_describe(error), error=True)
         return 2
     if code == 130:  # how typer passes a KeyboardInterrupt on
         raise KeyboardInterrupt
@@ -65,14 +66,14 @@ def _describe(error: Any) -> str:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"deepgcn {metadata.version('deepgcn')}")
+        show(f"deepgcn {metadata.version('deepgcn')}")
         raise typer.Exit
 
 
 def _show_help(context: typer.Context) -> None:
     """Show the help of the app or a group that was called without a command."""
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        show(context.get_help())
 
 
 @app.callback(invoke_without_command=True)

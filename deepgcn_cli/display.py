@@ -13,7 +13,7 @@ import typer
 from pipelines.progress import Progress
 from pipelines.serialization import to_plain
 
-from .errors import holds_all_text
+from .streams import holds_all_text, one_line, show
 
 MEANS = (("OA", "oa"), ("mAcc", "macc"), ("mIoU", "miou"))  # what scores.json has beside classes
 UNBOUNDED = 10_000  # characters: wider than any terminal
@@ -66,7 +66,7 @@ def print_json(value: Any) -> None:
 def print_part(part: str | Table) -> None:
     """Print a text as it is, or a table: drawn on a terminal where it fits, else plain."""
     if isinstance(part, str):
-        sys.stdout.write(f"{part}\n")
+        show(part)
     elif not (sys.stdout.isatty() and len(part.rows) <= DRAWN and draw_table(part)):
         print_part(plain_table(part))
 
@@ -80,9 +80,11 @@ def draw_table(table: Table) -> bool:
 
     drawn = RichTable(box=box.SIMPLE_HEAD)
     for column, align in zip(table.columns, table.right, strict=True):
-        drawn.add_column(Text(column), justify="right" if align else "left", no_wrap=align)
+        drawn.add_column(
+            Text(one_line(column)), justify="right" if align else "left", no_wrap=align
+        )
     for row in table.rows:
-        drawn.add_row(*map(Text, row))
+        drawn.add_row(*(Text(one_line(cell)) for cell in row))
     console = Console(highlight=False)
     unbounded = console.options.update(width=UNBOUNDED)
     fits = console.measure(drawn, options=unbounded).minimum <= console.width
@@ -93,7 +95,7 @@ def draw_table(table: Table) -> bool:
 
 def plain_table(table: Table) -> str:
     """Return a table as text: columns two spaces apart, nothing drawn."""
-    lines = [tuple(table.columns), *map(tuple, table.rows)]
+    lines = [tuple(map(one_line, row)) for row in (table.columns, *table.rows)]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     signs = [">" if align else "<" for align in table.right]
     # One template for all rows: a list of 10,000 runs should not take its time here.

@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 an error that the user can fix (or a bug, with its traceba
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -25,6 +24,8 @@ import deepgcn_cli
 import pipelines
 from pipelines.errors import DeepGCNError
 from pipelines.files import DISK_FULL
+
+from .streams import make_streams_usable, show
 
 # How the file system refuses a path that the user gave; any other error is a bug.
 REFUSED = (
@@ -96,7 +97,7 @@ def _broken_link(name: object) -> Path | None:
 
 
 def _bug(error: BaseException) -> int:
-    traceback.print_exception(error)
+    show("".join(traceback.format_exception(error)), error=True, end="")
     if own := _own_place(error):
         return _say(f"The error comes from {own}, which is not part of deepgcn. Fix it there.")
     version = metadata.version("deepgcn")
@@ -116,7 +117,7 @@ def _own_place(error: BaseException) -> str | None:
 
 def _say(message: str, code: int = 1) -> int:
     """Print a message to stderr and return the exit code."""
-    print(message, file=sys.stderr)  # noqa: T201
+    show(message, error=True)
     return code
 
 
@@ -183,23 +184,3 @@ def _postpone(number: int) -> None:
     """Raise a signal again a little later, for the handler that is set then."""
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
     signal.setitimer(signal.ITIMER_REAL, POSTPONED)
-
-
-def make_streams_usable() -> None:
-    """Open the standard streams that were closed at the start, and let stdout take any text.
-
-    A stream that was closed (`>&-`, a daemon) is None, and the next file that is opened would get
-    its descriptor: what a library prints would end up in that file. A character that stdout cannot
-    encode (an old locale, a pipe on Windows) is written as its code, as Python does on stderr.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # descriptors 0, 1, 2
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    out = sys.stdout
-    if isinstance(out, io.TextIOWrapper) and (out.errors == "strict" or not holds_all_text()):
-        out.reconfigure(errors="backslashreplace")
-
-
-def holds_all_text() -> bool:
-    """Return whether stdout can encode every character."""
-    return (sys.stdout.encoding or "").lower().startswith("utf")

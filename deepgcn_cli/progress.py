@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.progress import Progress, Task
 
+from .streams import harmless, one_line, show
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
@@ -98,6 +100,7 @@ class Lines(Progress):
     @contextmanager
     def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
         """Open a task of `total` units."""
+        name = one_line(name)
         shown = time.monotonic()
 
         def show(meter: Meter) -> None:
@@ -115,11 +118,11 @@ class Lines(Progress):
     def say(self, message: str) -> None:
         """Print a message on stderr at once."""
         if not self.quiet:
-            print(message, file=sys.stderr, flush=True)  # noqa: T201
+            show(message, error=True)
 
     def warn(self, message: str) -> None:
         """Print a warning."""
-        print(f"Warning: {message}", file=sys.stderr, flush=True)  # noqa: T201
+        show(f"Warning: {message}", error=True)
 
 
 class Bars(Progress):
@@ -146,10 +149,10 @@ class Bars(Progress):
         """Show a bar of `total` units for the length of a `with` block."""
         if not self.bars.tasks:
             self.bars.start()
-        bar = self.bars.add_task(name, total=total, figures="")
+        bar = self.bars.add_task(one_line(name), total=total, figures="")
 
         def show(meter: Meter) -> None:
-            self.bars.update(bar, completed=meter.done, figures=meter.describe())
+            self.bars.update(bar, completed=meter.done, figures=one_line(meter.describe()))
 
         meter = Meter(total, unit, show)
         show(meter)
@@ -162,13 +165,13 @@ class Bars(Progress):
 
     def say(self, message: str) -> None:
         """Print a message above the bars."""
-        self.bars.console.print(message, markup=False, emoji=False, soft_wrap=True)
+        self.bars.console.print(harmless(message), markup=False, emoji=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """Print a warning above the bars."""
         from rich.text import Text
 
-        text = Text.assemble(("Warning: ", "yellow"), message)
+        text = Text.assemble(("Warning: ", "yellow"), harmless(message))
         self.bars.console.print(text, soft_wrap=True)
 
 

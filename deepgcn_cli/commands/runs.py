@@ -16,6 +16,7 @@ import typer
 from deepgcn_cli.display import MEANS, Answer, Table, percent
 from deepgcn_cli.options import RUNS, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
+from deepgcn_cli.streams import show
 from pipelines.config import PROTOCOLS, TrainConfig
 from pipelines.config.options import COUNT, option
 from pipelines.errors import RunError, command
@@ -339,9 +340,9 @@ def _ask(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter(f"{question} There is no terminal to answer on; add --yes.")
-    typer.echo(f"{question} [y/N] ", nl=False, err=True)
+    show(f"{question} [y/N] ", error=True, end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        typer.echo("Nothing was changed.", err=True)
+        show("Nothing was changed.", error=True)
         raise typer.Exit(1)
 
 

@@ -47,8 +47,8 @@ def test_a_table_with_signs_that_stdout_does_not_hold(tmp_path: Path) -> None:
 def test_json_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     name = "größer − \udcff"  # its last byte is no UTF-8
     done = shell(
-        f"{sys.executable} -c 'import sys; from deepgcn_cli import display, errors; "
-        'errors.make_streams_usable(); display.print_json("gr\\xf6\\xdfer \\u2212 \\udcff")\'',
+        f"{sys.executable} -c 'import sys; from deepgcn_cli import display, streams; "
+        'streams.make_streams_usable(); display.print_json("gr\\xf6\\xdfer \\u2212 \\udcff")\'',
         tmp_path,
         PYTHONIOENCODING=f"{encoding}:strict",
     )
