@@ -19,6 +19,8 @@ import difflib
 import shlex
 from collections.abc import Iterable
 
+LONGEST_WORD = 100  # characters, of what is compared: it takes time with their square
+
 
 class DeepGCNError(Exception):
     """A problem that the user can fix; its text is shown as it is."""
@@ -63,6 +65,7 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     >>> did_you_mean("ResGNC", ["resgcn", "densegcn"])
     " Did you mean 'resgcn'?"
     """
-    spelled = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(str(word).lower(), list(spelled), n=1, cutoff=0.5)
+    spelled = {choice.lower(): choice for choice in choices if len(choice) <= LONGEST_WORD}
+    known = list(spelled) if len(str(word)) <= LONGEST_WORD else []
+    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""

@@ -24,8 +24,9 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import re
+import typing
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,22 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import AREAS
+from pipelines.documents import composed, read_yaml, shown
 from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_mean
 from pipelines.scans import open_scan, without_results
 from pipelines.scans.colors import GREY, fill_colors
 from pipelines.scans.numpy import read_arrays
 from pipelines.scans.table import ScanOptions, color_bytes, color_scale
+from pipelines.serialization import fits
 
+from .names import labels_in, name_pattern
 from .s3dis.raw import RawFile, RoomFiles
 from .s3dis.rooms import RoomNotes
 from .store import IGNORED, Room, make_room
 
 OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
-LARGEST_FILE = 1 << 20  # bytes of a description
+LONGEST_PATTERN = 4096  # characters, as of a path
 COORDINATES = "coord.npy"  # stands for a room that is a folder of arrays
 _CLASS = re.compile(r"[^\W\d_][\w-]{0,31}")
 Rgb = tuple[int, int, int]
@@ -60,6 +64,7 @@ class CustomDataset:
     classes: tuple[str, ...]  # in the order of the labels
     class_colors: tuple[Rgb, ...]
     in_name: re.Pattern[str] | None  # finds a label in a file's name; None: in a column
+    found: Mapping[str, str]  # what it finds in each file's name, which is `composed`
     values: Mapping[str, int]  # label → class number or IGNORED
     options: ScanOptions  # the scans' vertical axis, unit and columns, also that of the labels
     no_color_ok: bool  # scans without colour are taken as grey
@@ -87,62 +92,51 @@ class CustomDataset:
 
 def read_description(path: Path, frame: str = "robust") -> CustomDataset:
     """Read a YAML description and find the rooms, whose frames are of the rule `frame`."""
+    given = read_yaml(path, "--dataset")
     try:
-        return replace(_dataset(path, _load(path)), frame=frame)
+        return replace(_dataset(path, _checked(given)), frame=frame)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
-def _load(path: Path) -> dict[str, Any]:
-    import yaml
-
-    if not path.is_file():
-        raise ConfigError("found no file there, expected a YAML description of a data set.")
-    if path.stat().st_size > LARGEST_FILE:
-        raise ConfigError(f"found over {LARGEST_FILE:,} bytes, expected a description.")
-    try:
-        given = yaml.safe_load(_composed(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        shown = " ".join(str(error).split())[:200]
-        if "alias" in shown or "'?'" in shown:
-            shown += "\nPut patterns that begin with * or ? in quotes."
-        raise ConfigError(f"cannot be read as YAML: {shown}") from error
+def _checked(given: Any) -> dict[str, Any]:
+    """Return a description with known keys."""
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise ConfigError("found no keys, expected at least classes, areas and label.")
     for key in sorted(set(given) - set(KEYS)):
         raise ConfigError(
-            f"found the unknown key {key!r}.{did_you_mean(key, KEYS)}\n"
+            f"found the unknown key {shown(key)}.{did_you_mean(key, KEYS)}\n"
             f"Expected some of: {', '.join(KEYS)}."
         )
+    hints = typing.get_type_hints(ScanOptions)
+    for key in (key for key in OPTIONS if key in given):
+        wanted = {str: "a text", float: "a number"}.get(hints[key], "a text")
+        _check(fits(hints[key], given[key]), f"{key} {shown(given[key])}", wanted)
     return given
 
 
-def _check(fits: Any, found: str, expected: str) -> None:
-    if not fits:
+def _check(is_right: Any, found: str, expected: str) -> None:
+    if not is_right:
         raise ConfigError(f"found {found}, expected {expected}.")
-
-
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else repr(value)[:80]
 
 
 def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
     classes = _classes(given.get("classes"))
     label, in_name = _label(given.get("label"))
     values = _values(given, tuple(classes), in_name is not None)
-    try:
-        options = ScanOptions(label=label, **{key: given[key] for key in OPTIONS if key in given})
-    except TypeError as error:  # a value of another kind
-        raise ConfigError(str(error)) from error
+    options = ScanOptions(label=label, **{key: given[key] for key in OPTIONS if key in given})
     rooms = tuple(_rooms(path.parent, given.get("areas"), by_folder=in_name is not None))
     areas, test_area = sorted({room.area for room in rooms}), given.get("test_area")
-    _check(test_area in (None, *areas), f"test_area {test_area!r}", f"one of its areas: {areas}")
+    _check(
+        test_area in (None, *areas), f"test_area {shown(test_area)}", f"one of its areas: {areas}"
+    )
     return CustomDataset(
         source=path,
         rooms=rooms,
         classes=tuple(classes),
         class_colors=tuple(classes.values()),
         in_name=in_name,
+        found=labels_in(_stems(rooms), in_name) if in_name else {},
         values=values,
         options=options,
         no_color_ok=bool(given.get("no_color_ok", False)),
@@ -150,25 +144,31 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
     )
 
 
+def _stems(rooms: Iterable[RoomFiles]) -> list[str]:
+    """Return the names of all files without suffixes, each once."""
+    names = (composed(Path(file.name).stem) for room in rooms for file in room.files)
+    return list(dict.fromkeys(names))
+
+
 def _classes(given: Any) -> dict[str, Rgb]:
     """Return names and colours; a plain list of names gets colours spread over the hues."""
+    several = isinstance(given, (dict, list)) and 2 <= len(given) < IGNORED
+    _check(several, f"classes {shown(given)}", "two or more names, or name: [r, g, b]")
     if isinstance(given, list):
         for name in given:  # a repeated name would shift the numbers of those after it
-            _check(given.count(name) == 1, f"the class {name!r} twice", "each once")
+            _check(given.count(name) == 1, f"the class {shown(name)} twice", "each once")
         # A list or map among them is not a name; as text it is refused below.
         given = {name if isinstance(name, str) else repr(name): None for name in given}
-    several = isinstance(given, dict) and 2 <= len(given) < IGNORED
-    _check(several, f"classes {_shown(given)}", "two or more names, or name: [r, g, b]")
     for name in given:
         is_name = isinstance(name, str) and _CLASS.fullmatch(name)
         expected = "a letter, then letters, digits, - and _, at most 32 in all"
-        _check(is_name, f"the class {name!r}", expected)
+        _check(is_name, f"the class {shown(name)}", expected)
     colors = dict(zip(given, spread_colors(len(given)), strict=True))
     for name, color in given.items():
         if color is not None:
             three = isinstance(color, list) and len(color) == 3
-            fits = three and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
-            _check(fits, f"the colour {_shown(color)} of {name}", "[r, g, b], each 0 to 255")
+            is_rgb = three and all(isinstance(part, int) and 0 <= part <= 255 for part in color)
+            _check(is_rgb, f"the colour {shown(color)} of {name}", "[r, g, b], each 0 to 255")
             colors[name] = color[0], color[1], color[2]
     return colors
 
@@ -192,51 +192,43 @@ def _label(given: Any) -> tuple[str | None, re.Pattern[str] | None]:
     if isinstance(given, str) and given:
         return given, None
     if isinstance(given, dict) and list(given) == ["file"] and isinstance(given["file"], str):
-        try:
-            pattern = re.compile(given["file"])
-        except re.error as error:
-            shown = repr(given["file"])
-            raise ConfigError(f"found the pattern {shown} under label: {error}.") from error
-        if pattern.groups:
-            return None, pattern
+        return None, name_pattern(given["file"])
     raise ConfigError(
-        f"found label {_shown(given)}, expected the name of a property or column, or "
-        "{file: PATTERN} with a group that finds the class in a file's name."
+        f"found label {shown(given)}, expected the name of a property or column, or "
+        "{file: PATTERN}."
     )
 
 
 def _values(given: Mapping[str, Any], classes: tuple[str, ...], by_name: bool) -> dict[str, int]:
     """Return the class number, or IGNORED, of each label, written as text."""
     meant, ignored = given.get("values"), given.get("ignore", [])
-    _check(
-        meant is None or isinstance(meant, dict), f"values {_shown(meant)}", "label: class pairs"
-    )
-    _check(isinstance(ignored, list), f"ignore {_shown(ignored)}", "a list of labels")
+    _check(meant is None or isinstance(meant, dict), f"values {shown(meant)}", "label: class pairs")
+    _check(isinstance(ignored, list), f"ignore {shown(ignored)}", "a list of labels")
     found = {}
     if by_name or meant is None:
         found = {name if by_name else str(number): number for number, name in enumerate(classes)}
     for value, name in (meant or {}).items():
         if name not in classes:
             raise ConfigError(
-                f"found the class {name!r} under values.{did_you_mean(str(name), classes)}\n"
+                f"found the class {shown(name)} under values.{did_you_mean(str(name), classes)}\n"
                 f"Expected one of: {', '.join(classes)}."
             )
         found[str(value)] = classes.index(name)
     for value in ignored:
         once = meant is None or str(value) not in found
-        _check(once, f"the label {value} under values and under ignore", "one")
+        _check(once, f"the label {shown(value)} under values and under ignore", "one")
     return {**found, **{str(value): IGNORED for value in ignored}}
 
 
 def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
     is_map = isinstance(given, dict) and given
-    _check(is_map, f"areas {_shown(given)}", "area: [patterns of files]")
+    _check(is_map, f"areas {shown(given)}", "area: [patterns of files]")
     taken: dict[Path, int] = {}
     for area, patterns in sorted(given.items(), key=str):
-        _check(area in AREAS, f"the area {area!r}", "a number from 1 to 6")
+        _check(area in AREAS, f"the area {shown(area)}", "a number from 1 to 6")
         patterns = [patterns] if isinstance(patterns, str) else patterns
         is_list = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
-        _check(is_list, f"area {area}: {_shown(patterns)}", "patterns")
+        _check(is_list, f"area {area}: {shown(patterns)}", "patterns")
         files = sorted({file for pattern in patterns for file in _files(folder, area, pattern)})
         for file in files:
             if taken.setdefault(file, area) != area:
@@ -250,13 +242,16 @@ def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
 def _files(folder: Path, area: int, pattern: str) -> list[Path]:
     below = not Path(pattern).is_absolute() and ".." not in Path(pattern).parts
     _check(
-        below,
-        f"the pattern {pattern!r}",
+        below and len(pattern) <= LONGEST_PATTERN,
+        f"the pattern {shown(pattern)}",
         f"one without .. of files in the description's folder, {folder.resolve()}, or below it",
     )
     # A pattern with letters composed finds names with them decomposed, too.
-    patterns = dict.fromkeys((pattern, unicodedata.normalize("NFD", pattern)))
-    found = {path for each in patterns for path in folder.glob(each) if path.is_file()}
+    try:
+        patterns = dict.fromkeys((pattern, unicodedata.normalize("NFD", pattern)))
+        found = {path for each in patterns for path in folder.glob(each) if path.is_file()}
+    except (ValueError, NotImplementedError, OSError, re.error) as error:
+        raise ConfigError(f"area {area}: found the pattern {shown(pattern)}: {error}.") from error
     matched = without_results(found, pattern)
     if not matched:
         raise ConfigError(f"area {area}: found no file like {folder / pattern}.")
@@ -349,8 +344,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
 def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
     """Return the labels (n,) uint8 of a file's points."""
     if dataset.in_name is not None:
-        match = dataset.in_name.search(_composed(path.stem))
-        texts = [str(match.group(1)) if match else ""]
+        texts = [dataset.found[composed(path.stem)]]
         shown = [f"{repr(texts[0]) if texts[0] else 'nothing'} in its name"]
         inverse = np.zeros(len(rows), np.int64)
     else:
@@ -387,14 +381,9 @@ def _text(value: Any) -> str:
     """Return a label as it is written in a description: whole numbers without a point."""
     if isinstance(value, bytes):
         try:
-            return _composed(value.decode())
+            return composed(value.decode())
         except UnicodeDecodeError:
             return value.decode("latin-1")
     if isinstance(value, np.floating):
         return str(int(value)) if float(value).is_integer() else str(float(value))
-    return _composed(str(value))
-
-
-def _composed(text: str) -> str:
-    """Return a text with each letter as one sign: macOS writes ü in names as u and two dots."""
-    return unicodedata.normalize("NFC", text)
+    return composed(str(value))

@@ -22,12 +22,14 @@ from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import PLACE, check_choice, check_option, flag_of, options_of
+from pipelines.documents import read_yaml, shown
 from pipelines.errors import ConfigError
 from pipelines.serialization import fits
 
 from . import TITLE, Row, Section, Study
 
 MOST_RUNS = 10_000
+MOST_COMPARISONS = 1_000_000  # of a combination with what is to be left out
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 # The options of `deepgcn train` by name and the fields that they set. A study has its own files
@@ -45,7 +47,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 def read_grid(path: Path) -> Study:
     """Return the study that a file describes; raise ConfigError with the place of what is wrong."""
-    values = _mapping(_load(path), f"{path}")
+    values = _mapping(read_yaml(path, "--grid"), f"{path}")
     for name in values:
         check_choice("key", name, KEYS, flag=f"{path}")
     named = _mapping(values.get("rows") or {}, f"{path}: rows")
@@ -55,11 +57,11 @@ def read_grid(path: Path) -> Study:
     )
     seeds = values.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
-        raise ConfigError(f"{path}: seeds: found {seeds!r}, expected a whole number from 1.")
-    _check_size(path, axes, len(named), seeds)
+        raise ConfigError(f"{path}: seeds: found {shown(seeds)}, expected a whole number from 1.")
     exclude = values.get("exclude") or []
     if not isinstance(exclude, list):
-        raise ConfigError(f"{path}: exclude: found {exclude!r}, expected a list.")
+        raise ConfigError(f"{path}: exclude: found {shown(exclude)}, expected a list.")
+    _check_size(path, axes, len(named), seeds, len(exclude))
     excluded = [_settings(e, f"{path}: exclude {n}", axes) for n, e in enumerate(exclude, start=1)]
     rows = list(_combinations(axes, excluded)) if axes else []
     rows += [Row(n, "named", _settings(each, f"{path}: rows.{n}")) for n, each in named.items()]
@@ -70,18 +72,6 @@ def read_grid(path: Path) -> Study:
     section = Section(TITLE, tuple(rows), reference)
     base = _settings(values.get("base"), f"{path}: base")
     return Study(name, title, (section,), base, seeds=seeds)
-
-
-def _load(path: Path) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"--grid: found no file {path}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: found no YAML that can be read: {reason}") from error
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -99,7 +89,7 @@ def _settings(
         field = _field(name, where)
         found[field] = _value(field, value, f"{where}.{name}")
         if axes is not None and found[field] not in axes.get(field, ()):
-            raise ConfigError(f"{where}: found {field} {found[field]!r}, which no axis has.")
+            raise ConfigError(f"{where}: found {field} {shown(found[field])}, which no axis has.")
     return found
 
 
@@ -107,10 +97,10 @@ def _axis(name: str, choices: Any, where: str) -> tuple[str, list[Any]]:
     """Return the field of an axis and its checked values."""
     field, where = _field(name, where), f"{where}.{name}"
     if not isinstance(choices, list) or not choices:
-        raise ConfigError(f"{where}: found {choices!r}, expected a list of values.")
+        raise ConfigError(f"{where}: found {shown(choices)}, expected a list of values.")
     found = [_value(field, choice, where) for choice in choices]
     if len(set(found)) < len(found):
-        raise ConfigError(f"{where}: found a value twice in {choices!r}.")
+        raise ConfigError(f"{where}: found a value twice in {shown(choices)}.")
     return field, found
 
 
@@ -128,24 +118,31 @@ def _value(field: str, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         many = value if isinstance(value, list) else [value]
         if not all(isinstance(each, str) for each in many):
-            raise ConfigError(f"{where}: found {value!r}, expected a list of texts.")
+            raise ConfigError(f"{where}: found {shown(value)}, expected a list of texts.")
         value = tuple(many)
     elif not fits(hint, value):
         wanted = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
-        raise ConfigError(f"{where}: found {value!r}, expected {wanted}.")
+        raise ConfigError(f"{where}: found {shown(value)}, expected {wanted}.")
     elif float in kinds and type(value) is int:
         value = float(value)
     check_option(where, OPTIONS[field], value)
     return value
 
 
-def _check_size(path: Path, axes: Mapping[str, list[Any]], named: int, seeds: int) -> None:
+def _check_size(
+    path: Path, axes: Mapping[str, list[Any]], named: int, seeds: int, excluded: int
+) -> None:
     product = math.prod(map(len, axes.values())) if axes else 0
     runs = (product + named) * seeds
     if runs > MOST_RUNS:
         raise ConfigError(
             f"{path}: found {runs:,} runs ({product:,} combinations of axes, {named} rows, "
             f"{seeds} seeds), expected {MOST_RUNS:,} at most."
+        )
+    if excluded * product > MOST_COMPARISONS:
+        raise ConfigError(
+            f"{path}: exclude: found {excluded:,} entries for {product:,} combinations, expected "
+            f"{MOST_COMPARISONS // product:,} at most.\nName the axes in common in fewer entries."
         )
     if not runs:
         raise ConfigError(f"{path}: found neither axes nor rows, expected one of them.")
@@ -170,11 +167,13 @@ def _plain(value: Any) -> str:
 
 
 def _check_names(path: Path, rows: list[Row], reference: str | None) -> None:
-    names = [row.name for row in rows]
-    for number, name in enumerate(names):
+    names: set[str] = set()
+    for name in (row.name for row in rows):
         if not PLAIN.fullmatch(name):
-            raise ConfigError(f"{path}: found the row {name!r}, expected letters, digits and -._+")
-        if name in names[:number]:
+            where = f"{path}: found the row {shown(name)}"
+            raise ConfigError(f"{where}, expected letters, digits and -._+")
+        if name in names:
             raise ConfigError(f"{path}: found the row {name!r} twice.")
+        names.add(name)
     if reference is not None:
         check_choice("row", reference, tuple(names), flag=f"{path}: reference")

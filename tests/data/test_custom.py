@@ -361,7 +361,7 @@ def test_rooms_that_fail_are_reported_once(
 
 
 def test_no_description(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="found no file there"):
+    with pytest.raises(ConfigError, match="--dataset: found no file"):
         read_description(tmp_path / "none.yaml")
 
 

@@ -89,7 +89,7 @@ def test_progress(progress: Lines, capsys: pytest.CaptureFixture[str]) -> None:
 def test_weights(capsys: pytest.CaptureFixture[str]) -> None:
     config = ModelConfig(depth=2, width=4, k=2, fusion_channels=4, num_classes=2)
     word = EVIL.replace("\r", "").replace("\x9b", "")
-    named = {"classes": f"{word} wall", "trained_on": EVIL, EVIL: EVIL, "num_points": "8"}
+    named = {"classes": f"{word}1 {word}2", "trained_on": EVIL, EVIL: EVIL, "num_points": "8"}
     save_weights(Path("w.safetensors"), DeepGCN(config), metadata=named)
     assert CODES.search(said(["weights", "inspect", "w.safetensors"], capsys))
     pos = np.random.default_rng(0).random((50, 3))

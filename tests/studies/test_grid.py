@@ -80,8 +80,8 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("rows: {a: {}}\nseeds: 0", r"seeds: found 0"),
         ("seeds: 2", r"neither axes nor rows"),
         ("[1, 2]", r"found list, expected names"),
-        ("a: [", r"found no YAML that can be read"),
-        ("rows: !!python/object/apply:os.getcwd []", r"found no YAML that can be read"),
+        ("a: [", r"cannot be read as YAML"),
+        ("rows: !!python/object/apply:os.getcwd []", r"cannot be read as YAML"),
     ],
 )
 def test_what_is_wrong_is_reported_with_its_place(tmp_path: Path, text: str, message: str) -> None:

@@ -49,6 +49,7 @@ def find_arrays(path: Path) -> CustomDataset | None:
                 classes=CLASSES,
                 class_colors=CLASS_COLORS,
                 in_name=None,
+                found={},
                 values={str(n): n for n in range(len(CLASSES))}
                 | dict.fromkeys(_UNLABELLED, IGNORED),
                 options=options,
