@@ -1,4 +1,4 @@
-"""Configurations and results as plain values for JSON, and configurations back from them."""
+"""Configurations and results as plain values, for JSON and CSV; configurations back from them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, did_you_mean
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell may not begin with
 
 
 def to_plain(value: Any) -> Any:
@@ -30,6 +32,18 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: to_plain(item) for name, item in value.items()}
     return value
+
+
+def csv_cell(value: Any) -> Any:
+    """Return a value for a CSV file: a text that is a formula to spreadsheets begins with ', then.
+
+    A name from a file could otherwise run a command on the machine of whoever opens the table.
+
+    >>> csv_cell("=cmd|' /C calc'!A0"), csv_cell("wall"), csv_cell(-1.5)
+    ("'=cmd|' /C calc'!A0", 'wall', -1.5)
+    """
+    is_formula = isinstance(value, str) and value.startswith(FORMULA)
+    return f"'{value}" if is_formula else value
 
 
 def from_plain(cls: type, values: Any) -> Any:

@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipelines.errors import RunError
 from pipelines.files import atomic_text
 from pipelines.metrics import Scores
+from pipelines.serialization import csv_cell
 
 from .latex import latex_table
 
@@ -159,11 +160,11 @@ def percent(value: float | None) -> str:
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
-    """Return a table as CSV: floats with six decimals, None empty."""
+    """Return a table as CSV: floats with six decimals, None empty, texts as of `csv_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([f"{v:.6f}" if isinstance(v, float) else v for v in row] for row in rows)
+    for row in (columns, *rows):
+        writer.writerow([f"{v:.6f}" if isinstance(v, float) else csv_cell(v) for v in row])
     return text.getvalue()
 
 

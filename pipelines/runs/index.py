@@ -29,6 +29,7 @@ from pipelines.errors import ConfigError, DeepGCNError
 from pipelines.files import atomic_write
 from pipelines.model.presets import published_as
 from pipelines.progress import SILENT, Progress
+from pipelines.serialization import csv_cell
 
 from .annotations import read_note, read_tags
 from .directory import CHANGING, CONFIG, ENVIRONMENT, STATUS_TYPES, TRASH, Run, is_folder
@@ -126,6 +127,9 @@ def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
     if ending not in (".csv", ".parquet"):
         raise ConfigError(f"{path}: found {ending!r}, expected a file in .csv or .parquet.")
     frame = runs_frame(runs_dir, **options)
+    if ending == ".csv":
+        for name in frame.select_dtypes(object):
+            frame[name] = frame[name].map(csv_cell)
     write = frame.to_csv if ending == ".csv" else partial(frame.to_parquet, engine="pyarrow")
     with atomic_write(path) as temporary:
         try:

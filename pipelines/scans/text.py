@@ -24,6 +24,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
+from pipelines.serialization import csv_cell
 
 from .columns import (
     COLUMN_NAMES,
@@ -343,7 +344,8 @@ def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
     joint, comma = layout.joint, layout.cut.decimal == ","
     # What would cut a name in two, for pandas too, is replaced in it.
     cutting = re.compile(f'["#{joint}]' if joint in ",;|" else r'["#\s]+')
-    names = dict(enumerate(cutting.sub("_", " ".join(name.split())) for name in labels.classes))
+    plain = (cutting.sub("_", " ".join(name.split())) for name in labels.classes)
+    names = dict(enumerate(map(csv_cell, plain)))
     for part in chunks(len(labels.label)):
         label, *others = (values[part].tolist() for values in labels.columns().values())
         form = (joint + "%.4f") * len(others)
