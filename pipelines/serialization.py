@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import ConfigError, did_you_mean
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # what a cell may not begin with
+FORMULA = ("=", "+", "-", "@", "\t", "\n")  # what a cell may not begin with
 
 
 def to_plain(value: Any) -> Any:
@@ -42,8 +42,10 @@ def csv_cell(value: Any) -> Any:
     >>> csv_cell("=cmd|' /C calc'!A0"), csv_cell("wall"), csv_cell(-1.5)
     ("'=cmd|' /C calc'!A0", 'wall', -1.5)
     """
-    is_formula = isinstance(value, str) and value.startswith(FORMULA)
-    return f"'{value}" if is_formula else value
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r\n", "\n").replace("\r", "\n")  # a bare one would begin a row
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def from_plain(cls: type, values: Any) -> Any:
