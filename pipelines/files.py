@@ -23,7 +23,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds.
 
     The content is on disk before the rename, so a crash leaves the old file or the new one, never
-    half of one. If the block fails, the temporary file is removed and the old one stays.
+    half of one. If the block fails, the temporary file is removed and the old one stays. An OSError
+    without a file's name, as a full disk raises it, gets that of `path`.
 
     >>> with atomic_write(Path("notes.txt")) as temporary:
     ...     size = temporary.write_text("done")
@@ -33,12 +34,30 @@ def atomic_write(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an OSError that leaves a `with` block without a file's name have that of `path`.
+
+    >>> with naming(Path("notes.txt")):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    OSError: [Errno 28] No space left on device: 'notes.txt'
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
@@ -88,10 +107,15 @@ def sha256_of(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def atomic_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write `content`, whole or not at all."""
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def atomic_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all: `atomic_text(Path("a.txt"), "one line\\n")`."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    atomic_bytes(path, text.encode())
 
 
 def atomic_json(path: Path, value: Any) -> None:

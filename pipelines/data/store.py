@@ -25,10 +25,11 @@ import numpy as np
 
 from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
-from pipelines.files import atomic_json, atomic_write
+from pipelines.files import atomic_json
 from pipelines.scans.frame import check_ground, locate, outside
 
 from .blocks import Grid, grid_sort
+from .hdf5 import atomic_hdf5
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -128,7 +129,7 @@ def make_room(
 
 def write_rooms(path: Path, rooms: Iterable[Room]) -> None:
     """Write rooms to an HDF5 file, whole or not at all; one room at a time is in memory."""
-    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
+    with atomic_hdf5(path, "latest") as file:
         file.attrs["schema"], file.attrs["version"] = SCHEMA, SCHEMA_VERSION
         for room in rooms:
             group = file.create_group(f"rooms/{room.name}")

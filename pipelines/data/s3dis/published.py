@@ -28,6 +28,7 @@ import h5py
 import numpy as np
 
 from pipelines.data.blocks import block_features, block_points, draw, room_blocks
+from pipelines.data.hdf5 import atomic_hdf5
 from pipelines.data.store import IGNORED, UNREADABLE, Room, Store, make_room
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text, atomic_write
@@ -289,7 +290,7 @@ def export_pointnet_h5(
     while part := list(islice(blocks, 1000)):
         names, features, labels = zip(*part, strict=True)
         path = folder / f"ply_data_all_{len(files)}.h5"
-        with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        with atomic_hdf5(path) as file:
             file.create_dataset("data", data=np.stack(features))
             file.create_dataset("label", data=np.stack(labels))
         files.append(f"{folder.name}/{path.name}\n")

@@ -1,0 +1,71 @@
+"""Write HDF5 files so that a full disk is an error rather than a crash.
+
+HDF5 keeps what it could not write and tries again when the program ends, which then crashes. So it
+writes to a file object of ours. The first write that fails raises its OSError; those that follow,
+and those of closing, are not tried, and HDF5 is told that they succeeded.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from pipelines.files import atomic_write
+
+
+@contextmanager
+def atomic_hdf5(path: Path, libver: str | None = None) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file that is written whole or not at all; OSError: it cannot be written.
+
+    `libver` is h5py's: None for a file that old versions read, "latest" for a faster one.
+
+    >>> with atomic_hdf5(Path("a.h5")) as file:
+    ...     data = file.create_dataset("data", data=[1, 2, 3])
+    >>> h5py.File("a.h5")["data"][2]
+    np.int64(3)
+    """
+    with atomic_write(path) as temporary, _Disk(temporary, "w+") as disk:
+        with h5py.File(disk, "w", libver=libver) as file:
+            try:
+                yield file
+            finally:
+                disk.closing = True
+        if disk.failure:
+            raise disk.failure
+
+
+class _Disk(io.FileIO):
+    """A file of which one write fails at most, and none while HDF5 closes it."""
+
+    closing = False
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write all of `content`, unless a write has failed before; return its size."""
+        left = memoryview(content)
+        size = left.nbytes
+        while left and self.failure is None:
+            with self._noted():
+                left = left[super().write(left) :]
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's size, unless a write has failed before."""
+        if self.failure is None:
+            with self._noted():
+                super().truncate(size)
+        return self.tell() if size is None else size
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            if not self.closing:
+                raise
