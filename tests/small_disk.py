@@ -1,11 +1,18 @@
-"""A disk of two mebibytes: only a full one shows that files are written before they are mapped."""
+"""Disks that are full: of two mebibytes, or with a limit to the size of a file.
+
+Only a disk that is full shows that files are written before they are mapped.
+"""
 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,3 +41,16 @@ def on_a_small_disk(folder: Path, program: str) -> str:
     )
     assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
     return done.stdout.strip()
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Writing more than `size` bytes into one file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import shutil
-import signal
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +35,7 @@ from pipelines.scans.ply import write_points
 from pipelines.weights.published import Hints, build_released
 from pipelines.weights.pytorch import read_torch
 from pipelines.weights.safetensors import save_weights
+from tests.small_disk import largest_file
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -610,19 +608,6 @@ def test_what_cannot_be_written_is_found_before_labelling(
     (found,) = label(tmp_path / "a.npz", trained, out=tmp_path / "b.ply").scans
     assert len(labelled(found.out)) == len(points[0])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.ply", "scan.ply"]
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Writing more than `size` bytes into one file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_labels_that_could_not_be_written_serve_another_format(

@@ -28,7 +28,7 @@ from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError, command, did_you_mean
-from pipelines.files import DISK_FULL, atomic_json, atomic_write, remove_unfinished
+from pipelines.files import DISK_FULL, atomic_bytes, atomic_json, remove_unfinished
 from pipelines.serialization import fits, from_plain, to_plain
 
 from .lock import is_locked
@@ -139,8 +139,7 @@ class MetricsLog:
     def __init__(self, run: Run, *, keep: int = 0) -> None:
         path = run.path / METRICS
         kept = _whole_lines(path)[:keep]
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+        atomic_bytes(path, b"".join(line + b"\n" for line in kept))
         self.records = len(kept)
         self._file = path.open("ab")
 

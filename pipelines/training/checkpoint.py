@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipelines.errors import ConfigError, RunError
-from pipelines.files import atomic_write
+from pipelines.files import atomic_bytes
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.precision import FULL, Precision
 from pipelines.runtime.seeding import restore_rng_state, rng_state
@@ -84,8 +84,7 @@ class TrainingState:
         # torch.save reports a full disk as an unspecific RuntimeError; writing a file does not.
         content = io.BytesIO()
         torch.save(state, content)
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(content.getbuffer())
+        atomic_bytes(path, content.getbuffer())
 
     def load(self, path: Path) -> None:
         """Read a checkpoint into the state and into PyTorch's random generators.

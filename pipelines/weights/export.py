@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pipelines import kernels
 from pipelines.config import CONVS, POINTS
 from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, WeightsError
-from pipelines.files import atomic_text, atomic_write
+from pipelines.files import atomic_bytes, atomic_text
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
 from pipelines.serialization import to_plain
@@ -159,8 +160,9 @@ def write_state(
     if path.suffix == ".safetensors":
         return write_safetensors(path, state, metadata)
     state = {name: value.detach().contiguous() for name, value in state.items()}
-    with atomic_write(path) as temporary:
-        torch.save({"state_dict": state, **metadata}, temporary)
+    content = BytesIO()
+    torch.save({"state_dict": state, **metadata}, content)
+    atomic_bytes(path, content.getbuffer())
 
 
 def write_computation(path: Path, model: DeepGCN, metadata: Mapping[str, str]) -> float:
@@ -172,30 +174,30 @@ def write_computation(path: Path, model: DeepGCN, metadata: Mapping[str, str]) -
         )
     features = random_block(model)
     program = _trace(model, features)
-    with atomic_write(path) as temporary, _quiet():
+    with _quiet():
         if path.suffix == ".pt2":
-            found = _save_program(temporary, program, features)
+            content, found = _program(program, features)
         else:
-            found = _save_onnx(temporary, program, features, metadata)
-        return agreement(path, model, features, found)
+            content, found = _onnx(program, features, metadata)
+    same = agreement(path, model, features, found)
+    atomic_bytes(path, content)
+    return same
 
 
-def _save_program(path: Path, program: ExportedProgram, features: Tensor) -> Tensor:
-    """Save a computation with torch.export, load it, and return its logits."""
-    named = path.with_suffix(".pt2")  # torch insists on it
-    try:
-        torch.export.save(program, named)
-        found: Tensor = torch.export.load(named).module()(features)
-        named.replace(path)
-    finally:
-        named.unlink(missing_ok=True)
-    return found
+# Both make their files in memory: PyTorch ends the process if it cannot write one.
+def _program(program: ExportedProgram, features: Tensor) -> tuple[bytes, Tensor]:
+    """Return the file of a computation for torch.export, and the logits of the file's."""
+    file = BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    found: Tensor = torch.export.load(file).module()(features)
+    return file.getvalue(), found
 
 
-def _save_onnx(
-    path: Path, program: ExportedProgram, features: Tensor, metadata: Mapping[str, str]
-) -> Tensor:
-    """Save a computation as ONNX, and return onnxruntime's logits."""
+def _onnx(
+    program: ExportedProgram, features: Tensor, metadata: Mapping[str, str]
+) -> tuple[bytes, Tensor]:
+    """Return the file of a computation as ONNX, and onnxruntime's logits."""
     import onnxruntime
 
     exported: Any = torch.onnx.export(
@@ -208,12 +210,12 @@ def _save_onnx(
         custom_translation_table={torch.ops.aten.sort.stable: _sort},
     )
     exported.model.metadata_props.update(metadata)
-    exported.save(str(path))
+    content: bytes = exported.model_proto.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"features": features.numpy()})
-    return torch.from_numpy(found)
+    return content, torch.from_numpy(found)
 
 
 def _sort(values: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:  # noqa: ARG001

@@ -20,7 +20,7 @@ from torch import Tensor
 from pipelines.config import POINTS, ModelConfig
 from pipelines.config.model import BLOCK_SIDE, Hints
 from pipelines.errors import ConfigError, WeightsError, command
-from pipelines.files import atomic_write
+from pipelines.files import atomic_bytes
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.serialization import from_plain, to_plain
 
@@ -57,9 +57,7 @@ def write_safetensors(
     }
     # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
     # SafetensorError.
-    content = _ordered(save(copies, metadata=dict(metadata)))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(content)
+    atomic_bytes(path, _ordered(save(copies, metadata=dict(metadata))))
 
 
 def _ordered(content: bytes) -> bytes:

@@ -13,9 +13,18 @@ from pipelines.config import ModelConfig
 from pipelines.config.model import RELEASED_CONVS
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.weights.export import agreement, random_block, write_computation, write_state
+from pipelines.weights.export import (
+    COMPUTATIONS,
+    agreement,
+    export_weights,
+    random_block,
+    write_computation,
+    write_state,
+)
 from pipelines.weights.published import build_released, published_state, recognise
+from pipelines.weights.safetensors import save_weights
 from pipelines.weights.sources import open_weights
+from tests.small_disk import largest_file
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 NETWORKS = {
@@ -176,3 +185,17 @@ def test_a_block_that_is_too_small(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a block has only 7"):
         write_computation(tmp_path / "w.pt2", model, {})
     assert not list(tmp_path.iterdir())
+
+
+SLOW = [pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".pt2", ".onnx")]
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", *SLOW])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("onnxscript")
+    model, source, out = trained(SMALL), tmp_path / "w.safetensors", tmp_path / f"out{suffix}"
+    save_weights(source, model)
+    with largest_file(1000), pytest.raises(OSError, match="File too large") as caught:
+        export_weights(source, out, num_points=POINTS if suffix in COMPUTATIONS else None)
+    assert caught.value.filename == str(out)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["w.safetensors"]
