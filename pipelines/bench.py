@@ -37,7 +37,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.runtime import memory
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
-from pipelines.runtime.process import ROOT, python_command
+from pipelines.runtime.process import ROOT, end_with_parent, python_command
 from pipelines.serialization import from_plain, to_plain
 
 OURS, NAIVE = "pipelines.bench", "benchmarks.case"
@@ -307,5 +307,6 @@ def main(network: Network, search: Search) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     memory.keep_freed_memory()  # as `pick_device` does for the stages
     main(DeepGCN, own_search)

@@ -4,7 +4,7 @@
     ├── ConfigError    an option or configuration value that cannot work
     ├── DatasetError   raw data, prepared data or a scan that is missing or broken
     ├── RunError       a run directory that is missing, unfinished or does not fit
-    │   ├── ProcessLostError  another process of the training ended or does not answer
+    │   ├── ProcessLostError  a process of the same work ended or does not answer
     │   └── EverywhereError   an error that every process of the training finds
     └── WeightsError   a weights file that is broken or of another network
 
@@ -39,7 +39,7 @@ class RunError(DeepGCNError):
 
 
 class ProcessLostError(RunError):
-    """Another process of the training has ended or does not answer."""
+    """A process of the same work, as of a training, has ended or does not answer."""
 
 
 class EverywhereError(RunError):

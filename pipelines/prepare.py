@@ -13,13 +13,11 @@ import json
 import os
 import re
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +45,7 @@ from pipelines.data.store import (
     write_manifest,
     write_rooms,
 )
+from pipelines.runtime.process import worker_pool
 from pipelines.scans.frame import left_out
 
 from .config import PrepareConfig
@@ -264,19 +263,13 @@ def _read_all(
         for raw in ordered:
             yield raw, _read_one(dataset, raw, _part(config.data, raw))
         return
-    # Fresh interpreters rather than forks: a fork of a process with threads may hang. They ignore
-    # Ctrl-C, which the main process answers once the rooms in work are finished.
-    initializer = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, initializer)
-    try:
+    with worker_pool(workers) as pool:
         waiting: dict[Future[Entry], RoomFiles] = {
             pool.submit(_read_one, dataset, raw, _part(config.data, raw)): raw for raw in ordered
         }
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 yield waiting.pop(future), future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:

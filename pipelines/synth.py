@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
 from pipelines.data.synthetic.meshes import Library, load_library
+from pipelines.runtime.process import worker_pool
 
 from .config import SynthConfig
 from .errors import ConfigError, command
@@ -112,10 +111,7 @@ def _make_all(config: SynthConfig) -> Iterator[Counter[str]]:
         for plan in plans:
             yield _make(config, plan)
         return
-    # Fresh interpreters, and Ctrl-C is for the main process alone, as in `prepare`.
-    initializer = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), signal.signal, initializer)
-    try:
+    with worker_pool(workers) as pool:
         waiting: set[Future[Counter[str]]] = set()
         while True:  # a few rooms ahead, however many there are
             ahead = islice(plans, 2 * workers - len(waiting))
@@ -125,8 +121,6 @@ def _make_all(config: SynthConfig) -> Iterator[Counter[str]]:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _make(config: SynthConfig, plan: RoomPlan) -> Counter[str]:

@@ -1,18 +1,25 @@
-"""Handle signals that ask this process to stop, and start processes of ours."""
+"""Handle signals that ask this process to stop; start processes of ours, which end with it."""
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from pipelines.errors import ProcessLostError
+
 ROOT = Path(__file__).resolve().parents[2]  # of a checkout: it holds `benchmarks` as well
 SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
+PR_SET_PDEATHSIG = 1  # of prctl
 # Not `-m`, which looks into the current folder first: a `json.py` of the user's own would be run.
 # (`-P`, which forbids that, needs Python 3.11.)
 _START = (
@@ -35,6 +42,40 @@ def trainings_at_once() -> int:
     """Return how many trainings, with this one, share its device (`ablate --workers`)."""
     value = os.environ.get(SHARING, "")
     return max(1, int(value)) if value.isdecimal() else 1
+
+
+def end_with_parent() -> None:
+    """Let this process get SIGTERM when the one that started it ends, in whatever way (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():  # it has ended before that
+        signal.raise_signal(signal.SIGTERM)
+
+
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes that end with this one; leaving waits for the calls in work.
+
+    ProcessLostError: one was killed.
+    """
+    # Fresh interpreters rather than forks: a fork of a process with threads may hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, context, _begin_worker)
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise ProcessLostError(
+            "A worker process was killed, perhaps because memory ran out (see --workers).\n"
+            "What is finished is kept: run the same command again."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for it answers Ctrl-C
+    end_with_parent()
 
 
 class Interruption:

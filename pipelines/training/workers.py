@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch.multiprocessing
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from pipelines import kernels
 from pipelines.errors import DeepGCNError, ProcessLostError
+from pipelines.runtime.process import end_with_parent
 
 HOST = "127.0.0.1"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # are passed on to the workers
@@ -74,7 +74,7 @@ def _work(work: Callable[[], Result], kernel: str | None, reports: Any) -> Resul
         os.setsid()  # Ctrl-C reaches the launching process alone, which passes it on
     # PyTorch asks for SIGINT if the launching process dies. Linux sends it again for each thread of
     # the dying process that inherits its children, and a second SIGINT would stop without saving.
-    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGTERM)  # type: ignore[attr-defined]
+    end_with_parent()
     error: DeepGCNError | None = None
     try:
         with kernels.use(kernel):

@@ -7,12 +7,19 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 import pipelines.bench
-from pipelines.runtime.process import python_command, trainings_at_once, watch_for_interruption
+from pipelines.errors import ProcessLostError
+from pipelines.runtime.process import (
+    python_command,
+    trainings_at_once,
+    watch_for_interruption,
+    worker_pool,
+)
 
 TAKEN = ("pipelines/__init__.py", "json.py", "runpy.py", "statistics.py")
 
@@ -111,3 +118,38 @@ def test_other_threads_go_without() -> None:
     thread.start()
     thread.join()
     assert asked == [None]
+
+
+SLEEPING = """
+import time
+from pipelines.runtime.process import worker_pool
+
+with worker_pool(2) as pool:
+    waiting = [pool.submit(time.sleep, 600) for _ in range(2)]
+    while not all(future.running() for future in waiting):
+        time.sleep(0.01)
+    print(*pool._processes, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux, which tells of a parent's death")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_workers_end_with_a_parent_that_is_killed(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEPING], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert len(workers) == 2
+        process.send_signal(number)
+    end = time.monotonic() + 10
+    while alive := [pid for pid in workers if os.path.exists(f"/proc/{pid}")]:
+        assert time.monotonic() < end, alive
+        time.sleep(0.05)
+
+
+def test_a_worker_that_is_killed_is_an_error() -> None:
+    with (
+        pytest.raises(ProcessLostError, match="run the same command again"),
+        worker_pool(1) as pool,
+    ):
+        pool.submit(os._exit, 1).result()
