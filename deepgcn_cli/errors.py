@@ -32,6 +32,8 @@ REFUSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR),
     *(errno.ENAMETOOLONG, errno.ELOOP),
 )
+# How it loses one: the folder was moved or deleted, its disk is gone or broken.
+LOST = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
 PACKAGES = tuple(Path(package.__path__[0]) for package in (deepgcn_cli, pipelines))
 POSTPONED = 0.02  # seconds until a signal that Python swallowed is raised again
 
@@ -85,6 +87,11 @@ def _file_system_error(error: OSError) -> int:
         return _say(f"Error: {where}{what}{error.strerror}.\nGive another path.")
     if error.errno in REFUSED:
         return _say(f"Error: {where}{error.strerror}.")
+    if error.errno in LOST:
+        return _say(
+            f"Error: {where}{error.strerror}.\n"
+            "Was it moved or deleted, or is its disk no longer there? Then run it again."
+        )
     return _bug(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -181,6 +182,17 @@ def test_a_folder_that_may_not_be_written(
     error = PermissionError(errno.EACCES, "Permission denied", "out")
     monkeypatch.setattr("pipelines.synth.synth", _raising(error))
     assert fails("synth out", capsys) == "Error: out: Permission denied.\n"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOENT, errno.ESTALE])
+def test_a_disk_that_is_lost(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = OSError(number, os.strerror(number), "raw/Area_1")
+    monkeypatch.setattr("pipelines.synth.synth", _raising(lost))
+    first, second = fails("synth out", capsys).splitlines()
+    assert first == f"Error: raw/Area_1: {os.strerror(number)}."
+    assert "is its disk no longer there?" in second
 
 
 def test_a_bug_shows_its_traceback(
