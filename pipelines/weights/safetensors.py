@@ -6,7 +6,9 @@ Every file with weights, of whatever form, becomes a network by `build_network`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
+import mmap
 import re
 import reprlib
 from collections.abc import Collection, Mapping
@@ -33,6 +35,8 @@ OF_BLOCKS = {
     "num_points": (r"[0-9]{1,18}", POINTS, "a number of points"),
     "block_size": (r"[0-9]{1,2}(\.[0-9])?", BLOCK_SIDE, "metres"),
 }
+CHECKSUM = "deepgcn_sha256"  # metadata: the SHA-256 of the file, in which it is NO_SUM
+NO_SUM = 64 * "0"
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)  # of counters
 
 
@@ -57,32 +61,58 @@ def write_safetensors(
     }
     # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
     # SafetensorError.
-    atomic_bytes(path, _ordered(save(copies, metadata=dict(metadata))))
+    atomic_bytes(path, _sealed(save(copies, metadata=dict(metadata))))
 
 
-def _ordered(content: bytes) -> bytes:
-    """Return a safetensors file with its metadata in order, which the library leaves to chance.
+def _sealed(content: bytes) -> bytes:
+    """Return a safetensors file with its metadata in order, and among it a checksum of the file.
 
-    So the same weights have the same SHA-256, wherever they were written.
+    The library leaves the order to chance; so the same weights have the same SHA-256, wherever they
+    were written.
     """
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
-    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    metadata = {**header.get("__metadata__", {}), CHECKSUM: NO_SUM}
+    header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[end:]
+    whole = len(text).to_bytes(8, "little") + text + content[end:]
+    before, key, behind = whole.partition(f'"{CHECKSUM}":"'.encode())
+    return before + key + hashlib.sha256(whole).hexdigest().encode() + behind[len(NO_SUM) :]
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of any file, mapped from it rather than read, and its metadata."""
+    """Return the tensors of any file, mapped from it rather than read, and its metadata.
+
+    WeightsError: it cannot be read, or it is ours and not what was written.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-            return tensors, dict(opened.metadata() or {})
+            metadata = dict(sorted((opened.metadata() or {}).items()))
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+    _check_sum(path, metadata.pop(CHECKSUM, None))
+    return tensors, metadata
+
+
+def _check_sum(path: Path, expected: str | None) -> None:
+    """Raise WeightsError if a file has another checksum than it says."""
+    if expected is None:  # another program's file, or from before there were checksums
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        at = content.find(expected.encode())
+        digest = hashlib.sha256(content[:at])
+        digest.update(NO_SUM.encode())
+        digest.update(memoryview(content)[at + len(NO_SUM) :])
+    if digest.hexdigest() != expected:
+        raise WeightsError(
+            f"{path}: found other content than was written: the file is damaged, or another "
+            f"program has changed it (its {CHECKSUM} does not fit).\n"
+            "Copy or export it again, or use other weights."
+        )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from pipelines.config import ModelConfig
@@ -66,6 +69,36 @@ def test_missing_broken_and_foreign_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(WeightsError, match=r"expected 'deepgcn-weights' .*\n.*weights import"):
         load_weights(path)
+
+
+def test_any_flipped_bit_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, DeepGCN(SMALL), metadata={"note": "0" * 64, "num_points": "128"})
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    header = 8 + int.from_bytes(content[:8], "little")
+    key = content.index(b"deepgcn_sha256")
+    places = [*range(0, header, 7), *rng.integers(header, len(content), 60), len(content) - 1]
+    for place in places:
+        if key <= place < key + len("deepgcn_sha256"):
+            continue  # without its checksum a file is as good as before there were any
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(WeightsError, match=r"w\.safetensors: (found other content|cannot be)"):
+            load_weights(path)
+    path.write_bytes(content)
+    assert load_weights(path).num_points == 128
+
+
+def test_a_checksum_is_that_of_the_file_without_it(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_weights(path, DeepGCN(SMALL))
+    with safe_open(path, framework="pt") as opened:
+        digits = opened.metadata()["deepgcn_sha256"]
+    blank = path.read_bytes().replace(digits.encode(), b"0" * 64)
+    assert hashlib.sha256(blank).hexdigest() == digits
+    assert "deepgcn_sha256" not in read_metadata(path), "a fact about the file, not the weights"
 
 
 def save_with_config(path: Path, text: str, tensors: dict | None = None) -> None:
