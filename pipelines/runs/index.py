@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.config import PROTOCOLS
-from pipelines.errors import ConfigError, DeepGCNError
+from pipelines.errors import ConfigError, DeepGCNError, RunError
 from pipelines.files import atomic_write
 from pipelines.model.presets import published_as
 from pipelines.progress import SILENT, Progress
@@ -49,9 +49,11 @@ FRAME_TYPES = {"INTEGER": "Int64", "REAL": "float64"}  # Int64 can hold NA
 T = TypeVar("T")
 
 _preset = cache(published_as)
-_TABLE = f"CREATE TABLE runs ({', '.join(f'{name} {kind}' for name, kind in COLUMNS.items())})"
+_FIELDS = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+_TABLE = f"CREATE TABLE runs ({_FIELDS}, crc INTEGER)"  # of the row, without what changes by itself
 VERSION = zlib.crc32(_TABLE.encode()) >> 1  # of the schema; an index of another one is rebuilt
-_INSERT = f"INSERT INTO runs VALUES ({', '.join(f':{name}' for name in COLUMNS)})"
+_INSERT = f"INSERT INTO runs VALUES ({', '.join(f':{name}' for name in COLUMNS)}, NULL)"
+_CHECKED = ", ".join(name for name in COLUMNS if name not in ("state", "stamp"))
 
 
 def query(
@@ -87,7 +89,12 @@ def sync(runs_dir: Path, progress: Progress = SILENT) -> int:
         _refresh(database, runs_dir, progress)
         return int(database.execute("SELECT count(*) FROM runs").fetchone()[0])
 
-    return _with_index(runs_dir, work, progress) if is_folder(runs_dir) else 0
+    try:
+        return _on_disk(runs_dir, work) if is_folder(runs_dir) else 0
+    except (OSError, sqlite3.OperationalError) as error:
+        raise RunError(
+            f"{runs_dir / FILE}: cannot be written ({error}).\nThe runs are as they were."
+        ) from error
 
 
 def runs_frame(
@@ -142,22 +149,28 @@ def export_runs(path: Path, runs_dir: Path, **options: Any) -> int:
 
 
 def _with_index(runs_dir: Path, work: Callable[[sqlite3.Connection], T], progress: Progress) -> T:
-    """Return the result of `work` on the index: on a new one if it is damaged, or in memory."""
-    path = runs_dir / FILE
+    """Return the result of `work` on the index, or on one in memory if it cannot be written."""
     try:
-        try:
-            with _opened(path) as database:
-                return work(database)
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # a lock or the disk, not the file
-                raise
-        with _opened(path, replace=True) as database:
-            return work(database)
+        return _on_disk(runs_dir, work)
     except (OSError, sqlite3.OperationalError) as error:
-        progress.warn(f"{path} cannot be used ({error}); reading all directories.")
+        progress.warn(f"{runs_dir / FILE} cannot be used ({error}); reading all directories.")
         with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
             database.execute(_TABLE)
             return work(database)
+
+
+def _on_disk(runs_dir: Path, work: Callable[[sqlite3.Connection], T]) -> T:
+    """Return the result of `work` on the index, on a new one if it is damaged."""
+    path = runs_dir / FILE
+    try:
+        with _opened(path) as database:
+            return work(database)
+    except sqlite3.DatabaseError as error:
+        # An OperationalError is a lock or the disk, not the file, but for text that is none.
+        if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
+            raise
+    with _opened(path, replace=True) as database:
+        return work(database)
 
 
 @contextmanager
@@ -195,7 +208,7 @@ def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -
     Each chunk is committed, so a process that is killed leaves less for the next one.
     """
     # Index before folder: a run that begins in between must not look deleted.
-    known = dict(database.execute("SELECT name, stamp FROM runs"))
+    known = _known(database)
     found = _stamps(runs_dir)
     changed = [
         name
@@ -211,8 +224,30 @@ def _refresh(database: sqlite3.Connection, runs_dir: Path, progress: Progress) -
                 database.execute("BEGIN IMMEDIATE")
                 database.executemany("DELETE FROM runs WHERE name = ?", ((name,) for name in chunk))
                 database.executemany(_INSERT, _rows(runs_dir, chunk))
+                _add_checksums(database)
             task.advance(len(chunk))
     _update_states(database, runs_dir)
+
+
+def _known(database: sqlite3.Connection) -> dict[str, int | None]:
+    """Return each run's stamp; DatabaseError: a row is not what was written."""
+    known: dict[str, int | None] = {}
+    for crc, stamp, *row in database.execute(f"SELECT crc, stamp, {_CHECKED} FROM runs"):
+        if crc != _checksum(row) or row[0] in known:
+            raise sqlite3.DatabaseError(f"the row of {row[0]} is damaged")
+        known[row[0]] = stamp
+    return known
+
+
+def _add_checksums(database: sqlite3.Connection) -> None:
+    """Give each new row its checksum, which is that of the values as SQLite returns them."""
+    new = database.execute(f"SELECT {_CHECKED} FROM runs WHERE crc IS NULL").fetchall()
+    sums = ((_checksum([*row]), row[0]) for row in new)
+    database.executemany("UPDATE runs SET crc = ? WHERE name = ?", sums)
+
+
+def _checksum(row: list[Any]) -> int:
+    return zlib.crc32(repr(row).encode())
 
 
 def _stamps(runs_dir: Path) -> dict[str, int]:
@@ -235,13 +270,16 @@ def _rows(runs_dir: Path, names: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _update_states(database: sqlite3.Connection, runs_dir: Path) -> None:
-    """Set the state of runs whose status is "running" by whether a process holds their lock."""
-    rows = database.execute("SELECT name, state FROM runs WHERE status = 'running'").fetchall()
-    for name, state in rows:
-        now = "running" if is_locked(runs_dir / name) else "interrupted"
+    """Set the states, which of runs that are "running" depend on whether a process has the lock."""
+    wrong = "status = 'running' OR state IS NOT coalesce(status, 'broken')"
+    rows = database.execute(f"SELECT name, status, state FROM runs WHERE {wrong}").fetchall()
+    for name, status, state in rows:
+        now = status or "broken"
+        if status == "running":
+            now = "running" if is_locked(runs_dir / name) else "interrupted"
         if now != state:
             database.execute(
-                "UPDATE runs SET state = ? WHERE name = ? AND status = 'running'", (now, name)
+                "UPDATE runs SET state = ? WHERE name = ? AND status IS ?", (now, name, status)
             )
 
 

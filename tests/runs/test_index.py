@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, RunError
 from pipelines.progress import Progress
 from pipelines.runs.annotations import add_tag, write_note
 from pipelines.runs.directory import Run, changing, create_run
 from pipelines.runs.index import FILE, VERSION, describe, query, runs_frame, sync
 from pipelines.runs.lock import lock_run
 from pipelines.runs.query import COLUMNS
+from tests.small_disk import largest_file
 
 
 def make(runs: Path, name: str, **model: Any) -> Run:
@@ -202,6 +204,38 @@ def test_a_damaged_file_is_made_anew(tmp_path: Path, content: bytes | None) -> N
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096) if content is None else content)
     assert len(listed(tmp_path)) == 30
     assert len(rows(tmp_path)) == 30
+
+
+def test_a_flipped_bit_anywhere_changes_nothing(tmp_path: Path) -> None:
+    for number in range(4):
+        score(run := make(tmp_path, f"run{number}", epsilon=number / 8), number / 3)
+        run.update_status(state="finished", best_miou=0.5, seconds=60.0)
+        age(run)
+    sync(tmp_path)
+    columns = [name for name in COLUMNS if name != "stamp"]
+    expected = query(tmp_path, columns=columns)
+    path = tmp_path / FILE
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode=DELETE")
+    whole = path.read_bytes()
+    places = [place for place, byte in enumerate(whole) if byte]
+    rng = random.Random(0)
+    for place in rng.sample(places, 150):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        assert query(tmp_path, columns=columns) == expected, place
+
+
+def test_sync_says_that_it_could_not_write(tmp_path: Path) -> None:
+    make(tmp_path, "mine")
+    with largest_file(1000), pytest.raises(RunError, match=r"results\.db: cannot be written"):
+        sync(tmp_path)
+    assert listed(tmp_path) == ["mine"]
+    (tmp_path / FILE).unlink()
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(RunError, match=r"results\.db: cannot be written \(unable to open"):
+        sync(tmp_path)
 
 
 def test_a_database_of_another_program_is_made_anew(tmp_path: Path) -> None:
