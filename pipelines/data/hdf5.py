@@ -1,4 +1,4 @@
-"""Write HDF5 files so that a full disk is an error rather than a crash.
+"""Read HDF5 files, and write them so that a full disk is an error rather than a crash.
 
 HDF5 keeps what it could not write and tries again when the program ends, which then crashes. So it
 writes to a file object of ours. The first write that fails raises its OSError; those that follow,
@@ -37,6 +37,15 @@ def atomic_hdf5(path: Path, libver: str | None = None) -> Iterator[h5py.File]:
                 disk.closing = True
         if disk.failure:
             raise disk.failure
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    It is not locked, because some network file systems have no locks, and what `atomic_hdf5` has
+    written is never changed.
+    """
+    return h5py.File(path, "r", locking=False)
 
 
 class _Disk(io.FileIO):

@@ -20,7 +20,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from pipelines.config import AREAS
@@ -29,7 +28,7 @@ from pipelines.files import atomic_json
 from pipelines.scans.frame import check_ground, locate, outside
 
 from .blocks import Grid, grid_sort
-from .hdf5 import atomic_hdf5
+from .hdf5 import atomic_hdf5, open_hdf5
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -147,7 +146,7 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
         DatasetError: the file is missing, truncated or of another schema version.
     """
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             _check_schema(path, file.attrs)
             for name in list(file["rooms"]) if names is None else names:
                 group = file["rooms"][name]
@@ -201,7 +200,7 @@ def readable_entries(data: Path) -> list[dict[str, Any]]:
         return []
     found: set[tuple[int, str]] = set()
     for area in {info.area for info in entries}:
-        with suppress(*UNREADABLE, DatasetError), h5py.File(area_file(data, area), "r") as file:
+        with suppress(*UNREADABLE, DatasetError), open_hdf5(area_file(data, area)) as file:
             _check_schema(path, file.attrs)
             found |= {(area, name) for name in file["rooms"]}
     return [entry for info, entry in entries.items() if (info.area, info.name) in found]
@@ -220,7 +219,7 @@ def remove_areas(data: Path, *, keep: Collection[int] = ()) -> None:
     """Remove a store's files of areas, all but those to keep."""
     for area in set(AREAS).difference(keep):
         with suppress(*UNREADABLE):  # it is none of ours
-            with h5py.File(path := area_file(data, area), "r") as file:
+            with open_hdf5(path := area_file(data, area)) as file:
                 ours = file.attrs["schema"] == SCHEMA
             if ours:
                 path.unlink()

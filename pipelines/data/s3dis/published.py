@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 
 from pipelines.data.blocks import block_features, block_points, draw, room_blocks
-from pipelines.data.hdf5 import atomic_hdf5
+from pipelines.data.hdf5 import atomic_hdf5, open_hdf5
 from pipelines.data.store import IGNORED, UNREADABLE, Room, Store, make_room
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text, atomic_write
@@ -213,7 +213,7 @@ def _read_blocks(
     for file in dataset.files:
         path = dataset.folder / file.name
         try:
-            with h5py.File(path, "r") as opened_file:
+            with open_hdf5(path) as opened_file:
                 data, label = (_array(opened_file, name) for name in ("data", "label"))
                 if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
                     raise ValueError(f"data {data.shape} and label {label.shape}")
