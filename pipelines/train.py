@@ -134,7 +134,7 @@ def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress)
             raise
     finally:
         if not resume and not (run.path / directory.CONFIG).is_file():  # it has not begun
-            shutil.rmtree(run.path)
+            shutil.rmtree(run.path, ignore_errors=True)
 
 
 @dataclass(frozen=True)

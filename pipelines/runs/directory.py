@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,10 +29,17 @@ from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.errors import ConfigError, RunError, command, did_you_mean
-from pipelines.files import DISK_FULL, atomic_bytes, atomic_json, remove_unfinished
+from pipelines.files import (
+    DISK_FULL,
+    UNFINISHED,
+    atomic_bytes,
+    atomic_json,
+    naming,
+    remove_unfinished,
+)
 from pipelines.serialization import fits, from_plain, to_plain
 
-from .lock import is_locked
+from .lock import LOCK, is_locked, lock_run
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
@@ -141,17 +149,19 @@ class MetricsLog:
         kept = _whole_lines(path)[:keep]
         atomic_bytes(path, b"".join(line + b"\n" for line in kept))
         self.records = len(kept)
-        self._file = path.open("ab")
+        self._path, self._file = path, path.open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record; readers see it at once."""
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps(record).encode() + b"\n")
+            self._file.flush()
         self.records += 1
 
     def sync(self) -> None:
         """Flush all records to the disk, because a checkpoint relies on them."""
-        os.fsync(self._file.fileno())
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
@@ -166,13 +176,23 @@ def _whole_lines(path: Path) -> list[bytes]:
 def create_run(config: TrainConfig, *, environment: Mapping[str, Any]) -> Run:
     """Make the directory of a new run and write its resolved configuration and its environment.
 
-    The errors are those of `make_directory`.
+    The errors are those of `make_directory`. If the files cannot be written, there is no directory.
     """
     run = Run(make_directory(config))
-    now = datetime.now(timezone.utc).isoformat()
-    run.update_status(state="running", created=now, step=0, epoch=0, best_miou=None)
-    atomic_json(run.path / ENVIRONMENT, dict(environment))
-    save_config(run, config)  # last: a directory with a configuration is a run
+    try:
+        with lock_run(run.path):
+            if not _is_unbegun(run.path):
+                raise _taken(run.path)
+            remove_unfinished(run.path)
+            now = datetime.now(timezone.utc).isoformat()
+            run.update_status(state="running", created=now, step=0, epoch=0, best_miou=None)
+            atomic_json(run.path / ENVIRONMENT, dict(environment))
+            save_config(run, config)  # last: a directory with a configuration is a run
+    except RunError:  # another process was faster
+        raise
+    except BaseException:
+        shutil.rmtree(run.path, ignore_errors=True)
+        raise
     return run
 
 
@@ -320,13 +340,25 @@ def make_directory(config: TrainConfig) -> Path:
     if name in ("", ".", "..", TRASH) or Path(name).name != name:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     path = runs_dir / name
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(
-            f"{path}: exists already; nothing was changed.\n"
-            f"Give another --name, or resume it: {resume_command(path)}"
-        )
+    if path.exists() and not _is_unbegun(path):
+        raise _taken(path)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def _is_unbegun(path: Path) -> bool:
+    """Return whether a directory holds nothing but what a process left that was killed at once."""
+    names = (STATUS, ENVIRONMENT, LOCK)
+    return path.is_dir() and all(
+        each.name in names or each.name.endswith(UNFINISHED) for each in path.iterdir()
+    )
+
+
+def _taken(path: Path) -> RunError:
+    return RunError(
+        f"{path}: exists already; nothing was changed.\n"
+        f"Give another --name, or resume it: {resume_command(path)}"
+    )
 
 
 def numbered(path: Path) -> Iterator[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from pipelines.errors import RunError
+from pipelines.files import naming
 
 try:
     import fcntl
@@ -43,7 +44,8 @@ def lock_run(path: Path) -> Iterator[None]:
                 f"{path}: another process is training this run ({holder}).\n"
                 "Wait for it, stop it, or start another run: deepgcn train"
             )
-        file.write_text(f"{_this_process()}\n", encoding="utf-8")
+        with naming(file):
+            file.write_text(f"{_this_process()}\n", encoding="utf-8")
         yield
 
 

@@ -19,6 +19,7 @@ from pipelines.runs.directory import (
     open_run,
 )
 from pipelines.runs.lock import lock_run
+from tests.small_disk import largest_file
 
 
 def make(runs: Path, name: str | None = "first", **changes: object) -> Run:
@@ -66,6 +67,42 @@ def test_a_taken_name_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"first: exists already.*\n.*--resume"):
         make(tmp_path, seed=1)
     assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("size", [0, 20, 130, 400])
+@pytest.mark.parametrize("name", ["first", None])
+def test_a_run_that_a_full_disk_prevents_leaves_nothing(
+    tmp_path: Path, size: int, name: str | None
+) -> None:
+    with largest_file(size), pytest.raises(OSError, match="File too large") as caught:
+        make(tmp_path / "runs", name)
+    assert str(tmp_path / "runs") in caught.value.filename
+    assert list((tmp_path / "runs").iterdir()) == []
+    assert make(tmp_path / "runs", name).status["step"] == 0
+
+
+def test_a_run_that_was_killed_before_it_began_is_begun_again(tmp_path: Path) -> None:
+    whole = make(tmp_path, "whole")
+    files = ("status.json", "environment.json", "config.json")
+    for count, name in enumerate(files):
+        begun = tmp_path / f"killed-{count}"
+        begun.mkdir()
+        for done in files[:count]:
+            (begun / done).write_bytes((whole.path / done).read_bytes())
+        (begun / f".{name}.77.part").write_text("{")
+        assert make(tmp_path, begun.name).config.seed == 0
+        assert sorted(path.name for path in begun.iterdir()) == sorted((".lock", *files))
+    with pytest.raises(RunError, match="exists already"):
+        make(tmp_path, "killed-2")
+
+
+def test_a_folder_that_another_process_begins_is_left_to_it(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    with (
+        lock_run(tmp_path / "first"),
+        pytest.raises(RunError, match="another process is training this run"),
+    ):
+        make(tmp_path)
 
 
 def test_runs_come_in_the_order_of_their_creation(tmp_path: Path) -> None:
