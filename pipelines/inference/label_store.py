@@ -1,9 +1,9 @@
 """Label all points of a scan, and keep the labels on disk as they are made.
 
 The labels of a large scan grow in `.<out>.part/` beside the result: `label`, `confidence` and
-perhaps `probabilities` as plain arrays, and `state.json` with what they are made from and how many
-blocks are done. After a stop, the next call with the same scan, weights and settings continues
-there.
+perhaps `probabilities` as plain arrays, and `state.json` with what they are made from, how many
+blocks are done, and a checksum of these. After a stop, the next call with the same scan, weights
+and settings continues there.
 
 Several networks and votes are passes over the scan, whose logits are summed. Each pass reads the
 sums of the one before and writes new ones, so that a block that is added twice counts once.
@@ -11,6 +11,7 @@ sums of the one before and writes new ones, so that a block that is added twice 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.files import atomic_json
+from pipelines.files import atomic_json, naming
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
 from pipelines.scans.table import chunks
@@ -136,8 +137,8 @@ class LabelStore:
             if isinstance(values, np.memmap):
                 values.flush()
         names = ("made_from", "passes", "blocks", "points", "complete")
-        state = {name: getattr(self, name) for name in names}
-        atomic_json(self.folder / STATE, {**state, "areas": self.areas.tolist()})
+        state = {name: getattr(self, name) for name in names} | {"areas": self.areas.tolist()}
+        atomic_json(self.folder / STATE, {**state, "sha256": _digest(state)})
 
     def keep(self) -> None:
         """Keep all labels on disk, also those of a small scan, until a result can be written."""
@@ -145,7 +146,8 @@ class LabelStore:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             for name, values in self.arrays.items():
-                (self.folder / name).write_bytes(values.tobytes())
+                with naming(self.folder / name):
+                    (self.folder / name).write_bytes(values.tobytes())
             self.on_disk = True
         self.complete = True
         self.save()
@@ -159,7 +161,7 @@ def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     try:
         for name, (points, *others) in shapes.items():
             value, kind = FRESH[name]
-            with (folder / name).open("wb") as file:
+            with naming(folder / name), (folder / name).open("wb") as file:
                 for part in chunks(points):
                     file.write(np.full((part.stop - part.start, *others), value, kind).tobytes())
     except OSError:
@@ -168,13 +170,21 @@ def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
-    """Return the saved state of the arrays in `folder`; {} unless they have `sizes`, in bytes."""
+    """Return the saved state of the arrays in `folder`; {} unless they have `sizes`, in bytes.
+
+    {} also unless the state is what was saved: another one would leave points without labels.
+    """
     try:
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        state = dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
+        whole = state.pop("sha256", None) == _digest(state)
         same = all((folder / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
-    return state if same and isinstance(state, dict) else {}
+    return state if same and whole else {}
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def label_points(

@@ -127,7 +127,9 @@ def test_a_stop_between_votes_and_networks_counts_nothing_twice(
     file = part_folder(out) / "state.json"
     state = json.loads(file.read_text())
     assert state["passes"] == (at - 1) // 1198
-    file.write_text(json.dumps({**state, "blocks": max(0, state["blocks"] - lost)}))
+    assert state.pop("sha256") == label_store._digest(state)
+    state["blocks"] = max(0, state["blocks"] - lost)
+    file.write_text(json.dumps({**state, "sha256": label_store._digest(state)}))
     found = labels(out, Task())
     assert list(found) == ["label", "confidence"]
     np.testing.assert_array_equal(found["label"], whole["label"])
@@ -159,6 +161,21 @@ def test_a_damaged_state_is_begun_anew(model: DeepGCN, tmp_path: Path, content: 
     again = Stops()
     label(model, out, again)
     assert (again.first, again.done) == (0, 1198)
+
+
+@pytest.mark.parametrize(("name", "value"), [("blocks", 99999999), ("points", 0), ("passes", 1)])
+def test_a_state_that_was_changed_is_begun_anew(
+    model: DeepGCN, tmp_path: Path, name: str, value: int
+) -> None:
+    """It would leave points without a label."""
+    out = tmp_path / "out.ply"
+    with pytest.raises(KeyboardInterrupt):
+        label(model, out, Stops(600))
+    file = part_folder(out) / "state.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    again = Stops()
+    assert same(label(model, out, again), label(model, tmp_path / "whole.ply"))
+    assert again.first == 0
 
 
 def test_a_small_scan_leaves_nothing_on_disk(
