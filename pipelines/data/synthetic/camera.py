@@ -1,16 +1,19 @@
 """A hand-held RGB-D camera in a synthetic room, and the mesh that its views are fused into.
 
 Somebody stands at a few spots, turns, and walks on to the next. Each view sees a limited angle and
-range; the views are fused in voxels, whose averages are the vertices of a mesh, with noise that
-grows with the squared depth. So parts of the room are missing: what was never looked at (often the
-ceiling), what is too near, too far, too dark, too slanted or of glass.
+range; the views are fused in voxels, whose averages are the vertices of a mesh. Fusion rounds edges
+and lets colours bleed into what is near; noise grows with the squared depth. So parts of the room
+are missing: what was never looked at (often the ceiling), what is too near, too far, too dark, too
+slanted or of glass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from .casting import Caster, View
 from .laser import Points, mix_edges
@@ -20,7 +23,8 @@ from .surface import Lighting, surface_axes, surface_color, value_noise
 
 NEAREST = 0.4  # m: the camera measures nothing nearer
 STEP = 25.0  # degrees that the camera turns between two views
-RAYS = 3.0  # for each vertex of a room that is seen whole
+RAYS = 4.5  # for each vertex of a room that is seen whole
+PASSES = 2  # of smoothing over neighbouring voxels
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Quality:
     votes: int  # observations that a vertex needs
     flicker: float  # standard deviation of the views' exposures, in stops
     blur: float  # m on the surface
+    smooth: float  # weight of each touching voxel in a vertex's place and colour
+    rise: float  # degrees that the camera is held higher than usual
 
 
 def draw_quality(rng: np.random.Generator) -> Quality:
@@ -43,9 +49,11 @@ def draw_quality(rng: np.random.Generator) -> Quality:
         drift=rng.uniform(0.0, 0.02),
         range=rng.uniform(3.5, 5.5),
         slant=rng.uniform(0.08, 0.25),
-        votes=int(rng.integers(1, 3)),
+        votes=int(rng.choice((1, 2), p=(0.75, 0.25))),
         flicker=rng.uniform(0.0, 0.35),
         blur=rng.uniform(0.0, 0.03),
+        smooth=rng.uniform(0.0, 0.7),
+        rise=rng.choice((rng.normal(0, 5), rng.uniform(8, 32)), p=(0.7, 0.3)),
     )
 
 
@@ -56,38 +64,44 @@ def film(
     quality, caster = draw_quality(rng), Caster(scene.patches())
     width, depth, height = layout.size
     surface = 2 * width * depth + 2 * (width + depth) * height
-    views = walk(layout, int(RAYS * density * surface), rng)
-    seen = [_look(caster, view, quality, rng) for view in views]
+    views = walk(layout, int(RAYS * density * surface), rng, quality.rise)
+    lost = _lost(caster)
+    seen = [_look(caster, lost, view, quality, rng) for view in views]
     hit, values = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
-    order, starts = _voxels(values[:, :3], np.sqrt(1.2 / density), rng.uniform(0, np.pi))
-    count = np.diff(starts, append=len(order))
-    mean = np.add.reduceat(values[order], starts) / count[:, None]
+    grid = _Voxels.sort(values[:, :3], np.sqrt(1.2 / density), rng.uniform(0, np.pi))
+    count = np.diff(grid.starts, append=len(hit))
+    mean = np.add.reduceat(values[grid.order], grid.starts) / count[:, None]
     keep = count >= quality.votes
-    # Sorted, so that the vertices of an object are together.
-    hit, mean, count = hit[order[starts[keep]]], mean[keep].astype(np.float64), count[keep]
-    by_object = np.argsort(hit, kind="stable")
-    hit, mean, count = hit[by_object], mean[by_object], count[by_object]
+    hit = hit[grid.order[grid.starts[keep]]]
+    mean, count = mean[keep].astype(np.float64), count[keep]
     pos, far, gain = mean[:, :3], mean[:, 3], mean[:, 4:]
     color = _paint(caster, hit, pos, lighting, quality, rng) * gain
-    rgb = np.clip(np.rint(255 * (color + rng.normal(0, 0.015, color.shape))), 0, 255)
-    pos = _distort(pos, caster.normal[hit], far, count, quality, rng)
-    return Points(pos, rgb.astype(np.uint8), caster.patches.object[hit])
+    both = _smooth(np.hstack([pos, color]), grid, keep, quality.smooth)
+    color = both[:, 3:] + rng.normal(0, 0.015, color.shape)
+    rgb = np.clip(np.rint(255 * color), 0, 255)
+    pos = _distort(both[:, :3].astype(np.float64), caster.normal[hit], far, count, quality, rng)
+    owner = caster.patches.object[hit]
+    order = np.argsort(owner, kind="stable")
+    return Points(pos[order], rgb.astype(np.uint8)[order], owner[order])
 
 
-def walk(layout: Layout, rays: int, rng: np.random.Generator) -> list[View]:
-    """Plan the views of somebody who scans a room, about `rays` pixels in all."""
+def walk(layout: Layout, rays: int, rng: np.random.Generator, rise: float = 0.0) -> list[View]:
+    """Plan the views of somebody who scans a room, about `rays` pixels in all.
+
+    They look down by 29 degrees less `rise` on average.
+    """
     width, depth, _ = layout.size
     spots = rng.uniform((0.3, 0.3), (width - 0.3, depth - 0.3), (200, 2))
     clearance = layout.clearance(spots)
     spots = spots[clearance >= min(0.2, np.sort(clearance)[-20])]
     here, yaw = spots[rng.integers(len(spots))], rng.uniform(0, 360)
     poses = []
-    for _ in range(rng.integers(3, 8)):
+    for _ in range(rng.integers(4, 10)):
         steps = np.linalg.norm(spots - here, axis=1)
         there = spots[np.argmin(np.abs(steps - rng.uniform(0.5, 2.5)))]
         height, way = rng.uniform(1.2, 1.8), rng.choice((-1, 1))
         for _ in range(rng.choice((1, 2, 3), p=(0.3, 0.45, 0.25))):
-            pitch, views = rng.normal(-22, 16), int(np.ceil(rng.uniform(90, 380) / STEP))
+            pitch, views = rise + rng.normal(-29, 14), int(np.ceil(rng.uniform(90, 380) / STEP))
             for part in range(views):
                 place = here + (there - here) * part / views * 0.5
                 yaw += way * STEP + rng.normal(0, 4)
@@ -108,7 +122,7 @@ def _view(pose: tuple[float, ...], focal: float, columns: int) -> View:
 
 
 def _look(
-    caster: Caster, view: View, quality: Quality, rng: np.random.Generator
+    caster: Caster, lost: np.ndarray, view: View, quality: Quality, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what a view measures: patches (n,) int32, and (n, 5) float32.
 
@@ -117,35 +131,93 @@ def _look(
     rays = view.rays(rng)
     depth, hit = caster.cast(view, rays)
     mix_edges(depth, 0.1, rng)
-    seen = (hit >= 0) & (depth > NEAREST) & (depth < quality.range)
-    hit, depth, rays = hit[seen], depth[seen], rays[seen]
-    length = np.sqrt(np.einsum("ij,ij->i", rays, rays))
-    cosine = np.abs(np.einsum("ij,ij->i", rays, caster.normal[hit].astype(np.float32)))
+    chance = rng.random(depth.shape, dtype=np.float32)
+    limits = NEAREST, quality.range, quality.slant, 2 ** rng.normal(0, quality.flicker)
+    return _measure(rays, depth, hit, chance, caster.normal, lost, view.position, limits)
+
+
+def _lost(caster: Caster) -> np.ndarray:
+    """Return the fraction of rays (P,) that come back from no patch: of glass, often if dark."""
     material = caster.patches.material
-    dark = material["first"].max(axis=1) < 0.16
-    lost = np.maximum(material["dropout"], 0.4 * dark).astype(np.float32)[hit]
-    seen = (cosine > quality.slant * length) & (rng.random(len(hit), dtype=np.float32) >= lost)
-    hit, depth = hit[seen], depth[seen]
-    values = np.empty((len(hit), 5), np.float32)
-    values[:, :3] = view.position + rays[seen] * depth[:, None]
-    values[:, 3], values[:, 4] = depth, 2 ** rng.normal(0, quality.flicker)
-    return hit, values
+    return np.maximum(material["dropout"], 0.4 * (material["first"].max(axis=1) < 0.16))
 
 
-def _voxels(pos: np.ndarray, size: float, turn: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return an order of points (n, 3) by voxels of a size, m, and each voxel's start in it.
+@njit(cache=True, nogil=True)
+def _measure(rays, depth, hit, chance, normal, lost, position, limits):
+    nearest, furthest, slant, gain = limits
+    patches = np.empty(depth.size, np.int32)
+    values = np.empty((depth.size, 5), np.float32)
+    count = 0
+    for row in range(depth.shape[0]):
+        for column in range(depth.shape[1]):
+            patch, z = hit[row, column], depth[row, column]
+            if patch < 0 or not nearest < z < furthest or chance[row, column] < lost[patch]:
+                continue
+            ray, n = rays[row, column], normal[patch]
+            across = ray[0] * n[0] + ray[1] * n[1] + ray[2] * n[2]
+            if across**2 <= slant**2 * (ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2):
+                continue
+            patches[count] = patch
+            for axis in range(3):
+                values[count, axis] = position[axis] + ray[axis] * z
+            values[count, 3], values[count, 4] = z, gain
+            count += 1
+    return patches[:count].copy(), values[:count].copy()
 
-    The voxels are turned about the vertical, as a scan's axes have nothing to do with its walls.
-    """
-    x, y, z = pos.T / np.float32(size)
-    cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
-    key, shift = np.zeros(len(pos), np.int64), len(pos).bit_length()
-    for axis in (cos * x - sin * y, sin * x + cos * y, z):
-        cell = np.floor(axis - axis.min()).astype(np.int64)
-        key = key * (cell.max() + 1) + cell
-    key = (key << shift) | np.arange(len(pos))  # sorting is many times faster than argsort
-    key.sort()
-    return key & ((1 << shift) - 1), np.flatnonzero(np.diff(key >> shift, prepend=-1))
+
+class _Voxels(NamedTuple):
+    """Points sorted by the voxel that they lie in."""
+
+    order: np.ndarray  # (n,) of the points
+    starts: np.ndarray  # (V,) each voxel's first point in it
+    key: np.ndarray  # (V,) int64, ascending
+    steps: tuple[int, int, int]  # from a voxel's key to those of its neighbours along the axes
+
+    @classmethod
+    def sort(cls, pos: np.ndarray, size: float, turn: float) -> _Voxels:
+        """Sort points (n, 3) float32 by voxels of a size, m.
+
+        They are turned about the vertical, as a scan's axes have nothing to do with its walls.
+        """
+        x, y, z = pos.T / np.float32(size)
+        cos, sin = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+        key, shift, steps = np.zeros(len(pos), np.int64), len(pos).bit_length(), [1, 1, 1]
+        for number, axis in enumerate((cos * x - sin * y, sin * x + cos * y, z)):
+            cell = np.floor(axis - axis.min()).astype(np.int64)
+            size_along = int(cell.max()) + 2  # one more, so that no row touches the next one
+            key = key * size_along + cell
+            steps[:number] = [step * size_along for step in steps[:number]]
+        key = (key << shift) | np.arange(len(pos))  # sorting is many times faster than argsort
+        key.sort()
+        voxel = key >> shift
+        starts = np.flatnonzero(np.diff(voxel, prepend=-1))
+        x_step, y_step, z_step = steps
+        return cls(key & ((1 << shift) - 1), starts, voxel[starts], (x_step, y_step, z_step))
+
+
+def _smooth(values: np.ndarray, grid: _Voxels, keep: np.ndarray, weight: float) -> np.ndarray:
+    """Average values (V, c) with those of touching voxels, which have a weight, PASSES times."""
+    key, steps = grid.key[keep], np.array(grid.steps)
+    for _ in range(PASSES):
+        values = _average(values.astype(np.float32), key, steps, np.float32(weight))
+    return values
+
+
+@njit(cache=True, nogil=True)
+def _average(values, key, steps, weight):
+    total, weights = values.copy(), np.ones((len(values), 1), np.float32)
+    for step in steps:
+        above = 0
+        for voxel in range(len(key)):
+            while above < len(key) - 1 and key[above] < key[voxel] + step:
+                above += 1
+            if key[above] == key[voxel] + step:
+                weights[voxel] += weight
+                weights[above] += weight
+                for column in range(values.shape[1]):
+                    total[voxel, column] += weight * values[above, column]
+                    total[above, column] += weight * values[voxel, column]
+    return total / weights
 
 
 def _paint(
@@ -156,14 +228,11 @@ def _paint(
     quality: Quality,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Return the lit, blurred colours (n, 3) of vertices (n, 3) on patches `hit` (n,)."""
+    """Return the lit colours (n, 3), mixed up by blur, of vertices (n, 3) on patches `hit` (n,)."""
     normal, material = caster.normal[hit], caster.patches.material[hit]
     place = np.stack(surface_axes(pos, normal))
-    color = np.zeros((len(pos), 3))
-    for _ in range(2):
-        blurred = place + quality.blur * rng.standard_normal(place.shape, dtype=np.float32)
-        color += surface_color(material, *blurred) / 2
-    return color * lighting.shade(pos, normal)[:, None]
+    place += np.float32(quality.blur) * rng.standard_normal(place.shape, dtype=np.float32)
+    return surface_color(material, *place) * lighting.shade(pos, normal)
 
 
 def _distort(

@@ -9,16 +9,17 @@ floor level. Sizes are metres.
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import product
 
 import numpy as np
 
-from .scene import Part, Vector
+from .scene import Material, Part, Vector
 from .surface import material
 
 
 def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool = False) -> None:
-    """Build a table with legs, side panels or a pedestal, sometimes with drawers."""
+    """Build a table with legs, feet, side panels or a pedestal, sometimes with drawers."""
     width, depth, height = size
     top = material("furniture", rng)
     below = top if rng.random() < 0.5 else material("metal", rng)
@@ -31,11 +32,21 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
         part.cylinder((0, depth / 2, 0), radius * 0.55, 0.03, below, facets=12)
         return
     part.box((-w, 0, under), (w, depth, height), top)
-    if rng.random() < 0.3:
+    legs = rng.choice(("panels", "feet", "four"), p=(0.25, 0.2, 0.55))
+    if legs == "panels":
         for x in (-w + 0.03, w - 0.06):
             part.box((x, 0.02, 0), (x + 0.03, depth - 0.02, under), below)
         part.box((-w + 0.06, 0.1, 0.3), (w - 0.06, 0.12, under), below)
+    elif legs == "feet":  # T-shaped, and a bar between them
+        middle = depth / 2
+        for x in (-w * 0.8, w * 0.8 - 0.06):
+            part.box((x, 0.05, 0), (x + 0.06, depth - 0.05, 0.05), below)
+            part.box((x, middle - 0.05, 0.05), (x + 0.06, middle + 0.05, under), below)
+        part.box((-w * 0.8, middle - 0.02, under - 0.1), (w * 0.8, middle + 0.02, under), below)
     else:
+        if rng.random() < 0.5:
+            rim = rng.uniform(0.05, 0.12)
+            part.box((-w + 0.05, 0.05, under - rim), (w - 0.05, depth - 0.05, under), below)
         half = rng.uniform(0.018, 0.035)
         for x, y in product((-w + 0.06, w - 0.06), (0.06, depth - 0.06)):
             part.box((x - half, y - half, 0), (x + half, y + half, under), below)
@@ -45,31 +56,70 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
 
 
 def chair(part: Part, rng: np.random.Generator) -> None:
-    """Build a chair; the origin is the middle of its seat on the floor."""
-    width, seat = rng.uniform(0.42, 0.52), rng.uniform(0.42, 0.5)
+    """Build a chair or, rarely, a stool; the origin is the middle of its seat on the floor."""
+    w, seat = rng.uniform(0.2, 0.27), rng.uniform(0.41, 0.5)
     look = material("fabric" if rng.random() < 0.6 else "furniture", rng)
-    metal = material("metal", rng)
-    w, under = width / 2, seat - rng.uniform(0.03, 0.09)
-    part.box((-w, -w, under), (w, w, seat), look)
-    height, lean = rng.uniform(0.35, 0.6), rng.uniform(0.03, 0.12)
-    gap = rng.choice((0.0, 0.12))  # below the back
-    back, up = (-w, -w - lean * gap, seat + gap), (0, -lean, height - gap)
-    part.slab(back, (2 * w, 0, 0), (0, 0.05, 0), up, look)
-    if gap:
-        part.box((-0.04, -w, seat - 0.03), (0.04, -w + 0.03, seat + gap), look)
+    metal = material("metal" if rng.random() < 0.7 else "furniture", rng)
+    under = seat - rng.uniform(0.03, 0.09)
+    shape = part.cushion if rng.random() < 0.55 else part.slab
+    shape((-w, -w, under), (2 * w, 0, 0), (0, 2 * w, 0), (0, 0, seat - under), look)
+    if rng.random() < 0.93:
+        _back(part, rng, w, seat, look)
     if rng.random() < 0.5:
-        part.cylinder((0, 0, 0.08), 0.03, under - 0.08, metal)
-        for turn in np.linspace(0, 2 * math.pi, 6)[:-1]:
-            arm = part.at(0, 0, 0, float(turn))
-            arm.box((0, -0.025, 0.05), (0.28, 0.025, 0.09), metal)
-            arm.cylinder((0.27, 0, 0), 0.03, 0.05, metal, facets=6)
+        _star(part, rng, under, metal)
     else:
-        for x, y in product((-w + 0.02, w - 0.05), repeat=2):
-            part.box((x, y, 0), (x + 0.03, y + 0.03, under), metal)
-    if rng.random() < 0.4:
+        _legs(part, rng, w, under, metal)
+    if rng.random() < 0.45:
         for x in (-w - 0.05, w):
             part.box((x, -w + 0.05, seat + 0.17), (x + 0.05, w - 0.08, seat + 0.2), metal)
             part.box((x + 0.01, -0.03, under), (x + 0.04, 0.03, seat + 0.17), metal)
+
+
+def _back(part: Part, rng: np.random.Generator, w: float, seat: float, look: Material) -> None:
+    """Add the back of a chair: a board or a cushion, a curved one, or bars."""
+    height, lean = rng.uniform(0.3, 0.62), rng.uniform(0.03, 0.14)
+    gap = rng.choice((0.0, rng.uniform(0.05, 0.2)))  # below the back
+    y, z, up = -w - lean * gap / height, seat + gap, (0, -lean, height - gap)
+    style = rng.choice(("board", "cushion", "curve", "bars"), p=(0.3, 0.3, 0.2, 0.2))
+    if style == "bars":
+        for x in np.linspace(-w, w - 0.03, int(rng.integers(3, 8))):
+            part.slab((x, y, z), (0.03, 0, 0), (0, 0.025, 0), up, look)
+        top = (-w, y - lean * 0.9, z + up[2] * 0.85)
+        part.slab(top, (2 * w, 0, 0), (0, 0.03, 0), (0, -0.1 * lean, 0.15 * up[2]), look)
+    elif style == "curve":
+        for turn in (-0.6, 0.0, 0.6):
+            part.at(0, 0, 0, turn).slab(
+                (-0.42 * w, y, z), (0.84 * w, 0, 0), (0, 0.035, 0), up, look
+            )
+    else:
+        shape, thick = (part.slab, 0.035) if style == "board" else (part.cushion, 0.09)
+        shape((-w, y, z), (2 * w, 0, 0), (0, thick, 0), up, look)
+    if gap:
+        for x in (-0.02,) if rng.random() < 0.5 else (-w, w - 0.04):
+            part.box((x, -w, seat - 0.03), (x + 0.04, -w + 0.03, seat + gap), look)
+
+
+def _star(part: Part, rng: np.random.Generator, top: float, look: Material) -> None:
+    """Add the five-star base of an office chair."""
+    part.cylinder((0, 0, 0.08), 0.03, top - 0.08, look)
+    reach, start = rng.uniform(0.24, 0.33), rng.uniform(0, 1)
+    for turn in np.linspace(0, 2 * math.pi, 6)[:-1]:
+        arm = part.at(0, 0, 0, float(turn) + start)
+        arm.slab((0, -0.025, 0.07), (reach, 0, -0.02), (0, 0.05, 0), (0, 0, 0.04), look)
+        arm.cylinder((reach - 0.01, 0, 0), 0.03, 0.05, look, facets=6)
+
+
+def _legs(part: Part, rng: np.random.Generator, w: float, top: float, look: Material) -> None:
+    """Add four legs, upright or spread, sometimes with bars between them."""
+    spread, thick = rng.choice((0.0, rng.uniform(0.02, 0.07))), rng.uniform(0.02, 0.04)
+    for x, y in product((-w + 0.02, w - 0.02 - thick), repeat=2):
+        foot = (x + math.copysign(spread, x), y + math.copysign(spread, y), 0)
+        up = (x - foot[0], y - foot[1], top)
+        part.slab(foot, (thick, 0, 0), (0, thick, 0), up, look)
+    if rng.random() < 0.4:
+        z = rng.uniform(0.08, 0.25)
+        for x in (-w + 0.02, w - 0.04):
+            part.box((x, -w + 0.04, z), (x + 0.02, w - 0.04, z + 0.02), look)
 
 
 def sofa(part: Part, rng: np.random.Generator, size: Vector) -> None:
@@ -77,21 +127,24 @@ def sofa(part: Part, rng: np.random.Generator, size: Vector) -> None:
     look = material("fabric", rng)
     width, depth, back = size
     deep, depth = depth, min(depth, 0.95)
-    seat, arm, base = rng.uniform(0.38, 0.46), rng.uniform(0.1, 0.24), rng.uniform(0.03, 0.12)
-    x = width / 2
-    part.box((-x, 0, base), (x, depth, seat - 0.14), look)
-    part.slab((-x, 0, base), (2 * x, 0, 0), (0, 0.2, 0), (0, -0.05, back - base), look)
+    seat, arm, base = rng.uniform(0.38, 0.46), rng.uniform(0.1, 0.26), rng.uniform(0.03, 0.12)
+    x, bulge = width / 2, rng.uniform(0.2, 0.5)
+    soft = partial(part.cushion, material=look, bulge=bulge)
+    part.box((-x + 0.03, 0.05, base), (x - 0.03, depth, seat - 0.14), look)
+    soft((-x, 0, base), (2 * x, 0, 0), (0, 0.25, 0), (0, -0.05, back - base))
+    rise = rng.uniform(0.1, 0.24)
     for side in (-x, x - arm):
-        part.box((side, 0, base), (side + arm, depth, seat + rng.uniform(0.12, 0.2)), look)
-    cushions = max(1, round((width - 2 * arm) / 0.65))
+        soft((side, 0, base), (arm, 0, 0), (0, depth, 0), (0, 0, seat + rise - base))
+    cushions = max(1, round((width - 2 * arm) / rng.uniform(0.55, 0.9)))
     step = (width - 2 * arm) / cushions
     long = rng.choice((0, cushions - 1)) if deep > depth else -1
     for i in range(cushions):
         low = -x + arm + i * step
-        end = deep if i == long else depth
-        part.box((low + 0.01, 0.18, seat - 0.14), (low + step - 0.01, end, seat), look)
-        rise = rng.uniform(-0.04, 0.04)
-        part.box((low + 0.02, 0.12, seat), (low + step - 0.02, 0.32, back + rise), look)
+        end = (deep if i == long else depth) + rng.uniform(-0.02, 0.03)
+        soft((low, 0.15, seat - 0.16), (step, 0, 0), (0, end - 0.15, 0), (0, 0, 0.18))
+        thick, lean = rng.uniform(0.14, 0.28), rng.uniform(-0.12, 0)
+        high = back + rng.uniform(-0.06, 0.06) - seat
+        soft((low, 0.15, seat - 0.02), (step, 0, 0), (0, thick, 0), (0, lean, high))
         if i == long:
             part.box((low, depth, base), (low + step, end - 0.01, seat - 0.14), look)
 
@@ -212,7 +265,8 @@ def plant(part: Part, rng: np.random.Generator) -> None:
 def bag(part: Part, rng: np.random.Generator) -> None:
     """Build a bag or a backpack on the floor."""
     w, d, h = rng.uniform(0.15, 0.22), rng.uniform(0.08, 0.13), rng.uniform(0.3, 0.48)
-    part.slab((-w, -d, 0), (2 * w, 0, 0), (0, 2 * d, 0), (0, 0.06, h), material("fabric", rng))
+    shape = part.cushion if rng.random() < 0.7 else part.slab
+    shape((-w, -d, 0), (2 * w, 0, 0), (0, 2 * d, 0), (0, 0.06, h), material("fabric", rng))
 
 
 def cabinet(part: Part, rng: np.random.Generator) -> None:

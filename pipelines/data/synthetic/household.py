@@ -15,6 +15,25 @@ from .scene import Material, Part, Vector
 from .surface import material
 
 
+def lump(
+    part: Part, rng: np.random.Generator, size: Vector | np.ndarray, role: str = "thing"
+) -> None:
+    """Build a thing of a size around the origin: a box, a pot, a cushion, or one on another."""
+    a, b, c = size
+    form = rng.choice(("box", "pot", "cushion", "two"), p=(0.35, 0.2, 0.3, 0.15))
+    look = material(role, rng)
+    if form == "pot":
+        part.cylinder((0, 0, 0), min(a, b) / 2, c, look, facets=7)
+    elif form == "cushion":
+        start, bulge = (-a / 2, -b / 2, 0), rng.uniform(0.3, 1.0)
+        part.cushion(start, (a, 0, 0), (0, b, 0), (0, 0, c), look, bulge)
+    else:
+        high = c * rng.uniform(0.3, 0.8) if form == "two" else c
+        part.box((-a / 2, -b / 2, 0), (a / 2, b / 2, high), look)
+        if form == "two":
+            lump(part.at(0, 0, high, rng.normal(0, 0.3)), rng, (a * 0.7, b * 0.7, c - high), role)
+
+
 def bed(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a bed with its head at the wall: frame, mattress, a rumpled blanket, pillows."""
     look, cloth = material("furniture", rng), material("fabric", rng)
@@ -23,16 +42,27 @@ def bed(part: Part, rng: np.random.Generator, size: Vector) -> None:
     if rng.random() < 0.7:
         part.box((-w, 0, 0), (w, 0.06, head), look)
     part.box((-w, 0.06, low), (w, length, top - 0.15), look)
-    part.box((-w + 0.01, 0.08, top - 0.15), (w - 0.01, length - 0.02, top), material("fabric", rng))
-    start, y = rng.uniform(0.5, 0.9), np.arange(-w - 0.02, w, 0.3)
-    for x in y:  # the blanket, higher here and there
-        end, rise = min(x + 0.3, w + 0.02), rng.uniform(0.03, 0.12)
-        part.box((x, start, top - 0.2), (end, length + 0.01, top + rise), cloth)
+    sheet, deep = material("fabric", rng), length - 0.08
+    part.cushion((-w, 0.06, top - 0.17), (width, 0, 0), (0, deep, 0), (0, 0, 0.19), sheet, 0.2)
+    start = rng.uniform(0.3, 0.9)
+    over = (-w - 0.04, start, top - 0.25)
+    part.cushion(over, (width + 0.08, 0, 0), (0, length - start, 0), (0, 0, 0.33), cloth, 0.2)
+    for _ in range(int(rng.integers(2, 7))):  # folds
+        a, b, c = rng.uniform((0.3, 0.2, 0.1), (0.9 * width, 0.8, 0.26))
+        fold = part.at(rng.uniform(-w, w) * 0.6, rng.uniform(start + 0.2, length - 0.2), top)
+        fold.cushion((-a / 2, -b / 2, 0.05 - c / 2), (a, 0, 0), (0, b, 0), (0, 0, c), cloth, 0.9)
     for x in (-w / 2, w / 2) if width > 1.1 else (0.0,):
-        pillow = part.at(x, 0.3, top, rng.normal(0, 0.15))
-        pillow.box((-0.3, -0.2, 0), (0.3, 0.2, rng.uniform(0.08, 0.2)), material("fabric", rng))
+        pillow(part.at(x, 0.3, top, rng.normal(0, 0.15)), rng)
     if rng.random() < 0.5:
         heap(part.at(rng.uniform(-w, w) * 0.5, rng.uniform(0.9, length - 0.4), top + 0.06), rng)
+
+
+def pillow(part: Part, rng: np.random.Generator) -> None:
+    """Build a pillow around the origin, lying or leaning back."""
+    a, b, c = rng.uniform((0.35, 0.3, 0.1), (0.75, 0.5, 0.22))
+    lean = rng.choice((0.0, rng.uniform(0.2, 0.8)))
+    v, w = (0, b * (1 - lean), b * lean), (0, -c * lean, c * (1 - lean) + 0.02)
+    part.cushion((-a / 2, -b / 2, 0), (a, 0, 0), v, w, material("fabric", rng), 0.7)
 
 
 def wardrobe(part: Part, rng: np.random.Generator, size: Vector) -> None:
@@ -45,10 +75,8 @@ def wardrobe(part: Part, rng: np.random.Generator, size: Vector) -> None:
     fronts = material("furniture", rng) if rng.random() < 0.3 else look
     rows = max(1, round(h / rng.uniform(0.2, 0.35))) if h < 1.4 else int(rng.integers(1, 3))
     _fronts(part, (-w, d, 0.06), (width, h - 0.06), rows, 0.5, (fronts, metal))
-    for _ in range(int(rng.integers(0, 4))):
-        a, b, c = rng.uniform((0.06, 0.06, 0.05), (0.19, 0.17, 0.4))
-        x = rng.uniform(a - w, w - a)
-        part.box((x - a, d / 2 - b, h), (x + a, d / 2 + b, h + c), material("thing", rng))
+    for x in rng.uniform(-w + 0.1, max(w - 0.1, 0.11 - w), int(rng.integers(0, 5))):
+        lump(part.at(x, d / 2, h), rng, rng.uniform((0.1, 0.1, 0.05), (0.4, 0.9 * d, 0.4)))
 
 
 def _fronts(
@@ -80,10 +108,9 @@ def counter(part: Part, rng: np.random.Generator, size: Vector) -> None:
     sink.box((-0.25, 0.1, -0.001), (0.25, d - 0.1, 0.004), metal)
     sink.box((-0.015, 0.06, 0), (0.015, 0.09, 0.3), metal)
     sink.box((-0.015, 0.06, 0.28), (0.015, 0.28, 0.3), metal)
-    for _ in range(int(rng.integers(3, 10))):
-        a, b, c = rng.uniform((0.03, 0.03, 0.06), (0.18, 0.14, 0.4))
-        thing = part.at(rng.uniform(-w + 0.2, w - 0.2), rng.uniform(0.16, d - 0.16), top)
-        thing.box((-a, -b, 0), (a, b, c), material("thing", rng))
+    for _ in range(int(rng.integers(3, 6 + int(4 * width)))):
+        thing = part.at(rng.uniform(-w + 0.1, w - 0.1), rng.uniform(0.16, d - 0.16), top)
+        lump(thing, rng, rng.uniform((0.06, 0.06, 0.06), (0.36, 0.28, 0.4)))
     if rng.random() < 0.8:
         low, high, deep = top + rng.uniform(0.4, 0.6), rng.uniform(1.95, 2.3), rng.uniform(0.3, 0.4)
         start = rng.uniform(-w, 0) if rng.random() < 0.4 else -w
@@ -137,8 +164,8 @@ def washstand(part: Part, rng: np.random.Generator, size: Vector) -> None:
     part.box((-0.015, 0.05, 0.85), (0.015, 0.16, 1.0), metal)
     if rng.random() < 0.7:
         part.box((-w, 0, 1.1), (w, 0.02, high), material("glass", rng))
-    for x in rng.uniform(-w, w, int(rng.integers(1, 5))):
-        part.box((x, 0.05, 0.85), (x + 0.07, 0.13, rng.uniform(0.9, 1.1)), material("thing", rng))
+    for x in rng.uniform(-w, w, int(rng.integers(1, 7))):
+        lump(part.at(x, 0.1, 0.85), rng, rng.uniform((0.05, 0.05, 0.05), (0.16, 0.14, 0.25)))
 
 
 def television(part: Part, rng: np.random.Generator, size: Vector) -> None:
@@ -148,9 +175,8 @@ def television(part: Part, rng: np.random.Generator, size: Vector) -> None:
     part.box((-w, 0, 0.05), (w, d, h), material("furniture", rng))
     part.box((-0.15, d / 2 - 0.1, h), (0.15, d / 2 + 0.1, h + 0.06), dark)
     part.box((-s, d / 2, h + 0.06), (s, d / 2 + 0.05, h + 0.06 + 1.15 * s), dark)
-    for x in rng.uniform(-w, w - 0.25, int(rng.integers(0, 4))):
-        a, b = rng.uniform((0.05, 0.03), (0.25, 0.25))
-        part.box((x, 0.02, h), (x + a, 0.15, h + b), material("thing", rng))
+    for x in rng.uniform(-w + 0.1, w - 0.1, int(rng.integers(0, 6))):
+        lump(part.at(x, 0.12, h), rng, rng.uniform((0.05, 0.05, 0.03), (0.3, 0.2, 0.25)))
 
 
 def curtain(part: Part, rng: np.random.Generator, size: Vector) -> None:
@@ -181,28 +207,46 @@ def shelf(part: Part, rng: np.random.Generator, size: Vector) -> None:
     for z in np.arange(0.0, high - 0.1, rng.uniform(0.28, 0.4)):
         part.box((-w, 0, z), (w, depth, z + 0.025), look)
         for x in np.arange(-w, w - 0.12, rng.uniform(0.1, 0.2)):
-            a, b, c = rng.uniform((0.03, 0.05, 0.06), (0.1, 0.9 * depth, 0.25))
-            part.box((x, 0.01, z + 0.025), (x + a, b, z + c), material("thing", rng))
+            thing = part.at(x + 0.05, depth / 2, z + 0.025)
+            lump(thing, rng, rng.uniform((0.05, 0.05, 0.05), (0.12, 0.9 * depth, 0.25)))
 
 
 def heap(part: Part, rng: np.random.Generator) -> None:
     """Build a heap of clothes, boxes and toys around the origin."""
     for _ in range(int(rng.integers(3, 10))):
-        a, b, c = rng.uniform((0.04, 0.04, 0.02), (0.2, 0.2, 0.25))
         x, y = rng.normal(0, 0.16, 2)
-        role = "fabric" if rng.random() < 0.4 else "thing"
-        part.at(x, y, 0, rng.uniform(0, 3)).box((-a, -b, 0), (a, b, c), material(role, rng))
+        role = "fabric" if rng.random() < 0.5 else "thing"
+        size = rng.uniform((0.08, 0.08, 0.02), (0.45, 0.45, 0.28))
+        lump(part.at(x, y, 0, rng.uniform(0, 3)), rng, size, role)
 
 
 def jumble(part: Part, rng: np.random.Generator) -> None:
     """Build bottles, boxes and dishes in a group."""
     for _ in range(int(rng.integers(2, 7))):
         x, y = rng.normal(0, 0.1, 2)
-        a, b, c = rng.uniform((0.02, 0.02, 0.02), (0.09, 0.09, 0.28))
-        if rng.random() < 0.5:
-            part.cylinder((x, y, 0), a, c, material("thing", rng), facets=6)
-        else:
-            part.box((x - a, y - b, 0), (x + a, y + b, c), material("thing", rng))
+        size = rng.uniform((0.05, 0.05, 0.02), (0.18, 0.18, 0.28))
+        lump(part.at(x, y, 0, rng.uniform(0, 3)), rng, size)
+
+
+def towel(part: Part, rng: np.random.Generator) -> None:
+    """Build a towel, a coat or a bag on a hook; the origin is on the wall at floor level."""
+    a, b, c = rng.uniform((0.2, 0.04, 0.3), (0.6, 0.16, 0.9))
+    start = (-a / 2, 0, rng.uniform(1.0, 1.9) - c)
+    part.cushion(start, (a, 0, 0), (0, b, 0), (0, 0, c), material("fabric", rng), 0.4)
+
+
+def notes(part: Part, rng: np.random.Generator) -> None:
+    """Build sheets of paper pinned to a wall; the origin is on the wall at floor level."""
+    for _ in range(int(rng.integers(2, 9))):
+        x, z = rng.uniform((-0.5, 1.0), (0.4, 1.9))
+        a, b = rng.uniform((0.1, 0.1), (0.3, 0.4))
+        part.sheet((x, 0.008, z), (a, 0, 0), (0, 0, b), material("thing", rng))
+
+
+def rug(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a rug around the origin; it is a part of the floor."""
+    width, depth, high = size
+    part.box((-width / 2, -depth / 2, 0), (width / 2, depth / 2, high), material("floor", rng))
 
 
 def duct(part: Part, rng: np.random.Generator, size: Vector) -> None:

@@ -103,6 +103,7 @@ def _echoes(
 def mix_edges(depth: np.ndarray, share: float, rng: np.random.Generator) -> None:
     """Move a share of the pixels of a view at edges to between the two surfaces."""
     behind = np.roll(depth, -1, axis=1)
+    behind[:, -1] = np.inf  # there is no next pixel
     edge = (behind > depth + 0.05) & (behind < np.inf)
     edge &= rng.random(depth.shape, dtype=np.float32) < share
     blend = rng.random(np.count_nonzero(edge), dtype=np.float32) ** 2
@@ -125,7 +126,7 @@ def _measure(
     normal *= -np.sign(cosine)
     s, t = surface_axes(pos, normal)
     color = surface_color(material, s, t).astype(np.float64)
-    color *= lighting.shade(pos, normal)[:, None]
+    color *= lighting.shade(pos, normal)
     color *= rng.uniform(0.8, 1.1) * rng.uniform(0.92, 1.08, 3)  # exposure and white balance
     color += rng.normal(0, 0.02, color.shape)
     bumps = value_noise(s / 0.12, t / 0.12, material["seed"]) - 0.5

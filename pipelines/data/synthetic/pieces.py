@@ -30,8 +30,9 @@ class Piece(NamedTuple):
 # Ranges of sizes in metres: width, depth, height.
 _SIZED = """
 name       class    width     depth     height    builder
-desk       table    1.1-1.8   0.6-0.85  0.7-0.78  table
-table      table    1.0-3.0   0.75-1.3  0.7-0.77  table
+desk       table    1.1-2.2   0.6-0.9   0.7-0.78  table
+table      table    1.0-2.6   0.75-1.3  0.7-0.77  table
+long       table    2.0-3.8   0.9-1.5   0.7-0.77  table
 round      table    0.8-1.3   0.8-1.3   0.7-0.77  round_table
 low        table    0.5-1.1   0.45-0.7  0.36-0.5  table
 case       bookcase 0.6-1.4   0.25-0.42 0.8-2.2   bookcase
@@ -84,7 +85,8 @@ def draw_piece(name: str, rng: np.random.Generator) -> Piece:
 LOOSE: dict[str, tuple[tuple[Build, float], ...]] = {
     "table": (
         *((furniture.papers, 0.3), (furniture.cup, 0.1), (furniture.crate, 0.4)),
-        *((household.jumble, 0.4), (household.jumble, 0.4)),
+        *((furniture.keyboard, 0.4), (furniture.monitor, 0.5)),
+        *((household.jumble, 0.4), (household.jumble, 0.4), (household.jumble, 0.4)),
     ),
     "floor": (
         *((furniture.waste_bin, 0.4), (furniture.crate, 0.45), (furniture.bag, 0.4)),
@@ -93,7 +95,7 @@ LOOSE: dict[str, tuple[tuple[Build, float], ...]] = {
     ),
     "wall": (
         *((furniture.picture, 1.2), (furniture.picture, 1.2), (furniture.fixture, 0.25)),
-        (furniture.radiator, 1.2),
+        *((furniture.radiator, 1.2), (household.towel, 0.5), (household.notes, 1.0)),
     ),
     "ceiling": ((furniture.ceiling_lamp, 1.2),),
 }

@@ -20,36 +20,36 @@ from .scene import Frame, Part, Scene
 # Ranges of sizes in metres. `mess` scales the number of things that hang, stand and lie around.
 _SIZES = """
 kind           width   depth    height   mess
-office         3.2-4.6 4.2-5.8  2.55-3.1 0.3-1.1
-conferenceRoom 4.4-5.8 5.0-7.5  2.55-3.1 0.2-0.7
-lounge         4.2-6.0 5.0-6.8  2.6-3.4  0.3-1.0
-lobby          5.0-7.0 6.0-7.5  2.7-3.6  0.2-0.8
-hallway        1.9-2.6 7.0-12.0 2.55-3.1 0.2-0.9
-copyRoom       2.8-4.2 3.2-4.8  2.55-3.1 0.5-1.3
-storage        2.6-3.6 3.2-4.6  2.55-3.1 0.8-1.8
-openspace      6.0-8.0 6.0-8.0  2.7-3.4  0.3-0.9
-classroom      5.0-7.5 6.0-9.0  2.7-3.4  0.2-0.8
-kitchen        2.4-4.2 3.0-6.0  2.4-3.0  0.6-1.5
-bedroom        2.8-4.2 3.4-5.2  2.4-3.0  0.6-1.7
-livingRoom     3.6-5.6 4.2-7.0  2.4-3.2  0.6-1.6
-bathroom       1.7-2.8 2.2-3.6  2.4-2.9  0.5-1.5
+office         2.8-4.6 3.8-5.8  2.5-3.1  0.4-1.3
+conferenceRoom 4.0-5.8 4.6-7.5  2.55-3.1 0.3-0.9
+lounge         4.2-6.0 5.0-6.8  2.6-3.4  0.3-1.1
+lobby          4.6-7.0 5.6-7.5  2.7-3.6  0.2-0.9
+hallway        1.3-2.6 4.0-12.0 2.4-3.1  0.2-1.1
+copyRoom       2.2-4.2 2.8-4.8  2.5-3.1  0.6-1.5
+storage        1.8-3.6 2.4-4.6  2.4-3.1  0.8-1.9
+openspace      5.6-8.0 6.0-8.0  2.7-3.4  0.4-1.1
+classroom      4.6-7.5 5.6-9.0  2.7-3.4  0.3-1.0
+kitchen        1.9-4.0 2.6-5.4  2.4-3.0  0.7-1.7
+bedroom        2.4-4.2 2.8-5.0  2.3-3.0  0.7-1.9
+livingRoom     3.2-5.4 3.8-6.6  2.3-3.1  0.7-1.8
+bathroom       1.4-2.6 1.8-3.4  2.2-2.8  0.6-1.6
 """
 # How many of each thing. Cases are bookcases, meetings are tables with chairs around them, chairs
 # those that stand alone, bulk those of BULK.
 _COUNTS = """
 kind           doors windows columns beams boards cases desks sofas meetings chairs bulk
-office         1     1-2     1       0-2   1      1-3   1-2   0-1   0        1-2    0-2
-conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-2    0-1
-lounge         1     1-2     0-1     1-2   0-1    0-2   0     2-3   1-2      0-2    0-2
-lobby          2-3   1-2     1-3     1-3   0-1    0-2   0     2-4   1-3      2-5    0-1
-hallway        3-5   0-1     1-3     1-3   0-2    0-1   0     0     0        0-3    0-3
-copyRoom       1     0-1     0-1     0-2   1      1-2   1     0     0        0-2    1-3
-storage        1     0-1     0-1     1-2   0-1    2-4   0-1   0     0        0-2    2-4
-openspace      1     1-2     1-2     1-3   0-1    1-3   3-6   0-1   0-1      0-2    0-3
-classroom      1-2   1-3     0-2     0-2   1-2    0-2   1     0     4-8      1-3    0-2
-kitchen        1-2   1-2     0       0-1   0      0-1   0     0     0-1      1-4    6-9
-bedroom        1-2   1-2     0       0-1   0      0-1   0-1   0-1   0        0-2    6-9
-livingRoom     1-2   2-3     0-1     0-1   0      0-2   0-1   1-3   0-2      0-3    5-9
+office         1     1-2     1       0-2   1      1-3   1-3   0-1   0        1-3    1-4
+conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-4    0-2
+lounge         1     1-2     0-1     1-2   0-1    0-2   0-1   2-4   1-2      1-4    1-4
+lobby          2-3   1-2     1-3     1-3   0-1    0-2   0-1   2-5   1-3      2-6    0-3
+hallway        2-5   0-1     0-1     0-3   0-2    0-2   0-1   0-1   0        0-3    1-5
+copyRoom       1     0-1     0-1     0-2   1      1-3   1-2   0     0        0-2    2-4
+storage        1     0-1     0-1     0-2   0-1    2-4   0-1   0     0        0-3    3-6
+openspace      1     1-2     1-2     1-3   0-1    1-4   4-8   0-1   0-1      1-4    1-4
+classroom      1-2   1-3     0-2     0-2   1-2    0-2   1-2   0     5-10     2-5    0-3
+kitchen        1-2   1-2     0       0-1   0      0-1   0     0     1        1-4    6-9
+bedroom        1-2   1-2     0       0-1   0      0-2   0-1   0-1   0        1-3    5-9
+livingRoom     1-2   1-3     0-1     0-1   0      1-3   0-1   2-4   1-2      1-4    4-8
 bathroom       1     0-1     0       0     0      0     0     0     0        0-1    5-8
 """
 # Large things that S3DIS has no class for, by the kind of room; the first ones come first.
@@ -58,9 +58,11 @@ BULK = {
     "bedroom": "bed wardrobe chest bed television chest wardrobe coats",
     "livingRoom": "television chest wardrobe chest coats",
     "bathroom": "toilet washstand tub washer chest coats wardrobe",
-    "lounge": "counter fridge chest",
+    "lounge": "counter fridge chest television chest",
+    "hallway": "coats chest wardrobe chest",
 }
-OFFICE = "chest coats wardrobe chest"
+RUGS = ("bedroom", "livingRoom", "bathroom", "lounge", "office")
+OFFICE = "chest wardrobe coats chest"
 
 
 def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -96,6 +98,7 @@ def furnish(
     room = _Furnisher(kind, size, rng, library)
     room.openings()
     room.structure()
+    room.rugs()
     room.walls()
     room.seats()
     room.clutter()
@@ -123,7 +126,7 @@ class _Furnisher:
             width = rng.choice((rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.7)), p=(0.85, 0.15))
             doors += self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
         for _ in self._number("windows"):
-            low, width = rng.uniform(0.15, 1.0), rng.uniform(0.9, 2.4)
+            low, width = rng.uniform(0.15, 1.1), rng.uniform(0.6, 2.4)
             windows += self._opening(width, low, min(rng.uniform(1.9, 2.4), top) - low)
         shell.walls(self.scene, rng, self.plan, [*doors, *windows, *self.plan.doorways])
         for door in doors:
@@ -152,7 +155,7 @@ class _Furnisher:
             ground = self.layout.in_front(window.wall, middle - 0.6, middle + 0.6, 0.15)
             self.layout.floor.append(ground)
             self._add("clutter", wall.at(middle, 0), furniture.radiator)
-        if rng.random() < 0.2 + 0.3 * self.mess:
+        if rng.random() < 0.3 + 0.3 * self.mess:
             low = rng.choice((0.02, max(0.02, window.z0 - 0.15)))
             for side in (-1, 1):
                 width = wide * rng.uniform(0.1, 0.5)
@@ -184,6 +187,17 @@ class _Furnisher:
             if under:
                 self._put(under.at(0, 0, height), piece)
 
+    def rugs(self) -> None:
+        """Lay rugs, which belong to the floor."""
+        rng = self.rng
+        floor = self.scene.objects.index("floor")
+        for _ in range(rng.poisson(0.5 if self.kind in RUGS else 0.1)):
+            wide, deep = rng.uniform(0.5, 2.4, 2).clip(max=np.array(self.size[:2]) - 0.4)
+            x, y = rng.uniform((wide / 2, deep / 2), self.size[:2] - np.array((wide, deep)) / 2)
+            frame = Frame(x, y, 0.0, rng.choice((0.0, rng.normal(0, 0.2))))
+            size = (wide, deep, rng.uniform(0.004, 0.02))
+            household.rug(Part(self.scene, floor, frame), rng, size)
+
     def walls(self) -> None:
         """Add what stands at or hangs on walls: boards, bookcases, desks, sofas, large things."""
         rng = self.rng
@@ -195,13 +209,14 @@ class _Furnisher:
                 furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
         names = BULK.get(self.kind, OFFICE).split()
         bulk = [names[number % len(names)] for number in self._number("bulk")]
-        for name in bulk[:2]:
+        cases = ["case" for _ in self._number("cases")]
+        for name in (*cases[:1], *bulk[:2]):
             self._stand(name)
         for _ in self._number("sofas"):
             self._sofa()
         for _ in self._number("desks"):
             self._desk()
-        for name in [*["case" for _ in self._number("cases")], *bulk[2:]]:
+        for name in (*cases[1:], *bulk[2:]):
             self._stand(name)
 
     def seats(self) -> None:
@@ -220,13 +235,13 @@ class _Furnisher:
             for _ in range(rng.poisson(0.5 + 5.0 * mess * width * depth)):
                 x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
                 self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), self._loose("table"))
-        for _ in range(rng.poisson(0.45 * self.around * mess)):
+        for _ in range(rng.poisson(0.6 * self.around * mess)):
             self._hang(self._loose("wall"))
-        for _ in range(rng.poisson(0.12 * self.around * mess)):
+        for _ in range(rng.poisson(0.15 * self.around * mess)):
             self._hang(draw_piece("shelf", rng)._replace(elevation=rng.uniform(0.9, 1.5)))
-        for _ in range(rng.poisson(0.4 * self.around * mess)):
+        for _ in range(rng.poisson(0.55 * self.around * mess)):
             self._lean(self._loose("floor"))
-        for _ in range(rng.poisson(0.2 * self.size[0] * self.size[1] * mess)):
+        for _ in range(rng.poisson(0.3 * self.size[0] * self.size[1] * mess)):
             piece = self._loose("floor")
             frame = self._somewhere(max(piece.size[:2]))
             if frame:
@@ -304,8 +319,13 @@ class _Furnisher:
     def _sofa(self) -> None:
         rng = self.rng
         name = str(rng.choice(("sofa", "chaise", "armchair"), p=(0.5, 0.15, 0.35)))
-        frame = self._stand(name)
-        if name != "sofa" or frame is None:
+        frame = self._stand(name) or self._stand("armchair")
+        if frame is None:
+            return
+        for _ in range(rng.poisson(0.8)):
+            at = frame.at(rng.normal(0, 0.35), rng.uniform(0.35, 0.55), 0.45, rng.normal(0, 0.4))
+            self._add("clutter", at, household.pillow)
+        if name != "sofa":
             return
         front, piece = frame.at(0, 1.25), self._draw("low")
         if self.layout.take_around(front.at(0, 0.25), 0.3):
@@ -314,9 +334,10 @@ class _Furnisher:
 
     def _meeting(self) -> None:
         rng = self.rng
-        piece = self._draw(str(rng.choice(("table", "round"), p=(0.7, 0.3))))
+        names = ("long",) if self.kind == "conferenceRoom" else ("table", "table", "round")
+        piece = self._draw(str(rng.choice(names)))
         width, depth, height = piece.size
-        center = self.layout.on_floor(width, depth, gap=0.5)
+        center = self.layout.on_floor(width, depth, gap=rng.uniform(0.3, 0.5))
         if center is None:
             return
         frame = center.at(0, -depth / 2)

@@ -1,8 +1,8 @@
 """The geometry of a synthetic room: flat patches in objects, each patch with a material.
 
 Everything is made of parallelograms, flat discs and triangles: a box is six parallelograms, a
-cylinder a ring of them and two discs. Coordinates are metres in the room's frame: x and y from the
-room's corner, z from the floor.
+cylinder a ring of them and two discs, a cushion 144 triangles. Coordinates are metres in the room's
+frame: x and y from the room's corner, z from the floor.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -164,17 +165,35 @@ class Part:
         corner = [c - a - b for c, a, b in zip(center, u, v, strict=True)]
         self._patch(corner, _add(u, u), _add(v, v), material, solid=False, shape=ELLIPSE)
 
-    def mesh(self, triangles: np.ndarray, material: np.ndarray) -> None:
-        """Add triangles (T, 3, 3), m, seen from both sides, of materials (T,), see MATERIAL."""
+    def cushion(
+        self,
+        origin: Vector,
+        u: Vector,
+        v: Vector,
+        w: Vector,
+        material: Material,
+        bulge: float = 0.5,
+    ) -> None:
+        """Add a rounded solid inside that of `slab`: a box at bulge 0, an ellipsoid at 1."""
+        axes = np.array([u, v, w], np.float64)
+        triangles = _superellipsoid(round(bulge, 1)) @ axes + np.array(origin)
+        rows = np.repeat(np.array([tuple(material)], MATERIAL), len(triangles))
+        self.mesh(triangles, rows, solid=True)
+
+    def mesh(self, triangles: np.ndarray, material: np.ndarray, *, solid: bool = False) -> None:
+        """Add triangles (T, 3, 3), m, of materials (T,), see MATERIAL, seen from both sides.
+
+        Those of a `solid` are seen from outside; their corners go around to the left.
+        """
         cos, sin = math.cos(self.frame.yaw), math.sin(self.frame.yaw)
         corners = triangles.astype(np.float64) @ ((cos, sin, 0), (-sin, cos, 0), (0, 0, 1))
         corners += (self.frame.x, self.frame.y, self.frame.z)
         origin, u, v = (corners - corners[:, :1] * ((0,), (1,), (1,))).swapaxes(0, 1)
         kept = np.linalg.norm(np.cross(u, v), axis=1) > 1e-7  # m²: thinner ones have no normal
         count = int(kept.sum())
-        solid, owner = np.zeros(count, bool), np.full(count, self.index)
-        shape = np.full(count, TRIANGLE, np.uint8)
-        mesh = Patches(origin[kept], u[kept], v[kept], shape, solid, material[kept], owner)
+        shape, owner = np.full(count, TRIANGLE, np.uint8), np.full(count, self.index)
+        seen = np.full(count, solid)
+        mesh = Patches(origin[kept], u[kept], v[kept], shape, seen, material[kept], owner)
         self.scene.meshes.append(mesh)
 
     def _patch(
@@ -191,6 +210,26 @@ class Part:
         self.scene.corners.append((self.frame.point(origin), turn(u), turn(v)))
         self.scene.materials.append(material)
         self.scene.flags.append((shape, solid, self.index))
+
+
+@lru_cache
+def _superellipsoid(exponent: float) -> np.ndarray:
+    """Return the triangles (T, 3, 3) of a superellipsoid in the unit cube.
+
+    Reference:
+        Barr, Superquadrics and angle-preserving transformations, IEEE CG&A 1981.
+    """
+    around = np.linspace(-math.pi, math.pi, 13)
+    rise = np.linspace(-math.pi / 2, math.pi / 2, 7)[:, None]
+
+    def power(wave: np.ndarray) -> np.ndarray:
+        return np.sign(wave) * np.abs(wave) ** exponent
+
+    flat = power(np.cos(rise))
+    x, y = flat * power(np.cos(around)), flat * power(np.sin(around))
+    grid = 0.5 + 0.5 * np.stack([x, y, power(np.sin(rise)) + 0 * x], axis=2)
+    a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
+    return np.stack([a, b, c, a, c, d], axis=2).reshape(-1, 3, 3)
 
 
 def _add(a: Vector, b: Vector) -> tuple[float, float, float]:

@@ -5,6 +5,8 @@ They are floor, ceiling, walls, doors, windows, beams and columns. All lengths a
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from .plans import Opening, Plan, Wall
@@ -103,28 +105,43 @@ def _build_surround(
 
 
 def window(part: Part, rng: np.random.Generator, opening: Opening) -> None:
-    """Build a window into its opening: sill, border, bars, glass and often a blind."""
+    """Build a window into its opening: sill, border, sashes with glass, often a blind."""
     _, s0, z0, s1, z1 = opening
-    depth = rng.uniform(0.08, 0.2)
-    frame = material("frame", rng)
+    depth, frame = rng.uniform(0.05, 0.35), material("frame", rng)
     _build_surround(part, opening, 0.05, depth, frame)
-    part.sheet((s0, -depth, z0), (s1 - s0, 0, 0), (0, 0, z1 - z0), material("glass", rng))
-    for bar in np.linspace(s0, s1, int(rng.integers(2, 5)))[1:-1]:
-        part.box((bar - 0.03, -depth, z0), (bar + 0.03, 0.05 - depth, z1), frame)
-    if rng.random() < 0.5:
-        cross = z0 + rng.uniform(0.3, 0.7) * (z1 - z0)
-        part.box((s0, -depth, cross - 0.03), (s1, 0.05 - depth, cross + 0.03), frame)
-    if rng.random() < 0.6:
-        drop = rng.uniform(0.2, 1.0) * (z1 - z0)
-        blind = material("blind", rng)
-        part.sheet((s0, -0.02, z1 - drop), (s1 - s0, 0, 0), (0, 0, drop), blind)
+    glass = material("glass", rng)
+    cross = z0 + (rng.uniform(0.3, 0.8) if rng.random() < 0.5 else 1.0) * (z1 - z0)
+    edges = np.linspace(s0, s1, max(1, round((s1 - s0) / rng.uniform(0.5, 1.2))) + 1)
+    rim = rng.uniform(0.03, 0.09)
+    for left, right in pairwise(edges.tolist()):
+        for low, high in ((z0, cross), (cross, z1)):
+            if high - low > 2 * rim:
+                open_by = rng.uniform(0.1, 1.4) if rng.random() < 0.05 else 0.0
+                sash = part.at(left, -depth, low, open_by)
+                _build_sash(sash, right - left, high - low, rim, (frame, glass))
+    if rng.random() < 0.55:
+        drop = rng.uniform(0.1, 1.0) * (z1 - z0)
+        blind, at = material("blind", rng), rng.choice((-0.02, 0.04, 0.06 - depth))
+        part.sheet((s0, at, z1 - drop), (s1 - s0, 0, 0), (0, 0, drop), blind)
+
+
+def _build_sash(
+    part: Part, width: float, height: float, rim: float, looks: tuple[Material, Material]
+) -> None:
+    """Add a pane in a frame; the origin is its lower left corner."""
+    frame, glass = looks
+    part.sheet((rim, 0.01, rim), (width - 2 * rim, 0, 0), (0, 0, height - 2 * rim), glass)
+    for x in (0.0, width - rim):
+        part.box((x, 0, 0), (x + rim, 0.05, height), frame)
+    for z in (0.0, height - rim):
+        part.box((rim, 0, z), (width - rim, 0.05, z + rim), frame)
 
 
 def beam(part: Part, rng: np.random.Generator, length: float, across: float, height: float) -> None:
     """Build a beam under the ceiling, along the wall of `part` or parallel to it in the room."""
-    thick = rng.uniform(0.2, 0.45)
-    drop = rng.uniform(0.18, max(0.2, min(0.45, height - 2.3)))
-    at = 0.0 if rng.random() < 0.3 else rng.uniform(0.15, 0.8) * (across - thick)
+    thick = rng.uniform(0.2, 0.6)
+    drop = rng.uniform(0.2, max(0.25, min(0.6, height - 2.2)))
+    at = 0.0 if rng.random() < 0.4 else rng.uniform(0.15, 0.8) * (across - thick)
     part.box((0, at, height - drop), (length, at + thick, height), material("structure", rng))
 
 

@@ -22,6 +22,7 @@ PALETTES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
     "grey": ((0.0, 1.0), (0.0, 0.1), (0.35, 0.7)),
     "dark": ((0.0, 1.0), (0.0, 0.3), (0.08, 0.3)),
     "vivid": ((0.0, 1.0), (0.45, 0.85), (0.3, 0.75)),
+    "sky": ((0.5, 0.62), (0.1, 0.45), (0.75, 1.0)),
     "green": ((0.2, 0.4), (0.3, 0.7), (0.2, 0.6)),
 }
 
@@ -75,9 +76,13 @@ fabric    1      paint   wood    0.2      0.3   0.008  0
 metal     2      paint   dark    0.3      1     0      0
 metal     2      paint   grey    0.3      1     0      0
 glass     2      view    white   0.5      0.6   0      0.6
+glass     2      view    white   0.3      0.8   0      0.9
+glass     1      view    sky     0.5      0.8   0      0.4
+glass     1      view    sky     0.5      0.8   0      0.95
 glass     1      view    green   0.8      0.4   0      0.6
 glass     1      view    pastel  0.6      0.8   0      0.5
 glass     1      paint   dark    0.5      0.8   0      0.5
+glass     1      view    dark    2.0      0.6   0      0.9
 blind     2      slats   white   0.3      0.05  0.004  0
 blind     2      slats   grey    0.3      0.05  0.004  0
 blind     1      carpet  cream   0.2      0.02  0.006  0
@@ -207,17 +212,18 @@ class Lighting:
     """The light of a room: lamps and windows as points, and what comes from everywhere."""
 
     lights: np.ndarray  # (L, 3) m
-    power: np.ndarray  # (L,)
+    power: np.ndarray  # (L, 3) of red, green and blue
     ambient: float
     size: tuple[float, float, float]  # of the room, m
 
     def shade(self, pos: np.ndarray, normal: np.ndarray) -> np.ndarray:
-        """Return the brightness (n,) at points whose normals face the viewer."""
-        total = np.full(len(pos), self.ambient)
+        """Return the light (n, 3) at points, from whichever side their normals (n, 3) show."""
+        total = np.full((len(pos), 3), self.ambient)
         for light, power in zip(self.lights, self.power, strict=True):
             ray = light - pos
             distance = np.sqrt((ray**2).sum(1)) + 1e-6
             facing = np.abs((ray * normal).sum(1)) / distance
-            total += power * (0.3 + 0.7 * facing) / (1 + 0.12 * distance**2)
+            total += np.outer((0.3 + 0.7 * facing) / (1 + 0.12 * distance**2), power)
         edges = np.sort(np.minimum(pos, np.array(self.size) - pos), axis=1)[:, 1]
-        return total * (1 - 0.25 * np.exp(-np.maximum(edges, 0) / 0.2))  # corners are darker
+        dark = 1 - 0.25 * np.exp(-np.maximum(edges, 0) / 0.2)  # in corners
+        return total * dark[:, None]

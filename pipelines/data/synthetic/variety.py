@@ -8,6 +8,7 @@ from .laser import Points
 from .plans import Size
 
 LEAST = 0.15  # of a room's points that a part of it has
+EXPOSURE = (0.28, 0.62)  # mean brightness that a camera aims at
 
 
 def vary(points: Points, size: Size, rng: np.random.Generator) -> Points:
@@ -29,7 +30,7 @@ def vary(points: Points, size: Size, rng: np.random.Generator) -> Points:
 def _part(pos: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
     """Return which points (n,) of a room are in the part that is scanned."""
     kept = np.ones(len(pos), bool)
-    form = rng.choice(("whole", "box", "low", "both"), p=(0.65, 0.2, 0.05, 0.1))
+    form = rng.choice(("whole", "box", "low", "both"), p=(0.62, 0.14, 0.14, 0.1))
     if form in ("box", "both"):
         span = rng.uniform(0.35, 0.9, 2) * size[:2]
         low = rng.uniform(0, 1, 2) * (size[:2] - span)
@@ -40,9 +41,9 @@ def _part(pos: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
 
 
 def _recolor(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the colours (n, 3) uint8 of another exposure, white balance and saturation."""
+    """Return the colours (n, 3) uint8 of a camera's exposure, white balance and saturation."""
     value = (color / np.float32(255)) ** np.float32(rng.uniform(0.75, 1.3))
     grey = value.mean(axis=1, keepdims=True)
     value = grey + np.float32(rng.uniform(0.5, 1.25)) * (value - grey)
-    gain = 2 ** rng.normal(0, 0.35) * np.exp(rng.normal(0, 0.08, 3))
+    gain = rng.uniform(*EXPOSURE) / max(float(grey.mean()), 0.05) * np.exp(rng.normal(0, 0.09, 3))
     return np.clip(np.rint(255 * value * gain.astype(np.float32)), 0, 255).astype(np.uint8)

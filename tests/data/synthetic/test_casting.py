@@ -21,7 +21,7 @@ PLAIN = Material("paint", (0.6, 0.6, 0.6), (0.5, 0.5, 0.5), scale=1.0)
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """Sheets, boxes, cylinders, leaves and triangles at random around the origin of the rays."""
+    """Shapes of all kinds at random around the origin of the rays."""
     scene = Scene()
     for _ in range(25):
         part = scene.add("clutter", Frame(*rng.uniform(-4, 4, 3), rng.uniform(0, 6)))
@@ -31,10 +31,30 @@ def random_scene(rng: np.random.Generator) -> Scene:
         part.leaf(rng.uniform(-1, 1, 3), rng.normal(0, 0.4, 3), rng.normal(0, 0.4, 3), PLAIN)
         looks = np.array([PLAIN] * 4, MATERIAL)
         part.mesh(rng.normal(0, 0.7, (4, 3, 3)).astype(np.float32), looks)
+    for bulge in (0.2, 0.6, 1.0):  # of triangles that are seen from outside alone
+        part = scene.add("sofa", Frame(*rng.uniform(-3, 3, 3), rng.uniform(0, 6)))
+        part.cushion((-1, 0, 0), (0.6, 0, 0), (0.1, 0.4, 0), (0, 0.1, 0.5), PLAIN, bulge)
     room = scene.add("wall", Frame())  # so large that views cross it behind themselves
     room.sheet((-6, -6, -2), (12, 0, 0), (0, 12, 0), PLAIN)
     room.sheet((-6, -6, -2), (0, 12, 0), (0, 0, 5), PLAIN)
     return scene
+
+
+@pytest.mark.parametrize("bulge", [0.2, 0.5, 1.0])
+def test_a_cushion_fills_its_slab(bulge: float) -> None:
+    scene = Scene()
+    part = scene.add("sofa", Frame(1.0, 2.0, 0.5, 0.0))
+    part.cushion((0, 0, 0), (2, 0, 0), (0, 1, 0), (0, 0, 0.4), PLAIN, bulge)
+    patches = scene.patches()
+    corners = patches.origin + np.stack([0 * patches.u, patches.u, patches.v])
+    corners = corners.reshape(-1, 3)
+    np.testing.assert_allclose(corners.min(axis=0), (1.0, 2.0, 0.5), atol=1e-9)
+    np.testing.assert_allclose(corners.max(axis=0), (3.0, 3.0, 0.9), atol=1e-9)
+    # The divergence theorem: the volume from the triangles, which is 1/6 π of the box of an
+    # ellipsoid (less what 144 flat triangles cut off), and more the smaller the bulge.
+    normal = np.cross(patches.u, patches.v)
+    volume = (patches.origin * normal).sum() / 6 / 0.8
+    assert {0.2: 0.85, 0.5: 0.68, 1.0: 0.44}[bulge] < volume < {0.2: 1, 0.5: 0.85, 1.0: 0.53}[bulge]
 
 
 def brute_force(patches: Patches, view: View, rays: np.ndarray) -> np.ndarray:

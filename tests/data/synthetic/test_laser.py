@@ -12,7 +12,7 @@ from pipelines.data.synthetic.scene import Frame, Material, Scene
 from pipelines.data.synthetic.surface import Lighting
 
 PLAIN = Material("paint", (0.6, 0.6, 0.6), (0.5, 0.5, 0.5), scale=1.0)
-EVEN = Lighting(np.zeros((0, 3)), np.zeros(0), ambient=1.0, size=(20.0, 20.0, 3.0))
+EVEN = Lighting(np.zeros((0, 3)), np.zeros((0, 3)), ambient=1.0, size=(20.0, 20.0, 3.0))
 
 
 def scan_scene(scene: Scene, position: tuple[float, float, float], density: float = 4000.0):

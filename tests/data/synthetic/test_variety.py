@@ -59,6 +59,18 @@ def test_arrays_for_training_are_the_scanned_objects():
         assert (label == index).sum() == points
 
 
+def test_a_camera_aims_at_a_mean_brightness():
+    shape = (2000, 3)
+    for level in (40, 120, 200):
+        color = np.random.default_rng(level).integers(level - 20, level + 20, shape, np.uint8)
+        points = Points(
+            np.random.default_rng(0).uniform(0, 1, shape) * SIZE, color, np.arange(2000)
+        )
+        means = [vary(points, SIZE, np.random.default_rng(s)).color.mean() / 255 for s in range(30)]
+        assert 0.22 < min(means) < 0.4
+        assert 0.5 < max(means) < 0.75
+
+
 def test_rooms_of_one_seed_differ_and_repeat():
     first = [room(1, index, density=50.0) for index in range(4)]
     again = [room(1, index, density=50.0) for index in (3, 2, 1, 0)][::-1]
