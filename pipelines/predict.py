@@ -26,6 +26,7 @@ from pipelines.data.s3dis.rooms import open_room
 from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.reports.plots import save_figure, scan_picture
 from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import named_run
 from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
@@ -148,10 +149,12 @@ def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
                 "Give another --out file for one scan, or a folder for several of different names."
             )
         taken[place] = f"the result of {scan}"
-        page = out.with_suffix(".html")
-        if config.view and (other := pages.setdefault(page.resolve(), scan)) is not scan:
+        page = out.with_suffix(".html" if config.view else ".png")
+        shown = config.view or config.picture
+        if shown and (other := pages.setdefault(page.resolve(), scan)) is not scan:
             raise ConfigError(
-                f"{page}: would be the page of both {other} and {scan}.\n"
+                f"{page}: would be the {'page' if config.view else 'picture'} of both {other} and "
+                f"{scan}.\n"
                 "Label them one after the other, each with an --out file of another name."
             )
     return outs
@@ -260,19 +263,9 @@ def _predict_one(
     with _kept_if_unwritten(out, found, progress):
         remove_unfinished(out.parent, out.name)
         write_labelled(out, scan, labels)
-        if config.view:
+        if config.view or config.picture:
             pos[stray] = np.nan  # a page that holds them shows the scan as a dot
-            write_viewer(
-                out.with_suffix(".html"),
-                pos + frame.origin,
-                color,
-                classes=networks.classes,
-                class_colors=networks.class_colors,
-                title=path.name,
-                summary={"scan": str(path), "network": networks.label},
-                predicted=labels.label,
-                confidence=labels.confidence,
-            )
+            _show(config, networks, path, out, pos + frame.origin, color, labels)
     shutil.rmtree(found.folder, ignore_errors=True)
     counts = np.bincount(labels.label, minlength=256).tolist()
     return ScanResult(
@@ -290,6 +283,35 @@ def _predict_one(
         frame=config.frame,
         stray=count,
     )
+
+
+def _show(
+    config: PredictConfig,
+    networks: _Networks,
+    path: Path,
+    out: Path,
+    pos: np.ndarray,
+    color: np.ndarray,
+    labels: Labels,
+) -> None:
+    """Write the page and the picture of a scan that are asked for, beside its result."""
+    if config.view:
+        write_viewer(
+            *(out.with_suffix(".html"), pos, color),
+            classes=networks.classes,
+            class_colors=networks.class_colors,
+            title=path.name,
+            summary={"scan": str(path), "network": networks.label},
+            predicted=labels.label,
+            confidence=labels.confidence,
+        )
+    if config.picture:
+        names = " + ".join(each.name for each in networks.weights)
+        title = f"{path.name}, labelled by {names} (without ceiling)"
+        drawn = scan_picture(
+            *(pos, color, labels.label, networks.classes, networks.class_colors, title)
+        )
+        save_figure(out.with_suffix(".png"), drawn)
 
 
 def _points(

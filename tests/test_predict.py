@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 from plyfile import PlyData
 
 from pipelines import kernels, load_model, segment
@@ -18,7 +19,7 @@ from pipelines.config import FRAMES, ModelConfig, PredictConfig
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.data.store import Store
-from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
+from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.predict import (
     PredictResult,
@@ -341,7 +342,6 @@ def test_two_formats_at_once(scan: Path, trained: Run, tmp_path: Path) -> None:
     [
         ({"scans": ()}, ConfigError, "found no scan"),
         ({"scans": (Path("a.plyy"),)}, ConfigError, r"\.plyy'\. Did you mean '\.ply'\?"),
-        ({"scans": (Path("a.ply"),), "runs": Path("none")}, RunError, "neither a run in none"),
         ({"weights": ("none.safetensors",)}, WeightsError, "none.safetensors"),
     ],
 )
@@ -417,6 +417,23 @@ def test_a_page_to_look_at_the_result(scan: Path, trained: Run, tmp_path: Path) 
     assert "scan.ply" in page
     assert found.out == tmp_path / "out.ply"
     assert "http://" not in page.replace("http://www.w3.org", ""), "nothing is fetched"
+
+
+def test_a_picture_of_the_result(trained: Run, tmp_path: Path) -> None:
+    """It has the colours of the scan on the left and those of its classes on the right."""
+    pos = np.random.default_rng(0).random((400, 3)) * [3, 3, 0.01]
+    pos[0] = [0, 0, 2000]  # far off; shown, it would make the rest a dot
+    scan = tmp_path / "scan.ply"
+    write_points(scan, pos, np.full((400, 3), (1, 2, 3), np.uint8))
+    (found,) = label(scan, trained, picture=True).scans
+    left, right = np.array_split(imread(found.out.with_suffix(".png"))[..., :3] * 255, 2, axis=1)
+    most = CLASSES.index(max(found.counts, key=lambda name: found.counts[name]))
+
+    def share(half: np.ndarray, color: tuple[int, ...]) -> float:
+        return float(np.mean(np.abs(half - color).max(axis=-1) < 2))
+
+    assert share(left, (1, 2, 3)) > 0.05 > share(right, (1, 2, 3))
+    assert share(right, CLASS_COLORS[most]) > 0.05 > share(left, CLASS_COLORS[most])
 
 
 def test_the_summary_follows_from_the_labelled_scan(
@@ -557,6 +574,8 @@ def test_two_results_never_share_a_page(tmp_path: Path) -> None:
     assert len(_output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
     with pytest.raises(ConfigError, match=r"a\.labelled\.html: would be the page of both .* and "):
         _output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
+    with pytest.raises(ConfigError, match=r"a\.labelled\.png: would be the picture of both "):
+        _output_paths(PredictConfig(scans=tuple(scans), picture=True), scans)
 
 
 def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:

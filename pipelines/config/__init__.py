@@ -515,6 +515,7 @@ class PredictConfig:
     no_color_ok: bool = option(False, "Take scans without colour, as grey.")
     drop_nan: bool = option(False, "Leave out points without coordinates.")
     view: bool = option(False, "Also write an HTML page to look at it in 3-D, offline.")
+    picture: bool = option(False, "Also write a PNG of it, without the ceiling.")
     probabilities: bool = option(False, "Also write the probability of every class.")
     up: str = option("z", "The scans' vertical axis: z, y or x.", "AXIS")
     scale: float = option(1.0, "Metres per unit of their coordinates; 0.001 for millimetres.")

@@ -6,7 +6,7 @@ import io
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ FONTS = (
     *("Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "Arial Unicode MS", "Hiragino Sans"),
 )
 DPI = 100
+MOST_POINTS = 3_000_000  # of a scan's picture
 AZIMUTH, ELEVATION = 25.0, 55.0  # degrees, of the view of a room
 BACKGROUND = 255  # grey
 # Okabe and Ito's colours, which stay apart for colour-blind readers.
@@ -48,25 +49,70 @@ def room_picture(
     Stray points, and those of the ceiling by ground truth, are left out of all four. `classes`
     are names in the order of the labels, `class_colors` their colours in RGB.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    pos, color, label = room.pos, room.color, room.label
-    inside = label != (classes.index("ceiling") if "ceiling" in classes else -1)
-    inside |= not inside.any()
-    inside &= ~room.stray
-    palette = np.full((256, 3), UNLABELLED, np.uint8)
-    palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
-    wrong = ((label != predicted) & (label < len(classes)))[inside]
+    inside = _below_ceiling(room.label, classes) & ~room.stray
+    palette = _palette(class_colors)
+    label, predicted = room.label[inside], predicted[inside]
+    wrong = (label != predicted) & (label < len(classes))
     shown = {
-        "scan": color[inside],
-        "ground truth": palette[label[inside]],
-        "prediction": palette[predicted[inside]],
+        "scan": room.color[inside],
+        "ground truth": palette[label],
+        "prediction": palette[predicted],
         f"errors ({100 * wrong.mean():.0f} % of these points)": np.where(
             wrong[:, None], np.array(WRONG, np.uint8), np.array(RIGHT, np.uint8)
         ),
     }
-    pictures = {name: render(pos[inside], values) for name, values in shown.items()}
+    found = {*label.tolist(), *predicted.tolist()}
+    return _side_by_side(room.pos[inside], shown, found, classes, palette, title)
+
+
+def scan_picture(
+    pos: np.ndarray,
+    color: np.ndarray,
+    predicted: np.ndarray,
+    classes: Sequence[str],
+    class_colors: Sequence[Sequence[int]],
+    title: str,
+) -> Figure:
+    """Draw a scan twice: its colours and its predicted classes (N,).
+
+    Points at NaN and those of the ceiling by prediction are left out of both. Of more than
+    MOST_POINTS, a random sample is drawn.
+    """
+    shown = np.flatnonzero(~np.isnan(pos[:, 0]) & _below_ceiling(predicted, classes))
+    if len(shown) > MOST_POINTS:
+        rng = np.random.default_rng(0)
+        shown = rng.choice(shown, MOST_POINTS, replace=False, shuffle=False)
+    predicted, palette = predicted[shown], _palette(class_colors)
+    views = {"scan": color[shown], "prediction": palette[predicted]}
+    return _side_by_side(pos[shown], views, {*predicted.tolist()}, classes, palette, title)
+
+
+def _below_ceiling(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return which points (N,) bool are not of the ceiling; all of them if all are."""
+    below = label != (classes.index("ceiling") if "ceiling" in classes else -1)
+    return below | (not below.any())
+
+
+def _palette(class_colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the colour of every label (256, 3) uint8."""
+    palette = np.full((256, 3), UNLABELLED, np.uint8)
+    palette[: len(class_colors)] = np.asarray(class_colors, np.uint8)
+    return palette
+
+
+def _side_by_side(
+    pos: np.ndarray,
+    shown: Mapping[str, np.ndarray],
+    found: Set[int],
+    classes: Sequence[str],
+    palette: np.ndarray,
+    title: str,
+) -> Figure:
+    """Draw points in the colours (N, 3) of each view, with a legend of the classes `found`."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    pictures = {name: render(pos, values) for name, values in shown.items()}
     height, width, _ = pictures["scan"].shape
     figure = Figure(figsize=(len(pictures) * width / DPI, height / DPI + 1.1), dpi=DPI)
     top, bottom = 0.62 / figure.get_figheight(), 0.48 / figure.get_figheight()
@@ -77,10 +123,10 @@ def room_picture(
         axes.set_title(name, fontsize=13)
         axes.set_axis_off()
     figure.suptitle(title, fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
-    found = {*label[inside].tolist(), *predicted[inside].tolist()}
     labels = sorted(number for number in found if number < len(classes))
     handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in labels]
-    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, fontsize=11)
+    size = {"fontsize": 11} if len(pictures) > 2 else {"fontsize": 9, "columnspacing": 1.0}
+    figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, **size)
     return figure
 
 
