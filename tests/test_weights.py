@@ -20,6 +20,7 @@ from deepgcn_cli.__main__ import run as deepgcn
 from pipelines import kernels, load_model, segment
 from pipelines.ablate import ablate
 from pipelines.config import AblateConfig, EvalConfig, ModelConfig, PredictConfig, TrainConfig
+from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
 from pipelines.evaluate import evaluate
@@ -31,7 +32,6 @@ from pipelines.runs.weights import find_weights
 from pipelines.scans.ply import write_points
 from pipelines.train import train
 from pipelines.weights import catalogue
-from pipelines.weights.catalogue import Entry
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
 from tests.tiny_run import train_tiny_run
@@ -80,7 +80,17 @@ def test_one_way_to_name_weights(trained: Run, start: Path, tmp_path: Path) -> N
         find_weights("tinny", runs)
     with pytest.raises(RunError, match=r"expected a run directory"):
         find_weights(tmp_path)
-    with pytest.raises(WeightsError, match="No weights are inside this package yet"):
+
+
+def test_the_default_weights_are_those_inside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_model()
+    first = next(each for each in catalogue.catalogue() if each.url is None)
+    assert (model.config.label, model.config.num_classes) == (first.network, len(CLASSES))
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
+    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
+    with pytest.raises(WeightsError, match="No weights are inside this package"):
         load_model()
 
 
@@ -336,18 +346,25 @@ def test_weights_inside_the_package_are_used_where_no_run_is(
     room = store.read(store.rooms(3)[0])
     write_points(tmp_path / "scan.ply", room.pos, room.color)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
+    monkeypatch.setattr(catalogue, "OURS", ("better", "ours"))
     assert deepgcn(["predict", "scan.ply"]) == 1
     assert "nor weights in this package" in capsys.readouterr().err
-    save_weights(Path("ours.safetensors"), load_weights(start).half(), metadata=named(start))
-    entry = Entry("ours", "resgcn-3 (edge, C 16, k 6)", "tiny rooms", "MIT", 1, "")
-    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
-    monkeypatch.setattr(catalogue, "CATALOGUE", (*catalogue.CATALOGUE, entry))
+    about = {**named(start), "trained_on": "tiny rooms", "license": "MIT"}
+    save_weights(Path("ours.safetensors"), load_weights(start).half(), metadata=about)
+    scored = {"data": "2 halls", "protocol": "room", "miou": 0.125, "oa": 0.5, "source": "us"}
+    Path("scores.json").write_text(json.dumps({"ours": {"scores": [scored]}}))
     assert deepgcn(["weights", "list"]) == 0
-    assert "embedded" in capsys.readouterr().out
+    first = capsys.readouterr().out.splitlines()[1].split("  ")
+    listed = [text.strip() for text in first if text]
+    assert listed[:2] == ["ours", "resgcn-3 (edge, C 16, k 6)"]
+    assert listed[2::2] == ["tiny rooms", "MIT", "12.50 / 50.00"]
+    assert listed[5::2] == ["embedded", "2 halls; protocol: room; us"]
     assert load_model().config == load_model(start).config
     assert deepgcn(["predict", "scan.ply", "--device", "cpu"]) == 0
-    said = capsys.readouterr().err
-    assert said.count("ours: the weights of this package") == 1
+    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("ours: "))
+    assert "as runs has no finished run; trained on tiny rooms" in said
+    assert said.endswith("deepgcn weights list")
     expected = segment(load_model(start), room.pos, room.color)[0]
     found = np.asarray(PlyData.read("scan.labelled.ply")["vertex"]["class"])
     assert (found == expected).mean() > 0.98

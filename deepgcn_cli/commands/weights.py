@@ -7,6 +7,8 @@ from dataclasses import MISSING, asdict
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from deepgcn_cli.display import Answer, Table, percent
 from deepgcn_cli.options import subcommand
 from pipelines.config.model import Hints
@@ -20,10 +22,11 @@ EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 @subcommand("deepgcn weights list", "deepgcn weights list --json", name="list")
 def list_weights() -> Answer:
     """List weights by name: inside this package, and published ones to fetch."""
-    from pipelines.weights.catalogue import CATALOGUE, kept_file
+    from pipelines.weights.catalogue import catalogue, kept_file
 
     values, rows = [], []
-    for entry in CATALOGUE:
+    entries = catalogue()
+    for entry in entries:
         kept = kept_file(entry)
         state = "embedded" if entry.url is None else "fetched" if kept else "to fetch"
         values.append({**asdict(entry), "state": state, "path": kept})
@@ -42,7 +45,7 @@ def list_weights() -> Answer:
         ]
     columns = ("name", "network", "trained on", "size", "license", "state")
     table = Table((*columns, "mIoU / OA %", "of what"), rows)
-    use = f"Use one: {command('predict', 'SCAN.ply', '--weights', CATALOGUE[0].name)}"
+    use = f"Use one: {command('predict', 'SCAN.ply', '--weights', entries[0].name)}"
     return Answer(values, [table], use)
 
 
@@ -122,6 +125,10 @@ def export_file(
     num_points: int | None = option(
         None, "Points of the block, for .pt2 and .onnx. [default: as in training]"
     ),
+    half: bool = option(False, "Store float16, in half the space; it is read as float32."),
+    notes: tuple[str, ...] = option(
+        (), "Record it in the file, repeatable: trained_on, license.", "NAME=TEXT", flag="--note"
+    ),
     progress: Progress,
 ) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
@@ -134,6 +141,8 @@ def export_file(
         out,
         names=names,
         num_points=num_points,
+        half=half,
+        notes=dict(_pair(text) for text in notes),
         classes=found.run.config.model.own_classes if found.run else (),
         progress=progress,
     )
@@ -173,6 +182,13 @@ def inspect_file(
     lines = [(name, " ".join(str(value).split())) for name, value in about]
     tensors = Table(("tensor", "shape", "dtype"), rows)
     return Answer(found, [Table(("what", "value"), lines), "", tensors])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, is_set, value = text.partition("=")
+    if not is_set or not value.strip():
+        raise typer.BadParameter(f"--note: found {text!r}, expected NAME=TEXT.")
+    return name, value
 
 
 def _flags(values: Mapping[str, Any]) -> str:

@@ -8,8 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.store import Store
@@ -25,7 +23,6 @@ from pipelines.weights.safetensors import load_weights, read_metadata
 from .directory import CONFIG, Run, find_runs, latest_finished, open_run
 from .lock import LOCK, hold_lock
 
-HALVES = (torch.float16, torch.bfloat16)  # to store weights in, not to compute with
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
 
 
@@ -68,7 +65,7 @@ class NamedWeights:
         return {"name": self.name, "sha256": self.sha256} | provenance(self.metadata)
 
     def load(self, classes: Collection[str] = ()) -> DeepGCN:
-        """Return the network, which computes in float32 at least.
+        """Return the network.
 
         Args:
             classes: as for `load_weights`; those of the run are known from its configuration.
@@ -79,7 +76,7 @@ class NamedWeights:
         if trained is not None:
             # The first runs' files do not say it.
             model.num_points, model.block_size = trained.num_points, trained.block_side
-        return model.float() if next(model.parameters()).dtype in HALVES else model
+        return model
 
     def class_names(self, count: int) -> tuple[str, ...]:
         """Return the names of the `count` classes that the network predicts.
@@ -149,7 +146,7 @@ def find_weights(
         return catalogue_weights(entry, progress)
     if path.is_dir():
         open_run(path)  # says what it holds instead of a run
-    known = [*(run.name for run in find_runs(runs)), *(e.name for e in catalogue.CATALOGUE)]
+    known = [*(run.name for run in find_runs(runs)), *(e.name for e in catalogue.catalogue())]
     raise WeightsError(
         f"{named}: found no such weights file, no such run in {runs}, and no such name in the "
         f"catalogue.{did_you_mean(str(named), known)}\n"
@@ -201,7 +198,11 @@ def default_weights(runs: Path, progress: Progress = SILENT) -> NamedWeights:
                 "Train a network (deepgcn train), or name weights with --weights: a file, or a "
                 "name from deepgcn weights list."
             ) from error
-        progress.say(f"{found.name}: the weights of this package; {runs} has no finished run")
+        trained_on = found.metadata.get("trained_on", "what is not recorded")
+        progress.say(
+            f"{found.name}: the weights inside this package, as {runs} has no finished run; "
+            f"trained on {trained_on}. More about them: deepgcn weights list"
+        )
         return found
     progress.say(f"{run.path}: the latest finished run")
     return weights_of(run)

@@ -1,15 +1,17 @@
 """The weights that have a name: those inside this package, and published ones to fetch.
 
-To add weights of our own: the file `embedded/NAME.safetensors` and an entry here; the first
-embedded entry is the default. `about` is recorded in the file that an import makes, as
-`weights.provenance` knows it; our own files say it themselves.
+Weights of our own are files in `embedded/`, which say themselves what they are; the first of OURS
+that is there is the default. `embedded/scores.json` has the scores that were measured here, also of
+fetched weights; `python -m benchmarks.real_scans --record` writes it. `about` of a published entry
+is recorded in the file that an import makes, as `weights.provenance` knows it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipelines.config.options import check_choice
@@ -19,14 +21,14 @@ from pipelines.files import sha256_of
 from pipelines.progress import SILENT, Progress
 
 from .fetch import fetch
-from .safetensors import read_metadata
+from .safetensors import parse_config, read_metadata
 from .sources import import_weights
 
 EMBEDDED = Path(__file__).parent / "embedded"
+OURS = ("indoor", "indoor-large")
 PLACE = "DEEPGCN_WEIGHTS"  # environment variable: a mirror's URL, or a folder with the files
-NO_DEFAULT = (
-    "No weights are inside this package yet. Name some with --weights: deepgcn weights list"
-)
+SCORES = "scores.json"
+NO_DEFAULT = "No weights are inside this package. Name some with --weights: deepgcn weights list"
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,6 @@ _DGCNN = (
 _SIX_FOLD = KnownScore(
     "S3DIS, six folds, all six", "blocks of dgcnn.pytorch", 0.592, 0.850, "its author"
 )
-# `deepgcn eval --weights dgcnn-s3dis-area1`, docs/results.md; the others are not measured.
-_MEASURED = {1: KnownScore("15 real RGB-D scans", "room", 0.286, 0.500, "this project")}
 # Test area, SHA-256, mIoU of that area in a repetition by others.
 _FOLDS = (
     (1, "16e562520eb07571ccefda0b3aff4ec2e8a1f959afce2770ab68ed4e814bcc17", 0.6919),
@@ -78,7 +78,7 @@ _FOLDS = (
     (5, "ac72b13e1cdf0e73dac356aa77a429dcd08516fb81950356e2746a7d3e58fc6e", 0.503),
     (6, "c40c61c11b89e12daf17aab93528f8741210fbc9344d8883c25430ac8e36454d", 0.756),
 )
-CATALOGUE: tuple[Entry, ...] = tuple(
+PUBLISHED: tuple[Entry, ...] = tuple(
     Entry(
         name=f"dgcnn-s3dis-area{area}",
         network="dgcnn-3 (edge, C 64, k 20)",
@@ -89,7 +89,6 @@ CATALOGUE: tuple[Entry, ...] = tuple(
         scores=(
             KnownScore(f"S3DIS area {area}", "not stated", miou, source="a repetition by others"),
             _SIX_FOLD,
-            *([_MEASURED[area]] if area in _MEASURED else []),
         ),
         url=f"{_DGCNN}/model_{area}.t7",
         about={"test_area": str(area), "classes": " ".join(CLASSES)},
@@ -98,21 +97,53 @@ CATALOGUE: tuple[Entry, ...] = tuple(
 )
 
 
+def catalogue() -> tuple[Entry, ...]:
+    """Return all entries, those inside the package first.
+
+    WeightsError: a file of the package is damaged.
+
+    >>> catalogue()[-1].name
+    'dgcnn-s3dis-area6'
+    """
+    files = (EMBEDDED / f"{name}.safetensors" for name in OURS)
+    inside = (_embedded_entry(file) for file in files if file.is_file())
+    measured = measured_scores()
+    return tuple(
+        replace(entry, scores=(*measured.get(entry.name, ()), *entry.scores))
+        for entry in (*inside, *PUBLISHED)
+    )
+
+
+def _embedded_entry(file: Path) -> Entry:
+    about = read_metadata(file)
+    network = parse_config(about, "config")[0].label
+    said = about.get("trained_on", "not recorded"), about.get("license", "not recorded")
+    return Entry(file.stem, network, *said, file.stat().st_size, sha256_of(file))
+
+
+def measured_scores() -> dict[str, tuple[KnownScore, ...]]:
+    """Return the scores that were measured here, by the name of the weights."""
+    if not (file := EMBEDDED / SCORES).is_file():
+        return {}
+    found = json.loads(file.read_text("utf-8"))
+    return {name: tuple(KnownScore(**each) for each in of["scores"]) for name, of in found.items()}
+
+
 def find(name: str) -> Entry | None:
     """Return the entry of a name, if there is one."""
-    return next((entry for entry in CATALOGUE if entry.name == name), None)
+    return next((entry for entry in catalogue() if entry.name == name), None)
 
 
 def entry_of(name: str) -> Entry:
     """Return the entry of a name; ConfigError, with the nearest name: there is none."""
-    known = {entry.name: entry for entry in CATALOGUE}
+    known = {entry.name: entry for entry in catalogue()}
     check_choice("name", name, tuple(known), flag="weights")
     return known[name]
 
 
 def default() -> Entry | None:
     """Return the entry that is used if no weights are named: the first inside the package."""
-    return next((entry for entry in CATALOGUE if entry.url is None), None)
+    return next((entry for entry in catalogue() if entry.url is None), None)
 
 
 def cache() -> Path:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ FORMS = {
     ".onnx": "the computation for one block, as ONNX",
 }
 NAMES = ("own", "published")
+NOTES = ("trained_on", "license")  # what an export can say of its weights in other words
 OWN_KEYS = ("format", "version", "config")  # metadata of our own format alone
 COMPUTATIONS = (".pt2", ".onnx")
 CHANNELS = {
@@ -96,6 +98,8 @@ def export_weights(
     *,
     names: str | None = None,
     num_points: int | None = None,
+    half: bool = False,
+    notes: Mapping[str, str] = MappingProxyType({}),
     classes: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> ExportResult:
@@ -106,6 +110,8 @@ def export_weights(
         out: the file; its suffix, one of FORMS, says what is written.
         names: for tensors, "own" or "published"; None: published for *.pth, own otherwise.
         num_points: for a computation, points of its block; None: as in training.
+        half: store tensors as float16, in half the space; they are read as float32.
+        notes: metadata to record, some of NOTES.
         classes: your own classes, as package.module:Class, that may be imported for the network.
         progress: shows the writing.
 
@@ -114,13 +120,17 @@ def export_weights(
         WeightsError: the weights cannot be read, or the network cannot be traced.
     """
     check_out(out, tuple(FORMS), source)
-    _check_options(out, names, num_points)
+    _check_options(out, names, num_points, half=half)
+    for name in notes:
+        check_choice("note", name, NOTES, flag="--note")
     names = names or ("published" if out.suffix == ".pth" else "own")
     model = load_weights(source, classes=classes)
     model.num_points = num_points or model.num_points
     metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
     metadata |= blocks_metadata(model.num_points, model.block_size)
-    metadata["exported_from"] = source.name
+    metadata |= {"exported_from": source.name, **notes}
+    if half:
+        to_half(model, out)
     agreement = None
     with progress.task(f"Writing {out.name}"):
         if out.suffix in COMPUTATIONS:
@@ -133,8 +143,12 @@ def export_weights(
     return ExportResult(source, out, readme, model.label, agreement)
 
 
-def _check_options(out: Path, names: str | None, num_points: int | None) -> None:
+def _check_options(out: Path, names: str | None, num_points: int | None, *, half: bool) -> None:
     computation = out.suffix in COMPUTATIONS
+    if half and computation:
+        raise ConfigError(
+            f"--half: found it for {out.suffix}, expected only for .safetensors, .pth."
+        )
     if names is not None:
         check_choice("name", names, NAMES, flag="--names")
         if computation:
@@ -147,6 +161,16 @@ def _check_options(out: Path, names: str | None, num_points: int | None) -> None
                 f"--num-points: found it for {out.suffix}, expected only for .pt2, .onnx."
             )
         POINTS.check("--num-points", num_points)
+
+
+def to_half(model: DeepGCN, out: Path) -> None:
+    """Round a network's tensors to float16; WeightsError: one has values beyond its range."""
+    for name, value in model.half().state_dict().items():
+        if not value.isfinite().all():
+            raise WeightsError(
+                f"{out}: {name} has values beyond those of float16; nothing was written.\n"
+                "Export it without --half."
+            )
 
 
 def write_state(

@@ -208,14 +208,15 @@ def published_hints(metadata: Mapping[str, str]) -> Hints:
 
 
 def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:
-    """Return the network `config` that holds the tensors, in their dtype and evaluation mode.
+    """Return the network `config` that holds the tensors, in evaluation mode.
 
-    A file can claim a network of any size, so memory is taken only for the tensors' own.
+    Its dtype is the tensors', but float32 where they have 16 bits, which is for storing only. A
+    file can claim a network of any size, so memory is taken only for the tensors' own.
     """
     try:
         _check_tensors(config, tensors, source)
         dtypes = (value.dtype for value in tensors.values() if value.is_floating_point())
-        model = DeepGCN(config).to(functools.reduce(torch.promote_types, dtypes))
+        model = DeepGCN(config).to(functools.reduce(torch.promote_types, dtypes, torch.float32))
     except ConfigError as error:
         raise WeightsError(f"{source}: {error}") from error
     model.load_state_dict(dict(tensors))

@@ -22,7 +22,7 @@ from pipelines.weights.export import (
     write_state,
 )
 from pipelines.weights.published import build_released, published_state, recognise
-from pipelines.weights.safetensors import save_weights
+from pipelines.weights.safetensors import load_weights, save_weights
 from pipelines.weights.sources import open_weights
 from tests.small_disk import largest_file
 
@@ -94,6 +94,37 @@ def test_published_tensors_read_back_as_the_same_network(
     assert opened.metadata["num_points"] == "64"
     own = model.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_of_the_space_is_read_as_float32(tmp_path: Path, suffix: str) -> None:
+    model = trained(SMALL)
+    source, out = tmp_path / "own.safetensors", tmp_path / f"half{suffix}"
+    write_state(source, model, published=False, metadata={})
+    export_weights(source, out, half=True, names="own", notes={"license": "MIT"})
+    assert out.stat().st_size < 0.75 * source.stat().st_size  # headers are as large
+    assert "- license: MIT\n" in (tmp_path / f"{out.name}.README.md").read_text()
+    if suffix == ".pth":
+        found = torch.load(out, weights_only=True)["state_dict"]
+    else:
+        found = load_weights(out).state_dict()
+        assert found["fusion.linear.weight"].dtype == torch.float32
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(found[name].to(value.dtype), value, rtol=2**-11, atol=1e-7)
+
+
+def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
+    model = trained(SMALL)
+    model.get_buffer("fusion.norm.running_var")[0] = 1e5
+    source, out = tmp_path / "own.safetensors", tmp_path / "half.safetensors"
+    write_state(source, model, published=False, metadata={})
+    with pytest.raises(WeightsError, match=r"fusion\.norm\.running_var has values beyond"):
+        export_weights(source, out, half=True)
+    assert not out.exists()
+    with pytest.raises(ConfigError, match=r"--half: found it for \.onnx"):
+        export_weights(source, tmp_path / "half.onnx", half=True)
+    with pytest.raises(ConfigError, match="the unknown note 'author'"):
+        export_weights(source, out, notes={"author": "me"})
 
 
 def test_own_names_in_a_torch_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import re
 import signal
@@ -102,7 +103,7 @@ def entry(site: Site, monkeypatch: pytest.MonkeyPatch) -> Entry:
     made = Entry(
         "net", "dgcnn", "rooms", "MIT", len(site.content), sha256, (), url=url, about=about
     )
-    monkeypatch.setattr(catalogue, "CATALOGUE", (made,))
+    monkeypatch.setattr(catalogue, "PUBLISHED", (made,))
     return made
 
 
@@ -226,7 +227,7 @@ def test_no_network_says_all_that_is_needed(
     entry: Entry, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = dataclasses.replace(entry, url="http://127.0.0.1:9/model_1.t7")
-    monkeypatch.setattr(catalogue, "CATALOGUE", (away,))
+    monkeypatch.setattr(catalogue, "PUBLISHED", (away,))
     assert run(["weights", "get", "net", "--quiet"]) == 1
     said = capsys.readouterr().err
     for text in (str(away.url), entry.sha256, str(cache / "model_1.t7"), catalogue.PLACE):
@@ -314,11 +315,23 @@ def test_the_catalogue_is_what_it_says(real_dir: Path) -> None:
 
 
 def test_what_is_inside_the_package_is_whole_and_small() -> None:
-    entries = [entry for entry in catalogue.CATALOGUE if entry.url is None]
-    files = {entry.file: catalogue.EMBEDDED / entry.file for entry in entries}
-    assert {path.name for path in catalogue.EMBEDDED.glob("*")} == set(files)
+    entries = [entry for entry in catalogue.catalogue() if entry.url is None]
+    files = {path.name for path in catalogue.EMBEDDED.iterdir()}
+    assert files - {"scores.json"} == {entry.file for entry in entries} != set()
     assert sum(entry.size for entry in entries) <= 12_000_000
     for entry in entries:
-        content = files[entry.file].read_bytes()
-        assert (entry.size, entry.sha256) == (len(content), hashlib.sha256(content).hexdigest())
-        assert load_model(entry.name).config.label == entry.network
+        assert entry.license == "MIT"
+        assert "made rooms" in entry.trained_on
+        state = load_model(entry.name).state_dict()
+        values = sum(value.numel() for value in state.values())
+        assert entry.size < 2.1 * values, "16 bits a value"
+
+
+def test_measured_scores_are_of_the_weights_as_they_are() -> None:
+    """Whoever replaces weights scores them again: python -m benchmarks.real_scans --record."""
+    hashes = {entry.name: entry.sha256 for entry in catalogue.catalogue()}
+    file = catalogue.EMBEDDED / catalogue.SCORES
+    for name, found in json.loads(file.read_text("utf-8")).items():
+        assert found["sha256"] == hashes[name]
+        for score in found["scores"]:
+            assert 0 < score["miou"] <= score["oa"] < 1
