@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: demo test test-fast slurm-test lint types check env clean
 
-demo: env
+demo: $(VENV)/.installed
 	$(BIN)/deepgcn demo
 
 # A test process per core; then those tests that measure time, with nothing beside them.
@@ -31,13 +32,18 @@ types: env
 
 check: lint types test
 
-env: $(VENV)/.installed
+env: $(VENV)/.installed-dev
 
+# The package alone, for its users and the demo; the tests and checks need more.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "deepgcn needs Python 3.10 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 demo" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP_INSTALL) -e ".[dev]"
 	@touch $@
 
 clean:

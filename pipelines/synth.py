@@ -18,6 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
 from pipelines.data.synthetic.meshes import Library, load_library
 from pipelines.runtime.process import worker_pool
@@ -26,6 +28,7 @@ from .config import SynthConfig
 from .errors import ConfigError, command
 from .files import atomic_json, check_place
 from .progress import SILENT, Progress
+from .scans.ply import write_points
 
 MARKER = "synthetic.json"
 UNFINISHED = ".unfinished"  # rooms that are being written
@@ -49,6 +52,17 @@ def demo_building(out: Path, seed: int = 0) -> SynthConfig:
     4
     """
     return SynthConfig(out=out, areas=4, rooms=4, seed=seed, density=1000.0)
+
+
+def demo_scan(path: Path, area: int, seed: int = 0) -> None:
+    """Write the first room of an area of the demo's building, as a PLY scan without labels.
+
+    >>> demo_scan(Path("scan.ply"), area=4)
+    """
+    plan = plan_room(seed, area, 0)
+    things = list(scan_room(plan, demo_building(path.parent).density))
+    pos = np.concatenate([thing.pos for thing in things])
+    write_points(path, pos, np.concatenate([thing.color for thing in things]))
 
 
 def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:

@@ -1,11 +1,13 @@
-"""`deepgcn demo`: a synthetic building through every stage, in minutes.
+"""`deepgcn demo`: a made scan labelled at once, then a building through every stage, in minutes.
 
 demo/demo.json      the settings, which mark the folder as made here
+demo/scan.ply       a room of the test area, as a scan without labels
+demo/first.ply      the same with labels by the weights inside the package; .html and .png show it
 demo/raw/           the building, as files in the raw S3DIS layout
 demo/data/          the prepared data
-demo/runs/demo/     the trained network, its scores and pictures
-demo/scan.ply       a room of the test area, as a scan without labels
-demo/labelled.ply   the same with the labels of `predict`
+demo/runs/tuned/    the weights fine-tuned on its other areas, their scores and pictures
+demo/runs/weights/  the scores of the weights before that
+demo/tuned.ply      the scan with labels by the tuned weights; .html and .png show it
 """
 
 from __future__ import annotations
@@ -15,19 +17,12 @@ import shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from deepgcn_cli.display import MEANS, Table, percent, print_part
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, subcommand
-from pipelines.config import (
-    SEED,
-    EvalConfig,
-    ModelConfig,
-    PredictConfig,
-    PrepareConfig,
-    TrainConfig,
-)
+from pipelines.config import SEED, EvalConfig, PredictConfig, PrepareConfig, TrainConfig
 from pipelines.config.options import COUNT, check_options, option
 from pipelines.errors import ConfigError, command
 from pipelines.files import atomic_json
@@ -35,22 +30,28 @@ from pipelines.progress import Progress, counted
 from pipelines.runs.directory import CONFIG, Run
 from pipelines.serialization import from_plain
 
+if TYPE_CHECKING:
+    from pipelines.runs.weights import NamedWeights
+
 TEST_AREA = 4
 PROTOCOL = EvalConfig.protocols[0]
+FLOP = 3e12  # of the fine-tuning: about a minute on two CPU cores
+LEAST_STEPS = 20
 # What a demo makes, in its folder.
-RAW, DATA, RUN, SCAN, LABELLED = "raw", "data", "runs/demo", "scan.ply", "labelled.ply"
-SETTINGS = "demo.json"
-MADE = (RAW, DATA, RUN, SCAN, LABELLED, SETTINGS)
+SCAN, FIRST, RAW, DATA, RUN = "scan.ply", "first.ply", "raw", "data", "runs/tuned"
+UNTUNED, TUNED, SETTINGS = "runs/weights", "tuned.ply", "demo.json"
+FIRST_SHOWN, TUNED_SHOWN = ("first.html", "first.png"), ("tuned.html", "tuned.png")
+MADE = (SCAN, FIRST, *FIRST_SHOWN, RAW, DATA, RUN, UNTUNED, TUNED, *TUNED_SHOWN, SETTINGS)
 NEXT = """
 A room of the test area: {picture}
-Its scan with labels:    {labelled}
+Its scan with labels:    {labelled}; look at it in 3-D: {page}
 
 With your own scans:
-  {predict}   (this network: for a try only)
-  deepgcn prepare S3DIS.zip --area 5
-  deepgcn train --arch resgcn --depth 28
-  deepgcn eval --report md
-  deepgcn predict SCAN.ply"""
+  deepgcn predict SCAN.ply --view
+With labelled rooms of your own, or S3DIS:
+  deepgcn prepare --dataset rooms.yaml    (or: deepgcn prepare S3DIS.zip --area 5)
+  {train}
+  deepgcn eval --report md"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ class Settings:
     """The settings of a demo; other settings need another folder or a fresh start."""
 
     seed: int = option(0, "Seed of everything.", within=SEED)
-    steps: int = option(500, "Training steps.", within=COUNT)
+    steps: int | None = option(
+        None, "Training steps. [default: about a minute's on two CPU cores]", within=COUNT
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -72,16 +75,20 @@ def demo(
     fresh: bool = option(False, "Start over."),
     progress: Progress,
 ) -> None:
-    """Try everything on a synthetic building: synth, prepare, train, eval, predict.
+    """Label a made scan with the weights inside this package, then fine-tune and score them.
 
-    Takes about four minutes on two CPU cores. Stages that are finished are not repeated.
+    The first labels take half a minute, all of it about four minutes on two CPU cores: predict,
+    synth, prepare, train, eval, predict. Stages that are finished are not repeated.
     """
-    settings = claim(folder, flags, fresh=fresh)
+    from pipelines.runs.weights import packaged_weights
+
+    settings, weights = claim(folder, flags, fresh=fresh), packaged_weights()
     with interruptible(f"resume with: {command('demo', folder)}"):
+        _label_first(folder, settings, weights.name, progress)
         _make_data(folder, settings, progress)
-        _train(folder, settings, progress)
-        _score_and_label(folder, progress)
-    show(folder)
+        _train(folder, settings, weights, progress)
+        _score_and_label(folder, weights, progress)
+    show(folder, weights)
 
 
 def claim(folder: Path, given: Flags, *, fresh: bool) -> Settings:
@@ -95,10 +102,11 @@ def claim(folder: Path, given: Flags, *, fresh: bool) -> Settings:
         made = _read_settings(path)  # before anything is removed: it marks the folder as ours
         if not fresh:
             for name, value in given.items():
-                if value != getattr(made, name):
+                if value != (was := getattr(made, name)):
+                    had = f"without --{name}" if was is None else f"with --{name} {was}"
                     raise ConfigError(
-                        f"{folder}: found a demo with --{name} {getattr(made, name)}, asked for "
-                        f"{value}.\nStart over with --fresh, or give another folder."
+                        f"{folder}: found a demo {had}, asked for {value}.\n"
+                        "Start over with --fresh, or give another folder."
                     )
             return made
         for ours in (folder / name for name in MADE):  # and nothing else; the settings last
@@ -132,6 +140,25 @@ def _begin(progress: Progress, stage: str, *, finished: bool = False) -> bool:
     return not finished
 
 
+def _label_first(folder: Path, settings: Settings, weights: str, progress: Progress) -> None:
+    """Label a scan of the first room of the test area, with the weights inside the package."""
+    from pipelines.predict import predict
+    from pipelines.synth import demo_scan
+
+    scan, out = folder / SCAN, folder / FIRST
+    page, picture = (folder / name for name in FIRST_SHOWN)
+    if not _begin(progress, f"1/6 predict: labels by {weights}", finished=picture.is_file()):
+        return
+    demo_scan(scan, TEST_AREA, settings.seed)
+    label = PredictConfig(
+        scans=(scan,), weights=(weights,), out=out, view=True, picture=True, device="cpu"
+    )
+    predict(label, progress=progress)
+    progress.say(
+        f"{out}: the labels; look at them in a browser, {page}, or as a picture, {picture}"
+    )
+
+
 def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
     from pipelines.prepare import prepare
     from pipelines.synth import MARKER, demo_building, synth
@@ -139,68 +166,88 @@ def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
     raw, marker = folder / RAW, folder / RAW / MARKER
     rooms = json.loads(marker.read_text("utf-8"))["rooms"] if marker.is_file() else ()
     finished = marker.is_file() and all((raw / room).is_dir() for room in rooms)
-    if _begin(progress, "1/5 synth: a synthetic building", finished=finished):
+    if _begin(progress, "2/6 synth: a synthetic building", finished=finished):
         made = synth(demo_building(raw, settings.seed), progress=progress)
         progress.say(f"{made.out}: {counted(made.rooms, 'room')}, {made.points:,} points")
-    _begin(progress, "2/5 prepare: its rooms as blocks")  # `prepare` keeps finished rooms
+    _begin(progress, "3/6 prepare: its rooms as blocks")  # `prepare` keeps finished rooms
     config = PrepareConfig(raw=raw, data=folder / DATA, test_area=TEST_AREA)
     prepared = prepare(config, progress=progress)
     progress.say(f"{prepared.data}: {counted(prepared.rooms, 'room')}, {prepared.points:,} points")
 
 
-def _train(folder: Path, settings: Settings, progress: Progress) -> None:
-    """Train for a few minutes: a narrow, shallow ResGCN on thin blocks."""
+def _train(folder: Path, settings: Settings, weights: NamedWeights, progress: Progress) -> None:
+    """Fine-tune the weights for a short time on the rooms outside the test area."""
     from pipelines.train import train
 
     run = Run(folder / RUN)
     begun = (run.path / CONFIG).is_file()
     finished = begun and run.state == "finished"
-    if _begin(progress, "3/5 train: a small ResGCN", finished=finished):
-        config = TrainConfig(
-            model=ModelConfig.published("resgcn", 7, width=32, k=8),
-            data=folder / DATA,
-            runs=run.path.parent,
-            name=run.name,
-            extra=("resample",),  # many epochs over few blocks
-            epochs=1000,  # `steps` ends it
-            max_steps=settings.steps,
-            batch_size=8,
-            num_points=1024,
-            val_fraction=0.1,
-            seed=settings.seed,
-            device="cpu",
-        )
+    if _begin(progress, f"4/6 train: {weights.name} for this building", finished=finished):
+        config = run.config if begun else _tuning(folder, settings, weights)
         train(config, resume=run.path if begun else None, progress=progress)
 
 
-def _score_and_label(folder: Path, progress: Progress) -> None:
-    """Score the network, write a room of the test area as a scan without labels, and label it."""
-    from pipelines.data.store import Store
+def _tuning(folder: Path, settings: Settings, weights: NamedWeights) -> TrainConfig:
+    """Return a fine-tuning of FLOP floating-point operations, if no steps are asked for."""
+    from pipelines.model.figures import step_flop
+
+    model, batch_size = weights.load(), 4
+    work = batch_size * step_flop(model.config, model.num_points)
+    return TrainConfig(
+        weights=weights.name,
+        data=folder / DATA,
+        runs=(folder / RUN).parent,
+        name=Path(RUN).name,
+        recipe="modern",
+        epochs=1000,  # the steps end it
+        max_steps=settings.steps or max(LEAST_STEPS, int(FLOP / work)),
+        batch_size=batch_size,
+        num_points=model.num_points,
+        lr=3e-4,
+        val_fraction=0.1,
+        val_blocks=8,
+        seed=settings.seed,
+        device="cpu",
+    )
+
+
+def _score_and_label(folder: Path, weights: NamedWeights, progress: Progress) -> None:
+    """Score the weights before and after their tuning, and label the scan with the tuned ones."""
     from pipelines.evaluate import evaluate
     from pipelines.predict import predict
-    from pipelines.scans.ply import write_points
 
-    run, scan, out = folder / RUN, folder / SCAN, folder / LABELLED
-    finished = Run(run).scores(PROTOCOL) is not None
-    if _begin(progress, "4/5 eval: scores on the area left out", finished=finished):
-        scored = EvalConfig(run_dirs=(run,), data=folder / DATA, device="cpu")
-        evaluate(scored, progress=progress)
-    if _begin(progress, "5/5 predict: labels for a scan", finished=out.is_file()):
-        store = Store.open(folder / DATA)
-        room = store.read(store.rooms(TEST_AREA)[0])
-        write_points(scan, room.pos, room.color)
-        predict(PredictConfig(scans=(scan,), run=run, out=out, device="cpu"), progress=progress)
+    run, out = folder / RUN, folder / TUNED
+    same: dict[str, Any] = {"data": folder / DATA, "runs": run.parent, "device": "cpu"}
+    finished = Run(run).scores(PROTOCOL) is not None and _untuned(folder, weights) is not None
+    if _begin(progress, "5/6 eval: before and after, on the area left out", finished=finished):
+        before = EvalConfig(weights=(weights.name,), test_area=TEST_AREA, pictures=False, **same)
+        evaluate(before, progress=progress)
+        evaluate(EvalConfig(run_dirs=(run,), **same), progress=progress)
+    shown = [folder / name for name in TUNED_SHOWN]
+    if _begin(progress, "6/6 predict: the scan again", finished=shown[-1].is_file()):
+        label = PredictConfig(
+            scans=(folder / SCAN,), run=run, out=out, view=True, picture=True, device="cpu"
+        )
+        predict(label, progress=progress)
 
 
-def show(folder: Path) -> None:
+def _untuned(folder: Path, weights: NamedWeights) -> dict[str, Any] | None:
+    """Return the scores of the weights before their tuning; None: there are none yet."""
+    own = f"{weights.name}-{weights.sha256[:8]}"
+    found = (folder / UNTUNED / own).glob(f"*/{PROTOCOL}/scores.json")
+    return next((json.loads(path.read_text("utf-8")) for path in found), None)
+
+
+def show(folder: Path, weights: NamedWeights) -> None:
     """Print the scores, where the pictures are, and what to do with data of one's own."""
     run = Run(folder / RUN)
-    values = run.scores(PROTOCOL) or {}
-    bands = values["baseline"]
-    rows = [(name, percent(values[key]), percent(bands[key])) for name, key in MEANS]
-    per_class = zip(values["classes"], values["iou"], bands["iou"], strict=True)
-    rows += [(f"IoU {name}", percent(ours), percent(theirs)) for name, ours, theirs in per_class]
-    print_part(Table(("in %", "network", "height alone"), rows))
+    tuned, untuned = run.scores(PROTOCOL) or {}, _untuned(folder, weights) or {}
+    each = (untuned, tuned, tuned["baseline"])
+    rows = [(name, *(percent(values[key]) for values in each)) for name, key in MEANS]
+    for number, name in enumerate(tuned["classes"]):
+        rows.append((f"IoU {name}", *(percent(values["iou"][number]) for values in each)))
+    print_part(Table(("in %", weights.name, "fine-tuned", "height alone"), rows))
     picture = min((run.path / "eval" / PROTOCOL).glob("room_*.png"))
-    predict = command("predict", "SCAN.ply", "--run", run.path)
-    print_part(NEXT.format(picture=picture, labelled=folder / LABELLED, predict=predict))
+    train = command("train", "--weights", weights.name)
+    page = folder / TUNED_SHOWN[0]
+    print_part(NEXT.format(picture=picture, labelled=folder / TUNED, page=page, train=train))

@@ -6,16 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+from plyfile import PlyData
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.demo import MADE, SETTINGS, Settings, claim
 from pipelines.errors import ConfigError
+from pipelines.runs.directory import Run
+from pipelines.runs.weights import packaged_weights
 
 
 def test_a_new_folder_is_claimed(tmp_path: Path) -> None:
     settings = claim(tmp_path / "demo", {"seed": 3}, fresh=False)
     assert settings == Settings(seed=3)
-    assert json.loads((tmp_path / "demo" / SETTINGS).read_text()) == {"seed": 3, "steps": 500}
+    assert json.loads((tmp_path / "demo" / SETTINGS).read_text()) == {"seed": 3, "steps": None}
     assert claim(tmp_path / "demo", {}, fresh=False) == settings, "found again"
 
 
@@ -62,13 +65,21 @@ def test_the_whole_demo(
     monkeypatch.chdir(tmp_path)
     assert run(["demo", "--steps", "2"]) == 0
     first = capsys.readouterr()
-    assert "5/5 predict: labels for a scan" in first.err
-    assert "IoU ceiling" in first.out
-    assert "deepgcn prepare S3DIS.zip --area 5" in first.out
+    assert first.err.index("1/6 predict") < first.err.index("first.html") < first.err.index("2/6")
+    name = packaged_weights().name
+    heading = first.out.splitlines()[0]
+    assert heading.split("  ")[-3:] == [name, "fine-tuned", "height alone"]
+    assert f"deepgcn train --weights {name}" in first.out
     picture = Path(first.out.partition("A room of the test area: ")[2].splitlines()[0])
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "demo" / "labelled.ply").is_file()
+    for path in (picture, Path("demo/first.png"), Path("demo/tuned.png")):
+        assert path.read_bytes().startswith(b"\x89PNG")
+    tuned = Run(Path("demo/runs/tuned"))
+    assert tuned.environment["started_from"]["name"] == name
+    labels = {file: PlyData.read(f"demo/{file}.ply")["vertex"] for file in ("first", "tuned")}
+    (untuned,) = Path("demo/runs/weights").glob("*/*/room/scores.json")
+    assert f"{100 * json.loads(untuned.read_text())['oa']:.2f}" in first.out
+    assert len(labels["first"].data) == len(labels["tuned"].data)
     assert run(["demo", "--steps", "2"]) == 0
     second = capsys.readouterr()
-    assert second.err.count("already done") == 4, "all but prepare, which looks for itself"
+    assert second.err.count("already done") == 5, "all but prepare, which looks for itself"
     assert second.out == first.out
