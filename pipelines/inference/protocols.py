@@ -91,7 +91,7 @@ def predict_rooms(of: Evaluation, progress: Progress = SILENT) -> Iterator[RoomP
             logits = np.zeros((len(room.pos), of.model.config.num_classes), np.float32)
             labels = []
             for vote in range(votes):
-                blocks += sum(_add_vote(of, m, room, vote, logits, task) for m in of.models)
+                blocks += sum(add_vote(of, m, room, vote, logits, task) for m in of.models)
                 if vote in (0, votes - 1):
                     labels.append(logits.argmax(axis=1).astype(np.uint8))
             confidence = softmax(logits / passes).max(axis=1)
@@ -99,7 +99,7 @@ def predict_rooms(of: Evaluation, progress: Progress = SILENT) -> Iterator[RoomP
             yield RoomPrediction(room, labels[-1], labels[0], confidence, blocks, seconds)
 
 
-def _add_vote(
+def add_vote(
     of: Evaluation, model: DeepGCN, room: Room, vote: int, total: np.ndarray, task: Task
 ) -> int:
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
