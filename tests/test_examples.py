@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines import synth, train
 from pipelines.config import SynthConfig, TrainConfig
@@ -53,6 +54,21 @@ def test_segment_arrays(tmp_path: Path) -> None:
     shown = run("segment_arrays.py", tmp_path, str(trained.path), "scan.ply")
     counts = [int(line.split()[1].replace(",", "")) for line in shown.splitlines()]
     assert sum(counts) == len(room.pos)
+
+
+@pytest.mark.slow
+def test_fine_tuning(tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "data")
+    start = train_tiny_run(store.path, tmp_path / "runs", max_steps=3).weights()
+    arguments = ("--area", "3", "--seeds", "1", "--steps", "2", "--weights", str(start))
+    shown = run("fine_tuning.py", tmp_path, *arguments)
+    lines = {line.split("|")[2].strip(): line for line in shown.splitlines() if "|" in line}
+    assert "from nothing" in lines["from-nothing"]
+    assert str(start) in lines["from-weights"]
+    studied = yaml.safe_load((tmp_path / "fine-tuning-area3-10min.yaml").read_text())
+    assert studied["base"]["max-steps"] == 2
+    assert (studied["base"]["depth"], studied["base"]["k"]) == (3, 6)
+    assert run("fine_tuning.py", tmp_path, *arguments) == shown, "nothing is trained again"
 
 
 @pytest.mark.slow

@@ -87,7 +87,7 @@ def test_the_default_weights_are_those_inside_the_package(
 ) -> None:
     model = load_model()
     first = next(each for each in catalogue.catalogue() if each.url is None)
-    assert (model.config.label, model.config.num_classes) == (first.network, len(CLASSES))
+    assert (model.label, model.config.num_classes) == (first.network, len(CLASSES))
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
     with pytest.raises(WeightsError, match="No weights are inside this package"):

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipelines.config.model import BLOCK_SIZE
 from pipelines.config.options import check_choice
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import WeightsError, command
@@ -116,7 +117,8 @@ def catalogue() -> tuple[Entry, ...]:
 
 def _embedded_entry(file: Path) -> Entry:
     about = read_metadata(file)
-    network = parse_config(about, "config")[0].label
+    config, of_blocks = parse_config(about, "config")
+    network = config.label_with(of_blocks.get("block_size", BLOCK_SIZE))
     said = about.get("trained_on", "not recorded"), about.get("license", "not recorded")
     return Entry(file.stem, network, *said, file.stat().st_size, sha256_of(file))
 

@@ -1,0 +1,96 @@
+"""Train a network from the weights inside the package, and the same one from nothing, as long.
+
+    python examples/fine_tuning.py --data data --area 5 --minutes 10 --seeds 3
+
+Takes, on 2 CPU cores, 2 × seeds × minutes and the scoring. `--area` is left out of the training and
+scored. Both rows of the study have the same network, recipe and steps, as many as take so many
+minutes on this machine; from nothing the learning rate is the published one, and a third of it from
+weights. The study's settings are written to fine-tuning-area<n>-<minutes>min.yaml: the same command
+goes on from there where it was stopped, run by run, and `deepgcn ablate --grid` takes the file too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepgcn_cli.progress import open_progress
+from pipelines.ablate import ablate, dry_run
+from pipelines.config import AblateConfig, ModelConfig
+from pipelines.config.options import flag_of, options_of
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import Progress
+from pipelines.reports.studies import tables_markdown
+from pipelines.runs.weights import find_weights, packaged_weights
+
+TRIED = 100  # steps that are estimated, to know how many fit
+
+
+def study(model: DeepGCN, weights: str, area: int, steps: int) -> dict[str, Any]:
+    """Return the study of two rows, as `deepgcn ablate --grid` reads it."""
+    network = {
+        flag_of(name, option).lstrip("-"): getattr(model.config, name)
+        for name, option in options_of(ModelConfig, "train").items()
+    }
+    training = {"area": area, "recipe": "modern", "without": ["balance"], "epochs": 100_000}
+    training |= {"max-steps": steps, "batch-size": 8, "num-points": model.num_points}
+    training["block-size"] = model.block_size
+    return {
+        "title": f"Area {area}: from weights and from nothing, {steps} steps",
+        "base": {**network, **training, "val-blocks": 32},
+        "rows": {"from-nothing": {}, "from-weights": {"weights": weights, "lr": 3e-4}},
+        "reference": "from-nothing",
+    }
+
+
+def write_study(path: Path, options: argparse.Namespace, progress: Progress) -> None:
+    """Write the study of as many steps as fit into the time, unless it is there."""
+    if path.is_file():
+        return
+    named = find_weights(options.weights) if options.weights else packaged_weights()
+    model = named.load()
+
+    def write(steps: int) -> None:
+        values = study(model, options.weights or named.name, options.area, steps)
+        path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+
+    steps = options.steps
+    if steps is None:
+        write(TRIED)
+        seconds = dry_run(config(path, options, seeds=1), progress=progress).seconds
+        path.unlink()
+        if seconds is None:
+            raise SystemExit("No step could be timed; say with --steps how many to take.")
+        steps = max(1, round(60 * options.minutes * 2 * TRIED / seconds))
+    write(steps)
+
+
+def config(path: Path, options: argparse.Namespace, seeds: int) -> AblateConfig:
+    """Return the study's configuration."""
+    return AblateConfig(grid=path, data=options.data, runs=options.runs, seeds=seeds)
+
+
+def main() -> None:
+    """Train, score and compare both rows."""
+    parser = argparse.ArgumentParser(description="From weights and from nothing, compared.")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="prepared rooms")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--area", type=int, required=True, help="to leave out and score")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each training")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--weights", help="to start from; default: those inside the package")
+    parser.add_argument("--steps", type=int, help="of each training, instead of its minutes")
+    options = parser.parse_args()
+    progress = open_progress()
+    path = Path(f"fine-tuning-area{options.area}-{options.minutes:g}min.yaml")
+    write_study(path, options, progress)
+    result = ablate(config(path, options, options.seeds), progress=progress)
+    sys.stdout.write(f"{tables_markdown(result.tables)}\n")
+
+
+if __name__ == "__main__":
+    main()
