@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.data import statistics
 from pipelines.data.custom import CustomDataset, read_custom_room, read_description
 from pipelines.data.s3dis.arrays import find_arrays
 from pipelines.data.s3dis.classes import check_classes
@@ -32,6 +33,7 @@ from pipelines.data.s3dis.published import (
 )
 from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
+from pipelines.data.statistics import Statistics
 from pipelines.data.store import (
     MANIFEST,
     Room,
@@ -52,6 +54,7 @@ from .config import PrepareConfig
 from .errors import ConfigError, DatasetError
 from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress, counted
+from .serialization import to_plain
 
 Dataset = RawDataset | CustomDataset | PublishedDataset
 READERS: dict[type, Any] = {
@@ -82,6 +85,7 @@ class PrepareResult:
     unknown: dict[str, dict[str, int]]  # objects and points of unknown classes, by the class
     failed: dict[str, str]  # rooms that could not be read, with the reason
     exported: Path | None  # the folder of the published HDF5 form
+    statistics: Statistics  # of all rooms
     seconds: float  # wall time
 
 
@@ -113,6 +117,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             remove_areas(config.data)
             shutil.rmtree(config.data / EXPORTED, ignore_errors=True)
         store = _complete(config, dataset, good, failed, progress)
+        found = statistics.of_store(store, progress)
         exported = None
         if config.export:
             with progress.task("Exporting blocks", len(store.rooms()), unit="rooms") as task:
@@ -141,6 +146,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
         unknown=store.manifest["unknown_classes"],
         failed=failed,
         exported=exported,
+        statistics=found,
         seconds=time.monotonic() - start,
     )
 
@@ -288,8 +294,13 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
             "characters, expected one that is short enough for a file.\n"
             "Rename the room in a copy of the raw data."
         }
-    info = asdict(room.info(len(dataset.classes)))
-    entry: Entry = json.loads(json.dumps({**info, "source": _stamp(dataset, raw), **asdict(notes)}))
+    classes = dataset.classes
+    info = asdict(room.info(len(classes)))
+    noticed = asdict(notes)
+    about = {"uncolored": notes.uncolored, "objects": noticed.pop("objects")}
+    measured = {statistics.KEY: to_plain(statistics.measure_room(room, len(classes), **about))}
+    stamp = {"source": _stamp(dataset, raw)}
+    entry: Entry = json.loads(json.dumps({**info, **stamp, **noticed, **measured}))
     atomic_json(path.with_suffix(".json"), entry)
     return entry
 

@@ -38,6 +38,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
     again to continue after a stop.
     """
     from pipelines.data.s3dis.classes import TAKEN, describe_unknown
+    from pipelines.data.statistics import describe
     from pipelines.prepare import prepare as stage
 
     with interruptible("the same command continues where it stopped"):
@@ -47,6 +48,7 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
         f"{result.data}: {counted(result.rooms, 'room')} ({areas}), {result.points:,} points",
         f"{f'test area {result.test_area}' if result.test_area else 'no test area'}, "
         f"{len(result.repairs)} lines repaired",
+        describe(result.statistics),
     ]
     taken = f"unknown class, {TAKEN.get(config.unknown)}"
     texts += [f"{taken}: {describe_unknown(name, **n)}" for name, n in result.unknown.items()]

@@ -19,6 +19,8 @@ import numpy as np
 
 from pipelines.config import BLOCK_SIZE
 
+from .blocks import distinct
+
 PARTIAL, TOPLESS = 0.6, 0.35  # probabilities: a part of the room; without what is above
 TOP = (1.0, 2.4)  # m above the floor
 DENSITY = (500, 10_000)  # points per square metre of ground
@@ -94,7 +96,7 @@ def thin(block: BlockPoints, rng: np.random.Generator) -> BlockPoints:
     """
     kept = np.zeros(len(block.pos), bool)
     count = int(block.size**2 * math.exp(rng.uniform(*np.log(DENSITY))))
-    kept[rng.permutation(_distinct(block.pos))[:count]] = True
+    kept[rng.permutation(distinct(block.pos))[:count]] = True
     for _ in range(rng.integers(HOLES + 1)):
         offset = block.pos - block.pos[rng.integers(len(block.pos))]
         if rng.random() < 0.5:  # a slab of any direction
@@ -103,16 +105,6 @@ def thin(block: BlockPoints, rng: np.random.Generator) -> BlockPoints:
         if np.count_nonzero(kept & outside) >= FEWEST:
             kept &= outside
     return _keep(block, kept, rng)
-
-
-def _distinct(pos: np.ndarray) -> np.ndarray:
-    """Return the index of one point of each place in `pos` (n, 3)."""
-    key = pos.astype(np.float64) @ (
-        1.0,
-        math.sqrt(2),
-        math.pi,
-    )  # sorted many times faster than rows
-    return np.unique(key, return_index=True)[1]
 
 
 def _direction(rng: np.random.Generator) -> np.ndarray:

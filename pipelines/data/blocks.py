@@ -51,11 +51,11 @@ def positions(extent: float, stride: float) -> int:
     return max(1, math.ceil((extent - 1.0 - TOLERANCE) / stride) + 1)
 
 
-def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
-    """Sort points (N, 3), metres from their minimum corner, by cell; N ≥ 1, see `check_ground`.
+def cells_of(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
+    """Return the cell ix·ny + iy of points (N, 3), metres from their minimum corner, and the grid.
 
-    Returns the order (N,) int64, stable within a cell, and the grid. Along an axis there is one
-    more cell than block positions of stride 0.5; the last cell also takes the points beyond it.
+    N ≥ 1, see `check_ground`. Along an axis there is one more cell than block positions of stride
+    0.5; the last cell also takes the points beyond it.
     """
     nx, ny = (positions(float(extent), CELL) + 1 for extent in (pos[:, 0].max(), pos[:, 1].max()))
     # 16-bit keys are sorted by radix, several times faster than by comparison.
@@ -68,8 +68,16 @@ def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
         cell = cell_x * ny + cell_y
         cells[part] = cell
         counts += np.bincount(cell, minlength=nx * ny)
-    order = np.argsort(cells, kind="stable").astype(np.int64, copy=False)
-    return order, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+    return cells, Grid(nx, ny, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
+
+
+def grid_sort(pos: np.ndarray) -> tuple[np.ndarray, Grid]:
+    """Return the order (N,) int64 of points (N, 3) by cell, stable within a cell, and the grid.
+
+    See `cells_of`.
+    """
+    cells, grid = cells_of(pos)
+    return np.argsort(cells, kind="stable").astype(np.int64, copy=False), grid
 
 
 def overlapping(size: float) -> float:
@@ -132,6 +140,12 @@ def draw(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:
         return rng.choice(count, num_points, replace=False)
     more = rng.integers(0, count, num_points - count)
     return rng.permutation(np.concatenate([np.arange(count), more]))
+
+
+def distinct(pos: np.ndarray) -> np.ndarray:
+    """Return the index of one point of each place in `pos` (n, 3)."""
+    key = pos.astype(np.float64) @ (1.0, math.sqrt(2), math.pi)  # sorted much faster than rows
+    return np.unique(key, return_index=True)[1]
 
 
 def cover(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:

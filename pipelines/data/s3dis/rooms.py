@@ -58,6 +58,8 @@ class RoomNotes:
     unlabelled: int = 0  # points of the whole-room file that no annotation has
     uncolored: int = 0  # points without colour, which is filled in
     stray: int = 0  # points outside of the room's frame
+    # The longest side of each object, m, by the name of its class.
+    objects: dict[str, list[float]] = field(default_factory=dict)
 
 
 def read_raw_room(dataset: RawDataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
@@ -95,6 +97,9 @@ def _read_files(
                 counts = notes.unknown.setdefault(name, {"objects": 0, "points": 0})
                 counts["objects"] += 1
                 counts["points"] += len(pos)
+            elif len(pos):
+                sides = pos.max(axis=0) - pos.min(axis=0)
+                notes.objects.setdefault(known, []).append(float(sides.max()))
             ignored = known is None and dataset.unknown == "ignore"
             label = IGNORED if ignored else CLASSES.index(known or "clutter")
             parts.append((pos, color, np.full(len(pos), label, np.uint8)))
