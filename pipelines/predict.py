@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.data.s3dis.rooms import open_room
+from pipelines.data.statistics import SUMMARY, differences, measure, read_summary
 from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
@@ -245,6 +246,7 @@ def _predict_one(
     stray = outside(pos, frame.extent)
     if count := int(stray.sum()):
         progress.say(f"{path}: {left_out(count, len(pos))}; they are labelled all the same")
+    _compare_with_training(path, networks, pos[~stray], color[~stray], progress)
     _check_writable(config, out, scan, networks)
     begun = time.monotonic()
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
@@ -312,6 +314,23 @@ def _show(
             *(pos, color, labels.label, networks.classes, networks.class_colors, title)
         )
         save_figure(out.with_suffix(".png"), drawn)
+
+
+def _compare_with_training(
+    path: Path, networks: _Networks, pos: np.ndarray, color: np.ndarray, progress: Progress
+) -> None:
+    """Say what is very unlike the data that a network was trained on, as far as its weights tell.
+
+    `pos` (n, 3) and `color` (n, 3) are those of the points that are not stray.
+    """
+    seen = {w.name: read_summary(w.metadata.get(SUMMARY)) for w in networks.weights}
+    if not any(seen.values()):
+        return
+    known = ~np.isnan(pos[:, 0])
+    found = measure(pos[known], color[known])
+    for name, trained in seen.items():
+        if unlike := differences(found, trained):
+            progress.say(f"{path}: unlike the data that {name} was trained on: {unlike}")
 
 
 def _points(

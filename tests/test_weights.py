@@ -20,6 +20,7 @@ from deepgcn_cli.__main__ import run as deepgcn
 from pipelines import kernels, load_model, segment
 from pipelines.ablate import ablate
 from pipelines.config import AblateConfig, EvalConfig, ModelConfig, PredictConfig, TrainConfig
+from pipelines.data import statistics
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
@@ -332,6 +333,28 @@ def test_several_weights_are_averaged(
     save_weights(other, DeepGCN(ModelConfig(depth=2, width=8, k=4, num_classes=2)))
     with pytest.raises(ConfigError, match="Only networks of the same classes"):
         predict(PredictConfig(scans=(scan,), weights=(str(start), str(other)), device="cpu"))
+
+
+def test_a_scan_unlike_the_training_is_noticed(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statistics.of_store(store)
+    network = ModelConfig(depth=2, width=8, k=4, fusion_channels=16)
+    start = config(store, tmp_path, None, model=network, max_steps=1)
+    run = run_as(dataclasses.replace(start, weights=None), "seen")
+    known = statistics.of_rooms(store, [*store.rooms(1), *store.rooms(2)])
+    assert known is not None
+    recorded = json.loads(read_metadata(run.weights())["data_statistics"])
+    assert recorded == statistics.summarize(known)
+    room = store.read(store.rooms(3)[0])
+    for every, expected in ((1, False), (12, True)):
+        scan = tmp_path / f"every{every}.ply"
+        write_points(scan, room.pos[::every], room.color[::every])
+        assert deepgcn(["predict", str(scan), "--run", str(run.path), "--device", "cpu"]) == 0
+        said = capsys.readouterr().err
+        line = f"{scan}: unlike the data that seen was trained on: "
+        assert (line in said) == expected
+        assert ("points/m² of surface" in said) == expected
 
 
 def test_weights_inside_the_package_are_used_where_no_run_is(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data import statistics
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
@@ -133,9 +135,12 @@ def trained_on(config: TrainConfig, store: Store) -> dict[str, str]:
     """Return what a training's weights record of its data."""
     areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
     name = store.path.resolve().name
+    seen = statistics.of_rooms(store, [r for r in store.rooms() if r.area != config.test_area])
+    like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
     text = f"{name}, areas {areas} (fingerprint {store.fingerprint[:12]})"
     return {
         "trained_on": f"{text}, recipe {config.recipe_text}, seed {config.seed}",
         "test_area": str(config.test_area),
         "fingerprint": store.fingerprint,
+        **like,
     }

@@ -21,6 +21,7 @@ from torch import Tensor
 from pipelines.config import ModelConfig
 from pipelines.config.model import Hints
 from pipelines.data.s3dis import CLASSES
+from pipelines.data.statistics import SUMMARY
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from pipelines.files import check_place, sha256_of
 from pipelines.model.deepgcn import DeepGCN
@@ -41,7 +42,10 @@ from .tensorflow import LOG, bundle_prefix, index_file, open_bundle, read_log
 
 CLASS_KEYS = ("classes", "class_colors")
 # Metadata kept when an export comes back.
-KEPT_KEYS = (*CLASS_KEYS, "trained_on", "test_area", "fingerprint", "license", "started_from")
+KEPT_KEYS = (
+    *(*CLASS_KEYS, "trained_on", "test_area", "fingerprint", "license", "started_from"),
+    SUMMARY,
+)
 
 
 @dataclass(frozen=True)
