@@ -130,7 +130,12 @@ def _evaluations(
     """Yield what is to be scored: runs, or weights each and perhaps together."""
     if not config.weights:
         for run in _chosen_runs(config, progress):
-            yield _open_run(config, run, device, progress)
+            if run.config.synth:  # no area was left out: it is scored as weights are
+                open_data(run, config.data)  # says what is missing
+                named = dataclasses.replace(config, run_dirs=(), weights=(str(run.path),))
+                yield from _evaluations(named, device, progress)
+            else:
+                yield _open_run(config, run, device, progress)
         return
     store = Store.open(config.data or TrainConfig.data)
     weights = [

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from pipelines.data.blocks import MIN_POINTS, Block, overlapping
-from pipelines.data.sampler import BlockSampler, Cut, cut_room, split_rooms
+from pipelines.data.sampler import NO_VALIDATION, BlockSampler, Cut, Sampler, cut_room, split_rooms
 from pipelines.data.store import RoomInfo, Store
+from pipelines.data.synthetic.stream import open_stream, synthetic_store
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs import directory
 from pipelines.runs.directory import Run
@@ -30,7 +31,7 @@ from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.precision import Precision
-from pipelines.runtime.process import watch_for_interruption
+from pipelines.runtime.process import available_cores, watch_for_interruption, worker_pool
 from pipelines.training import distributed, memory
 from pipelines.training.distributed import Processes
 from pipelines.training.loggers import check_loggers
@@ -65,7 +66,7 @@ class TrainResult:
 def train(
     config: TrainConfig, *, resume: Path | None = None, progress: Progress = SILENT
 ) -> TrainResult:
-    """Train a network on the rooms outside the test area.
+    """Train a network on the rooms outside the test area, or on synthetic rooms without end.
 
     Validation rooms among them choose the best checkpoint, or validation blocks of an only room, or
     nothing (a `val_fraction` of 0); the test area, if there is one, is never read. A run that was
@@ -114,9 +115,9 @@ def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress)
     if resume:
         run = directory.open_run(resume)
     else:
-        store = Store.open(config.data)
+        store = _open_store(config, progress=progress)
         config = resolve(config, store)
-        _split_store(config, store)
+        _check_rooms(config, store)
         check_place(config.runs, "--runs", folder=True)
         run = Run(directory.make_directory(config))
         config = dataclasses.replace(config, name=run.name)
@@ -161,7 +162,7 @@ def _decide(
     device = distributed.device_of(processes, pick_device(config.device, progress))
     Precision(config.precision, device)
     run = directory.open_run(resume) if resume else None
-    store = open_data(run, config.data) if run else Store.open(config.data)
+    store = _open_store(config, run, progress)
     config = resolve(config, store, progress)
     if run:
         check_same(run, config, store)
@@ -172,7 +173,7 @@ def _decide(
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
         if run is None:
-            _split_store(config, store)  # its errors come before memory is measured
+            _check_rooms(config, store)  # its errors come before memory is measured
             config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
     started = weights.provenance if weights else None
@@ -188,7 +189,14 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
         store = _open_same_store(config, decided.fingerprint, processes)
         device = distributed.device_of(processes, pick_device(config.device))
         memory.arrange_memory(config, device.type, processes)
-        samplers = open_samplers(config, store, progress, processes.local_size)
+        samplers: tuple[Sampler, BlockSampler | None]
+        if config.synth:
+            free = (len(available_cores()) - 1) // processes.local_size
+            workers = config.synth_workers or max(1, free)
+            pool = stack.enter_context(worker_pool(workers))
+            samplers = open_stream(config, pool, processes.slots(config.batch_size), progress)
+        else:
+            samplers = open_samplers(config, store, progress, processes.local_size)
         environment = {**describe_environment(device), **describe_store(config, store)}
         interruption = stack.enter_context(watch_for_interruption())
         run = stack.enter_context(_opened_run(decided, store, environment, processes))
@@ -206,7 +214,9 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
             if decided.resume is not None and processes.main:
                 directory.reopen(run, config, environment)
             sharing = memory.sharing_memory(processes, device.type)
-            summary = describe_training(config, training.state.model, *samplers, device, sharing)
+            summary = describe_training(
+                config, training.state.model, samplers[0], samplers[1], device, sharing
+            )
             progress.say(f"{run.path}: {summary}")
             training.run_to_end()
     counters, pace = training.counters, training.pace
@@ -272,15 +282,29 @@ def resolve(config: TrainConfig, store: Store, progress: Progress = SILENT) -> T
     return resolve_start(config, progress)
 
 
+def _open_store(config: TrainConfig, run: Run | None = None, progress: Progress = SILENT) -> Store:
+    """Open what is trained on; `run` is the one to resume."""
+    if config.synth:
+        return synthetic_store(config, progress)
+    return open_data(run, config.data) if run else Store.open(config.data)
+
+
 def _open_same_store(config: TrainConfig, fingerprint: str, processes: Processes) -> Store:
     """Open the store, and check that it is the same as rank 0's."""
-    store = Store.open(config.data)
+    store = _open_store(config)
     if store.fingerprint != fingerprint:
+        flag = "--furniture" if config.synth else "--data"
         raise DatasetError(
-            f"{config.data}: process {processes.rank} found other data there than process 0.\n"
-            "With --data, give a folder that all machines can read."
+            f"{config.furniture or config.data}: process {processes.rank} found other data there "
+            f"than process 0.\nWith {flag}, give a folder that all machines can read."
         )
     return store
+
+
+def _check_rooms(config: TrainConfig, store: Store) -> None:
+    """Raise DatasetError if there are no rooms to train on."""
+    if not config.synth:
+        _split_store(config, store)
 
 
 def _split_store(
@@ -321,7 +345,7 @@ def open_samplers(
             f"{100 * cut.fraction:.0f} % of its points."
         )
     elif not val_rooms:
-        progress.say("No validation (--val-fraction 0): the last weights will be the result.")
+        progress.say(NO_VALIDATION)
 
     def open_sampler(
         rooms: list[RoomInfo],
@@ -358,5 +382,6 @@ def describe_store(config: TrainConfig, store: Store) -> dict[str, Any]:
     >>> sorted(describe_store(TrainConfig(), Store.open(Path("data")))["store"])
     ['classes', 'fingerprint', 'path']
     """
-    identity = {"path": str(config.data), "fingerprint": store.fingerprint}
-    return {"seed": config.seed, "store": {**identity, "classes": list(store.classes)}}
+    identity = {"path": str(store.path), "fingerprint": store.fingerprint}
+    about = {"synthetic": store.manifest["synthetic"]} if config.synth else {}
+    return {"seed": config.seed, "store": {**identity, "classes": list(store.classes), **about}}

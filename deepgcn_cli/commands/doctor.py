@@ -64,9 +64,9 @@ def describe_machine() -> dict[str, Any]:
     import torch
 
     from pipelines.kernels import why_not_triton
-    from pipelines.launch import available_cores
     from pipelines.runtime.device import processor_name
     from pipelines.runtime.memory import available_memory
+    from pipelines.runtime.process import available_cores
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     gpu = torch.cuda.get_device_properties(0) if count else None

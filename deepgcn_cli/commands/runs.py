@@ -163,7 +163,7 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     yield "hardware", str(environment.get("gpu") or environment.get("cpu") or "–")
     yield "software", ", ".join(f"{k} {v}" for k, v in environment.get("packages", {}).items())
     yield "commit", str(environment.get("commit") or "–")
-    yield "data", str(config.data)
+    yield "data", config.data_text
     for protocol, values in summary["scores"].items():
         shown = (f"{name} {percent(values[key])}" for name, key in MEANS)
         yield f"protocol {protocol}", ", ".join(shown)

@@ -33,6 +33,7 @@ def flags_that_shape(*shapes: str) -> str:
     "deepgcn train --logger mlflow --logger wandb",
     "deepgcn train --recipe modern --without adamw --with sgd",
     "deepgcn train --weights dgcnn-s3dis-area5 --recipe modern --lr 3e-4 --freeze 1",
+    "deepgcn train --synth --recipe modern",
     "deepgcn train --devices 4 --sync-bn --precision bf16",
     "deepgcn train --depth 1001 -k 3 --batch-size 4",
     "deepgcn train --resume",
@@ -50,8 +51,9 @@ def train(
 ) -> Answer:
     """Train a network on every prepared area but one.
 
-    Ctrl-C stops after the step, with everything saved; --resume continues. A resumed run keeps its
-    own settings: only {free} may change, and {processes} with --sync-bn.
+    With --synth it trains on synthetic rooms without end and needs no data. Ctrl-C stops after the
+    step, with everything saved; --resume continues. A resumed run keeps its own settings: only
+    {free} may change, and {processes} with --sync-bn.
     """
     if run is not None and not resume:
         raise typer.BadParameter(f"found {run!r}; to resume a run, add --resume.")
@@ -85,7 +87,8 @@ def train(
             raise typer.Exit(1) from None  # rank 0 reports it
     if rank > 0:
         raise typer.Exit  # rank 0 shows the result
-    where = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
+    where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
+    where = (*where, "--data", "DIR") if config.synth else where
     best = result.best_miou
     chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
     text = f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, {chosen}"

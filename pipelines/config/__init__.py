@@ -26,6 +26,7 @@ from .model import (
 )
 from .options import (
     COUNT,
+    DATA,
     LENGTH,
     MEMORY,
     PLACE,
@@ -37,6 +38,7 @@ from .options import (
     option,
 )
 from .recipes import ADAM_LR, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
+from .rooms import DENSITY, SCANNERS, TRAINED, density_range
 
 # Of the network.
 __all__ = ["ARCHS", "BLOCK_SIZE", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelConfig"]
@@ -44,7 +46,6 @@ __all__ = ["ARCHS", "BLOCK_SIZE", "CONVS", "KNNS", "LAYOUTS", "POINTS", "ModelCo
 DEVICES = ("auto", "cpu", "cuda")
 LOGGERS = ("mlflow", "wandb")  # beside TensorBoard
 PRECISIONS = ("32", "tf32", "bf16", "16")
-SCANNERS = ("laser", "rgbd", "mixed")
 PROTOCOLS = ("room", "block-s1", "block-s05")
 CHECKPOINTS = ("best", "last")
 REPORTS = ("md", "json", "csv", "html", "tex")
@@ -66,9 +67,7 @@ class SynthConfig:
     areas: int = option(6, "Areas, 1 to 6.", within=Bounds(1, 6))
     rooms: int = option(3, "Rooms per area.", within=Bounds(1, 100_000))
     seed: int = option(0, "Seed of the building.", within=SEED)
-    density: float = option(
-        3000.0, "Points per m² of surface.", within=Bounds(1, 1_000_000, "points per m²")
-    )
+    density: float = option(3000.0, "Points per m² of surface.", within=DENSITY)
     scanner: str = option(
         "laser",
         "{}: whole rooms as in S3DIS; by a hand-held camera; by both. The last two turn, cut and"
@@ -256,6 +255,48 @@ class TrainConfig:
         commands=TRAIN,
     )
     data: Path = option(Path("data"), "Folder of the prepared data.", shapes=PLACE, commands=TRAIN)
+    synth: bool = option(
+        False,
+        "Train on synthetic rooms instead, which are made meanwhile, new ones for ever.",
+        shapes=DATA,
+        commands=TRAIN,
+    )
+    synth_rooms: int | None = option(
+        None,
+        f"With --synth: rooms of an epoch. [default: {TRAINED['synth_rooms']}]",
+        within=Bounds(1, 1_000_000),
+        shapes=DATA,
+        commands=TRAIN,
+    )
+    synth_workers: int | None = option(
+        None,
+        "With --synth: processes that make rooms. [default: one less than there are cores]",
+        within=COUNT,
+        shapes=SPEED,
+        commands=TRAIN,
+    )
+    scanner: str | None = option(
+        None,
+        f"With --synth: {{}}. [default: {TRAINED['scanner']}]",
+        choices=SCANNERS,
+        shapes=DATA,
+        commands=TRAIN,
+    )
+    density: str | None = option(
+        None,
+        "With --synth: points per m² of surface, or a range, from which each room's density is "
+        f"drawn. [default: {TRAINED['density']}]",
+        "X|X-Y",
+        shapes=DATA,
+        commands=TRAIN,
+    )
+    furniture: Path | None = option(
+        None,
+        "With --synth: folder of furniture libraries (.sh3f), as for synth.",
+        "DIR",
+        shapes=PLACE,
+        commands=TRAIN,
+    )
     runs: Path = option(Path("runs"), "Folder of the runs.", shapes=PLACE, commands=TRAIN)
     name: str | None = option(
         None, "Name of the run. [default: network, area and time]", shapes=PLACE, commands=TRAIN
@@ -266,12 +307,34 @@ class TrainConfig:
         parts = parts_of(self.recipe, self.without, self.extra)
         object.__setattr__(self, "parts", parts)  # as a frozen dataclass computes a field
         self._check_local_batch()
+        self._settle_rooms()
         if self.freeze and self.weights is None:
             raise ConfigError(
                 f"--freeze: found {self.freeze} without --weights, expected weights to keep."
             )
         if self.weights is None or self.weights_sha256 is not None:  # else not yet the network
             self._check_network()
+
+    def _settle_rooms(self) -> None:
+        """Fill in what synthetic rooms leave open, and check that nothing else is asked for."""
+        if not self.synth:
+            asked = ("synth_rooms", "synth_workers", "scanner", "density", "furniture")
+            if given := [name for name in asked if getattr(self, name) is not None]:
+                raise ConfigError(
+                    f"--{given[0].replace('_', '-')}: found it without --synth, which makes the "
+                    "rooms that it is about.\nAdd --synth, or leave it out."
+                )
+            return
+        if self.data != TrainConfig.data or self.test_area:
+            flag = "--area" if self.test_area else "--data"
+            raise ConfigError(
+                f"{flag}: found it with --synth, whose rooms are made during the training.\n"
+                "Leave one of the two out."
+            )
+        for name, value in TRAINED.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        density_range(self.density or "")  # raises
 
     def _check_network(self) -> None:
         self.model.check_points(self.num_points)
@@ -331,6 +394,14 @@ class TrainConfig:
     def label(self) -> str:
         """The network in short, with the side of its blocks unless that is as published."""
         return self.model.label_with(self.block_side)
+
+    @property
+    def data_text(self) -> str:
+        """What is trained on, for people: a folder, or how synthetic rooms are made."""
+        if not self.synth:
+            return str(self.data)
+        furniture = f", furniture of {self.furniture}" if self.furniture else ""
+        return f"synthetic rooms, scanner {self.scanner}, {self.density} points per m²{furniture}"
 
     @property
     def first_lr(self) -> float:

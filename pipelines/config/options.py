@@ -20,6 +20,7 @@ MEMORY = "memory"  # how a step fits into memory: no, but trainings may differ i
 RECIPE = "recipe"  # the recipe's parts, which are compared instead of it
 SPEED = "speed"  # how fast and where it is computed, and who is notified: yes
 PLACE = "place"  # where its files are: yes
+DATA = "data"  # which rooms it is about: never, and a study has its own
 
 
 @dataclass(frozen=True)

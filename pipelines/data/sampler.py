@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,10 +22,11 @@ from pipelines.progress import SILENT, Progress
 
 from .augment import AUGMENTATIONS, BlockPoints, augment
 from .blocks import Block, block_features, block_points, draw, room_blocks
-from .store import IGNORED, Room, RoomInfo, Store
+from .store import IGNORED, Room, RoomInfo
 
 BYTES_PER_POINT = 16  # pos, color, label
 ORDER, POINTS, AUGMENT = 0, 1, 2  # what a random stream is for
+NO_VALIDATION = "No validation (--val-fraction 0): the last weights will be the result."
 MOST = 10.0  # times that balancing may draw a block that is otherwise drawn once
 
 
@@ -36,6 +38,63 @@ class Batch:
     label: np.ndarray  # (B, N) uint8
     blocks: tuple[int, ...]  # their numbers within the sampler; of all ranks' batches together
     idle: bool = False  # the local batch is empty, and `features` a stand-in that must not count
+
+
+class Sampler(Protocol):
+    """What a training draws its blocks from: of a store, or of rooms that are made for it."""
+
+    @property
+    def rooms(self) -> Sequence[Any]:
+        """The rooms of an epoch."""
+
+    def __len__(self) -> int:
+        """Return the number of blocks of an epoch."""
+
+    def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
+        """Return the block numbers of an epoch's batches from batch `start` on."""
+
+    def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:
+        """Return the given blocks as drawn in an epoch."""
+
+    def name_of(self, epoch: int, block: int) -> str:
+        """Return the name of the room that a block of an epoch lies in."""
+
+
+class Rooms(Protocol):
+    """Rooms that can be read, as those of a store."""
+
+    classes: tuple[str, ...]
+
+    def read(self, info: RoomInfo) -> Room:
+        """Return the points of one room."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How blocks become the network's input: the points of each, and what is done to them."""
+
+    num_points: int  # N
+    layout: str = "paper"  # or "torch", see `block_features`
+    augmentations: tuple[str, ...] = ()
+
+    def draw(
+        self, room: Room, block: Block, points: np.random.Generator, moves: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return features (N, 9) float32 and label (N,) uint8 of points drawn from a block.
+
+        `points` draws them, and `moves` what the augmentations do.
+        """
+        drawn = block_points(block)[draw(block.count, self.num_points, points)]
+        pos, color, label = room.pos[drawn], room.color[drawn], room.label[drawn]
+        corner, extent, size = block.corner, room.extent, block.size
+        if self.augmentations:
+            center = np.array(corner) + size / 2
+            before = BlockPoints(pos, color / np.float32(255), label, center, extent, size)
+            moved = augment(before, self.augmentations, moves)
+            pos, color, label = moved.pos, moved.color, moved.label
+            corner, extent = moved.corner, moved.extent
+        features = block_features(pos, color, corner, extent, layout=self.layout, size=size)
+        return features, label
 
 
 class BlockSampler:
@@ -59,7 +118,7 @@ class BlockSampler:
 
     def __init__(
         self,
-        store: Store,
+        store: Rooms,
         rooms: Sequence[RoomInfo],
         num_points: int,
         seed: int,
@@ -72,9 +131,8 @@ class BlockSampler:
         keep: Callable[[Block], bool] | None = None,
         progress: Progress = SILENT,
     ) -> None:
-        self.num_points, self.seed, self.layout = num_points, seed, layout
-        self.resample = "resample" in parts
-        self.augmentations = tuple(part for part in parts if part in AUGMENTATIONS)
+        self.seed, self.resample = seed, "resample" in parts
+        self.drawing = Drawing(num_points, layout, augmentations_of(parts))
         self.rooms = tuple(rooms)
         self._cache = RoomCache(store, sharing)
         self._blocks: list[tuple[RoomInfo, Block]] = []
@@ -85,8 +143,7 @@ class BlockSampler:
                 for block in filter(keep, room_blocks(room.grid, size=size, stride=stride)):
                     self._blocks.append((info, block))
                     if "balance" in parts:
-                        labels = np.bincount(room.label[block_points(block)], minlength=IGNORED)
-                        counts.append(labels[: len(store.classes)])
+                        counts.append(count_classes(room, block, len(store.classes)))
                 task.advance()
         # None: every block comes once an epoch.
         self._probabilities = block_probabilities(np.stack(counts)) if counts else None
@@ -94,9 +151,10 @@ class BlockSampler:
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def room_of(self, block: int) -> RoomInfo:
-        """Return the room that block number `block` lies in."""
-        return self._blocks[block % len(self)][0]
+    def name_of(self, epoch: int, block: int) -> str:  # noqa: ARG002
+        """Return the name of the room that a block lies in, such as Area_1/office_1."""
+        info, _ = self._blocks[block % len(self)]
+        return f"Area_{info.area}/{info.name}"
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the numbers of an epoch's blocks in their random order, (blocks,) int64."""
@@ -107,29 +165,19 @@ class BlockSampler:
 
     def batches(self, epoch: int, batch_size: int, *, start: int = 0) -> list[np.ndarray]:
         """Return the block numbers of an epoch's batches from batch `start` on."""
-        return _slices(self.order(epoch), batch_size)[start:]
+        return slices(self.order(epoch), batch_size)[start:]
 
     def in_order(self, batch_size: int, *, most: int | None = None) -> list[np.ndarray]:
         """Return the block numbers of all batches without shuffling; of `most`, spread evenly."""
         count = min(most or len(self), len(self))
-        return _slices(np.arange(count) * len(self) // count, batch_size)
+        return slices(np.arange(count) * len(self) // count, batch_size)
 
     def sample(self, epoch: int, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return features (N, 9) float32 and label (N,) uint8 of a block as drawn in an epoch."""
         info, column = self._blocks[block % len(self)]
-        room = self._cache.read(info)
         key = (POINTS, epoch, block) if self.resample else (POINTS, 0, block % len(self))
-        points = block_points(column)[draw(column.count, self.num_points, self._rng(*key))]
-        pos, color, label = room.pos[points], room.color[points], room.label[points]
-        corner, extent, size = column.corner, room.extent, column.size
-        if self.augmentations:
-            center = np.array(corner) + size / 2
-            drawn = BlockPoints(pos, color / np.float32(255), label, center, extent, size)
-            moved = augment(drawn, self.augmentations, self._rng(AUGMENT, epoch, block))
-            pos, color, label = moved.pos, moved.color, moved.label
-            corner, extent = moved.corner, moved.extent
-        features = block_features(pos, color, corner, extent, layout=self.layout, size=size)
-        return features, label
+        moves = self._rng(AUGMENT, epoch, block)
+        return self.drawing.draw(self._cache.read(info), column, self._rng(*key), moves)
 
     def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:
         """Return the given blocks as drawn in an epoch."""
@@ -141,8 +189,19 @@ class BlockSampler:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
 
-def _slices(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+def slices(numbers: np.ndarray, size: int) -> list[np.ndarray]:
+    """Return the elements of an array, `size` at a time."""
     return [numbers[first : first + size] for first in range(0, len(numbers), size)]
+
+
+def augmentations_of(parts: Sequence[str]) -> tuple[str, ...]:
+    """Return those parts of a recipe that change points."""
+    return tuple(part for part in parts if part in AUGMENTATIONS)
+
+
+def count_classes(room: Room, block: Block, classes: int) -> np.ndarray:
+    """Return the points of each class in a block, (classes,) int64."""
+    return np.bincount(room.label[block_points(block)], minlength=IGNORED)[:classes]
 
 
 class RoomCache:
@@ -152,7 +211,7 @@ class RoomCache:
     than twice that, rooms are read again and again.
     """
 
-    def __init__(self, store: Store, sharing: int = 1) -> None:
+    def __init__(self, store: Rooms, sharing: int = 1) -> None:
         self._store, self._limit = store, memory() // 2 // sharing // BYTES_PER_POINT
         self._rooms: OrderedDict[RoomInfo, Room] = OrderedDict()
         self._lock = threading.Lock()
@@ -206,10 +265,12 @@ def block_probabilities(counts: np.ndarray) -> np.ndarray:
     return capped / capped.sum()
 
 
-def draw_blocks(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw as many blocks as there are, with repetition: their numbers, (B,) int64, shuffled.
+def draw_blocks(
+    probabilities: np.ndarray, rng: np.random.Generator, count: int | None = None
+) -> np.ndarray:
+    """Draw D of B blocks, with repetition: their numbers, (D,) int64, shuffled; D None: B.
 
-    Block b is drawn ⌊B·p_b⌋ or ⌈B·p_b⌉ times, B·p_b on average: systematic sampling, which varies
+    Block b is drawn ⌊D·p_b⌋ or ⌈D·p_b⌉ times, D·p_b on average: systematic sampling, which varies
     less from epoch to epoch than independent draws. The draws of block b have the numbers b, b + B,
     b + 2B, ….
 
@@ -221,9 +282,10 @@ def draw_blocks(probabilities: np.ndarray, rng: np.random.Generator) -> np.ndarr
     # spaced draws could otherwise hit all walls twice in one epoch and once in the next.
     order = rng.permutation(blocks)
     ends = np.cumsum(probabilities[order])
-    points = (np.arange(blocks) + rng.random()) / blocks
+    draws = np.arange(blocks if count is None else count)
+    points = (draws + rng.random()) / len(draws)
     drawn = np.searchsorted(ends / ends[-1], points, side="right")
-    copy = np.arange(blocks) - np.searchsorted(drawn, drawn)  # `drawn` is sorted
+    copy = draws - np.searchsorted(drawn, drawn)  # `drawn` is sorted
     return rng.permutation(order[drawn] + copy * blocks)
 
 

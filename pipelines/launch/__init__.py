@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pipelines.runtime.process import SHARING, module_path
+from pipelines.runtime.process import SHARING, available_cores, module_path
 
 if TYPE_CHECKING:
     from submitit import LocalExecutor
@@ -79,13 +79,6 @@ def divide_machine(
     given = [visible[number % len(visible)] for number in range(workers)]
     parts = [tuple(cores[n * each : (n + 1) * each]) if enough else () for n in range(workers)]
     return [Worker(p, each, d, given.count(d)) for p, d in zip(parts, given, strict=True)]
-
-
-def available_cores() -> list[int]:
-    """Return the numbers of the CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)

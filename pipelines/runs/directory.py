@@ -332,7 +332,8 @@ def make_directory(config: TrainConfig) -> Path:
         arch = config.model.arch.rpartition(":")[2]  # of package.module:Class
         now = f"{datetime.now():%Y%m%d-%H%M%S}"
         area = f"area{config.test_area}" if config.test_area else "all"
-        name = f"{arch}-{config.model.depth}-{area}-{now}"
+        data = "synth" if config.synth else area
+        name = f"{arch}-{config.model.depth}-{data}-{now}"
         for path in numbered(runs_dir / name):
             with suppress(FileExistsError):  # another run began within the same second
                 path.mkdir(parents=True)

@@ -312,7 +312,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "name": run.name,
         "lr": config.first_lr,
         "block_size": config.block_side,
-        "data": str(config.data),
+        "data": config.data_text,
         "dilation": int(config.model.dilation),
         "parts": " ".join(config.parts),
         "preset": _preset(config.model),

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.config import TrainConfig, options
 from pipelines.config.recipes import SCHEDULES
 from pipelines.data.store import Store
-from pipelines.errors import DatasetError, RunError
+from pipelines.errors import DatasetError, RunError, command
 from pipelines.serialization import to_plain
 
 from .directory import Run, resume_command
@@ -23,6 +23,11 @@ FREE = tuple(name for name, shapes in SHAPES.items() if shapes in (options.SPEED
 
 def open_data(run: Run, data: Path | None) -> Store:
     """Open the store in `data`; None: the one that `run` was trained on, else DatasetError."""
+    if run.config.synth and data is None:
+        raise DatasetError(
+            f"{run.path}: was trained on synthetic rooms, so it has no data of its own.\n"
+            f"Say on which it is scored: {command('eval', run.path, '--data', 'DIR')}"
+        )
     known = run.config.data
     if data in (None, known) and not known.exists():
         begun = "" if known.is_absolute() else ", from the folder that the training began in"

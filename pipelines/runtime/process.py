@@ -75,7 +75,26 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 def _begin_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for it answers Ctrl-C
-    end_with_parent()
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    """End this process after its parent.
+
+    Not by `end_with_parent`: the system's signal also comes when the thread ends that started this
+    process, and in a training that is a thread which prepares batches.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is spawned"
+    parent.join()
+    os._exit(1)
+
+
+def available_cores() -> list[int]:
+    """Return the numbers of the CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 class Interruption:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.config.options import PLACE, check_choice, check_option, flag_of, options_of
+from pipelines.config.options import DATA, PLACE, check_choice, check_option, flag_of, options_of
 from pipelines.documents import read_yaml, shown
 from pipelines.errors import ConfigError
 from pipelines.serialization import fits
@@ -32,13 +32,13 @@ MOST_RUNS = 10_000
 MOST_COMPARISONS = 1_000_000  # of a combination with what is to be left out
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
-# The options of `deepgcn train` by name and the fields that they set. A study has its own files
-# and seeds.
+# The options of `deepgcn train` by name and the fields that they set. A study has its own rooms,
+# files and seeds.
 SETTINGS = {
     flag_of(name, option).lstrip("-"): name
     for config in (ModelConfig, TrainConfig)
     for name, option in options_of(config, "train").items()
-    if option.shapes != PLACE and name != "seed"
+    if option.shapes not in (PLACE, DATA) and name not in ("seed", "synth_workers")
 }
 OPTIONS = {**options_of(ModelConfig), **options_of(TrainConfig)}
 HINTS = {**typing.get_type_hints(ModelConfig), **typing.get_type_hints(TrainConfig)}

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.autograd.function import once_differentiable
 
-from pipelines.data.sampler import Batch, BlockSampler
+from pipelines.data.sampler import Batch, Sampler
 from pipelines.data.store import IGNORED
 from pipelines.errors import ConfigError, ProcessLostError
 
@@ -78,7 +78,7 @@ class Processes:
         """Return whether something holds in any of the processes; all wait for each other."""
         return holds if self.size == 1 else bool(self.sum(torch.tensor(float(holds))) > 0)
 
-    def local_batch(self, sampler: BlockSampler, epoch: int, blocks: np.ndarray) -> Batch:
+    def local_batch(self, sampler: Sampler, epoch: int, blocks: np.ndarray) -> Batch:
         """Return this process's part of a batch; all parts are the batch of a single process.
 
         A process that gets no block of a small batch computes the first one, with no point
@@ -92,6 +92,11 @@ class Processes:
         if len(own):
             return Batch(made.features, made.label, numbers)
         return Batch(made.features, np.full_like(made.label, IGNORED), numbers, idle=True)
+
+    def slots(self, batch_size: int) -> frozenset[int] | None:
+        """Return the places in a batch of the blocks that this process takes; None: all."""
+        own = np.array_split(np.arange(batch_size), self.size)[self.rank]
+        return frozenset(own.tolist()) if self.size > 1 else None
 
     def synchronize(self, model: Any, batch: Batch) -> None:
         """Make the batch norms of `model` use the whole batch, of which `batch` is a part."""

@@ -19,9 +19,9 @@ import torch
 
 from pipelines.config import TrainConfig
 from pipelines.data.s3dis import color_text
-from pipelines.data.sampler import Batch, BlockSampler
+from pipelines.data.sampler import Batch, BlockSampler, Sampler
 from pipelines.data.store import Store
-from pipelines.errors import EverywhereError, RunError
+from pipelines.errors import EverywhereError, ProcessLostError, RunError
 from pipelines.metrics import Scores, confusion, scores
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress, counted
@@ -55,7 +55,7 @@ class Training:
         self,
         config: TrainConfig,
         run: Run,
-        samplers: tuple[BlockSampler, BlockSampler | None],
+        samplers: tuple[Sampler, BlockSampler | None],
         store: Store,
         device: torch.device,
         interruption: Interruption,
@@ -65,9 +65,7 @@ class Training:
     ) -> None:
         self.config, self.run, self.processes = config, run, processes
         self.classes, self.class_colors = store.classes, store.class_colors
-        self.origin = trained_on(config, store)
-        if started := run.environment.get(STARTED_FROM):
-            self.origin |= as_metadata({STARTED_FROM: started})
+        self.store = store
         self.sampler, self.val_sampler = samplers
         self.device, self.interruption, self.progress = device, interruption, progress
         self.epoch_batches = math.ceil(len(self.sampler) / config.batch_size)
@@ -155,9 +153,15 @@ class Training:
                 self.log = stack.enter_context(open_log(*where, records=records, step=step))
                 # A study's bar needs the run's length before the first checkpoint.
                 self.run.update_status(steps_total=self.total_steps)
-            while not self.finished:
-                self.train_epoch()
-                self.end_epoch()
+            try:
+                while not self.finished:
+                    self.train_epoch()
+                    self.end_epoch()
+            except ProcessLostError:
+                # SLURM sends SIGTERM to all processes of a job: to those that make rooms as well.
+                if self.interruption.requested and self.processes.size == 1:
+                    self.stop()
+                raise
         if self.processes.main:
             self.run.update_status(state="finished")
 
@@ -181,9 +185,7 @@ class Training:
                 self.stop_if_asked()
         self.save()
 
-    def prepared(
-        self, sampler: BlockSampler, epoch: int, batches: list[np.ndarray]
-    ) -> closing[Any]:
+    def prepared(self, sampler: Sampler, epoch: int, batches: list[np.ndarray]) -> closing[Any]:
         """Return this process's parts of some batches, prefetched by other threads."""
 
         def make(blocks: np.ndarray) -> Batch:
@@ -321,13 +323,15 @@ class Training:
         """Save the weights as "last" or "best"."""
         if not self.processes.main:
             return
-        metadata = {
+        metadata = trained_on(self.config, self.store, self.counters.samples)
+        if started := self.run.environment.get(STARTED_FROM):
+            metadata |= as_metadata({STARTED_FROM: started})
+        metadata |= {
             "run": self.run.name,
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
             "weights": "average" if self.state.average else "as trained",
             **blocks_metadata(self.config.num_points, self.config.block_side),
-            **self.origin,
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),
         }
@@ -338,11 +342,10 @@ class Training:
         """Raise RunError if the loss of a step is not finite."""
         if math.isfinite(step.loss):
             return
-        rooms = [self.sampler.room_of(block) for block in step.batch.blocks]
-        names = sorted({f"Area_{room.area}/{room.name}" for room in rooms})
+        epoch = self.counters.epoch
+        names = sorted({self.sampler.name_of(epoch, block) for block in step.batch.blocks})
         some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        number, epoch = self.counters.batch + 1, self.counters.epoch + 1
-        where = f"batch {number:,} of epoch {epoch} (blocks of {some})"
+        where = f"batch {self.counters.batch + 1:,} of epoch {epoch + 1} (blocks of {some})"
         raise self.not_finite(f"the loss is {step.loss} on {where} after step")
 
     def not_finite(self, what: str) -> RunError:
@@ -366,8 +369,11 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Save and raise KeyboardInterrupt if a signal has come to any of the processes."""
-        if not self.processes.any(self.interruption.requested is not None):
-            return
+        if self.processes.any(self.interruption.requested is not None):
+            self.stop()
+
+    def stop(self) -> None:
+        """Save, say how to go on, and raise KeyboardInterrupt."""
         self.save()
         how = resume_command(self.run.path)
         self.progress.say(f"Stopped at {self.position}; all is saved. Resume with: {how}")

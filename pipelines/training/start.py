@@ -10,6 +10,7 @@ from typing import Any
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data import statistics
 from pipelines.data.store import Store
+from pipelines.data.synthetic.stream import describe_stream
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
@@ -131,13 +132,17 @@ def describe_start(
         )
 
 
-def trained_on(config: TrainConfig, store: Store) -> dict[str, str]:
-    """Return what a training's weights record of its data."""
-    areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
-    name = store.path.resolve().name
-    seen = statistics.of_rooms(store, [r for r in store.rooms() if r.area != config.test_area])
-    like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
-    text = f"{name}, areas {areas} (fingerprint {store.fingerprint[:12]})"
+def trained_on(config: TrainConfig, store: Store, blocks: int) -> dict[str, str]:
+    """Return what a training's weights record of its data, of which they have seen some blocks."""
+    like = {}
+    if config.synth:
+        text = describe_stream(config, store, blocks)
+    else:
+        areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
+        text = f"{store.path.resolve().name}, areas {areas}"
+        seen = statistics.of_rooms(store, [r for r in store.rooms() if r.area != config.test_area])
+        like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
+    text += f" (fingerprint {store.fingerprint[:12]})"
     return {
         "trained_on": f"{text}, recipe {config.recipe_text}, seed {config.seed}",
         "test_area": str(config.test_area),

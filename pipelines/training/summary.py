@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from pipelines.config import ModelConfig, TrainConfig
-from pipelines.data.sampler import BlockSampler
+from pipelines.data.sampler import BlockSampler, Sampler
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.progress import counted
 from pipelines.runtime.device import describe_device
@@ -22,7 +22,7 @@ def count_parameters(model: nn.Module) -> int:
 def describe_training(
     config: TrainConfig,
     model: nn.Module,
-    train: BlockSampler,
+    train: Sampler,
     validation: BlockSampler | None,
     device: torch.device,
     sharing: int = 1,
@@ -37,8 +37,7 @@ def describe_training(
         describe_dilation(config.model),
         f"from {config.weights}" if config.weights else "",
         f"{counted(config.freeze, 'layer')} frozen" if config.freeze else "",
-        f"test area {config.test_area}" if config.test_area else "no test area",
-        f"{counted(len(train.rooms), 'training room')} ({counted(len(train), 'block')})",
+        *_describe_rooms(config, train),
         _describe_validation(config, validation),
         f"recipe {config.recipe_text} ({config.model.layout} layout), "
         f"lr {config.first_lr:g}, seed {config.seed}",
@@ -50,6 +49,15 @@ def describe_training(
         describe_published(config.model),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def _describe_rooms(config: TrainConfig, sampler: Sampler) -> tuple[str, ...]:
+    blocks = counted(len(sampler), "block")
+    if config.synth:
+        each = f"{counted(len(sampler.rooms), 'new room')} an epoch ({blocks})"
+        return config.data_text, each
+    area = f"test area {config.test_area}" if config.test_area else "no test area"
+    return area, f"{counted(len(sampler.rooms), 'training room')} ({blocks})"
 
 
 def _describe_validation(config: TrainConfig, sampler: BlockSampler | None) -> str:

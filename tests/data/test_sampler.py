@@ -117,7 +117,7 @@ def test_a_block_drawn_twice_in_an_epoch_has_other_points(store: Store) -> None:
     assert number >= len(blocks), "no block is drawn twice, so this tests nothing"
     again = number % len(blocks)
     assert again in order
-    assert blocks.room_of(number) == blocks.room_of(again)
+    assert blocks.name_of(0, number) == blocks.name_of(0, again)
     (one, label), (other, its_label) = blocks.sample(0, number), blocks.sample(0, again)
     assert not np.array_equal(np.sort(one, axis=0), np.sort(other, axis=0))
     # Without resampling both have the same points, moved by other noise.
@@ -181,11 +181,10 @@ def test_disjoint_blocks_hold_every_point_that_is_not_alone(store: Store) -> Non
     assert seen == expected
 
 
-def test_room_of(store: Store) -> None:
+def test_name_of(store: Store) -> None:
     blocks = sampler(store)
-    rooms = [blocks.room_of(block) for block in range(len(blocks))]
-    assert set(rooms) == set(store.rooms(1))
-    assert rooms == sorted(rooms, key=store.rooms(1).index)
+    rooms = [blocks.name_of(0, block) for block in range(len(blocks))]
+    assert list(dict.fromkeys(rooms)) == [f"Area_1/{info.name}" for info in store.rooms(1)]
 
 
 def test_a_batch_stacks_its_blocks(store: Store) -> None:
@@ -384,6 +383,10 @@ def test_a_block_is_drawn_as_often_as_its_probability_says(weights: list[int], s
     assert (np.abs(times - blocks * probabilities) < 1 + 1e-9).all()
     for block in range(blocks):  # copies are numbered from 0
         assert sorted(drawn[drawn % blocks == block] // blocks) == list(range(times[block]))
+    few = draw_blocks(probabilities, np.random.default_rng(seed), 7)
+    assert len(few) == len(set(few.tolist())) == 7
+    times = np.bincount(few % blocks, minlength=blocks)
+    assert (np.abs(times - 7 * probabilities) < 1 + 1e-9).all()
 
 
 def test_over_many_epochs_the_mean_is_exact() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.launch import Job, LocalLauncher, Worker, available_cores, divide_machine
+from pipelines.launch import Job, LocalLauncher, Worker, divide_machine
+from pipelines.runtime.process import available_cores
 
 from .jobs import is_gone, job, log, most_at_once, wait_for
 

@@ -4,7 +4,8 @@
 building, `format_points` their text. A room depends on the seed, its area and its number alone, so
 rooms can be made in any order. `rooms` furnishes them on one of the `plans`, with the `pieces` that
 `furniture` and `household` build in a `scene`; `shell` has what is built in, `surface` colours it.
-`laser` and `camera` scan a scene by `casting` rays, `variety` makes scans differ.
+`laser` and `camera` scan a scene by `casting` rays, `variety` makes scans differ. `stream` makes
+rooms for a training.
 """
 
 from __future__ import annotations
