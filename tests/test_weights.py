@@ -312,7 +312,7 @@ def test_votes_label_as_eval_does(store: Store, trained: Run, tmp_path: Path) ->
     assert (np.asarray(vertex["class"]) == total.argmax(1)).mean() > 0.99
     assert 0 <= np.asarray(vertex["confidence"]).min() <= 1
     once = predict(PredictConfig(scans=(scan,), run=trained.path, device="cpu"))
-    assert found.areas == pytest.approx(once.scans[0].areas, rel=0.5)
+    assert sum(found.areas.values()) == pytest.approx(sum(once.scans[0].areas.values()), rel=0.05)
 
 
 def test_several_weights_are_averaged(

@@ -187,8 +187,7 @@ class SyntheticSampler:
     def place(self, epoch: int, block: int) -> tuple[int, int]:
         """Return the room that a block of an epoch is drawn from, and which of its draws it is.
 
-        >>> sampler.place(0, 0), sampler.place(0, 1), sampler.place(0, WINDOW)
-        ((0, 0), (1, 0), (0, 1))
+        The rooms of a window take turns: the first draw of each, then the second of each, ….
         """
         window, inside = divmod(epoch * len(self) + block, WINDOW * BLOCKS)
         turn, offset = divmod(inside, WINDOW)
