@@ -59,13 +59,15 @@ def command(*words: object) -> str:
     return shlex.join(["deepgcn", *map(str, words)])
 
 
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str], least: float = 0.5) -> str:
     """Return `` Did you mean 'x'?`` for the closest choice, whatever its case, or nothing.
+
+    `least` is the likeness (from 0 to 1, difflib's) that it must have.
 
     >>> did_you_mean("ResGNC", ["resgcn", "densegcn"])
     " Did you mean 'resgcn'?"
     """
     spelled = {choice.lower(): choice for choice in choices if len(choice) <= LONGEST_WORD}
     known = list(spelled) if len(str(word)) <= LONGEST_WORD else []
-    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word).lower(), known, n=1, cutoff=least)
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""

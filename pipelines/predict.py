@@ -32,7 +32,7 @@ from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import named_run
 from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
 from pipelines.runtime.device import pick_device
-from pipelines.scans.colors import GREY, fill_colors
+from pipelines.scans.colors import BLACK, GREY, fill_colors
 from pipelines.scans.frame import Frame, check_ground, left_out, outside
 from pipelines.scans.table import Labels, Scan, ScanOptions
 
@@ -50,9 +50,10 @@ from .scans import (
     write_labelled,
 )
 
-BLACK = 0.05  # a share of black points; in 15 rooms of S3DIS there is not one
 # Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
+# From here on, reading a file or going through its points may take more than two seconds.
+LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,8 @@ def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
         taken[place] = f"the result of {scan}"
         page = out.with_suffix(".html" if config.view else ".png")
         shown = config.view or config.picture
+        if shown:
+            check_place(page, "--view" if config.view else "--picture")
         if shown and (other := pages.setdefault(page.resolve(), scan)) is not scan:
             raise ConfigError(
                 f"{page}: would be the {'page' if config.view else 'picture'} of both {other} and "
@@ -238,10 +241,7 @@ def _predict_one(
     config: PredictConfig, networks: _Networks, path: Path, out: Path, progress: Progress
 ) -> ScanResult:
     start = time.monotonic()
-    options = ScanOptions(config.up, config.scale, config.columns)
-    scan = open_scan(path, options, folder=open_room)
-    for note in scan.notes:
-        progress.say(f"{path}: {note}")
+    scan = _read(config, path, progress)
     pos, color, frame = _points(config, scan, progress)
     stray = outside(pos, frame.extent)
     if count := int(stray.sum()):
@@ -260,13 +260,19 @@ def _predict_one(
         label_points(networks.models, pos, color, found, task, networks.votes, stray)
     label_seconds = time.monotonic() - begun
     rule = f"{config.frame}, without {count:,} stray points" if count else config.frame
-    names, colors = networks.classes, networks.class_colors
-    labels = Labels(classes=names, class_colors=colors, frame=rule, **found.labels)
-    with _kept_if_unwritten(out, found, progress):
+    shown = progress if len(scan) >= LARGE else SILENT
+    with (
+        _kept_if_unwritten(out, found, progress),
+        shown.task(f"Writing {out.name}", total=len(scan), unit="points") as task,
+    ):
         remove_unfinished(out.parent, out.name)
+        names, colors = networks.classes, networks.class_colors
+        labels = Labels(classes=names, class_colors=colors, frame=rule, task=task, **found.labels)
         write_labelled(out, scan, labels)
-        if config.view or config.picture:
-            pos[stray] = np.nan  # a page that holds them shows the scan as a dot
+    if config.view or config.picture:
+        pos[stray] = np.nan  # a page that holds them shows the scan as a dot
+        page = out.with_suffix(".html" if config.view else ".png")
+        with _kept_if_unwritten(page, found, progress):
             _show(config, networks, path, out, pos + frame.origin, color, labels)
     shutil.rmtree(found.folder, ignore_errors=True)
     counts = np.bincount(labels.label, minlength=256).tolist()
@@ -333,6 +339,18 @@ def _compare_with_training(
             progress.say(f"{path}: unlike the data that {name} was trained on: {unlike}")
 
 
+def _read(config: PredictConfig, path: Path, progress: Progress) -> Scan:
+    """Open a scan, and say what was detected in it."""
+    size = path.stat().st_size if path.is_file() else 0
+    shown = progress if size >= LARGE_FILE else SILENT
+    with shown.task(f"Reading {path.name}", total=size / 1e6, unit="MB") as task:
+        options = ScanOptions(config.up, config.scale, config.columns, task=task)
+        scan = open_scan(path, options, folder=open_room)
+    for note in scan.notes:
+        progress.say(f"{path}: {note}")
+    return scan
+
+
 def _points(
     config: PredictConfig, scan: Scan, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, Frame]:
@@ -340,12 +358,14 @@ def _points(
 
     Unknown positions are NaN. A scan that cannot be labelled well is refused.
     """
-    pos, frame = scan.positions(config.frame)
+    shown = progress if len(scan) >= LARGE else SILENT
+    with shown.task("Finding the frame", total=len(scan), unit="points") as task:
+        pos, frame = scan.positions(config.frame, task)
     _check_positions(config, scan, pos, frame, progress)
     color = _colors(config, scan, pos, progress)
     if scan.dropped:
-        shown = ", ".join(f"{name} of {count:,} points" for name, count in scan.dropped.items())
-        progress.say(f"{scan.path}: left out of the result are the lists {shown}")
+        lists = ", ".join(f"{name} of {count:,} points" for name, count in scan.dropped.items())
+        progress.say(f"{scan.path}: left out of the result are the lists {lists}")
     return pos, color, frame
 
 
@@ -392,9 +412,10 @@ def _check_positions(
             f"coordinates, the first at index {bad[0]}.\n"
             f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
         )
+    leave_out = "leave points that lie far away out of the frame (--frame robust)"
     advice = (
-        "Give its unit (--scale 0.001 for millimetres), or leave points that lie far away out of "
-        "the frame (--frame robust)."
+        "Give its unit (--scale 0.001 for millimetres), or "
+        f"{leave_out if config.frame == 'published' else 'cut out the part to label'}."
     )
     check_ground(scan.path, len(scan), scan.coordinates, frame, advice)
     extent = frame.extent.tolist()

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 from plyfile import PlyData
 
+from deepgcn_cli.progress import Meter
 from pipelines import kernels, load_model, segment
 from pipelines.config import FRAMES, ModelConfig, PredictConfig
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
@@ -29,7 +30,7 @@ from pipelines.predict import (
     _output_paths,
     predict,
 )
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Task
 from pipelines.runs.directory import Run
 from pipelines.scans import Labels, open_scan, write_labelled
 from pipelines.scans.ply import write_points
@@ -522,6 +523,123 @@ def test_partial_labels_of_another_frame_are_begun_anew(
     scan = open_scan(path)
     made = [_made_from(path, scan, networks, scan.positions(rule)[1]) for rule in FRAMES]
     assert made[0] != made[1]
+
+
+class StopsAtThird(Task):
+    """Stops what it counts at the third block."""
+
+    blocks = 0
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:  # noqa: ARG002
+        self.blocks += amount > 0
+        if self.blocks == 3:
+            raise KeyboardInterrupt
+
+
+class Stops(Progress):
+    """Stops the labelling."""
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
+        yield StopsAtThird() if name.startswith("Labelling") else Task()
+
+
+def test_a_labelling_goes_on_in_its_own_frame_only(
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stopped in one frame and started in the other, it is as if it had not been stopped."""
+    path, part = tmp_path / "scan.ply", tmp_path / ".scan.labelled.ply.part"
+    write_points(path, *with_stray_points(points))
+    fresh = {}
+    for rule in FRAMES:
+        (found,) = label(path, trained, frame=rule, out=tmp_path / f"{rule}.ply").scans
+        fresh[rule] = labelled(found.out)
+    assert (fresh["robust"]["class"] != fresh["published"]["class"]).any()
+    monkeypatch.setattr("pipelines.inference.label_store.KEPT_FROM", 10)
+    for stopped, rule in itertools.product(FRAMES, repeat=2):
+        config = PredictConfig(scans=(path,), run=trained.path, device="cpu", frame=stopped)
+        with pytest.raises(KeyboardInterrupt):
+            predict(config, progress=Stops())
+        assert part.is_dir()
+        (found,) = label(path, trained, frame=rule).scans
+        assert (found.earlier > 0) == (stopped == rule)
+        again = labelled(found.out)
+        np.testing.assert_array_equal(again["class"], fresh[rule]["class"])
+        # Other blocks stand in one batch.
+        np.testing.assert_allclose(again["confidence"], fresh[rule]["confidence"], atol=1e-6)
+        assert not part.exists()
+
+
+class Meters(Progress):
+    """Remembers how far each task came, of how much."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Meter] = {}
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self.found[name] = Meter(total, unit)
+        yield self.found[name]
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".csv", ".pcd", ".las"])
+@pytest.mark.parametrize("rule", FRAMES)
+def test_all_that_takes_long_shows_how_far_it_is(
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    rule: str,
+) -> None:
+    for name in ("predict.LARGE", "predict.LARGE_FILE", "scans.text.BLOCK"):
+        monkeypatch.setattr(f"pipelines.{name}", 1000)
+    for name in ("table", "frame", "las"):
+        monkeypatch.setattr(f"pipelines.scans.{name}.CHUNK", 300)
+    path = tmp_path / f"scan{suffix}"
+    (write_points if suffix == ".ply" else write_as)(path, *with_stray_points(points))
+    config = PredictConfig(scans=(path,), run=trained.path, device="cpu", frame=rule)
+    predict(config, progress=(meters := Meters()))
+    named = {"Reading": path.name, "Finding": "the frame", "Labelling": path.name}
+    named["Writing"] = f"scan.labelled{suffix}"
+    names = [" ".join(each) for each in named.items()]
+    assert list(meters.found) == names
+    for name in names[1:] if suffix == ".ply" else names:  # which is not parsed
+        meter = meters.found[name]
+        assert meter.done == pytest.approx(meter.total, rel=0.01), "but for the header"
+        assert len(meter.samples) > 1
+    shown = meters.found["Finding the frame"].describe()
+    assert shown.startswith(f"{len(points[0]) + 42:,}/{len(points[0]) + 42:,} points")
+
+
+def test_a_page_that_cannot_be_written_is_found_before_labelling(
+    scan: Path, trained: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "scan.labelled.html").mkdir()
+    config = PredictConfig(scans=(scan,), run=trained.path, device="cpu", view=True)
+    with pytest.raises(ConfigError, match=r"^--view .*scan\.labelled\.html: found a folder"):
+        predict(config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.labelled.html", "scan.ply"]
+
+
+def test_a_page_that_is_not_written_keeps_the_labels(
+    scan: Path, trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.predict.write_viewer", fail)
+        with pytest.raises(
+            DatasetError, match=r"scan\.labelled\.html: cannot be written \(No space"
+        ):
+            label(scan, trained, view=True)
+    (again,) = label(scan, trained, view=True).scans
+    assert again.earlier == again.points
+    assert (tmp_path / "scan.labelled.html").is_file()
 
 
 def test_stray_points_of_a_real_room(real_dir: Path) -> None:

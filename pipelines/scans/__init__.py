@@ -28,6 +28,7 @@ from .text import read_text, write_text
 __all__ = ["FORMATS", "Labels", "Scan", "ScanOptions"]
 
 RESULT = ".labelled"  # precedes the suffix in a result's name
+SIMILAR = 0.7  # likeness of a suffix to one that may be meant; `.tif` is no slip for `.txt`
 TRIAL = 1000  # points that are written before labelling begins
 Reader = Callable[[Path, ScanOptions], Scan]
 Writer = Callable[[Path, Scan, Labels], None]
@@ -60,8 +61,10 @@ _OTHERS = {  # formats whose names are like those of others, and what to do
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar"), "Unpack it first."),
     **dict.fromkeys((".pth", ".pt"), "It is of PyTorch: save its arrays as NPZ."),
     **dict.fromkeys((".pkl", ".pickle"), "Pickles are never read: save its arrays as NPZ."),
-    **dict.fromkeys((".h5", ".hdf5", ".mat"), "Save its arrays as NPZ."),
+    **dict.fromkeys((".h5", ".hdf5", ".hdf", ".mat"), "Save its arrays as NPZ."),
+    **dict.fromkeys((".xls", ".xlsx", ".ods", ".parquet", ".feather"), "Save it as CSV."),
     **dict.fromkeys((".obj", ".stl", ".off", ".glb", ".gltf"), "Sample points on it, as PLY."),
+    **dict.fromkeys((".splat", ".ksplat", ".spz"), "It is of splats: export its points as PLY."),
     **dict.fromkeys((".rcp", ".rcs", ".fls", ".lsproj", ".imp", ".zfs", ".bin", ".dp"), _EXPORT),
 }
 FORMATS = {suffix: form for form in _FORMATS for suffix in form.suffixes}
@@ -80,7 +83,8 @@ def _results(path: Path) -> tuple[str, ...]:
 def check_format(path: Path, out: Path | None = None) -> None:
     """Raise ConfigError if by the names a scan cannot be read, or its labels written to `out`."""
     if (suffix := path.suffix.lower()) not in FORMATS and not path.is_dir():
-        advice = f" {_OTHERS[suffix]}" if suffix in _OTHERS else did_you_mean(suffix, FORMATS)
+        advice = did_you_mean(suffix, FORMATS, least=SIMILAR)
+        advice = f" {_OTHERS[suffix]}" if suffix in _OTHERS else advice
         raise ConfigError(
             f"{path}: found the format {path.suffix or 'without a suffix'!r}.{advice}\n"
             f"Expected one of: {', '.join(FORMATS)}, or a room folder of S3DIS."

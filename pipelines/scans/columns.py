@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ _SPELLINGS = {
 }
 LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
 # What programs write for no number: C libraries, Microsoft's (padded to the decimals asked for),
-# databases and statistics, people, spreadsheets.
+# databases and statistics, people, spreadsheets in some languages.
 _MICROSOFT = [
     f"1{s}#{w}{'0' * n}" for s in ".," for w in ("qnan", "snan", "ind", "inf") for n in range(17)
 ]
@@ -34,10 +35,15 @@ _NO_NUMBERS = (
         for sign in ("", "-", "+")
         for word in ("nan", "nan(ind)", "nan(snan)", *_MICROSOFT)
     ),
-    *("na", "n/a", "<na>", "null", "(null)", "nil", "none", "missing", "undefined", "\\n"),
-    *("", "-", "--", ".", "?", "*"),
+    *("na", "n/a", "n.a.", "<na>", "null", "(null)", "nil", "none", "missing", "undefined", "\\n"),
+    *("nodata", "", "-", "--", "---", ".", "?", "*"),
 )
-_ERRORS = ("#N/A", "#NA", "#NUM!", "#VALUE!", "#DIV/0!", "#REF!", "#NAME?", "#NULL!")
+_ERRORS = (
+    *("#N/A", "#NA", "#NUM!", "#VALUE!", "#DIV/0!", "#REF!", "#NAME?", "#NULL!"),
+    # The same in German, French, Spanish, Italian, Portuguese and Dutch, as far as it is ASCII.
+    *("#NV", "#ZAHL!", "#WERT!", "#BEZUG!", "#N/D", "#NOMBRE!", "#VALEUR!", "#VALORE!", "#VALOR!"),
+    *("#RIF!", "#NOME?", "#NOM?", "#N/B", "#GETAL!", "#WAARDE!", "#VERW!", "#NAAM?"),
+)
 NOT_A_NUMBER = {
     *_ERRORS,
     "NaN",
@@ -128,12 +134,14 @@ def find_layout(
             f"{path}:{first + 1}: found {shown(lines[first])}, expected a point: at least three "
             "numbers x y z, cut by spaces, tabs, commas, semicolons or bars."
         )
+    points = [line for line in (*lines[first:], *more) if is_data(line) and not is_count(line)]
+    cut = _by_tabs(cut, points)
     for number, line in enumerate(lines[:first] if header is None else ()):
         names = _names(line, cut)  # a comment can have them, as CloudCompare's `//X Y Z R G B`
         if len(names) == cut.count and {*"xyz"} <= {*names}:
             header = number
     names = [] if header is None else _names(lines[header], cut)
-    sample = [cut.split(line) for line in (*lines[first:], *more) if is_data(line)]
+    sample = list(map(cut.split, points))
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
     roles, how = _roles(path, cut, names, sample, columns)
@@ -172,6 +180,13 @@ def _cut(line: bytes) -> Cut | None:
         if numbers > most:
             best, most = Cut(delimiter, decimal, len(words)), numbers
     return best
+
+
+def _by_tabs(cut: Cut, lines: Sequence[bytes]) -> Cut:
+    """Return the cut by tabs if each line has as many as the longest needs: fields can be empty."""
+    most = max(len(line.split()) for line in lines)
+    plain = all(line.count(b"\t") == most - 1 and b" " not in line for line in lines)
+    return replace(cut, delimiter="\t", count=most) if cut.delimiter == " " and plain else cut
 
 
 def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
@@ -239,7 +254,9 @@ def is_number(word: str, decimal: str = ".", kind: str = "f8") -> bool:
     except ValueError:
         return False
     lowest, highest = (0, 2**64) if kind == "u8" else (-(2**63), 2**63)
-    return kind == "f8" or lowest <= number < highest
+    if kind == "f8":  # pandas does not know NaN in all cases of letters
+        return not math.isnan(number) or word in NOT_A_NUMBER
+    return lowest <= number < highest
 
 
 def shown(line: bytes) -> str:
@@ -294,9 +311,10 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
 
     After three coordinates the colours are the first adjacent columns with whole numbers 0–65535
     and not only 0 and 1 (as normals may), else only 0 and 1, else values from 0 to 1. In a PTS
-    file (`intensity_first`) an intensity precedes them. NaN fits anything, if not everywhere.
+    file (`intensity_first`) an intensity precedes them. What is not finite fits anything, if not
+    everywhere, and so does −1, which stands for no colour, among whole numbers.
     """
-    count, missing = values.shape[1], np.isnan(values)
+    count, missing = values.shape[1], ~np.isfinite(values)
     largest = np.where(missing, -np.inf, values).max(axis=0, initial=-np.inf)
     whole = missing | ((values >= 0) & (values <= 65535) & (values == np.rint(values)))
     fraction = missing | ((values >= 0) & (values <= 1))
@@ -306,7 +324,7 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
     has_intensity = intensity_first and words.min(initial=count) >= 7
     starts = [4] if has_intensity else [3, 6, *range(4, count - 2)]
     starts = [start for start in starts if start + 3 <= count]
-    for fits, above in ((whole, 1), (whole, -1), (fraction, -1)):
+    for fits, above in ((whole | (values == -1), 1), (whole, -1), (fraction, -1)):
         for start in starts:
             three = slice(start, start + 3)
             known = largest[three].min() >= 0  # some values of each

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 
-from .table import CHUNK, COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled
+from .table import CHUNK, COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled, watched
 
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
@@ -46,7 +46,9 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
             headers = [file.get_header(number) for number in range(file.scan_count)]
             table = _table_kind(headers)
             scans = (_scan_rows(file, header, table, n) for n, header in enumerate(headers))
-            rows = spooled(path, chain.from_iterable(scans), table)
+            points = sum(header.point_count for header in headers)
+            parts = watched(chain.from_iterable(scans), points, path, options.task)
+            rows = spooled(path, parts, table)
     except (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError) as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"

@@ -38,6 +38,7 @@ PILE = 100  # times that a place comes in the sample where others come once
 # A cell is one integer of three fields, of which none overflows when a neighbour's step is added.
 BITS = 21
 FARTHEST = (1 << (BITS - 1)) - 2  # cells from the middle; points farther off count as that far
+PASSES = {"published": 2, "robust": 3}  # in which a rule reads all points
 Read = Callable[[slice], np.ndarray]  # some points' coordinates, (n, 3) float64, NaN if unknown
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
@@ -54,10 +54,11 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
     with _opened(path) as reader:
         kind = _columns(reader.header.point_format)
         names = kind.names or ()
-        parts = ({name: points[name] for name in names} for points in reader.chunk_iterator(CHUNK))
-        chunks = (chunk for part in parts for _, chunk in table.tables(part, kind))
+        columns = ({name: p[name] for name in names} for p in reader.chunk_iterator(CHUNK))
+        chunks = (chunk for each in columns for _, chunk in table.tables(each, kind))
         with np.errstate(over="ignore", invalid="ignore"):  # infinite coordinates become NaN
-            rows = table.spooled(path, chunks, kind)
+            parts = table.watched(chunks, reader.header.point_count, path, options.task)
+            rows = table.spooled(path, parts, kind)
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
         is_copc = any(item.user_id == _COPC for item in reader.header.vlrs)
@@ -158,27 +159,41 @@ def _damaged(path: Path, found: str) -> DatasetError:
     )
 
 
+def _unwritable(path: Path, found: str) -> DatasetError:
+    return DatasetError(f"{path}: cannot be written as LAS: {found}.")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open a file with laspy, with its failures as errors of the scan."""
     try:
         import laspy
-        import lazrs
+        import lazrs  # noqa: F401
     except ImportError as error:
         raise DatasetError(
             f'{path}: LAS and LAZ need laspy and lazrs: pip install "deepgcn[las]"'
         ) from error
-    failures: tuple[type[Exception], ...] = (
-        *(laspy.errors.LaspyException, lazrs.LazrsError, struct.error, ValueError, OSError),
-        *(RuntimeError, LookupError, AttributeError, TypeError, OverflowError, MemoryError),
-    )
-    try:
+    with _failures(path, _damaged):
         with path.open("rb") as file:
             header = laspy.LasHeader.read_from(file)
             if header.are_points_compressed:
                 _check_chunks(file, header, path.stat().st_size)
         with laspy.open(path, laz_backend=laspy.LazBackend.Lazrs) as reader:
             yield reader
+
+
+@contextmanager
+def _failures(path: Path, wording: Callable[[Path, str], DatasetError]) -> Iterator[None]:
+    """Raise what laspy and its compressor raise as an error of ours."""
+    import laspy
+    import lazrs
+
+    failures: tuple[type[Exception], ...] = (
+        *(laspy.errors.LaspyException, lazrs.LazrsError, struct.error, ValueError, OSError),
+        *(RuntimeError, LookupError, AttributeError, TypeError, OverflowError, MemoryError),
+    )
+    try:
+        yield
     except BaseException as error:
         # A full disk under the result does not mean that the scan is damaged.
         if isinstance(error, OSError) and error.errno in _DISK:
@@ -186,8 +201,8 @@ def _opened(path: Path) -> Iterator[Any]:
         # A panic of the decompressor has no class that could be imported.
         if not isinstance(error, failures) and type(error).__name__ != "PanicException":
             raise
-        found = "a size beyond all memory" if isinstance(error, MemoryError) else "no header"
-        raise _damaged(path, str(error)[:150].split("\n")[0] or found) from error
+        found = "a size beyond all memory" if isinstance(error, MemoryError) else repr(error)
+        raise wording(path, str(error)[:150].split("\n")[0] or found) from error
 
 
 def write_las(path: Path, scan: Scan, labels: Labels) -> None:
@@ -203,17 +218,25 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
 
     with _opened(scan.path) as reader, atomic_write(path) as temporary:
         records, behind = _records(scan.path, reader.header)
-        header, kept = _new_header(reader.header, records, labels)
-        how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
-        with laspy.open(temporary, header=header, **how) as writer:
-            start = 0
-            for points in reader.chunk_iterator(min(CHUNK, len(scan))):
-                if start + len(points) > len(scan):  # the scan is the first points of its file
-                    break
-                part = slice(start, start + len(points))
-                writer.write_points(_labelled(points, header, kept, labels, part))
-                start = part.stop
-            _write_behind(writer, behind)
+        with _failures(path, _unwritable):
+            header, kept = _new_header(reader.header, records, labels)
+            how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
+            with laspy.open(temporary, header=header, **how) as writer:
+                for part, points in _first_points(scan, reader):
+                    writer.write_points(_labelled(points, header, kept, labels, part))
+                    labels.task.advance(len(points))
+                _write_behind(writer, behind)
+
+
+def _first_points(scan: Scan, reader: Any) -> Iterator[tuple[slice, Any]]:
+    """Yield the points of a scan, the first of its file, in chunks."""
+    start, size = 0, min(CHUNK, len(scan))
+    with _failures(scan.path, _damaged):
+        for points in reader.chunk_iterator(size):
+            if start + len(points) > len(scan):
+                return
+            yield slice(start, start + len(points)), points
+            start += len(points)
 
 
 def _records(path: Path, header: Any) -> tuple[list[Any], list[Any]]:

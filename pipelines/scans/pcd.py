@@ -18,6 +18,7 @@ from numba import njit
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
+from pipelines.progress import Task
 
 from . import table
 from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions
@@ -56,7 +57,7 @@ def read_pcd(path: Path, options: ScanOptions) -> Scan:
     header = _read_header(path)
     rows: np.ndarray = np.empty(0, header.kind)
     if header.encoding == "ascii":
-        rows = _read_ascii(path, header)
+        rows = _read_ascii(path, header, options.task)
     elif header.encoding == "binary_compressed":
         rows = _decompress(path, header)
     elif header.count:
@@ -212,13 +213,14 @@ def lzf_decompress(packed: Any, out: Any) -> Any:
     return written
 
 
-def _read_ascii(path: Path, header: Header) -> np.ndarray:
+def _read_ascii(path: Path, header: Header, task: Task) -> np.ndarray:
     packed, filled = header.packed(), header.filled
     if packed is None:
-        return _used(header, text_rows(path, header.start, filled, header.count))
+        rows = text_rows(path, header.start, filled, header.count, task=task)
+        return _used(header, rows)
     # A packed colour is written as an integer or as a float, whatever its type.
     wide = np.dtype([(n, np.dtype("f8") if n == packed else filled[n]) for n in filled.names or ()])
-    rows = text_rows(path, header.start, wide, header.count)
+    rows = text_rows(path, header.start, wide, header.count, task=task)
     kinds = {name: rows.dtype[name] for name in filled.names or ()}
     filled = np.dtype(list((kinds | {packed: filled[packed]}).items()))
 
@@ -268,6 +270,7 @@ def write_pcd(path: Path, scan: Scan, labels: Labels) -> None:
             color = labels.colors(part).astype("<u4")
             points["rgb"] = color @ np.array([1 << 16, 1 << 8, 1], "<u4")
             file.write(points.tobytes())
+            labels.task.advance(len(points))
 
 
 def _header(header: Header, kind: np.dtype, comments: list[str]) -> bytes:

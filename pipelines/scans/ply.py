@@ -61,7 +61,9 @@ def read_ply(path: Path, options: ScanOptions) -> Scan:
         lines = range(first, first + vertex.count)
         change = vertex.without_lists if vertex.lists else None
         kind = np.dtype(vertex.single)
-        rows = text_rows(path, header.start, kind, vertex.count, lines, header.newline, change)
+        rows = text_rows(
+            path, header.start, kind, vertex.count, lines, header.newline, change, options.task
+        )
     return table.named_scan(
         path,
         rows,
@@ -199,6 +201,7 @@ def write_ply(path: Path, scan: Scan, labels: Labels) -> None:
             for name, values in zip(COLOR_NAMES, labels.colors(part).T, strict=True):
                 points[name] = values
             file.write(points.tobytes())
+            labels.task.advance(len(points))
         if mesh is not None:
             mesh.copy(file, before=False)
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.errors import DatasetError
+from pipelines.progress import Task
 
 from .columns import Cut, is_count, is_data, is_number, shown
 from .table import COLOR_NAMES, Scan, ScanOptions, spooled
@@ -52,7 +53,7 @@ def read_ptx(path: Path, options: ScanOptions) -> Scan:
     _check_head(path)
     sizes: list[int] = []  # cells of each scan
     counts: set[int] = set()  # of the values of a point
-    rows = spooled(path, _points(path, sizes, counts), _ROW)
+    rows = spooled(path, _points(path, sizes, counts, options.task), _ROW)
     empty = sum(sizes) - len(rows)
     notes: tuple[str, ...] = ()
     notes += (f"{len(sizes)} scans, in their common frame",) if len(sizes) > 1 else ()
@@ -75,13 +76,13 @@ def _check_head(path: Path) -> None:
         )
 
 
-def _points(path: Path, sizes: list[int], counts: set[int]) -> Iterator[np.ndarray]:
+def _points(path: Path, sizes: list[int], counts: set[int], task: Task) -> Iterator[np.ndarray]:
     """Yield the points that have a return.
 
     To `sizes` each scan's number of cells is appended, to `counts` the number of their values.
     """
     head, waiting, done, cut = None, list[bytes](), 0, Cut()
-    for number, block in line_blocks(path):
+    for number, block in line_blocks(path, task=task):
         lines = [line for line in block if is_data(line)]
         end = number + len(lines)
         while lines:

@@ -13,15 +13,17 @@ import tempfile
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
+from pipelines.progress import Task
 
 from .columns import find_roles, parse_columns
-from .frame import Frame, locate
+from .frame import PASSES, Frame, locate
 
 CHUNK = 1 << 20  # points handled at a time
 # Which of a scan's axes become the network's x, y and z: cyclic, so nothing is mirrored.
@@ -33,6 +35,7 @@ COLOR_INVALID = "isColorInvalid"  # a column that is not 0 where a point has no 
 SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d"})
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
+FEW = 1e-3  # fraction of the values of colours that can be mistakes
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class ScanOptions:
     # A column of a text file that `Scan.rows` holds too, by its name in the header or "column_7"
     # (from 1), or an array (N,) of an NPZ file. Other formats hold all columns anyway.
     label: str | None = None
+    # Is advanced by the megabytes that are read of a file that has to be parsed.
+    task: Task = field(default_factory=Task, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.up not in AXES:
@@ -82,12 +87,21 @@ class Scan:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def positions(self, frame: str = "published") -> tuple[np.ndarray, Frame]:
+    def positions(
+        self, frame: str = "published", task: Task | None = None
+    ) -> tuple[np.ndarray, Frame]:
         """Return coordinates in their frame (N, 3) float32, m, z up, and the frame (`locate`).
 
-        A point is NaN, and not counted, if any coordinate is not finite.
+        A point is NaN, and not counted, if any coordinate is not finite. The task is advanced by
+        the points.
         """
-        return locate(len(self), self.coordinates, frame, self.options.scale)
+
+        def read(part: slice) -> np.ndarray:
+            if task is not None and part.step is None:  # no sample
+                task.advance((part.stop - part.start) / PASSES[frame])
+            return self.coordinates(part)
+
+        return locate(len(self), read, frame, self.options.scale)
 
     def coordinates(self, part: slice) -> np.ndarray:
         """Return some points (n, 3) float64, z up, in the file's unit; NaN if not finite."""
@@ -112,20 +126,44 @@ class Scan:
     def uncolored(self) -> np.ndarray:
         """Return which points (N,) bool have no colour, though the scan has.
 
-        Their colour is NaN, infinite or negative, or marked as invalid.
+        Their colour is NaN, infinite or negative, far above all others, or marked as invalid.
         """
         found = np.zeros(len(self), bool)
-        names = [name for name in self.color or () if self.rows.dtype[name].kind != "u"]
+        kinds, most = self.rows.dtype, self._usual_range
+        names = [n for n in self.color or () if kinds[n].kind != "u" or most < math.inf]
         marked = COLOR_INVALID in self.fields
         for part in chunks(len(self)):
             for name in names:
                 values = self.rows[name][part]
-                found[part] |= ~((values >= 0) & np.isfinite(values))
+                found[part] |= ~((values >= 0) & (values <= most) & np.isfinite(values))
             if marked:
                 found[part] |= self.rows[COLOR_INVALID][part] != 0
             if self.packed is not None:
                 found[part] |= self.rows[self.packed][part] == NO_COLOR
         return found
+
+    @cached_property
+    def _usual_range(self) -> float:
+        """The limit of colours, 1 or 255, that at most a `FEW` go beyond; infinite if none is.
+
+        One value of 255 among those from 0 to 1 would make all others black.
+        """
+        names = [name for name in self.color or () if self.rows.dtype[name] != np.uint8]
+        is_float = all(self.rows.dtype[name].kind == "f" for name in names)
+        limits = [*([BRIGHTEST_FRACTION] if is_float else []), 255.0]
+        above, below = np.zeros(len(limits), np.int64), np.zeros(len(limits))
+        for part in chunks(len(self)):
+            for name in names:
+                values = self.rows[name][part]
+                for n, limit in enumerate(limits):
+                    is_above = (values > limit) & (values < np.inf)
+                    above[n] += is_above.sum()
+                    below[n] = max(below[n], values.max(initial=0, where=values <= limit))
+        for limit, over, largest in zip(limits, above, below, strict=True):
+            # If nearly all are 0, those that are not are the colours.
+            if 0 < over <= FEW * len(self) * len(names) and largest > limit / 10:
+                return limit
+        return math.inf
 
     def brightest(self) -> float:
         """Return the largest value among the colours; 0 if no point has any."""
@@ -155,6 +193,7 @@ class Labels:
     class_colors: Sequence[Sequence[int]]  # (red, green, blue) 0–255 for each class
     probabilities: np.ndarray | None = None  # (N, C) float32
     frame: str = ""  # the rule of the scan's frame, and what it left out
+    task: Task = field(default_factory=Task)  # is advanced by the points that are written
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the columns (N,) that labelling adds to a scan, by their names."""
@@ -296,6 +335,16 @@ def spooled(
     finally:
         with contextlib.suppress(OSError):  # of a full disk: it is raised already
             file.close()  # a memory map keeps the file open for itself
+
+
+def watched(
+    parts: Iterable[np.ndarray], count: int, path: Path, task: Task
+) -> Iterator[np.ndarray]:
+    """Yield parts of a table of `count` rows, and advance the task by their part of the file."""
+    size = path.stat().st_size / 1e6
+    for part in parts:
+        yield part
+        task.advance(size * len(part) / max(count, 1))
 
 
 def spooled_columns(path: Path, columns: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -24,6 +24,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
+from pipelines.progress import Task
 from pipelines.serialization import csv_cell
 
 from .columns import (
@@ -65,17 +66,24 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
     kind = np.dtype([(name, "<f4" if name in COLOR_NAMES else "<f8") for name in columns])
     kinds = dict.fromkeys(columns.values(), "f8")
     counts = layout.split_counts(first[: layout.head_lines])[1]
+    comments = 0
 
     def parts() -> Iterator[np.ndarray]:
-        for number, lines in _after_head(path, layout):
+        nonlocal comments
+        for number, lines in _after_head(path, layout, options.task):
             points, more = layout.split_counts(lines)
             counts.extend(more)
-            if found := parse_lines(path, number, points, layout.cut, kinds):
+            found = parse_lines(path, number, points, layout.cut, kinds) or {}
+            if len(next(iter(found.values()), ())) < len(points):
+                comments += sum(not is_data(line) for line in points if line.strip())
+            if found:
                 read = {name: found[column] for name, column in columns.items()}
                 yield from (table for _, table in tables(read, kind))
 
     rows = spooled(path, parts(), kind)
     notes: tuple[str, ...] = (layout.note,)
+    if comments:
+        notes += (f"lines among the points that begin with # or //, so no points: {comments:,}",)
     if len(counts) > 1:
         notes += (f"{len(counts)} scans, in one frame",)
     if counts and sum(counts) != len(rows):
@@ -112,12 +120,14 @@ def text_rows(
     wanted: range = range(sys.maxsize),
     newline: bytes = b"\n",
     change: Callable[[bytes], bytes] | None = None,
+    task: Task | None = None,
 ) -> np.ndarray:
     """Return `count` rows of a structured type, parsed from as many lines of data.
 
     The lines begin at byte `start`, those numbered `wanted` from there on are rows, and `newline`
     ends a line. A field of several elements is as many words. A field of whole numbers that has a
-    word for no number becomes one of floats, with NaN. `change` is applied to each line first.
+    word for no number becomes one of floats, with NaN. `change` is applied to each line first. The
+    task is as of `ScanOptions`.
     """
     fields = [kind[name] for name in kind.names or ()]
     words = [f"{field.base.kind}8" for field in fields for _ in range(math.prod(field.shape))]
@@ -125,7 +135,7 @@ def text_rows(
 
     def parts() -> Iterator[np.ndarray]:
         passed = found = 0
-        for number, lines in line_blocks(path, start, newline):
+        for number, lines in line_blocks(path, start, newline, task):
             low, high = (max(0, edge - passed) for edge in (wanted.start, wanted.stop))
             wanted_lines = lines[low:high]
             if change is not None:
@@ -141,7 +151,7 @@ def text_rows(
         rows = spooled(path, parts(), kind)
     except _NoWholeNumber as error:
         wide = _widened(kind, error.columns)
-        return text_rows(path, start, wide, count, wanted, newline, change)
+        return text_rows(path, start, wide, count, wanted, newline, change, task)
     if len(rows) != count:
         raise DatasetError(
             f"{path}: found {'more than ' * (len(rows) > count)}{min(len(rows), count):,} lines of "
@@ -181,13 +191,17 @@ def _rows_of(path: Path, columns: list[np.ndarray], kind: np.dtype) -> np.ndarra
 
 
 def line_blocks(
-    path: Path, start: int = 0, newline: bytes = b"\n"
+    path: Path, start: int = 0, newline: bytes = b"\n", task: Task | None = None
 ) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield blocks of lines, without ends, and the number in the file of each block's first one."""
+    """Yield blocks of lines, without ends, and the number in the file of each block's first one.
+
+    The task is advanced by the megabytes of the blocks that were used.
+    """
     with path.open("rb") as file:
         number = file.read(start).count(newline) + 1
         rest = b""
         while block := file.read(BLOCK):
+            size = len(block)
             block = block.replace(b"\r", b"\n") if newline == b"\r" else block
             lines = (rest + block).removeprefix(b"\xef\xbb\xbf").split(b"\n")
             rest = lines.pop()
@@ -198,13 +212,17 @@ def line_blocks(
                 )
             yield number, lines
             number += len(lines)
+            if task is not None:
+                task.advance(size / 1e6)
         if rest:
             yield number, [rest]
 
 
-def _after_head(path: Path, layout: Layout) -> Iterator[tuple[int, list[bytes]]]:
+def _after_head(
+    path: Path, layout: Layout, task: Task | None = None
+) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the blocks of lines behind the header."""
-    for number, lines in line_blocks(path):
+    for number, lines in line_blocks(path, task=task):
         skipped = max(0, layout.head_lines + 1 - number)
         if skipped < len(lines):
             yield number + skipped, lines[skipped:]
@@ -279,7 +297,8 @@ def _complaint(
                 break
         if found:
             return DatasetError(
-                f"{path}:{where}: found {found}.\nCorrect this line ({shown(line)})."
+                f"{path}:{where}: found {found}.\nCorrect this line ({shown(line)}), or write nan "
+                "where a value is missing."
             )
     return DatasetError(
         f"{path}:{number}: found a line that cannot be read in or after this line, expected "
@@ -354,3 +373,4 @@ def _label_words(labels: Labels, layout: Layout) -> Iterator[bytes]:
             name = names.get(number, "unlabelled") or "_"
             text = text.replace(".", ",") if comma else text
             yield f"{joint}{name}{joint}{number}{text}".encode()
+        labels.task.advance(len(label))

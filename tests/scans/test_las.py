@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from plyfile import PlyData
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.scans import labelled_name, open_scan, write_labelled
+from pipelines.scans import Labels, labelled_name, open_scan, write_labelled
 from tests.scans.foreign.write import WKT
 from tests.scans.scan_labels import labels_for, placed
 
@@ -413,6 +415,31 @@ def test_older_versions_are_written_as_1_2(tmp_path: Path, minor: int) -> None:
     assert str(after.header.version) == "1.2"
     np.testing.assert_array_equal(after.X, before.X)
     np.testing.assert_array_equal(after["class"], labels_for(COUNT).label)
+
+
+def test_what_cannot_be_written_is_not_the_scan_s_damage(tmp_path: Path) -> None:
+    """400 probabilities need a longer record than LAS has."""
+    write(tmp_path / "in.las", "1.4", 6)
+    few = labels_for(COUNT)
+    names = [f"k{number}" for number in range(400)]
+    table = np.zeros((COUNT, 400), np.float32)
+    labels = Labels(few.label, few.confidence, names, [(1, 2, 3)] * 400, table)
+    out = tmp_path / "out.laz"
+    message = rf"^{re.escape(str(out))}: cannot be written as LAS: .*length .*exceeds"
+    with pytest.raises(DatasetError, match=message):
+        write_labelled(out, open_scan(tmp_path / "in.las"), labels)
+    assert not out.exists()
+
+
+def test_a_scan_that_was_cut_off_meanwhile_is_damaged(tmp_path: Path) -> None:
+    path, out = tmp_path / "in.las", tmp_path / "out.laz"
+    write(path, "1.2", 2)
+    scan = replace(open_scan(path), size=None)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 40)
+    with pytest.raises(DatasetError, match=r"in\.las: found a damaged or truncated LAS"):
+        write_labelled(out, scan, labels_for(COUNT))
+    assert not out.exists()
 
 
 def test_a_full_disk_is_not_the_scan_s_damage(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ WRITERS: dict[str, Callable[[Path, np.ndarray], object]] = {
     "named.csv": lambda path, gone: path.write_text("x,y,z,r,g,b\n" + lines(gone, "", ",")),
     "a.csv": lambda path, gone: path.write_text(lines(gone, "", ",")),
     "a.txt": lambda path, gone: path.write_text(lines(gone, "N/A")),
+    "tabs.txt": lambda path, gone: path.write_text(lines(gone, "", "\t")),
+    "infinite.txt": lambda path, gone: path.write_text(lines(gone, "inf")),
+    "minus.xyz": lambda path, gone: path.write_text(lines(gone, "-1")),
+    "infinite.npy": lambda path, gone: np.save(path, np.nan_to_num(table(gone), nan=np.inf)),
     "negative.xyz": lambda path, gone: path.write_text("x y z r g b\n" + lines(gone, "-1")),
     "separate.pcd": lambda path, gone: ascii_pcd(
         path, "x y z r g b", "F F F U U U", "8 8 8 1 1 1", lines(gone, "nan").splitlines()
@@ -145,6 +149,30 @@ def test_a_scan_of_several_without_colour(tmp_path: Path) -> None:
     assert "isColorInvalid" not in open_scan(tmp_path / "clean.e57").fields
     write_labelled(tmp_path / "a.ply", scan, labels_for(COUNT))
     np.testing.assert_array_equal(open_scan(tmp_path / "a.ply").uncolored(), scan.uncolored())
+
+
+@pytest.mark.parametrize(
+    ("kind", "factor", "wrong"), [("f4", 1 / 255, 40), ("f4", 1, 1e5), ("u2", 1, 65535)]
+)
+def test_a_value_far_above_all_others_is_a_mistake(
+    tmp_path: Path, kind: str, factor: float, wrong: float
+) -> None:
+    """It used to set the range, so that all others became black."""
+    color = (CLEAN * factor).astype(kind)
+    color[7, 1] = wrong
+    np.savez(tmp_path / "a.npz", pos=POS, color=color)
+    scan = open_scan(tmp_path / "a.npz")
+    assert np.flatnonzero(scan.uncolored()).tolist() == [7]
+    np.testing.assert_array_equal(np.delete(scan.colors(), 7, 0), np.delete(CLEAN, 7, 0))
+
+
+def test_a_few_bright_points_among_black_ones_are_the_colours(tmp_path: Path) -> None:
+    color = np.zeros((COUNT, 3), np.uint16)
+    color[7] = 60_000
+    np.savez(tmp_path / "a.npz", pos=POS, color=color)
+    scan = open_scan(tmp_path / "a.npz")
+    assert not scan.uncolored().any()
+    assert scan.colors()[7].tolist() == [233] * 3
 
 
 @pytest.mark.parametrize("missing", [SCATTERED, POS[:, 0] < 1.5], ids=["scattered", "region"])

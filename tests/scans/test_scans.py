@@ -261,6 +261,9 @@ def test_unknown_formats_and_results() -> None:
         ("a.xyz.gz", "Unpack it first."),
         ("a.pth", "save its arrays as NPZ"),
         ("a.rcp", "Export it as E57"),
+        ("a.xlsx", "Save it as CSV"),
+        ("a.spz", "export its points as PLY"),
+        *((f"a.{other}", "found the format") for other in ("tif", "dxf", "vtk", "part")),
     ],
 )
 def test_other_formats_get_advice_instead_of_a_name_like_theirs(name: str, advice: str) -> None:

@@ -33,7 +33,7 @@ def lines_of(*columns: np.ndarray, joint: str = " ", decimal: str = ".") -> str:
 DETECTED = {
     "a.xyz": (lines_of(XYZ), "x,y,z", "space or tab"),
     "b.txt": (lines_of(XYZ, RGB), "x,y,z,r,g,b", "space or tab"),
-    "c.txt": (lines_of(XYZ, FLOATS, joint="\t"), "x,y,z,r,g,b", "space or tab"),
+    "c.txt": (lines_of(XYZ, FLOATS, joint="\t"), "x,y,z,r,g,b", "tab"),
     "d.csv": (lines_of(XYZ, RGB, joint=","), "x,y,z,r,g,b", "comma"),
     "e.csv": (lines_of(XYZ, RGB, joint=", "), "x,y,z,r,g,b", "comma"),
     "f.csv": (
@@ -387,3 +387,40 @@ def test_a_pts_of_several_scans(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_scan(tmp_path / "out.pts").rows, scan.rows)
     path.write_text(f"3\n{first}3\n{second}")
     assert "found 5 points, but its counts add up to 6: is it whole?" in open_scan(path).notes
+
+
+def test_comments_among_the_points_are_said(tmp_path: Path) -> None:
+    text = lines_of(XYZ, RGB)
+    path = tmp_path / "scan.xyz"
+    path.write_text("# head\n" + text + "#1 2 3 9 9 9\n\n" + text + "// end\n")
+    scan = open_scan(path)
+    assert len(scan) == 2 * len(XYZ)
+    assert "lines among the points that begin with # or //, so no points: 2" in scan.notes
+    path.write_text("# head\n" + text + "\n" + text)
+    assert not any("begin with #" in note for note in open_scan(path).notes)
+
+
+@pytest.mark.parametrize("word", ["#N/A", "#NV", "#WERT!", "#VALEUR!", "#N/D"])
+@pytest.mark.parametrize("joint", [" ", ",", "\t"])
+def test_a_spreadsheet_s_error_begins_no_comment(tmp_path: Path, word: str, joint: str) -> None:
+    path = tmp_path / "scan.txt"
+    path.write_text(lines_of(XYZ, RGB, joint=joint) + joint.join([word] * 3 + ["1"] * 3) + "\n")
+    local, _ = open_scan(path).positions()
+    assert np.isnan(local).any(axis=1).tolist() == [False] * len(XYZ) + [True]
+
+
+def test_a_word_that_is_no_number_is_named(tmp_path: Path) -> None:
+    """Python's own `float` takes the first one for a number."""
+    for word in ("nAn", "void"):
+        (tmp_path / "scan.txt").write_text(lines_of(XYZ) + f"1 2 {word}\n")
+        with pytest.raises(
+            DatasetError, match=rf"txt:4: found '{word}' in column 3.*\n.*write nan"
+        ):
+            open_scan(tmp_path / "scan.txt")
+
+
+def test_tabs_with_spaces_around_are_spaces(tmp_path: Path) -> None:
+    (tmp_path / "scan.txt").write_text(lines_of(XYZ, RGB, joint=" \t "))
+    scan = open_scan(tmp_path / "scan.txt")
+    np.testing.assert_array_equal(placed(scan), XYZ)
+    np.testing.assert_array_equal(scan.colors(), RGB)
