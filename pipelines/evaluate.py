@@ -343,7 +343,9 @@ def _area_of(run: Run) -> int:
     if not area:
         raise RunError(
             f"{run.path}: found no test area: every area was trained on, so none can be scored.\n"
-            "Train with another area held out: deepgcn train --area N"
+            "Score it on other rooms that you have prepared: "
+            f"{command('eval', '--weights', run.path, '--data', 'DIR')}\n"
+            "Or train with an area held out: deepgcn train --area N"
         )
     return area
 

@@ -31,7 +31,7 @@ from pipelines.data.s3dis.published import (
     find_published,
     read_published_room,
 )
-from pipelines.data.s3dis.raw import RawDataset, RoomFiles, find_raw
+from pipelines.data.s3dis.raw import NoRawData, RawDataset, RoomFiles, find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.statistics import Statistics
 from pipelines.data.store import (
@@ -48,10 +48,11 @@ from pipelines.data.store import (
     write_rooms,
 )
 from pipelines.runtime.process import worker_pool
+from pipelines.scans.colors import BLACK
 from pipelines.scans.frame import left_out
 
 from .config import PrepareConfig
-from .errors import ConfigError, DatasetError
+from .errors import ConfigError, DatasetError, command
 from .files import DISK_FULL, atomic_json, check_place, remove_unfinished
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
@@ -67,6 +68,12 @@ PARTS = ".parts"
 EXPORTED = "pointnet_h5"  # the folder of the published form
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
 TEST_AREA = 5  # the default; the last area of data without it
+LACKING = {  # what points may lack, by its name in a room's entry
+    "unplaced": "have no coordinates (NaN or infinite); they are left out.",
+    "uncolored": "have no colour; they got that of the nearest coloured point.",
+    "black": "are exactly black, as programs write for points without colour; taken as black. If "
+    "they have none, say so with NaN.",
+}
 READER = 3  # raised whenever the same raw room gives other points or notes
 
 
@@ -154,19 +161,34 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
 def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
     if config.dataset is not None:
         return read_description(config.dataset, config.frame or "robust")
-    if config.raw is not None:
-        arrays = find_published(config.raw) or find_arrays(config.raw)
-        if arrays is not None:
-            if config.unknown != PrepareConfig.unknown:
-                raise ConfigError(
-                    f"--unknown: found it with {arrays.source}, whose labels are numbers; expected "
-                    "it with raw S3DIS, where objects have names.\nLeave it out."
-                )
-            progress.say(f"{arrays.source}: {arrays.note}.")
-            return arrays
-    raw = replace(find_raw(config.raw, ignore=[config.data]), unknown=config.unknown)
-    check_classes(raw, progress)
-    return raw
+    given = config.raw
+    if given is not None and given.suffix.lower() in (".yaml", ".yml"):
+        raise ConfigError(
+            f"{given}: found a description, expected raw S3DIS (a folder or a zip).\n"
+            f"Give it with --dataset: {command('prepare', '--dataset', given)}"
+        )
+    arrays = _find_arrays(given) if given else None
+    if arrays is None:
+        try:
+            raw = replace(find_raw(given, ignore=[config.data]), unknown=config.unknown)
+        except NoRawData:
+            arrays = None if given else _find_arrays(Path())
+            if arrays is None:
+                raise
+        else:
+            check_classes(raw, progress)
+            return raw
+    if config.unknown != PrepareConfig.unknown:
+        raise ConfigError(
+            f"--unknown: found it with {arrays.source}, whose labels are numbers; expected "
+            "it with raw S3DIS, where objects have names.\nLeave it out."
+        )
+    progress.say(f"{arrays.source}: {arrays.note}.")
+    return arrays
+
+
+def _find_arrays(path: Path) -> PublishedDataset | CustomDataset | None:
+    return find_published(path) or find_arrays(path)
 
 
 def _check_store(config: PrepareConfig, dataset: Dataset) -> bool:
@@ -361,11 +383,7 @@ def _complete(
                 rooms = (_read_stored(config.data, info) for info in members)
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
-    if uncolored := sum(entry.get("uncolored", 0) for entry in entries):
-        progress.warn(
-            f"{dataset.source}: {uncolored:,} points have no colour; they got that of the nearest "
-            "coloured point."
-        )
+    _warn(dataset, entries, progress)
     unknown: dict[str, Counter[str]] = {}
     for entry in entries:
         for name, counts in entry["unknown"].items():
@@ -392,6 +410,17 @@ def _complete(
     remove_areas(config.data, keep={info.area for info in infos})
     shutil.rmtree(config.data / PARTS, ignore_errors=True)
     return Store.open(config.data)
+
+
+def _warn(dataset: Dataset, entries: list[Entry], progress: Progress) -> None:
+    """Warn of points that lack something."""
+    counts = Counter[str]()
+    for entry in entries:
+        counts += {name: entry.get(name, 0) for name in ("points", *LACKING)}
+    total = counts["points"] + counts["unplaced"]
+    for name, text in LACKING.items():
+        if counts[name] > (BLACK * total if name == "black" else 0):
+            progress.warn(f"{dataset.source}: {counts[name]:,} of {total:,} points {text}")
 
 
 def _test_area(config: PrepareConfig, dataset: Dataset) -> int:

@@ -54,6 +54,7 @@ class TrainResult:
     """A finished training."""
 
     run: Path  # the run directory
+    test_area: int  # held out; 0: none
     steps: int  # optimizer steps, over all starts of the run
     epochs: int  # whole epochs, over all starts
     # The best on validation, 0–1: that of `checkpoints/best.safetensors`; None without validation.
@@ -222,6 +223,7 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
     counters, pace = training.counters, training.pace
     return TrainResult(
         run=run.path,
+        test_area=run.config.test_area or 0,
         steps=counters.step,
         epochs=counters.epoch,
         best_miou=counters.best_miou,

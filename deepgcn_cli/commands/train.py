@@ -92,7 +92,8 @@ def train(
     best = result.best_miou
     chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
     text = f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, {chosen}"
-    return Answer(result, [text], f"Next: {command('eval', '--report', 'md', *where)}")
+    ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
+    return Answer(result, [text], f"Next: {command(*ahead, *where)}")
 
 
 def _rank() -> int:

@@ -85,7 +85,7 @@ class CustomDataset:
         """The digest of everything that decides how a room is read."""
         label = self.options.label or ""
         reading = (label, self.in_name, sorted(self.values.items()), self.options)
-        more = self.no_color_ok, self.classes, self.frame, "missing colours are filled in"
+        more = self.no_color_ok, self.classes, self.frame, "colours that lack are filled in"
         text = repr((*reading, *more))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -292,20 +292,25 @@ def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, Roo
     parts = [_read_file(dataset, Path(file.name)) for file in room.files]
     positions, colors, masks, labels = zip(*parts, strict=True)
     pos, missing, label = map(np.concatenate, (positions, masks, labels))
-    if not len(pos):
+    placed = ~np.isnan(pos[:, 0])
+    if not placed.any():
         first = room.files[0].name
         raise DatasetError(f"{first}: found no point with coordinates in room {room.name}.")
     # The range of the colours (0–1, 0–255, 0–65535) follows from all files together: that of a dark
     # object alone would be misjudged.
-    largest = max(float(np.nan_to_num(values, posinf=0).max(initial=0)) for values in colors)
+    known = (values[~gone] for values, gone in zip(colors, masks, strict=True))
+    largest = max(float(values.max(initial=0)) for values in known)
     bytes_ = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
     color = np.concatenate(bytes_)
+    pos, color, missing, label = (each[placed] for each in (pos, color, missing, label))
     if missing.any():
         fill_colors(pos, color, missing)
     made = make_room(room.area, room.name, pos, color, label, dataset.frame)
     notes = RoomNotes(
         unlabelled=int((label == IGNORED).sum()),
+        unplaced=int((~placed).sum()),
         uncolored=int(missing.sum()),
+        black=int((color.max(axis=1) == 0).sum()),
         stray=len(pos) - made.inside,
     )
     return made, notes
@@ -314,8 +319,8 @@ def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, Roo
 def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
     """Return the points of a file.
 
-    They are pos (n, 3) float64 metres, color (n, 3) as it is in the file, which points have none
-    (n,) bool, and label (n,) uint8.
+    They are pos (n, 3) float64 metres, NaN if unknown, color (n, 3) as it is in the file, which
+    points have none (n,) bool, and label (n,) uint8.
     """
     try:
         arrays = path.name == COORDINATES
@@ -336,9 +341,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
     else:
         missing = scan.uncolored()
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)
-    known = ~np.isnan(local[:, 0])
-    label = _labels(dataset, path, scan.rows)
-    return local[known] + frame.origin, color[known], missing[known], label[known]
+    return local + frame.origin, color, missing, _labels(dataset, path, scan.rows)
 
 
 def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:

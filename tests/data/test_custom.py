@@ -189,6 +189,37 @@ def write_labelled_room(path: Path, label: np.ndarray) -> None:
         data.write(str(path))
 
 
+def test_points_without_place_and_black_ones_are_said(described: Path, tmp_path: Path) -> None:
+    lines = (tmp_path / "train" / "a.csv").read_text().splitlines()
+    for row, place in ((1, ",,"), (3, "inf,0,0")):
+        lines[row] = ",".join([place, *lines[row].split(",")[3:]])
+    lines[2] = ",".join([*lines[2].split(",")[:3], "0,0,0", lines[2].split(",")[6]])
+    (tmp_path / "train" / "a.csv").write_text("\n".join(lines))
+    config = PrepareConfig(dataset=described, data=tmp_path / "data")
+    made = prepare(config, progress=(heard := Heard()))
+    assert made.points == 10
+    said = "\n".join(heard.warned)
+    assert "2 of 12 points have no coordinates" in said
+    assert "1 of 12 points are exactly black" in said
+    assert [warned.partition(":")[0] for warned in heard.warned] == [str(described)] * 2
+
+
+def test_a_colour_far_above_all_others_is_none(tmp_path: Path) -> None:
+    """In the files of one room, too; the others keep their own colours."""
+    rng = np.random.default_rng(0)
+    pos, color = rng.random((2000, 3)), rng.random((2000, 3)).astype(np.float32)
+    bright = color.copy()
+    bright[5] = 200
+    for name, values in (("a", color), ("b", bright)):
+        np.savez(tmp_path / f"{name}.npz", pos=pos, color=values, kind=np.zeros(2000, int))
+    text = "{classes: [a, b], areas: {1: [a.npz], 2: [b.npz]}, label: kind}"
+    dataset = read_description(describe(tmp_path, text))
+    clean, other = (read_custom_room(dataset, room) for room in dataset.rooms)
+    assert (clean[1].uncolored, other[1].uncolored) == (0, 1)
+    places, same = by_place(clean[0]), by_place(other[0])
+    assert sum(places[place] != same[place] for place in places) == 1
+
+
 def test_labels_of_file_names(tmp_path: Path) -> None:
     folder = tmp_path / "Area_1" / "office_1" / "Annotations"
     for number, name in enumerate(("floor_1", "floor_2", "stool_1", "junk_1")):
@@ -330,7 +361,7 @@ def test_points_without_color_get_the_nearest_one(
         lines[row] = ",".join([*words[:3], "", "nan", "NA", words[6]])
     (tmp_path / "train" / "a.csv").write_text("\n".join(lines))
     prepare(PrepareConfig(dataset=described, data=tmp_path / "data"), progress=Lines())
-    assert "2 points have no colour" in capsys.readouterr().err
+    assert "2 of 12 points have no colour" in capsys.readouterr().err
     store = Store.open(tmp_path / "data")
     room = by_place(store.read(store.rooms(1)[0]))
     colors = [room[tuple(np.round(p, 5).tolist())][0] for p in POS]

@@ -19,7 +19,7 @@ import hashlib
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -44,6 +44,7 @@ BLOCK_BYTES = 4096 * 37  # of a block, for the progress
 DEFLATED = 1032  # bytes that one of an HDF5 file can hold at most
 TOLERANCE = 0.01  # m, by which positions that the channels give twice may differ
 _MISSING: tuple[type[Exception], ...] = (*READ_ERRORS, KeyError)
+_PART = re.compile(r"(?:.*/)?ply_data_all_\d+\.h5")
 _ROOM = re.compile(r"Area_([1-6])_(\w[\w .-]*)")
 
 
@@ -115,7 +116,7 @@ def find_published(path: Path) -> PublishedDataset | None:
         found = [*path.glob(ROOMS), *path.glob(f"*/{ROOMS}"), *path.glob(f"*/*/{ROOMS}")]
         folder = found[0].parent if found else path
         root, files = "", {file.name: RawFile.of(file, file.name) for file in folder.glob("*.h5")}
-        source = folder
+        source, names = folder, [file.name for file in path.glob("*/*.h5")] + list(files)
     elif path.suffix.lower() == ".zip" and path.is_file():
         with open_zip(path) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -126,15 +127,26 @@ def find_published(path: Path) -> PublishedDataset | None:
             for name, e in entries.items()
             if name.startswith(root) and name.endswith(".h5") and "/" not in name[len(root) :]
         }
-        source, folder = path, path
+        source, folder, names = path, path, list(entries)
     else:
         return None
     if not found:
+        _check_incomplete(path, names)
         return None
     with opened(source) as open_file:
         lists = [_lines(source, open_file, root + name) for name in (FILES, ROOMS)]
     ordered = [_file(source, files, PurePosixPath(line).name) for line in lists[0]]
     return _group(source, root, folder, tuple(ordered), lists[1])
+
+
+def _check_incomplete(path: Path, files: Iterable[str]) -> None:
+    """Raise DatasetError if there are HDF5 files of the published form, but not the list."""
+    parts = [name for name in files if _PART.fullmatch(name)]
+    if parts:
+        raise DatasetError(
+            f"{path}: found {parts[0]} without {ROOMS}, which tells the room of each block.\n"
+            "Copy or download the data again, or give the folder that holds both."
+        )
 
 
 def _lines(source: Path, open_file: Callable, name: str) -> list[str]:

@@ -106,6 +106,10 @@ class RawDataset:
         return "" if self.unknown == "clutter" else self.unknown
 
 
+class NoRawData(DatasetError):
+    """There is no raw S3DIS in a place."""
+
+
 @contextmanager
 def opened(source: Path) -> Iterator[Callable[[str], BinaryIO]]:
     """Yield a function that opens the files of a folder or zip; a zip is opened once for all."""
@@ -170,7 +174,7 @@ def _only(found: list[RawDataset], where: Path) -> RawDataset:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise DatasetError(
+        raise NoRawData(
             f"{where}: found no raw S3DIS, expected Area_<1-6>/<room>/Annotations/<class>_<n>.txt\n"
             f"in a folder or a zip, {PREPARED}. Give its path: deepgcn prepare PATH --area 5\n"
             "Without the data, make a synthetic building: deepgcn synth raw"
@@ -208,8 +212,8 @@ def _check_entry(path: Path, file: RawFile) -> None:
     first, *others = file.name.split("/")
     if ".." in (first, *others) or "." in others or file.name.startswith(("/", "\\")):
         raise DatasetError(
-            f"{path}: found the unsafe path {file.name!r} in the archive, expected one below its "
-            "root without '.' and '..'.\nPack or download the archive again."
+            f"{path}: found the unsafe path {file.name!r} in the archive, expected relative paths "
+            "without '.' and '..'.\nPack or download the archive again."
         )
     if file.size > LARGEST_FILE:
         raise DatasetError(

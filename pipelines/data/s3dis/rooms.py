@@ -56,7 +56,9 @@ class RoomNotes:
     # The objects and points of unknown classes, by the class.
     unknown: dict[str, dict[str, int]] = field(default_factory=dict)
     unlabelled: int = 0  # points of the whole-room file that no annotation has
+    unplaced: int = 0  # points without coordinates, which are left out
     uncolored: int = 0  # points without colour, which is filled in
+    black: int = 0  # points that are exactly black, as some programs write for no colour
     stray: int = 0  # points outside of the room's frame
     # The longest side of each object, m, by the name of its class.
     objects: dict[str, list[float]] = field(default_factory=dict)

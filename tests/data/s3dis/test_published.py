@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
-from pipelines.config import EvalConfig
+from pipelines.config import EvalConfig, PrepareConfig
 from pipelines.data.blocks import room_blocks
 from pipelines.data.store import Room, Store
 from pipelines.errors import DatasetError
 from pipelines.evaluate import evaluate
+from pipelines.prepare import prepare
 from pipelines.progress import Progress
 from tests.raw_tree import run, write_zip
 from tests.tiny_training import run_as, tiny_config
@@ -152,6 +153,10 @@ def test_block_protocols_score_it_and_room_is_said_to_be_partial(
         (lambda p: (p / "ply_data_all_1.h5").unlink(), "found no ply_data_all_1.h5"),
         (lambda p: (p / "all_files.txt").unlink(), "all_files.txt cannot be read"),
         (
+            lambda p: (p / "room_filelist.txt").unlink(),
+            r"found ply_data_all_\d.h5 without room_filelist.txt",
+        ),
+        (
             lambda p: (p / "room_filelist.txt").write_text("Area_1_office_1\n"),
             r"blocks in the files of all_files.txt, expected 1",
         ),
@@ -166,6 +171,21 @@ def test_damage_is_said(folder: Path, tmp_path: Path, damage: object, message: s
     damage(folder)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message):
         run(folder, tmp_path / "data")
+
+
+def test_it_is_found_in_the_current_folder(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    found = prepare(PrepareConfig(data=tmp_path / "data"))
+    assert found.rooms == run(folder, tmp_path / "again").rooms
+
+
+def test_a_zip_without_its_list(folder: Path, tmp_path: Path) -> None:
+    (folder / "room_filelist.txt").unlink()
+    files = {f"{folder.name}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DatasetError, match=r"without room_filelist\.txt"):
+        run(write_zip(tmp_path / "a.zip", files), tmp_path / "data")
 
 
 def test_a_size_without_bytes_allocates_nothing(folder: Path, tmp_path: Path) -> None:
