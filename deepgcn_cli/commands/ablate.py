@@ -87,11 +87,13 @@ def slurm_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _study_so_far(flags: Flags) -> AblateResult:
+    from pipelines.studies.grid import read_grid
     from pipelines.studies.plan import latest_study, load_plan, study_file
     from pipelines.studies.tables import summarize
 
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
-    name = flags.get("name") or flags.get("preset") or (grid.stem if grid else latest_study(runs))
+    name = flags.get("name") or flags.get("preset")
+    name = name or (read_grid(grid).name if grid else latest_study(runs))
     how = {"pictures": False, **{n: flags[n] for n in ("pictures", "page_columns") if n in flags}}
     return summarize(load_plan(study_file(runs, name)), flags.get("reports", ()), **how)
 

@@ -31,7 +31,8 @@ from . import TITLE, Row, Section, Study
 MOST_RUNS = 10_000
 MOST_COMPARISONS = 1_000_000  # of a combination with what is to be left out
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+PLAIN = re.compile(r"[^\W_][\w.+-]*")
+LONGEST = 200  # bytes of a row's name, which is part of names of files
 # The options of `deepgcn train` by name and the fields that they set. A study has its own rooms,
 # files and seeds.
 SETTINGS = {
@@ -169,9 +170,11 @@ def _plain(value: Any) -> str:
 def _check_names(path: Path, rows: list[Row], reference: str | None) -> None:
     names: set[str] = set()
     for name in (row.name for row in rows):
-        if not PLAIN.fullmatch(name):
-            where = f"{path}: found the row {shown(name)}"
-            raise ConfigError(f"{where}, expected letters, digits and -._+")
+        if not PLAIN.fullmatch(name) or len(name.encode()) > LONGEST:
+            raise ConfigError(
+                f"{path}: found the row {name[:60]!r}, expected a letter or digit, then letters, "
+                f"digits and -._+, at most {LONGEST} bytes in all."
+            )
         if name in names:
             raise ConfigError(f"{path}: found the row {name!r} twice.")
         names.add(name)

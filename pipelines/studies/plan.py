@@ -162,7 +162,8 @@ def _chosen_study(config: AblateConfig) -> Study:
         found = read_grid(config.grid)
     name = config.name or found.name
     if name in ("", ".", "..") or Path(name).name != name:
-        raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
+        where = "--name" if config.name else f"{config.grid}: name"
+        raise ConfigError(f"{where}: found {name!r}, expected a name without slashes.")
     names = tuple(row.name for section in found.sections for row in section.rows)
     for row in config.rows:
         check_choice("row", row, names, flag="--rows")

@@ -70,7 +70,8 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("axes: {lr: [high]}", r"axes\.lr: found 'high', expected a number"),
         ("rows: {a: {dilation: 1}}", r"rows\.a\.dilation: found 1, expected true or false"),
         ("rows: {a: {with: [1]}}", r"rows\.a\.with: found \[1\], expected a list of texts"),
-        ("rows: {a/b: {k: 4}}", r"found the row 'a/b', expected letters"),
+        ("rows: {a/b: {k: 4}}", r"found the row 'a/b', expected a letter or digit, then letters"),
+        (f"rows: {{{'墙' * 67}: {{k: 4}}}}", r"at most 200 bytes in all"),
         ("rows: {a: {data: /etc}}", r"rows\.a: found the unknown setting 'data'"),
         ("rows: [a]", r"rows: found list, expected names with values"),
         ("axes: {k: [4]}\nexclude: [{k: 5}]", r"exclude 1: found k 5, which no axis has"),
@@ -101,6 +102,11 @@ def test_a_row_may_have_a_number_for_a_name(tmp_path: Path) -> None:
     (section,) = read_grid(write(tmp_path, "rows: {1: {k: 4}, 2: {k: 8}}\nreference: 2")).sections
     assert [row.name for row in section.rows] == ["1", "2"]
     assert section.reference == "2"
+
+
+def test_a_row_may_have_letters_of_any_alphabet(tmp_path: Path) -> None:
+    (section,) = read_grid(write(tmp_path, "rows: {größer: {k: 8}, 墙: {k: 4}}")).sections
+    assert [row.name for row in section.rows] == ["größer", "墙"]
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -54,6 +54,17 @@ def test_what_cannot_be_is_reported_in_a_line(
     assert not (folder / "runs").exists()
 
 
+def test_the_status_of_a_grid_is_that_of_its_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "file.yaml").write_text("{name: mine, rows: {a: {k: 4}, b: {k: 8}}}")
+    (folder / "other.yaml").write_text("{name: a/b, rows: {a: {k: 4}}}")
+    assert run(["ablate", "--grid", "file.yaml", "--status"]) == 1
+    assert "mine: found no such study in runs" in capsys.readouterr().err
+    assert run(["ablate", "--grid", "other.yaml"]) == 1
+    assert "other.yaml: name: found 'a/b'" in capsys.readouterr().err
+
+
 @pytest.mark.alone
 def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--preset", "smoke", "--dry-run", "--seeds", "3", "--rows", "dense", "--quiet"]
