@@ -227,8 +227,18 @@ def test_votes_change_what_they_change_also_if_absent_classes_count() -> None:
     note = votes_note(counts, 4, found, asdict(first))
     assert note.startswith(f"4 votes changed mIoU by {100 * (1 - 10 / 11) / 2:+.2f} points")
     assert f"the rows differ by {100 * ((1 - 10 / 11) / 3 - 1 / 3):+.2f}" in note
+    assert note.endswith("of which the votes predict 1 and the first one 0.")
     plain = [scores(each, "abc") for each in (voted, once)]
     assert "rows differ" not in votes_note(counts, 4, plain[0], asdict(plain[1]))
+
+
+def test_absent_classes_that_nothing_predicts_are_not_counted_out() -> None:
+    once, voted = np.diag([9, 10, 0]), np.diag([10, 10, 0])
+    once[0, 1] = 1
+    counts = Counts({"room": voted}, blocks=1, seconds=1.0, first=once)
+    found, first = (scores(each, "abc", absent_as="one") for each in (voted, once))
+    note = votes_note(counts, 4, found, asdict(first))
+    assert note.endswith(", as they count absent classes.")
 
 
 def test_several_protocols_stand_side_by_side(run: Run) -> None:

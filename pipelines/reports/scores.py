@@ -145,11 +145,12 @@ def votes_note(counts: Counts, votes: int, found: Scores, once: Mapping[str, Any
     shown = 100 * (found.miou - once["miou"])
     if round(shown, 2) == round(gain, 2):
         return note
-    return (
-        f"{note} That is over the classes of the ground truth; the rows differ by {shown:+.2f}, as "
-        f"they count absent classes, of which the votes predict {len(found.only_predicted)} and "
-        f"the first one {len(once['only_predicted'])}."
-    )
+    note += f" That is over the classes of the ground truth; the rows differ by {shown:+.2f}, as "
+    note += "they count absent classes"
+    predicted, before = len(found.only_predicted), len(once["only_predicted"])
+    if predicted != before:
+        note += f", of which the votes predict {predicted} and the first one {before}"
+    return f"{note}."
 
 
 def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str]:
