@@ -77,6 +77,7 @@ def train(
     Several processes train together if `config.devices` asks for them, or if torchrun or srun
     started this one as a rank: then all ranks call this function, and rank 0's arguments apply.
     Each takes its part of every batch, so `batch_size` means the same on any number of them.
+    Several `devices` and `synth` spawn processes: call it under `if __name__ == "__main__":`.
 
     Args:
         config: what to train; a `test_area` of None is the store's. With `weights`, a `model` left

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,12 @@ import yaml
 
 from pipelines import synth, train
 from pipelines.config import SynthConfig, TrainConfig
+from pipelines.runs.directory import open_run
 from pipelines.scans.ply import write_points
 from pipelines.synth import SynthResult
 from pipelines.train import TrainResult
+from pipelines.weights.provenance import provenance
+from pipelines.weights.safetensors import read_metadata
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -119,3 +124,27 @@ def test_plain_against_residual(
         ["resgcn", "28"],
     ]
     assert shown[1] == shown[0]
+
+
+@pytest.mark.slow
+def test_train_default_weights(tmp_path: Path) -> None:
+    """Stopped on the way and called again, it ends with weights that say where they come from."""
+    few = "--synth-rooms 1 --density 60 --scanner laser --val-blocks 1 --threads 1"
+    settings = {"STEPS": "2", "FURNITURE": "", "OPTIONS": few, "RUNS": "runs", "OUT": "made"}
+    settings |= {"DEEPGCN": str(Path(sys.executable).with_name("deepgcn")), "NAME": "mine"}
+    script, environment = ROOT / "examples" / "train_default_weights.sh", {**os.environ, **settings}
+    first = subprocess.Popen(script, cwd=tmp_path, env=environment, start_new_session=True)
+    metrics = tmp_path / "runs" / "mine-first" / "metrics.jsonl"
+    while first.poll() is None and not (metrics.is_file() and metrics.stat().st_size):
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGTERM)
+    assert first.wait() != 0
+    made = []
+    for _ in range(2):
+        subprocess.run(script, cwd=tmp_path, env=environment, check=True)
+        made.append((tmp_path / "made" / "mine.safetensors").read_bytes())
+    assert made[0] == made[1], "a training that is finished was not left as it is"
+    found = provenance(read_metadata(tmp_path / "made" / "mine.safetensors"))
+    assert found["trained_on"].startswith("synthetic rooms 0 to 15 of seed 1, generator")
+    assert found["started_from"]["trained_on"].startswith("synthetic rooms 0 to 15 of seed 0")
+    assert all(open_run(tmp_path / "runs" / n).state == "finished" for n in ("mine-first", "mine"))

@@ -11,13 +11,14 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,6 @@ WINDOW = 32  # rooms that take turns, and rooms that are made ahead
 CHOICE, DENSITY = 3, 4  # what a random stream is for, beside POINTS and AUGMENT
 VALIDATION = 2**63  # the seed of the rooms that validate: no --seed can be it
 
-T = TypeVar("T")
 Drawn = tuple[np.ndarray, np.ndarray]  # features (BLOCKS, N, 9) float32, label (BLOCKS, N) uint8
 
 
@@ -131,14 +131,14 @@ def draw_room(maker: RoomMaker, drawing: Drawing, size: float, balance: bool, nu
     return np.stack(features), np.stack(label)
 
 
-def _result(begun: Future[T]) -> T:
-    """Return what a worker made; ProcessLostError: it was killed."""
+@contextmanager
+def _explain_lost_worker() -> Iterator[None]:
     try:
-        return begun.result()
+        yield
     except BrokenProcessPool as error:
         raise ProcessLostError(
-            "a process that makes synthetic rooms was killed; if the memory ran out, use fewer "
-            "with --synth-workers."
+            "a process that makes synthetic rooms has ended; if the memory ran out, use fewer with "
+            "--synth-workers."
         ) from error
 
 
@@ -206,12 +206,13 @@ class SyntheticSampler:
     def batch(self, epoch: int, blocks: Sequence[int] | np.ndarray) -> Batch:
         """Return the given blocks of an epoch, as soon as their rooms are made.
 
-        ProcessLostError: a process that makes rooms was killed.
+        ProcessLostError: a process that makes rooms has ended.
         """
         numbers = tuple(int(block) for block in blocks)
         places = [self.place(epoch, number) for number in numbers]
-        begun = [self._begin(number) for number, _ in places]  # all, before waiting for the first
-        drawn = [_result(each) for each in begun]
+        with _explain_lost_worker():
+            begun = [self._begin(number) for number, _ in places]  # before waiting for the first
+            drawn = [each.result() for each in begun]
         features = [values[turn] for (values, _), (_, turn) in zip(drawn, places, strict=True)]
         labels = [values[turn] for (_, values), (_, turn) in zip(drawn, places, strict=True)]
         return Batch(np.stack(features), np.stack(labels), numbers)
@@ -306,9 +307,12 @@ def open_stream(
         return trained, None
     count, kept = max(1, round(config.val_fraction * rooms)), []
     other = replace(maker, seed=VALIDATION)
-    with progress.task("Making validation rooms", total=count, unit="rooms") as task:
-        for begun in [pool.submit(other.make, number) for number in range(count)]:
-            kept.append(_result(begun))
+    with (
+        _explain_lost_worker(),
+        progress.task("Making validation rooms", total=count, unit="rooms") as task,
+    ):
+        for made in pool.map(other.make, range(count)):
+            kept.append(made)
             task.advance()
     rooms_kept = KeptRooms(kept)
     options = config.num_points, config.seed, size, layout

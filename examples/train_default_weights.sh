@@ -1,0 +1,63 @@
+#!/bin/sh
+# Train the weights that are inside this package, from nothing, on synthetic rooms alone.
+#
+#     examples/train_default_weights.sh
+#     NETWORK=good FURNITURE= examples/train_default_weights.sh
+#
+# Takes many hours on 2 CPU cores. Stopped in any way, the same command goes on where it was. With
+# the same machine, versions and number of threads, the weights are the same to the bit. To see that
+# it works, STEPS=2 takes a few minutes.
+set -eu
+
+# ---- What is trained. Whatever is set in the environment takes precedence. ----
+
+NETWORK=${NETWORK:-small}  # small or good
+FURNITURE=${FURNITURE-/usr/share/sweethome3d/furniture}  # Debian: sweethome3d-furniture; or nothing
+SEED=${SEED:-0}
+
+# FIRST trains from nothing, SECOND goes on from its best weights.
+case $NETWORK in
+small)
+    SHAPE="--depth 14 --width 32 -k 8 --num-points 1024"
+    FIRST="--recipe scans --batch-size 8 --epochs 200"
+    SECOND="--recipe scans --batch-size 8 --epochs 20 --lr 2e-4"
+    ;;
+good)
+    SHAPE="--depth 28 --width 64 -k 16 --num-points 4096"
+    FIRST="--recipe scans --batch-size 16 --epochs 400"
+    SECOND="--recipe scans --batch-size 16 --epochs 40 --lr 2e-4"
+    ;;
+*)
+    echo "NETWORK: found '$NETWORK', expected small or good." >&2
+    exit 2
+    ;;
+esac
+
+# ---- Where, and how to try it. ----
+
+RUNS=${RUNS:-runs}
+OUT=${OUT:-pipelines/weights/embedded}
+NAME=${NAME:-deepgcn-$NETWORK}  # of the weights, and of the runs
+STEPS=${STEPS:-}  # of each of the two trainings at most; for trying
+OPTIONS=${OPTIONS:-}  # more options of both trainings, such as --threads 1
+DEEPGCN=${DEEPGCN:-.venv/bin/deepgcn}
+
+# Train a run of a name, or go on with it; one that is finished stays as it is.
+part() {
+    run=$1
+    shift
+    if [ -f "$RUNS/$run/config.json" ]; then
+        "$DEEPGCN" train --resume "$run" --runs "$RUNS"
+    else
+        # shellcheck disable=SC2086  # options are words
+        "$DEEPGCN" train --synth ${FURNITURE:+--furniture "$FURNITURE"} --seed "$SEED" \
+            --runs "$RUNS" --name "$run" ${STEPS:+--max-steps "$STEPS"} "$@" $OPTIONS
+    fi
+}
+
+# shellcheck disable=SC2086
+part "$NAME-first" $SHAPE $FIRST
+# shellcheck disable=SC2086
+part "$NAME" --weights "$RUNS/$NAME-first" $SECOND --seed "$((SEED + 1))"
+mkdir -p "$OUT"
+"$DEEPGCN" weights export "$RUNS/$NAME" --out "$OUT/$NAME.safetensors"
