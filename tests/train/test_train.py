@@ -50,7 +50,8 @@ def test_a_run_leaves_what_it_promises(config: TrainConfig, store: Store) -> Non
     result = train(config)
     run = open_run(result.run)
     assert run == latest_finished(config.runs)
-    resolved = dataclasses.replace(config, test_area=3, lr=1e-3)  # the store's fold, Adam's rate
+    # The store's fold, Adam's rate, the published blocks.
+    resolved = dataclasses.replace(config, test_area=3, lr=1e-3, block_size=1.0)
     assert run.config == resolved
     assert run.environment["store"]["fingerprint"] == store.fingerprint
     assert run.environment["packages"]["torch"] == torch.__version__
