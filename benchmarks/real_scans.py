@@ -1,9 +1,9 @@
 """Scores of weights on real scans: the tables of docs/results.md and docs/model_card.md.
 
-    python -m benchmarks.real_scans deepgcn-small deepgcn-good runs/mine --data real
+    python -m benchmarks.real_scans indoor indoor-large runs/mine --data real
     python -m benchmarks.real_scans dgcnn-s3dis-area{1,2,3,4,5,6} --average --data real
     python -m benchmarks.real_scans --data real                  # the tables of all that is scored
-    python -m benchmarks.real_scans deepgcn-small --data real --record  # for `deepgcn weights list`
+    python -m benchmarks.real_scans indoor --data real --record  # for `deepgcn weights list`
 
 DATA is prepared from labelled scans (`deepgcn prepare`), none of which the weights may have seen.
 Protocol `room`, as `deepgcn eval` has it: every point once, all classes of the ground truth; and

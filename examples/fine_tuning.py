@@ -2,11 +2,12 @@
 
     python examples/fine_tuning.py --data data --area 5 --minutes 10 --seeds 3
 
-Takes, on 2 CPU cores, 2 × seeds × minutes and the scoring. `--area` is left out of the training and
-scored. Both rows of the study have the same network, recipe and steps, as many as take so many
-minutes on this machine; from nothing the learning rate is the published one, and a third of it from
-weights. The study's settings are written to fine-tuning-area<n>-<minutes>min.yaml: the same command
-goes on from there where it was stopped, run by run, and `deepgcn ablate --grid` takes the file too.
+Takes 2 × seeds × minutes, an hour as above, and the scoring, on 2 CPU cores or what there is.
+`--area` is left out of the training and scored. Both rows of the study have the same network,
+recipe and steps, as many as take so many minutes on this machine; from nothing the learning rate is
+the published one, and a third of it from weights. The study's settings are written to
+fine-tuning-area<n>-<minutes>min.yaml: the same command goes on from there where it was stopped, run
+by run, and `deepgcn ablate --grid` takes the file too.
 """
 
 from __future__ import annotations
