@@ -18,11 +18,13 @@ SEED=${SEED:-0}
 # FIRST trains from nothing, SECOND goes on from its best weights.
 case $NETWORK in
 small)
+    NAME=${NAME:-indoor}  # of the weights, and of the runs
     SHAPE="--depth 14 --width 32 -k 8 --num-points 1024"
     FIRST="--recipe scans --batch-size 8 --epochs 200"
     SECOND="--recipe scans --batch-size 8 --epochs 20 --lr 2e-4"
     ;;
 good)
+    NAME=${NAME:-indoor-large}
     SHAPE="--depth 28 --width 64 -k 16 --num-points 4096"
     FIRST="--recipe scans --batch-size 16 --epochs 400"
     SECOND="--recipe scans --batch-size 16 --epochs 40 --lr 2e-4"
@@ -37,7 +39,6 @@ esac
 
 RUNS=${RUNS:-runs}
 OUT=${OUT:-pipelines/weights/embedded}
-NAME=${NAME:-deepgcn-$NETWORK}  # of the weights, and of the runs
 STEPS=${STEPS:-}  # of each of the two trainings at most; for trying
 OPTIONS=${OPTIONS:-}  # more options of both trainings, such as --threads 1
 DEEPGCN=${DEEPGCN:-.venv/bin/deepgcn}
@@ -60,4 +61,4 @@ part "$NAME-first" $SHAPE $FIRST
 # shellcheck disable=SC2086
 part "$NAME" --weights "$RUNS/$NAME-first" $SECOND --seed "$((SEED + 1))"
 mkdir -p "$OUT"
-"$DEEPGCN" weights export "$RUNS/$NAME" --out "$OUT/$NAME.safetensors"
+"$DEEPGCN" weights export "$RUNS/$NAME" --half --note license=MIT --out "$OUT/$NAME.safetensors"
