@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -158,6 +159,37 @@ def test_every_defect_of_the_non_aligned_release(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         np.sort(room.pos + room.origin, axis=0), np.sort(turned, axis=0), atol=1e-5
     )
+
+
+def test_rooms_are_measured_and_measured_again_where_they_were_not(tmp_path: Path) -> None:
+    files = {
+        "Area_1/hall_1/Annotations/floor_1.txt": box(3000, 1, size=(6.0, 4.0, 0.01)),
+        "Area_1/hall_1/Annotations/chair_1.txt": box(300, 2, size=(0.5, 0.4, 0.9)),
+        "Area_1/hall_1/Annotations/chair_2.txt": box(300, 3, size=(0.5, 1.2, 0.9)),
+        "Area_2/hall_1/Annotations/floor_1.txt": box(3000, 4, size=(6.0, 4.0, 0.01)),
+        "Area_2/hall_1/Annotations/lamp_1.txt": box(300, 5, size=(0.5, 0.5, 0.5)),
+    }
+    raw, data = write_tree(tmp_path / "raw", files), tmp_path / "data"
+    found = run(raw, data).statistics
+    assert (found.rooms, found.points) == (2, 6900)
+    assert found.density is not None
+    assert found.density.p50 == pytest.approx(3000 / 24, rel=0.25)
+    chairs = {each.name: each for each in found.objects}["chair"]
+    assert chairs.number == 2
+    assert (chairs.smallest, chairs.size.p95) == pytest.approx((0.9, 1.2), abs=0.02)
+    assert {each.name for each in found.objects} == {"chair", "floor"}  # S3DIS has no lamps
+    floor, chair = CLASSES.index("floor"), CLASSES.index("chair")
+    assert (found.class_points[floor], found.class_points[chair]) == (6000, 600)
+    assert found.class_blocks[floor] == 2 * 6 * 4
+
+    manifest = json.loads((data / "manifest.json").read_text())
+    kept = manifest["rooms"][0].pop("statistics")
+    (data / "manifest.json").write_text(json.dumps(manifest))  # as a version before left it
+    again = run(raw, data)
+    assert again.reused == 2
+    assert again.statistics == replace(found, objects=again.statistics.objects)
+    measured = json.loads((data / "manifest.json").read_text())["rooms"][0]["statistics"]
+    assert measured == {**kept, "objects": []}  # which the prepared data does not tell
 
 
 def test_worker_count_and_source_do_not_matter(tmp_path: Path) -> None:
