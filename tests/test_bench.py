@@ -109,7 +109,8 @@ def test_the_input_is_like_a_scan() -> None:
         assert np.abs(block[:, :2]).max() <= 0.501
         assert 0 <= block[:, 3:].min() <= block[:, 3:].max() <= 1
         heights = np.histogram(block[:, 2], bins=20)[0]
-        assert heights.max() > 3 * np.median(heights)  # the floor or the ceiling
+        # The floor or the ceiling, in fuller rooms too; of 600 points of noise at most 1.9 times.
+        assert heights.max() > 2 * np.median(heights)
     assert not np.array_equal(features[0], features[1])
 
 

@@ -54,7 +54,7 @@ def fails(arguments: str, capsys: pytest.CaptureFixture[str], code: int = 1) -> 
         ("eval", "runs: found no runs there.\nTrain one first: deepgcn train"),
         ("eval --protocol rooms", "Expected one of: room, block-s1, block-s05, all."),
         ("eval --report pdf", "--report: found the unknown report 'pdf'"),
-        ("predict scan.ply", "Found neither a run in runs nor weights in this package"),
+        ("predict scan.ply", "scan.ply: found no file there, expected a scan."),
         ("predict scan.plyy", "Did you mean '.ply'?"),
         ("predict a.ply --run r --weights w", "--run and --weights: found both"),
         ("runs show foo", "runs/foo: found no run there"),
