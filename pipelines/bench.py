@@ -165,7 +165,7 @@ def can_compare(model: ModelConfig, progress: Progress) -> bool:
         progress.warn("no benchmarks/naive.py (not a checkout): measured without a comparison.")
         return False
     known = model.conv in ("edge", "mr") and model.arch in ("plaingcn", "resgcn", "densegcn")
-    if not known or model.knn != "dynamic":
+    if not known or model.sharing:
         progress.warn("the naive network has dynamic EdgeConv and MRConv only: no comparison.")
         return False
     return True

@@ -67,6 +67,16 @@ class ModelConfig:
         0.2, "Probability of stochastic dilation.", "P", within=FRACTION, commands=TRAININGS
     )
     knn: str = option("dynamic", "Graph: {}.", choices=KNNS, noun="k-NN graph", commands=TRAININGS)
+    knn_every: int = option(
+        1, "Layers in a row that share a graph.", "M", within=COUNT, commands=TRAININGS
+    )
+    knn_until: int | None = option(
+        None,
+        "Layer after which no new graph is made; the later ones share its own. [default: the last]",
+        "L",
+        within=COUNT,
+        commands=TRAININGS,
+    )
     layout: str = option("paper", "Release: {}.", choices=LAYOUTS, commands=TRAININGS)
     dropout: float = option(
         0.3, "Rate before the last layer.", "P", within=FRACTION, commands=TRAININGS
@@ -77,6 +87,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_options(self)
         Bounds(1 if self.arch == "dgcnn" else 2).check("--depth", self.depth)
+        if self.knn == "fixed" and (self.knn_every, self.knn_until) != (1, None):
+            flag = "--knn-every" if self.knn_every != 1 else "--knn-until"
+            raise ConfigError(f"{flag}: with --knn fixed all layers share the first graph already.")
+        if self.knn_until is not None and self.knn_until > self.depth:
+            raise ConfigError(
+                f"--knn-until: found {self.knn_until}, but the network has {self.depth} layers."
+            )
 
     @classmethod
     def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
@@ -93,8 +110,22 @@ class ModelConfig:
 
     @property
     def label(self) -> str:
-        """The network in short: "resgcn-28 (edge, C 64, k 16)"."""
-        return f"{self.arch}-{self.depth} ({self.conv}, C {self.width}, k {self.k})"
+        """The network in short: "resgcn-28 (edge, C 64, k 16)".
+
+        >>> ModelConfig(knn_every=4, knn_until=12).label
+        'resgcn-28 (edge, C 64, k 16, k-NN every 4 until 12)'
+        """
+        sizes = f"{self.conv}, C {self.width}, k {self.k}"
+        return f"{self.arch}-{self.depth} ({sizes}{self.sharing and f', {self.sharing}'})"
+
+    @property
+    def sharing(self) -> str:
+        """Which layers share a graph, in short; empty if each has its own."""
+        if self.knn == "fixed":
+            return "fixed k-NN"
+        every = f" every {self.knn_every}" if self.knn_every > 1 else ""
+        until = f" until {self.knn_until}" if self.knn_until else ""
+        return f"k-NN{every}{until}" if every or until else ""
 
     def label_with(self, block_size: float) -> str:
         """Return the network in short, with the side of its blocks unless that is as published.
@@ -109,11 +140,21 @@ class ModelConfig:
         """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class"."""
         return tuple(name for name in (self.arch, self.conv) if ":" in name)
 
+    def graph_layers(self) -> tuple[int, ...]:
+        """Return for each layer the layer in whose input's space its graph is found, from 0.
+
+        >>> ModelConfig(depth=6, knn_every=2, knn_until=3).graph_layers()
+        (0, 0, 2, 2, 2, 2)
+        """
+        last = 0 if self.knn == "fixed" else (self.knn_until or self.depth) - 1
+        every = self.knn_every
+        return tuple(min(layer, last) // every * every for layer in range(self.depth))
+
     def dilations(self) -> tuple[int, ...]:
-        """Return the dilation d of each layer: 1, 1, 2, 3, … or 1 throughout."""
-        if not self.dilation or self.arch == "dgcnn" or self.knn == "fixed":
+        """Return the dilation d of each layer's graph: 1, 1, 2, 3, … or 1 throughout."""
+        if not self.dilation or self.arch == "dgcnn":
             return (1,) * self.depth
-        return tuple(max(layer, 1) for layer in range(self.depth))
+        return tuple(max(layer, 1) for layer in self.graph_layers())
 
     def check_points(self, num_points: int) -> None:
         """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""

@@ -60,8 +60,9 @@ def _is_stochastic(config: ModelConfig, dilation: int, *, training: bool) -> boo
 class Graphs:
     """The graphs of one pass of a network on features (B, N, in_channels), (B, N, k) int32 each.
 
-    `keep` them if layers will be recomputed: k indices per point take little memory, a search takes
-    half the time of a layer, and ranks must be drawn only once.
+    Layers can share one, see `ModelConfig.graph_layers`. `keep` them all if layers will be
+    recomputed: k indices per point take little memory, a search takes half the time of a layer, and
+    ranks must be drawn only once.
     """
 
     def __init__(
@@ -74,18 +75,17 @@ class Graphs:
         keep: bool,
     ) -> None:
         self.coordinates = features[..., FIRST_GRAPH[config.layout]]  # (B, N, 3)
-        self.fixed = config.knn == "fixed"
+        self.graph_layers = config.graph_layers()
         self.ranks, self.bounds = ranks, bounds
-        self.keep = keep or self.fixed
+        self.keep = keep
         self.kept: dict[int, Tensor] = {}
 
     def of(self, layer: int, x: Tensor) -> Tensor:
-        """Return the graph of a layer, in the space of its input x (B, N, C)."""
-        layer = 0 if self.fixed else layer
-        if layer in self.kept:
-            return self.kept[layer]
-        space = x if layer else self.coordinates
-        graph = kernels.knn(space, self.ranks[layer], self.bounds[layer])
-        if self.keep:
-            self.kept[layer] = graph
-        return graph
+        """Return the graph of a layer: found in the space of its input x (B, N, C), or shared."""
+        layer = self.graph_layers[layer]
+        if layer not in self.kept:
+            if not self.keep:
+                self.kept.clear()  # no later layer shares the one before
+            space = x if layer else self.coordinates
+            self.kept[layer] = kernels.knn(space, self.ranks[layer], self.bounds[layer])
+        return self.kept[layer]

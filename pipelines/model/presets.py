@@ -30,6 +30,7 @@ def _row(
 
 _TABLE1 = "ICCV 2019, table 1"
 _VARIANTS = "TPAMI 2021, graph convolutions"
+_SHARED = "not published; layers share graphs"
 _PLAIN_DILATED: dict[str, Any] = {"dilation": True, "epsilon": 0.2}
 
 PRESETS: dict[str, Preset] = {
@@ -59,6 +60,11 @@ PRESETS: dict[str, Preset] = {
     "resgcn-112": _row("resgcn", 112, None, "TPAMI 2021, depth"),
     "resgcn-152-k3": _row("resgcn", 152, None, "TPAMI 2021, depth; converges in 80 epochs", k=3),
     "dgcnn": _row("dgcnn", 3, None, "TOG 2019; six-fold mIoU 56.1, OA 84.1"),
+    "resgcn-28-every2": _row("resgcn", 28, None, _SHARED, knn_every=2),
+    "resgcn-28-every4": _row("resgcn", 28, None, _SHARED, knn_every=4),
+    "resgcn-28-every7": _row("resgcn", 28, None, _SHARED, knn_every=7),
+    "resgcn-28-until2": _row("resgcn", 28, None, _SHARED, knn_until=2),
+    "resgcn-28-until4": _row("resgcn", 28, None, _SHARED, knn_until=4),
 }
 
 

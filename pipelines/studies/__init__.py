@@ -84,6 +84,7 @@ class Study:
 _TITLES = {
     "paper-table1": ("ResGCN-28 with one thing changed (ICCV 2019, table 1)", ("arch",)),
     "paper-variants": ("ResGCN-28 with other graph convolutions (TPAMI 2021)", ("arch", "conv")),
+    "graphs": ("Layers that share a k-NN graph: accuracy and time", ("arch",)),
     "depth": ("How deep it can go", ("arch", "depth")),
     "recipe": ("Each part of the recipes", ("recipe", "without", "extra")),
     "six-fold": ("Every area once the test area", ("test_area",)),
@@ -118,6 +119,15 @@ _VARIANTS = (
     ("sage-n", "graph convolution", "resgraphsage-n-28", None),
     ("gin", "graph convolution", "resgin-28", None),
 )
+_GRAPHS = (
+    ("reference", "reference", REFERENCE, None),
+    ("every-2", "layers in a row share one", "resgcn-28-every2", None),
+    ("every-4", "layers in a row share one", "resgcn-28-every4", None),
+    ("every-7", "layers in a row share one", "resgcn-28-every7", None),
+    ("until-4", "no new ones after a layer", "resgcn-28-until4", None),
+    ("until-2", "no new ones after a layer", "resgcn-28-until2", None),
+    ("fixed", "no new ones after a layer", "resgcn-28-fixed", None),
+)
 _SMOKE = ("reference", "no-dilation", "plain", "dense", "k-half", "depth-half", "width-half")
 _SMOKE_BASE = {
     **{"depth": 4, "width": 16, "k": 6, "fusion_channels": 64, "num_points": 256},
@@ -130,12 +140,14 @@ def study(name: str, *, deepest: bool = False) -> Study:
     check_choice("study", name, STUDIES, flag="--preset")
     table1 = Section(TITLE, tuple(_published_row(*line) for line in _TABLE1), "reference")
     variants = Section(TITLE, tuple(_published_row(*line) for line in _VARIANTS), "edge")
+    graphs = Section(TITLE, tuple(_published_row(*line) for line in _GRAPHS), "reference")
     depths = Section("mIoU by depth and connections", tuple(_depth_rows(deepest)), "res-28")
     areas = [Row(f"area-{area}", "test area", {"test_area": area}, REFERENCE) for area in AREAS]
     smoke = [dataclasses.replace(r, published=None) for r in table1.rows if r.name in _SMOKE]
     sections = {
         "paper-table1": (table1,),
         "paper-variants": (variants,),
+        "graphs": (graphs,),
         "depth": (depths,),
         "recipe": tuple(
             Section(f"Recipe {recipe}", tuple(_recipe_rows(recipe)), recipe)

@@ -245,12 +245,11 @@ def _planned(
 def _label(config: TrainConfig, base: TrainConfig) -> str:
     """Return the network for people, with those of its settings that its name does not tell."""
     model, parts = config.model, [config.label]
-    if model.knn != "dynamic":
-        parts.append("fixed k-NN")
-    elif not model.dilation:
-        parts.append("not dilated")
-    elif not model.epsilon:
-        parts.append("not stochastic")
+    if model.knn != "fixed":  # its one graph has no dilation
+        if not model.dilation:
+            parts.append("not dilated")
+        elif not model.epsilon:
+            parts.append("not stochastic")
     if config.weights != base.weights or config.weights:
         parts.append(f"from {config.weights or 'nothing'}")
     if config.freeze:

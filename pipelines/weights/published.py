@@ -333,6 +333,11 @@ def published_state(model: DeepGCN) -> dict[str, Tensor]:
                 f"{config.label}: found the {noun} {value}, which no release has.\n"
                 f"Expected one of {', '.join(known)}; export it under our own names."
             )
+    if config.sharing and config.knn != "fixed":
+        raise ConfigError(
+            f"{config.label}: found layers that share a graph, which no release has.\n"
+            "Export it under our own names."
+        )
     if release is DGCNN and config.depth != 3:
         raise ConfigError(f"{config.label}: found depth {config.depth}, expected the published 3.")
     state: dict[str, Tensor] = {}

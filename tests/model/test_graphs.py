@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.graphs import draw_ranks, rank_bounds
 
@@ -59,3 +61,69 @@ def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.Monkey
     seen.clear()
     DeepGCN(dataclasses.replace(SMALL, knn="fixed")).eval()(x)
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("every", "until", "expected"),
+    [
+        (1, None, [0, 1, 2, 3, 4, 5]),
+        (2, None, [0, 0, 2, 2, 4, 4]),
+        (4, None, [0, 0, 0, 0, 4, 4]),
+        (1, 3, [0, 1, 2, 2, 2, 2]),
+        (2, 4, [0, 0, 2, 2, 2, 2]),
+        (1, 1, [0] * 6),
+    ],
+)
+@pytest.mark.parametrize("checkpoint", [0, 4])
+def test_layers_share_the_graph_that_they_should(
+    every: int, until: int | None, expected: list[int], checkpoint: int
+) -> None:
+    config = dataclasses.replace(SMALL, depth=6, knn_every=every, knn_until=until)
+    torch.manual_seed(0)
+    model = DeepGCN(config).double().eval()
+    model.checkpoint_layers = checkpoint
+    x = torch.rand(2, 40, 9, dtype=torch.float64)
+
+    # Layer by layer, with every search written out.
+    h, found, outputs = x, {}, []
+    for layer, source in enumerate(expected):
+        if source == layer:
+            space = h if layer else x[..., 6:9]
+            nearest = torch.cdist(space, space).argsort(-1)
+            dilation = max(layer, 1)
+            found[layer] = nearest[..., : 4 * dilation : dilation].to(torch.int32)
+        y = model.layers[layer](h, found[source])
+        h = y + h if layer else y
+        outputs.append(h)
+
+    assert config.graph_layers() == tuple(expected)
+    with torch.no_grad():
+        for ours, theirs in zip(model.backbone(x), outputs, strict=True):
+            torch.testing.assert_close(ours, theirs)
+        kept = model(x)
+    passed = model(x)  # with gradients, and recomputed layers
+    torch.testing.assert_close(passed, kept)
+    passed.sum().backward()
+
+
+def test_one_graph_is_the_fixed_one() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 40, 9)
+    one = DeepGCN(dataclasses.replace(SMALL, knn_until=1)).eval()
+    fixed = DeepGCN(dataclasses.replace(SMALL, knn="fixed")).eval()
+    fixed.load_state_dict(one.state_dict())
+    assert torch.equal(one(x), fixed(x))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"knn": "fixed", "knn_every": 2}, "--knn-every: with --knn fixed"),
+        ({"knn": "fixed", "knn_until": 2}, "--knn-until: with --knn fixed"),
+        ({"knn_until": 5}, "--knn-until: found 5, but the network has 4 layers"),
+        ({"knn_every": 0}, "--knn-every"),
+    ],
+)
+def test_sharing_that_has_no_meaning_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **changes)
