@@ -5,10 +5,11 @@ Reading order: `config` (every option); `model` (the network) with `kernels` (it
 `prepare`, `train`, `evaluate`, `predict` and `ablate`, with `training`, `inference`, `runs` and
 `reports` below them. Imports point down; CONTRIBUTING has the map.
 
-    >>> import numpy, pipelines
+    >>> import numpy, pipelines, torch
     >>> model = pipelines.load_model("runs/tiny")
     >>> pos, color = numpy.random.rand(500, 3), numpy.full((500, 3), 128, "uint8")
     >>> labels, probabilities = pipelines.segment(model, pos, color)
+    >>> neighbours = pipelines.knn(torch.from_numpy(pos), k=16, dilation=2)  # (500, 16)
     >>> frame = pipelines.runs_frame("runs", where="arch=resgcn and depth<28")
 """
 
@@ -22,10 +23,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .inference.segmentation import segment
     from .model.deepgcn import DeepGCN
+    from .model.graphs import knn
     from .runs.index import runs_frame
 
-__all__ = ["load_model", "runs_frame", "segment"]
-_LATER = {"segment": "pipelines.inference.segmentation", "runs_frame": "pipelines.runs.index"}
+__all__ = ["knn", "load_model", "runs_frame", "segment"]
+_LATER = {
+    "knn": "pipelines.model.graphs",
+    "runs_frame": "pipelines.runs.index",
+    "segment": "pipelines.inference.segmentation",
+}
 
 
 def load_model(

@@ -16,10 +16,55 @@ from torch import Tensor
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import RankTable
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
+
+
+def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
+    """Return each point's neighbours: every `dilation`-th of its k·dilation nearest points.
+
+    Exact, by Euclidean distance, on the CPU and on GPUs, without an N × N matrix; a point is its
+    own first neighbour. `python -m benchmarks.knn` compares it with other libraries.
+
+    Args:
+        x: points or features (N, C), or blocks of them (B, N, C), floating point and finite. No
+            gradient flows through a selection.
+        k: neighbours of a point.
+        dilation: 1 takes the k nearest.
+
+    Returns:
+        (N, k) or (B, N, k) int32, positions within the block, on x's device. Equal distances are
+        ordered by index. The order within a row is unspecified but deterministic.
+
+    Raises:
+        ConfigError: x has another shape or type or is not finite, or a block has too few points.
+
+    Example:
+        >>> line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
+        >>> knn(line, 2).sort().values.tolist()
+        [[0, 1], [0, 1], [1, 2], [2, 3]]
+
+    Reference:
+        Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
+    """
+    if x.dim() not in (2, 3) or not x.is_floating_point():
+        raise ConfigError(
+            f"knn: found x of shape {tuple(x.shape)} and type {x.dtype}, "
+            "expected (N, C) or (B, N, C) floating point."
+        )
+    if k < 1 or dilation < 1 or (k - 1) * dilation >= x.shape[-2]:
+        raise ConfigError(
+            f"knn: found k {k} and dilation {dilation} for {x.shape[-2]} points, expected both at "
+            f"least 1 and (k − 1)·dilation below the number of points."
+        )
+    if not x.isfinite().all():
+        raise ConfigError(f"knn: {int((~x.isfinite()).sum())} values of x are not finite.")
+    blocks = x if x.dim() == 3 else x.unsqueeze(0)
+    index = kernels.knn(blocks, range(0, (k - 1) * dilation + 1, dilation))
+    return index if x.dim() == 3 else index.squeeze(0)
 
 
 def draw_ranks(

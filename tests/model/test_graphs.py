@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
+import pipelines
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
@@ -127,3 +130,36 @@ def test_one_graph_is_the_fixed_one() -> None:
 def test_sharing_that_has_no_meaning_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(SMALL, **changes)
+
+
+@pytest.mark.parametrize(("k", "dilation"), [(1, 1), (16, 1), (4, 7), (300, 1)])
+@pytest.mark.parametrize("channels", [3, 17])
+def test_knn_finds_what_a_tree_finds(k: int, dilation: int, channels: int) -> None:
+    x = torch.randn(2, 300, channels, generator=torch.Generator().manual_seed(k))
+    found = pipelines.knn(x, k, dilation)
+    assert (found.shape, found.dtype) == ((2, 300, k), torch.int32)
+    for block, index in zip(x.double().numpy(), found, strict=True):
+        _, nearest = cKDTree(block).query(block, k=np.arange(1, (k - 1) * dilation + 2, dilation))
+        assert torch.equal(index.sort().values, torch.tensor(nearest).int().sort().values)
+    assert torch.equal(pipelines.knn(x[0], k, dilation), found[0])
+
+
+def test_knn_takes_equal_points_by_index() -> None:
+    x = torch.zeros(40, 3, requires_grad=True)
+    assert pipelines.knn(x, 3).tolist() == [[0, 1, 2]] * 40
+
+
+@pytest.mark.parametrize(
+    ("x", "k", "dilation", "message"),
+    [
+        (torch.zeros(5), 1, 1, r"shape \(5,\)"),
+        (torch.zeros(5, 3, dtype=torch.int64), 1, 1, "torch.int64"),
+        (torch.zeros(5, 3), 6, 1, "k 6 and dilation 1 for 5 points"),
+        (torch.zeros(5, 3), 3, 3, "dilation 3 for 5 points"),
+        (torch.zeros(5, 3), 0, 1, "k 0"),
+        (torch.full((5, 3), float("nan")), 2, 1, "15 values of x are not finite"),
+    ],
+)
+def test_knn_refuses(x: Tensor, k: int, dilation: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pipelines.knn(x, k, dilation)
