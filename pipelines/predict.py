@@ -15,7 +15,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -32,6 +32,7 @@ from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import named_run
 from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
 from pipelines.runtime.device import pick_device
+from pipelines.runtime.lock import hold_alone
 from pipelines.scans.colors import BLACK, GREY, fill_colors
 from pipelines.scans.frame import Frame, check_ground, left_out, outside
 from pipelines.scans.table import Labels, Scan, ScanOptions
@@ -108,7 +109,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):
         try:
-            results.append(_predict_one(config, networks, scan, out, progress))
+            with _alone(out, progress):
+                results.append(_predict_one(config, networks, scan, out, progress))
         except DatasetError as error:
             if len(scans) == 1:
                 raise
@@ -235,6 +237,19 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
                 "Only networks of the same classes label together."
             )
     return _Networks(tuple(weights), tuple(models), *palettes[0], config.votes)
+
+
+@contextmanager
+def _alone(out: Path, progress: Progress) -> Iterator[None]:
+    """Let no other process write the result `out` meanwhile; DatasetError: one does."""
+    lock = out.with_name(f".{out.name}.lock")
+    with ExitStack() as stack:
+        try:
+            held = hold_alone(lock, out, ", or give another --out.", progress)
+            stack.enter_context(held)
+        except OSError as error:
+            raise _not_writable(out, error) from error
+        yield
 
 
 def _predict_one(
@@ -449,13 +464,16 @@ def _check_writable(config: PredictConfig, out: Path, scan: Scan, networks: _Net
     try:
         try_writing(out, scan, networks.classes, colors, probabilities=probabilities)
     except OSError as error:
-        raise DatasetError(
-            f"{out}: cannot be written ({error.strerror or error}).\nGive another path with --out."
-        ) from error
+        raise _not_writable(out, error) from error
     except DatasetError as error:
         raise DatasetError(
             f"{error}\nNothing was labelled. Its labels may fit into another format: --format ply"
         ) from error
+
+
+def _not_writable(out: Path, error: OSError) -> DatasetError:
+    reason = error.strerror or error
+    return DatasetError(f"{out}: cannot be written ({reason}).\nGive another path with --out.")
 
 
 @contextmanager

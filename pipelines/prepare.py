@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ from pipelines.data.store import (
     write_manifest,
     write_rooms,
 )
+from pipelines.runtime.lock import hold_alone
 from pipelines.runtime.process import worker_pool
 from pipelines.scans.colors import BLACK
 from pipelines.scans.frame import left_out
@@ -65,6 +67,7 @@ READERS: dict[type, Any] = {
 }
 Entry = dict[str, Any]  # the manifest's record of a room, or {"failed": reason}
 PARTS = ".parts"
+LOCK = ".lock"
 EXPORTED = "pointnet_h5"  # the folder of the published form
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
 TEST_AREA = 5  # the default; the last area of data without it
@@ -102,7 +105,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     Raises:
         ConfigError: `config.data` cannot be a folder.
         DatasetError: there is no raw data, a room cannot be read (after all others were; not with
-            `allow_incomplete`), or the disk is full.
+            `allow_incomplete`), the disk is full, or another process prepares the same folder.
 
     >>> from pipelines.synth import SynthConfig, synth
     >>> building = synth(SynthConfig(Path("raw"), areas=2, rooms=1, density=50.0))
@@ -112,24 +115,15 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     start = time.monotonic()
     check_place(config.data, "--data", folder=True)
     dataset = _find_dataset(config, progress)
-    replaced = _check_store(config, dataset)
+    other = f", or give another folder: {command('prepare', '--data', 'DIR')}"
+    with _full_disk_explained(config), hold_alone(config.data / LOCK, config.data, other, progress):
+        return _prepare(config, dataset, start, progress)
+
+
+@contextmanager
+def _full_disk_explained(config: PrepareConfig) -> Iterator[None]:
     try:
-        entries, reused = _prepare_rooms(config, dataset, progress)
-        failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
-        if failed and not config.allow_incomplete:
-            _refuse(failed, len(entries) - len(failed), progress)
-        good = [entry for entry in entries.values() if "failed" not in entry]
-        if replaced and good:  # all rooms have parts: a stop from here on loses nothing
-            (config.data / MANIFEST).unlink()
-            remove_areas(config.data)
-            shutil.rmtree(config.data / EXPORTED, ignore_errors=True)
-        store = _complete(config, dataset, good, failed, progress)
-        found = statistics.of_store(store, progress)
-        exported = None
-        if config.export:
-            with progress.task("Exporting blocks", len(store.rooms()), unit="rooms") as task:
-                out = config.data / EXPORTED
-                exported = export_pointnet_h5(store, out, seed=config.seed, done=task.advance)
+        yield
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -137,6 +131,28 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
             f"{config.data}: the disk is full ({os.strerror(error.errno)}).\n"
             "Finished rooms are kept: free some space and run the same command again."
         ) from error
+
+
+def _prepare(
+    config: PrepareConfig, dataset: Dataset, start: float, progress: Progress
+) -> PrepareResult:
+    replaced = _check_store(config, dataset)
+    entries, reused = _prepare_rooms(config, dataset, progress)
+    failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
+    if failed and not config.allow_incomplete:
+        _refuse(failed, len(entries) - len(failed), progress)
+    good = [entry for entry in entries.values() if "failed" not in entry]
+    if replaced and good:  # all rooms have parts: a stop from here on loses nothing
+        (config.data / MANIFEST).unlink()
+        remove_areas(config.data)
+        shutil.rmtree(config.data / EXPORTED, ignore_errors=True)
+    store = _complete(config, dataset, good, failed, progress)
+    found = statistics.of_store(store, progress)
+    exported = None
+    if config.export:
+        with progress.task("Exporting blocks", len(store.rooms()), unit="rooms") as task:
+            out = config.data / EXPORTED
+            exported = export_pointnet_h5(store, out, seed=config.seed, done=task.advance)
     rooms = store.rooms()
     return PrepareResult(
         data=config.data,

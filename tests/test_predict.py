@@ -33,6 +33,7 @@ from pipelines.predict import (
 )
 from pipelines.progress import Progress, Task
 from pipelines.runs.directory import Run
+from pipelines.runtime.lock import hold_alone
 from pipelines.scans import Labels, open_scan, write_labelled
 from pipelines.scans.ply import write_points
 from pipelines.weights.published import Hints, build_released
@@ -776,3 +777,14 @@ def test_a_file_s_name_is_no_folder_for_two_scans(scan: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match=r"both\.ply: found the name of a file for several"):
         predict(PredictConfig(scans=(scan, other), out=tmp_path / "both.ply"))
     assert not (tmp_path / "both.ply").exists()
+
+
+def test_two_at_once_for_one_result(scan: Path, trained: Run) -> None:
+    out = scan.with_name("result.ply")
+    with (
+        hold_alone(out.with_name(".result.ply.lock"), out, "."),
+        pytest.raises(DatasetError, match=r"result\.ply: another process is writing it \(process "),
+    ):
+        label(scan, trained, out=out)
+    label(scan, trained, out=out)
+    assert sorted(path.name for path in scan.parent.iterdir()) == ["result.ply", "scan.ply"]

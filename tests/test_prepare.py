@@ -24,6 +24,7 @@ from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from pipelines.prepare import prepare
 from pipelines.progress import Progress
+from pipelines.runtime.lock import hold_alone
 from tests.raw_tree import (
     ALIGNED,
     NON_ALIGNED,
@@ -475,3 +476,16 @@ def test_a_point_far_off_stops_its_room_alone(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"office_36: found an extent of 1e\+06 × 1e\+06"):
         run(raw, tmp_path / "data")
     assert list(run(raw, tmp_path / "data", allow_incomplete=True).failed) == ["Area_5/office_36"]
+
+
+def test_two_at_once_on_one_folder(tmp_path: Path) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    with (
+        hold_alone(data / ".lock", data, "."),
+        pytest.raises(
+            DatasetError, match=rf"data: another .*\(process {os.getpid()} on .*\n.*--data"
+        ),
+    ):
+        prepare(PrepareConfig(raw=raw, data=data, workers=1))
+    prepare(PrepareConfig(raw=raw, data=data, workers=1))
+    assert not [path for path in data.iterdir() if path.name.startswith(".")]

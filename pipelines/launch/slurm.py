@@ -23,7 +23,7 @@ from typing import Any
 from pipelines.config.options import Bounds
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
-from pipelines.runs.lock import hold_lock
+from pipelines.runtime.lock import hold_lock
 from pipelines.runtime.process import module_path
 
 from . import Job, Names, Updates

@@ -29,11 +29,12 @@ from pipelines.errors import ConfigError, DeepGCNError, RunError
 from pipelines.files import atomic_write
 from pipelines.model.presets import published_as
 from pipelines.progress import SILENT, Progress
+from pipelines.runtime.lock import hold_lock
 from pipelines.serialization import csv_cell
 
 from .annotations import read_note, read_tags
 from .directory import CHANGING, CONFIG, ENVIRONMENT, STATUS_TYPES, TRASH, Run, is_folder
-from .lock import hold_lock, is_locked, is_on_network
+from .lock import is_locked, is_on_network
 from .query import COLUMNS, parse_columns, parse_sort, parse_where
 
 if TYPE_CHECKING:

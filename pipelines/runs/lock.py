@@ -1,26 +1,16 @@
-"""Locks between processes, and which file systems are on a network."""
+"""The lock of a run, and which file systems are on a network."""
 
 from __future__ import annotations
 
-import errno
-import os
-import platform
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from pipelines.errors import RunError
 from pipelines.files import naming
-
-try:
-    import fcntl
-except ImportError:  # not a POSIX system: no locks
-    fcntl = None  # type: ignore[assignment]
+from pipelines.runtime.lock import acquire, hold_lock, this_process
 
 LOCK = ".lock"
-HELD = (errno.EWOULDBLOCK, errno.EACCES)
 MOUNTS = Path("/proc/self/mounts")
 # SQLite's write-ahead log needs memory that its users share, so all must be on one machine.
 NETWORK_FILE_SYSTEMS = {
@@ -45,14 +35,14 @@ def lock_run(path: Path) -> Iterator[None]:
                 "Wait for it, stop it, or start another run: deepgcn train"
             )
         with naming(file):
-            file.write_text(f"{_this_process()}\n", encoding="utf-8")
+            file.write_text(f"{this_process()}\n", encoding="utf-8")
         yield
 
 
 def was_locked_here(path: Path) -> bool:
     """Return whether this process was the last to hold the lock of the run directory `path`."""
     try:
-        return (path / LOCK).read_text(encoding="utf-8").strip() == _this_process()
+        return (path / LOCK).read_text(encoding="utf-8").strip() == this_process()
     except OSError:
         return False
 
@@ -61,35 +51,9 @@ def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of the run directory `path`."""
     try:
         with (path / LOCK).open(encoding="utf-8") as file:
-            return not _acquire(file, shared=True)
+            return acquire(file, shared=True) is False
     except (FileNotFoundError, PermissionError):  # another user's run: rely on its status
         return False
-
-
-@contextmanager
-def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file, created if missing; yield False if others held it for `seconds`."""
-    with path.open("a", encoding="utf-8") as file:
-        end = time.monotonic() + seconds
-        while not (held := _acquire(file, shared=shared)) and time.monotonic() < end:
-            time.sleep(0.01)
-        yield held
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {platform.node()}"
-
-
-def _acquire(file: IO[str], *, shared: bool = False) -> bool:
-    """Take the lock, shared or exclusive, until `file` is closed; False: another process has it."""
-    if fcntl is None:
-        return True
-    try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        # On a file system without locks (ENOLCK, ENOTSUP) training must work, too.
-        return error.errno not in HELD
-    return True
 
 
 def is_on_network(folder: Path, mounts: Path = MOUNTS) -> bool:

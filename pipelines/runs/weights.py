@@ -15,13 +15,14 @@ from pipelines.errors import RunError, WeightsError, did_you_mean
 from pipelines.files import sha256_of
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress
+from pipelines.runtime.lock import hold_lock
 from pipelines.weights import catalogue
 from pipelines.weights.catalogue import Entry
 from pipelines.weights.provenance import history, provenance
 from pipelines.weights.safetensors import load_weights, read_metadata
 
 from .directory import CONFIG, Run, find_runs, latest_finished, open_run
-from .lock import LOCK, hold_lock
+from .lock import LOCK
 
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
 

@@ -1,0 +1,106 @@
+"""Locks between processes: one file, held by one process, which names itself in it.
+
+The system drops a lock when its process ends, however it ends, so none is ever stale.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from pipelines.errors import DatasetError
+from pipelines.progress import SILENT, Progress
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: no locks
+    fcntl = None  # type: ignore[assignment]
+
+HELD = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+@contextmanager
+def hold_alone(
+    path: Path, target: Path, advice: str, progress: Progress = SILENT
+) -> Iterator[None]:
+    """Hold the lock file `path` within a `with` block that writes `target`, and then remove it.
+
+    Where the file system has no locks, that is said, and the block runs all the same.
+
+    Raises:
+        DatasetError: another process holds it, which the error names; it ends with `advice`.
+        OSError: the file cannot be created.
+    """
+    made = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _opened(path) as file:
+        held = acquire(file)
+        if held is False:
+            holder = file.read().strip() or "it has not said which"
+            raise DatasetError(
+                f"{target}: another process is writing it ({holder}).\n"
+                f"Wait until it has finished{advice}"
+            )
+        if held is None:
+            progress.say(f"{path.parent}: found no locks there; run one command at a time in it.")
+        with suppress(OSError):  # a full disk: the lock holds without a name
+            file.truncate(0)
+            file.write(f"{this_process()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # a file that stays behind hinders nobody
+                path.unlink()  # while it is held: who waits for it opens a new one
+                if made:
+                    path.parent.rmdir()  # unless something was written
+
+
+@contextmanager
+def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
+    """Hold a lock on a file, created if missing; yield False if others held it for `seconds`."""
+    with path.open("a", encoding="utf-8") as file:
+        end = time.monotonic() + seconds
+        while (held := acquire(file, shared=shared)) is False and time.monotonic() < end:
+            time.sleep(0.01)
+        yield held is not False
+
+
+def acquire(file: IO[str], *, shared: bool = False) -> bool | None:
+    """Take the lock of an open file until it is closed.
+
+    False: another process has it. None: the file system, or the computer, has no locks (as with
+    ENOLCK and ENOTSUP).
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in HELD else None
+    return True
+
+
+def this_process() -> str:
+    """Return what a lock file says of its holder: process 7 on mine."""
+    return f"process {os.getpid()} on {platform.node()}"
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """Open a file that is in place once it is locked: its last holder may have removed it."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            acquire(file)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    file.seek(0)
+                    yield file
+                    return

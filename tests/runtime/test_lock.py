@@ -1,0 +1,86 @@
+"""One process writes a target, the other says which; nobody is hindered by what it leaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipelines.errors import DatasetError
+from pipelines.progress import Progress
+from pipelines.runtime import lock
+from pipelines.runtime.lock import hold_alone
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from pipelines.runtime.lock import hold_alone
+lock = Path(sys.argv[1])
+with hold_alone(lock, lock.parent, "."):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+class Ears(Progress):
+    """Remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@contextmanager
+def another(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold a lock; it is killed in the end."""
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "out" / ".lock"
+    named = r"out: another process is writing it \(process {} on .+, since 20..-.*\)\.\nWait .*\.$"
+    with another(path) as holder:
+        with (
+            pytest.raises(DatasetError, match=named.format(holder.pid)),
+            hold_alone(path, path.parent, "."),
+        ):
+            pytest.fail("the lock was given twice")
+        assert path.is_file()
+    assert path.is_file(), "it was killed, so it could not remove the file"
+    with hold_alone(path, path.parent, "."):
+        assert path.read_text().startswith(f"process {os.getpid()} on ")
+        assert path.read_text().count("process") == 1
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path: Path) -> None:
+    with hold_alone(tmp_path / "new" / ".lock", tmp_path / "new", "."):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
+    ears, done = Ears(), False
+    with hold_alone(tmp_path / ".lock", tmp_path, ".", ears):
+        done = True
+    assert done
+    assert ears.said == [f"{tmp_path}: found no locks there; run one command at a time in it."]
