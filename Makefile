@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-fast slurm-test lint types check env clean
+.PHONY: demo test test-fast soak slurm-test lint types check env clean
 
 demo: $(VENV)/.installed
 	$(BIN)/deepgcn demo
@@ -18,6 +18,12 @@ test: env
 test-fast: env
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not alone and not slow"
 	$(BIN)/python -m pytest -m "alone and not slow"
+
+# Kills and starves commands for so many minutes, and compares what they then make (Linux).
+MINUTES ?= 10
+SEED ?= 0
+soak: env
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out soak.jsonl
 
 # Starts a SLURM of one node and gives it jobs; needs root, and apt-get where SLURM is not installed.
 slurm-test: env

@@ -1,0 +1,1 @@
+"""Commands that are killed, stopped, and short of disk, thousands of times: `make soak`."""

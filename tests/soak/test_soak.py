@@ -1,0 +1,43 @@
+"""A few faults of the harness, always the same ones: what it finds at length, `make soak` finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Each a work and a fault: kills at and between points, a signal, a disk that fails or fills up.
+CASES = [
+    ("prepare-folder", "KILL:main:9:after"),
+    ("prepare-folder", "ENOSPC:write:7"),
+    ("predict", "KILL:main:20:before"),
+    ("predict", "TERM:main:12:after"),
+    ("runs-rm", "KILL:main:2:after"),
+    ("weights-import", "FSIZE:100000"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_a_short_soak(tmp_path: Path) -> None:
+    cases = tmp_path / "cases.txt"
+    cases.write_text("".join(f"{work} {fault}\n" for work, fault in CASES))
+    command = [sys.executable, "-m", "tests.soak", "--list", str(cases)]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "soak.jsonl")],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = [json.loads(line) for line in (tmp_path / "soak.jsonl").read_text().splitlines()]
+    assert [(each["work"], each["fault"]) for each in found] == CASES
+    if "LD_PRELOAD" not in os.environ:
+        assert all(each["disturbed"] for each in found if each["fault"].startswith("KILL"))
