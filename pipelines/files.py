@@ -6,15 +6,18 @@ import errno
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
 
 UNFINISHED = ".part"
+ZIP_HEADER = 30  # bytes before an entry's name and content
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -77,6 +80,32 @@ def check_place(path: Path, flag: str, *, folder: bool = False) -> None:
     if not there.is_dir():
         found = "a file" if there == path else f"the file {there}"
         raise ConfigError(f"{flag} {path}: found {found}, expected a folder.\nGive another path.")
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file is a zip, perhaps a damaged one.
+
+    >>> is_zip(Path("."))
+    False
+    """
+    try:
+        return zipfile.is_zipfile(path)
+    except (zipfile.BadZipFile, ValueError):  # as of one on several disks
+        return True
+
+
+def check_apart(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile if entries share bytes: a few kilobytes can stand for petabytes so.
+
+    >>> with zipfile.ZipFile("a.zip", "w") as archive:
+    ...     archive.writestr("a.txt", "1")
+    ...     check_apart(archive)
+    """
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    for entry, behind in pairwise(entries):
+        size = ZIP_HEADER + len(entry.filename) + entry.compress_size
+        if entry.header_offset + size > behind.header_offset:
+            raise zipfile.BadZipFile(f"{entry.filename!r:.80} and {behind.filename!r:.80} overlap")
 
 
 def remove_unfinished(folder: Path, name: str | None = None) -> None:

@@ -26,6 +26,7 @@ from pipelines.metrics import Scores
 from pipelines.serialization import csv_cell
 
 from .latex import latex_table
+from .policy import page_policy
 
 DAGGER = "†"
 NONE = "–"  # in place of a missing value
@@ -184,7 +185,12 @@ def render_page(template: str, title: str, pictures: Sequence[Path] = (), **valu
         if not data.startswith(b"\x89PNG\r\n\x1a\n"):
             raise RunError(f"{path}: found no PNG file, expected one. Draw it again: deepgcn eval")
         found.append((path.stem.replace("_", " "), data_uri("image/png", data)))
-    return _environment().get_template(template).render(title=title, pictures=found, **values)
+    environment = _environment()
+    script = environment.get_template("report.js").render()
+    page = environment.get_template(template)
+    return page.render(
+        title=title, pictures=found, script=script, policy=page_policy(script), **values
+    )
 
 
 def data_uri(kind: str, data: bytes) -> str:

@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.files import atomic_write
+from pipelines.files import atomic_write, check_apart
 
 from . import table
 from .columns import COLUMN_NAMES, given_roles, guessed_roles
@@ -62,6 +62,7 @@ def read_npz(path: Path, options: ScanOptions) -> Scan:
     """Open an NPZ file; its arrays are unpacked into a spool."""
     try:
         with zipfile.ZipFile(path) as archive:
+            check_apart(archive)
             stored = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
             def unpacked(name: str, least: int) -> np.ndarray:

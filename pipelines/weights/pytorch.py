@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import WeightsError
+from pipelines.files import is_zip
 
 SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
 STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainers save weights
@@ -71,12 +72,12 @@ def _check_numbers(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _check_sizes(path: Path) -> None:
     """Refuse an archive whose entries are larger than it is: torch.save compresses nothing."""
-    if not zipfile.is_zipfile(path):
+    if not is_zip(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
             total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
         raise WeightsError(f"{path}: cannot be read as a PyTorch file: {error}.") from error
     if total > path.stat().st_size:
         raise WeightsError(

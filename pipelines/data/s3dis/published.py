@@ -35,7 +35,16 @@ from pipelines.files import atomic_text, atomic_write
 from pipelines.progress import Progress
 
 from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
-from .raw import LARGEST_FILE, READ_ERRORS, RawFile, RoomFiles, natural, open_zip, opened
+from .raw import (
+    LARGEST_FILE,
+    READ_ERRORS,
+    RawFile,
+    RoomFiles,
+    check_ratio,
+    natural,
+    open_zip,
+    opened,
+)
 from .rooms import RoomNotes
 
 FILES, ROOMS = "all_files.txt", "room_filelist.txt"
@@ -127,6 +136,8 @@ def find_published(path: Path) -> PublishedDataset | None:
             for name, e in entries.items()
             if name.startswith(root) and name.endswith(".h5") and "/" not in name[len(root) :]
         }
+        for name, file in files.items():
+            check_ratio(path, file, entries[root + name].compress_size)
         source, folder, names = path, path, list(entries)
     else:
         return None

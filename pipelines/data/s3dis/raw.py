@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from pipelines.errors import DatasetError, command
+from pipelines.files import check_apart, is_zip
 
 from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 
@@ -27,6 +28,8 @@ with suppress(ImportError):  # no wheel for this platform
     from isal import isal_zlib as inflate
 
 LARGEST_FILE = 1 << 33  # bytes of one text file; the largest of S3DIS has about 400 MB
+LARGEST_RATIO = 100  # of a text to what it is packed in; coordinates and colours pack to a quarter
+SMALL = 1 << 20  # bytes of a text that may pack better
 LARGEST_TABLE = 1 << 20  # bytes of a table of angles; those of S3DIS have 2 kB
 HEADER_LINES = 2  # of such a table
 _ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)/(?P<rest>.+\.txt)")
@@ -130,9 +133,12 @@ def open_entry(archive: zipfile.ZipFile, name: str) -> BinaryIO:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip whose entries share no bytes; DatasetError: it is damaged or of a later kind."""
     try:
-        return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+        archive = zipfile.ZipFile(path)
+        check_apart(archive)
+        return archive
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         size = path.stat().st_size if path.exists() else 0
         raise DatasetError(
             f"{path}: found {size:,} bytes that are no complete zip ({error}).\n"
@@ -191,14 +197,14 @@ def _datasets(path: Path) -> list[RawDataset]:
     """Return the data sets in a zip, or in a folder or up to two levels below it."""
     if path.is_dir():
         return _folder_datasets(path, depth=2)
-    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+    if path.suffix.lower() != ".zip" and not is_zip(path):
         raise DatasetError(f"{path}: found a file that is no zip, expected a folder or a zip.")
     with open_zip(path) as archive:
         entries = archive.infolist()
     files: dict[str, RawFile] = {}
     for entry in entries:
         file = RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}")
-        _check_entry(path, file)
+        _check_entry(path, file, entry.compress_size)
         if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
             raise DatasetError(
                 f"{path}: found the entry {file.name} twice with different content, expected each "
@@ -207,7 +213,7 @@ def _datasets(path: Path) -> list[RawDataset]:
     return _group(path, files.values())
 
 
-def _check_entry(path: Path, file: RawFile) -> None:
+def _check_entry(path: Path, file: RawFile, packed: int) -> None:
     """Refuse unsafe paths, and files larger than any of S3DIS."""
     first, *others = file.name.split("/")
     if ".." in (first, *others) or "." in others or file.name.startswith(("/", "\\")):
@@ -219,6 +225,18 @@ def _check_entry(path: Path, file: RawFile) -> None:
         raise DatasetError(
             f"{path}: {file.name} declares {file.size:,} bytes, "
             f"expected at most {LARGEST_FILE:,} for one object."
+        )
+    if file.name.endswith(".txt"):
+        check_ratio(path, file, packed)
+
+
+def check_ratio(path: Path, file: RawFile, packed: int) -> None:
+    """Refuse a file of points that is far larger than the bytes it is packed in."""
+    if file.size > max(SMALL, LARGEST_RATIO * packed):
+        raise DatasetError(
+            f"{path}: {file.name} declares {file.size:,} bytes, packed in {packed:,}, expected at "
+            f"most {LARGEST_RATIO} times as many: points do not pack so well.\n"
+            "Pack or download the archive again."
         )
 
 

@@ -13,6 +13,7 @@ import json
 import re
 import warnings
 import zipfile
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -34,6 +35,9 @@ FORMAT = 2  # of the cache; raised whenever a model is read in another way
 CATALOGUE = "PluginFurnitureCatalog.properties"
 CELL = 0.008  # m: vertices of a model that are nearer to each other become one
 TRIANGLES = 1500  # of a model; the cells grow until it has no more
+_BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError),
+)
 LARGEST = 64 << 20  # bytes of one file of a library
 WHOLE = 2 << 30  # bytes of all of them
 PIXELS = 1 << 25  # of a texture
@@ -210,7 +214,7 @@ def _load(path: Path, key: str, progress: Progress) -> list[Model]:
     cached = Path(pooch.os_cache("deepgcn")) / "furniture" / f"{key}-{FORMAT}.npz"
     try:
         return _read_cached(cached)
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except (OSError, KeyError, TypeError, *_BAD_ARCHIVE):
         models = read_library(path, progress)
     try:
         _write_cached(cached, models)
@@ -261,7 +265,7 @@ def read_library(path: Path, progress: Progress = SILENT) -> list[Model]:
                     models += [_read_model(archive, entry, label, licence)] if label else []
                 except Exception:  # a file of a stranger, read by a parser that trusts it
                     broken += 1
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, *_BAD_ARCHIVE) as error:
         raise ConfigError(
             f"{path}: found {error}, expected a furniture library: a zip file with {CATALOGUE}."
         ) from None

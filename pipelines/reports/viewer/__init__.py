@@ -24,10 +24,12 @@ from markupsafe import Markup
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text
 from pipelines.metrics import confusion, scores
+from pipelines.reports.policy import page_policy
 
 MAX_POINTS = 1_000_000  # shown; about 16 bytes each in the file before deflation
 NO_CLASS = 255
 HERE = Path(__file__).parent
+SCRIPTS = ("three.min.js", "page.points.js", "page.scene.js", "page.js")
 
 # Thirteen colours that stay apart (CIE76 ΔE ≥ 22) in normal vision and in full protanopia and
 # deuteranopia as simulated by Machado, Oliveira and Fernandes (2009); those of S3DIS do not
@@ -112,7 +114,16 @@ def write_viewer(
         """Return one of the page's own files, not to be escaped."""
         return Markup((HERE / name).read_text(encoding="utf-8"))
 
-    atomic_text(path, page.render(title=title, content=content, points=points, source=source))
+    scripts = [source(name) for name in SCRIPTS]
+    text = page.render(
+        title=title,
+        content=content,
+        points=points,
+        source=source,
+        scripts=scripts,
+        policy=page_policy(*scripts),
+    )
+    atomic_text(path, text)
 
 
 def _legend(
