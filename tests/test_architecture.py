@@ -276,6 +276,22 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.parametrize("module", ["pipelines.predict", "pipelines.train", "pipelines.evaluate"])
+def test_a_stage_imports_within_its_budget(module: str) -> None:
+    """At most as much again as PyTorch alone: the best of three, of the same imports."""
+
+    def microseconds() -> tuple[int, int]:
+        command = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        cells = [line.split("|") for line in lines.splitlines() if line.count("|") == 2]
+        total = {name.strip(): int(spent) for _, spent, name in cells if spent.strip().isdigit()}
+        return total[module], total["torch"]
+
+    measured = [microseconds() for _ in range(3)]
+    assert min(whole - torch for whole, torch in measured) < min(torch for _, torch in measured)
+
+
+@pytest.mark.alone
 def test_help_is_shown_within_half_a_second() -> None:
     def seconds() -> float:
         start = time.perf_counter()

@@ -90,10 +90,6 @@ class ModelConfig:
         if self.knn == "fixed" and (self.knn_every, self.knn_until) != (1, None):
             flag = "--knn-every" if self.knn_every != 1 else "--knn-until"
             raise ConfigError(f"{flag}: with --knn fixed all layers share the first graph already.")
-        if self.knn_until is not None and self.knn_until > self.depth:
-            raise ConfigError(
-                f"--knn-until: found {self.knn_until}, but the network has {self.depth} layers."
-            )
 
     @classmethod
     def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
@@ -124,7 +120,7 @@ class ModelConfig:
         if self.knn == "fixed":
             return "fixed k-NN"
         every = f" every {self.knn_every}" if self.knn_every > 1 else ""
-        until = f" until {self.knn_until}" if self.knn_until else ""
+        until = f" until {self.knn_until}" if (self.knn_until or self.depth) < self.depth else ""
         return f"k-NN{every}{until}" if every or until else ""
 
     def label_with(self, block_size: float) -> str:

@@ -52,7 +52,7 @@ def forward_flop(model: ModelConfig, points: int) -> float:
         >>> f"{forward_flop(ModelConfig(), 4096):.3g}"  # ResGCN-28
         '8.36e+10'
     """
-    return round(_figures(_small(model), _multiplied)(model.depth, points)[0])
+    return round(_counted(model, _multiplied)(model.depth, points)[0])
 
 
 def step_flop(model: ModelConfig, points: int) -> float:
@@ -62,7 +62,7 @@ def step_flop(model: ModelConfig, points: int) -> float:
         >>> step_flop(ModelConfig(), 4096) > 2 * forward_flop(ModelConfig(), 4096)
         False
     """
-    return round(_figures(_small(model), _multiplied)(model.depth, points)[1])
+    return round(_counted(model, _multiplied)(model.depth, points)[1])
 
 
 def search_flop(channels: int, points: int) -> float:
@@ -87,7 +87,7 @@ def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, floa
     """
     if not depth:
         return 0.0, 0.0
-    kept = _figures(_small(model), _saved, device, kernels.forced())
+    kept = _counted(model, _saved, device, kernels.forced())
     # What a network without points keeps does not grow with them.
     (backbone, head), (fixed_backbone, fixed_head) = kept(depth, 1), kept(depth, 0)
     return backbone - fixed_backbone, head - fixed_head
@@ -95,7 +95,32 @@ def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, floa
 
 def _small(model: ModelConfig) -> ModelConfig:
     """Return the smallest network like `model`, whose figures hold for every depth."""
-    return dataclasses.replace(model, depth=DEPTHS[0], dilation=False, epsilon=0.0)
+    return dataclasses.replace(
+        model, depth=DEPTHS[0], dilation=False, epsilon=0.0, knn_every=1, knn_until=None
+    )
+
+
+def _counted(
+    model: ModelConfig, measure: Callable[..., tuple[int, int]], *setting: str | None
+) -> Figures:
+    """Return two figures of networks like `model` as a function of depth and points."""
+    each = _figures(_small(model), measure, *setting)  # each layer has a graph of its own
+    if model.knn == "fixed" or not model.sharing:
+        return each
+    one = _figures(dataclasses.replace(_small(model), knn="fixed"), measure, *setting)
+
+    def figures(depth: int, points: int) -> tuple[float, float]:
+        first, second = one(depth, points)
+        for layer in {*dataclasses.replace(model, depth=depth).graph_layers()} - {0}:
+            ends = layer + 1, layer
+            # What its graph costs: a network that ends with this layer, less one that ends before.
+            after, before = (zip(each(n, points), one(n, points), strict=True) for n in ends)
+            gaps = [a - b for a, b in after], [a - b for a, b in before]
+            first += gaps[0][0] - gaps[1][0]
+            second += gaps[0][1] - gaps[1][1]
+        return first, second
+
+    return figures
 
 
 @functools.lru_cache(maxsize=256)

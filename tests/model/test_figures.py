@@ -18,6 +18,18 @@ def test_the_floor_of_the_reference_network() -> None:
     assert forward_flop(ModelConfig(), 4096) == pytest.approx(85e9, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    "sharing", [{"knn_every": 2}, {"knn_every": 3, "knn_until": 5}, {"knn_until": 2}]
+)
+@pytest.mark.parametrize("arch", ["resgcn", "densegcn"])
+def test_the_floor_counts_shared_graphs_once(arch: str, sharing: dict[str, int]) -> None:
+    config = ModelConfig.published(arch, 7, k=5, width=16, fusion_channels=32, **sharing)
+    network, features = DeepGCN(config).train(), torch.rand(1, 64, 9)
+    with kernels.use("reference"), FlopCounterMode(display=False, custom_mapping=ADDED) as step:
+        network(features).sum().backward()
+    assert step.get_total_flops() == step_flop(config, 64)
+
+
 @pytest.mark.parametrize("knn", ["dynamic", "fixed"])
 @pytest.mark.parametrize(
     ("arch", "conv"),

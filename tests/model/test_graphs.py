@@ -123,7 +123,6 @@ def test_one_graph_is_the_fixed_one() -> None:
     [
         ({"knn": "fixed", "knn_every": 2}, "--knn-every: with --knn fixed"),
         ({"knn": "fixed", "knn_until": 2}, "--knn-until: with --knn fixed"),
-        ({"knn_until": 5}, "--knn-until: found 5, but the network has 4 layers"),
         ({"knn_every": 0}, "--knn-every"),
     ],
 )
