@@ -410,7 +410,7 @@ def _complete(
         classes=dataset.classes,
         class_colors=dataset.class_colors,
         test_area=_test_area(config, dataset),
-        source=str(dataset.source / dataset.root),
+        source=str((dataset.source / dataset.root).absolute()),  # so it is the same from anywhere
         rotated=dataset.rotated,
         frame=dataset.frame,
         published_rooms=dataset.published,

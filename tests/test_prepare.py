@@ -36,6 +36,7 @@ from tests.raw_tree import (
     write_zip,
 )
 from tests.small_disk import on_a_small_disk
+from tests.tiny_store import write_tiny_store
 
 
 class Ears(Progress):
@@ -260,6 +261,30 @@ def test_a_store_of_other_data_is_replaced_only_when_asked(tmp_path: Path) -> No
         "manifest.json",
     ]
     assert class_points(data) == {"door": 14}
+
+
+def test_other_data_under_the_same_name_is_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    for where, points in (("here", 9), ("there", 7)):
+        write_tree(
+            tmp_path / where / "raw", {"Area_1/hall_1/Annotations/wall_1.txt": box(points, 1)}
+        )
+    monkeypatch.chdir(tmp_path / "here")
+    run(Path("raw"), data)
+    monkeypatch.chdir(tmp_path / "there")
+    with pytest.raises(DatasetError, match=r"here/raw \(1 rooms\), asked for raw; nothing was"):
+        run(Path("raw"), data)
+    assert class_points(data) == {"wall": 9}
+
+
+def test_a_store_of_unknown_origin_is_not_replaced(tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "data")
+    raw = write_tree(tmp_path / "raw", {"Area_1/hall_1/Annotations/wall_1.txt": box(9, 1)})
+    with pytest.raises(DatasetError, match=r"data of an unknown source \(7 rooms\)"):
+        run(raw, store.path)
+    assert Store.open(store.path).fingerprint == store.fingerprint
 
 
 def test_moved_data_is_the_same(tmp_path: Path) -> None:

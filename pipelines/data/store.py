@@ -210,8 +210,9 @@ def stored_source(data: Path) -> Path | None:
     """Return what the store in a folder was made from, whatever its version; None: no store."""
     try:
         manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-        return Path(manifest["source"]) if manifest["schema"] == SCHEMA else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        source = manifest.get("source", "an unknown source")  # made from Python
+        return Path(source) if manifest["schema"] == SCHEMA else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
