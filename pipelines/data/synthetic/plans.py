@@ -58,7 +58,7 @@ def draw_plan(size: Size, rng: np.random.Generator) -> Plan:
         return _cut(size, rng)
     if form == "two" and max(width, depth) > 4.6:
         return _divide(whole, rng)
-    if form == "slope":
+    if form == "slope" and width > 1.7:  # a narrower room has no place for it
         low, run = rng.uniform(0.9, 1.8), rng.uniform(1.0, min(2.5, width * 0.6))
         under = (
             Opening(0, 0.0, low - 0.1, run, height),

@@ -9,6 +9,7 @@ from pipelines.data.s3dis import CLASSES
 from pipelines.data.synthetic import plan_room, room, scan_room
 from pipelines.data.synthetic.laser import Points
 from pipelines.data.synthetic.plans import draw_plan
+from pipelines.data.synthetic.rooms import KINDS, SIZES
 from pipelines.data.synthetic.variety import vary
 
 SIZE = (5.0, 4.0, 2.6)
@@ -28,6 +29,13 @@ def test_floors_fill_what_the_walls_enclose(seed):
     ]
     assert shoelace == pytest.approx(areas[0]), "they go around to the left"
     assert sum(areas) == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_smallest_room_of_each_kind_has_a_plan(kind):
+    least = tuple(SIZES[kind][row][0] for row in ("width", "depth", "height"))
+    plans = [draw_plan(least, np.random.default_rng(seed)) for seed in range(100)]
+    assert all(plan.slope is None or plan.slope[1] < least[0] for plan in plans)
 
 
 def test_a_part_of_a_turned_room_keeps_its_shape_and_its_owners():
