@@ -239,7 +239,7 @@ def _score(
     baseline = None if bands is None else scores(bands, classes, absent_as=options.absent)
     values = score_record(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, counts, found, baseline, values)
-    history = [each for each in run.metrics() if each["event"] == "epoch"] if run else []
+    history = [each for each in run.metrics() if each.get("event") == "epoch"] if run else []
     with changing(run) if run else nullcontext():
         files = write_scores(folder, report, options, counts.failures, counts.pictures, history)
     name, where = evaluation.name, run.path if run else evaluation.folder

@@ -288,6 +288,7 @@ def _predict_one(
         pos[stray] = np.nan  # a page that holds them shows the scan as a dot
         page = out.with_suffix(".html" if config.view else ".png")
         with _kept_if_unwritten(page, found, progress):
+            remove_unfinished(page.parent, page.name)
             _show(config, networks, path, out, pos + frame.origin, color, labels)
     shutil.rmtree(found.folder, ignore_errors=True)
     counts = np.bincount(labels.label, minlength=256).tolist()

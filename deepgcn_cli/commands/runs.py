@@ -23,7 +23,7 @@ from pipelines.errors import RunError, command
 from pipelines.progress import Progress, counted
 from pipelines.runs import annotations as marks
 from pipelines.runs import index
-from pipelines.runs.directory import TRASH, Run, named_run
+from pipelines.runs.directory import CONFIG, TRASH, Run, named_run
 from pipelines.runs.query import SCORES, parse_columns
 from pipelines.serialization import to_plain
 
@@ -310,7 +310,8 @@ def remove_runs(
         return _empty(runs, yes=yes)
     if not names and where is None:
         raise typer.BadParameter("found no runs, expected names or --where.")
-    chosen = [named_run(name, runs) for name in names]
+    left = [name for name in names if not _is_in_trash(name, runs)]
+    chosen = [named_run(name, runs) for name in left or names]
     if where is not None:
         lines = index.query(runs, where=where, columns=("name",), progress=open_progress())
         chosen += [Run(runs / name) for (name,) in lines]
@@ -322,7 +323,14 @@ def remove_runs(
     moved = {str(run.path): str(path) for run, path in zip(found, targets, strict=True)}
     if not moved:
         return Answer(moved, [f"{runs}: no runs fulfil {where!r}."])
-    return Answer(moved, [f"{source} → {target}" for source, target in moved.items()])
+    before = [f"{name}: was in the trash" for name in names if left and name not in left]
+    return Answer(moved, [*before, *(f"{source} → {target}" for source, target in moved.items())])
+
+
+def _is_in_trash(name: Path, runs: Path) -> bool:
+    """Return whether an `rm` that was stopped before it had moved all runs has moved this one."""
+    there = (runs / name / CONFIG).is_file() or (name / CONFIG).is_file()
+    return not there and (runs / TRASH / name.name / CONFIG).is_file()
 
 
 def _empty(folder: Path, *, yes: bool) -> Answer:

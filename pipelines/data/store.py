@@ -15,10 +15,10 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
 from pipelines.files import atomic_json
 from pipelines.scans.frame import check_ground, locate, outside
+from pipelines.serialization import fits
 
 from .blocks import Grid, grid_sort
 from .hdf5 import atomic_hdf5, open_hdf5
@@ -50,9 +51,15 @@ class RoomInfo:
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> RoomInfo:
-        """Read the record of a room from JSON, ignoring all other keys."""
-        values = {field.name: entry[field.name] for field in fields(cls)}
+        """Read the record of a room from JSON, ignoring all other keys; TypeError: a wrong type."""
+        values = {name: entry[name] for name in _ROOM_TYPES}
+        for name, kind in _ROOM_TYPES.items():
+            if not fits(kind, values[name]):
+                raise TypeError(f"found {name} {values[name]!r:.60} of a room")
         return cls(**{**values, "extent": tuple(entry["extent"]), "counts": tuple(entry["counts"])})
+
+
+_ROOM_TYPES = get_type_hints(RoomInfo)
 
 
 @dataclass(frozen=True)
@@ -275,6 +282,12 @@ class Store:
         self.published_rooms = int(manifest.get("published_rooms", 0))
         self.fingerprint = str(manifest["fingerprint"])  # sha256 over all rooms' checksums
         self._rooms = [RoomInfo.from_entry(entry) for entry in manifest["rooms"]]
+        named = fits(tuple[str, ...], manifest["classes"])
+        colored = all(fits(tuple[int, ...], [*color]) for color in self.class_colors)
+        if not (named and colored and len(self.classes) == len(self.class_colors)):
+            raise TypeError("found classes that are not names with a colour each")
+        if wrong := [r.name for r in self._rooms if len(r.counts) != len(self.classes)]:
+            raise TypeError(f"found counts of other classes in the room {wrong[0]}")
         self.areas = tuple(sorted({room.area for room in self._rooms}))
         self._checked: set[RoomInfo] = set()
 

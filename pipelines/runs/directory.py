@@ -49,6 +49,11 @@ STATUS_TYPES: dict[str, Any] = {
     **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float | None),
     "peak_memory": int | None,
 }
+RECORD_TYPES: dict[str, Any] = {
+    "event": str,
+    **dict.fromkeys(("step", "epoch"), int),
+    **dict.fromkeys(("loss", "lr", "val_miou", "val_macc", "val_oa"), float | None),
+}
 SCORE_TYPES: dict[str, Any] = dict.fromkeys(("oa", "macc", "miou"), float)
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` moves them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
@@ -102,8 +107,22 @@ class Run:
         return self.path / CHECKPOINTS / "last.pt"
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of metrics.jsonl; none if it is missing."""
-        return [json.loads(line) for line in _whole_lines(self.path / METRICS)]
+        """Return the records of metrics.jsonl; none if it is missing. RunError: one is damaged."""
+        path = self.path / METRICS
+        records = []
+        for number, line in enumerate(_whole_lines(path), start=1):
+            try:
+                record = json.loads(line)
+                whole = all(fits(RECORD_TYPES.get(n, Any), value) for n, value in record.items())
+            except (ValueError, RecursionError, AttributeError):
+                whole = False
+            if not whole:
+                raise RunError(
+                    f"{path}: found a damaged record in line {number}, expected a JSON object.\n"
+                    "Nothing else depends on it: delete that line."
+                )
+            records.append(record)
+        return records
 
     def chosen(self, checkpoint: str) -> str:
         """Return "last" for "best" where nothing validated (`val_fraction` 0), so none is best."""

@@ -121,7 +121,8 @@ def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
 
 
 def _sample(run: Run, seed: int, scores: dict[str, Any]) -> Sample:
-    losses = [record["loss"] for record in run.metrics() if record.get("event") == "step"]
+    steps = (record for record in run.metrics() if record.get("event") == "step")
+    losses = [record["loss"] for record in steps if record.get("loss") is not None]
     last = losses[-max(1, len(losses) // 10) :]  # the last tenth
     return Sample(
         seed=seed,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs.directory import MetricsLog, Run
+from pipelines.errors import RunError
+from pipelines.runs.directory import METRICS, MetricsLog, Run
 
 
 def write(run: Run, numbers: range, *, keep: int = 0) -> int:
@@ -46,3 +47,15 @@ def test_half_a_line_is_no_record(tmp_path: Path) -> None:
     assert steps(run) == [0, 1]
     write(run, range(2, 3), keep=5)
     assert steps(run) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 1, \xff', b"[1]", b'{"loss": "0.5"}', b'{"val_miou": {}}', b"[" * 100_000]
+)
+def test_a_damaged_record_is_named(tmp_path: Path, line: bytes) -> None:
+    run = Run(tmp_path)
+    write(run, range(2))
+    with (tmp_path / METRICS).open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(RunError, match=r"metrics\.jsonl: found a damaged record in line 3, "):
+        run.metrics()

@@ -59,7 +59,7 @@ static int of_file(int file) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t size = readlink(link, path, sizeof path - 1);
-    if (size < 0) return 0;
+    if (size < 0 || path[0] != '/') return 0; /* a pipe */
     path[size] = 0;
     return below(path);
 }

@@ -309,7 +309,7 @@ def _said(value: Any) -> str:
     def take(each: Any) -> None:
         if isinstance(each, dict):
             for name in each:
-                if name not in TIMES:
+                if name not in TIMES and each[name] is not None:  # None is as good as missing
                     digest.update(f"{name}:".encode())
                     take(each[name])
         elif isinstance(each, (list, tuple)):
