@@ -788,3 +788,10 @@ def test_two_at_once_for_one_result(scan: Path, trained: Run) -> None:
         label(scan, trained, out=out)
     label(scan, trained, out=out)
     assert sorted(path.name for path in scan.parent.iterdir()) == ["result.ply", "scan.ply"]
+
+
+def test_what_a_killed_call_was_writing_is_removed(scan: Path, trained: Run) -> None:
+    for name in ("scan.labelled.ply", "scan.labelled.html"):
+        scan.with_name(f".{name}.7.part").write_text("half")
+    label(scan, trained, view=True)
+    assert not list(scan.parent.glob(".*"))

@@ -186,6 +186,13 @@ def test_trash(capsys: pytest.CaptureFixture[str]) -> None:
     assert names(succeed(capsys, "list")) == ["mine", "other"]
 
 
+def test_rm_that_was_stopped_half_way_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(capsys, "rm", "mine")
+    shown = succeed(capsys, "rm", "mine", "other")
+    assert shown == "mine: was in the trash\nruns/other → runs/.trash/other\n"
+    assert "runs/mine: found no run there" in fail(capsys, "rm", "mine", "other")
+
+
 def test_a_run_in_training_is_not_discarded(capsys: pytest.CaptureFixture[str]) -> None:
     with lock_run(Path("runs/other")):
         assert "runs/other: a process is training this run" in fail(capsys, "rm", "mine", "other")
