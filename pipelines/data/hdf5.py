@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from pipelines.files import atomic_write
+
+DEFLATED = 1032  # bytes that one of an HDF5 file can hold at most
 
 
 @contextmanager
@@ -46,6 +49,29 @@ def open_hdf5(path: Path) -> h5py.File:
     written is never changed.
     """
     return h5py.File(path, "r", locking=False)
+
+
+def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Return an array of numbers that is in the file itself, and not larger than it can hold.
+
+    ValueError: it is a link, lies in other files, or declares a size for which the file is too
+    small, as of chunks that were never written.
+    """
+    array = group[name]
+    own = isinstance(group.get(name, getlink=True), h5py.HardLink)
+    if not own or not isinstance(array, h5py.Dataset) or array.is_virtual or array.external:
+        raise ValueError(f"{name} is no array of this file")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"{name} is no array of numbers")
+    if array.nbytes > DEFLATED * array.id.get_storage_size():
+        raise ValueError(f"{name} of shape {array.shape} is cut off")
+    return array
+
+
+def own_values(group: h5py.Group, name: str) -> np.ndarray:
+    """Return the values of `own_array`."""
+    values: np.ndarray = own_array(group, name)[()]
+    return values
 
 
 class _Disk(io.FileIO):

@@ -29,7 +29,7 @@ from pipelines.scans.frame import check_ground, locate, outside
 from pipelines.serialization import fits
 
 from .blocks import Grid, grid_sort
-from .hdf5 import atomic_hdf5, open_hdf5
+from .hdf5 import atomic_hdf5, open_hdf5, own_values
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -157,9 +157,11 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
             _check_schema(path, file.attrs)
             for name in list(file["rooms"]) if names is None else names:
                 group = file["rooms"][name]
+                if group.file != file:
+                    raise ValueError(f"{name} lies in another file")
                 area, origin, nx, ny = (group.attrs[key] for key in ("area", "origin", "nx", "ny"))
-                pos, color, label = (group[key][()] for key in ("pos", "color", "label"))
-                grid = Grid(int(nx), int(ny), group["offsets"][()])
+                pos, color, label = (own_values(group, key) for key in ("pos", "color", "label"))
+                grid = Grid(int(nx), int(ny), own_values(group, "offsets"))
                 yield Room(int(area), name, origin, pos, color, label, grid)
     except UNREADABLE as error:
         raise _damaged(path, str(error).splitlines()[0]) from error

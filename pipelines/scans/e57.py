@@ -16,8 +16,10 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 
-from .table import CHUNK, COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled, watched
+from .table import COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled, watched
 
+MOST_POINTS = 8  # for each byte: a coordinate takes a bit or more, or all points are one
+CHUNK = 1 << 16  # points that the library gives at a time, each field as float64
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _INVALID = ("cartesianInvalidState", "sphericalInvalidState")
@@ -47,8 +49,12 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
             table = _table_kind(headers)
             scans = (_scan_rows(file, header, table, n) for n, header in enumerate(headers))
             points = sum(header.point_count for header in headers)
+            if points > MOST_POINTS * path.stat().st_size:
+                raise ValueError(f"{points:,} points in {path.stat().st_size:,} bytes")
             parts = watched(chain.from_iterable(scans), points, path, options.task)
             rows = spooled(path, parts, table)
+        if len(rows) != points:
+            raise ValueError(f"{len(rows):,} of {points:,} points")
     except (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError) as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"

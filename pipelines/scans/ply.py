@@ -111,7 +111,7 @@ def _parse_header(lines: list[str]) -> tuple[str, list[Element]]:
         match line.split():
             case ["comment" | "obj_info", *_]:
                 pass
-            case ["format", name, _] if name in _ORDERS:
+            case ["format", name, "1.0"] if name in _ORDERS and order is None:
                 order = _ORDERS[name]
             case ["element", name, count]:
                 if int(count) < 0:

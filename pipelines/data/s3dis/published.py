@@ -24,11 +24,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-import h5py
 import numpy as np
 
 from pipelines.data.blocks import block_features, block_points, draw, room_blocks
-from pipelines.data.hdf5 import atomic_hdf5, open_hdf5
+from pipelines.data.hdf5 import atomic_hdf5, open_hdf5, own_array
 from pipelines.data.store import IGNORED, UNREADABLE, Room, Store, make_room
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text, atomic_write
@@ -50,7 +49,6 @@ from .rooms import RoomNotes
 FILES, ROOMS = "all_files.txt", "room_filelist.txt"
 LARGEST_LIST = 1 << 24  # bytes; the published one has 0.5 MB
 BLOCK_BYTES = 4096 * 37  # of a block, for the progress
-DEFLATED = 1032  # bytes that one of an HDF5 file can hold at most
 TOLERANCE = 0.01  # m, by which positions that the channels give twice may differ
 _MISSING: tuple[type[Exception], ...] = (*READ_ERRORS, KeyError)
 _PART = re.compile(r"(?:.*/)?ply_data_all_\d+\.h5")
@@ -237,7 +235,7 @@ def _read_blocks(
         path = dataset.folder / file.name
         try:
             with open_hdf5(path) as opened_file:
-                data, label = (_array(opened_file, name) for name in ("data", "label"))
+                data, label = (own_array(opened_file, name) for name in ("data", "label"))
                 if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
                     raise ValueError(f"data {data.shape} and label {label.shape}")
                 for part in wanted:
@@ -257,17 +255,6 @@ def _read_blocks(
         )
     datas, labels = zip(*found, strict=True)
     return np.concatenate(datas).astype(np.float32, copy=False), np.concatenate(labels)
-
-
-def _array(file: h5py.File, name: str) -> h5py.Dataset:
-    """Return a file's array of numbers; ValueError: it is not its own, or larger than the file."""
-    array = file[name]
-    own = isinstance(file.get(name, getlink=True), h5py.HardLink) and not array.is_virtual
-    if not own or array.external or array.dtype.kind not in "fiu":
-        raise ValueError(f"{name} is no array of this file")
-    if array.nbytes > DEFLATED * array.id.get_storage_size():
-        raise ValueError(f"{name} of shape {array.shape} is cut off")
-    return array
 
 
 def _room_size(where: str, data: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ _SKIPPED = {"__MACOSX", "Icon"}
 # What reading a damaged folder or zip can raise.
 READ_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, zipfile.BadZipFile, zlib.error, inflate.error, EOFError),
-    *(RuntimeError, NotImplementedError),
+    *(RuntimeError, NotImplementedError, UnicodeDecodeError),
 )
 
 
