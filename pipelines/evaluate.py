@@ -101,7 +101,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     results = []
     for evaluation in _evaluations(config, device, progress):
         for weights, model in zip(evaluation.weights, evaluation.models, strict=True):
-            config.check_blocks(weights.name, model.block_size)
+            config.check_blocks(weights.name, model.block_size, model.voxel)
         bands = protocols.count_height_bands(evaluation, progress)
         found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
@@ -324,7 +324,7 @@ def six_fold(
     """
     folds = _find_folds(config, progress)
     base = next(iter(folds.values()))
-    config.check_blocks(base.name, base.config.block_side)
+    config.check_blocks(base.name, base.config.block_side, base.config.voxel_side)
     areas = open_data(base, config.data).areas
     todo = [area for area in areas if area not in folds or folds[area].state != "finished"]
     if todo and not train_missing:

@@ -225,7 +225,7 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     for found in weights:
         model = found.load().to(device)
         points = config.num_points or model.num_points
-        draws = Draws(points, config.batch_size, config.seed, model.block_size)
+        draws = Draws(points, config.batch_size, config.seed, model.block_size, model.voxel)
         model.config.check_points(draws.num_points)
         models.append((model, draws))
     palettes = [w.palette(m.config.num_classes) for w, (m, _) in zip(weights, models, strict=True)]

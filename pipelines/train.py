@@ -360,6 +360,7 @@ def open_samplers(
             *(store, rooms, config.num_points, config.seed, stride, config.model.layout),
             parts=parts,
             size=size,
+            voxel=config.voxel_side,
             sharing=sharing,
             keep=keep,
             progress=progress,

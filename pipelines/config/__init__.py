@@ -22,6 +22,7 @@ from .model import (
     KNNS,
     LAYOUTS,
     POINTS,
+    VOXEL,
     ModelConfig,
 )
 from .options import (
@@ -207,6 +208,13 @@ class TrainConfig:
         "M",
         within=BLOCK_SIDE,
     )
+    voxel: float | None = option(
+        None,
+        "Draw at most one point of each cube of this side in metres; labels are spread back to "
+        "all. 0: no thinning. [default: 0, with --weights theirs]",
+        "M",
+        within=VOXEL,
+    )
     lr: float | None = option(
         None,
         f"First learning rate. [default: {ADAM_LR:g}, with sgd {SGD_LR:g}]",
@@ -369,6 +377,7 @@ class TrainConfig:
         """Return a saved configuration; its recipe keeps the parts that it was saved with."""
         parts, recipe = values.pop("parts", None), values.get("recipe", cls.recipe)
         values.setdefault("block_size", BLOCK_SIZE)  # the first versions knew no other
+        values.setdefault("voxel", 0.0)
         if (now := RECIPES.get(recipe)) is None:
             return cls(**values)
         without, extra = {*values.get("without", ())}, {*values.get("extra", ())}
@@ -391,9 +400,14 @@ class TrainConfig:
         return self.block_size or BLOCK_SIZE
 
     @property
+    def voxel_side(self) -> float:
+        """The side of a voxel in metres; 0: no thinning."""
+        return self.voxel or 0.0
+
+    @property
     def label(self) -> str:
         """The network in short, with the side of its blocks unless that is as published."""
-        return self.model.label_with(self.block_side)
+        return self.model.label_with(self.block_side, self.voxel_side)
 
     @property
     def data_text(self) -> str:
@@ -494,13 +508,15 @@ class EvalConfig:
                 "expected these."
             )
 
-    def check_blocks(self, name: str, block_size: float) -> None:
+    def check_blocks(self, name: str, block_size: float, voxel: float) -> None:
         """Raise ConfigError if a protocol of published blocks is to score a network of others."""
         published = [protocol for protocol in self.protocols if protocol != "room"]
-        if published and block_size != BLOCK_SIZE:
+        if published and (block_size, voxel) != (BLOCK_SIZE, 0):
+            found = f"blocks of {block_size:g} m"
+            found += f" and voxels of {voxel:g} m" if voxel else ""
             raise ConfigError(
-                f"--protocol {published[0]}: found {name} with blocks of {block_size:g} m, "
-                f"expected blocks of {BLOCK_SIZE:g} m, as published.\n"
+                f"--protocol {published[0]}: found {name} with {found}, "
+                f"expected blocks of {BLOCK_SIZE:g} m with all points, as published.\n"
                 "Score it with --protocol room, which takes a network's own blocks."
             )
 

@@ -28,6 +28,7 @@ KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
 BLOCK_SIZE = 1.0  # m, the side of a block as published
 BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
+VOXEL = Bounds(0, 0.5, "metres")  # side of the cubes of which each gives one point; 0: none
 IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
 
@@ -123,13 +124,14 @@ class ModelConfig:
         until = f" until {self.knn_until}" if (self.knn_until or self.depth) < self.depth else ""
         return f"k-NN{every}{until}" if every or until else ""
 
-    def label_with(self, block_size: float) -> str:
-        """Return the network in short, with the side of its blocks unless that is as published.
+    def label_with(self, block_size: float, voxel: float = 0.0) -> str:
+        """Return the network in short, with its blocks and voxels unless they are as published.
 
-        >>> ModelConfig().label_with(2)
-        'resgcn-28 (edge, C 64, k 16), blocks of 2 m'
+        >>> ModelConfig().label_with(2, 0.04)
+        'resgcn-28 (edge, C 64, k 16), blocks of 2 m, voxels of 0.04 m'
         """
-        return self.label + (f", blocks of {block_size:g} m" if block_size != BLOCK_SIZE else "")
+        blocks = f", blocks of {block_size:g} m" if block_size != BLOCK_SIZE else ""
+        return self.label + blocks + (f", voxels of {voxel:g} m" if voxel else "")
 
     @property
     def own_classes(self) -> tuple[str, ...]:
@@ -191,6 +193,9 @@ class Hints:
     block_size: float | None = option(
         None, "Side of a block in its training, metres.", "M", within=BLOCK_SIDE, commands=IMPORT
     )
+    voxel: float | None = option(
+        None, "Side of the voxels in its training, metres.", "M", within=VOXEL, commands=IMPORT
+    )
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -202,5 +207,5 @@ class Hints:
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of the network that are not None."""
-        of_blocks = ("num_points", "block_size")
+        of_blocks = ("num_points", "block_size", "voxel")
         return {n: v for n, v in vars(self).items() if v is not None and n not in of_blocks}

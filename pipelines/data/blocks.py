@@ -142,6 +142,29 @@ def draw(count: int, num_points: int, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate([np.arange(count), more]))
 
 
+def thin(pos: np.ndarray, voxel: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a random point of each voxel, a cube of side `voxel` metres, of points (n, 3).
+
+    Returns:
+        the chosen points (m,) int64, in the order of their voxels, and which of them is each
+        point's, (n,) int64.
+
+    >>> line = np.array([[0.1, 0, 0], [0.9, 0, 0], [0.2, 0, 0]])
+    >>> chosen, own = thin(line, 0.5, np.random.default_rng(0))
+    >>> int(chosen[0]) in (0, 2), int(chosen[1]), own.tolist()
+    (True, 1, [0, 1, 0])
+    """
+    cells = np.floor(pos / voxel).astype(np.int64)
+    cells -= cells.min(axis=0)
+    _, sizes_y, sizes_z = (cells.max(axis=0) + 1).tolist()
+    keys = (cells[:, 0] * sizes_y + cells[:, 1]) * sizes_z + cells[:, 2]
+    voxels, own = np.unique(keys, return_inverse=True)
+    chosen = np.empty(len(voxels), np.int64)
+    order = rng.permutation(len(pos))
+    chosen[own[order]] = order  # the last of each voxel, in random order, stays
+    return chosen, own.reshape(-1)
+
+
 def distinct(pos: np.ndarray) -> np.ndarray:
     """Return the index of one point of each place in `pos` (n, 3)."""
     key = pos.astype(np.float64) @ (1.0, math.sqrt(2), math.pi)  # sorted much faster than rows

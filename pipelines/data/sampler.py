@@ -21,7 +21,7 @@ from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress
 
 from .augment import AUGMENTATIONS, BlockPoints, augment
-from .blocks import Block, block_features, block_points, draw, room_blocks
+from .blocks import Block, block_features, block_points, draw, room_blocks, thin
 from .store import IGNORED, Room, RoomInfo
 
 BYTES_PER_POINT = 16  # pos, color, label
@@ -76,6 +76,7 @@ class Drawing:
     num_points: int  # N
     layout: str = "paper"  # or "torch", see `block_features`
     augmentations: tuple[str, ...] = ()
+    voxel: float = 0.0  # m, the side of the cubes of which each gives one point; 0: all points
 
     def draw(
         self, room: Room, block: Block, points: np.random.Generator, moves: np.random.Generator
@@ -84,7 +85,10 @@ class Drawing:
 
         `points` draws them, and `moves` what the augmentations do.
         """
-        drawn = block_points(block)[draw(block.count, self.num_points, points)]
+        rows = block_points(block)
+        if self.voxel:
+            rows = rows[thin(room.pos[rows], self.voxel, points)[0]]
+        drawn = rows[draw(len(rows), self.num_points, points)]
         pos, color, label = room.pos[drawn], room.color[drawn], room.label[drawn]
         corner, extent, size = block.corner, room.extent, block.size
         if self.augmentations:
@@ -111,6 +115,7 @@ class BlockSampler:
             (`block_probabilities`), instead of each once an epoch. AUGMENTATIONS change the points
             that were drawn.
         size: a block's side, metres.
+        voxel: metres; each cube of this side gives at most one point of a block; 0: no thinning.
         sharing: processes on this machine that each keep rooms in its memory.
         keep: which of the rooms' blocks are taken; None: all.
         progress: of reading all rooms once, to find their blocks.
@@ -127,12 +132,13 @@ class BlockSampler:
         *,
         parts: Sequence[str] = (),
         size: float = BLOCK_SIZE,
+        voxel: float = 0.0,
         sharing: int = 1,
         keep: Callable[[Block], bool] | None = None,
         progress: Progress = SILENT,
     ) -> None:
         self.seed, self.resample = seed, "resample" in parts
-        self.drawing = Drawing(num_points, layout, augmentations_of(parts))
+        self.drawing = Drawing(num_points, layout, augmentations_of(parts), voxel)
         self.rooms = tuple(rooms)
         self._cache = RoomCache(store, sharing)
         self._blocks: list[tuple[RoomInfo, Block]] = []

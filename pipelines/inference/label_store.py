@@ -212,7 +212,7 @@ def label_points(
             moved = vote_pos(pos, vote, votes, stray)
             order, points = sort_points(moved, color, stray, draws.block_size)
             draws = replace(draws, seed=draws.seed + vote)
-            for rows, logits in block_logits(model, points, draws, task, store.blocks):
+            for rows, logits, _ in block_logits(model, points, draws, task, store.blocks):
                 store.add(order[rows], points.pos[rows], logits)
     except BaseException:
         store.save()

@@ -11,7 +11,6 @@ and walls in between, so a network that is no better has learned heights only.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,12 +104,12 @@ def add_vote(
     """Add one vote's logits (N, C) to `total` and return the number of draws."""
     pos = vote_pos(room.pos, vote, of.options.votes, room.stray)
     seed = of.options.seed + vote
-    draws = Draws(model.num_points, of.options.batch_size, seed, model.block_size)
+    draws = Draws(model.num_points, of.options.batch_size, seed, model.block_size, model.voxel)
     order, points = sort_points(pos, room.color, room.stray, draws.block_size)
     blocks = 0
-    for rows, logits in block_logits(model, points, draws, task):
+    for rows, logits, count in block_logits(model, points, draws, task):
         total[order[rows]] += logits
-        blocks += math.ceil(len(rows) / draws.num_points)
+        blocks += count
     return blocks
 
 

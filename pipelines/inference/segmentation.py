@@ -89,6 +89,7 @@ class Draws:
     batch_size: int = 8  # draws per forward pass
     seed: int = 0
     block_size: float = BLOCK_SIZE  # side, m
+    voxel: float = 0.0  # side of the voxels of which one point is drawn, m; 0: all points are
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ class _Draw:
     """One draw of points from a block."""
 
     points: np.ndarray  # (n,) the block's, of the sorted points
-    logits: np.ndarray  # (n, C) float32, the block's, summed over its draws so far
-    chosen: np.ndarray  # (num_points,) of the block's points
+    own: np.ndarray | None  # (n,) which row of `logits` is each point's; None: its own
+    logits: np.ndarray  # (m, C) float32, the block's, summed over its draws so far
+    chosen: np.ndarray  # (num_points,) of the rows of `logits`
     features: np.ndarray  # (num_points, 9)
-    last: bool  # of its block
+    last: int  # draws of its block if it is the last of them, else 0
 
 
 def vote_pos(pos: np.ndarray, vote: int, votes: int, stray: np.ndarray | None = None) -> np.ndarray:
@@ -123,8 +125,8 @@ def vote_pos(pos: np.ndarray, vote: int, votes: int, stray: np.ndarray | None = 
 
 def block_logits(
     model: DeepGCN, room: SortedPoints, draws: Draws, task: Task, first: int = 0
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each block's points (n,) and summed logits (n, C) float32, from block `first` on.
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yield each block's points (n,), summed logits (n, C) float32 and draws, from `first` on.
 
     A point is in one block. The model is in evaluation mode; the task is advanced by the points of
     each finished block.
@@ -137,24 +139,30 @@ def block_logits(
             add_rows(draw.logits, draw.chosen, values)
             if draw.last:
                 task.advance(len(draw.points))
-                yield draw.points, draw.logits
+                logits_of = draw.logits if draw.own is None else draw.logits[draw.own]
+                yield draw.points, logits_of, draw.last
 
 
 def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iterator[_Draw]:
     classes, layout = model.config.num_classes, model.config.layout
     for number, block in enumerate(room.blocks[first:], start=first):
         points = blocks.block_points(block)
-        logits = np.zeros((len(points), classes), np.float32)
         rng = np.random.default_rng([draws.seed, number])
-        chosen_sets = blocks.cover(block.count, draws.num_points, rng)
+        kept, own = points, None
+        if draws.voxel:
+            thinned, own = blocks.thin(room.pos[points], draws.voxel, rng)
+            kept = points[thinned]
+        logits = np.zeros((len(kept), classes), np.float32)
+        chosen_sets = blocks.cover(len(kept), draws.num_points, rng)
         for n, chosen in enumerate(chosen_sets, start=1):
-            rows = points[chosen]
+            rows = kept[chosen]
             features = blocks.block_features(
                 *(room.pos[rows], room.color[rows], block.corner, room.extent),
                 layout=layout,
                 size=block.size,
             )
-            yield _Draw(points, logits, chosen, features, n == len(chosen_sets))
+            last = n if n == len(chosen_sets) else 0
+            yield _Draw(points, own, logits, chosen, features, last)
 
 
 def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
@@ -217,7 +225,7 @@ def segment(
     ((500,), (500, 13))
     """
     points_each = model.num_points if num_points is None else num_points
-    draws = Draws(points_each, batch_size, seed, model.block_size)
+    draws = Draws(points_each, batch_size, seed, model.block_size, model.voxel)
     COUNT.check("num_points", draws.num_points)
     COUNT.check("batch_size", batch_size)
     SEED.check("--seed", seed)
@@ -236,7 +244,7 @@ def segment(
     order, points = sort_points(local, color, stray, draws.block_size)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
-        for rows, logits in block_logits(model.eval(), points, draws, task):
+        for rows, logits, _ in block_logits(model.eval(), points, draws, task):
             probabilities[order[rows]] = softmax(logits)
     return probabilities.argmax(axis=1), probabilities
 

@@ -36,6 +36,7 @@ class DeepGCN(nn.Module):
 
     num_points: int = 4096  # N in training; weights files carry it
     block_size: float = BLOCK_SIZE  # m, the side of a block in training; likewise
+    voxel: float = 0.0  # m, the side of the voxels in training, 0: none; likewise
     frozen: int = 0  # first layers that training leaves as they are, see `freeze`
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
     generator: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
@@ -91,8 +92,8 @@ class DeepGCN(nn.Module):
 
     @property
     def label(self) -> str:
-        """The network in short, with the side of its blocks unless that is as published."""
-        return self.config.label_with(self.block_size)
+        """The network in short, with its blocks and voxels unless they are as published."""
+        return self.config.label_with(self.block_size, self.voxel)
 
     def freeze(self, layers: int) -> None:
         """Let training leave the first layers as they are: weights and running statistics."""

@@ -72,6 +72,7 @@ def score_record(
         "votes": options.votes if protocol == "room" else 1,
         "num_points": evaluation.model.num_points,
         "block_size": evaluation.model.block_size,
+        "voxel": evaluation.model.voxel,
         "classes": list(store.classes),
         **asdict(found),
         "baseline": asdict(baseline) if baseline else None,

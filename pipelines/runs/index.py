@@ -313,6 +313,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "name": run.name,
         "lr": config.first_lr,
         "block_size": config.block_side,
+        "voxel": config.voxel_side,
         "data": config.data_text,
         "dilation": int(config.model.dilation),
         "parts": " ".join(config.parts),

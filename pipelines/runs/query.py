@@ -30,7 +30,7 @@ COLUMNS = {
     **dict.fromkeys(("width", "k"), "INTEGER"),
     **dict.fromkeys(("layout", "recipe"), "TEXT"),
     **dict.fromkeys(("test_area", "num_points"), "INTEGER"),
-    "block_size": "REAL",
+    **dict.fromkeys(("block_size", "voxel"), "REAL"),
     **dict.fromkeys(("batch_size", "seed", "epoch", "step"), "INTEGER"),
     **dict.fromkeys(("seconds", "val_miou"), "REAL"),
     **dict.fromkeys(("room_oa", "room_macc", "room_miou"), "REAL"),

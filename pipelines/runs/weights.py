@@ -77,6 +77,7 @@ class NamedWeights:
         if trained is not None:
             # The first runs' files do not say it.
             model.num_points, model.block_size = trained.num_points, trained.block_side
+            model.voxel = trained.voxel_side
         return model
 
     def class_names(self, count: int) -> tuple[str, ...]:

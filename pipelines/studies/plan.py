@@ -195,7 +195,7 @@ def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     model, other = _split(changes)
     if other.get("weights") not in (None, base.weights):
         start = start_config(other["weights"], {}, {"runs": base.runs})
-        own = {name: getattr(start, name) for name in ("model", "block_size", "weights")}
+        own = {name: getattr(start, name) for name in ("model", "block_size", "voxel", "weights")}
         base = dataclasses.replace(base, **own)
     elif "weights" in other and not other["weights"]:
         other.setdefault("freeze", 0)
@@ -225,7 +225,7 @@ def _planned(
     changes = absolute(row.changes, base)
     try:
         config = resolve(changed(base, changes), store)
-        evaluation.check_blocks(row.name, config.block_side)
+        evaluation.check_blocks(row.name, config.block_side, config.voxel_side)
     except (ConfigError, RunError, WeightsError) as error:
         return dataclasses.replace(row, changes=changes, error=str(error))
     with torch.device("meta"):  # nothing is allocated
@@ -270,7 +270,7 @@ def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, f
         dataclasses.replace(network, num_classes=config.model.num_classes) == config.model
         and not config.parts
         and all(getattr(config, name) == getattr(TrainConfig, name) for name in BUDGET)
-        and config.block_side == BLOCK_SIZE
+        and (config.block_side, config.voxel_side) == (BLOCK_SIZE, 0)
         and config.first_lr == ADAM_LR
         and (folds or config.test_area == PUBLISHED_AREA)  # the folds' figure is of all areas
         and len(store.rooms()) == store.published_rooms

@@ -331,7 +331,9 @@ class Training:
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
             "weights": "average" if self.state.average else "as trained",
-            **blocks_metadata(self.config.num_points, self.config.block_side),
+            **blocks_metadata(
+                self.config.num_points, self.config.block_side, self.config.voxel_side
+            ),
             "classes": " ".join(self.classes),
             "class_colors": color_text(self.class_colors),
         }

@@ -29,7 +29,7 @@ def start_config(named: str, model: Mapping[str, Any], training: Mapping[str, An
     runs = training.get("runs", TrainConfig.runs)
     network = find_weights(named, runs).load(_own_classes(model))
     changed = dataclasses.replace(network.config, **model)
-    own = {"block_size": network.block_size, **training}
+    own = {"block_size": network.block_size, "voxel": network.voxel, **training}
     return TrainConfig(model=changed, weights=named, **own)
 
 
@@ -40,7 +40,8 @@ def _own_classes(settings: Mapping[str, Any]) -> list[str]:
 def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConfig:
     """Return `config` with the hash of the weights that it starts from.
 
-    A network and a side of blocks that are left at the default stand for those of the weights.
+    A network and sides of blocks and voxels that are left at the default stand for those of the
+    weights.
 
     Raises:
         ConfigError: the network is another one than the weights'.
@@ -48,16 +49,19 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
     """
     if config.weights is None or config.weights_sha256 is not None:
         # The second: a run's own configuration.
-        return dataclasses.replace(config, block_size=config.block_side)
+        return dataclasses.replace(config, block_size=config.block_side, voxel=config.voxel_side)
     weights = find_weights(config.weights, config.runs, progress=progress)
     model, classes = config.model, config.model.num_classes
     network = weights.load(model.own_classes)
     theirs, size = network.config, config.block_size or network.block_size
+    voxel = network.voxel if config.voxel is None else config.voxel
     if model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
     check_network(weights.name, theirs, model)
     sha256 = weights.sha256
-    return dataclasses.replace(config, model=model, block_size=size, weights_sha256=sha256)
+    return dataclasses.replace(
+        config, model=model, block_size=size, voxel=voxel, weights_sha256=sha256
+    )
 
 
 def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
@@ -115,11 +119,15 @@ def describe_start(
     """Say what a training takes over from weights, and what they have seen already."""
     network = weights.load(config.model.own_classes)
     count = network.config.num_classes
-    if network.block_size != config.block_side:
-        progress.say(
-            f"{weights.name}: was trained on blocks of {network.block_size:g} m; this training has "
-            f"blocks of {config.block_side:g} m"
-        )
+    for noun, theirs, ours in (
+        ("blocks", network.block_size, config.block_side),
+        ("voxels", network.voxel, config.voxel_side),
+    ):
+        if theirs != ours:
+            progress.say(
+                f"{weights.name}: was trained on {noun} of {theirs:g} m; this training has "
+                f"{noun} of {ours:g} m"
+            )
     if not keeps_classifier(weights, store.classes, count):
         progress.say(
             f"{weights.name}: its classifier of {count} classes is replaced by a new one "

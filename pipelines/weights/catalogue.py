@@ -119,7 +119,8 @@ def catalogue() -> tuple[Entry, ...]:
 def _embedded_entry(file: Path) -> Entry:
     about = read_metadata(file)
     config, of_blocks = parse_config(about, "config")
-    network = config.label_with(of_blocks.get("block_size", BLOCK_SIZE))
+    sides = of_blocks.get("block_size", BLOCK_SIZE), of_blocks.get("voxel", 0.0)
+    network = config.label_with(*sides)
     said = about.get("trained_on", "not recorded"), about.get("license", LICENSE)
     return Entry(file.stem, network, *said, file.stat().st_size, sha256_of(file))
 

@@ -127,7 +127,7 @@ def export_weights(
     model = load_weights(source, classes=classes)
     model.num_points = num_points or model.num_points
     metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
-    metadata |= blocks_metadata(model.num_points, model.block_size)
+    metadata |= blocks_metadata(model.num_points, model.block_size, model.voxel)
     metadata |= {"exported_from": source.name, **notes}
     if half:
         to_half(model, out)

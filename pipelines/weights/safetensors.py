@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import POINTS, ModelConfig
-from pipelines.config.model import BLOCK_SIDE, Hints
+from pipelines.config.model import BLOCK_SIDE, VOXEL, Hints
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_bytes
 from pipelines.model.deepgcn import DeepGCN
@@ -34,6 +34,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OF_BLOCKS = {
     "num_points": (r"[0-9]{1,18}", POINTS, "a number of points"),
     "block_size": (r"[0-9]{1,2}(\.[0-9])?", BLOCK_SIDE, "metres"),
+    "voxel": (r"0(\.[0-9]{1,6})?", VOXEL, "metres"),
 }
 CHECKSUM = "deepgcn_sha256"  # metadata: the SHA-256 of the file, in which it is NO_SUM
 NO_SUM = 64 * "0"
@@ -172,9 +173,10 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
     return model
 
 
-def blocks_metadata(num_points: int, block_size: float) -> dict[str, str]:
+def blocks_metadata(num_points: int, block_size: float, voxel: float) -> dict[str, str]:
     """Return the metadata of the blocks in training."""
-    return {"num_points": str(num_points), "block_size": f"{block_size:g}"}
+    thinned = {"voxel": f"{voxel:.6f}".rstrip("0")} if voxel else {}
+    return {"num_points": str(num_points), "block_size": f"{block_size:g}", **thinned}
 
 
 def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, dict[str, Any]]:

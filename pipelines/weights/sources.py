@@ -178,6 +178,7 @@ def _build(
             raise type(error)(f"{opened.path}: {error}") from error
     model.num_points = hints.num_points or model.num_points
     model.block_size = hints.block_size or model.block_size
+    model.voxel = hints.voxel or model.voxel
     return release, model, assumed(release, hints, model.config)
 
 
@@ -186,7 +187,7 @@ def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, st
         "source": opened.path.name,
         "source_sha256": opened.sha256(),
         "release": release,
-        **blocks_metadata(model.num_points, model.block_size),
+        **blocks_metadata(model.num_points, model.block_size, model.voxel),
     }
     found = {key: opened.metadata[key] for key in KEPT_KEYS if key in opened.metadata}
     if len(found.get("classes", "").split()) == model.config.num_classes:

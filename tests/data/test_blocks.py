@@ -18,6 +18,7 @@ from pipelines.data.blocks import (
     overlapping,
     positions,
     room_blocks,
+    thin,
 )
 
 
@@ -196,3 +197,15 @@ def test_blocks_of_a_ground_that_is_empty_in_most_places() -> None:
             for block, points in zip(blocks, expected.values(), strict=True):
                 assert block.count == len(points)
                 np.testing.assert_array_equal(np.sort(block_points(block)), points)
+
+
+def test_thinning_takes_every_point_of_a_voxel_alike() -> None:
+    pos = np.array([[0.1, 0.1, 0.1], [0.3, 0.1, 0.1], [0.4, 0.4, 0.4], [0.6, 0.1, -0.1]])
+    drawn = [thin(pos, 0.5, np.random.default_rng(seed)) for seed in range(600)]
+    for chosen, own in drawn:
+        assert sorted(own.tolist()) == [0, 0, 0, 1] or sorted(own.tolist()) == [0, 1, 1, 1]
+        assert {own[point] for point in chosen} == {0, 1}
+        assert own[0] == own[1] == own[2] != own[3]
+    first = np.bincount([min(chosen) for chosen, _ in drawn], minlength=4)
+    assert first[3] == 0
+    assert (np.abs(first[:3] - 200) < 60).all()  # five standard deviations

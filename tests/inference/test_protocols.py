@@ -103,7 +103,7 @@ def _view_logits(target: Evaluation, room: Room, vote: int, votes: int) -> np.nd
     pos = vote_pos(room.pos, vote, votes)
     order, points = sort_points(pos, room.color)
     total = np.zeros((len(pos), 13), np.float32)
-    for rows, logits in block_logits(target.model, points, Draws(NUM_POINTS, 1, vote), Task()):
+    for rows, logits, _ in block_logits(target.model, points, Draws(NUM_POINTS, 1, vote), Task()):
         total[order[rows]] = logits
     return total
 

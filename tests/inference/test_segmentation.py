@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines import segment
 from pipelines.config import ModelConfig
-from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks
+from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks, thin
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.inference.segmentation import (
     Draws,
@@ -95,7 +95,7 @@ def test_every_point_belongs_to_one_block(model: DeepGCN) -> None:
     local = (pos - pos.min(axis=0)).astype(np.float32)
     seen = np.zeros(len(pos), int)
     _, room = sort_points(local, color)
-    for points, logits in block_logits(model, room, Draws(POINTS, 5), Task()):
+    for points, logits, _ in block_logits(model, room, Draws(POINTS, 5), Task()):
         seen[points] += 1
         assert logits.shape == (len(points), 13)
         assert (np.abs(logits).sum(axis=1) > 0).all(), "a point without logits"
@@ -116,10 +116,36 @@ def test_blocks_are_as_large_as_in_training(model: DeepGCN, size: float) -> None
     local = (pos - pos.min(axis=0)).astype(np.float32)
     column = np.floor(local[:, :2] / size) @ [100, 1]
     order, room = sort_points(local, color, None, size)
-    for points, _ in block_logits(model, room, Draws(POINTS, 5, block_size=size), Task()):
+    for points, *_ in block_logits(model, room, Draws(POINTS, 5, block_size=size), Task()):
         number = column[order[points]]
         assert len(set(number)) == 1
         assert len(points) == (column == number[0]).sum()
+
+
+def test_labels_of_voxels_spread_back_to_every_point(model: DeepGCN) -> None:
+    """As if only the chosen points had been scanned: one of each voxel of 25 cm, by block."""
+    pos, color = scan(1200, seed=4)
+    local = (pos - pos.min(axis=0)).astype(np.float32)
+    order, room = sort_points(local, color)
+    draws, found = Draws(POINTS, 5, voxel=0.25), np.full((len(pos), 13), np.nan, np.float32)
+    passes = 0
+    with use("reference"):
+        for points, logits, count in block_logits(model, room, draws, Task()):
+            found[order[points]] = logits
+            passes += count
+    kept = 0
+    for number, block in enumerate(room.blocks):
+        rows = block_points(block)
+        chosen, _ = thin(room.pos[rows], 0.25, np.random.default_rng([0, number]))
+        cells = np.floor(room.pos[rows] / 0.25).astype(int)
+        groups = {tuple(cell): rows[(cells == cell).all(axis=1)] for cell in cells}
+        assert len(groups) == len(chosen) < len(rows)
+        kept += -(-len(chosen) // POINTS)
+        for group in groups.values():
+            assert len({*group} & {*rows[chosen]}) == 1
+            assert (found[order[group]] == found[order[group[0]]]).all(), "one label a voxel"
+    assert passes == kept
+    assert np.isfinite(found).all()
 
 
 @pytest.mark.parametrize("count", [1, 3, POINTS, POINTS + 1])

@@ -294,7 +294,7 @@ def open_stream(
     parts, layout, size = config.parts, config.model.layout, config.block_side
     trained = SyntheticSampler(
         maker,
-        Drawing(config.num_points, layout, augmentations_of(parts)),
+        Drawing(config.num_points, layout, augmentations_of(parts), config.voxel_side),
         rooms,
         pool,
         size=size,
@@ -316,4 +316,6 @@ def open_stream(
             task.advance()
     rooms_kept = KeptRooms(kept)
     options = config.num_points, config.seed, size, layout
-    return trained, BlockSampler(rooms_kept, rooms_kept.infos, *options, size=size)
+    return trained, BlockSampler(
+        rooms_kept, rooms_kept.infos, *options, size=size, voxel=config.voxel_side
+    )
