@@ -26,7 +26,7 @@ from pipelines.runtime.process import worker_pool
 
 from .config import SynthConfig
 from .errors import ConfigError, command
-from .files import atomic_json, check_place
+from .files import atomic_json, check_place, naming
 from .progress import SILENT, Progress
 
 MARKER = "synthetic.json"
@@ -149,7 +149,7 @@ def _make(config: SynthConfig, plan: RoomPlan) -> Counter[str]:
     part = config.out / UNFINISHED / f"{plan.area}-{plan.name}-{os.getpid()}"
     (part / "Annotations").mkdir(parents=True)
     library = _library(config.furniture) if config.furniture else None
-    with (part / f"{plan.name}.txt").open("wb") as whole:
+    with naming(config.out), (part / f"{plan.name}.txt").open("wb") as whole:
         for item in scan_room(plan, config.density, config.scanner, library):
             text = format_points(item.pos, item.color)
             (part / "Annotations" / f"{item.name}.txt").write_bytes(text)

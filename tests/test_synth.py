@@ -16,6 +16,7 @@ from pipelines.errors import ConfigError
 from pipelines.progress import Progress, Task
 from pipelines.synth import demo_building, synth
 from tests.data.synthetic.test_meshes import entry, write_library
+from tests.small_disk import largest_file
 
 LINE = re.compile(rb"(-?\d{1,4}\.\d{3} ){3}(\d{1,3} ){2}\d{1,3}")
 
@@ -213,3 +214,10 @@ def test_the_demo_building_is_small_and_complete(tmp_path):
     assert result.rooms == 16
     assert 400_000 < result.points < 900_000
     assert len(result.points_per_class) == 13
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    config = replace(small(tmp_path / "raw"), areas=1, rooms=1)
+    with largest_file(1000), pytest.raises(OSError, match="too large") as caught:
+        synth(config)
+    assert caught.value.filename == str(config.out)
