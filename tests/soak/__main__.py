@@ -95,7 +95,7 @@ class Soak:
     def start(self, name: str, arguments: tuple[str, ...], place: Path, **more: Any) -> Any:
         """Start a command of a work."""
         own = {n: v.format(place=place) for n, v in self.works.WORKS[name].env.items()}
-        env = {"SOAK_POINTS": str(self.folder / "points"), **own}
+        env = {"SOAK_POINTS": "/dev/null", **own}
         env.update(more.pop("env", {}))
         return self.processes.Command([*arguments], place, tune=self.works.tune, env=env, **more)
 
@@ -111,7 +111,7 @@ class Soak:
         log = self.folder / "points"
         log.write_text("")
         calls = [0] * len(KINDS)
-        env = {}
+        env = {"SOAK_POINTS": str(log)}
         if self.library:
             env["FAIL_DISK"] = f"none 0 0 {place}"
             env["COUNT_DISK"] = str(self.folder / "calls")

@@ -292,7 +292,10 @@ def _content(path: Path) -> str:
     if path.name == "results.db":
         with closing(sqlite3.connect(path)) as database:
             database.row_factory = sqlite3.Row
-            rows = database.execute("SELECT * FROM runs ORDER BY name").fetchall()
+            try:
+                rows = database.execute("SELECT * FROM runs ORDER BY name").fetchall()
+            except sqlite3.Error as error:  # it is made anew from the runs
+                return str(error)
         return _said([dict(row) for row in rows])
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
