@@ -25,6 +25,10 @@ SEED ?= 0
 soak: env
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) --out soak.jsonl
 
+# Gives every reader of files random inputs; chosen by the code they reach, if atheris is installed.
+fuzz: env
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --seed $(SEED)
+
 # Starts a SLURM of one node and gives it jobs; needs root, and apt-get where SLURM is not installed.
 slurm-test: env
 	tests/slurm/single_node.sh $(BIN)/python -m pytest -m slurm tests

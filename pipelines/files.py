@@ -95,13 +95,15 @@ def is_zip(path: Path) -> bool:
 
 
 def check_apart(archive: zipfile.ZipFile) -> None:
-    """Raise BadZipFile if entries share bytes: a few kilobytes can stand for petabytes so.
+    """Raise BadZipFile if entries share bytes, as when kilobytes stand for petabytes, or have none.
 
     >>> with zipfile.ZipFile("a.zip", "w") as archive:
     ...     archive.writestr("a.txt", "1")
     ...     check_apart(archive)
     """
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    if entries and entries[0].header_offset < 0:
+        raise zipfile.BadZipFile(f"{entries[0].filename!r:.80} begins before the file")
     for entry, behind in pairwise(entries):
         size = ZIP_HEADER + len(entry.filename) + entry.compress_size
         if entry.header_offset + size > behind.header_offset:

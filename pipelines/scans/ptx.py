@@ -20,7 +20,7 @@ import numpy as np
 from pipelines.errors import DatasetError
 from pipelines.progress import Task
 
-from .columns import Cut, is_count, is_data, is_number, shown
+from .columns import Cut, is_count, is_data, is_number, shown, to_float
 from .table import COLOR_NAMES, Scan, ScanOptions, spooled
 from .text import line_blocks, parse_lines
 
@@ -111,8 +111,8 @@ def _points(path: Path, sizes: list[int], counts: set[int], task: Task) -> Itera
 
 
 def _head(path: Path, number: int, lines: list[bytes]) -> _Head:
-    words = [line.split() for line in lines]
-    matrix = [[float(w) for w in line if is_number(w.decode("latin-1"))] for line in words[6:]]
+    words = [line.decode("latin-1").split() for line in lines[6:]]
+    matrix = [[to_float(word, ".") for word in line if is_number(word)] for line in words]
     whole = all(len(row) == 4 and all(map(math.isfinite, row)) for row in matrix)
     if not (is_count(lines[0]) and is_count(lines[1]) and whole):
         raise DatasetError(

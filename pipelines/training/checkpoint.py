@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from pipelines.errors import ConfigError, RunError
-from pipelines.files import atomic_bytes
+from pipelines.files import atomic_bytes, check_apart
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime.precision import FULL, Precision
 from pipelines.runtime.seeding import restore_rng_state, rng_state
@@ -94,6 +94,7 @@ class TrainingState:
         try:
             # `torch.load` ignores the file's checksums: a flipped bit would be trained on.
             with zipfile.ZipFile(path) as archive:
+                check_apart(archive)
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"{damaged} is not what was saved")
             self._set(torch.load(path, map_location="cpu", weights_only=True), path)

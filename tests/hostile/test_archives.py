@@ -12,18 +12,22 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.config import ModelConfig
 from pipelines.data.s3dis.published import find_published
 from pipelines.data.s3dis.raw import find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.synthetic.meshes import read_library
 from pipelines.errors import DeepGCNError
 from pipelines.files import check_apart
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.scans import open_scan
+from pipelines.training.checkpoint import TrainingState
 from pipelines.weights.sources import inspect_weights
 from tests.raw_tree import box, write_zip
 
 ROOM = "Area_1/office_1/Annotations/{}_1.txt"
 LOCAL, CENTRAL, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+END_64 = b"PK\x06\x06"
 # An archive of several disks with 64-bit positions: its locator says that there are two.
 DISKS = b"PK\x06\x07" + bytes(12) + b"\2\0\0\0"
 
@@ -49,10 +53,21 @@ def arrays(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def state() -> TrainingState:
+    model = DeepGCN(ModelConfig(depth=2, width=2, k=2, fusion_channels=2))
+    return TrainingState(model, torch.optim.Adam(model.parameters()))
+
+
+def checkpoint(path: Path) -> bytes:
+    state().save(path)
+    return path.read_bytes()
+
+
 READERS: dict[str, tuple[Callable[[Path], bytes], Callable[[Path], object]]] = {
     "a.zip": (raw, read_raw),
     "a.pth": (weights, inspect_weights),
     "a.npz": (arrays, open_scan),
+    "last.pt": (checkpoint, lambda path: state().load(path)),
 }
 
 
@@ -75,6 +90,9 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "with sizes that lie": lambda c: patched(c, (CENTRAL, 24, b"\xff\xff\xff\x7f")),
     "with entries over one another": lambda c: patched(c, (CENTRAL, 42, bytes(4))),
     "with entries behind its end": lambda c: patched(c, (CENTRAL, 42, b"\xff\xff\xff\x7f")),
+    "with entries before its begin": lambda c: patched(
+        c, (END, 17, b"\x7f"), (END_64, 49, b"\x7f")
+    ),
     "cut off": lambda c: c[:-30],
 }
 
@@ -131,6 +149,13 @@ def test_names_of_other_places(name: str, tmp_path: Path) -> None:
     entry = name.format("Annotations/wall_1.txt")
     with pytest.raises(DeepGCNError, match="found the unsafe path"):
         read_raw(write_zip(tmp_path / "a.zip", {entry: box(9, 1)}))
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    content = patched(raw(tmp_path / "a.zip"), (LOCAL, 6, b"\0\x08"), (LOCAL, 32, b"\xed"))
+    (tmp_path / "a.zip").write_bytes(content)
+    with pytest.raises(DeepGCNError, match="codec can't decode"):
+        read_raw(tmp_path / "a.zip")
 
 
 def test_a_link_is_read_as_text(tmp_path: Path) -> None:

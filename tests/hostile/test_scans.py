@@ -62,6 +62,17 @@ def test_pcd_whose_counts_lie(encoding: str, tmp_path: Path) -> None:
     assert "3,000,000,000 points" in refused(tmp_path / "a.pcd", many + "\0" * 64)
 
 
+def test_a_word_that_is_a_space_to_unicode(tmp_path: Path) -> None:
+    text = test_scans.PCD.format("ascii") + "1 2 3 4 1 2 3 4 \x1f\n" * 3
+    assert "in column 9, expected a whole number" in refused(tmp_path / "a.pcd", text)
+
+
+def test_ptx_whose_pose_is_no_number(tmp_path: Path) -> None:
+    test_scans.write_ptx(tmp_path / "a.ptx")
+    text = (tmp_path / "a.ptx").read_text().replace("0 0 1 0\n", "- 0 1 0\n")
+    assert "found a damaged header" in refused(tmp_path / "a.ptx", text)
+
+
 @pytest.mark.parametrize("suffix", [".las", ".laz"])
 def test_las_whose_counts_lie(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{suffix}"
