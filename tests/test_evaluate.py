@@ -170,6 +170,26 @@ def test_no_picture_of_other_predictions_stays(run: Run) -> None:
     assert folder / "room_office_1.png" in drawn.files
 
 
+def test_a_stop_before_the_last_file_leaves_no_scores(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next evaluation would take them for whole, and not write the rest."""
+    folder = run.path / "eval" / "room"
+
+    def stopped(*_: Any) -> tuple[Path, ...]:
+        (folder / ".report.md.7.part").write_text("half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.reports.tables.write_formats", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            score(run)
+    assert not (folder / "scores.json").exists()
+    score(run)
+    assert {"scores.json", "report.md"} <= {path.name for path in folder.iterdir()}
+    assert not [*folder.glob("*.part"), *folder.glob(".*.part")]
+
+
 def test_the_markdown_report(run: Run) -> None:
     (found,) = score(run).results
     text = (run.path / "eval" / "room" / "report.md").read_text()

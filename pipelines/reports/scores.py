@@ -17,7 +17,7 @@ import numpy as np
 
 from pipelines.config import EvalConfig
 from pipelines.errors import RunError
-from pipelines.files import atomic_json, atomic_text
+from pipelines.files import atomic_json, atomic_text, remove_unfinished
 from pipelines.inference.protocols import Evaluation
 from pipelines.metrics import RULE, Scores, mean_iou, scores
 from pipelines.model.presets import PRESETS, published_as
@@ -191,7 +191,10 @@ def write_scores(
     `folder` is runs/<run>/eval/<protocol>; `rooms` are the pictures and viewer pages that this
     evaluation wrote there. Those of an earlier one stay only if it had the same counts; otherwise
     they would contradict the scores. `history` has the run's "epoch" records.
+
+    `scores.json` comes last: where it is, everything else is.
     """
+    remove_unfinished(folder)
     matrix, classes = np.array(report.values["confusion"]), report.classes
     confusion = folder / "confusion.csv"
     lines = ([name, *row] for name, row in zip(classes, matrix, strict=True))
@@ -200,7 +203,6 @@ def write_scores(
         for pattern in (*PLOTS, "room_*.png", "view_*.html"):
             for path in {*folder.glob(pattern)} - {*rooms}:
                 path.unlink(missing_ok=True)
-    atomic_json(folder / "scores.json", report.values)
     atomic_text(confusion, counts)
     figures = {}
     if options.pictures:
@@ -215,9 +217,11 @@ def write_scores(
     pictures = sorted(folder.glob("room_*.png"))
     html = partial(html_report, report, pictures=pictures, history=history)
     texts = report.texts(options.page_columns)
+    pages = tables.write_formats(folder / "report", options.reports, {**texts, "html": html})
+    atomic_json(folder / "scores.json", report.values)
     return (
         *(folder / name for name in ("scores.json", "confusion.csv", *figures)),
-        *tables.write_formats(folder / "report", options.reports, {**texts, "html": html}),
+        *pages,
         *pictures,
         *sorted(folder.glob("view_*.html")),
     )
