@@ -166,8 +166,9 @@ def _on_disk(runs_dir: Path, work: Callable[[sqlite3.Connection], T]) -> T:
     try:
         with _opened(path) as database:
             return work(database)
-    except sqlite3.DatabaseError as error:
-        # An OperationalError is a lock or the disk, not the file, but for text that is none.
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # An OperationalError is a lock or the disk, not the file, but for text that is none: in a
+        # cell, or (a UnicodeDecodeError) in SQLite's own message about a damaged schema.
         if isinstance(error, sqlite3.OperationalError) and "decode" not in str(error):
             raise
     with _opened(path, replace=True) as database:

@@ -32,7 +32,7 @@ def store_of(fingerprint: str, **checksums: str) -> Store:
         Path("data"),
         {
             **{"classes": [], "class_colors": [], "test_area": 5, "fingerprint": fingerprint},
-            "rooms": [dataclasses.asdict(room) for room in rooms],
+            "rooms": json.loads(json.dumps([dataclasses.asdict(room) for room in rooms])),
         },
     )
 

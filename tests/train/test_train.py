@@ -51,7 +51,7 @@ def test_a_run_leaves_what_it_promises(config: TrainConfig, store: Store) -> Non
     run = open_run(result.run)
     assert run == latest_finished(config.runs)
     # The store's fold, Adam's rate, the published blocks.
-    resolved = dataclasses.replace(config, test_area=3, lr=1e-3, block_size=1.0)
+    resolved = dataclasses.replace(config, test_area=3, lr=1e-3, block_size=1.0, voxel=0.0)
     assert run.config == resolved
     assert run.environment["store"]["fingerprint"] == store.fingerprint
     assert run.environment["packages"]["torch"] == torch.__version__

@@ -71,8 +71,8 @@ def synthetic_store(config: TrainConfig, progress: Progress = SILENT) -> Store:
         about["furniture_sha256"] = library.digest
         about["credits"] = sorted({model.credit for model in library.models})
     manifest = {
-        "classes": CLASSES,
-        "class_colors": CLASS_COLORS,
+        "classes": [*CLASSES],
+        "class_colors": [[*color] for color in CLASS_COLORS],
         "test_area": 0,
         "fingerprint": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest(),
         "rooms": [],
