@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-fast soak slurm-test lint types check env clean
+.PHONY: demo test test-fast soak fuzz slurm-test lint types check env clean
 
 demo: $(VENV)/.installed
 	$(BIN)/deepgcn demo

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -17,6 +18,9 @@ from typing import Any
 from .errors import ConfigError
 
 UNFINISHED = ".part"
+# What reading a damaged zip can raise. A RuntimeError (NotImplementedError is one) is of an entry
+# that is encrypted, or packed in a way that is not known.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeDecodeError)
 ZIP_HEADER = 30  # bytes before an entry's name and content
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -28,7 +28,7 @@ KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
 BLOCK_SIZE = 1.0  # m, the side of a block as published
 BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
-VOXEL = Bounds(0, 0.5, "metres")  # side of the cubes of which each gives one point; 0: none
+VOXEL = Bounds(0.001, 0.5, "metres", or_zero=True)  # side of the cubes that each give one point
 IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
 

@@ -32,9 +32,12 @@ class Bounds:
     unit: str = "a number"
     exclusive: bool = False  # whether `least` and `most` themselves are out of bounds
     step: float | None = None  # of which it is a multiple
+    or_zero: bool = False  # whether it can also be 0, below `least`
 
     def check(self, flag: str, value: float) -> None:
         """Raise ConfigError, naming the option, unless `value` is within the bounds."""
+        if self.or_zero and value == 0:
+            return
         inside = value >= self.least and (self.most is None or value <= self.most)
         between = inside and self.step is not None and value % self.step != 0
         if not inside or between or (self.exclusive and value in (self.least, self.most)):
@@ -47,7 +50,8 @@ class Bounds:
         if self.most is None:
             return f"at least {self.least}"
         steps = "" if self.step is None else f" in steps of {self.step}"
-        return f"{self.unit} from {self.least} to {self.most:,}{steps}"
+        zero = "0, or " if self.or_zero else ""
+        return f"{zero}{self.unit} from {self.least} to {self.most:,}{steps}"
 
 
 COUNT = Bounds(1)

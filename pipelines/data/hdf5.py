@@ -74,6 +74,16 @@ def own_values(group: h5py.Group, name: str) -> np.ndarray:
     return values
 
 
+def own_number(item: h5py.Group, name: str) -> Any:
+    """Return the value of an attribute that is a number or an array of numbers.
+
+    ValueError: it is of another type. The HDF5 library need not return from a damaged text.
+    """
+    if item.attrs.get_id(name).dtype.kind not in "fiu":
+        raise ValueError(f"the attribute {name} is no number")
+    return item.attrs[name]
+
+
 class _Disk(io.FileIO):
     """A file of which one write fails at most, and none while HDF5 closes it."""
 

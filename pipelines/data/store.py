@@ -20,6 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import h5py
 import numpy as np
 
 from pipelines.config import AREAS
@@ -29,7 +30,7 @@ from pipelines.scans.frame import check_ground, locate, outside
 from pipelines.serialization import fits
 
 from .blocks import Grid, grid_sort
-from .hdf5 import atomic_hdf5, open_hdf5, own_values
+from .hdf5 import atomic_hdf5, open_hdf5, own_number, own_values
 
 SCHEMA = "deepgcn-store"
 SCHEMA_VERSION = 1
@@ -154,12 +155,13 @@ def read_rooms(path: Path, names: Iterable[str] | None = None) -> Iterable[Room]
     """
     try:
         with open_hdf5(path) as file:
-            _check_schema(path, file.attrs)
+            _check_file(path, file)
             for name in list(file["rooms"]) if names is None else names:
                 group = file["rooms"][name]
                 if group.file != file:
                     raise ValueError(f"{name} lies in another file")
-                area, origin, nx, ny = (group.attrs[key] for key in ("area", "origin", "nx", "ny"))
+                about = (own_number(group, key) for key in ("area", "origin", "nx", "ny"))
+                area, origin, nx, ny = about
                 pos, color, label = (own_values(group, key) for key in ("pos", "color", "label"))
                 grid = Grid(int(nx), int(ny), own_values(group, "offsets"))
                 yield Room(int(area), name, origin, pos, color, label, grid)
@@ -182,6 +184,12 @@ def _check_schema(path: Path, header: Any) -> None:
             f"expected {SCHEMA!r} version {SCHEMA_VERSION}.\n"
             f"Prepare the data again with this version: {command('prepare', '--data', path.parent)}"
         )
+
+
+def _check_file(path: Path, file: h5py.File) -> None:
+    """Check the version of an area's file. The name of its schema is a text: see `own_number`."""
+    version = own_number(file, "version") if "schema" in file.attrs else None
+    _check_schema(path, {"schema": SCHEMA, "version": version})
 
 
 def readable_entries(data: Path) -> list[dict[str, Any]]:
@@ -210,7 +218,7 @@ def readable_entries(data: Path) -> list[dict[str, Any]]:
     found: set[tuple[int, str]] = set()
     for area in {info.area for info in entries}:
         with suppress(*UNREADABLE, DatasetError), open_hdf5(area_file(data, area)) as file:
-            _check_schema(path, file.attrs)
+            _check_file(path, file)
             found |= {(area, name) for name in file["rooms"]}
     return [entry for info, entry in entries.items() if (info.area, info.name) in found]
 

@@ -110,14 +110,14 @@ def _counted(
     one = _figures(dataclasses.replace(_small(model), knn="fixed"), measure, *setting)
 
     def figures(depth: int, points: int) -> tuple[float, float]:
+        def searches(layers: int) -> list[float]:
+            """What all graphs but the first take in a network of so many layers."""
+            return [a - b for a, b in zip(each(layers, points), one(layers, points), strict=True)]
+
         first, second = one(depth, points)
         for layer in {*dataclasses.replace(model, depth=depth).graph_layers()} - {0}:
-            ends = layer + 1, layer
-            # What its graph costs: a network that ends with this layer, less one that ends before.
-            after, before = (zip(each(n, points), one(n, points), strict=True) for n in ends)
-            gaps = [a - b for a, b in after], [a - b for a, b in before]
-            first += gaps[0][0] - gaps[1][0]
-            second += gaps[0][1] - gaps[1][1]
+            after, before = searches(layer + 1), searches(layer)
+            first, second = first + after[0] - before[0], second + after[1] - before[1]
         return first, second
 
     return figures

@@ -26,8 +26,9 @@ FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
 def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
     """Return each point's neighbours: every `dilation`-th of its k·dilation nearest points.
 
-    Exact, by Euclidean distance, on the CPU and on GPUs, without an N × N matrix; a point is its
-    own first neighbour. `python -m benchmarks.knn` compares it with other libraries.
+    By Euclidean distance, on the CPU and on GPUs, without an N × N matrix or any approximation but
+    that of float32: it can swap neighbours whose distances differ by its rounding. A point is its
+    own first neighbour. docs/benchmarks.md compares it with other libraries.
 
     Args:
         x: points or features (N, C), or blocks of them (B, N, C), floating point and finite. No

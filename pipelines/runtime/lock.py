@@ -40,8 +40,7 @@ def hold_alone(
     """
     made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _opened(path) as file:
-        held = acquire(file)
+    with _opened(path) as (file, held):
         if held is False:
             holder = file.read().strip() or "it has not said which"
             raise DatasetError(
@@ -94,13 +93,18 @@ def this_process() -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[str]]:
-    """Open a file that is in place once it is locked: its last holder may have removed it."""
+def _opened(path: Path) -> Iterator[tuple[IO[str], bool | None]]:
+    """Open a lock file and take its lock, which `acquire` describes.
+
+    The file must be in place once it is locked: its last holder may have removed it meanwhile.
+    """
     while True:
         with path.open("a+", encoding="utf-8") as file:
-            acquire(file)
+            held = acquire(file)
+            in_place = False
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                    file.seek(0)
-                    yield file
-                    return
+                in_place = os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+            if in_place:
+                file.seek(0)
+                yield file, held
+                return

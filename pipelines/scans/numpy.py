@@ -13,7 +13,6 @@ import shutil
 import struct
 import tokenize
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -23,7 +22,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.files import atomic_write, check_apart
+from pipelines.files import ZIP_ERRORS, atomic_write, check_apart
 
 from . import table
 from .columns import COLUMN_NAMES, given_roles, guessed_roles
@@ -33,10 +32,7 @@ POSITIONS = ("pos", "xyz", "points", "positions", "coords", "coord", "vertices",
 COLORS = ("color", "colors", "rgb", "colour", "colours")
 SAMPLE = 1000  # points from which the columns of a plain array are guessed
 LONGEST_HEADER = 1 << 14  # bytes
-_BAD_ARCHIVE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError),
-    *(ValueError, OverflowError),
-)
+_BAD_ARCHIVE = (*ZIP_ERRORS, struct.error, ValueError, OverflowError)
 _BAD_HEADER = (ValueError, TypeError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError)
 
 

@@ -182,13 +182,7 @@ def estimate(
         if (config := row.config) is None:
             rows.append(RowEstimate(row))
             continue
-        key = (
-            config.test_area,
-            config.block_side,
-            config.voxel_side,
-            config.num_points,
-            config.val_fraction,
-        )
+        key = (config.test_area, config.block_side, config.num_points, config.val_fraction)
         if key not in blocks:
             blocks[key] = 0
             with suppress(DeepGCNError):  # there are no blocks

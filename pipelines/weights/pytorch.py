@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.errors import WeightsError
-from pipelines.files import check_apart, is_zip
+from pipelines.files import ZIP_ERRORS, check_apart, is_zip
 
 SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
 STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainers save weights
@@ -78,7 +78,7 @@ def _check_sizes(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             check_apart(archive)
             total = sum(entry.file_size for entry in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError) as error:
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
         raise WeightsError(f"{path}: cannot be read as a PyTorch file: {error}.") from error
     if total > path.stat().st_size:
         raise WeightsError(

@@ -34,7 +34,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OF_BLOCKS = {
     "num_points": (r"[0-9]{1,18}", POINTS, "a number of points"),
     "block_size": (r"[0-9]{1,2}(\.[0-9])?", BLOCK_SIDE, "metres"),
-    "voxel": (r"0(\.[0-9]{1,6})?", VOXEL, "metres"),
+    "voxel": (r"0(\.[0-9]{1,18})?", VOXEL, "metres"),
 }
 CHECKSUM = "deepgcn_sha256"  # metadata: the SHA-256 of the file, in which it is NO_SUM
 NO_SUM = 64 * "0"
@@ -175,7 +175,7 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
 
 def blocks_metadata(num_points: int, block_size: float, voxel: float) -> dict[str, str]:
     """Return the metadata of the blocks in training."""
-    thinned = {"voxel": f"{voxel:.6f}".rstrip("0")} if voxel else {}
+    thinned = {"voxel": str(voxel)} if voxel else {}
     return {"num_points": str(num_points), "block_size": f"{block_size:g}", **thinned}
 
 

@@ -116,10 +116,10 @@ def test_archives_that_cannot_be_read(name: str, damage: str, tmp_path: Path) ->
 def test_bombs_of_text(text: bytes, tmp_path: Path) -> None:
     size = 20_000_000 // len(text)
     path = write_zip(tmp_path / "a.zip", {ROOM.format("wall"): text * size})
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(DeepGCNError, match=r"packed in .* expected at most 100 times as many"):
         read_raw(path)
-    assert time.monotonic() - begun < 2, "it was unpacked"
+    assert time.process_time() - begun < 2, "it was unpacked"
 
 
 def test_bombs_of_blocks(tmp_path: Path) -> None:

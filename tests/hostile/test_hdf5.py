@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,4 +111,31 @@ def test_a_room_in_another_file(tmp_path: Path) -> None:
         del file["rooms"]
         file["rooms"] = h5py.ExternalLink(str(other), "rooms")
     with pytest.raises(DatasetError, match="office_1 lies in another file"):
+        list(read_rooms(path))
+
+
+def test_a_text_from_which_hdf5_does_not_return_is_not_read(tmp_path: Path) -> None:
+    """One byte of the length of the schema's name, found by the fuzzer."""
+    path = tmp_path / "area_1.h5"
+    write_rooms(path, [tiny_room(1, 1, 4)])
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"GCOL") + 24] = 1
+    path.write_bytes(damaged)
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom pipelines.data.store import read_rooms\n"
+        "print(*(room.name for room in read_rooms(Path(sys.argv[1]))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "office_1\n", done.stderr
+
+
+@pytest.mark.parametrize("where", ["/", "rooms/office_1"])
+def test_numbers_that_are_texts_are_refused(where: str, tmp_path: Path) -> None:
+    path = tmp_path / "area_1.h5"
+    write_rooms(path, [tiny_room(1, 1, 4)])
+    with h5py.File(path, "a") as file:
+        file[where].attrs["version" if where == "/" else "nx"] = "1"
+    with pytest.raises(DatasetError, match="is no number"):
         list(read_rooms(path))

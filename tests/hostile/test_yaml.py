@@ -63,7 +63,7 @@ def texts(levels: int) -> str:
 
 @contextmanager
 def cheap() -> Iterator[None]:
-    """Fail unless a block takes less than a second, and 64 MB."""
+    """Fail if a block takes long, or 64 MB. What explodes takes minutes; tracing and CI are slow."""
     begun = time.process_time()
     tracemalloc.start()
     try:
@@ -72,7 +72,7 @@ def cheap() -> Iterator[None]:
     finally:
         tracemalloc.stop()
     assert peak < 64 << 20
-    assert time.process_time() - begun < 5, "several times slower while memory is traced"
+    assert time.process_time() - begun < 20
 
 
 @pytest.mark.parametrize("bomb", [lists(9), merges(9), texts(4)], ids=["lists", "merges", "texts"])

@@ -84,3 +84,31 @@ def test_a_file_system_without_locks_is_said(
         done = True
     assert done
     assert ears.said == [f"{tmp_path}: found no locks there; run one command at a time in it."]
+
+
+def test_an_error_of_the_holder_is_its_own(tmp_path: Path) -> None:
+    """As of a folder that is moved away meanwhile."""
+    with (
+        pytest.raises(FileNotFoundError, match="gone"),
+        hold_alone(tmp_path / "lock", tmp_path, "."),
+    ):
+        raise FileNotFoundError("gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_holder_that_ends_meanwhile_takes_its_file_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who found it held must not take the lock of a file that is in nobody's way any more."""
+    path = tmp_path / "lock"
+
+    def ends_after(*_: object, **__: object) -> bool:
+        monkeypatch.undo()
+        return False  # and now the holder removes its file, and ends
+
+    monkeypatch.setattr(lock, "acquire", ends_after)
+    with (
+        pytest.raises(DatasetError, match="another process"),
+        hold_alone(path, tmp_path, "."),
+    ):
+        pytest.fail("the lock was given")

@@ -58,7 +58,7 @@ FOLDERS = ("tensorboard", "logs")
 
 @dataclass(frozen=True)
 class Work:
-    """A command, and how its result is told from another."""
+    """A command, what it starts from, and what is known of it."""
 
     arguments: tuple[str, ...]
     make: Callable[[Path], None]  # what it starts from, into an empty folder

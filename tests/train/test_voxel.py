@@ -11,13 +11,14 @@ from plyfile import PlyData
 
 from deepgcn_cli.__main__ import run as deepgcn
 from pipelines import load_model, segment
-from pipelines.config import TrainConfig
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError
+from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import Run
 from pipelines.scans.ply import write_points
-from pipelines.weights.safetensors import read_metadata
+from pipelines.weights.safetensors import blocks_metadata, read_metadata, save_weights
 from tests.tiny_training import AtStep, run_as
 
 VOXEL = 0.2  # m; the store's blocks have about 300 voxels of this side
@@ -76,7 +77,16 @@ def test_a_training_from_weights_has_theirs(thinned: Run, store: Store, tmp_path
     assert line in listener.said
 
 
-@pytest.mark.parametrize("voxel", [-0.1, 0.6, float("nan")])
+@pytest.mark.parametrize("voxel", [-0.1, 1e-9, 0.6, float("nan")])
 def test_sides_out_of_bounds(voxel: float) -> None:
-    with pytest.raises(ConfigError, match="--voxel: found"):
+    expected = r"--voxel: found .*, expected 0, or metres from 0.001 to 0.5\."
+    with pytest.raises(ConfigError, match=expected):
         TrainConfig(voxel=voxel)
+
+
+@pytest.mark.parametrize("voxel", [0.001, 0.04, 1 / 30, 0.5])
+def test_weights_keep_every_digit(voxel: float, tmp_path: Path) -> None:
+    model = DeepGCN(ModelConfig(depth=2, width=8, k=4))
+    path = tmp_path / "model.safetensors"
+    save_weights(path, model, metadata=blocks_metadata(64, 1.0, voxel))
+    assert load_model(path).voxel == voxel

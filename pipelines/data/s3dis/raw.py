@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from pipelines.errors import DatasetError, command
-from pipelines.files import check_apart, is_zip
+from pipelines.files import ZIP_ERRORS, check_apart, is_zip
 
 from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 
@@ -43,10 +43,7 @@ PREPARED = (
 )
 _SKIPPED = {"__MACOSX", "Icon"}
 # What reading a damaged folder or zip can raise.
-READ_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, zipfile.BadZipFile, zlib.error, inflate.error, EOFError),
-    *(RuntimeError, NotImplementedError, UnicodeDecodeError),
-)
+READ_ERRORS: tuple[type[Exception], ...] = (OSError, inflate.error, *ZIP_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(path)
         check_apart(archive)
         return archive
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except (OSError, ValueError, *ZIP_ERRORS) as error:
         size = path.stat().st_size if path.exists() else 0
         raise DatasetError(
             f"{path}: found {size:,} bytes that are no complete zip ({error}).\n"

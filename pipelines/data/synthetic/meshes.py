@@ -13,7 +13,6 @@ import json
 import re
 import warnings
 import zipfile
-import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import ConfigError
-from pipelines.files import atomic_write
+from pipelines.files import ZIP_ERRORS, atomic_write
 from pipelines.progress import SILENT, Progress
 
 from .pieces import SIZED, Piece
@@ -35,9 +34,6 @@ FORMAT = 2  # of the cache; raised whenever a model is read in another way
 CATALOGUE = "PluginFurnitureCatalog.properties"
 CELL = 0.008  # m: vertices of a model that are nearer to each other become one
 TRIANGLES = 1500  # of a model; the cells grow until it has no more
-_BAD_ARCHIVE = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError),
-)
 LARGEST = 64 << 20  # bytes of one file of a library
 WHOLE = 2 << 30  # bytes of all of them
 PIXELS = 1 << 25  # of a texture
@@ -214,7 +210,7 @@ def _load(path: Path, key: str, progress: Progress) -> list[Model]:
     cached = Path(pooch.os_cache("deepgcn")) / "furniture" / f"{key}-{FORMAT}.npz"
     try:
         return _read_cached(cached)
-    except (OSError, KeyError, TypeError, *_BAD_ARCHIVE):
+    except (OSError, KeyError, TypeError, ValueError, *ZIP_ERRORS):
         models = read_library(path, progress)
     try:
         _write_cached(cached, models)
@@ -265,7 +261,7 @@ def read_library(path: Path, progress: Progress = SILENT) -> list[Model]:
                     models += [_read_model(archive, entry, label, licence)] if label else []
                 except Exception:  # a file of a stranger, read by a parser that trusts it
                     broken += 1
-    except (OSError, KeyError, *_BAD_ARCHIVE) as error:
+    except (OSError, KeyError, ValueError, *ZIP_ERRORS) as error:
         raise ConfigError(
             f"{path}: found {error}, expected a furniture library: a zip file with {CATALOGUE}."
         ) from None
