@@ -63,7 +63,7 @@ def texts(levels: int) -> str:
 
 @contextmanager
 def cheap() -> Iterator[None]:
-    """Fail if a block takes long, or 64 MB. What explodes takes minutes; tracing and CI are slow."""
+    """Fail if a block takes long, which tracing makes several times longer, or 64 MB."""
     begun = time.process_time()
     tracemalloc.start()
     try:
