@@ -50,7 +50,7 @@ from pipelines.runtime.device import pick_device
 from .config import AREAS, EvalConfig, TrainConfig
 from .errors import ConfigError, DatasetError, RunError, command
 from .metrics import Scores, confusion, scores
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, counted
 from .serialization import to_plain
 from .train import train
 
@@ -476,7 +476,8 @@ def _summary(
     points = sum(each["points"] for each in values)
     return {
         "network": trained.label,
-        "protocol": f"{first['protocol']}{votes}, seed {config.seed}, {points:,} points scored",
+        "protocol": f"{first['protocol']}{votes}, seed {config.seed}, "
+        f"{counted(points, 'point')} scored",
         "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json; "
         f"checkpoint {config.checkpoint}",

@@ -40,7 +40,7 @@ from pipelines.scans.table import Labels, Scan, ScanOptions
 from .config import PredictConfig
 from .errors import ConfigError, DatasetError
 from .files import check_place, remove_unfinished
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, counted
 from .scans import (
     FORMATS,
     check_format,
@@ -260,7 +260,7 @@ def _predict_one(
     pos, color, frame = _points(config, scan, progress)
     stray = outside(pos, frame.extent)
     if count := int(stray.sum()):
-        progress.say(f"{path}: {left_out(count, len(pos))}; they are labelled all the same")
+        progress.say(f"{path}: {left_out(count, len(pos))}; labelled all the same")
     _compare_with_training(path, networks, pos[~stray], color[~stray], progress)
     _check_writable(config, out, scan, networks)
     begun = time.monotonic()
@@ -274,7 +274,7 @@ def _predict_one(
         earlier = found.points // passes
         label_points(networks.models, pos, color, found, task, networks.votes, stray)
     label_seconds = time.monotonic() - begun
-    rule = f"{config.frame}, without {count:,} stray points" if count else config.frame
+    rule = f"{config.frame}, without {counted(count, 'stray point')}" if count else config.frame
     shown = progress if len(scan) >= LARGE else SILENT
     with (
         _kept_if_unwritten(out, found, progress),
@@ -380,7 +380,9 @@ def _points(
     _check_positions(config, scan, pos, frame, progress)
     color = _colors(config, scan, pos, progress)
     if scan.dropped:
-        lists = ", ".join(f"{name} of {count:,} points" for name, count in scan.dropped.items())
+        lists = ", ".join(
+            f"{name} of {counted(count, 'point')}" for name, count in scan.dropped.items()
+        )
         progress.say(f"{scan.path}: left out of the result are the lists {lists}")
     return pos, color, frame
 
@@ -402,8 +404,8 @@ def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progre
     missing, placed = scan.uncolored(), np.flatnonzero(~np.isnan(pos[:, 0]))
     if count := int(missing[placed].sum()):
         progress.warn(
-            f"{scan.path}: {count:,} of {len(scan):,} points have no colour; they are labelled "
-            "with that of the nearest coloured point, and written as they are."
+            f"{scan.path}: {count:,} of {counted(len(scan), 'point')} without colour; labelled "
+            "with that of the nearest coloured point, and written as in the scan."
         )
         with progress.task("Filling in colours", unit="points"):
             fill_colors(pos, color, missing)
@@ -424,7 +426,7 @@ def _check_positions(
         raise DatasetError(f"{scan.path}: found no point with finite coordinates, expected some.")
     if len(bad) and not config.drop_nan:
         raise DatasetError(
-            f"{scan.path}: found {len(bad):,} of {len(pos):,} points with NaN or infinite "
+            f"{scan.path}: found {len(bad):,} of {counted(len(pos), 'point')} with NaN or infinite "
             f"coordinates, the first at index {bad[0]}.\n"
             f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
         )

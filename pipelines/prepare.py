@@ -72,9 +72,9 @@ EXPORTED = "pointnet_h5"  # the folder of the published form
 WORKER_BYTES = 100_000_000  # of text; with less, another process costs more than it saves
 TEST_AREA = 5  # the default; the last area of data without it
 LACKING = {  # what points may lack, by its name in a room's entry
-    "unplaced": "have no coordinates (NaN or infinite); they are left out.",
-    "uncolored": "have no colour; they got that of the nearest coloured point.",
-    "black": "are exactly black, as programs write for points without colour; taken as black. If "
+    "unplaced": "without coordinates (NaN or infinite); left out.",
+    "uncolored": "without colour, given that of the nearest coloured point.",
+    "black": "exactly black, as programs write for points without colour; taken as black. If "
     "they have none, say so with NaN.",
 }
 READER = 3  # raised whenever the same raw room gives other points or notes
@@ -222,8 +222,8 @@ def _check_store(config: PrepareConfig, dataset: Dataset) -> bool:
         return False
     if not config.replace:
         raise DatasetError(
-            f"{config.data}: found the prepared data of {before} ({len(stored)} rooms), asked for "
-            f"{now}; nothing was changed.\n"
+            f"{config.data}: found the prepared data of {before} ({counted(len(stored), 'room')}), "
+            f"asked for {now}; nothing was changed.\n"
             "Give this one a folder of its own with --data, or replace all of the other: --replace"
         )
     return True
@@ -436,7 +436,7 @@ def _warn(dataset: Dataset, entries: list[Entry], progress: Progress) -> None:
     total = counts["points"] + counts["unplaced"]
     for name, text in LACKING.items():
         if counts[name] > (BLACK * total if name == "black" else 0):
-            progress.warn(f"{dataset.source}: {counts[name]:,} of {total:,} points {text}")
+            progress.warn(f"{dataset.source}: {counts[name]:,} of {counted(total, 'point')} {text}")
 
 
 def _test_area(config: PrepareConfig, dataset: Dataset) -> int:

@@ -27,7 +27,7 @@ from pipelines.runtime.process import worker_pool
 from .config import SynthConfig
 from .errors import ConfigError, command
 from .files import atomic_json, check_place, naming
-from .progress import SILENT, Progress
+from .progress import SILENT, Progress, counted
 
 MARKER = "synthetic.json"
 UNFINISHED = ".unfinished"  # rooms that are being written
@@ -176,7 +176,8 @@ def _clear(out: Path, wanted: list[str], settings: dict[str, Any]) -> None:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
         rooms = [Path(str(room)) for room in marker.pop("rooms")]
     except FileNotFoundError:
-        raise _not_ours(out, f"{len(list(out.iterdir()))} entries, without {MARKER}") from None
+        files = counted(len(list(out.iterdir())), "file")
+        raise _not_ours(out, f"{files}, without {MARKER}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_ours(out, f"a {MARKER} that cannot be read") from None
     keep = {room for room in wanted if marker == settings and _is_whole(out / room)}

@@ -216,7 +216,7 @@ def test_points_without_color_get_the_nearest_one(
     np.testing.assert_array_equal(np.isnan(some["scan_red"]), missing)
     np.testing.assert_array_equal(some["scan_red"][~missing], color[~missing, 0])
     (said,) = (text for text in ears.said if "no colour" in text)
-    assert f"{missing.sum():,} of {len(pos):,} points have no colour" in said
+    assert f"{missing.sum():,} of {len(pos):,} points without colour" in said
 
 
 @pytest.mark.parametrize(("black", "said"), [(0, False), (5, True)])

@@ -274,7 +274,7 @@ def test_other_data_under_the_same_name_is_other_data(
     monkeypatch.chdir(tmp_path / "here")
     run(Path("raw"), data)
     monkeypatch.chdir(tmp_path / "there")
-    with pytest.raises(DatasetError, match=r"here/raw \(1 rooms\), asked for raw; nothing was"):
+    with pytest.raises(DatasetError, match=r"here/raw \(1 room\), asked for raw; nothing was"):
         run(Path("raw"), data)
     assert class_points(data) == {"wall": 9}
 

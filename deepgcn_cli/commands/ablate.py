@@ -15,7 +15,7 @@ from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
 from pipelines.config import AblateConfig
 from pipelines.config.options import option
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 if TYPE_CHECKING:
     from pipelines.studies.state import RowEstimate
@@ -103,7 +103,7 @@ def _found(result: AblateResult, *, failed: bool = False) -> Answer:
 
     counts = {name: getattr(result, name) for name in ("study", "runs", "finished", "failed")}
     value = {**counts, "files": result.files, "tables": tables_values(result.tables)}
-    scored = f"{result.finished} of {result.runs} runs scored, {result.failed} failed"
+    scored = f"{result.finished} of {counted(result.runs, 'run')} scored, {result.failed} failed"
     files = [f"  {file}" for file in result.files]
     return Answer(value, [tables_markdown(result.tables), scored, *files], failed=failed)
 
@@ -134,8 +134,8 @@ def _estimate(config: AblateConfig, progress: Progress) -> Answer:
         Table(columns, [shown(row) for row in found.rows]),
         *(f"{row.name} cannot be trained: {row.error}" for row in failing),
         *found.notes,
-        f"{runs} runs to train, estimate {total} one after the other, scoring not counted. "
-        f"All times are estimates, from {found.source}.",
+        f"{counted(runs, 'run')} to train, estimate {total} one after the other, scoring not "
+        f"counted. All times are estimates, from {found.source}.",
     ]
     return Answer(found, parts)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from deepgcn_cli.display import Answer, Table
 from deepgcn_cli.options import PRESET, Flags, ModelFlags, chosen_model, subcommand
 from pipelines.config import BenchConfig
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 if TYPE_CHECKING:
     from pipelines.bench import Figures, Row
@@ -38,7 +38,7 @@ def bench(
 
     result = stage(config, progress=progress)
     speed, found = result.gemm_speed, result.environment
-    where = found["gpu"] or f"{found['cpu']}, {found['threads']} threads"
+    where = found["gpu"] or f"{found['cpu']}, {counted(found['threads'], 'thread')}"
     texts = (
         f"medians; memory beyond the process's start; GEMM {speed / 1e9:,.0f} GFLOP/s",
         f"{where}, torch {found['packages']['torch']}",

@@ -169,11 +169,13 @@ def _make_data(folder: Path, settings: Settings, progress: Progress) -> None:
     finished = marker.is_file() and all((raw / room).is_dir() for room in rooms)
     if _begin(progress, "2/6 synth: a synthetic building", finished=finished):
         made = synth(demo_building(raw, settings.seed), progress=progress)
-        progress.say(f"{made.out}: {counted(made.rooms, 'room')}, {made.points:,} points")
+        progress.say(f"{made.out}: {counted(made.rooms, 'room')}, {counted(made.points, 'point')}")
     _begin(progress, "3/6 prepare: its rooms as blocks")  # `prepare` keeps finished rooms
     config = PrepareConfig(raw=raw, data=folder / DATA, test_area=TEST_AREA)
     prepared = prepare(config, progress=progress)
-    progress.say(f"{prepared.data}: {counted(prepared.rooms, 'room')}, {prepared.points:,} points")
+    progress.say(
+        f"{prepared.data}: {counted(prepared.rooms, 'room')}, {counted(prepared.points, 'point')}"
+    )
 
 
 def _train(folder: Path, settings: Settings, weights: NamedWeights, progress: Progress) -> None:

@@ -157,7 +157,7 @@ def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[s
     yield "recipe", f"{config.recipe_text}, batch {config.batch_size} × {config.num_points} points"
     yield "seed", str(config.seed)
     yield "created", str(status.get("created", "–"))
-    yield "steps", f"{_count(status.get('step'))} ({_count(status.get('epoch'))} epochs)"
+    yield "steps", f"{_count(status.get('step'))} (epochs: {_count(status.get('epoch'))})"
     yield "time", clock_time(float(status.get("seconds") or 0))
     yield "validation mIoU", percent(status.get("best_miou"))
     yield "hardware", str(environment.get("gpu") or environment.get("cpu") or "–")

@@ -22,7 +22,7 @@ def synth(config: SynthConfig, progress: Progress) -> Answer:
     from pipelines.synth import synth as stage
 
     result = stage(config, progress=progress)
-    text = f"{result.out}: {counted(result.rooms, 'room')}, {result.points:,} points"
+    text = f"{result.out}: {counted(result.rooms, 'room')}, {counted(result.points, 'point')}"
     return Answer(result, [text], hint=f"Next: {command('prepare', result.out)}")
 
 
@@ -45,9 +45,10 @@ def prepare(config: PrepareConfig, progress: Progress) -> Answer:
         result = stage(config, progress=progress)
     areas = ", ".join(f"area {area}: {rooms}" for area, rooms in result.areas.items())
     texts = [
-        f"{result.data}: {counted(result.rooms, 'room')} ({areas}), {result.points:,} points",
+        f"{result.data}: {counted(result.rooms, 'room')} ({areas}), "
+        f"{counted(result.points, 'point')}",
         f"{f'test area {result.test_area}' if result.test_area else 'no test area'}, "
-        f"{len(result.repairs)} lines repaired",
+        f"{counted(len(result.repairs), 'line')} repaired",
         describe(result.statistics),
     ]
     taken = f"unknown class, {TAKEN.get(config.unknown)}"
@@ -81,12 +82,12 @@ def described(scans: Sequence[ScanResult]) -> Iterator[str | Table]:
     for number, scan in enumerate(scans):
         labelled = scan.points - scan.unlabelled
         unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""
-        earlier = f"; {scan.earlier:,} points were labelled before" if scan.earlier else ""
+        earlier = f"; {counted(scan.earlier, 'point')} labelled before" if scan.earlier else ""
         extent = " × ".join(f"{size:.2f}" for size in scan.extent)
         if number:
             yield ""
         yield (
-            f"{scan.out}: {scan.points:,} points{unlabelled}, {extent} m, "
+            f"{scan.out}: {counted(scan.points, 'point')}{unlabelled}, {extent} m, "
             f"mean confidence {100 * scan.confidence:.1f} %"
         )
         yield (

@@ -14,7 +14,7 @@ from deepgcn_cli.options import PRESET, ModelFlags, TrainFlags, chosen_model, su
 from pipelines.config import TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
 from pipelines.runs.lock import was_locked_here
 
@@ -91,7 +91,8 @@ def train(
     where = (*where, "--data", "DIR") if config.synth else where
     best = result.best_miou
     chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
-    text = f"{result.run}: {result.steps:,} steps, {result.epochs} epochs, {chosen}"
+    length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
+    text = f"{result.run}: {length}, {chosen}"
     ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
     return Answer(result, [text], f"Next: {command(*ahead, *where)}")
 

@@ -14,7 +14,7 @@ from deepgcn_cli.options import subcommand
 from pipelines.config.model import Hints
 from pipelines.config.options import option
 from pipelines.errors import command
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
@@ -172,7 +172,7 @@ def inspect_file(
         ("names", found.release or "of no known network"),
         ("network", found.network or f"none: {found.problem}"),
         *([("as published", _flags(found.assumed))] if found.assumed else []),
-        ("tensors", f"{len(found.tensors):,} with {found.numbers:,} values"),
+        ("tensors", f"{len(found.tensors):,} with {counted(found.numbers, 'value')}"),
         *found.facts.items(),
     ]
     rows = [

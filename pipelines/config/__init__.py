@@ -348,7 +348,7 @@ class TrainConfig:
         self.model.check_points(self.num_points)
         if self.freeze > self.model.depth:
             raise ConfigError(
-                f"--freeze: found {self.freeze}, expected at most the {self.model.depth} layers "
+                f"--freeze: found {self.freeze}, expected at most {self.model.depth}, the layers "
                 f"of {self.model.label}."
             )
 
@@ -362,8 +362,8 @@ class TrainConfig:
         micro_batch = self.micro_batch or self.local_batch
         if micro_batch > self.local_batch:
             raise ConfigError(
-                f"--micro-batch: found {micro_batch}, expected at most the "
-                f"{self.local_batch} blocks of a step (--batch-size) that a process has."
+                f"--micro-batch: found {micro_batch}, expected at most "
+                f"{self.local_batch}, the blocks of a step (--batch-size) that a process has."
             )
         if self.sync_bn and micro_batch < self.local_batch:
             raise ConfigError(

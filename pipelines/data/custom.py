@@ -36,6 +36,7 @@ import numpy as np
 from pipelines.config import AREAS
 from pipelines.documents import composed, read_yaml, shown
 from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_mean
+from pipelines.progress import counted
 from pipelines.scans import open_scan, without_results
 from pipelines.scans.colors import GREY, fill_colors
 from pipelines.scans.numpy import read_arrays
@@ -354,7 +355,9 @@ def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
         column = _label_column(dataset, path, rows)
         found, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
         texts = [_text(value) for value in found]
-        shown = [f"{text} ({count:,} points)" for text, count in zip(texts, counts, strict=True)]
+        shown = [
+            f"{text} ({counted(count, 'point')})" for text, count in zip(texts, counts, strict=True)
+        ]
     for text, what in zip(texts, shown, strict=True):
         if text not in dataset.values:
             raise DatasetError(

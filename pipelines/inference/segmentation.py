@@ -21,7 +21,7 @@ from pipelines.config.options import COUNT, check_choice
 from pipelines.data import blocks
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import SILENT, Progress, Task
+from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.scans.frame import check_ground, left_out, locate, outside
 from pipelines.scans.table import BRIGHTEST_FRACTION
@@ -240,7 +240,7 @@ def segment(
     check_ground("segment", len(pos), read, found, "Give metres, without points that lie far away.")
     stray = outside(local, found.extent)
     if count := int(stray.sum()):
-        progress.say(f"segment: {left_out(count, len(pos))}; they are labelled all the same")
+        progress.say(f"segment: {left_out(count, len(pos))}; labelled all the same")
     order, points = sort_points(local, color, stray, draws.block_size)
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
@@ -265,5 +265,5 @@ def _check_arrays(pos: np.ndarray, color: np.ndarray) -> None:
             raise DatasetError(f"segment: found color from {least} to {most}, {expected}.")
     if bad := int((~np.isfinite(pos).all(axis=1)).sum()):
         raise DatasetError(
-            f"segment: found {bad} of {len(pos)} points with NaN or infinity in pos."
+            f"segment: found {bad} of {counted(len(pos), 'point')} with NaN or infinity in pos."
         )

@@ -23,6 +23,7 @@ from typing import Any
 from pipelines.config.options import Bounds
 from pipelines.errors import ConfigError, RunError
 from pipelines.files import atomic_json
+from pipelines.progress import counted
 from pipelines.runtime.lock import hold_lock
 from pipelines.runtime.process import module_path
 
@@ -151,7 +152,9 @@ class SlurmLauncher:
             except (FailedJobError, FailedSubmissionError) as error:
                 written.unlink()
                 said = " ".join(str(error).split())
-                raise ConfigError(f"SLURM: sbatch refused {len(new)} jobs: {said}") from None
+                raise ConfigError(
+                    f"SLURM: sbatch refused {counted(len(new), 'job')}: {said}"
+                ) from None
 
     def queued(self) -> dict[str, str]:
         """Return the states ("PENDING", "RUNNING", …) of the jobs in the queue, by name."""

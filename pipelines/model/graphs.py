@@ -18,6 +18,7 @@ from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import RankTable
+from pipelines.progress import counted
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
@@ -62,7 +63,7 @@ def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
             f"least 1 and (k − 1)·dilation below the number of points."
         )
     if not x.isfinite().all():
-        raise ConfigError(f"knn: {int((~x.isfinite()).sum())} values of x are not finite.")
+        raise ConfigError(f"knn: {counted(int((~x.isfinite()).sum()), 'value')} of x not finite.")
     blocks = x if x.dim() == 3 else x.unsqueeze(0)
     index = kernels.knn(blocks, range(0, (k - 1) * dilation + 1, dilation))
     return index if x.dim() == 3 else index.squeeze(0)

@@ -109,8 +109,8 @@ def build_report(
     rooms, published = len(store.rooms()), store.published_rooms
     if rooms < published:
         notes.append(
-            f"This is not the whole of S3DIS: {rooms} rooms of {published}. Published figures "
-            "are for the whole and cannot be compared."
+            f"This is not the whole of S3DIS: {counted(rooms, 'room')} of {published}. Published "
+            "figures are for the whole and cannot be compared."
         )
     if store.drawn and values["protocol"] == "room":
         notes.append(DRAWN)
@@ -168,13 +168,13 @@ def _summary(evaluation: Evaluation, values: Mapping[str, Any]) -> dict[str, str
         )
     return {
         "protocol": f"{values['protocol']}{votes}, seed {options.seed}, "
-        f"{values['points']:,} points scored",
+        f"{counted(values['points'], 'point')} scored",
         "test area": f"{', '.join(map(str, evaluation.areas))}, "
         f"{counted(len(evaluation.rooms), 'room')}",
         **made,
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         **tables.machines([values["environment"]]),
-        "time": f"{values['seconds']:.1f} s for {values['blocks']} blocks",
+        "time": f"{values['seconds']:.1f} s for {counted(values['blocks'], 'block')}",
     }
 
 

@@ -23,6 +23,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipelines.errors import RunError
 from pipelines.files import atomic_text
 from pipelines.metrics import Scores
+from pipelines.progress import counted
 from pipelines.serialization import csv_cell
 
 from .latex import latex_table
@@ -128,7 +129,9 @@ def write_formats(
 
 def machines(environments: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Return the hardware and the software of environment records, each once."""
-    hardware = [str(e["gpu"] or f"{e['cpu']}, {e['threads']} threads") for e in environments]
+    hardware = [
+        str(e["gpu"] or f"{e['cpu']}, {counted(e['threads'], 'thread')}") for e in environments
+    ]
     software = [f"torch {e['packages']['torch']}, commit {e['commit']}" for e in environments]
     both = {"hardware": hardware, "software": software}
     return {name: "; ".join(dict.fromkeys(texts)) for name, texts in both.items()}

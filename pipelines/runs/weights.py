@@ -14,7 +14,7 @@ from pipelines.data.store import Store
 from pipelines.errors import RunError, WeightsError, did_you_mean
 from pipelines.files import sha256_of
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, counted
 from pipelines.runtime.lock import hold_lock
 from pipelines.weights import catalogue
 from pipelines.weights.catalogue import Entry
@@ -107,8 +107,9 @@ class NamedWeights:
         fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
         if len(classes) != count or len(colors) != count or not fits:
             raise WeightsError(
-                f"{self.file}: found {len(classes)} names and {len(colors)} colours of classes, "
-                f"expected {count} of each, as the network has outputs.\n"
+                f"{self.file}: found {counted(len(classes), 'name')} and "
+                f"{counted(len(colors), 'colour')} of classes, expected {count} of each, as the "
+                "network has outputs.\n"
                 "Export or import the weights again."
             )
         return classes, colors

@@ -16,7 +16,7 @@ import torch
 
 from pipelines.errors import ConfigError
 from pipelines.kernels import why_not_triton
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, counted
 
 from .memory import keep_freed_memory
 
@@ -58,8 +58,7 @@ def describe_device(device: torch.device) -> str:
     """Return the device's name for people: "cpu, 8 threads" or "cuda, NVIDIA H100"."""
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
-    threads = torch.get_num_threads()
-    return f"{device.type}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{device.type}, {counted(torch.get_num_threads(), 'thread')}"
 
 
 def processor_name() -> str:

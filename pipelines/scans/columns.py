@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
+from pipelines.progress import counted
 
 COLUMN_NAMES = {"r": "red", "g": "green", "b": "blue"}  # of roles that have a longer name
 _SPELLINGS = {
@@ -282,8 +283,8 @@ def given_roles(path: Path, columns: str, count: int) -> tuple[str, ...]:
     given = parse_columns(columns)
     if len(given) > count:
         raise ConfigError(
-            f"--columns {columns}: found {len(given)} names, expected at most {count}, the number "
-            f"of columns of {path}."
+            f"--columns {columns}: found {counted(len(given), 'name')}, expected at most {count}, "
+            f"the number of columns of {path}."
         )
     return (*given, *["-"] * (count - len(given)))
 

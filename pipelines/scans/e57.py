@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import DatasetError
+from pipelines.progress import counted
 
 from .table import COLOR_INVALID, COLOR_NAMES, Scan, ScanOptions, spooled, watched
 
@@ -50,11 +51,11 @@ def read_e57(path: Path, options: ScanOptions) -> Scan:
             scans = (_scan_rows(file, header, table, n) for n, header in enumerate(headers))
             points = sum(header.point_count for header in headers)
             if points > MOST_POINTS * path.stat().st_size:
-                raise ValueError(f"{points:,} points in {path.stat().st_size:,} bytes")
+                raise ValueError(f"{counted(points, 'point')} in {path.stat().st_size:,} bytes")
             parts = watched(chain.from_iterable(scans), points, path, options.task)
             rows = spooled(path, parts, table)
         if len(rows) != points:
-            raise ValueError(f"{len(rows):,} of {points:,} points")
+            raise ValueError(f"{len(rows):,} of {counted(points, 'point')}")
     except (pye57.libe57.E57Exception, RuntimeError, ValueError, KeyError) as error:
         raise DatasetError(
             f"{path}: found a damaged or truncated E57 ({str(error).splitlines()[0][:150]}).\n"

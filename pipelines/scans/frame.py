@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.errors import DatasetError
+from pipelines.progress import counted
 
 LARGEST = float(np.finfo(np.float32).max)
 LARGEST_GROUND = 4e6  # m²; its cells of 0.5 m take 128 MB
@@ -108,8 +109,8 @@ def outside(local: np.ndarray, extent: np.ndarray) -> np.ndarray:
 def left_out(count: int, of: int) -> str:
     """Say that stray points do not count for the frame."""
     return (
-        f"{count:,} of {of:,} points lie far from all others and are left out of the frame (floor "
-        "and extent)"
+        f"{count:,} of {counted(of, 'point')} left out of the frame (floor and extent), far from "
+        "all others"
     )
 
 
@@ -142,7 +143,7 @@ def _far_points(count: int, read: Read, frame: Frame) -> str:
         return ""
     first = ", ".join(f"{value:.10g}" for value in read(slice(rows[0], rows[0] + 1))[0])
     return (
-        f" ({len(rows):,} of {count:,} points lie far from the others, the first at index "
+        f" ({len(rows):,} of {counted(count, 'point')} far from the others, the first at index "
         f"{rows[0]}: {first})"
     )
 

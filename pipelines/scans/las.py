@@ -24,6 +24,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import DISK_FULL, atomic_write
+from pipelines.progress import counted
 
 from . import table
 from .table import CHUNK, COLOR_NAMES, LABELLED, Labels, Scan, ScanOptions
@@ -60,7 +61,7 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
             parts = table.watched(chunks, reader.header.point_count, path, options.task)
             rows = table.spooled(path, parts, kind)
         if len(rows) != reader.header.point_count:
-            raise _damaged(path, f"{len(rows):,} of {reader.header.point_count:,} points")
+            raise _damaged(path, f"{len(rows):,} of {counted(reader.header.point_count, 'point')}")
         is_copc = any(item.user_id == _COPC for item in reader.header.vlrs)
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
     notes = ("COPC; labelled as plain LAZ, without the records of its octree",) if is_copc else ()
@@ -101,9 +102,10 @@ def _check_header(path: Path) -> None:
         f"points of {length} bytes": kind <= 10 and length < _POINT_BYTES[kind],
         "a scale of 0 or no number": not all(np.isfinite(scales)) or 0 in scales[:3],
         f"points that begin at byte {start:,} of {size:,}": not header_bytes <= start <= size,
-        f"{records:,} records in {start:,} bytes": records * 54 > max(0, start - header_bytes),
-        f"{more:,} records behind the points": more * 60 > max(0, size - later),
-        f"{count:,} points of {length} bytes in {size - start:,} bytes": not packed
+        f"{counted(records, 'record')} in {start:,} bytes": records * 54
+        > max(0, start - header_bytes),
+        f"{counted(more, 'record')} behind the points": more * 60 > max(0, size - later),
+        f"{counted(count, 'point')} of {length} bytes in {size - start:,} bytes": not packed
         and count * length > size - start,
     }
     for found, is_wrong in problems.items():
@@ -131,9 +133,11 @@ def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
             raise ValueError(f"a table of chunks at byte {index:,} of {file_size:,}")
         (chunks,) = _unpacked(file, index + 4, "<I")
         if chunks * length > index - start - 8:
-            raise ValueError(f"{chunks:,} chunks in {index - start:,} bytes")
+            raise ValueError(f"{counted(chunks, 'chunk')} in {index - start:,} bytes")
         if chunk_size == 0 or count > chunks * chunk_size:
-            raise ValueError(f"{count:,} points in {chunks:,} chunks of {chunk_size:,}")
+            raise ValueError(
+                f"{counted(count, 'point')} in {counted(chunks, 'chunk')} of {chunk_size:,}"
+            )
         layers = sum(size if kind == _EXTRA_BYTES else _LAYERS.get(kind, 0) for kind, size in items)
         # A layered chunk: a whole point, the number of points, the layers' sizes, the layers.
         at, head = start + 8, length + 4 + 4 * layers
@@ -142,7 +146,7 @@ def _check_chunks(file: BinaryIO, header: Any, file_size: int) -> None:
             at += head + sum(sizes)
             if at > index:
                 where = f"that end at byte {at:,} in chunk {number} of {chunks:,}"
-                raise ValueError(f"{count:,} points {where}")
+                raise ValueError(f"{counted(count, 'point')} {where}")
     except struct.error:
         raise ValueError("compressed points that are cut off") from None
 

@@ -172,5 +172,6 @@ class Mesh:
                 except (ValueError, OverflowError, StopIteration) as error:
                     raise DatasetError(
                         f"{self.path}: found {shown(line)} as a {element.name}, expected "
-                        f"{len(element.properties)} values or lists.\nExport the scan again."
+                        f"{', '.join(name for name, _ in element.properties)}.\n"
+                        "Export the scan again."
                     ) from error

@@ -23,6 +23,7 @@ import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.files import ZIP_ERRORS, atomic_write, check_apart
+from pipelines.progress import counted
 
 from . import table
 from .columns import COLUMN_NAMES, given_roles, guessed_roles
@@ -106,8 +107,9 @@ def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -
     found = columns.dtype.names or ()
     if len(columns) != len(scan) or len(found) not in (len(names), len(names) + 1):
         raise DatasetError(
-            f"{scan.path}: found the array {array} of {len(columns):,} rows of {len(found)} "
-            f"numbers; expected {len(scan):,} rows of {len(names)}."
+            f"{scan.path}: found the array {array} of {counted(len(columns), 'row')} of "
+            f"{counted(len(found), 'number')}; expected {counted(len(scan), 'row')} of "
+            f"{len(names)}."
         )
     sources = {name: scan.rows[name] for name in scan.fields if name not in names}
     sources |= {new: columns[old] for new, old in zip(names, found, strict=False)}

@@ -18,7 +18,7 @@ from numba import njit
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
-from pipelines.progress import Task
+from pipelines.progress import Task, counted
 
 from . import table
 from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions
@@ -108,7 +108,7 @@ def _read_header(path: Path) -> Header:
         "binary": header.count * header.filled.itemsize,
         "binary_compressed": 8,
     }[header.encoding]
-    table.check_rest(path, start, least, f"{header.count:,} points")
+    table.check_rest(path, start, least, counted(header.count, "point"))
     return header
 
 
@@ -161,7 +161,7 @@ def _decompress(path: Path, header: Header) -> np.ndarray:
     if size != expected or packed > rest or size > LARGEST_RATIO * packed:
         raise DatasetError(
             f"{path}: found {rest:,} bytes that declare {packed:,} compressed and {size:,} plain "
-            f"bytes, expected {expected:,} plain bytes for {header.count:,} points.\n"
+            f"bytes, expected {expected:,} plain bytes for {counted(header.count, 'point')}.\n"
             "The file is damaged or cut off: copy or export it again."
         )
     if size == 0:

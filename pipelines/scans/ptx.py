@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipelines.errors import DatasetError
-from pipelines.progress import Task
+from pipelines.progress import Task, counted
 
 from .columns import Cut, is_count, is_data, is_number, shown, to_float
 from .table import COLOR_NAMES, Scan, ScanOptions, spooled
@@ -57,7 +57,9 @@ def read_ptx(path: Path, options: ScanOptions) -> Scan:
     empty = sum(sizes) - len(rows)
     notes: tuple[str, ...] = ()
     notes += (f"{len(sizes)} scans, in their common frame",) if len(sizes) > 1 else ()
-    notes += (f"{empty:,} of {sum(sizes):,} cells have no return: left out",) if empty else ()
+    notes += (
+        (f"{empty:,} of {counted(sum(sizes), 'cell')} without a return: left out",) if empty else ()
+    )
     color = COLOR_NAMES if max(_COUNTS) in counts else None
     left_out = {*(() if color else COLOR_NAMES), *(() if len(sizes) > 1 else ("scan",))}
     fields = tuple(name for name in _ROW.names or () if name not in left_out)
@@ -103,7 +105,7 @@ def _points(path: Path, sizes: list[int], counts: set[int], task: Task) -> Itera
             yield _placed(found, head, done, len(sizes) - 1)
             done += len(taken)
     if waiting or head is None or done < sizes[-1]:
-        missing = f"{done:,} of {sizes[-1]:,} cells" if sizes else "no cells"
+        missing = f"{done:,} of {counted(sizes[-1], 'cell')}" if sizes else "no cells"
         raise DatasetError(
             f"{path}: found {missing} of scan {len(sizes)}, and then the end of the file.\n"
             "The file was cut off: copy or export it again."

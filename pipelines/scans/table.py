@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.progress import Task
+from pipelines.progress import Task, counted
 
 from .columns import find_roles, parse_columns
 from .frame import PASSES, Frame, locate
@@ -235,8 +235,8 @@ def check_rest(path: Path, start: int, least: int, what: str) -> None:
     """Raise DatasetError unless a file has `least` bytes for `what` from byte `start` on."""
     if (rest := max(0, path.stat().st_size - start)) < least:
         raise DatasetError(
-            f"{path}: found {rest:,} bytes after the header, expected at least {least:,} for "
-            f"{what}.\nThe file was cut off: copy or export it again."
+            f"{path}: found {counted(rest, 'byte')} after the header, expected at least "
+            f"{least:,} for {what}.\nThe file was cut off: copy or export it again."
         )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_write
-from pipelines.progress import Task
+from pipelines.progress import Task, counted
 from pipelines.serialization import csv_cell
 
 from .columns import (
@@ -88,7 +88,9 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
         notes += (f"{len(counts)} scans, in one frame",)
     if counts and sum(counts) != len(rows):
         where = "first line says" if len(counts) == 1 else "counts add up to"
-        notes += (f"found {len(rows):,} points, but its {where} {sum(counts):,}: is it whole?",)
+        notes += (
+            f"found {counted(len(rows), 'point')}, but its {where} {sum(counts):,}: is it whole?",
+        )
     color, names = COLOR_NAMES if "r" in layout.roles else None, tuple(columns)
     return Scan(path, rows, tuple("xyz"), color, names, notes, options=options, source=layout)
 
@@ -154,8 +156,9 @@ def text_rows(
         return text_rows(path, start, wide, count, wanted, newline, change, task)
     if len(rows) != count:
         raise DatasetError(
-            f"{path}: found {'more than ' * (len(rows) > count)}{min(len(rows), count):,} lines of "
-            f"data, expected {count:,}.\nThe file was cut off or changed: export the scan again."
+            f"{path}: found {'more than ' * (len(rows) > count)}"
+            f"{counted(min(len(rows), count), 'line')} of data, expected {count:,}.\n"
+            "The file was cut off or changed: export the scan again."
         )
     return rows
 
@@ -289,7 +292,7 @@ def _complaint(
             continue
         words, found = cut.split(line), ""
         if (count := cut.count_words(line)) != cut.count:
-            found = f"{count} columns, expected {cut.count} as in the lines before"
+            found = f"{counted(count, 'column')}, expected {cut.count} as in the lines before"
         for column, kind in kinds.items() if not found else ():
             if words[column] and not is_number(words[column], cut.decimal, kind):
                 expected = "a number" if kind == "f8" else "a whole number"
@@ -321,8 +324,8 @@ def write_text(path: Path, scan: Scan, labels: Labels) -> None:
         file.writelines(_labelled_lines(scan.path, layout, words))
         if next(words, None) is not None:
             raise DatasetError(
-                f"{scan.path}: found fewer than {len(scan):,} points, the number when it was "
-                "read.\nIt has changed meanwhile: label it again."
+                f"{scan.path}: found fewer than {counted(len(scan), 'point')}, the number when it "
+                "was read.\nIt has changed meanwhile: label it again."
             )
 
 

@@ -24,6 +24,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.options import DATA, PLACE, check_choice, check_option, flag_of, options_of
 from pipelines.documents import read_yaml, shown
 from pipelines.errors import ConfigError
+from pipelines.progress import counted
 from pipelines.serialization import fits
 
 from . import TITLE, Row, Section, Study
@@ -137,8 +138,8 @@ def _check_size(
     runs = (product + named) * seeds
     if runs > MOST_RUNS:
         raise ConfigError(
-            f"{path}: found {runs:,} runs ({product:,} combinations of axes, {named} rows, "
-            f"{seeds} seeds), expected {MOST_RUNS:,} at most."
+            f"{path}: found {runs:,} runs ({product:,} combinations of axes, "
+            f"{counted(named, 'row')}, {counted(seeds, 'seed')}), expected {MOST_RUNS:,} at most."
         )
     if excluded * product > MOST_COMPARISONS:
         raise ConfigError(

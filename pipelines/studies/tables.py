@@ -106,14 +106,14 @@ def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
     for fold in zip(*(cells[row.name] for row in section.rows), strict=True):
         values = {cell.scores["test_area"]: cell.scores for cell in fold if cell.scores}
         if len(values) == len(fold):
-            _, counted, averaged = pool(values)
-            for samples, found in ((pooled, counted), (mean, averaged)):
+            _, summed, averaged = pool(values)
+            for samples, found in ((pooled, summed), (mean, averaged)):
                 scores = {name: getattr(found, name) for name in SCORES}
                 samples.append(Sample(fold[0].seed, "", **scores))
     whole = len(section.rows) == len(AREAS) and all(row.full_size for row in section.rows)
     paper = next(row for row in SIX_FOLD if row.name == PUBLISHED_FOLDS)
     published = Published(paper.miou, None, paper.cited, comparable=whole)
-    label = f"{len(section.rows)} areas"
+    label = counted(len(section.rows), "area")
     return [
         Line("pooled", "all areas", label, tuple(pooled), published=published),
         Line("mean", "all areas", label, tuple(mean)),
@@ -208,7 +208,8 @@ def _summary(plan: Plan, section: Section) -> dict[str, str]:
     config = next((row.config for row in section.rows if row.config is not None), None)
     if config is None:
         return summary
-    length = f"{config.max_steps:,} steps" if config.max_steps else f"{config.epochs} epochs"
+    steps, epochs = config.max_steps, counted(config.epochs, "epoch")
+    length = counted(steps, "step") if steps else epochs
     blocks = f"batch {config.batch_size} × {config.num_points} points"
     if not section.folds:
         summary["test area"] = str(config.test_area)

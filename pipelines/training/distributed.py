@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from pipelines.data.sampler import Batch, Sampler
 from pipelines.data.store import IGNORED
 from pipelines.errors import ConfigError, ProcessLostError
+from pipelines.progress import counted
 
 # A killed process is noticed at once, by its closed connections; this is for machines and networks
 # that stop responding.
@@ -226,7 +227,7 @@ def device_of(processes: Processes, device: torch.device) -> torch.device:
     alone = count == 1 and processes.launcher == "srun"
     if not alone and processes.local_size > count:
         raise ConfigError(
-            f"--devices: found {count} GPU{'s' if count != 1 else ''} on this machine for "
+            f"--devices: found {counted(count, 'GPU')} on this machine for "
             f"{processes.local_size} processes.\n"
             f"Use --devices {count}, or start the processes on more machines with torchrun."
         )

@@ -18,7 +18,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import RunError
 from pipelines.model.figures import kept_bytes, meta_network
 from pipelines.model.head import HIDDEN, segment_length
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 from pipelines.runtime.memory import (
     CHECKPOINTED_ARRAY,
     LARGE_ARRAY,
@@ -144,8 +144,9 @@ def explain_out_of_memory(config: TrainConfig) -> Iterator[None]:
             raise
         model = config.model
         raise RunError(
-            f"out of memory with batches of {config.batch_size} blocks of {config.num_points} "
-            f"points ({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
+            f"out of memory with batches of {counted(config.batch_size, 'block')} of "
+            f"{config.num_points} points "
+            f"({model.arch}-{model.depth}, C {model.width}, k {model.k}).\n"
             f"Start a new run with one or more of {', '.join(smaller_options(config))}."
         ) from error
 

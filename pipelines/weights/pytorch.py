@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pipelines.errors import WeightsError
 from pipelines.files import ZIP_ERRORS, check_apart, is_zip
+from pipelines.progress import counted
 
 SAFE_SINCE = (2, 6)  # before, `weights_only` could be made to run code (CVE-2025-32434)
 STATES = ("state_dict", "model_state_dict", "model")  # keys under which trainers save weights
@@ -126,4 +127,5 @@ def _kind(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     shown = ", ".join(str(name) for name in list(content)[:4])
-    return f"a dictionary of {len(content)} entries ({shown}{', …' if len(content) > 4 else ''})"
+    shown += ", …" if len(content) > 4 else ""
+    return f"a dictionary with {counted(len(content), 'key')} ({shown})"

@@ -24,6 +24,7 @@ from pipelines.config.model import BLOCK_SIDE, VOXEL, Hints
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_bytes
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.progress import counted
 from pipelines.serialization import from_plain, to_plain
 
 FORMAT = "deepgcn-weights"
@@ -228,7 +229,7 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
 def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> None:
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
-            f"{source}: found {len(tensors)} tensors, expected those of {config.label}."
+            f"{source}: found {counted(len(tensors), 'tensor')}, expected those of {config.label}."
         )
     wanted = expected_tensors(config)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -239,9 +240,10 @@ def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: s
         if shapes.get(name) != found.get(name)
     ]
     if differing:
+        do = "does" if len(differing) == 1 else "do"
         shown = "; ".join(differing[:4]) + ("; …" if len(differing) > 4 else "")
         raise WeightsError(
-            f"{source}: {len(differing)} tensors do not fit {config.label}.\n{shown}"
+            f"{source}: {counted(len(differing), 'tensor')} {do} not fit {config.label}.\n{shown}"
         )
     for name, value in tensors.items():
         kinds = FLOATS if wanted[name].is_floating_point() else (*FLOATS, *INTEGERS)

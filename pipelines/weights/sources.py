@@ -25,7 +25,7 @@ from pipelines.data.statistics import SUMMARY
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
 from pipelines.files import check_place, sha256_of
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, counted
 
 from .published import RELEASES, assumed, build_released, recognise
 from .pytorch import read_torch
@@ -208,7 +208,7 @@ def _release_of(opened: WeightsFile) -> str:
     if release is None:
         shown = ", ".join(list(opened.tensors)[:3])
         raise WeightsError(
-            f"{opened.path}: found {len(opened.tensors)} tensors of no known network "
+            f"{opened.path}: found {counted(len(opened.tensors), 'tensor')} of no known network "
             f"({shown}, …).\n"
             f"Expected the names of one of {', '.join(RELEASES)}. "
             f"See what is inside: {command('weights', 'inspect', opened.path)}"

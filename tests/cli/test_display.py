@@ -45,7 +45,7 @@ def test_the_pace_of_a_resumed_prediction_is_its_own() -> None:
         **{"confidence": 0.5, "seconds": 9.0, "label_seconds": 2.0, "earlier": 500},
     )
     _, speed, _ = described([scan])
-    assert speed.endswith("labelling 2.0 s (200 points/s); 500 points were labelled before")
+    assert speed.endswith("labelling 2.0 s (200 points/s); 500 points labelled before")
     _, speed, _ = described([dataclasses.replace(scan, earlier=0)])
     assert speed.endswith("labelling 2.0 s (450 points/s)")
 

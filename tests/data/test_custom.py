@@ -199,8 +199,8 @@ def test_points_without_place_and_black_ones_are_said(described: Path, tmp_path:
     made = prepare(config, progress=(heard := Heard()))
     assert made.points == 10
     said = "\n".join(heard.warned)
-    assert "2 of 12 points have no coordinates" in said
-    assert "1 of 12 points are exactly black" in said
+    assert "2 of 12 points without coordinates" in said
+    assert "1 of 12 points exactly black" in said
     assert [warned.partition(":")[0] for warned in heard.warned] == [str(described)] * 2
 
 
@@ -340,7 +340,7 @@ def test_descriptions_that_do_not_fit(described: Path, name: str) -> None:
     ("label", "found"),
     [
         ("kindd", r"expected the label 'kindd'\.\nCorrect label in"),
-        ("kind", r"found the label 9 \(1 points\), expected one of: 1, 2"),
+        ("kind", r"found the label 9 \(1 point\), expected one of: 1, 2"),
     ],
 )
 def test_labels_that_are_not_described(described: Path, label: str, found: str) -> None:
@@ -361,7 +361,7 @@ def test_points_without_color_get_the_nearest_one(
         lines[row] = ",".join([*words[:3], "", "nan", "NA", words[6]])
     (tmp_path / "train" / "a.csv").write_text("\n".join(lines))
     prepare(PrepareConfig(dataset=described, data=tmp_path / "data"), progress=Lines())
-    assert "2 of 12 points have no colour" in capsys.readouterr().err
+    assert "2 of 12 points without colour" in capsys.readouterr().err
     store = Store.open(tmp_path / "data")
     room = by_place(store.read(store.rooms(1)[0]))
     colors = [room[tuple(np.round(p, 5).tolist())][0] for p in POS]
@@ -475,7 +475,7 @@ def test_one_mistake_is_told_once(tmp_path: Path) -> None:
     )
     heard = Heard()
     config = PrepareConfig(dataset=described, data=tmp_path / "data")
-    with pytest.raises(DatasetError, match=r"a\.csv: found the label 3 \(1 points\)") as caught:
+    with pytest.raises(DatasetError, match=r"a\.csv: found the label 3 \(1 point\)") as caught:
         prepare(config, progress=heard)
     assert "2 more failed" in str(caught.value)
     assert heard.warned == ["The same as in Area_1/a in 2 other rooms: Area_1/b, Area_2/c"]
@@ -524,7 +524,7 @@ def test_stray_points_are_kept_behind_the_room(tmp_path: Path) -> None:
             read_description(description, "published"), read_description(description).rooms[1]
         )
     published = PrepareConfig(dataset=description, frame="published", data=tmp_path / "other")
-    with pytest.raises(DatasetError, match=r"31 of 2,031 points lie far from the others"):
+    with pytest.raises(DatasetError, match=r"31 of 2,031 points far from the others"):
         prepare(published)
 
 

@@ -259,7 +259,7 @@ def test_stray_points_change_no_other_label(model: DeepGCN, name: str) -> None:
     np.testing.assert_allclose(of_both.sum(axis=1), 1, atol=1e-5)  # stray points have labels, too
     assert np.abs(moved[len(stray) :] - probabilities).max() > 1e-3
     (said,) = ears.said
-    assert f"{len(stray)} of {len(both):,} points lie far from all others" in said
+    assert f"{len(stray)} of {len(both):,} points left out of the frame" in said
     assert quiet.said == []
 
 

@@ -156,7 +156,7 @@ def test_knn_takes_equal_points_by_index() -> None:
         (torch.zeros(5, 3), 6, 1, "k 6 and dilation 1 for 5 points"),
         (torch.zeros(5, 3), 3, 3, "dilation 3 for 5 points"),
         (torch.zeros(5, 3), 0, 1, "k 0"),
-        (torch.full((5, 3), float("nan")), 2, 1, "15 values of x are not finite"),
+        (torch.full((5, 3), float("nan")), 2, 1, "15 values of x not finite"),
     ],
 )
 def test_knn_refuses(x: Tensor, k: int, dilation: int, message: str) -> None:

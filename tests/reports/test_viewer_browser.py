@@ -243,7 +243,7 @@ def test_a_scan_alone_has_no_legend(page: Page, tmp_path: Path) -> None:
     modes = page.evaluate("[...document.querySelectorAll('input[name=mode]')].map(e => e.value)")
     assert modes == ["scan"]
     assert page.evaluate("byId('classes').hidden && byId('ceiling').hidden")
-    assert "400 of 500 points are shown" in page.evaluate("byId('summary').textContent")
+    assert "400 of 500 points shown" in page.evaluate("byId('summary').textContent")
 
 
 def test_without_webgl_the_page_says_so(room: str) -> None:

@@ -178,7 +178,7 @@ def test_too_much_ground() -> None:
     with pytest.raises(DatasetError, match=r"extent of 7e\+03 × 6e\+03 × 3e\+03, expected metres"):
         check(ROOM * 1000)
     stray = np.array([[2e4, 3, 1], [5, 8e4, 1]])
-    which = r"\(2 of 12,002 points lie far from the others, the first at index 0: 20000, 3, 1\)"
+    which = r"\(2 of 12,002 points far from the others, the first at index 0: 20000, 3, 1\)"
     with pytest.raises(DatasetError, match=which):
         check(np.concatenate([stray, ROOM]))
     check(np.concatenate([stray, ROOM]), "robust")

@@ -261,7 +261,7 @@ BAD = {
     ),
     "a word": (HEAD + "DATA ascii\n1 2 three\n", "scan.pcd:9: found 'three' in column 3"),
     "too few words": (HEAD + "DATA ascii\n1 2.125\n", "scan.pcd:9: found 2 columns, expected 3"),
-    "too many lines": (HEAD + "DATA ascii\n1 2 3\n4 5 6\n", "more than 1 lines of data"),
+    "too many lines": (HEAD + "DATA ascii\n1 2 3\n4 5 6\n", "more than 1 line of data"),
     "half a whole number": (
         HEAD.replace("TYPE F", "TYPE I") + "DATA ascii\n1.5 2 3\n",
         "found '1.5' in column 1, expected a whole number",

@@ -172,7 +172,7 @@ BAD = {
     "too few lines": (
         b"ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\n"
         b"property float z\nend_header\n1.125 2.125 3.125\n",
-        "found 1 lines of data, expected 2",
+        "found 1 line of data, expected 2",
     ),
     "too large a value": (
         b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\n"

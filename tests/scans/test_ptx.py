@@ -59,7 +59,7 @@ def test_points_are_placed_by_the_matrix_and_empty_cells_left_out(tmp_path: Path
     assert scan.rows["intensity"].tolist() == [0.25, 0.75, 0, 1, 0.125]
     assert scan.rows["row"].tolist() == [0, 2, 0, 1, 2]
     assert scan.rows["column"].tolist() == [0, 0, 1, 1, 1]
-    assert scan.notes == ("1 of 6 cells have no return: left out",)
+    assert scan.notes == ("1 of 6 cells without a return: left out",)
 
 
 @pytest.mark.parametrize("block", [1 << 25, 50])

@@ -31,7 +31,7 @@ from pipelines.data.hdf5 import atomic_hdf5, open_hdf5, own_array
 from pipelines.data.store import IGNORED, UNREADABLE, Room, Store, make_room
 from pipelines.errors import DatasetError
 from pipelines.files import atomic_text, atomic_write
-from pipelines.progress import Progress
+from pipelines.progress import Progress, counted
 
 from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from .raw import (
@@ -78,8 +78,8 @@ class PublishedDataset:
     def note(self) -> str:
         """What the form does not tell."""
         return (
-            f"rooms are put together from {self.total:,} blocks of drawn points; points that no "
-            "block has drawn are missing, so score with --protocol block-s1 or block-s05"
+            f"rooms are put together from {counted(self.total, 'block')} of drawn points; points "
+            "that no block has drawn are missing, so score with --protocol block-s1 or block-s05"
         )
 
     def unpacked(self, scratch: Path, progress: Progress) -> PublishedDataset:
@@ -250,7 +250,7 @@ def _read_blocks(
             ) from error
     if first != dataset.total:
         raise DatasetError(
-            f"{dataset.source}: found {first:,} blocks in the files of {FILES}, expected "
+            f"{dataset.source}: found {counted(first, 'block')} in the files of {FILES}, expected "
             f"{dataset.total:,}, the lines of {ROOMS}.\nCopy or download the data again."
         )
     datas, labels = zip(*found, strict=True)

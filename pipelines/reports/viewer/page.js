@@ -53,11 +53,11 @@ function swatch(color) {
 
 function showSummary() {
   const part = facts.shown < facts.finite
-    ? `${number(facts.shown)} of ${number(facts.finite)} points are shown, drawn at random; counts`
+    ? `${number(facts.shown)} of ${counted(facts.finite)} shown, drawn at random; counts`
       + " and scores are of all of them."
-    : `${number(facts.shown)} points.`;
+    : `${counted(facts.shown)}.`;
   const lost = facts.total - facts.finite;
-  const left = lost ? ` ${number(lost)} points without finite coordinates are left out.` : "";
+  const left = lost ? ` ${counted(lost)} without finite coordinates left out.` : "";
   const scored = facts.miou === undefined ? ""
     : ` mIoU ${percent(facts.miou)} %, overall accuracy ${percent(facts.oa)} %.`;
   byId("summary").textContent = `${part}${left}${scored} On a slow machine fewer points are drawn`
@@ -101,7 +101,7 @@ function showLegend(view) {
   const word = MODES[plane].toLowerCase(), colors = palette(view.state);
   const rest = facts.unlabelled[plane];
   byId("switching").textContent = `Counted and switched by ${word}`
-    + `${rest ? `; ${number(rest)} points have none` : ""}.`;
+    + `${rest ? `; ${counted(rest)} without one` : ""}.`;
   const counts = facts.counts[plane];
   [...byId("legend").rows].forEach((row, n) => {
     row.classList.toggle("absent", counts[n] === 0);

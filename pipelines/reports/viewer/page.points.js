@@ -12,6 +12,7 @@ const MODES = { scan: "Scan", label: "Ground truth", predicted: "Prediction", er
 const byId = (id) => document.getElementById(id);
 const facts = JSON.parse(byId("data-facts").textContent);
 const number = (value) => value.toLocaleString("en-US");
+const counted = (value) => `${number(value)} point${value === 1 ? "" : "s"}`;
 const percent = (share) => (100 * share).toFixed(1);
 const css = (color) => `rgb(${color.join(",")})`;
 

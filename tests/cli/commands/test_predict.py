@@ -71,8 +71,8 @@ def test_stray_points_change_no_other_label(
     black = np.zeros((len(stray), 3), np.uint8)
     said, found = predict("stray", np.concatenate([pos, stray]), np.concatenate([color, black]))
     assert (found[: len(pos)] == expected).mean() >= 0.99
-    assert f"{len(stray):,} of {len(pos) + len(stray):,} points lie far from all others" in said
-    assert "lie far" not in clean
+    assert f"{len(stray):,} of {len(pos) + len(stray):,} points left out of the frame" in said
+    assert "left out" not in clean
 
 
 @pytest.mark.parametrize("region", [False, True], ids=["scattered", "region"])
@@ -84,8 +84,8 @@ def test_points_without_colour_get_that_of_the_nearest(
     missing = pos[:, 0] < 0.5 if region else np.random.default_rng(0).random(len(pos)) < 0.25
     said, found = predict("gaps", pos, np.where(missing[:, None], np.nan, color.astype(np.float32)))
     assert (found == expected).mean() >= (0.95 if region else 0.99), "but for the surfaces' edges"
-    assert f"{missing.sum():,} of {len(pos):,} points have no colour" in said
-    assert "no colour" not in clean
+    assert f"{missing.sum():,} of {len(pos):,} points without colour" in said
+    assert "without colour" not in clean
 
 
 def test_words_for_no_number(

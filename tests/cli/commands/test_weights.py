@@ -134,7 +134,7 @@ def test_a_mismatch_names_tensors_and_shapes(capsys: pytest.CaptureFixture[str])
     torch.save(state, "w.pth")
     shown = fail(capsys, "import", "w.pth", "--out", "w.safetensors", "--quiet")
     assert "Error: w.pth: " in shown
-    assert "1 tensors do not fit resgcn-3 (edge, C 8, k 16)" in shown
+    assert "1 tensor does not fit resgcn-3 (edge, C 8, k 16)" in shown
     assert "fusion.linear.bias: found (7,), expected (16,)" in shown
     assert not Path("w.safetensors").exists()
 
