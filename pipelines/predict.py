@@ -34,7 +34,7 @@ from pipelines.runs.weights import NamedWeights, default_weights, find_weights, 
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
 from pipelines.scans.colors import BLACK, GREY, fill_colors
-from pipelines.scans.frame import Frame, check_ground, left_out, outside
+from pipelines.scans.frame import Frame, check_ground, left_out
 from pipelines.scans.table import Labels, Scan, ScanOptions
 
 from .config import PredictConfig
@@ -53,6 +53,10 @@ from .scans import (
 
 # Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
 SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
+LOW, HIGH = 1.8, 4.5  # of rooms
+COARSE = 0.04  # steps of coordinates, of which a scanner has none, but float32 far off does
+SAMPLE = 10_000  # points by which they are found
+FEWEST = 8  # of these steps, along an axis
 # From here on, reading a file or going through its points may take more than two seconds.
 LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
 
@@ -258,7 +262,7 @@ def _predict_one(
     start = time.monotonic()
     scan = _read(config, path, progress)
     pos, color, frame = _points(config, scan, progress)
-    stray = outside(pos, frame.extent)
+    stray = frame.stray(pos)
     if count := int(stray.sum()):
         progress.say(f"{path}: {left_out(count, len(pos))}; labelled all the same")
     _compare_with_training(path, networks, pos[~stray], color[~stray], progress)
@@ -438,11 +442,36 @@ def _check_positions(
     check_ground(scan.path, len(scan), scan.coordinates, frame, advice)
     extent = frame.extent.tolist()
     shown = " × ".join(f"{size:.3g}" for size in extent)
-    if not SHORTEST <= max(extent) <= LONGEST or extent[2] > TALLEST:
+    if not SHORTEST <= max(extent[:2]) <= LONGEST or extent[2] > TALLEST:
         progress.warn(
             f"{scan.path}: its extent is {shown}; the network expects a room or storey in metres, "
             "with z up. The labels are likely to be wrong: see --scale and --up."
         )
+    elif config.up == "z" and LOW <= (low := min(extent[:2])) <= HIGH < extent[2] >= 1.5 * low:
+        progress.warn(
+            f"{scan.path}: its extent is {shown}, as of a room that lies on its side. If it does, "
+            f"label it with --up {'xy'[extent.index(low)]}"
+        )
+    if steps := _coarse_steps(scan):
+        progress.warn(
+            f"{scan.path}: its coordinates {', '.join(steps)} are in steps of "
+            f"{max(steps.values()):.2g} m, so digits were lost, as in float32 far from the origin, "
+            "or it was thinned to a grid. The labels are likely to be wrong: export it as float64, "
+            "or moved to the origin."
+        )
+
+
+def _coarse_steps(scan: Scan) -> dict[str, float]:
+    """Return the steps, in metres, of coordinates that are in steps of COARSE or more."""
+    found = {}
+    for name in scan.position:
+        values = scan.rows[name][:: -(-len(scan) // SAMPLE)].astype(np.float64)
+        places = np.unique(values[np.isfinite(values)])
+        if len(places) < FEWEST or len(values) < max(1000, 4 * len(places)):
+            continue  # as of a few flat things, or of as many places as a scan has
+        if (step := float(np.quantile(np.diff(places), 0.05)) * scan.options.scale) >= COARSE:
+            found[name] = step
+    return found
 
 
 def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str:

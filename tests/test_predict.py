@@ -25,6 +25,7 @@ from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.predict import (
     PredictResult,
+    _check_positions,
     _find_scans,
     _made_from,
     _open_networks,
@@ -215,7 +216,7 @@ def test_points_without_color_get_the_nearest_one(
     np.testing.assert_array_equal(some["class"], hand["class"])
     np.testing.assert_array_equal(np.isnan(some["scan_red"]), missing)
     np.testing.assert_array_equal(some["scan_red"][~missing], color[~missing, 0])
-    (said,) = (text for text in ears.said if "no colour" in text)
+    (said,) = (text for text in ears.said if "without colour" in text)
     assert f"{missing.sum():,} of {len(pos):,} points without colour" in said
 
 
@@ -283,6 +284,32 @@ def test_a_strange_size_is_reported(
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     predict(config, progress=ears)
     assert any("a room or storey in metres" in said for said in ears.said) == warned
+
+
+SPREAD = np.random.default_rng(0).random((3000, 3))
+ODD = {
+    "a room": (SPREAD * (5, 4, 2.7), ""),
+    "a room on its side": (SPREAD * (5, 2.7, 6), "label it with --up y"),
+    "a corridor on its side": (SPREAD * (2.4, 30, 12), "label it with --up x"),
+    "a corridor": (SPREAD * (2, 30, 3), ""),
+    "degrees": (SPREAD * (1e-5, 1e-5, 2.7), "a room or storey in metres"),
+    "float32 far from the origin": (
+        (SPREAD * (5, 8, 2.7) + (5e5, 5.4e6, 0)).astype(np.float32),
+        "coordinates y are in steps of 0.5 m",
+    ),
+    "a thinned scan": ((SPREAD * (5, 4, 2.7) / 0.02).round() * 0.02, ""),
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_what_is_odd_about_coordinates_is_said(name: str, trained: Run, tmp_path: Path) -> None:
+    pos, said = ODD[name]
+    write_points(tmp_path / "scan.ply", pos, np.full((len(pos), 3), 9, np.uint8))
+    config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
+    scan = open_scan(tmp_path / "scan.ply")
+    local, frame = scan.positions("robust")
+    _check_positions(config, scan, local, frame, ears := Ears())
+    assert [said in text for text in ears.said] == [True] * bool(said)
 
 
 def test_a_scan_in_millimetres_is_refused(

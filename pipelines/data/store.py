@@ -26,7 +26,7 @@ import numpy as np
 from pipelines.config import AREAS
 from pipelines.errors import DatasetError, command
 from pipelines.files import atomic_json
-from pipelines.scans.frame import check_ground, locate, outside
+from pipelines.scans.frame import check_ground, locate
 from pipelines.serialization import fits
 
 from .blocks import Grid, grid_sort
@@ -127,7 +127,7 @@ def make_room(
     advice = "Correct its unit, or remove points that lie far away."
     check_ground(f"Area_{area}/{name}", len(pos), pos.__getitem__, found, advice)
     # Rounding may place a known origin above a point by a little, which does not make it stray.
-    stray = outside(local, found.extent) & (origin is None)
+    stray = found.stray(local) & (origin is None)
     inside, behind = np.flatnonzero(~stray), np.flatnonzero(stray)
     order, grid = grid_sort(local[inside])
     order = np.concatenate([inside[order], behind])

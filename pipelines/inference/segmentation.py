@@ -23,7 +23,7 @@ from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
-from pipelines.scans.frame import check_ground, left_out, locate, outside
+from pipelines.scans.frame import check_ground, left_out, locate
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
 SCALES = (1.0, 0.95, 1.05)  # of the votes, in turn
@@ -238,7 +238,7 @@ def segment(
 
     local, found = locate(len(pos), read, frame)
     check_ground("segment", len(pos), read, found, "Give metres, without points that lie far away.")
-    stray = outside(local, found.extent)
+    stray = found.stray(local)
     if count := int(stray.sum()):
         progress.say(f"segment: {left_out(count, len(pos))}; labelled all the same")
     order, points = sort_points(local, color, stray, draws.block_size)

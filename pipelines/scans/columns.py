@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,14 +17,25 @@ from pipelines.errors import ConfigError, DatasetError
 from pipelines.progress import counted
 
 COLUMN_NAMES = {"r": "red", "g": "green", "b": "blue"}  # of roles that have a longer name
+_POSITIONS = (
+    *("{0}", "p{0}", "pos{0}", "pos_{0}", "{0}_pos", "{0} coordinate", "{0}_coordinate"),
+    *("{0}coord", "{0}_coord", "coord_{0}", "points:{1}", "points_{1}"),
+)
+_CHANNELS = (
+    *("{0}", "{1}", "{1}f", "diffuse_{0}", "scalar_{0}", "color_{0}", "{0}_color"),
+    *("color{0}", "color_{1}", "rgb:{2}", "rgb_{2}", "colors:{2}", "colors_{2}"),
+)
 _SPELLINGS = {
-    "x": ("x", "px", "posx", "pos_x", "easting", "x coordinate"),
-    "y": ("y", "py", "posy", "pos_y", "northing", "y coordinate"),
-    "z": ("z", "pz", "posz", "pos_z", "height", "elevation", "z coordinate"),
-    "r": ("red", "r", "rf", "diffuse_red", "scalar_red"),
-    "g": ("green", "g", "gf", "diffuse_green", "scalar_green"),
-    "b": ("blue", "b", "bf", "diffuse_blue", "scalar_blue"),
+    axis: (*(form.format(axis, n) for form in _POSITIONS), *more)
+    for n, (axis, more) in enumerate(
+        {"x": ("easting",), "y": ("northing",), "z": ("height", "elevation")}.items()
+    )
+} | {
+    name[0]: tuple(form.format(name, name[0], n) for form in _CHANNELS)
+    for n, name in enumerate(("red", "green", "blue"))
 }
+_UNIT = re.compile(r"[ _]*(\[.*\]|\(.*\))$|_m$")  # behind a name, as in `X [m]`
+NUMBERED = 10  # points from which 1, 2, 3 … in the first column are their numbers
 LABEL = "label"  # the role of a column that is read because `ScanOptions.label` names it
 # What programs write for no number: C libraries, Microsoft's (padded to the decimals asked for),
 # databases and statistics, people, spreadsheets in some languages.
@@ -199,7 +211,7 @@ def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:
 
 
 def _names(line: bytes, cut: Cut) -> list[str]:
-    line = line.lstrip(b"#/ ")
+    line = line.lstrip(b"#/%;! ")
     if cut.delimiter == " " and b'"' in line:  # a name in quotes can hold a space
         text = line.decode("utf-8", "replace").replace("\t", " ")
         return [word.lower() for word in next(csv.reader([text], delimiter=" ")) if word]
@@ -212,21 +224,41 @@ def _roles(
     """Return the role of each column, and how it is known."""
     if columns is not None:
         return given_roles(path, columns, cut.count), "as given"
-    found = find_roles(names)
-    if len(names) == cut.count and {*"xyz"} <= found.keys():
-        roles = {names.index(name): role for role, name in found.items()}
-        return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
-    if not all(is_number(word, cut.decimal) for word in sample[0][:3] if word):
-        raise DatasetError(
-            f"{path}: found the columns {', '.join(names or sample[0])[:200]}; expected x, y, z.\n"
-            "Say which they are: --columns x,y,z,r,g,b,- (- for any other column)"
-        )
     values = np.full((len(sample), cut.count), np.nan)
     for row, words in enumerate(sample):
         for column, word in enumerate(words):
-            if is_number(word, cut.decimal):
-                values[row, column] = to_float(word, cut.decimal)
+            if is_number(bare := word.strip('"'), cut.decimal):
+                values[row, column] = to_float(bare, cut.decimal)
+    numbered = _are_numbers_of_points(values)
+    if numbered and len(names) == cut.count - 1:  # R names no column for them
+        names = ["", *names]
+    found = find_roles(names)
+    has_places, first = {*"xyz"} <= found.keys(), int(numbered)
+    if has_places and len(names) == cut.count:
+        roles = {names.index(name): role for role, name in found.items()}
+        return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
+    places = [names.index(found[axis]) for axis in "xyz"] if has_places else [0, 1, 2]
+    words = [word for word in sample[0][first : first + 3] if word]
+    as_guessed = places in ([0, 1, 2], [first, first + 1, first + 2])
+    if not (as_guessed and all(is_number(word, cut.decimal) for word in words)):
+        other = f" for {cut.count} in the lines" if len(names) not in (0, cut.count) else ""
+        raise DatasetError(
+            f"{path}: found the columns {', '.join(names or sample[0])[:200]}{other}; expected x, "
+            "y, z.\nSay which they are: --columns x,y,z,r,g,b,- (- for any other column)"
+        )
     return guessed_roles(values, intensity_first=path.suffix.lower() == ".pts"), "detected"
+
+
+def _are_numbers_of_points(values: np.ndarray) -> bool:
+    """Return whether the first of some columns (n, columns) only numbers the points.
+
+    The lines can be from several places: most of them are one after the other.
+    """
+    if values.shape[1] < 4 or len(values) < NUMBERED:
+        return False
+    steps = np.diff(values[:, 0])
+    is_whole = (values[:, 0] == np.rint(values[:, 0])).all()
+    return bool(is_whole and (steps > 0).all() and np.mean(steps == np.median(steps)) > 0.9)
 
 
 def is_data(line: bytes) -> bool:
@@ -295,7 +327,9 @@ def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str
     The scan's own colour, `scan_red` …, takes precedence over the class colours that labelling
     wrote. In a `labelled` file plain names are class colours.
     """
-    spelled = {name.lower(): name for name in reversed(names)}  # of two like it, the first
+    # Of two like it, the first; a name as it is before one with a unit.
+    spelled = {_UNIT.sub("", name.lower()): name for name in reversed(names)}
+    spelled |= {name.lower(): name for name in reversed(names)}
     for prefix in ("scan_",) if labelled else ("scan_", ""):
         found: dict[str, str] = {}
         for role, spellings in _SPELLINGS.items():
@@ -310,11 +344,15 @@ def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str
 def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple[str, ...]:
     """Return the roles of unnamed columns from some of their values (n, columns).
 
-    After three coordinates the colours are the first adjacent columns with whole numbers 0–65535
-    and not only 0 and 1 (as normals may), else only 0 and 1, else values from 0 to 1. In a PTS
-    file (`intensity_first`) an intensity precedes them. What is not finite fits anything, if not
-    everywhere, and so does −1, which stands for no colour, among whole numbers.
+    Numbers of the points (1, 2, 3 …) can precede the coordinates. After these the colours are the
+    first adjacent columns with whole numbers 0–65535 and not only 0 and 1 (as normals may), else
+    only 0 and 1, else values from 0 to 1. In a PTS file (`intensity_first`) an intensity precedes
+    them; in others it does if the three columns behind it are much more alike. What is not finite
+    fits anything, if not everywhere, and so does −1, which stands for no colour, among whole
+    numbers.
     """
+    if _are_numbers_of_points(values):
+        return ("-", *guessed_roles(values[:, 1:], intensity_first=intensity_first))
     count, missing = values.shape[1], ~np.isfinite(values)
     largest = np.where(missing, -np.inf, values).max(axis=0, initial=-np.inf)
     whole = missing | ((values >= 0) & (values <= 65535) & (values == np.rint(values)))
@@ -330,5 +368,19 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
             three = slice(start, start + 3)
             known = largest[three].min() >= 0  # some values of each
             if fits[:, three].all() and known and largest[three].max() > above:
+                if start == 3 and count > 6 and fits[:, 6].all() and _is_intensity(values[:, 3:7]):
+                    start += 1
                 return (*"xyz", *["-"] * (start - 3), *"rgb", *["-"] * (count - start - 3))
     return (*"xyz", *["-"] * (count - 3))
+
+
+def _is_intensity(values: np.ndarray) -> bool:
+    """Return whether of four columns (n, 4) the last three are the colours, not the first three.
+
+    The channels of a colour are alike: most things are nearly grey.
+    """
+    known = values[np.isfinite(values).all(axis=1) & (values >= 0).all(axis=1)]
+    if len(known) < NUMBERED or known[:, 3].max() <= 1:
+        return False
+    first, last = (np.ptp(known[:, some], axis=1).mean() for some in (slice(3), slice(1, 4)))
+    return bool(last < first / 2)

@@ -11,13 +11,14 @@ The frame begins as the box around the piece of the most cells, and takes in eac
 is near for its size: at most REACH·√n cells away, where n is the number of its cells, and so √n
 the side of the surface that they are. What is then outside of the box is stray. If less than nine
 tenths of the cells are in the frame and in pieces of some size, the points are too thin for such
-cells, which are doubled. Points that are piled on one place do not count.
+cells, which are doubled. Points that are piled on one place are stray anywhere: in a block they
+would be drawn in place of the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -50,6 +51,7 @@ class Frame:
     low: np.ndarray  # (3,) float64; its z is the floor
     high: np.ndarray  # (3,) float64
     scale: float = 1.0  # metres per unit
+    piles: np.ndarray = field(default_factory=lambda: np.empty((0, 3)))  # (K, 3) float64, places
 
     @property
     def origin(self) -> np.ndarray:
@@ -68,6 +70,15 @@ class Frame:
             away = (points - self.low) * self.scale
         return np.clip(away, -LARGEST, LARGEST).astype(np.float32)
 
+    def stray(self, local: np.ndarray) -> np.ndarray:
+        """Tell which points are stray, (N,) bool, for `local` (N, 3) of `locate`."""
+        found = np.zeros(len(local), bool)
+        for axis, most in zip(local.T, self.extent, strict=True):
+            found |= (axis < 0) | (axis > most)  # neither is true of NaN
+        for pile in self.local(self.piles):
+            found |= (local == pile).all(axis=1)
+        return found
+
 
 def locate(
     count: int, read: Read, rule: str = "robust", scale: float = 1.0
@@ -85,11 +96,13 @@ def locate(
 
     >>> pos = np.concatenate([np.random.rand(5000, 3), [[0.5, 0.5, -3]]])
     >>> local, frame = locate(len(pos), pos.__getitem__)
-    >>> frame.low.round(1), outside(local, frame.extent).sum()
+    >>> frame.low.round(1), frame.stray(local).sum()
     (array([0., 0., 0.]), np.int64(1))
     """
-    box = _robust_box(count, read, CELL / scale) if rule == "robust" else None
-    frame = Frame(*(box or _box(_parts(count, read))), scale)
+    box, piles = None, np.empty((0, 3))
+    if rule == "robust":
+        box, piles = _robust_box(count, read, CELL / scale)
+    frame = Frame(*(box or _box(_parts(count, read))), scale, piles)
     local = np.empty((count, 3), np.float32)
     for part in _slices(count):
         points = read(part)
@@ -98,19 +111,11 @@ def locate(
     return local, frame
 
 
-def outside(local: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """Tell which points are stray, (N,) bool, for `local` (N, 3) and `extent` of `locate`."""
-    found = np.zeros(len(local), bool)
-    for axis, most in zip(local.T, extent, strict=True):
-        found |= (axis < 0) | (axis > most)  # neither is true of NaN
-    return found
-
-
 def left_out(count: int, of: int) -> str:
     """Say that stray points do not count for the frame."""
     return (
         f"{count:,} of {counted(of, 'point')} left out of the frame (floor and extent), far from "
-        "all others"
+        "all others or piled on one place"
     )
 
 
@@ -132,7 +137,7 @@ def check_ground(where: object, count: int, read: Read, frame: Frame, advice: st
 
 def _far_points(count: int, read: Read, frame: Frame) -> str:
     """Say which points of a frame lie far from the larger part of them, if any do."""
-    box = _robust_box(count, read, CELL / frame.scale, kept=0.5) or (frame.low, frame.high)
+    box = _robust_box(count, read, CELL / frame.scale, kept=0.5)[0] or (frame.low, frame.high)
     far = []
     for part in _slices(count):
         points = read(part)
@@ -171,15 +176,16 @@ def _box(parts: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def _robust_box(
     count: int, read: Read, side: float, kept: float = KEPT
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the low and high corner of all points that are not stray; None if no point is.
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, np.ndarray]:
+    """Return the low and high corner of all points that are not stray, and the places of piles.
 
-    At least the fraction `kept` of the cells, whose first side is `side`, is in that box.
+    The corners are None if no point is stray. At least the fraction `kept` of the cells, whose
+    first side is `side`, is in that box.
     """
     sample = read(slice(0, None, -(-count // SAMPLE)))
     sample = sample[np.isfinite(sample).all(axis=1)]
     if not len(sample):
-        return None
+        return None, sample
     places, times = np.unique(sample, axis=0, return_counts=True)
     middle = np.sort(places, axis=0)[len(places) // 2]  # not a mean of two, which overflows
     piles = places[times >= PILE * np.median(times)]
@@ -197,14 +203,14 @@ def _robust_box(
         cells, doubled = _halved(cells), doubled + 1
     low, high, all_inside = box
     if all_inside and not len(piles):
-        return None
+        return None, piles
 
     def inside() -> Iterator[np.ndarray]:
         for part in parts():
             cell = _cells(part, middle, side) >> doubled
             yield part[((cell >= low) & (cell <= high)).all(axis=1)]
 
-    return _box(inside())
+    return _box(inside()), piles
 
 
 def _cells(points: np.ndarray, middle: np.ndarray, side: float) -> np.ndarray:

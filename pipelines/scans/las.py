@@ -13,6 +13,7 @@ Reference:
 from __future__ import annotations
 
 import errno
+import re
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ _OURS = ("deepgcn", 1)  # user and number of the record with the names of the cl
 _REPLACED = (_OURS, ("laszip encoded", 22204), ("LASF_Spec", 4))  # the last is of extra dimensions
 _COPC = "copc"  # user of the records of an octree, which holds for the points as they were written
 _WAVEFORMS = ("LASF_Spec", 65535)
+_WKT, _GEO_KEYS = 2112, 34735  # numbers of the records of the coordinate system
+_FEET = re.compile(rb'UNIT\s*\[\s*"[^"]*(?:foot|feet|ft)[^"]*"\s*,\s*([0-9.]+)', re.IGNORECASE)
+_GROUND_UNIT, _HEIGHT_UNIT = 3076, 4099  # keys of GeoTIFF
+_FOOT = {9002: 0.3048, 9003: 1200 / 3937}  # their values: metres
 _KEPT = (  # of the header
     *("file_source_id", "global_encoding", "uuid", "system_identifier", "creation_date"),
     *("generating_software", "offsets", "scales", "extra_header_bytes", "extra_vlr_bytes"),
@@ -63,8 +68,9 @@ def read_las(path: Path, options: ScanOptions) -> Scan:
         if len(rows) != reader.header.point_count:
             raise _damaged(path, f"{len(rows):,} of {counted(reader.header.point_count, 'point')}")
         is_copc = any(item.user_id == _COPC for item in reader.header.vlrs)
+        notes = _about_feet(path) if options.scale == 1 else ()
     color = COLOR_NAMES if set(COLOR_NAMES) <= set(names) else None
-    notes = ("COPC; labelled as plain LAZ, without the records of its octree",) if is_copc else ()
+    notes += ("COPC; labelled as plain LAZ, without the records of its octree",) if is_copc else ()
     return Scan(path, rows, ("x", "y", "z"), color, names, notes, options=options)
 
 
@@ -257,6 +263,30 @@ def _records(path: Path, header: Any) -> tuple[list[Any], list[Any]]:
             at = header.start_of_waveform_data_packet_record
             count = int(header.global_encoding.waveform_data_packets_internal and at > 0)
         return before, _records_at(file, at, count, "<2x16sHQ32s")
+
+
+def _about_feet(path: Path) -> tuple[str, ...]:
+    """Say that the coordinate system is in feet, if records before the points do."""
+    ground, heights = 0.0, 0.0
+    with path.open("rb") as file:
+        start, _, count = _unpacked(file, 94, "<HII")
+        records = _records_at(file, start, count, "<2x16sHH32s")
+    for item in records:
+        if item.record_id == _WKT:
+            units = [
+                [float(size) for size in _FEET.findall(part)]
+                for part in re.split(rb"VERT_?(?:CS|CRS)", item.record_data, maxsplit=1)
+            ]
+            ground = max([ground, *units[0]])
+            heights = max([heights, *(units[1] if len(units) > 1 else ())])
+        elif item.record_id == _GEO_KEYS:
+            keys = np.frombuffer(item.record_data[: len(item.record_data) // 8 * 8], "<u2")
+            found = {int(key): int(value) for key, *_, value in keys.reshape(-1, 4)[1:]}
+            ground = max(ground, _FOOT.get(found.get(_GROUND_UNIT, 0), 0.0))
+            heights = max(heights, _FOOT.get(found.get(_HEIGHT_UNIT, 0), 0.0))
+    if ground:
+        return (f"its coordinate system is in feet, taken as metres: --scale {ground:.10g}",)
+    return ("its heights are in feet, its ground is not: bring both to metres",) if heights else ()
 
 
 def _records_at(file: BinaryIO, at: int, count: int, form: str) -> list[Any]:

@@ -105,7 +105,8 @@ def _joined_arrays(
 def _joined(scan: Scan, names: Sequence[str], columns: np.ndarray, array: str) -> Scan:
     """Return the scan with the columns of another array, under new names; alpha is left out."""
     found = columns.dtype.names or ()
-    if len(columns) != len(scan) or len(found) not in (len(names), len(names) + 1):
+    counts = (3, 4) if names == COLOR_NAMES else (1,)
+    if len(columns) != len(scan) or len(found) not in counts:
         raise DatasetError(
             f"{scan.path}: found the array {array} of {counted(len(columns), 'row')} of "
             f"{counted(len(found), 'number')}; expected {counted(len(scan), 'row')} of "

@@ -35,6 +35,8 @@ COLOR_INVALID = "isColorInvalid"  # a column that is not 0 where a point has no 
 SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d"})
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
+OVERSHOOT = 1.99  # of floats in files: of colours 0–1 that renderers made, some are brighter
+WHITE = (256, 1023, 4095, 65535)  # of 8 bits (some programs multiply by 256), 10, 12 and 16
 FEW = 1e-3  # fraction of the values of colours that can be mistakes
 
 
@@ -144,13 +146,13 @@ class Scan:
 
     @cached_property
     def _usual_range(self) -> float:
-        """The limit of colours, 1 or 255, that at most a `FEW` go beyond; infinite if none is.
+        """The limit of colours, of 0–1 or 8 bits, that at most a `FEW` exceed; infinite if none is.
 
         One value of 255 among those from 0 to 1 would make all others black.
         """
         names = [name for name in self.color or () if self.rows.dtype[name] != np.uint8]
         is_float = all(self.rows.dtype[name].kind == "f" for name in names)
-        limits = [*([BRIGHTEST_FRACTION] if is_float else []), 255.0]
+        limits = [*([OVERSHOOT] if is_float else []), float(WHITE[0])]
         above, below = np.zeros(len(limits), np.int64), np.zeros(len(limits))
         for part in chunks(len(self)):
             for name in names:
@@ -161,7 +163,7 @@ class Scan:
                     below[n] = max(below[n], values.max(initial=0, where=values <= limit))
         for limit, over, largest in zip(limits, above, below, strict=True):
             # If nearly all are 0, those that are not are the colours.
-            if 0 < over <= FEW * len(self) * len(names) and largest > limit / 10:
+            if 0 < over <= FEW * len(self) * len(names) and largest > limit / 20:
                 return limit
         return math.inf
 
@@ -300,10 +302,10 @@ def kept_names(
 
 
 def color_scale(kind: np.dtype, largest: float) -> float:
-    """Return the factor to 0–255: floats up to 1 are 0–1, what exceeds 255 is 0–65535."""
-    if kind.kind == "f" and largest < BRIGHTEST_FRACTION:
+    """Return the factor to 0–255: floats up to 1 are 0–1, others of 8 bits or as many as needed."""
+    if kind.kind == "f" and largest <= OVERSHOOT:
         return 255.0
-    return 255 / 65535 if largest > 255 else 1.0
+    return max((255 / white for white in WHITE[1:] if WHITE[0] < largest <= white), default=1.0)
 
 
 def color_bytes(values: np.ndarray, scale: float) -> np.ndarray:

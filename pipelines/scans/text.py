@@ -58,6 +58,11 @@ def read_text(path: Path, options: ScanOptions) -> Scan:
             f"{path}: found bytes that are no UTF-8 text (the first are {head[:8]!r}), expected "
             "lines of numbers.\nSave it as UTF-8 text, or name it by its real format."
         )
+    if b"\r" in head and b"\n" not in head:
+        raise DatasetError(
+            f"{path}: found lines that end in CR alone, expected LF or CR and LF.\n"
+            "Save it with the line ends of today's systems."
+        )
     lines = chain.from_iterable(lines for _, lines in line_blocks(path))
     first = [line.rstrip(b"\r") for line in islice(lines, SAMPLE)]
     more = _spread_lines(path) if len(first) == SAMPLE else ()

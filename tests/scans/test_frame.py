@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipelines.errors import DatasetError
 from pipelines.scans import frame as frames
 from pipelines.scans import open_scan
-from pipelines.scans.frame import Frame, check_ground, locate, outside
+from pipelines.scans.frame import Frame, check_ground, locate
 
 
 def shell(size: tuple[float, float, float], count: int, seed: int = 0) -> np.ndarray:
@@ -37,7 +37,7 @@ def move(pos: np.ndarray, x: float, y: float, z: float) -> np.ndarray:
 def find(pos: np.ndarray, rule: str = "robust", scale: float = 1.0) -> tuple[Frame, np.ndarray]:
     """Return the frame, and which points are stray."""
     local, found = locate(len(pos), pos.__getitem__, rule, scale)
-    return found, outside(local, found.extent)
+    return found, found.stray(local)
 
 
 def is_box_of(found: Frame, pos: np.ndarray) -> bool:
@@ -122,13 +122,22 @@ def test_a_few_points_far_off_change_no_room(seed: int, count: int, distance: fl
     assert far.sum() == count
 
 
+def test_a_pile_within_the_room_is_stray() -> None:
+    """As of a depth camera, whose pixels without a depth lie in the camera."""
+    pos = np.concatenate([ROOM, np.repeat([[2.0, 2, 1]], 5000, axis=0)])
+    found, stray = find(pos)
+    assert is_box_of(found, ROOM)
+    assert np.flatnonzero(stray).tolist() == list(range(12_000, 17_000))
+    assert not find(pos, "published")[1].any()
+
+
 def test_unit_and_unknown_points() -> None:
     pos = np.concatenate([ROOM * 1000, [[2000, 2000, -3000], [np.nan, 0, 0], [0, np.inf, 0]]])
     local, found = locate(len(pos), pos.__getitem__, "robust", 0.001)
     assert is_box_of(found, ROOM * 1000)
     np.testing.assert_allclose(found.extent, np.ptp(ROOM, axis=0), rtol=1e-6)
     assert np.flatnonzero(np.isnan(local).any(axis=1)).tolist() == [12_001, 12_002]
-    assert np.flatnonzero(outside(local, found.extent)).tolist() == [12_000]
+    assert np.flatnonzero(found.stray(local)).tolist() == [12_000]
     empty, found = locate(3, np.full((3, 3), np.nan).__getitem__)
     assert np.isnan(empty).all()
     assert found.extent.tolist() == [0, 0, 0]
@@ -163,7 +172,9 @@ def test_real_scans_are_clean(real_dir: Path, count: int) -> None:
     assert len(found) == 17
     for number, pos in enumerate(found):
         pos = np.random.default_rng(number).permutation(pos[np.isfinite(pos).all(axis=1)])[:count]
-        assert is_box_of(find(pos)[0], pos)
+        frame, stray = find(pos)
+        assert is_box_of(frame, pos)
+        assert not stray.any()
 
 
 def test_too_much_ground() -> None:

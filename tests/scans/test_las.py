@@ -18,7 +18,7 @@ from plyfile import PlyData
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.scans import Labels, labelled_name, open_scan, write_labelled
+from pipelines.scans import Labels, ScanOptions, labelled_name, open_scan, write_labelled
 from tests.scans.foreign.write import WKT
 from tests.scans.scan_labels import labels_for, placed
 
@@ -230,6 +230,32 @@ def test_records_stay_byte_for_byte(tmp_path: Path, version: str, point_format: 
         assert {key: after[key] for key in before if key != (b"LASF_Spec", 4)} == {
             key: content for key, content in before.items() if key != (b"LASF_Spec", 4)
         }
+
+
+US = 'UNIT["US survey foot",0.3048006096012192,AUTHORITY["EPSG","9003"]]'
+METRE = 'UNIT["metre",1,AUTHORITY["EPSG","9001"]]'
+DEGREE = 'GEOGCS["NAD83",UNIT["degree",0.0174532925199433]]'
+
+
+@pytest.mark.parametrize(
+    ("number", "content", "said"),
+    [
+        (2112, f'PROJCS["a",{DEGREE},{US}]'.encode(), "--scale 0.3048006096"),
+        (2112, f'COMPD_CS["b",PROJCS["a",{METRE}],VERT_CS["c",{METRE}]]'.encode(), ""),
+        (2112, f'COMPD_CS["b",PROJCS["a",{METRE}],VERT_CS["c",{US}]]'.encode(), "its heights are"),
+        (34735, struct.pack("<12H", 1, 1, 0, 2, 1024, 0, 1, 1, 3076, 0, 1, 9002), "--scale 0.3048"),
+        (34735, struct.pack("<8H", 1, 1, 0, 1, 3076, 0, 1, 9001), ""),
+        (34735, b"\1\0", ""),
+    ],
+)
+def test_feet_are_said(tmp_path: Path, number: int, content: bytes, said: str) -> None:
+    """A room of 10 feet would else be taken for one of 10 m."""
+    data = write(tmp_path / "in.las", "1.2", 3)
+    data.vlrs.append(laspy.VLR("LASF_Projection", number, "", content))
+    data.write(str(tmp_path / "in.las"))
+    notes = open_scan(tmp_path / "in.las").notes
+    assert any(said in note for note in notes) if said else not notes
+    assert not open_scan(tmp_path / "in.las", ScanOptions(scale=0.3048)).notes
 
 
 @pytest.mark.parametrize("minor", [3, 4])

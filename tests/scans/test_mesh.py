@@ -174,6 +174,8 @@ def test_damaged_faces_of_a_text(tmp_path: Path) -> None:
     content = (tmp_path / "scan.ply").read_text().splitlines()
     content[-1] = "4 1 2"
     (tmp_path / "scan.ply").write_text("\n".join(content))
-    with pytest.raises(DatasetError, match="found '4 1 2' as a face, expected vertex_indices, texcoord, flags"):
+    with pytest.raises(
+        DatasetError, match="found '4 1 2' as a face, expected vertex_indices, texcoord, flags"
+    ):
         write_labelled(tmp_path / "out.ply", open_scan(tmp_path / "scan.ply"), labels_for(COUNT))
     assert not (tmp_path / "out.ply").exists()

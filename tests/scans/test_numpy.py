@@ -85,6 +85,13 @@ def test_names_in_an_archive(tmp_path: Path, position: str, color: str) -> None:
         assert found["class"].shape == (3,)
 
 
+def test_a_label_of_two_columns_is_refused(tmp_path: Path) -> None:
+    """Such as class and object, of which the first was taken without a word."""
+    np.savez(tmp_path / "scan.npz", pos=XYZ, label=np.zeros((3, 2), np.int64))
+    with pytest.raises(DatasetError, match="found the array label of 3 rows of 2 numbers"):
+        open_scan(tmp_path / "scan.npz", ScanOptions(label="label"))
+
+
 def test_given_columns(tmp_path: Path) -> None:
     np.save(tmp_path / "scan.npy", np.hstack([RGB, XYZ]))
     scan = open_scan(tmp_path / "scan.npy", ScanOptions(columns="r,g,b,x,y,z"))

@@ -25,6 +25,10 @@ def test_color_scale() -> None:
     assert color_scale(np.dtype("f4"), 1.0) == 255
     assert color_scale(np.dtype("f4"), 200.0) == 1
     assert color_scale(np.dtype("u1"), 1.0) == 1, "an almost black scan stays almost black"
+    assert color_scale(np.dtype("f4"), 1.2) == 255, "brighter than white"
+    assert color_scale(np.dtype("f8"), 256.0) == 1, "some programs multiply by 256"
+    for bits in (10, 12, 16):
+        assert color_scale(np.dtype("u2"), 2**bits - 1) == 255 / (2**bits - 1)
 
 
 @given(

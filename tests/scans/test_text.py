@@ -135,6 +135,45 @@ def test_given_columns_win(tmp_path: Path) -> None:
         open_scan(path, ScanOptions(columns="-,z,y,x,-,-,-,b,g,r,-"))
 
 
+NUMBERS = np.arange(1, 31)[:, None]
+PLACES = (np.random.default_rng(0).random((30, 3)) * 8).round(3)
+GREYS = np.random.default_rng(1).integers(1, 250, (30, 1))
+COLORS = GREYS + np.array([[0, 5, 3]])  # alike, as those of most things
+INTENSITY = np.random.default_rng(2).integers(0, 256, (30, 1))
+CLASS = np.random.default_rng(3).integers(0, 13, (30, 1))
+QUIRKS = {  # what the columns of a file begin or end with, and what they are
+    "numbers of the points": ("", (NUMBERS, PLACES, COLORS), "-,x,y,z,r,g,b"),
+    "numbers and names of no coordinates": ("n a b c\n", (NUMBERS, PLACES), "-,x,y,z"),
+    "R's numbers without a name": ('"y" "x" "z"\n', (NUMBERS, PLACES[:, [1, 0, 2]]), "-,y,x,z"),
+    "an intensity before the colours": ("", (PLACES, INTENSITY, COLORS), "x,y,z,-,r,g,b"),
+    "a class behind the colours": ("", (PLACES, COLORS, CLASS), "x,y,z,r,g,b,-"),
+    "a column without a name": ("x y z r g b\n", (PLACES, COLORS, CLASS), "x,y,z,r,g,b,-"),
+    "units": ("% Z[m] X_m Y(m) id\n", (PLACES[:, [2, 0, 1]], INTENSITY), "z,x,y,-"),
+    "names of ParaView": (
+        "RGB:0 RGB:1 RGB:2 Points:0 Points:1 Points:2\n",
+        (COLORS, PLACES),
+        "r,g,b,x,y,z",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(QUIRKS))
+def test_columns_that_were_taken_for_others(tmp_path: Path, name: str) -> None:
+    header, table, columns = QUIRKS[name]
+    text = header + lines_of(*table)
+    if name.startswith("R's"):  # it quotes them
+        text = header + "".join(f'"{line.replace(" ", chr(34) + " ", 1)}' for line in
+                                lines_of(*table).splitlines(keepends=True))  # fmt: skip
+    (tmp_path / "a.txt").write_text(text)
+    scan = open_scan(tmp_path / "a.txt")
+    assert scan.notes[0].startswith(f"columns {columns} (")
+    np.testing.assert_allclose(placed(scan), PLACES, atol=1e-6)
+    if "r" in columns:
+        np.testing.assert_array_equal(scan.colors(), COLORS)
+    write_labelled(tmp_path / "b.txt", scan, labels_for(30))
+    np.testing.assert_allclose(placed(open_scan(tmp_path / "b.txt")), PLACES, atol=1e-6)
+
+
 def test_a_label_that_is_called_like_a_coordinate(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("x y z a\n7 1 2 3\n8 4 5 6\n")
@@ -216,6 +255,8 @@ BAD = {
     "UTF-16": ("\ufeff1 2 3\n".encode("utf-16").decode("latin-1"), "no UTF-8 text"),
     "a long line": ("1 " * 100_000, "found a line of more than"),
     "other names": ("lat,lon,name,a,b,c\n" + "a,1,b,2,c,3\n" * 3, "--columns x,y,z,r,g,b,-"),
+    "names of other columns": ("r g b x y z\n" + "1 2 3 4 5 6 7\n" * 9, "for 7 in the lines"),
+    "line ends of CR": ("1 2 3\r4 5 6\r", "found lines that end in CR alone"),
     "names only": ("x,y,z\n", "expected a point"),
     "quotes and other line ends": ('1;2;3\n4;\r"5;6\n', ":2: found '\"5' in column 2"),
     "quotes over lines": ('1,2,3,"a"\n1,2,3,"b\n1,2,3,c"\n', "one"),
