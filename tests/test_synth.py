@@ -183,7 +183,7 @@ def test_a_folder_with_other_content_is_refused_and_kept(tmp_path, stranger):
     out = tmp_path / "raw"
     (out / stranger).parent.mkdir(parents=True)
     (out / stranger).write_text("precious")
-    with pytest.raises(ConfigError, match=r"found 1 entries.*expected an empty folder"):
+    with pytest.raises(ConfigError, match=r"found 1 file.*expected an empty folder"):
         synth(small(out))
     assert contents(out) == {stranger: b"precious"}
 

@@ -105,7 +105,7 @@ def _check_header(path: Path) -> None:
     problems = {
         f"version {head[24]}.{minor}, expected 1.0 to 1.4": head[24] != 1 or minor > 4,
         f"point format {kind}, expected 0 to 10": kind > 10,
-        f"points of {length} bytes": kind <= 10 and length < _POINT_BYTES[kind],
+        f"points of {counted(length, 'byte')}": kind <= 10 and length < _POINT_BYTES[kind],
         "a scale of 0 or no number": not all(np.isfinite(scales)) or 0 in scales[:3],
         f"points that begin at byte {start:,} of {size:,}": not header_bytes <= start <= size,
         f"{counted(records, 'record')} in {start:,} bytes": records * 54

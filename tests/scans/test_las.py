@@ -313,7 +313,7 @@ def damaged(path: Path, at: int, content: bytes) -> str:
         (96, b"\xff\xff\xff\x7f", "points that begin at byte 2,147,483,647"),
         (100, b"\xff\xff\xff\xff", "4,294,967,295 records"),
         (104, b"\x3f", "point format 63, expected 0 to 10"),
-        (105, b"\x01\0", "points of 1 bytes"),
+        (105, b"\x01\0", "points of 1 byte"),
         (131, bytes(8), "a scale of 0"),
         (243, b"\xff\xff\xff\xff", "4,294,967,295 records behind the points"),
         (247, b"\xff" * 7, "72,057,594,037,927,935 points"),

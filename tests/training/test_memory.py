@@ -123,7 +123,9 @@ def test_the_estimate_is_shown_beside_the_free_memory(monkeypatch: pytest.Monkey
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match=r"--micro-batch: found 9, expected at most the 8 blocks"):
+    with pytest.raises(
+        ConfigError, match=r"--micro-batch: found 9, expected at most 8, the blocks"
+    ):
         TrainConfig(batch_size=8, micro_batch=9)
     with pytest.raises(ConfigError, match=r"--micro-batch: found 2 with --sync-bn, expected 4"):
         TrainConfig(batch_size=8, devices=2, sync_bn=True, micro_batch=2)

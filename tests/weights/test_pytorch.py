@@ -88,7 +88,7 @@ def test_a_whole_model_is_code_too(tmp_path: Path) -> None:
     [
         ([torch.zeros(1)], "found a list"),
         ({}, "found a dictionary with 0 keys"),
-        ({"state_dict": {}, "epoch": 1}, r"of 2 entries \(state_dict, epoch\)"),
+        ({"state_dict": {}, "epoch": 1}, r"with 2 keys \(state_dict, epoch\)"),
         (torch.zeros(3), "found a Tensor"),
     ],
 )

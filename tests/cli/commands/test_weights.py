@@ -156,7 +156,7 @@ def test_files_that_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "none.pth: found no file" in refused("none.pth", "--out", "w.safetensors")
     torch.save({"conv.weight": torch.zeros(1)}, "other.pth")
     shown = refused("other.pth", "--out", "w.safetensors")
-    assert "found 1 tensors of no known network (conv.weight, …)" in shown
+    assert "found 1 tensor of no known network (conv.weight, …)" in shown
     assert "deepgcn weights inspect other.pth" in shown
     save_weights(Path("own.safetensors"), network())
     assert "which need no import" in refused("own.safetensors", "--out", "w.safetensors")
@@ -313,7 +313,7 @@ def test_inspect_of_what_makes_no_network(capsys: pytest.CaptureFixture[str]) ->
     assert found["tensors"]["flag"] == {"shape": [2], "dtype": "bool"}
     torch.save({"conv.weight": torch.zeros(2, 3)}, "w.pth")
     shown = " ".join(succeed(capsys, "inspect", "w.pth").split())
-    assert "names of no known network network none: w.pth: found 1 tensors of no" in shown
+    assert "names of no known network network none: w.pth: found 1 tensor of no" in shown
 
 
 @pytest.mark.slow
