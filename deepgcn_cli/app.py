@@ -13,13 +13,14 @@ from .commands.bench import bench
 from .commands.demo import demo
 from .commands.doctor import doctor, presets
 from .commands.evaluate import evaluate
+from .commands.plan import plan
 from .commands.stages import predict, prepare, synth
 from .commands.train import train
 from .options import Command, show_examples
 from .streams import show
 
 COMMANDS = (
-    *(demo, synth, prepare, train, evaluate, predict),
+    *(demo, synth, prepare, plan, train, evaluate, predict),
     *(ablate, ablate_job, presets, doctor, bench),
 )
 RUNS_COMMANDS = (

@@ -71,7 +71,17 @@ def print_part(part: str | Table) -> None:
         print_part(plain_table(part))
 
 
-def draw_table(table: Table) -> bool:
+def show_parts(parts: Iterable[str | Table], progress: Progress) -> None:
+    """Show what a command has found before its work begins, on stderr, unless it is quiet."""
+    drawing = sys.stderr.isatty() and not getattr(progress, "quiet", False)
+    for part in parts:
+        if isinstance(part, str):
+            progress.say(part)
+        elif not (drawing and draw_table(part, error=True)):
+            progress.say(plain_table(part))
+
+
+def draw_table(table: Table, *, error: bool = False) -> bool:
     """Draw a table and return True; False, and nothing drawn, where the terminal is too narrow."""
     from rich import box
     from rich.console import Console
@@ -85,7 +95,7 @@ def draw_table(table: Table) -> bool:
         )
     for row in table.rows:
         drawn.add_row(*(Text(one_line(cell)) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=error)
     unbounded = console.options.update(width=UNBOUNDED)
     fits = console.measure(drawn, options=unbounded).minimum <= console.width
     if fits:

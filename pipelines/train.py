@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +45,7 @@ from pipelines.weights.provenance import STARTED_FROM
 from . import kernels
 from .config import TrainConfig
 from .errors import ConfigError, DatasetError, ProcessLostError
-from .files import check_place
+from .files import atomic_json, check_place
 from .progress import SILENT, Progress
 
 
@@ -65,7 +65,11 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, resume: Path | None = None, progress: Progress = SILENT
+    config: TrainConfig,
+    *,
+    resume: Path | None = None,
+    plan: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
 ) -> TrainResult:
     """Train a network on the rooms outside the test area, or on synthetic rooms without end.
 
@@ -85,6 +89,8 @@ def train(
         resume: the directory of a run to resume. `config` must be the run's own (`Run.config`),
             except for epochs, max_steps, device, workers, threads and loggers, and for devices
             with synchronised batch norm.
+        plan: what the configuration follows from, as JSON-ready values; a new run keeps it as
+            `plan.json`. Nothing reads it again.
         progress: shows what happens in rank 0. With several `devices` it has to be picklable.
 
     Raises:
@@ -104,14 +110,16 @@ def train(
     """
     processes = distributed.read_ranks()
     if processes.size == 1 and config.devices > 1:
-        return _start_workers(config, resume, progress)
+        return _start_workers(config, resume, plan, progress)
     with distributed.connected(processes):
         progress = progress if processes.main else SILENT
-        decided = processes.broadcast(lambda: _decide(config, resume, processes, progress))
+        decided = processes.broadcast(lambda: _decide(config, resume, plan, processes, progress))
         return _train_rank(decided, processes, progress)
 
 
-def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress) -> TrainResult:
+def _start_workers(
+    config: TrainConfig, resume: Path | None, plan: Mapping[str, Any] | None, progress: Progress
+) -> TrainResult:
     """Run `train` in `config.devices` processes of this machine."""
     check_loggers(config.loggers)
     if resume:
@@ -127,7 +135,7 @@ def _start_workers(config: TrainConfig, resume: Path | None, progress: Progress)
     progress.say(f"Starting {config.devices} processes.")
     try:
         with _explain_lost_process(run):
-            work = partial(train, config, resume=resume, progress=progress)
+            work = partial(train, config, resume=resume, plan=plan, progress=progress)
             return launch(config.devices, threads, work)
     except ProcessLostError as error:
         run.update_status(state="failed", error=str(error))
@@ -150,10 +158,15 @@ class _Decisions:
     kernel: str | None  # the forced implementation of the kernels; None: the device's
     trials: int  # first steps that are repeated in smaller micro-batches if memory runs out
     started_from: dict[str, Any] | None = None  # the provenance of a new run's first weights
+    plan: Mapping[str, Any] | None = None  # of a new run
 
 
 def _decide(
-    config: TrainConfig, resume: Path | None, processes: Processes, progress: Progress
+    config: TrainConfig,
+    resume: Path | None,
+    plan: Mapping[str, Any] | None,
+    processes: Processes,
+    progress: Progress,
 ) -> _Decisions:
     """Check the configuration and fill in what it leaves open; the errors are those of `train`."""
     check_loggers(config.loggers)
@@ -179,7 +192,7 @@ def _decide(
             config = memory.settle_memory(config, device.type, processes, progress)
     trials = 0 if run or (config.sync_bn and processes.size > 1) else TRIALS
     started = weights.provenance if weights else None
-    return _Decisions(config, resume, store.fingerprint, kernels.forced(), trials, started)
+    return _Decisions(config, resume, store.fingerprint, kernels.forced(), trials, started, plan)
 
 
 def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -> TrainResult:
@@ -249,6 +262,8 @@ def _opened_run(
                 run = Run(decided.resume)
             else:
                 run = directory.create_run(decided.config, environment=begun)
+                if decided.plan is not None:
+                    atomic_json(run.path / directory.PLAN, dict(decided.plan))
             stack.enter_context(lock_run(run.path))
             stack.enter_context(directory.record_failure(run))
             return run

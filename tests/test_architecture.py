@@ -35,6 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "synth": {"data", "runtime"},
     "prepare": {"data", "runtime", "scans"},
     "train": {"kernels", "model", "data", "weights", "runtime", "runs", "training"},
+    "planning": {"data", "model", "runtime", "training"},
+    "plan": {"data", "planning", "runs", "runtime", "train", "training"},
     "evaluate": {"model", "data", "weights", "runtime", "runs", "inference", "reports", "train"},
     "predict": {"scans", "model", "data", "weights", "runtime", "runs", "inference", "reports"},
     "bench": {"kernels", "model", "data", "runtime", "training"},

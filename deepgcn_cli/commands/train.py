@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
 
 import typer
 
-from deepgcn_cli.display import Answer
+from deepgcn_cli.display import Answer, show_parts
 from deepgcn_cli.errors import interruptible
-from deepgcn_cli.options import PRESET, ModelFlags, TrainFlags, chosen_model, subcommand
-from pipelines.config import TrainConfig
+from deepgcn_cli.options import PRESET, Flags, ModelFlags, TrainFlags, chosen_model, subcommand
+from deepgcn_cli.plans import plan_parts
+from pipelines.config import PlanConfig, TrainConfig
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
 from pipelines.runs.lock import was_locked_here
+from pipelines.serialization import to_plain
+
+if TYPE_CHECKING:
+    from pipelines.planning.file import Plan
+    from pipelines.train import TrainResult
 
 
 def flags_that_shape(*shapes: str) -> str:
@@ -34,6 +42,8 @@ def flags_that_shape(*shapes: str) -> str:
     "deepgcn train --recipe modern --without adamw --with sgd",
     "deepgcn train --weights dgcnn-s3dis-area5 --recipe modern --lr 3e-4 --freeze 1",
     "deepgcn train --synth --recipe modern",
+    "deepgcn train --auto --time 30m --data data-rooms",
+    "deepgcn train --plan plan.json --batch-size 8",
     "deepgcn train --devices 4 --sync-bn --precision bf16",
     "deepgcn train --depth 1001 -k 3 --batch-size 4",
     "deepgcn train --resume",
@@ -47,6 +57,14 @@ def train(
     model: ModelFlags,
     own: TrainFlags,
     resume: bool = option(False, "Resume RUN, or the latest unfinished run."),
+    plan: Path | None = option(
+        None, "Train by a plan of deepgcn plan; other flags change it.", "FILE"
+    ),
+    auto: bool = option(False, "Plan first: choose every option that is not given."),
+    time: str | None = option(
+        None, f"With --auto: what it may take. [default: {PlanConfig.time}]", "TIME"
+    ),
+    dry_run: bool = option(False, "With --plan or --auto: only show the plan."),
     progress: Progress,
 ) -> Answer:
     """Train a network on every prepared area but one.
@@ -54,12 +72,13 @@ def train(
     With --synth it trains on synthetic rooms without end and needs no data. Ctrl-C stops after the
     step, with everything saved; --resume continues. A resumed run keeps its own settings: only
     {free} may change, and {processes} with --sync-bn.
+
+    With --auto it plans first, as deepgcn plan does, so that the training fits the data, the
+    machine and --time. --weights none then starts from nothing.
     """
-    if run is not None and not resume:
-        raise typer.BadParameter(f"found {run!r}; to resume a run, add --resume.")
-    if resume and "name" in own:
-        raise typer.BadParameter("found --name with --resume; a run keeps its name.")
+    _check(run, resume, plan, auto, time, dry_run, own)
     rank = _rank()
+    planned: Plan | None = None
     look = resume and rank == 0  # the others take rank 0's configuration
     folder = _run_to_resume(own.get("runs", TrainConfig.runs), run) if look else None
     if folder:
@@ -67,7 +86,17 @@ def train(
         known = open_run(folder).config
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
-    elif (weights := own.pop("weights", None)) is not None:
+    elif (plan or auto) and rank == 0:
+        from pipelines.plan import planned_config
+
+        given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
+        planned = _planned(plan, time, given, progress, measure=not dry_run)
+        shown = list(plan_parts(planned))
+        if dry_run:
+            return Answer(planned, shown)
+        show_parts(shown, progress)
+        config = planned_config(planned, given)
+    elif (weights := own.pop("weights", None)) is not None and not (plan or auto):
         from pipelines.training.start import start_config
 
         changes = vars(chosen_model(preset, model)) if preset else model
@@ -79,22 +108,74 @@ def train(
 
     before = _run_folders(config.runs)
     with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before)):
+        kept = to_plain(planned) if planned else None
         try:
-            result = stage(config, resume=folder, progress=progress)
+            result = stage(config, resume=folder, plan=kept, progress=progress)
         except EverywhereError:
             if rank == 0:
                 raise
             raise typer.Exit(1) from None  # rank 0 reports it
     if rank > 0:
         raise typer.Exit  # rank 0 shows the result
-    where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
-    where = (*where, "--data", "DIR") if config.synth else where
     best = result.best_miou
     chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
     length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
     text = f"{result.run}: {length}, {chosen}"
+    return Answer(result, [text], _what_next(config, result, planned=planned is not None))
+
+
+def _what_next(config: TrainConfig, result: TrainResult, *, planned: bool) -> str:
+    """Return what to type next; after a planned training exactly, down to the run."""
+    where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
+    if planned:
+        score = f"Score it: {command('eval', result.run)}\n" if result.test_area else ""
+        return f"{score}Label a scan: {command('predict', 'SCAN.ply', '--run', result.run)}"
+    where = (*where, "--data", "DIR") if config.synth else where
     ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
-    return Answer(result, [text], f"Next: {command(*ahead, *where)}")
+    return f"Next: {command(*ahead, *where)}"
+
+
+def _check(
+    run: str | None,
+    resume: bool,
+    plan: Path | None,
+    auto: bool,
+    time: str | None,
+    dry_run: bool,
+    own: Flags,
+) -> None:
+    """Raise BadParameter if options were typed that do not go together."""
+    how = "--plan" if plan else "--auto"
+    if run is not None and not resume:
+        raise typer.BadParameter(f"found {run!r}; to resume a run, add --resume.")
+    if resume and "name" in own:
+        raise typer.BadParameter("found --name with --resume; a run keeps its name.")
+    if plan and auto:
+        raise typer.BadParameter("found --plan and --auto, expected one of them.")
+    if (plan or auto) and resume:
+        raise typer.BadParameter(f"found {how} with --resume; a run keeps its settings.")
+    if (plan or auto) and own.get("synth"):
+        raise typer.BadParameter(f"found {how} with --synth; a plan is for prepared data.")
+    if time is not None and not auto:
+        raise typer.BadParameter("found --time without --auto, which plans for it.")
+    if dry_run and not (plan or auto):
+        raise typer.BadParameter("found --dry-run without --plan or --auto, which it would show.")
+
+
+def _planned(
+    file: Path | None, time: str | None, given: Flags, progress: Progress, *, measure: bool
+) -> Plan:
+    """Return the plan of a file, changed by flags, or a new one."""
+    from pipelines.plan import changed_plan
+    from pipelines.plan import plan as stage
+    from pipelines.planning.file import read_plan
+
+    if file is not None:
+        return changed_plan(read_plan(file), given, progress)
+    places: Flags = {name: given[name] for name in ("data", "runs") if name in given}
+    config = PlanConfig(time or PlanConfig.time, base=given, **places)
+    with interruptible("no run had begun"):
+        return stage(config, measure=measure, began=monotonic(), progress=progress)
 
 
 def _rank() -> int:

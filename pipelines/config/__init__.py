@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.errors import ConfigError
 
+from .budget import seconds_of
 from .model import (
     ARCHS,
     BLOCK_SIDE,
@@ -55,6 +56,7 @@ FRAMES = ("published", "robust")
 AREAS = (1, 2, 3, 4, 5, 6)  # of S3DIS
 AREA = Bounds(0, 6, "an area, or 0 for none,")
 SAMPLE = Bounds(2, 1 << 20, "points of a block")  # to train with: one point has no variance
+POSITIVE = Bounds(0, exclusive=True)
 SEED = Bounds(0, 2**63 - 1)  # what NumPy, PyTorch and SQLite can all take
 PAGE_COLUMNS = "Columns of text on the pages that tex is for, 1 or 2."
 TRAIN = ("train",)
@@ -218,7 +220,7 @@ class TrainConfig:
     lr: float | None = option(
         None,
         f"First learning rate. [default: {ADAM_LR:g}, with sgd {SGD_LR:g}]",
-        within=Bounds(0, exclusive=True),
+        within=POSITIVE,
     )
     val_fraction: float = option(
         0.1,
@@ -570,6 +572,41 @@ class AblateConfig:
                 f"--slurm: found {', '.join(self.slurm)} without --launcher slurm.\n"
                 "Add --launcher slurm, or leave --slurm out."
             )
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """A training that follows from the data, a machine and the time that it may take."""
+
+    time: str = option(
+        "1h", "What the training may take, with the scores of the test area: 90s, 30m, 1h30m, 1d."
+    )
+    data: Path = option(Path("data"), "Folder of the prepared data.")
+    runs: Path = option(Path("runs"), "Folder of the runs, which --weights may name.")
+    out: Path = option(Path("plan.json"), "File to write.", "FILE")
+    cores: int | None = option(
+        None, "Plan for another machine, with so many cores. [default: this one]", within=COUNT
+    )
+    memory: float | None = option(
+        None, "Plan for another machine, with so many GB of memory.", "GB", within=POSITIVE
+    )
+    gpu_memory: float | None = option(
+        None, "Plan for another machine, with a GPU of so many GB.", "GB", within=POSITIVE
+    )
+    # Fields of TrainConfig and ModelConfig that are not to be chosen.
+    base: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        seconds_of(self.time)  # raises
+        if self.gpu_memory is not None and (self.cores or self.memory) is not None:
+            flag = "--cores" if self.cores else "--memory"
+            raise ConfigError(f"--gpu-memory and {flag}: found both, expected one of them.")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the plan is for another machine than this."""
+        return (self.cores, self.memory, self.gpu_memory) != (None, None, None)
 
 
 @dataclass(frozen=True)

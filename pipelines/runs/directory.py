@@ -3,6 +3,7 @@
     runs/<name>/
         config.json           the resolved TrainConfig
         environment.json      versions, machine, commit, the store's fingerprint
+        plan.json             of a planned training: its choices with their reasons
         status.json           state (running, finished, interrupted, failed), step, best_miou, …
         metrics.jsonl         one JSON object a line; "event" is "step" or "epoch"
         checkpoints/last.pt   the whole training state; last.safetensors, best.safetensors: weights
@@ -42,6 +43,7 @@ from pipelines.serialization import fits, from_plain, to_plain
 from .lock import LOCK, is_locked, lock_run
 
 CONFIG, ENVIRONMENT, STATUS = "config.json", "environment.json", "status.json"
+PLAN = "plan.json"
 METRICS, CHECKPOINTS, TENSORBOARD = "metrics.jsonl", "checkpoints", "tensorboard"
 STATUS_TYPES: dict[str, Any] = {
     **dict.fromkeys(("state", "created", "updated", "error"), str | None),

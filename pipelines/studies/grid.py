@@ -15,17 +15,15 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import ModelConfig, TrainConfig
-from pipelines.config.options import DATA, PLACE, check_choice, check_option, flag_of, options_of
+from pipelines.config.options import check_choice
+from pipelines.config.settings import setting_field, setting_value
 from pipelines.documents import read_yaml, shown
 from pipelines.errors import ConfigError
 from pipelines.progress import counted
-from pipelines.serialization import fits
 
 from . import TITLE, Row, Section, Study
 
@@ -34,17 +32,6 @@ MOST_COMPARISONS = 1_000_000  # of a combination with what is to be left out
 KEYS = ("name", "title", "base", "axes", "rows", "exclude", "reference", "seeds")
 PLAIN = re.compile(r"[^\W_][\w.+-]*")
 LONGEST = 200  # bytes of a row's name, which is part of names of files
-# The options of `deepgcn train` by name and the fields that they set. A study has its own rooms,
-# files and seeds.
-SETTINGS = {
-    flag_of(name, option).lstrip("-"): name
-    for config in (ModelConfig, TrainConfig)
-    for name, option in options_of(config, "train").items()
-    if option.shapes not in (PLACE, DATA) and name not in ("seed", "synth_workers")
-}
-OPTIONS = {**options_of(ModelConfig), **options_of(TrainConfig)}
-HINTS = {**typing.get_type_hints(ModelConfig), **typing.get_type_hints(TrainConfig)}
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def read_grid(path: Path) -> Study:
@@ -88,8 +75,8 @@ def _settings(
     """Return settings as fields and checked values; with `axes`, only values of theirs."""
     found = {}
     for name, value in _mapping(values or {}, where).items():
-        field = _field(name, where)
-        found[field] = _value(field, value, f"{where}.{name}")
+        field = setting_field(name, where)
+        found[field] = setting_value(field, value, f"{where}.{name}")
         if axes is not None and found[field] not in axes.get(field, ()):
             raise ConfigError(f"{where}: found {field} {shown(found[field])}, which no axis has.")
     return found
@@ -97,38 +84,13 @@ def _settings(
 
 def _axis(name: str, choices: Any, where: str) -> tuple[str, list[Any]]:
     """Return the field of an axis and its checked values."""
-    field, where = _field(name, where), f"{where}.{name}"
+    field, where = setting_field(name, where), f"{where}.{name}"
     if not isinstance(choices, list) or not choices:
         raise ConfigError(f"{where}: found {shown(choices)}, expected a list of values.")
-    found = [_value(field, choice, where) for choice in choices]
+    found = [setting_value(field, choice, where) for choice in choices]
     if len(set(found)) < len(found):
         raise ConfigError(f"{where}: found a value twice in {shown(choices)}.")
     return field, found
-
-
-def _field(name: str, where: str) -> str:
-    """Return the field that a setting's name means."""
-    dashed = name.replace("_", "-")
-    check_choice("setting", dashed, tuple(SETTINGS), flag=where)
-    return SETTINGS[dashed]
-
-
-def _value(field: str, value: Any, where: str) -> Any:
-    """Convert a value to its field's type, or raise ConfigError."""
-    hint = HINTS[field]
-    kinds = typing.get_args(hint) or (hint,)
-    if typing.get_origin(hint) is tuple:
-        many = value if isinstance(value, list) else [value]
-        if not all(isinstance(each, str) for each in many):
-            raise ConfigError(f"{where}: found {shown(value)}, expected a list of texts.")
-        value = tuple(many)
-    elif not fits(hint, value):
-        wanted = " or ".join(KINDS[kind] for kind in kinds if kind in KINDS)
-        raise ConfigError(f"{where}: found {shown(value)}, expected {wanted}.")
-    elif float in kinds and type(value) is int:
-        value = float(value)
-    check_option(where, OPTIONS[field], value)
-    return value
 
 
 def _check_size(

@@ -20,6 +20,7 @@ import torch
 from pipelines.config import BLOCK_SIZE, AblateConfig, EvalConfig, ModelConfig, TrainConfig
 from pipelines.config.options import check_choice, flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
+from pipelines.config.settings import OPTIONS
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError, WeightsError, did_you_mean
 from pipelines.files import atomic_json
@@ -32,7 +33,7 @@ from pipelines.training.start import start_config
 from pipelines.training.summary import count_parameters
 
 from . import Row, Section, Study, study
-from .grid import OPTIONS, read_grid
+from .grid import read_grid
 
 STUDIES, FILE = "studies", "study.json"
 VERSION = 1

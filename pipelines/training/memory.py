@@ -63,14 +63,17 @@ def estimate_memory(config: TrainConfig, device: str) -> int:
     return 4 * weights + kept + temporary + fragmentation  # with gradients and Adam's two moments
 
 
-def fit_memory(config: TrainConfig, device: str, sharing: int = 1) -> TrainConfig:
+def fit_memory(
+    config: TrainConfig, device: str, sharing: int = 1, memory: float | None = None
+) -> TrainConfig:
     """Return `config` with `micro_batch` and `checkpoint_layers` set if a step needs them to fit.
 
     It takes the largest micro-batch that fits, without checkpointing if possible. If none fits, it
     takes the smallest, as the estimate may be too high. Settings that the user gave stay.
-    `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda".
+    `sharing` is the number of ranks that share the memory of the device, "cpu" or "cuda": so many
+    bytes, or None for what is free now.
     """
-    room = USABLE * available_memory(device) / sharing
+    room = USABLE * (available_memory(device) if memory is None else memory) / sharing
     sizes: list[int | None] = [config.micro_batch]
     lengths: list[int | None] = [config.checkpoint_layers]
     # Synchronised batch norm needs all blocks of a rank at once.

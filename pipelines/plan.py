@@ -1,0 +1,303 @@
+"""The plan stage: prepared data, a machine and a budget → the options of a training.
+
+The rules are in `pipelines.planning.rules`. This stage looks at the training rooms' statistics and
+at the machine, times a few steps, and asks them. The test area is never looked at, except for how
+many points there are to score.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.data import statistics
+from pipelines.data.sampler import split_rooms
+from pipelines.data.store import Store
+from pipelines.planning import rules
+from pipelines.planning.blocks import count_blocks, count_positions
+from pipelines.planning.choices import GIVEN, MODEL, NAMES, NOTHING, PARTS, Choice, Choices
+from pipelines.planning.file import Estimate, Plan, about_data
+from pipelines.planning.machine import estimated_seconds, other_machine, this_machine
+from pipelines.planning.pace import seconds_of_steps
+from pipelines.planning.rules import Pace, Size, Start
+from pipelines.runs.weights import find_weights, packaged_weights
+from pipelines.runtime.device import pick_device
+from pipelines.train import resolve
+from pipelines.training.memory import estimate_memory, fit_memory
+from pipelines.training.start import start_config
+
+from .config import ModelConfig, PlanConfig, TrainConfig
+from .config.budget import duration_text, seconds_of
+from .errors import ConfigError, DatasetError, WeightsError
+from .progress import SILENT, Progress, counted
+
+START_UP = 3.0  # s, and as much again for each 10 million points that are read
+TIMING = 0.02  # of the budget, for the steps that are timed
+HOPELESS = 3.0  # times too slow by its arithmetic: not timed
+FEW_STEPS = 100
+# Options that change what a step takes.
+SPEED_SHAPES = ("arch", "depth", "conv", "width", "k", "num_points", "batch_size", "weights")
+LARGER = "there is time for a larger network"
+
+
+def plan(
+    config: PlanConfig,
+    *,
+    measure: bool = True,
+    began: float | None = None,
+    progress: Progress = SILENT,
+) -> Plan:
+    """Choose the options of a training.
+
+    Args:
+        config: the data, the time and, with `base`, the options that are not to be chosen.
+        measure: time a few steps of networks that come into question; otherwise, and for another
+            machine, their time is estimated from their arithmetic.
+        began: when the time began to run, by `time.monotonic`; None: it begins with the training.
+
+    Raises:
+        ConfigError: a given option does not fit the data or another one.
+        DatasetError: the store is missing or broken, or has no room or block to train on.
+        RunError, WeightsError: the weights that are given cannot be found.
+
+    >>> made = plan(PlanConfig(time="30m"), measure=False)
+    >>> made.settings["block_size"], made.settings["num_points"]
+    (1.0, 1024)
+    """
+    return _Planning(config, measure, began, progress).run()
+
+
+def planned_config(made: Plan, given: Mapping[str, Any]) -> TrainConfig:
+    """Return the training of a plan; `given` has options by field that a plan has not."""
+    own = {"data": Path(made.data.path), "test_area": made.data.test_area}
+    return training({**own, **given, **made.settings})
+
+
+def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILENT) -> Plan:
+    """Return a plan with options that are given, by field, in the place of its own.
+
+    It warns if the data is another one than the plan was made for.
+    """
+    settings = with_parts(made.settings, given)
+    known = {choice.field: choice for choice in made.choices}
+    choices = [
+        known[field]
+        if field in known and known[field].value == value
+        else Choice(NAMES[field], value, GIVEN)
+        for field, value in settings.items()
+        if field in NAMES and (value != () or field in known)
+    ]
+    data = Path(given.get("data", made.data.path))
+    fingerprint = Store.open(data).fingerprint
+    if fingerprint != made.data.fingerprint:
+        progress.warn(f"{data}: is other data than {made.data.path} was when it was planned for.")
+    shaped = {choice.field for choice in choices if choice.reason == GIVEN} & {*SPEED_SHAPES}
+    if shaped:
+        names = ", ".join(sorted(NAMES[field] for field in shaped))
+        progress.say(f"The plan's steps are for its own options; given are others: {names}.")
+    return dataclasses.replace(
+        made, choices=tuple(choices), data=dataclasses.replace(made.data, path=str(data))
+    )
+
+
+def with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return planned settings changed by given ones, which bring or take what belongs to them.
+
+    Parts of the recipe that are left out or added are so besides the planned ones; weights bring
+    their network, and another recipe its own parts and rate.
+    """
+    kept = dict(settings)
+    named = given.get("weights")
+    if named not in (None, NOTHING, kept.get("weights")):
+        kept = {name: value for name, value in kept.items() if name not in MODEL}
+    if given.get("recipe", kept.get("recipe")) != kept.get("recipe"):
+        kept = {name: value for name, value in kept.items() if name not in (*PARTS, "lr")}
+    merged = {**kept, **given}
+    added = dict.fromkeys((*kept.get("extra", ()), *given.get("extra", ())))
+    left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))
+    merged["extra"] = tuple(added)
+    merged["without"] = tuple(part for part in left if part not in given.get("extra", ()))
+    return merged
+
+
+def training(settings: Mapping[str, Any]) -> TrainConfig:
+    """Return the training of settings by field; weights of "none" are none."""
+    model = {name: value for name, value in settings.items() if name in MODEL}
+    own = {name: value for name, value in settings.items() if name not in MODEL}
+    if (named := own.pop("weights", None)) not in (None, NOTHING):
+        return start_config(named, model, own)
+    arch = {"arch": ModelConfig.arch}
+    return TrainConfig(model=ModelConfig.published(**{**arch, **model}), **own)
+
+
+@dataclass
+class _Planning:
+    """The work on a plan, for the rooms outside the test area."""
+
+    config: PlanConfig
+    measure: bool
+    began: float | None
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        config, given = self.config, dict(self.config.base)
+        self.given, self.budget = given, seconds_of(config.time)
+        self.store = store = Store.open(config.data)
+        area = given.get("test_area")
+        self.area = int(store.test_area if area is None else area)
+        if self.area and self.area not in store.areas:
+            raise ConfigError(
+                f"--area: found {self.area}, expected an area of {config.data}: "
+                f"{', '.join(map(str, store.areas))}."
+            )
+        self.rooms, _ = split_rooms(store.rooms(), test_area=self.area, val_fraction=0, seed=0)
+        statistics.of_store(store, self.progress)  # measures rooms that were not
+        found = statistics.of_rooms(store, self.rooms)
+        if found is None or not any(each.points for each in found.blocks):
+            raise DatasetError(f"{config.data}: found no block with enough points to train on.")
+        self.found = found
+        self.device = pick_device(str(given.get("device", TrainConfig.device)), self.progress)
+        self.machine = this_machine(self.device)
+        if config.elsewhere:
+            self.machine, self.measure = other_machine(config, self.machine), False
+
+    def run(self) -> Plan:
+        """Take the largest network that sees enough blocks in the time there is."""
+        offered, why = self.start()
+        for size in rules.SIZES:
+            start = offered if offered and self.is_large(offered, size) else None
+            draft = _Draft(self, size, start, why or LARGER)
+            last = start is not None or size is rules.SIZES[-1]
+            if not last and draft.points * HOPELESS < size.points:
+                continue
+            if self.measure:
+                draft.time_steps()
+            if last or draft.points >= size.points:
+                return draft.finish()
+        raise AssertionError("the last size is always taken")
+
+    @property
+    def left(self) -> float:
+        """The seconds of the budget that are left for steps, validation and scores."""
+        gone = 0.0 if self.began is None else time.monotonic() - self.began
+        reading = START_UP * (1 + sum(room.points for room in self.rooms) / 1e7)
+        return max(0.0, self.budget - gone - reading)
+
+    def start(self) -> tuple[Start | None, str]:
+        """Return the weights to start from, or why there are none."""
+        named = self.given.get("weights")
+        if named == NOTHING:
+            return None, "given"
+        try:
+            runs = Path(self.given.get("runs", self.config.runs))
+            weights = packaged_weights() if named is None else find_weights(named, runs)
+        except WeightsError:
+            if named is not None:
+                raise
+            return None, "there are none in the package"
+        network = weights.load()
+        points = network.num_points or TrainConfig.num_points
+        drawn = points, network.block_size, network.voxel
+        start = Start(named or weights.name, network.config, *drawn, weights.named_classes)
+        why = "" if named else rules.why_no_start(self.found, start, self.given)
+        return (None, why) if why else (start, "")
+
+    def is_large(self, start: Start, size: Size) -> bool:
+        """Whether weights are of a network of this size at least, or were asked for."""
+        large = start.model.depth * start.model.width >= size.depth * size.width
+        return large or "weights" in self.given
+
+
+class _Draft:
+    """The choices for one size of the network, with the pace that is known so far."""
+
+    def __init__(self, planning: _Planning, size: Size, start: Start | None, why: str) -> None:
+        self.planning, self.start = planning, start
+        self.choices = choices = Choices(planning.given)
+        found, store, area = planning.found, planning.store, planning.area
+        rules.choose_start(choices, start, store.classes, why)
+        network = rules.choose_network(choices, size, start, duration_text(planning.budget))
+        rules.choose_blocks(choices, found, size, start)
+        rules.choose_neighbours(choices, found, network)
+        held_out = rules.choose_validation(choices, len(planning.rooms))
+        side, points = choices.get("block_size"), choices.get("num_points")
+        model = choices.network(start.model if start else None)
+        model.check_points(points)
+        trained, disjoint = count_blocks(planning.rooms, found, side)
+        tested = [room for room in store.rooms() if area and room.area == area]
+        places = sum(count_positions(room, side, side) for room in tested)
+        scored = places + sum(room.points for room in tested) // points
+        self.pace = Pace(
+            block=estimated_seconds(planning.machine, model, points),
+            epoch=max(1, round(trained * (1 - held_out))),
+            validation=max(1, round(disjoint * held_out)) if held_out else 0,
+            test=scored,
+        )
+        self.source = "estimated from its arithmetic, not measured"
+        self.fill()
+
+    @property
+    def points(self) -> int:
+        """How many points there is time for, as often as they come."""
+        blocks, _ = rules.affordable(self.pace, self.planning.left)
+        return int(blocks * self.choices.get("num_points"))
+
+    def fill(self) -> None:
+        """Choose what depends on the pace, and what fits into the memory."""
+        planning, choices, start = self.planning, self.choices, self.start
+        steps = rules.choose_length(choices, self.pace, planning.left)
+        rules.choose_recipe(choices, planning.found, planning.store.classes, steps, start)
+        own = {"data": planning.config.data, "runs": planning.config.runs}
+        given = {**own, **planning.given, "test_area": planning.area}
+        resolved = resolve(training({**given, **choices.settings}), planning.store)
+        machine = planning.machine
+        kind = machine.device if machine.here else "cpu"  # whose kernels are measured
+        self.config = fit_memory(resolved, kind, memory=machine.memory)
+        self.memory = estimate_memory(self.config, kind)
+        for name in ("micro_batch", "checkpoint_layers"):
+            if getattr(self.config, name) != getattr(resolved, name):
+                free = f"{machine.memory / 1e9:.3g} GB of memory"
+                choices.make(name, getattr(self.config, name), free)
+
+    def time_steps(self) -> None:
+        """Time a few steps of the training."""
+        planning = self.planning
+        block, steps = seconds_of_steps(
+            *(self.config, planning.store, planning.rooms, planning.device),
+            *(TIMING * planning.left, planning.progress),
+        )
+        self.pace = dataclasses.replace(self.pace, block=block)
+        self.source = f"{counted(steps, 'step')} timed on this machine"
+        self.fill()
+
+    def finish(self) -> Plan:
+        """Return the plan."""
+        planning, pace, choices = self.planning, self.pace, self.choices
+        self.fill()
+        steps, batch = choices.get("max_steps"), choices.get("batch_size")
+        notes = []
+        if steps < FEW_STEPS:
+            time = duration_text(planning.budget)
+            notes.append(f"There is time for {counted(steps, 'step')} in {time}: expect little.")
+        validated = choices.get("val_blocks") or pace.validation
+        estimate = Estimate(
+            block=pace.block,
+            source=self.source,
+            steps=steps,
+            epochs=steps * batch / pace.epoch,
+            training=steps * batch * rules.seconds_of_block(pace, validated),
+            scoring=pace.test * rules.FORWARD * pace.block,
+            memory=self.memory,
+        )
+        return Plan(
+            choices=choices.made,
+            data=about_data(planning.store, planning.area, planning.found, pace.epoch, self.config),
+            machine=planning.machine,
+            budget=planning.budget,
+            estimate=estimate,
+            notes=tuple(notes),
+        )

@@ -1,0 +1,347 @@
+"""The rules: what data, a machine and a budget say about a training. Pure functions, no files.
+
+docs/plan.md states each rule, with the measurement that it rests on or that there is none yet.
+Numbers without a source there are rules of thumb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any
+
+from pipelines.config import ModelConfig
+from pipelines.config.model import PUBLISHED
+from pipelines.config.recipes import ADAM_LR, RECIPES, SGD_LR, parts_of
+from pipelines.data.statistics import Spread, Statistics
+
+from .choices import GIVEN, Choices
+
+# Of blocks and their points.
+SIDES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # m
+ACROSS = 1.5  # blocks across a room's shorter side, at least
+ALONG = 3.0  # blocks along an only room, at least: some train and some validate
+DISTINCT = 0.8  # of the draws from a block, at least, are different points
+FEWEST_POINTS = 128
+DENSE, UNEVEN = 4.0, 10.0  # points of a block over those drawn; densest over sparsest surface
+COARSE = 2.0  # voxels of a block over the points that are drawn
+WIDEST_VOXEL = 0.1  # m
+# Of neighbours.
+LEAST_K = 4
+NEAR = 0.25  # of the different points of a block, at most, are a point's k·d nearest
+# Of weights to start from: what rooms are like.
+START_FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")  # no tensor's
+ROOM_HEIGHT, ROOM_WIDTH, COLORED = (1.5, 6.0), 2.0, 0.5
+# Of the recipe.
+RARE, FEW_BLOCKS, SEVERAL = 0.05, 0.1, 5  # share of points × classes; of blocks; blocks
+SMOOTHED = 2000  # steps, from which on labels are smoothed
+# Of the length.
+LEAST_STEPS = 1000  # that a batch leaves
+BATCHES = (16, 8, 4)
+EPOCHS, BLOCKS = 100, 100_000  # at most: as published, or so many blocks of few rooms
+LR_STEPS, MOST_LR, LEAST_LR = 10_000, 5e-3, 3e-4
+VALIDATION = 0.1  # of an epoch's time, at most
+FORWARD = 0.7  # of a training step's time, a forward pass alone
+SAVING = 0.5  # s an epoch
+
+
+@dataclass(frozen=True)
+class Size:
+    """A network and its points, and how many blocks it should see to be worth its time."""
+
+    depth: int
+    width: int
+    k: int
+    fusion_channels: int
+    num_points: int
+    blocks: int
+    why: str
+
+    @property
+    def points(self) -> int:
+        """How many points these blocks have, as often as they come."""
+        return self.blocks * self.num_points
+
+    @property
+    def network(self) -> dict[str, int]:
+        """Its settings."""
+        return {n: getattr(self, n) for n in ("depth", "width", "k", "fusion_channels")}
+
+
+SIZES = (  # the largest first
+    Size(28, 64, 16, 1024, 4096, 100_000, "the published network"),
+    Size(14, 64, 16, 1024, 4096, 30_000, "half the published depth, which is 2.6 points behind"),
+    Size(14, 32, 8, 256, 2048, 3000, "small networks learn more from few blocks"),
+    Size(7, 16, 8, 256, 1024, 0, "the smallest one learns most from very few blocks"),
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that a training may start from, with how their blocks were drawn."""
+
+    name: str
+    model: ModelConfig
+    num_points: int
+    block_size: float
+    voxel: float
+    classes: tuple[str, ...]
+
+
+def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> str:
+    """Return why a training should not start from these weights of rooms; "" if it should."""
+    low, high = ROOM_HEIGHT
+    for name, value in given.items():
+        if name not in START_FREE and value != getattr(start.model, name, value):
+            return f"{start.name} has another {name.replace('_', ' ')}"
+    if not low <= found.height.p50 <= high or found.width.p50 < ROOM_WIDTH:
+        return f"{start.name} knows rooms; this is {found.height.p50:.3g} m high"
+    if found.colored < COLORED:
+        return f"{start.name} knows colours, which are missing here"
+    return ""
+
+
+def choose_start(choices: Choices, start: Start | None, classes: Sequence[str], why: str) -> None:
+    """Choose the weights to start from; `why` there are none."""
+    if start is None:
+        choices.make("weights", None, why)
+        return
+    shared = len({*classes} & {*start.classes})
+    reason = f"{shared} of {len(classes)} classes are theirs"
+    if tuple(classes) != start.classes:
+        reason += "; the classifier is a new one"
+    choices.make("weights", start.name, reason)
+
+
+def choose_network(choices: Choices, size: Size, start: Start | None, budget: str) -> ModelConfig:
+    """Choose depth, width, k and fusion, and return the network, whose k may still be too wide."""
+    arch = choices.given.get("arch", ModelConfig.arch)
+    published = PUBLISHED.get(arch, {})
+    settings = {name: published.get(name, value) for name, value in size.network.items()}
+    why = f"{budget}: {size.why}"
+    if start is not None:
+        settings, why = {name: getattr(start.model, name) for name in settings}, f"of {start.name}"
+    for name, value in settings.items():
+        choices.make(name, value, why)
+    return choices.network(start.model if start else None)
+
+
+def points_of_blocks(found: Statistics, side: float) -> Spread | None:
+    """Return how many different points blocks of a side have; None: there are no such blocks.
+
+    Sides that were not measured follow from the nearest one that was, by their ground.
+    """
+    measured = [each for each in found.blocks if each.points is not None]
+    if not measured:
+        return None
+    nearest = min(measured, key=lambda each: (abs(each.side - side), -each.side))
+    assert nearest.points is not None
+    factor = (side / nearest.side) ** 2
+    return Spread(*(factor * value for value in astuple(nearest.points)))
+
+
+def distinct_share(points: Spread | None, drawn: int) -> float:
+    """Return the mean fraction of a block's draws that are different points.
+
+    >>> distinct_share(Spread(512, 1024, 1024, 4096, 9999), 1024)
+    0.9
+    """
+    values = astuple(points) if points else (0.0,)
+    return sum(min(1.0, value / drawn) for value in values) / len(values)
+
+
+def largest_side(found: Statistics) -> float:
+    """Return the largest side of which a room still has several blocks."""
+    most = found.length.p50 / ALONG if found.rooms == 1 else found.width.p50 / ACROSS
+    return max(side for side in SIDES if side <= max(most, SIDES[0]))
+
+
+def choose_blocks(choices: Choices, found: Statistics, size: Size, start: Start | None) -> None:
+    """Choose the side of a block, the points drawn from it, and voxels.
+
+    The smallest side is taken of which few draws are copies; where none is, fewer points.
+    """
+    wanted = choices.given.get("num_points", start.num_points if start else size.num_points)
+    most = largest_side(found)
+    sides: Sequence[float] = [side for side in SIDES if side <= most]
+    if start is not None:
+        sides = [start.block_size]
+    if (given := choices.given.get("block_size")) is not None:
+        sides = [given]
+    fitting = [s for s in sides if distinct_share(points_of_blocks(found, s), wanted) >= DISTINCT]
+    side, points = (fitting or sides[-1:])[0], wanted
+    while (
+        points > FEWEST_POINTS and distinct_share(points_of_blocks(found, side), points) < DISTINCT
+    ):
+        points = 1 << (points - 1).bit_length() - 1  # the next lower power of two
+    there = points_of_blocks(found, side)
+    side = choices.make("block_size", side, _why_side(found, side, sides, wanted, start))
+    points = choices.make(
+        "num_points",
+        points,
+        f"{distinct_share(there, points):.0%} of a block's draws are different points",
+    )
+    voxel = 0.0 if start is None else start.voxel
+    why = "a block's points are no more than the draws show"
+    if start is not None:
+        why = f"of {start.name}"
+    elif there and found.density and there.p50 > DENSE * points:
+        dense, sparse = found.density.p95, max(found.density.p5, 1.0)
+        if dense > UNEVEN * sparse:
+            surface = there.p50 / found.density.p50
+            voxel = min(WIDEST_VOXEL, math.floor(1e3 * math.sqrt(surface / COARSE / points)) / 1e3)
+            why = f"uneven: {sparse:,.0f} to {dense:,.0f} points/m²; a wall far off counts as much"
+        else:
+            why = "the surfaces are evenly dense, so draws are, too"
+    choices.make("voxel", voxel, why)
+
+
+def _why_side(
+    found: Statistics, side: float, sides: Sequence[float], wanted: int, start: Start | None
+) -> str:
+    there = points_of_blocks(found, side)
+    has = f"it has {there.p50:,.0f} different points (median)" if there else "it has few points"
+    if start is not None:
+        return f"of {start.name}; {has}"
+    if side > sides[0]:
+        smaller = points_of_blocks(found, sides[sides.index(side) - 1])
+        less = f"{smaller.p50:,.0f}" if smaller else "too few"
+        return f"{has}; one of {sides[sides.index(side) - 1]:g} m has {less} for {wanted:,} draws"
+    return has
+
+
+def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -> None:
+    """Lower k, or leave out dilation, where neighbourhoods would span most of a block.
+
+    `model` is the network with the k that it would have in large blocks.
+    """
+    points, side = choices.get("num_points"), choices.get("block_size")
+    there = points_of_blocks(found, side)
+    distinct = max(1.0, min(points, there.p50 if there else points))
+    widest = max(model.dilations())
+    k = choices.get("k", model.k)
+    ks = [k] if "k" in choices.given else [k, *(n for n in (8, LEAST_K) if n < k)]
+    fitting = [n for n in ks if n * widest <= NEAR * distinct]
+    dilated = bool(fitting) or widest == 1
+    if fitting:
+        k = fitting[0]
+    elif not dilated:
+        k = max(1, min(k, int(NEAR * distinct)))
+    reach = k * (widest if dilated else 1)
+    share = f"its widest neighbourhood is {reach} of {distinct:,.0f} points"
+    if found.density:
+        drawn = found.density.p50 * min(1.0, points / there.p50) if there else found.density.p50
+        share += f", {math.sqrt(reach / math.pi / max(drawn, 1e-9)):.2g} m of surface"
+    choices.make("k", k, share)
+    if not dilated:
+        choices.make("dilation", False, f"k·d would be more than {NEAR:.0%} of a block's points")
+
+
+def rare_classes(found: Statistics, classes: Sequence[str]) -> list[str]:
+    """Return the classes that are rare by points and lie in several blocks, but few of them."""
+    total, known = sum(found.class_points), sum(1 for n in found.class_points if n)
+    blocks = next((each.number for each in found.blocks if each.side == 1.0), 0)
+    return [
+        name
+        for name, points, own in zip(classes, found.class_points, found.class_blocks, strict=True)
+        if points
+        and points * known < RARE * total
+        and SEVERAL <= own < FEW_BLOCKS * max(blocks, max(found.class_blocks))
+    ]
+
+
+def choose_recipe(
+    choices: Choices, found: Statistics, classes: Sequence[str], steps: int, start: Start | None
+) -> None:
+    """Choose the recipe and the parts that are left out, and the learning rate."""
+    why = "augmentation helps few rooms most: four parts gain 1.6 to 2.6 points"
+    recipe = choices.make("recipe", "modern", why)
+    added = choices.given.get("extra", ())
+    left_out, reasons = [], []
+    rare = rare_classes(found, classes)
+    if not rare:
+        left_out.append("balance")
+        reasons.append("no class is both rare and in few blocks")
+    if steps < SMOOTHED:
+        left_out.append("smoothing")
+        reasons.append(f"smoothing costs 1.3 points in so few steps ({steps:,})")
+    if not found.colored:
+        left_out += ["contrast", "color-drop", "color-shift"]
+        reasons.append("there are no colours")
+    known = [part for part in left_out if part in RECIPES[recipe] and part not in added]
+    known += [part for part in choices.given.get("without", ()) if part not in known]
+    if not known:
+        reasons = ["nothing"]
+    if rare:
+        some = ", ".join(rare[:3])
+        reasons.append(f"balance stays: {some} {'are' if len(rare) > 1 else 'is'} rare")
+    choices.make("without", tuple(known), "; ".join(reasons))
+    if added:
+        choices.make("extra", tuple(added), GIVEN)
+    parts = parts_of(recipe, known, added)
+    lr, why = ADAM_LR, "as published"
+    if "cosine" in parts:
+        lr = min(MOST_LR, ADAM_LR * math.sqrt(max(1.0, LR_STEPS / steps)))
+        why = f"{ADAM_LR:g} as published, more in a short training ({steps:,} steps)"
+    if start is not None:
+        lr, why = max(LEAST_LR, lr / 2), f"half of what it would be from nothing ({steps:,} steps)"
+    if "sgd" in parts:
+        lr *= SGD_LR / ADAM_LR
+    choices.make("lr", float(f"{lr:.2g}"), why)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a training is, and what is to be taken."""
+
+    block: float  # s of a training step, for each block
+    epoch: int  # blocks to train on
+    validation: int  # blocks that validate after an epoch
+    test: int  # forward passes of blocks, to score the test area
+
+
+def seconds_of_block(pace: Pace, validated: int) -> float:
+    """Return the seconds that a block takes, with its part of validation and saving."""
+    after = validated * FORWARD * pace.block + SAVING
+    return pace.block + after / pace.epoch
+
+
+def affordable(pace: Pace, seconds: float) -> tuple[int, int | None]:
+    """Return how many blocks can be trained on, and how many should validate; None: all."""
+    left = seconds - pace.test * FORWARD * pace.block
+    few = max(1, int(VALIDATION * pace.epoch / FORWARD))
+    limited = few if few < pace.validation else None
+    return max(0, int(left / seconds_of_block(pace, limited or pace.validation))), limited
+
+
+def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
+    """Choose batch, steps, epochs and the blocks that validate; return the steps."""
+    blocks, validated = affordable(pace, seconds)
+    most = max(EPOCHS * pace.epoch, BLOCKS)
+    limit = f"{EPOCHS} epochs" if most > BLOCKS else f"{BLOCKS:,} blocks"
+    why = "what the time allows" if blocks <= most else f"{limit}; there is time for {blocks:,}"
+    blocks = min(blocks, most, choices.given.get("epochs", blocks) * pace.epoch)
+    fitting = [size for size in BATCHES if blocks / size >= LEAST_STEPS]
+    batch = min((fitting or BATCHES[-1:])[0], max(1, pace.epoch))
+    batch = max(batch, choices.given.get("devices", 1))
+    many = f"16 as published, if {LEAST_STEPS:,} steps are left"
+    batch = choices.make("batch_size", batch, many)
+    steps = choices.make("max_steps", max(1, blocks // batch), why)
+    epochs = math.ceil(1.2 * steps * batch / pace.epoch) + 1
+    choices.make("epochs", epochs, f"the steps end it, in epoch {steps * batch / pace.epoch:.1f}")
+    if validated is not None:
+        choices.make("val_blocks", validated, f"at most {VALIDATION:.0%} of the time")
+    return int(steps)
+
+
+def choose_validation(choices: Choices, rooms: int) -> float:
+    """Choose the fraction of the rooms that validate, and return it."""
+    if rooms == 1:
+        fraction, why = 0.2, "an only room: its blocks beyond a line validate"
+    elif rooms < 20:
+        count = 1 if rooms < 10 else 2
+        fraction, why = count / rooms, f"{count} of {rooms} rooms"
+    else:
+        fraction, why = 0.1, f"as usual, of {rooms} rooms"
+    return float(choices.make("val_fraction", float(f"{fraction:.3g}"), why))

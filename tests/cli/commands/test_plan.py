@@ -1,0 +1,100 @@
+"""`deepgcn plan`, and `train` by a plan, as a person types them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepgcn_cli.__main__ import run
+from pipelines import kernels
+from tests.tiny_store import write_tiny_store
+
+SMALL = ("--device", "cpu", "--threads", "1", "--depth", "3", "--width", "8", "-k", "4")
+SMALL = (*SMALL, "--num-points", "128", "--fusion-channels", "32")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with prepared data, in which the test is."""
+    write_tiny_store(tmp_path / "data", points=300)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def in_shown(line: str, text: str) -> bool:
+    """Whether a line is there, however its columns are spaced."""
+    return line in [" ".join(each.split()) for each in text.splitlines()]
+
+
+def test_a_plan_is_shown_written_and_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    with kernels.use("reference"):
+        assert run(["plan", "--time", "10s", *SMALL]) == 0
+    shown = capsys.readouterr()
+    assert in_shown("width 8 given", shown.out)
+    assert "plan.json: the plan\n" in shown.out
+    assert shown.err.endswith("Next: deepgcn train --plan plan.json\n")
+    with kernels.use("reference"):
+        assert run(["train", "--plan", "plan.json", "--max-steps", "3", "--name", "mine"]) == 0
+    shown = capsys.readouterr()
+    assert in_shown("max-steps 3 given", shown.err)
+    assert shown.out.startswith("runs/mine: 3 steps")
+    label = "Label a scan: deepgcn predict SCAN.ply --run runs/mine\n"
+    assert shown.err.endswith(f"Score it: deepgcn eval runs/mine\n{label}")
+    config = json.loads(Path("runs/mine/config.json").read_text())
+    assert (config["model"]["width"], config["max_steps"]) == (8, 3)
+    kept = json.loads(Path("runs/mine/plan.json").read_text())
+    assert {"option": "max-steps", "value": 3, "reason": "given"} in kept["choices"]
+    Path("plan.json").unlink()
+    Path("runs/mine/plan.json").unlink()
+    assert run(["train", "--resume", "mine"]) == 0, "a run does not need its plan"
+
+
+def test_auto_plans_trains_and_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    with kernels.use("reference"):
+        assert run(["train", "--auto", "--time", "7s", "--threads", "1"]) == 0
+    shown = capsys.readouterr()
+    path = shown.out.partition(":")[0]
+    assert shown.err.endswith(f"Label a scan: deepgcn predict SCAN.ply --run {path}\n")
+    status, plan = (
+        json.loads(Path(path, name).read_text()) for name in ("status.json", "plan.json")
+    )
+    assert status["step"] == plan["estimate"]["steps"]
+    assert status["seconds"] < 12
+
+
+def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--dry-run", "--time", "1d", "--gpu-memory", "80"]) == 0
+    assert run(["train", "--auto", "--dry-run", "--time", "1h", "--preset", "resgcn-7"]) == 0
+    shown = capsys.readouterr()
+    assert "a GPU of 80 GB, 80 GB; 1d\n" in shown.out
+    assert "estimated from its arithmetic, not measured" in shown.out
+    assert in_shown("depth 7 given", shown.out)
+    assert {path.name for path in folder.iterdir()} == {"data"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--plan", "plan.json"], "--plan: found no file plan.json, expected a plan."),
+        (["train", "--plan", "p.json", "--auto"], "found --plan and --auto, expected one"),
+        (["train", "--auto", "--resume"], "found --auto with --resume"),
+        (["train", "--auto", "--synth"], "found --auto with --synth"),
+        (["train", "--time", "2h"], "found --time without --auto"),
+        (["train", "--dry-run"], "found --dry-run without --plan or --auto"),
+        (["train", "--auto", "--time", "soon"], "--time: found 'soon', expected a time such as"),
+        (["plan", "--gpu-memory", "0"], "--gpu-memory: found 0"),
+        (["plan", "--gpu-memory", "80", "--cores", "4"], "found both, expected one of them"),
+        (["plan", "--out", "data"], "--out data: found a folder, expected a file."),
+        (["plan", "--data", "dta"], "dta: found no prepared data"),
+    ],
+)
+def test_what_cannot_be_is_reported_in_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) <= 3
+    assert not (folder / "runs").exists()

@@ -1,0 +1,216 @@
+"""Each rule serves its purpose, as counted on the points themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from pipelines.config import ModelConfig, TrainConfig
+from pipelines.data.blocks import block_points, draw, room_blocks, thin
+from pipelines.data.statistics import Statistics
+from pipelines.data.store import Room
+from pipelines.planning import rules
+from pipelines.planning.choices import Choices
+from pipelines.planning.rules import SIZES, Pace, Start
+from tests.planning.clouds import CLASSES, as_room, box, ground, statistics_of
+
+PUBLISHED, SMALL = SIZES[0], SIZES[2]
+ROOMS = {
+    "like S3DIS": as_room(box(3000)),
+    "RGB-D": as_room(box(450)),
+    "sparse": as_room(box(90)),
+    "dense": as_room(box(9000)),
+    "small": as_room(box(1500, 3.2, 2.4)),
+    "an object": as_room(box(3000, 1.0, 0.8, 0.9)),
+    "outdoors": as_room(ground()),
+    "no colours": as_room(box(1000), colored=False),
+}
+FOUND = {name: statistics_of([room] * 8) for name, room in ROOMS.items()}
+INDOOR = Start(
+    "indoor", ModelConfig(depth=14, width=32, k=8, fusion_channels=256), 2048, 2.0, 0.0, CLASSES
+)
+
+
+def counted_share(room: Room, side: float, points: int, voxel: float = 0.0) -> float:
+    """Return the mean share of different points in draws of a room's disjoint blocks."""
+    rng, shares = np.random.default_rng(0), []
+    for block in room_blocks(room.grid, size=side, stride=side):
+        rows = block_points(block)
+        rows = rows[thin(room.pos[rows], voxel, rng)[0]] if voxel else rows
+        shares.append(len({*draw(len(rows), points, rng).tolist()}) / points)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("size", [PUBLISHED, SMALL], ids=["published", "small"])
+@pytest.mark.parametrize("name", ROOMS)
+def test_few_of_a_block_s_draws_are_copies(name: str, size: rules.Size) -> None:
+    choices = Choices({})
+    rules.choose_blocks(choices, FOUND[name], size, None)
+    side, points = choices.get("block_size"), choices.get("num_points")
+    assert counted_share(ROOMS[name], side, points, choices.get("voxel")) >= 0.72
+    TrainConfig(block_size=side, num_points=points, voxel=choices.get("voxel"))  # are options
+    if points < size.num_points:  # then no larger block is left that would have more points
+        larger = counted_share(ROOMS[name], side, 2 * points)
+        assert (larger, side) < (0.8, rules.largest_side(FOUND[name]) + 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "points"),
+    [("like S3DIS", 1, 4096), ("dense", 1, 4096), ("RGB-D", 2, 4096), ("an object", 1, 4096)],
+)
+def test_blocks_are_as_published_where_the_scan_is_as_dense(
+    name: str, side: float, points: int
+) -> None:
+    choices = Choices({})
+    rules.choose_blocks(choices, FOUND[name], PUBLISHED, None)
+    assert (choices.get("block_size"), choices.get("num_points")) == (side, points)
+
+
+def test_rooms_still_hold_several_blocks() -> None:
+    assert rules.largest_side(FOUND["small"]) == 1
+    assert rules.largest_side(FOUND["outdoors"]) == 8
+    only = statistics_of([ROOMS["RGB-D"]])  # 6 m long: two blocks of 2 m train, one validates
+    assert rules.largest_side(only) == 2
+
+
+def test_voxels_even_out_what_is_dense_and_uneven() -> None:
+    near = box(20_000, 3.0, 2.4, 2.0)
+    uneven = as_room(np.concatenate([box(800), near + np.array([2, 2, 0])]))
+    choices = Choices({"block_size": 4.0})
+    found = statistics_of([uneven] * 3)
+    rules.choose_blocks(choices, found, SMALL, None)
+    voxel = choices.get("voxel")
+    assert 0 < voxel <= 0.1
+    assert counted_share(uneven, 4.0, choices.get("num_points"), voxel) > 0.9
+    rules.choose_blocks(even := Choices({"block_size": 4.0}), FOUND["dense"], SMALL, None)
+    assert even.get("voxel") == 0
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.depth}-{size.width}")
+@pytest.mark.parametrize("name", ROOMS)
+def test_neighbourhoods_are_a_part_of_a_block(name: str, size: rules.Size) -> None:
+    choices, found = Choices({}), FOUND[name]
+    network = rules.choose_network(choices, size, None, "1h")
+    rules.choose_blocks(choices, found, size, None)
+    rules.choose_neighbours(choices, found, network)
+    network, points = choices.network(), choices.get("num_points")
+    network.check_points(points)
+    (each,) = [b for b in found.blocks if b.side == min(4, choices.get("block_size"))]
+    assert each.points is not None
+    assert network.k * max(network.dilations()) <= 0.25 * max(points, 128)
+    assert network.k <= size.k
+
+
+def test_the_published_network_keeps_its_neighbourhoods_in_published_blocks() -> None:
+    choices, found = Choices({}), FOUND["like S3DIS"]
+    network = rules.choose_network(choices, PUBLISHED, None, "1d")
+    rules.choose_blocks(choices, found, PUBLISHED, None)
+    rules.choose_neighbours(choices, found, network)
+    assert choices.network() == ModelConfig()
+    (k,) = [choice for choice in choices.made if choice.option == "k"]
+    surface = 432 / (math.pi * 4096 / (found.blocks[1].points.p50 / 3000))  # type: ignore[union-attr]
+    assert f"{math.sqrt(surface):.2g} m of surface" in k.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "why"),
+    [
+        ("RGB-D", {}, ""),
+        ("RGB-D", {"k": 4, "lr": 1e-3}, ""),
+        ("RGB-D", {"depth": 28}, "indoor has another depth"),
+        ("no colours", {}, "indoor knows colours, which are missing here"),
+        ("outdoors", {}, "indoor knows rooms; this is 12 m high"),
+        ("an object", {}, "indoor knows rooms; this is 0.9"),
+    ],
+)
+def test_weights_of_rooms_are_for_rooms(name: str, given: dict[str, int], why: str) -> None:
+    found = rules.why_no_start(FOUND[name], INDOOR, given)
+    assert found.startswith(why)
+    assert bool(found) == bool(why)
+
+
+def test_weights_bring_their_network_and_blocks() -> None:
+    choices, found = Choices({}), FOUND["like S3DIS"]
+    rules.choose_start(choices, INDOOR, ("floor", "shelf"), "")
+    network = rules.choose_network(choices, PUBLISHED, INDOOR, "1h")
+    rules.choose_blocks(choices, found, PUBLISHED, INDOOR)
+    assert network == INDOOR.model
+    assert (choices.get("block_size"), choices.get("num_points")) == (2.0, 2048)
+    assert choices.made[0].reason == "1 of 2 classes are theirs; the classifier is a new one"
+
+
+def recipe(found: Statistics, given: dict[str, object], steps: int = 5000) -> TrainConfig:
+    choices = Choices(given)
+    rules.choose_recipe(choices, found, CLASSES, steps, None)
+    return TrainConfig(**choices.settings)
+
+
+def test_parts_of_the_recipe_follow_from_the_data_and_the_length() -> None:
+    usual, short = recipe(FOUND["RGB-D"], {}), recipe(FOUND["RGB-D"], {}, steps=300)
+    assert usual.without == ("balance",)
+    assert short.without == ("balance", "smoothing")
+    assert usual.lr is not None
+    assert short.lr is not None
+    assert 1e-3 < usual.lr < short.lr
+    assert recipe(FOUND["RGB-D"], {}, steps=50_000).lr == 1e-3
+    grey = recipe(FOUND["no colours"], {})
+    assert not {"contrast", "color-drop", "color-shift"} & {*grey.parts}
+    given = recipe(FOUND["no colours"], {"extra": ("balance",), "without": ("flip",)})
+    assert "balance" in given.parts
+    assert not {"flip", "contrast"} & {*given.parts}
+    assert recipe(FOUND["RGB-D"], {"recipe": "paper"}).parts == ()
+
+
+def test_balance_is_for_classes_that_are_rare_but_in_several_blocks() -> None:
+    found = FOUND["RGB-D"]  # 36 blocks a room
+    blocks = next(each.number for each in found.blocks if each.side == 1)
+    for points, of_blocks, balanced in (
+        ((100_000, 500), (blocks, 8), True),
+        ((100_000, 500), (blocks, 2), False),  # too few to draw again and again
+        ((100_000, 500), (blocks, blocks), False),  # no block has more of it than others
+        ((100_000, 50_000), (blocks, 8), False),
+    ):
+        made = dataclasses.replace(found, class_points=points, class_blocks=of_blocks)
+        assert ("balance" in recipe(made, {}).parts) == balanced, (points, of_blocks)
+
+
+@pytest.mark.parametrize("seconds", [20.0, 600.0, 86_400.0])
+@pytest.mark.parametrize("epoch", [3, 200, 17_000])
+def test_the_length_fits_the_time(seconds: float, epoch: int) -> None:
+    pace = Pace(block=0.2, epoch=epoch, validation=1 + epoch // 5, test=10)
+    choices = Choices({})
+    steps = rules.choose_length(choices, pace, seconds)
+    batch, epochs = choices.get("batch_size"), choices.get("epochs")
+    validated = min(choices.get("val_blocks", pace.validation), pace.validation)
+    passes = steps * batch / epoch
+    taken = 0.2 * (steps * batch + 0.7 * (passes * validated + 10)) + 0.5 * passes
+    assert taken <= 1.01 * seconds or steps == 1
+    assert taken > 0.8 * seconds or steps * batch > 0.8 * max(100 * epoch, 100_000) or steps < 9
+    assert epochs * epoch >= steps * batch, "the steps end it"
+    assert validated * 0.7 <= max(1, 0.11 * epoch)
+    assert batch <= epoch
+
+
+def test_what_is_given_is_not_chosen() -> None:
+    choices = Choices({"num_points": 1000, "k": 3, "max_steps": 7, "val_fraction": 0.5, "seed": 1})
+    network = rules.choose_network(choices, PUBLISHED, None, "1h")
+    rules.choose_blocks(choices, FOUND["RGB-D"], PUBLISHED, None)
+    rules.choose_neighbours(choices, FOUND["RGB-D"], network)
+    rules.choose_validation(choices, 8)
+    assert rules.choose_length(choices, Pace(1, 9, 1, 0), 1000) == 7
+    found = {c.option: c.value for c in choices.made if c.reason == "given"}
+    assert found == {"num-points": 1000, "k": 3, "max-steps": 7, "val-fraction": 0.5}
+
+
+def test_another_architecture_keeps_its_published_width() -> None:
+    choices = Choices({"arch": "densegcn"})
+    network = rules.choose_network(choices, PUBLISHED, None, "1d")
+    assert network == ModelConfig.published("densegcn", 28)
+
+
+@pytest.mark.parametrize(("rooms", "held_out"), [(2, 1), (5, 1), (12, 2), (19, 2), (200, 20)])
+def test_whole_rooms_validate(rooms: int, held_out: int) -> None:
+    assert max(1, round(rules.choose_validation(Choices({}), rooms) * rooms)) == held_out

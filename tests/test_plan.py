@@ -1,0 +1,178 @@
+"""The plan stage: what it chooses for whole stores, and the training that follows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import kernels
+from pipelines.config import ModelConfig, PlanConfig, TrainConfig
+from pipelines.config.budget import duration_text, seconds_of
+from pipelines.data.statistics import of_rooms
+from pipelines.data.store import Store, write_manifest, write_rooms
+from pipelines.errors import ConfigError, DatasetError
+from pipelines.plan import changed_plan, plan, planned_config
+from pipelines.planning.blocks import count_blocks
+from pipelines.planning.file import Plan
+from pipelines.train import open_samplers, resolve
+from tests.planning.clouds import as_room, box
+from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep
+
+
+@pytest.fixture(scope="module")
+def building(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven rooms as dense as those of S3DIS, two of them in the test area."""
+    data = tmp_path_factory.mktemp("building") / "data"
+    write_tiny_store(data, points=30_000)
+    return data
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("tiny") / "data"
+    write_tiny_store(data)
+    return data
+
+
+def planned(data: Path, time: str = "1h", **options: Any) -> Plan:
+    about = {n: options.pop(n) for n in ("gpu_memory", "cores", "memory") if n in options}
+    return plan(PlanConfig(time, data, base=options, **about), measure=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1d", 86_400), ("0.5h", 1800)],
+)
+def test_a_time_is_read(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+    assert seconds_of(duration_text(seconds)) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "30", "m30", "1h 30m", "-1h", "30m1h", "0s", "9d9", "1e9h"])
+def test_a_text_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected a time such as 90s"):
+        PlanConfig(text)
+
+
+def test_much_time_on_a_large_gpu_gives_the_published_training(building: Path) -> None:
+    """On rooms as dense as the published ones; the recipe is the modern one."""
+    made = planned(building, "1d", gpu_memory=80)
+    config = planned_config(made, {})
+    assert config.model == ModelConfig()
+    assert (config.block_size, config.num_points, config.voxel) == (1.0, 4096, 0.0)
+    assert (config.batch_size, config.weights) == (16, None)
+    assert config.lr == pytest.approx(1e-3, rel=0.3)
+    assert (made.machine.device, made.machine.memory) == ("cuda", 80e9)
+    assert made.estimate.memory < 8e9
+    assert "not measured" in made.estimate.source
+
+
+def test_little_time_gives_a_small_network(building: Path) -> None:
+    configs = [
+        planned_config(planned(building, time, cores=2, weights="none"), {})
+        for time in ("30s", "30m", "6h", "9d")
+    ]
+    sizes = [config.model.depth * config.model.width for config in configs]
+    assert sizes == [112, 448, 896, 1792]
+    assert configs[0].max_steps < configs[1].max_steps  # type: ignore[operator]
+
+
+def test_memory_divides_a_step(building: Path) -> None:
+    large = {"weights": "none", "depth": 28, "width": 64, "num_points": 4096, "batch_size": 16}
+    made = planned(building, "9d", memory=2.0, **large)
+    assert made.settings["micro_batch"] < 16
+    assert made.estimate.memory < 2e9
+
+
+def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
+    rooms = [as_room(box(800))]
+    write_rooms(tmp_path / "area_1.h5", rooms)
+    infos = [vars(room.info(2)) for room in rooms]
+    about: dict[str, Any] = {"classes": ("floor", "rest"), "class_colors": ((0, 0, 0), (9, 9, 9))}
+    write_manifest(tmp_path, infos, test_area=0, **about)
+    made = planned(tmp_path, "10m")
+    assert made.settings["weights"] == "indoor"
+    config = planned_config(made, {})
+    assert (config.block_size, config.num_points, config.model.depth) == (2.0, 2048, 14)
+    samplers = open_samplers(resolve(config, Store.open(tmp_path)), Store.open(tmp_path))
+    assert all(samplers), "the only room trains and validates"
+    assert planned(tmp_path, "10m", weights="none").settings["weights"] == "none"
+    assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
+
+
+def test_the_number_of_blocks_is_about_right(building: Path) -> None:
+    store = Store.open(building)
+    rooms = [room for room in store.rooms() if room.area != 3]
+    found = of_rooms(store, rooms)
+    config = resolve(TrainConfig(data=building, val_fraction=0), store)
+    trained, _ = open_samplers(config, store)
+    assert found is not None
+    assert count_blocks(rooms, found, 1.0)[0] == pytest.approx(len(trained), rel=0.1)
+
+
+def test_a_few_steps_are_timed(tiny: Path) -> None:
+    listener = AtStep()
+    with kernels.use("reference"):
+        config = PlanConfig("20s", tiny, base={"device": "cpu", "threads": 1})
+        made = plan(config, progress=listener)
+    assert listener.tasks[-1][0].startswith("Timing steps of")
+    assert "timed on this machine" in made.estimate.source
+    steps, batch = (made.settings[name] for name in ("max_steps", "batch_size"))
+    assert 10 < steps * batch * made.estimate.block < 20
+    assert made.estimate.training + made.estimate.scoring < 20
+    assert len(made.notes) == (steps < 100)
+
+
+def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:
+    made, listener = planned(tiny, "10m"), AtStep()
+    given = {"batch_size": 2, "without": ("flip",), "extra": ("balance",), "loggers": ()}
+    changed = changed_plan(made, given, listener)
+    config = planned_config(changed, given)
+    assert (config.batch_size, config.model) == (2, planned_config(made, {}).model)
+    assert "balance" in config.parts
+    assert "flip" not in config.parts
+    shown = {choice.option: choice.reason for choice in changed.choices}
+    assert (shown["batch-size"], shown["depth"] == "given") == ("given", False)
+    assert listener.said == [
+        "The plan's steps are for its own options; given are others: batch-size."
+    ]
+    paper = planned_config(changed_plan(made, {"recipe": "paper"}), {"recipe": "paper"})
+    assert (paper.parts, paper.lr) == ((), None)
+    weights = {"weights": "indoor"}
+    other = planned_config(changed_plan(made, weights), weights)
+    assert (other.model.depth, other.weights) == (14, "indoor")
+
+
+def test_a_plan_is_for_its_data(tiny: Path, building: Path) -> None:
+    warned: list[str] = []
+    listener = AtStep()
+    listener.warn = warned.append  # type: ignore[method-assign]
+    changed = changed_plan(planned(tiny), {"data": building}, listener)
+    assert planned_config(changed, {"data": building}).data == building
+    assert len(warned) == 1
+    assert "other data" in warned[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test_area": 4}, "--area: found 4, expected an area of .*: 1, 2, 3"),
+        ({"weights": "indoors"}, "indoors: found no such weights"),
+        ({"k": 600, "num_points": 512, "depth": 7}, "k·d: layer 6 takes"),
+    ],
+)
+def test_what_cannot_be_planned_is_reported(
+    tiny: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(Exception, match=message) as caught:
+        planned(tiny, **options)
+    assert "found" in str(caught.value) or "k·d" in str(caught.value)
+
+
+def test_a_store_without_blocks_is_refused(tmp_path: Path) -> None:
+    write_tiny_store(tmp_path, points=5)
+    with pytest.raises(DatasetError, match="no block with enough points"):
+        planned(tmp_path)
