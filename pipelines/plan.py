@@ -66,7 +66,7 @@ def plan(
 
     >>> made = plan(PlanConfig(time="30m"), measure=False)
     >>> made.settings["block_size"], made.settings["num_points"]
-    (1.0, 1024)
+    (1.0, 256)
     """
     return _Planning(config, measure, began, progress).run()
 
@@ -242,9 +242,9 @@ class _Draft:
 
     @property
     def points(self) -> int:
-        """How many points there is time for, as often as they come."""
+        """How many points the training would have, as often as they come."""
         blocks, _ = rules.affordable(self.pace, self.planning.left)
-        return int(blocks * self.choices.get("num_points"))
+        return int(min(blocks, rules.longest(self.pace)) * self.choices.get("num_points"))
 
     def fill(self) -> None:
         """Choose what depends on the pace, and what fits into the memory."""

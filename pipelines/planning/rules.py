@@ -22,7 +22,7 @@ from .choices import GIVEN, Choices
 SIDES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # m
 ACROSS = 1.5  # blocks across a room's shorter side, at least
 ALONG = 3.0  # blocks along an only room, at least: some train and some validate
-DISTINCT = 0.8  # of the draws from a block, at least, are different points
+DISTINCT = 2 / 3  # of the draws from a block, at least, are different points
 FEWEST_POINTS = 128
 DENSE, UNEVEN = 4.0, 10.0  # points of a block over those drawn; densest over sparsest surface
 COARSE = 2.0  # voxels of a block over the points that are drawn
@@ -315,10 +315,15 @@ def affordable(pace: Pace, seconds: float) -> tuple[int, int | None]:
     return max(0, int(left / seconds_of_block(pace, limited or pace.validation))), limited
 
 
+def longest(pace: Pace) -> int:
+    """Return how many blocks a training has at most, whatever the time."""
+    return max(EPOCHS * pace.epoch, BLOCKS)
+
+
 def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     """Choose batch, steps, epochs and the blocks that validate; return the steps."""
     blocks, validated = affordable(pace, seconds)
-    most = max(EPOCHS * pace.epoch, BLOCKS)
+    most = longest(pace)
     limit = f"{EPOCHS} epochs" if most > BLOCKS else f"{BLOCKS:,} blocks"
     why = "what the time allows" if blocks <= most else f"{limit}; there is time for {blocks:,}"
     blocks = min(blocks, most, choices.given.get("epochs", blocks) * pace.epoch)

@@ -50,11 +50,11 @@ def test_few_of_a_block_s_draws_are_copies(name: str, size: rules.Size) -> None:
     choices = Choices({})
     rules.choose_blocks(choices, FOUND[name], size, None)
     side, points = choices.get("block_size"), choices.get("num_points")
-    assert counted_share(ROOMS[name], side, points, choices.get("voxel")) >= 0.72
+    assert counted_share(ROOMS[name], side, points, choices.get("voxel")) >= 0.6
     TrainConfig(block_size=side, num_points=points, voxel=choices.get("voxel"))  # are options
     if points < size.num_points:  # then no larger block is left that would have more points
         larger = counted_share(ROOMS[name], side, 2 * points)
-        assert (larger, side) < (0.8, rules.largest_side(FOUND[name]) + 0.01)
+        assert (larger, side) < (0.7, rules.largest_side(FOUND[name]) + 0.01)
 
 
 @pytest.mark.parametrize(
