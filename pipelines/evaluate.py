@@ -45,6 +45,7 @@ from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, different_settings, open_data
 from pipelines.runs.weights import NamedWeights, find_weights, weights_of
+from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 
 from .config import AREAS, EvalConfig, TrainConfig
@@ -143,6 +144,7 @@ def _evaluations(
         for each in config.weights
     ]
     models = [_load(each, store).to(device) for each in weights]
+    compile_beside(models[0].config, device)
     for found, model in zip(weights, models, strict=True):
         yield _open_weights(config, (found,), (model,), store, progress)
     if config.average:
@@ -170,6 +172,7 @@ def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Prog
         progress.warn(f"{run.path}: trained on other data than {store.path} holds now.")
     weights = weights_of(run, config.checkpoint)
     models = (weights.load().to(device),)
+    compile_beside(models[0].config, device)
     folder = run.path / "eval"
     return Evaluation(run.name, folder, (weights,), models, config, store, tuple(rooms))
 

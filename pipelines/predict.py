@@ -31,6 +31,7 @@ from pipelines.reports.plots import save_figure, scan_picture
 from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import named_run
 from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
+from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
 from pipelines.scans.colors import BLACK, GREY, fill_colors
@@ -232,6 +233,7 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
         draws = Draws(points, config.batch_size, config.seed, model.block_size, model.voxel)
         model.config.check_points(draws.num_points)
         models.append((model, draws))
+    compile_beside(models[0][0].config, device)
     palettes = [w.palette(m.config.num_classes) for w, (m, _) in zip(weights, models, strict=True)]
     for found, (classes, _) in zip(weights, palettes, strict=True):
         if classes != palettes[0][0]:

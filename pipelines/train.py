@@ -29,6 +29,7 @@ from pipelines.runs import directory
 from pipelines.runs.directory import Run
 from pipelines.runs.lock import lock_run
 from pipelines.runs.resume import check_same, open_data, room_checksums
+from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import available_cores, watch_for_interruption, worker_pool
@@ -187,6 +188,7 @@ def _decide(
     with cpu_threads(config.threads):
         # Two layers show whether the graph convolution exists and fits.
         DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
+        compile_beside(config.model, device, training=True)
         if run is None:
             _check_rooms(config, store)  # its errors come before memory is measured
             config = memory.settle_memory(config, device.type, processes, progress)

@@ -23,6 +23,7 @@ from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
+from pipelines.runtime.memory import keep_freed_memory
 from pipelines.scans.frame import check_ground, left_out, locate
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
@@ -200,7 +201,8 @@ def segment(
     """Label a whole scan given as arrays.
 
     Args:
-        model: a trained network; it is set to evaluation mode and stays on its device.
+        model: a trained network; it is set to evaluation mode and stays on its device. On the CPU,
+            memory that is freed stays with the process from now on, as it does in the commands.
         pos: (N, 3) float, metres, z up, in any frame.
         color: (N, 3), uint8 or float from 0 to 1.
         num_points: points per draw; None: as in training.
@@ -242,6 +244,8 @@ def segment(
     if count := int(stray.sum()):
         progress.say(f"segment: {left_out(count, len(pos))}; labelled all the same")
     order, points = sort_points(local, color, stray, draws.block_size)
+    if next(model.parameters()).device.type == "cpu":
+        keep_freed_memory()
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
     with progress.task("Labelling", total=len(pos), unit="points") as task:
         for rows, logits, _ in block_logits(model.eval(), points, draws, task):

@@ -78,8 +78,18 @@ def _entry(shared, tasks, counter, openmp, workers):
     fork(kernel, shared, tasks, counter, openmp, workers)  # type: ignore[name-defined]  # noqa: F821
 
 
+_calls: list[tuple[Any, tuple[Any, ...]]] | None = None  # noted by `dry_run`
+before_first_run: dict[Any, Callable[[Any], None]] = {}  # of a loop; called with it, once
+
+
 def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None:
     """Run tasks 0 … tasks − 1 of a `parallel` loop with the arguments `shared`, and wait."""
+    if _calls is not None:
+        _calls.append((entry, shared))
+        _clear(shared)
+        return
+    if before_first_run and entry in before_first_run:
+        before_first_run.pop(entry)(entry)
     counter = np.zeros(1, np.int64)
     workers = max(1, min(torch.get_num_threads(), tasks))
     openmp = _openmp() if workers > 1 else 0
@@ -89,6 +99,37 @@ def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None
     pool = _pool(os.getpid(), workers)  # a forked process has none of its parent's threads
     for future in [pool.submit(entry, shared, tasks, counter, 0, 1) for _ in range(workers)]:
         future.result()
+
+
+def dry_run(work: Callable[[], object]) -> dict[Any, tuple[Any, ...]]:
+    """Return the `parallel` loops that `work` calls, the last first, with the types of the call.
+
+    No loop is compiled or run; all arrays that they are called with are set to 0 instead. No other
+    thread may run loops meanwhile.
+    """
+    global _calls
+    _calls = []
+    try:
+        work()
+        return {
+            entry: (numba.typeof(shared), types.int64, types.int64[::1], types.int64, types.int64)
+            for entry, shared in reversed(_calls)
+        }
+    finally:
+        _calls = None
+
+
+def _clear(shared: Any) -> None:
+    for each in shared:
+        if isinstance(each, tuple):
+            _clear(each)
+        elif isinstance(each, np.ndarray):
+            each.fill(0)
+
+
+def is_cached(entry: Any) -> bool:
+    """Return whether a `parallel` loop has been compiled on this computer, for whatever types."""
+    return any(Path(entry.stats.cache_path).glob(f"*.{entry.py_func.__qualname__}-*.nbi"))
 
 
 @lru_cache(maxsize=1)

@@ -107,7 +107,7 @@ def _search_block(x: np.ndarray, wanted: np.ndarray, plan: _Plan, out: np.ndarra
         for table in _rounds(first, last, panels):
             shared = (packed, squares, threshold, near, order.axes, *found, table)
             threads.run(pairs, shared, len(table))
-        shared = (packed, squares, order.points, threshold, floor, *found, wanted, out)
+        shared = (packed, squares, columns[:points], threshold, floor, *found, wanted, out)
         threads.run(select, shared, -(-rows // ROWS))
 
 

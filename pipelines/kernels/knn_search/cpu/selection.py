@@ -44,7 +44,7 @@ ALL_ONES = np.uint32(0xFFFFFFFF)
 def select(packed, squares, order, threshold, floor, candidates, counts, origin, wanted, out, task):
     """Write the points of the wanted ranks to the task's rows of `out` (N, k) int32.
 
-    `order` (N,) says which point is at each place of `packed`, and so which row of `out`.
+    `order` (N,) int32 says which point is at each place of `packed`, so which row of `out`.
     """
     keys, columns = candidates
     length = len(keys) // len(counts)
@@ -55,24 +55,59 @@ def select(packed, squares, order, threshold, floor, candidates, counts, origin,
     for row in range(first + task * ROWS, min(first + (task + 1) * ROWS, last)):
         count = counts[row - first]
         if wanted[-1] < count <= length - PANEL:
-            start = (row - first) * length
+            values, points, start, needed = keys, columns, (row - first) * length, room
             highest = threshold[row]
             if highest == LARGEST:  # all points are candidates
-                highest = keys[start : start + count].max()
+                highest = _highest(values, start, count)
             # Points nearer than the sampled ones lie further apart; none is nearer than the row.
             lowest = max(np.float32(2) * floor[row] - highest, -squares[row])
-            ends = lowest, highest
-            _choose(keys, columns, start, count, ends, wanted, room, out[order[row]])
-            continue
-        if not len(whole):
-            whole = np.empty(len(squares) + PANEL, np.float32)
-            room_for_whole = _room(len(squares), len(wanted))
-        row_keys(packed, squares, row, whole)
-        if np.isfinite(whole[: len(order)].sum()):
-            ends = -squares[row], whole[: len(order)].max()
-            _choose(whole, order, 0, len(order), ends, wanted, room_for_whole, out[order[row]])
         else:
-            _sort(whole, order, wanted, out[order[row]])
+            if not len(whole):
+                whole = np.empty(len(squares) + PANEL, np.float32)
+                room_for_whole = _room(len(squares), len(wanted))
+            row_keys(packed, squares, row, whole)
+            if not _finite(whole, len(order)):
+                _choose_by_sorting(whole, order, wanted, out[order[row]])
+                continue
+            # One call of `_choose` for both cases: a second would be compiled again.
+            values, points, start, needed = whole, order, 0, room_for_whole
+            count = len(order)
+            lowest, highest = -squares[row], _highest(values, start, count)
+        ends = lowest, highest
+        _choose(values, points, start, count, ends, wanted, needed, out[order[row]])
+
+
+# Loops of our own, where NumPy's functions and sort would take seconds more to compile.
+@njit(nogil=True)
+def _highest(keys, start, count):
+    highest = keys[start]
+    for n in range(start, start + count):
+        highest = max(highest, keys[n])
+    return highest
+
+
+@njit(nogil=True)
+def _finite(keys, count):
+    finite = True
+    for n in range(count):
+        finite &= abs(keys[n]) <= LARGEST  # NaN is not
+    return finite
+
+
+@njit(nogil=True)
+def _sort(values, count):
+    """Sort the first `count` integers by comparing ever nearer ones (Shell's sort)."""
+    gap = 1
+    while 3 * gap < count:
+        gap = 3 * gap + 1
+    while gap:
+        for n in range(gap, count):
+            value, place = values[n], n
+            while place >= gap and values[place - gap] > value:
+                values[place] = values[place - gap]
+                place -= gap
+            values[place] = value
+        gap //= 3
 
 
 @njit(nogil=True)
@@ -167,7 +202,7 @@ def _pick(opened, places, order, out):
             if begin != ordered:
                 for m in range(size):
                     order[m] = _ordered(distances[begin + m], points[begin + m])
-                order[:size].sort()
+                _sort(order, size)
                 ordered = begin
             out[n] = np.int32(order[rank] & LOW_BITS)
 
@@ -200,14 +235,14 @@ def _inside(distances, points, begin, size):
 
 
 @njit(nogil=True)
-def _sort(keys, order, wanted, out):
+def _choose_by_sorting(keys, order, wanted, out):
     """Sort all points by their keys, of which some are infinite or NaN; NaN comes last."""
     ranked = np.empty(len(order), np.uint64)
     for place in range(len(order)):
         ranked[place] = _ordered(keys[place], order[place])
         if np.isnan(keys[place]):
             ranked[place] |= ~LOW_BITS
-    ranked.sort()
+    _sort(ranked, len(ranked))
     for n in range(len(wanted)):
         out[n] = np.int32(ranked[wanted[n]] & LOW_BITS)
 
