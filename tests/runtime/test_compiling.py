@@ -93,9 +93,10 @@ def test_a_process_that_fails_is_not_waited_for(
         ModelConfig(depth=5, width=16, k=4),
         ModelConfig(arch="densegcn", depth=4, width=8, k=4, conv="mr"),
         ModelConfig(arch="plaingcn", depth=3, width=8, k=4, conv="sage"),
-        ModelConfig(arch="dgcnn", depth=4, width=12, k=300, conv="gin", layout="torch"),
+        ModelConfig(depth=4, width=12, k=300, conv="gin", layout="torch"),
+        ModelConfig(arch="dgcnn", depth=3, k=20),
     ],
-    ids=lambda config: config.arch,
+    ids=lambda config: f"{config.arch}-{config.conv}",
 )
 def test_a_small_pass_calls_what_the_network_calls(config: ModelConfig, training: bool) -> None:
     def real() -> None:
