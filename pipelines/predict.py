@@ -518,9 +518,11 @@ def _kept_if_unwritten(out: Path, found: LabelStore, progress: Progress) -> Iter
     except BaseException as error:
         try:
             found.keep()
+            beside = found.folder.parent == out.parent
+            other = "for another folder, move them there first" if beside else "or in any folder"
             how = (
                 f"Its labels are kept in {found.folder}: the same command goes on from them, also "
-                f"with --out {out.with_suffix('.ply')}; for another folder, move them there first."
+                f"with --out {out.with_suffix('.ply')}; {other}."
             )
         except OSError as second:
             how = f"Its labels cannot be kept in {found.folder} ({second.strerror})."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -797,6 +798,30 @@ def test_labels_that_could_not_be_written_serve_another_format(
     assert again.out.read_bytes() == fresh.out.read_bytes()
     assert again.areas == fresh.areas
     assert not list(tmp_path.glob(".*")), "what was kept is gone"
+
+
+def test_labels_that_have_no_place_beside_the_result_are_kept_elsewhere(
+    trained: Run,
+    points: tuple[np.ndarray, np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on a disk that is too full for them, too."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    path, in_the_way = tmp_path / "scan.xyz", tmp_path / ".scan.labelled.xyz.part"
+    np.savetxt(path, np.hstack(points[:2]), fmt="%40.6f")
+    in_the_way.touch()
+    size = len(points[0]) * 200
+    with (
+        largest_file(size),
+        pytest.raises(DatasetError, match=r"temporary/\.scan.*or in any folder"),
+    ):
+        label(path, trained)
+    (tmp_path / "other").mkdir()
+    (again,) = label(path, trained, out=tmp_path / "other" / "scan.ply").scans
+    assert again.earlier == len(points[0])
+    assert not list((tmp_path / "temporary").iterdir()), "what was kept is gone"
 
 
 def test_a_file_s_name_is_no_folder_for_two_scans(scan: Path, tmp_path: Path) -> None:

@@ -39,8 +39,9 @@ from pipelines.errors import ConfigError, DatasetError, DeepGCNError, did_you_me
 from pipelines.progress import counted
 from pipelines.scans import open_scan, without_results
 from pipelines.scans.colors import GREY, fill_colors
+from pipelines.scans.columns import Layout
 from pipelines.scans.numpy import read_arrays
-from pipelines.scans.table import ScanOptions, color_bytes, color_scale
+from pipelines.scans.table import Scan, ScanOptions, color_bytes, color_scale
 from pipelines.serialization import fits
 
 from .names import labels_in, name_pattern
@@ -342,17 +343,17 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
     else:
         missing = scan.uncolored()
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)
-    return local + frame.origin, color, missing, _labels(dataset, path, scan.rows)
+    return local + frame.origin, color, missing, _labels(dataset, path, scan)
 
 
-def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
+def _labels(dataset: CustomDataset, path: Path, scan: Scan) -> np.ndarray:
     """Return the labels (n,) uint8 of a file's points."""
     if dataset.in_name is not None:
         texts = [dataset.found[composed(path.stem)]]
         shown = [f"{repr(texts[0]) if texts[0] else 'nothing'} in its name"]
-        inverse = np.zeros(len(rows), np.int64)
+        inverse = np.zeros(len(scan), np.int64)
     else:
-        column = _label_column(dataset, path, rows)
+        column = _label_column(dataset, path, scan)
         found, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
         texts = [_text(value) for value in found]
         shown = [
@@ -368,10 +369,12 @@ def _labels(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
     return numbers[inverse.reshape(-1)]
 
 
-def _label_column(dataset: CustomDataset, path: Path, rows: np.ndarray) -> np.ndarray:
-    label, names = str(dataset.options.label), rows.dtype.names or ()
+def _label_column(dataset: CustomDataset, path: Path, scan: Scan) -> np.ndarray:
+    rows, label = scan.rows, str(dataset.options.label)
+    names = rows.dtype.names or ()
     name = {name.lower(): name for name in names}.get(label.lower())
     if name is None:
+        names = scan.source.names if isinstance(scan.source, Layout) else names
         problem = (
             f"found the columns {', '.join(names)[:200]}; expected the label "
             f"{label!r}.{did_you_mean(label, names)}"

@@ -14,7 +14,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -81,7 +83,7 @@ class LabelStore:
         sizes = {name: kinds[name].itemsize * math.prod(shape) for name, shape in shapes.items()}
         state: dict[str, Any] = {}
         # Complete labels that could not be written serve a result of another name too.
-        for place in (folder, *sorted(folder.parent.glob(".*.part"))):
+        for place in (folder, *sorted(folder.parent.glob(".*.part")), *_kept_elsewhere()):
             found = {} if state else _read_state(place, sizes)
             same = found.get("made_from") == made_from and len(found.get("areas", ())) == classes
             if same and (place == folder or found.get("complete") is True):
@@ -141,16 +143,38 @@ class LabelStore:
         atomic_json(self.folder / STATE, {**state, "sha256": _digest(state)})
 
     def keep(self) -> None:
-        """Keep all labels on disk, also those of a small scan, until a result can be written."""
-        if not self.on_disk:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
-            for name, values in self.arrays.items():
-                with naming(self.folder / name):
-                    (self.folder / name).write_bytes(values.tobytes())
-            self.on_disk = True
+        """Keep all labels on disk, also those of a small scan, until a result can be written.
+
+        They are kept in `folder`, or for temporary files if that has no place.
+        """
         self.complete = True
+        if self.on_disk:
+            self.save()
+            return
+        self.on_disk = True
+        elsewhere = Path(tempfile.gettempdir()) / self.folder.name
+        try:
+            self._write(self.folder)
+        except OSError:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self._write(elsewhere)
+
+    def _write(self, folder: Path) -> None:
+        """Write all arrays into a new folder."""
+        self.folder = folder
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, values in self.arrays.items():
+            with naming(folder / name):
+                (folder / name).write_bytes(values.tobytes())
         self.save()
+
+
+def _kept_elsewhere() -> list[Path]:
+    """Return the folders of labels among the user's own temporary files."""
+    own = getattr(os, "getuid", lambda: 0)()
+    found = sorted(Path(tempfile.gettempdir()).glob(".*.part"))
+    return [place for place in found if place.lstat().st_uid == own]
 
 
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:

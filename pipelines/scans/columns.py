@@ -108,6 +108,7 @@ class Layout:
     joint: str  # what separates two columns
     note: str  # what was detected
     label: str = LABEL  # the name of the column with the role LABEL
+    names: tuple[str, ...] = ()  # what the label may be called, for each column
 
     def read(self) -> dict[str, int]:
         """Return the column of each field that is read, by the field's name."""
@@ -157,13 +158,17 @@ def find_layout(
     sample = list(map(cut.split, points))
     sample = [words for words in sample if len(words) == cut.count]
     cut = replace(cut, decimal=_decimal(cut, sample))
-    roles, how = _roles(path, cut, names, sample, columns)
+    values = _values(sample, cut)
+    if len(names) == cut.count - 1 and _are_numbers_of_points(values):  # R names no column for them
+        names = ["", *names]
+    roles, how = _roles(path, cut, names, sample, values, columns)
+    called = names if len(names) == cut.count else [f"column_{n + 1}" for n in range(cut.count)]
     if label:
-        roles = _with_label(path, roles, names, label)
+        roles = _with_label(path, roles, called, label)
     note = f"columns {','.join(roles)} ({how}), cut by {_DELIMITERS[cut.delimiter]}"
     note += ", with decimal commas" if cut.decimal == "," else ""
     joint = "\t" if cut.delimiter == " " and b"\t" in lines[first] else cut.delimiter
-    return Layout(cut, roles, first, header, counted, joint, note, label or LABEL)
+    return Layout(cut, roles, first, header, counted, joint, note, label or LABEL, tuple(called))
 
 
 def _with_label(
@@ -219,21 +224,18 @@ def _names(line: bytes, cut: Cut) -> list[str]:
 
 
 def _roles(
-    path: Path, cut: Cut, names: list[str], sample: list[list[str]], columns: str | None
+    path: Path,
+    cut: Cut,
+    names: list[str],
+    sample: list[list[str]],
+    values: np.ndarray,
+    columns: str | None,
 ) -> tuple[tuple[str, ...], str]:
     """Return the role of each column, and how it is known."""
     if columns is not None:
         return given_roles(path, columns, cut.count), "as given"
-    values = np.full((len(sample), cut.count), np.nan)
-    for row, words in enumerate(sample):
-        for column, word in enumerate(words):
-            if is_number(bare := word.strip('"'), cut.decimal):
-                values[row, column] = to_float(bare, cut.decimal)
-    numbered = _are_numbers_of_points(values)
-    if numbered and len(names) == cut.count - 1:  # R names no column for them
-        names = ["", *names]
     found = find_roles(names)
-    has_places, first = {*"xyz"} <= found.keys(), int(numbered)
+    has_places, first = {*"xyz"} <= found.keys(), int(_are_numbers_of_points(values))
     if has_places and len(names) == cut.count:
         roles = {names.index(name): role for role, name in found.items()}
         return tuple(roles.get(n, "-") for n in range(cut.count)), "from the header"
@@ -247,6 +249,16 @@ def _roles(
             "y, z.\nSay which they are: --columns x,y,z,r,g,b,- (- for any other column)"
         )
     return guessed_roles(values, intensity_first=path.suffix.lower() == ".pts"), "detected"
+
+
+def _values(sample: list[list[str]], cut: Cut) -> np.ndarray:
+    """Return the numbers of some lines (n, columns), NaN where a word is none."""
+    values = np.full((len(sample), cut.count), np.nan)
+    for row, words in enumerate(sample):
+        for column, word in enumerate(words):
+            if is_number(bare := word.strip('"'), cut.decimal):
+                values[row, column] = to_float(bare, cut.decimal)
+    return values
 
 
 def _are_numbers_of_points(values: np.ndarray) -> bool:

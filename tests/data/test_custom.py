@@ -339,7 +339,7 @@ def test_descriptions_that_do_not_fit(described: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("label", "found"),
     [
-        ("kindd", r"expected the label 'kindd'\.\nCorrect label in"),
+        ("kinds", r"r, g, b, kind; expected the label 'kinds'\. Did you mean 'kind'\?\nCorrect"),
         ("kind", r"found the label 9 \(1 point\), expected one of: 1, 2"),
     ],
 )

@@ -184,6 +184,14 @@ def test_a_label_that_is_called_like_a_coordinate(tmp_path: Path) -> None:
     assert scan.rows["x"].tolist() == [1, 4]
 
 
+def test_labels_by_number_below_a_header_that_is_too_short(tmp_path: Path) -> None:
+    """`column_1` was the last column there."""
+    (tmp_path / "a.txt").write_text("x y z\n" + "1 2 3 4 5\n2 3 4 5 6\n")
+    scan = open_scan(tmp_path / "a.txt", ScanOptions(label="column_5"))
+    assert scan.rows["column_5"].tolist() == [5, 6]
+    assert "column_1" not in (open_scan(tmp_path / "a.txt", ScanOptions(label="column_1")).fields)
+
+
 def test_nan_and_empty_words_cannot_be_placed(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("x,y,z\n1,2,3\nnan,2,3\n1,,3\n1,2,-nan(ind)\n4,5,inf\n2,3,4\n")
