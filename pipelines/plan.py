@@ -16,7 +16,8 @@ from typing import Any
 
 from pipelines.data import statistics
 from pipelines.data.sampler import split_rooms
-from pipelines.data.store import Store
+from pipelines.data.statistics import Statistics
+from pipelines.data.store import RoomInfo, Store
 from pipelines.planning import rules
 from pipelines.planning.blocks import count_blocks, count_positions
 from pipelines.planning.choices import GIVEN, MODEL, NAMES, NOTHING, PARTS, Choice, Choices
@@ -26,7 +27,7 @@ from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
 from pipelines.runs.weights import find_weights, packaged_weights
 from pipelines.runtime.device import pick_device
-from pipelines.train import resolve
+from pipelines.train import resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
 from pipelines.training.start import start_config
 
@@ -34,11 +35,19 @@ from .config import ModelConfig, PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
 from .errors import ConfigError, DatasetError, WeightsError
 from .progress import SILENT, Progress, counted
+from .serialization import to_plain
 
 START_UP = 3.0  # s, and as much again for each 10 million points that are read
 TIMING = 0.02  # of the budget, for the steps that are timed
 HOPELESS = 3.0  # times too slow by its arithmetic: not timed
 FEW_STEPS = 100
+TRIAL = 0.1  # of the budget, for each candidate
+CANDIDATES = "candidates"  # in the folder of the runs
+# What a candidate's short training has of its plan; the length and what follows from it is its own.
+TRIED = (
+    *("depth", "width", "k", "fusion_channels", "dilation"),
+    *("block_size", "num_points", "voxel", "weights", "recipe"),
+)
 # Options that change what a step takes.
 SPEED_SHAPES = ("arch", "depth", "conv", "width", "k", "num_points", "batch_size", "weights")
 LARGER = "there is time for a larger network"
@@ -68,7 +77,51 @@ def plan(
     >>> made.settings["block_size"], made.settings["num_points"]
     (1.0, 256)
     """
-    return _Planning(config, measure, began, progress).run()
+    if config.candidates == 1:
+        return _Planning(config, measure, began, progress, seconds_of(config.time)).run()
+    if not measure or config.elsewhere:
+        raise ConfigError(
+            "--candidates: found it for a plan without measurements, expected one for this machine."
+        )
+    return _best(config, began, progress)
+
+
+def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
+    """Train variants of a plan for a short time each, and plan for what validates best."""
+    whole, tenth = seconds_of(config.time), TRIAL * seconds_of(config.time)
+    rest = whole - config.candidates * tenth
+
+    def planned(seconds: float, changes: Mapping[str, Any], since: float | None = None) -> Plan:
+        own = dataclasses.replace(config, base={**config.base, **changes})
+        return _Planning(own, True, since, progress, seconds).run()
+
+    first = planned(rest, {})
+    if not first.settings.get("val_fraction", 1):
+        raise ConfigError("--candidates: found no validation rooms, which would choose among them.")
+    found = _statistics(Store.open(config.data), first.data.test_area, SILENT)[1]
+    others = rules.alternatives(first.settings, found, config.base)
+    trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
+    for name, changes in [("as planned", {}), *others][: config.candidates]:
+        progress.say(f"Candidate {len(trials) + 1} of {config.candidates}: {name}")
+        full = planned(rest, changes) if changes else first
+        kept = {field: full.settings.get(field) for field in TRIED}
+        short = planned(tenth, {**changes, **kept, "weights": kept["weights"] or NOTHING})
+        tried = planned_config(short, config.base)
+        runs = Path(config.base.get("runs", config.runs)) / CANDIDATES
+        tried = dataclasses.replace(tried, runs=runs, name=None)
+        trials[name] = train(tried, plan=to_plain(short), progress=progress).best_miou or 0, changes
+    best = max(trials, key=lambda name: trials[name][0])
+    chosen = trials[best][1]
+    made = planned(rest if began is None else whole, chosen, began)
+    scores = ", ".join(f"{name} {100 * miou:.1f} %" for name, (miou, _) in trials.items())
+    note = f"After {duration_text(tenth)} each, the validation rooms prefer {best}: mIoU {scores}."
+    preferred = [
+        dataclasses.replace(choice, reason="the validation rooms prefer it")
+        if choice.field in chosen
+        else choice
+        for choice in made.choices
+    ]
+    return dataclasses.replace(made, choices=tuple(preferred), notes=(*made.notes, note))
 
 
 def planned_config(made: Plan, given: Mapping[str, Any]) -> TrainConfig:
@@ -134,6 +187,18 @@ def training(settings: Mapping[str, Any]) -> TrainConfig:
     return TrainConfig(model=ModelConfig.published(**{**arch, **model}), **own)
 
 
+def _statistics(
+    store: Store, test_area: int, progress: Progress
+) -> tuple[list[RoomInfo], Statistics]:
+    """Return the rooms outside the test area, and their statistics."""
+    rooms, _ = split_rooms(store.rooms(), test_area=test_area, val_fraction=0, seed=0)
+    statistics.of_store(store, progress)  # measures rooms that were not
+    found = statistics.of_rooms(store, rooms)
+    if found is None or not any(each.points for each in found.blocks):
+        raise DatasetError(f"{store.path}: found no block with enough points to train on.")
+    return rooms, found
+
+
 @dataclass
 class _Planning:
     """The work on a plan, for the rooms outside the test area."""
@@ -142,10 +207,11 @@ class _Planning:
     measure: bool
     began: float | None
     progress: Progress
+    budget: float  # s
 
     def __post_init__(self) -> None:
         config, given = self.config, dict(self.config.base)
-        self.given, self.budget = given, seconds_of(config.time)
+        self.given = given
         self.store = store = Store.open(config.data)
         area = given.get("test_area")
         self.area = int(store.test_area if area is None else area)
@@ -154,12 +220,9 @@ class _Planning:
                 f"--area: found {self.area}, expected an area of {config.data}: "
                 f"{', '.join(map(str, store.areas))}."
             )
-        self.rooms, _ = split_rooms(store.rooms(), test_area=self.area, val_fraction=0, seed=0)
-        statistics.of_store(store, self.progress)  # measures rooms that were not
-        found = statistics.of_rooms(store, self.rooms)
-        if found is None or not any(each.points for each in found.blocks):
-            raise DatasetError(f"{config.data}: found no block with enough points to train on.")
-        self.found = found
+        fold = TrainConfig(val_fold=given.get("val_fold")).fold
+        split_rooms(store.rooms(), test_area=self.area, val_fraction=0, seed=0, fold=fold)  # raises
+        self.rooms, self.found = _statistics(store, self.area, self.progress)
         self.device = pick_device(str(given.get("device", TrainConfig.device)), self.progress)
         self.machine = this_machine(self.device)
         if config.elsewhere:

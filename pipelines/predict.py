@@ -214,6 +214,12 @@ class _Networks:
         return self.votes * len(self.models)
 
     @property
+    def without_color(self) -> bool:
+        """Whether all of them were trained on data without colours, as their weights say."""
+        seen = (read_summary(each.metadata.get(SUMMARY)) for each in self.weights)
+        return all(each.get("colored", 1.0) == 0 for each in seen)
+
+    @property
     def label(self) -> str:
         """The networks in short."""
         return " + ".join(model.label for model, _ in self.models)
@@ -263,7 +269,7 @@ def _predict_one(
 ) -> ScanResult:
     start = time.monotonic()
     scan = _read(config, path, progress)
-    pos, color, frame = _points(config, scan, progress)
+    pos, color, frame = _points(config, networks, scan, progress)
     stray = frame.stray(pos)
     if count := int(stray.sum()):
         progress.say(f"{path}: {left_out(count, len(pos))}; labelled all the same")
@@ -374,7 +380,7 @@ def _read(config: PredictConfig, path: Path, progress: Progress) -> Scan:
 
 
 def _points(
-    config: PredictConfig, scan: Scan, progress: Progress
+    config: PredictConfig, networks: _Networks, scan: Scan, progress: Progress
 ) -> tuple[np.ndarray, np.ndarray, Frame]:
     """Return pos (N, 3) float32 from the frame's low corner, color (N, 3) uint8, and the frame.
 
@@ -384,7 +390,7 @@ def _points(
     with shown.task("Finding the frame", total=len(scan), unit="points") as task:
         pos, frame = scan.positions(config.frame, task)
     _check_positions(config, scan, pos, frame, progress)
-    color = _colors(config, scan, pos, progress)
+    color = _colors(config, networks, scan, pos, progress)
     if scan.dropped:
         lists = ", ".join(
             f"{name} of {counted(count, 'point')}" for name, count in scan.dropped.items()
@@ -393,9 +399,14 @@ def _points(
     return pos, color, frame
 
 
-def _colors(config: PredictConfig, scan: Scan, pos: np.ndarray, progress: Progress) -> np.ndarray:
+def _colors(
+    config: PredictConfig, networks: _Networks, scan: Scan, pos: np.ndarray, progress: Progress
+) -> np.ndarray:
     """Return color (N, 3) uint8 for every point, with a word about those that have none."""
     color = scan.colors()
+    if color is None and networks.without_color:
+        progress.say(f"{scan.path}: no colour, like the data of the training")
+        return np.full((len(scan), 3), GREY, np.uint8)
     if color is None:
         if not config.no_color_ok:
             raise DatasetError(

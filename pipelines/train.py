@@ -337,6 +337,7 @@ def _split_store(
         test_area=config.test_area,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        fold=config.fold,
     )
     only = train_rooms == val_rooms
     if not only:

@@ -16,6 +16,7 @@ from pipelines.errors import ConfigError, DatasetError
 from pipelines.plan import changed_plan, plan, planned_config
 from pipelines.planning.blocks import count_blocks
 from pipelines.planning.file import Plan
+from pipelines.runs.directory import Run
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
 from tests.tiny_store import write_tiny_store
@@ -124,6 +125,28 @@ def test_a_few_steps_are_timed(tiny: Path) -> None:
     assert 10 < steps * batch * made.estimate.block < 20
     assert made.estimate.training + made.estimate.scoring < 20
     assert len(made.notes) == (steps < 100)
+
+
+def test_candidates_are_tried_and_the_best_on_validation_is_kept(
+    tiny: Path, tmp_path: Path
+) -> None:
+    listener = AtStep()
+    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
+    given = {**small, "device": "cpu", "threads": 1, "runs": tmp_path}
+    config = PlanConfig("20s", tiny, candidates=2, base=given)
+    with kernels.use("reference"):
+        made = plan(config, progress=listener)
+    runs = [Run(path) for path in sorted((tmp_path / "candidates").iterdir())]
+    scores = [run.status["best_miou"] for run in runs]
+    assert [run.config.recipe for run in runs] == ["modern", "scans"]
+    best = runs[scores.index(max(scores))].config.recipe
+    assert made.settings["recipe"] == best
+    assert made.notes[-1].endswith(
+        f"mIoU as planned {100 * scores[0]:.1f} %, recipe scans {100 * scores[1]:.1f} %."
+    )
+    assert made.estimate.steps > max(run.status["step"] for run in runs)
+    with pytest.raises(ConfigError, match="--candidates: found it for a plan without"):
+        plan(config, measure=False)
 
 
 def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -15,16 +16,20 @@ from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import PRESET, Flags, ModelFlags, TrainFlags, chosen_model, subcommand
 from deepgcn_cli.plans import plan_parts
 from pipelines.config import PlanConfig, TrainConfig
-from pipelines.config.options import LENGTH, PROCESSES, SPEED, flag_of, option, options_of
+from pipelines.config.budget import seconds_of
+from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
-from pipelines.runs.directory import find_runs, named_run, open_run, resume_command
+from pipelines.runs.directory import PLAN, find_runs, named_run, open_run, resume_command
 from pipelines.runs.lock import was_locked_here
 from pipelines.serialization import to_plain
 
 if TYPE_CHECKING:
     from pipelines.planning.file import Plan
     from pipelines.train import TrainResult
+
+
+FOLDS = Bounds(1, 10)
 
 
 def flags_that_shape(*shapes: str) -> str:
@@ -64,6 +69,17 @@ def train(
     time: str | None = option(
         None, f"With --auto: what it may take. [default: {PlanConfig.time}]", "TIME"
     ),
+    candidates: int = option(
+        1,
+        "With --auto: first train so many variants for a tenth of the time each, and keep what the "
+        "validation rooms prefer.",
+    ),
+    folds: int = option(
+        1,
+        "With --plan or --auto: so many trainings, each validated on another part of the rooms, "
+        "whose networks label together.",
+        within=FOLDS,
+    ),
     dry_run: bool = option(False, "With --plan or --auto: only show the plan."),
     progress: Progress,
 ) -> Answer:
@@ -76,7 +92,10 @@ def train(
     With --auto it plans first, as deepgcn plan does, so that the training fits the data, the
     machine and --time. --weights none then starts from nothing.
     """
-    _check(run, resume, plan, auto, time, dry_run, own)
+    by_plan = plan is not None or auto
+    timed, only_planned = time is not None or candidates > 1, dry_run or folds > 1
+    _check(run, resume, plan, own, auto=auto, timed=timed, only_planned=only_planned)
+    FOLDS.check("--folds", folds)
     rank = _rank()
     planned: Plan | None = None
     look = resume and rank == 0  # the others take rank 0's configuration
@@ -86,23 +105,25 @@ def train(
         known = open_run(folder).config
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
-    elif (plan or auto) and rank == 0:
+    elif by_plan and rank == 0:
         from pipelines.plan import planned_config
 
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
-        planned = _planned(plan, time, given, progress, measure=not dry_run)
+        given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
+        parts = time, candidates, folds
+        planned = _planned(plan, given, progress, *parts, measure=not dry_run)
         shown = list(plan_parts(planned))
         if dry_run:
             return Answer(planned, shown)
         show_parts(shown, progress)
         config = planned_config(planned, given)
-    elif (weights := own.pop("weights", None)) is not None and not (plan or auto):
+    elif not by_plan and (weights := own.pop("weights", None)) is not None:
         from pipelines.training.start import start_config
 
         changes = vars(chosen_model(preset, model)) if preset else model
         config = start_config(weights, changes, own)
     else:
-        config = TrainConfig(model=chosen_model(preset, model), **own)
+        config = TrainConfig() if by_plan else TrainConfig(model=chosen_model(preset, model), **own)
 
     from pipelines.train import train as stage
 
@@ -110,39 +131,71 @@ def train(
     with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before)):
         kept = to_plain(planned) if planned else None
         try:
-            result = stage(config, resume=folder, plan=kept, progress=progress)
+            results = [
+                stage(each, resume=folder, plan=kept, progress=progress)
+                for each in _folds(config, folds)
+            ]
         except EverywhereError:
             if rank == 0:
                 raise
             raise typer.Exit(1) from None  # rank 0 reports it
     if rank > 0:
         raise typer.Exit  # rank 0 shows the result
-    best = result.best_miou
-    chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
-    length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
-    text = f"{result.run}: {length}, {chosen}"
-    return Answer(result, [text], _what_next(config, result, planned=planned is not None))
+    texts = []
+    for result in results:
+        best = result.best_miou
+        chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
+        length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
+        texts.append(f"{result.run}: {length}, {chosen}")
+    hint = _keep_next(planned, results) if planned else _what_next(config, results[0])
+    return Answer(results[0] if folds == 1 else results, texts, hint)
 
 
-def _what_next(config: TrainConfig, result: TrainResult, *, planned: bool) -> str:
-    """Return what to type next; after a planned training exactly, down to the run."""
+def _folds(config: TrainConfig, folds: int) -> list[TrainConfig]:
+    """Return a training for each part of the rooms that validates."""
+    if folds == 1:
+        return [config]
+    return [
+        replace(config, val_fold=f"{n}/{folds}", name=config.name and f"{config.name}-fold{n}")
+        for n in range(1, folds + 1)
+    ]
+
+
+def _what_next(config: TrainConfig, result: TrainResult) -> str:
+    """Return what to type next."""
     where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
-    if planned:
-        score = f"Score it: {command('eval', result.run)}\n" if result.test_area else ""
-        return f"{score}Label a scan: {command('predict', 'SCAN.ply', '--run', result.run)}"
     where = (*where, "--data", "DIR") if config.synth else where
     ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
     return f"Next: {command(*ahead, *where)}"
+
+
+def _keep_next(planned: Plan, results: Sequence[TrainResult]) -> str:
+    """Return how the runs of a plan are scored and label scans; their plans keep the latter."""
+    from pipelines.planning.file import write_plan
+
+    runs = [result.run for result in results]
+    how = [word for run in runs for word in ("--weights", run)]
+    score = command("eval", *runs)
+    label = command("predict", "SCAN.ply", "--run", runs[0])
+    if len(runs) > 1:
+        area = results[0].test_area
+        score = command("eval", *how, "--average", "--data", planned.data.path, "--area", area)
+        label = command("predict", "SCAN.ply", *how)
+    for run in runs:
+        write_plan(run / PLAN, replace(planned, predict=label))
+    scored = f"Score it: {score}\n" if results[0].test_area else ""
+    return f"{scored}Label a scan: {label}"
 
 
 def _check(
     run: str | None,
     resume: bool,
     plan: Path | None,
-    auto: bool,
-    time: str | None,
-    dry_run: bool,
     own: Flags,
+    *,
+    auto: bool,
+    timed: bool,
+    only_planned: bool,
 ) -> None:
     """Raise BadParameter if options were typed that do not go together."""
     how = "--plan" if plan else "--auto"
@@ -156,16 +209,23 @@ def _check(
         raise typer.BadParameter(f"found {how} with --resume; a run keeps its settings.")
     if (plan or auto) and own.get("synth"):
         raise typer.BadParameter(f"found {how} with --synth; a plan is for prepared data.")
-    if time is not None and not auto:
-        raise typer.BadParameter("found --time without --auto, which plans for it.")
-    if dry_run and not (plan or auto):
-        raise typer.BadParameter("found --dry-run without --plan or --auto, which it would show.")
+    if timed and not auto:
+        raise typer.BadParameter("found --time or --candidates without --auto, which plans.")
+    if only_planned and not (plan or auto):
+        raise typer.BadParameter("found --dry-run or --folds without --plan or --auto.")
 
 
 def _planned(
-    file: Path | None, time: str | None, given: Flags, progress: Progress, *, measure: bool
+    file: Path | None,
+    given: Flags,
+    progress: Progress,
+    time: str | None,
+    candidates: int,
+    folds: int,
+    *,
+    measure: bool,
 ) -> Plan:
-    """Return the plan of a file, changed by flags, or a new one."""
+    """Return the plan of a file, changed by flags, or a new one for an equal part of the time."""
     from pipelines.plan import changed_plan
     from pipelines.plan import plan as stage
     from pipelines.planning.file import read_plan
@@ -173,7 +233,8 @@ def _planned(
     if file is not None:
         return changed_plan(read_plan(file), given, progress)
     places: Flags = {name: given[name] for name in ("data", "runs") if name in given}
-    config = PlanConfig(time or PlanConfig.time, base=given, **places)
+    each = seconds_of(time or PlanConfig.time) / folds
+    config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)
     with interruptible("no run had begun"):
         return stage(config, measure=measure, began=monotonic(), progress=progress)
 

@@ -229,6 +229,11 @@ class TrainConfig:
         "P",
         within=Bounds(0, 0.9),
     )
+    val_fold: str | None = option(
+        None,
+        "Instead, part I of K of the training rooms, of which each is in one: 1/3, 2/3, 3/3.",
+        "I/K",
+    )
     val_blocks: int | None = option(
         None,
         "Validation blocks scored after each epoch, spread evenly. [default: all]",
@@ -317,6 +322,8 @@ class TrainConfig:
         parts = parts_of(self.recipe, self.without, self.extra)
         object.__setattr__(self, "parts", parts)  # as a frozen dataclass computes a field
         self._check_local_batch()
+        if self.val_fold is not None:
+            self.fold  # noqa: B018 (raises)
         self._settle_rooms()
         if self.freeze and self.weights is None:
             raise ConfigError(
@@ -335,8 +342,8 @@ class TrainConfig:
                     "rooms that it is about.\nAdd --synth, or leave it out."
                 )
             return
-        if self.data != TrainConfig.data or self.test_area:
-            flag = "--area" if self.test_area else "--data"
+        if self.data != TrainConfig.data or self.test_area or self.val_fold:
+            flag = "--area" if self.test_area else "--val-fold" if self.val_fold else "--data"
             raise ConfigError(
                 f"{flag}: found it with --synth, whose rooms are made during the training.\n"
                 "Leave one of the two out."
@@ -390,6 +397,19 @@ class TrainConfig:
             values["without"] = tuple(part for part in now if part not in parts)
             values["extra"] = tuple(part for part in PARTS if part in parts and part not in now)
         return cls(**values)
+
+    @property
+    def fold(self) -> tuple[int, int] | None:
+        """Which part of how many of the training rooms validates, from 1; None: no folds."""
+        if self.val_fold is None:
+            return None
+        number, _, count = self.val_fold.partition("/")
+        decimal = number.isdecimal() and count.isdecimal() and len(self.val_fold) < 12
+        if not decimal or not 1 <= int(number) <= int(count) or int(count) < 2:
+            raise ConfigError(
+                f"--val-fold: found {self.val_fold!r:.40}, expected a part of two or more: 1/2."
+            )
+        return int(number), int(count)
 
     @property
     def local_batch(self) -> int:
@@ -592,6 +612,12 @@ class PlanConfig:
     )
     gpu_memory: float | None = option(
         None, "Plan for another machine, with a GPU of so many GB.", "GB", within=POSITIVE
+    )
+    candidates: int = option(
+        1,
+        "Also train so many variants, for a tenth of the time each, and keep what the validation "
+        "rooms prefer.",
+        within=Bounds(1, 4),
     )
     # Fields of TrainConfig and ModelConfig that are not to be chosen.
     base: Mapping[str, Any] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from pipelines.errors import ConfigError
 
 UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 LEAST, MOST = 1, 366 * 86_400  # seconds
-FORM = re.compile("".join(rf"(?:(\d{{1,6}}(?:\.\d{{1,6}})?){unit})?" for unit in UNITS))
+FORM = re.compile("".join(rf"(?:(\d{{1,9}}(?:\.\d{{1,6}})?){unit})?" for unit in UNITS))
 
 
 def seconds_of(text: str, flag: str = "--time") -> float:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.config import BLOCK_SIZE
 from pipelines.errors import DatasetError
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, counted
 
 from .augment import AUGMENTATIONS, BlockPoints, augment
 from .blocks import Block, block_features, block_points, draw, room_blocks, thin
@@ -296,17 +296,23 @@ def draw_blocks(
 
 
 def split_rooms(
-    rooms: Sequence[RoomInfo], *, test_area: int, val_fraction: float, seed: int
+    rooms: Sequence[RoomInfo],
+    *,
+    test_area: int,
+    val_fraction: float,
+    seed: int,
+    fold: tuple[int, int] | None = None,
 ) -> tuple[list[RoomInfo], list[RoomInfo]]:
     """Split the rooms outside the test area (0: none) into training and validation rooms.
 
     The validation rooms, which choose the best checkpoint, are spread over the areas in proportion
     to their sizes. Each part has at least one room, and an only room is in both: `cut_room` divides
     its blocks. With a fraction of 0 none validate. The result depends on the set of rooms and the
-    seed, not on the order of `rooms`.
+    seed, not on the order of `rooms`. With `fold`, (i, k), the validation rooms are part i of k,
+    from 1, instead of a fraction; the parts of a seed share no room.
 
     Raises:
-        DatasetError: no room lies outside the test area.
+        DatasetError: no room lies outside the test area, or fewer than there are folds.
     """
     usable = sorted(
         (room for room in rooms if room.area != test_area), key=lambda room: (room.area, room.name)
@@ -318,7 +324,12 @@ def split_rooms(
             f"(prepared areas: {', '.join(map(str, areas)) or 'none'}), expected at least one.\n"
             "Prepare a room in another area, or hold out another area with --area (0: none)."
         )
-    if len(usable) == 1 or not val_fraction:
+    if fold is not None and len(usable) < fold[1]:
+        raise DatasetError(
+            f"--val-fold: found {counted(len(usable), 'training room')}, expected at least one "
+            f"for each of the {fold[1]} parts."
+        )
+    if fold is None and (len(usable) == 1 or not val_fraction):
         return usable, usable if val_fraction else []
     # The m rooms of an area get the ranks (i + u) / m in random order, with one random u an area:
     # so the lowest ranks hold each area's part.
@@ -329,7 +340,10 @@ def split_rooms(
         members = np.flatnonzero(of_room == area)
         ranks[members] = (rng.permutation(len(members)) + rng.random()) / len(members)
     count = min(max(1, round(val_fraction * len(usable))), len(usable) - 1)
-    chosen = set(np.argsort(ranks, kind="stable")[:count].tolist())
+    order = np.argsort(ranks, kind="stable")
+    chosen = set(order[:count].tolist())
+    if fold is not None:
+        chosen = set(np.array_split(order, fold[1])[fold[0] - 1].tolist())
     train = [room for number, room in enumerate(usable) if number not in chosen]
     return train, [usable[number] for number in sorted(chosen)]
 

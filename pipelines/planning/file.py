@@ -67,6 +67,7 @@ class Plan:
     budget: float  # s
     estimate: Estimate
     notes: tuple[str, ...] = ()  # what else to know
+    predict: str = ""  # the command that labels scans with what was trained by it
     version: int = VERSION
 
     @property

@@ -16,7 +16,7 @@ from pipelines.config.model import PUBLISHED
 from pipelines.config.recipes import ADAM_LR, RECIPES, SGD_LR, parts_of
 from pipelines.data.statistics import Spread, Statistics
 
-from .choices import GIVEN, Choices
+from .choices import GIVEN, NOTHING, Choices
 
 # Of blocks and their points.
 SIDES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # m
@@ -340,8 +340,28 @@ def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     return int(steps)
 
 
+def alternatives(
+    settings: Mapping[str, Any], found: Statistics, given: Mapping[str, Any]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Return what else could be better than a plan's settings: a name, and options to give."""
+    others: list[tuple[str, dict[str, Any]]] = []
+    side, large = settings["block_size"], settings["depth"] * settings["width"]
+    smaller = [size for size in SIZES if size.depth * size.width < large]
+    if settings.get("weights"):
+        others.append(("from nothing", {"weights": NOTHING}))
+    elif smaller:
+        network = {**smaller[0].network, "num_points": smaller[0].num_points}
+        others.append(("a smaller network", network))
+    if sides := [each for each in SIDES if side < each <= largest_side(found)]:
+        others.append((f"blocks of {sides[0]:g} m", {"block_size": sides[0]}))
+    others.append(("recipe scans", {"recipe": "scans"}))
+    return [(name, change) for name, change in others if not {*change} & {*given}]
+
+
 def choose_validation(choices: Choices, rooms: int) -> float:
     """Choose the fraction of the rooms that validate, and return it."""
+    if (fold := choices.given.get("val_fold")) is not None:
+        return 1 / int(fold.partition("/")[2])
     if rooms == 1:
         fraction, why = 0.2, "an only room: its blocks beyond a line validate"
     elif rooms < 20:

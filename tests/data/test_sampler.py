@@ -263,6 +263,19 @@ def test_other_seeds_choose_other_rooms() -> None:
     assert len(chosen) == 10
 
 
+def test_folds_hold_each_room_out_once() -> None:
+    rooms = building({1: 4, 2: 3, 3: 2})
+    held_out: list[RoomInfo] = []
+    for fold in (1, 2, 3):
+        train, val = split_rooms(rooms, test_area=3, val_fraction=0.1, seed=5, fold=(fold, 3))
+        assert {*train} | {*val} == {room for room in rooms if room.area != 3}
+        assert len(val) in (2, 3)
+        held_out += val
+    assert len(held_out) == len({*held_out}) == 7
+    with pytest.raises(DatasetError, match="found 7 training rooms, expected at least one"):
+        split_rooms(rooms, test_area=3, val_fraction=0.1, seed=0, fold=(1, 8))
+
+
 def test_no_room_is_not_enough() -> None:
     rooms = building({2: 5})
     with pytest.raises(DatasetError, match=r"found none outside test area 2 \(prepared areas: 2\)"):

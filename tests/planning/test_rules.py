@@ -177,6 +177,17 @@ def test_balance_is_for_classes_that_are_rare_but_in_several_blocks() -> None:
         assert ("balance" in recipe(made, {}).parts) == balanced, (points, of_blocks)
 
 
+def test_alternatives_are_other_trainings() -> None:
+    settings = {"weights": "indoor", "block_size": 1.0, "depth": 14, "width": 32}
+    found = rules.alternatives(settings, FOUND["RGB-D"], {})
+    assert [name for name, _ in found] == ["from nothing", "blocks of 2 m", "recipe scans"]
+    found = rules.alternatives({**settings, "weights": None}, FOUND["small"], {"recipe": "paper"})
+    assert [name for name, _ in found] == ["a smaller network"]
+    assert found[0][1]["depth"] == 7
+    given = rules.alternatives(settings, FOUND["RGB-D"], {"weights": "indoor", "block_size": 1.0})
+    assert [name for name, _ in given] == ["recipe scans"]
+
+
 @pytest.mark.parametrize("seconds", [20.0, 600.0, 86_400.0])
 @pytest.mark.parametrize("epoch", [3, 200, 17_000])
 def test_the_length_fits_the_time(seconds: float, epoch: int) -> None:

@@ -64,6 +64,21 @@ def test_auto_plans_trains_and_labels(capsys: pytest.CaptureFixture[str]) -> Non
     assert status["seconds"] < 12
 
 
+def test_folds_label_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with kernels.use("reference"):
+        train = ["train", "--auto", "--folds", "2", "--time", "12s", "--name", "a", *SMALL]
+        assert run([*train, "--max-steps", "2"]) == 0
+    score, label = capsys.readouterr().err.splitlines()[-2:]
+    weights = "--weights runs/a-fold1 --weights runs/a-fold2"
+    assert score == f"Score it: deepgcn eval {weights} --average --data data --area 3"
+    assert label == f"Label a scan: deepgcn predict SCAN.ply {weights}"
+    folds = [json.loads(Path(f"runs/a-fold{n}/config.json").read_text()) for n in (1, 2)]
+    assert [config["val_fold"] for config in folds] == ["1/2", "2/2"]
+    kept = json.loads(Path("runs/a-fold2/plan.json").read_text())
+    assert kept["predict"] == label.removeprefix("Label a scan: ")
+    assert run(["train", "--plan", "runs/a-fold2/plan.json", "--dry-run"]) == 0
+
+
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--dry-run", "--time", "1d", "--gpu-memory", "80"]) == 0
     assert run(["train", "--auto", "--dry-run", "--time", "1h", "--preset", "resgcn-7"]) == 0
@@ -81,8 +96,11 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
         (["train", "--plan", "p.json", "--auto"], "found --plan and --auto, expected one"),
         (["train", "--auto", "--resume"], "found --auto with --resume"),
         (["train", "--auto", "--synth"], "found --auto with --synth"),
-        (["train", "--time", "2h"], "found --time without --auto"),
-        (["train", "--dry-run"], "found --dry-run without --plan or --auto"),
+        (["train", "--time", "2h"], "found --time or --candidates without --auto"),
+        (["train", "--dry-run"], "found --dry-run or --folds without --plan or --auto"),
+        (["train", "--auto", "--folds", "0"], "--folds: found 0, expected"),
+        (["train", "--auto", "--folds", "9"], "--val-fold: found 5 training rooms"),
+        (["train", "--val-fold", "3/2"], "--val-fold: found '3/2', expected a part of two"),
         (["train", "--auto", "--time", "soon"], "--time: found 'soon', expected a time such as"),
         (["plan", "--gpu-memory", "0"], "--gpu-memory: found 0"),
         (["plan", "--gpu-memory", "80", "--cores", "4"], "found both, expected one of them"),
