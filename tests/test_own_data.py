@@ -102,8 +102,14 @@ def test_the_whole_way_without_another_option(
         assert run(["train", "--auto", "--time", "5s"]) == 0
         shown = capsys.readouterr()
         score, label = shown.err.splitlines()[-2:]
-        assert run(score.split()[3:]) == 0
+        assert run([*score.split()[3:], "--no-pictures"]) == 0
         assert run(label.replace("SCAN.ply", "scan.csv").split()[4:]) == 0
+    status, made = (
+        json.loads(next(Path("runs").glob(f"*/{name}.json")).read_text())
+        for name in ("status", "plan")
+    )
+    assert status["step"] == made["estimate"]["steps"]
+    assert made["predict"] == label.removeprefix("Label a scan: ")
     found = json.loads(next(Path("runs").glob("*/eval/room/scores.json")).read_text())
     assert 0 < found["miou"] <= 1
     rows = Path("scan.labelled.csv").read_text().splitlines()

@@ -51,19 +51,6 @@ def test_a_plan_is_shown_written_and_trained(capsys: pytest.CaptureFixture[str])
     assert run(["train", "--resume", "mine"]) == 0, "a run does not need its plan"
 
 
-def test_auto_plans_trains_and_labels(capsys: pytest.CaptureFixture[str]) -> None:
-    with kernels.use("reference"):
-        assert run(["train", "--auto", "--time", "7s", "--threads", "1"]) == 0
-    shown = capsys.readouterr()
-    path = shown.out.partition(":")[0]
-    assert shown.err.endswith(f"Label a scan: deepgcn predict SCAN.ply --run {path}\n")
-    status, plan = (
-        json.loads(Path(path, name).read_text()) for name in ("status.json", "plan.json")
-    )
-    assert status["step"] == plan["estimate"]["steps"]
-    assert status["seconds"] < 12
-
-
 def test_folds_label_together(capsys: pytest.CaptureFixture[str]) -> None:
     with kernels.use("reference"):
         train = ["train", "--auto", "--folds", "2", "--time", "12s", "--name", "a", *SMALL]
