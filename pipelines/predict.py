@@ -34,6 +34,7 @@ from pipelines.runs.weights import NamedWeights, default_weights, find_weights, 
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
+from pipelines.runtime.precision import Precision
 from pipelines.scans.colors import BLACK, GREY, fill_colors
 from pipelines.scans.frame import Frame, check_ground, left_out
 from pipelines.scans.table import Labels, Scan, ScanOptions
@@ -232,11 +233,13 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
         weights = [weights_of(named_run(config.run, config.runs))]
     weights = weights or [default_weights(config.runs, progress)]
     device = pick_device(config.device, progress)
+    Precision(config.precision, device)  # its errors come before the weights are read
     models = []
     for found in weights:
         model = found.load().to(device)
         points = config.num_points or model.num_points
-        draws = Draws(points, config.batch_size, config.seed, model.block_size, model.voxel)
+        blocks = model.block_size, model.voxel
+        draws = Draws(points, config.batch_size, config.seed, *blocks, config.precision)
         model.config.check_points(draws.num_points)
         models.append((model, draws))
     compile_beside(models[0][0].config, device)

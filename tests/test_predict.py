@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 from plyfile import PlyData
 
@@ -128,6 +129,22 @@ def test_weights_alone_and_the_latest_run(scan: Path, trained: Run, tmp_path: Pa
     assert byweights.weights == (weights,)
     assert byrun.weights == (trained.weights(),)
     assert (tmp_path / "a.ply").read_bytes() == (tmp_path / "b.ply").read_bytes()
+
+
+def test_short_precision_is_that_of_autocast(
+    scan: Path, trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    (found,) = label(scan, trained, precision="bf16").scans
+    confidence = labelled(found.out)["confidence"]
+    model = load_model(trained.path)
+    _, full = segment(model, *points[:2], num_points=128)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, short = segment(model, *points[:2], num_points=128)
+    assert np.abs(full - short).max() > 1e-4
+    agree = np.isclose(confidence, short.max(axis=1), rtol=0, atol=1e-3)
+    assert agree.mean() > 0.99, "only near-ties of distances may differ"
+    with pytest.raises(ConfigError, match="--precision tf32: found the device cpu"):
+        label(scan, trained, out=tmp_path / "x.ply", precision="tf32")
 
 
 def test_several_scans_go_to_a_folder(scan: Path, trained: Run, tmp_path: Path) -> None:

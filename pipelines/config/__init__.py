@@ -683,6 +683,9 @@ class PredictConfig:
     )
     batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
     seed: int = option(0, "Seed of all randomness.", within=SEED)
+    precision: str = option(
+        "32", "Matmul precision: {}. Less than 32 changes some labels.", choices=PRECISIONS
+    )
     device: str = option("auto", "{}.", choices=DEVICES)
 
     def __post_init__(self) -> None:

@@ -24,6 +24,7 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.runtime.memory import keep_freed_memory
+from pipelines.runtime.precision import Precision
 from pipelines.scans.frame import check_ground, left_out, locate
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
@@ -91,6 +92,7 @@ class Draws:
     seed: int = 0
     block_size: float = BLOCK_SIZE  # side, m
     voxel: float = 0.0  # side of the voxels of which one point is drawn, m; 0: all points are
+    precision: str = "32"  # of the matrix multiplications, one of config.PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,10 @@ def block_logits(
     """
     model.config.check_points(draws.num_points)
     drawn = _drawn(model, room, draws, first)
+    precision = Precision(draws.precision, next(model.parameters()).device)
     while batch := list(islice(drawn, draws.batch_size)):
-        logits = forward(model, np.stack([draw.features for draw in batch]))
+        with precision.matmuls():
+            logits = forward(model, np.stack([draw.features for draw in batch]))
         for draw, values in zip(batch, logits, strict=True):
             add_rows(draw.logits, draw.chosen, values)
             if draw.last:
