@@ -32,8 +32,9 @@ def plan(
     """Choose the options of a training for prepared data, a machine and a time.
 
     It reads the statistics that prepare has measured of the training rooms, times a few steps here,
-    and writes plan.json for train --plan. Options that are given stay as they are; --weights none
-    starts from nothing. The rules are in docs/plan.md.
+    and writes plan.json for train --plan. Options of train that are given stay as they are; those
+    that are not are chosen, and their defaults below do not count. --weights none starts from
+    nothing. The rules are in docs/plan.md.
     """
     from pipelines.files import check_place
     from pipelines.plan import plan as stage

@@ -599,7 +599,9 @@ class PlanConfig:
     """A training that follows from the data, a machine and the time that it may take."""
 
     time: str = option(
-        "1h", "What the training may take, with the scores of the test area: 90s, 30m, 1h30m, 1d."
+        "1h",
+        "What the training may take, with the scores of the test area: 90s, 30m, 1h30m, 1d.",
+        "TIME",
     )
     data: Path = option(Path("data"), "Folder of the prepared data.")
     runs: Path = option(Path("runs"), "Folder of the runs, which --weights may name.")

@@ -182,7 +182,10 @@ def estimate(
         if (config := row.config) is None:
             rows.append(RowEstimate(row))
             continue
-        key = (config.test_area, config.block_side, config.num_points, config.val_fraction)
+        key = (
+            *(config.test_area, config.block_side, config.num_points),
+            *(config.val_fraction, config.val_fold),
+        )
         if key not in blocks:
             blocks[key] = 0
             with suppress(DeepGCNError):  # there are no blocks

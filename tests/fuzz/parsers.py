@@ -23,6 +23,7 @@ from pipelines.data.s3dis.raw import find_raw
 from pipelines.data.s3dis.rooms import read_raw_room
 from pipelines.data.store import Store, read_rooms, write_rooms
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.planning.file import read_plan, write_plan
 from pipelines.runs.directory import create_run, open_run
 from pipelines.runs.index import describe, query
 from pipelines.scans import FORMATS, open_scan, write_labelled
@@ -31,6 +32,7 @@ from pipelines.training.checkpoint import TrainingState
 from pipelines.weights.safetensors import save_weights
 from pipelines.weights.sources import inspect_weights
 from pipelines.weights.tensorflow import read_log
+from tests.planning.test_file import PLAN
 from tests.raw_tree import box, write_zip
 from tests.scans import test_scans
 from tests.scans.scan_labels import labels_for
@@ -181,6 +183,11 @@ GRIDS = (
     "name: a\nbase: {epochs: 1}\naxes: {k: [4, 8], conv: [edge, mr]}\nexclude: [{k: 4}]\n",
     "title: b\nrows: {a: {depth: 7}, b: {k: 4}}\nseeds: 2\nreference: a\n",
 )
+
+
+def _plan_seeds(folder: Path) -> list[bytes]:
+    write_plan(path := folder / "seed.json", PLAN)
+    return [path.read_bytes()]
 
 
 def _description(path: Path) -> None:
@@ -363,6 +370,7 @@ PARSERS = {
         Parser("manifest", "data/manifest.json", _open_manifest, _manifest_seeds),
         Parser("dataset", "a.yaml", _description, _description_seeds),
         Parser("grid", "a.yaml", read_grid, _texts(*GRIDS)),
+        Parser("plan", "plan.json", read_plan, _plan_seeds),
         Parser("safetensors", "a.safetensors", inspect_weights, _weights_seeds, ours=False),
         Parser("metadata", "a.safetensors", inspect_weights, _metadata_seeds, wrap=_with_metadata),
         Parser("pytorch", "a.pth", inspect_weights, _torch_seeds, ours=False),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError
 from pipelines.studies.grid import read_grid
 
@@ -120,3 +121,13 @@ def test_the_example_has_the_runs_that_it_says() -> None:
     assert (len(section.rows), found.seeds) == (7, 3)
     assert section.reference == "depth-14-k-8-epsilon-0.2"
     assert "depth-7-k-4-epsilon-0" not in [row.name for row in section.rows]
+
+
+def test_the_candidates_by_hand_are_twelve_trainings() -> None:
+    found = read_grid(Path(__file__).resolve().parents[2] / "examples" / "plan_candidates.yaml")
+    (section,) = found.sections
+    assert (len(section.rows), found.seeds) == (12, 3)
+    for row in section.rows:
+        settings = {**found.base, **row.changes}
+        model = {n: v for n, v in settings.items() if n in vars(ModelConfig())}
+        TrainConfig(ModelConfig(**model), **{n: settings[n] for n in settings if n not in model})
