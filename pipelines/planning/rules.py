@@ -42,6 +42,7 @@ BATCHES = (16, 8, 4)
 EPOCHS, BLOCKS = 100, 100_000  # at most: as published, or so many blocks of few rooms
 LR_STEPS, MOST_LR, LEAST_LR = 10_000, 5e-3, 3e-4
 VALIDATION = 0.1  # of an epoch's time, at most
+SCORING = 1 / 3  # of the time, at most
 FORWARD = 0.7  # of a training step's time, a forward pass alone
 SAVING = 0.5  # s an epoch
 
@@ -309,7 +310,7 @@ def seconds_of_block(pace: Pace, validated: int) -> float:
 
 def affordable(pace: Pace, seconds: float) -> tuple[int, int | None]:
     """Return how many blocks can be trained on, and how many should validate; None: all."""
-    left = seconds - pace.test * FORWARD * pace.block
+    left = seconds - min(pace.test * FORWARD * pace.block, SCORING * seconds)
     few = max(1, int(VALIDATION * pace.epoch / FORWARD))
     limited = few if few < pace.validation else None
     return max(0, int(left / seconds_of_block(pace, limited or pace.validation))), limited
