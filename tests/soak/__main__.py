@@ -221,6 +221,8 @@ class Soak:
         killed = kind == "KILL" and "child" not in rest
         usual = {0, 130} if kind in ("TERM", "INT") else {0} if kind == "STOP" else {0, 1}
         usual |= {1} if "child" in rest else set()
+        if kind in ("TERM", "INT") and not ended.said:  # before the command's first line
+            usual.add(-getattr(signal, f"SIG{kind}"))
         if not killed and ended.code not in usual:
             outcome.problems.append(f"exit code {ended.code}, expected {sorted(usual)}")
         if not killed and any(word in ended.said for word in BAD):
