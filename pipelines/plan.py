@@ -145,16 +145,16 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
         if field in NAMES and (value != () or field in known)
     ]
     data = Path(given.get("data", made.data.path))
-    fingerprint = Store.open(data).fingerprint
-    if fingerprint != made.data.fingerprint:
+    store, about = Store.open(data), dataclasses.replace(made.data, path=str(data))
+    if store.fingerprint != about.fingerprint:
+        about = dataclasses.replace(about, test_area=store.test_area)
         progress.warn(f"{data}: is other data than {made.data.path} was when it was planned for.")
-    shaped = {choice.field for choice in choices if choice.reason == GIVEN} & {*SPEED_SHAPES}
-    if shaped:
-        names = ", ".join(sorted(NAMES[field] for field in shaped))
+    before = made.settings
+    others = [field for field in SPEED_SHAPES if settings.get(field) != before.get(field)]
+    if others:
+        names = ", ".join(NAMES[field] for field in others)
         progress.say(f"The plan's steps are for its own options; given are others: {names}.")
-    return dataclasses.replace(
-        made, choices=tuple(choices), data=dataclasses.replace(made.data, path=str(data))
-    )
+    return dataclasses.replace(made, choices=tuple(choices), data=about)
 
 
 def with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

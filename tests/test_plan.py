@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,9 @@ def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:
     assert listener.said == [
         "The plan's steps are for its own options; given are others: batch-size."
     ]
+    own = planned(tiny, "10m", depth=5)
+    changed_plan(own, {}, listener)
+    assert len(listener.said) == 1, "what was given to the plan is its own"
     paper = planned_config(changed_plan(made, {"recipe": "paper"}), {"recipe": "paper"})
     assert (paper.parts, paper.lr) == ((), None)
     weights = {"weights": "indoor"}
@@ -173,8 +177,10 @@ def test_a_plan_is_for_its_data(tiny: Path, building: Path) -> None:
     warned: list[str] = []
     listener = AtStep()
     listener.warn = warned.append  # type: ignore[method-assign]
-    changed = changed_plan(planned(tiny), {"data": building}, listener)
-    assert planned_config(changed, {"data": building}).data == building
+    made = planned(tiny)
+    made = dataclasses.replace(made, data=dataclasses.replace(made.data, test_area=6))
+    config = planned_config(changed_plan(made, {"data": building}, listener), {"data": building})
+    assert (config.data, config.test_area) == (building, 3)
     assert len(warned) == 1
     assert "other data" in warned[0]
 
