@@ -59,6 +59,7 @@ LOW, HIGH = 1.8, 4.5  # of rooms
 COARSE = 0.04  # steps of coordinates, of which a scanner has none, but float32 far off does
 SAMPLE = 10_000  # points by which they are found
 FEWEST = 8  # of these steps, along an axis
+DARK = 15  # of 255; no scan's brightest colour
 # From here on, reading a file or going through its points may take more than two seconds.
 LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
 
@@ -429,6 +430,11 @@ def _colors(
         )
         with progress.task("Filling in colours", unit="points"):
             fill_colors(pos, color, missing)
+    if (brightest := int(color.max())) <= DARK:
+        progress.warn(
+            f"{scan.path}: found {brightest} of 255 as its brightest colour; if these columns are "
+            "labels, not colours, say so with --columns."
+        )
     black = float(np.mean(color.max(axis=1)[placed] == 0))
     if black >= BLACK:
         progress.warn(

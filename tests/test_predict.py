@@ -304,6 +304,15 @@ def test_a_strange_size_is_reported(
     assert any("a room or storey in metres" in said for said in ears.said) == warned
 
 
+def test_colours_that_are_nearly_black_are_said(trained: Run, tmp_path: Path) -> None:
+    """As those of a plain file with three columns of classes behind the coordinates."""
+    rows = np.random.default_rng(0).random((20, 6)) * (4, 5, 2.5, 13, 13, 13)
+    np.savetxt(tmp_path / "scan.txt", rows, "%.3f %.3f %.3f %d %d %d")
+    config = PredictConfig(scans=(tmp_path / "scan.txt",), run=trained.path, device="cpu")
+    predict(config, progress=(ears := Ears()))
+    assert any("12 of 255 as its brightest colour" in said for said in ears.said)
+
+
 SPREAD = np.random.default_rng(0).random((3000, 3))
 ODD = {
     "a room": (SPREAD * (5, 4, 2.7), ""),

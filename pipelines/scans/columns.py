@@ -380,7 +380,9 @@ def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple
             three = slice(start, start + 3)
             known = largest[three].min() >= 0  # some values of each
             if fits[:, three].all() and known and largest[three].max() > above:
-                if start == 3 and count > 6 and fits[:, 6].all() and _is_intensity(values[:, 3:7]):
+                while start + 3 < count and fits[:, start + 3].all():
+                    if not _is_intensity(values[:, start : start + 4]):
+                        break
                     start += 1
                 return (*"xyz", *["-"] * (start - 3), *"rgb", *["-"] * (count - start - 3))
     return (*"xyz", *["-"] * (count - 3))

@@ -93,7 +93,8 @@ def _joined_arrays(
     rows = load(position, 3)
     scan = _scan_of(path, f"{path}: {position}", rows, options)
     color = next((name for name in COLORS if name in stored), None)
-    if color is not None and scan.color is None:
+    is_guess = options.columns is None and (rows.dtype.names or ())[:1] == ("column_1",)
+    if color is not None and (scan.color is None or is_guess):
         scan = _joined(scan, COLOR_NAMES, load(color, 3), color)
         scan = replace(scan, color=COLOR_NAMES)
     label = options.label

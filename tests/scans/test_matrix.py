@@ -84,13 +84,14 @@ def write_e57(path: Path, found: Columns) -> None:
     pye57 = pytest.importorskip("pye57")
     names = dict(zip("xyz", ("cartesianX", "cartesianY", "cartesianZ"), strict=True))
     names |= {"red": "colorRed", "green": "colorGreen", "blue": "colorBlue", "quality": "intensity"}
-    gone = np.isnan(found.get("red", np.zeros(COUNT)))
-    if gone.any():  # the format has a mark for it, which only the library itself writes
+    red = found.get("red", np.zeros(COUNT, np.uint8))
+    if red.dtype != np.uint8:  # only the library itself writes 16 bits, and the mark for no colour
         from tests.scans.test_e57 import write_fields
 
-        color = {n: np.nan_to_num(found[n]).astype(np.uint8) for n in ("red", "green", "blue")}
-        fields = {names[name]: values for name, values in (found | color).items()}
-        write_fields(path, fields | {"isColorInvalid": gone.astype(np.uint8)})
+        if (gone := np.isnan(red)).any():
+            found |= {n: np.nan_to_num(found[n]).astype(np.uint8) for n in ("red", "green", "blue")}
+            found |= {"isColorInvalid": gone.astype(np.uint8)}
+        write_fields(path, {names.get(name, name): values for name, values in found.items()})
         return
     file = pye57.E57(str(path), mode="w")
     edges = (0, COUNT // 2, COUNT) if "two" in path.stem else (0, COUNT)
@@ -178,6 +179,13 @@ def some_colour(folder: Path, form: str, _: str) -> None:
 
 
 def normals(folder: Path, form: str, _: str) -> None:
+    if form == "E57":  # in an extension of the format, which MeshLab writes: 0 for points
+        pytest.importorskip("pye57")
+        scan = open_scan(Path(__file__).parent / "foreign" / "meshlab.e57")
+        write_labelled(folder / "out.ply", scan, labels_for(len(scan)))
+        names = open_scan(folder / "out.ply").rows.dtype.names or ()
+        assert {"nor:normalX", "nor:normalY", "nor:normalZ"} <= {*names}
+        return
     stay(folder, form, dict(zip(("nx", "ny", "nz"), NORMALS.T, strict=True)))
 
 

@@ -85,6 +85,12 @@ def test_names_in_an_archive(tmp_path: Path, position: str, color: str) -> None:
         assert found["class"].shape == (3,)
 
 
+def test_an_array_of_colours_is_them_whatever_else_looks_like_some(tmp_path: Path) -> None:
+    other = np.random.default_rng(0).random((3, 3))
+    np.savez(tmp_path / "scan.npz", points=np.hstack([XYZ, other]), colors=RGB)
+    np.testing.assert_array_equal(open_scan(tmp_path / "scan.npz").colors(), RGB)
+
+
 def test_a_label_of_two_columns_is_refused(tmp_path: Path) -> None:
     """Such as class and object, of which the first was taken without a word."""
     np.savez(tmp_path / "scan.npz", pos=XYZ, label=np.zeros((3, 2), np.int64))

@@ -146,6 +146,11 @@ QUIRKS = {  # what the columns of a file begin or end with, and what they are
     "numbers and names of no coordinates": ("n a b c\n", (NUMBERS, PLACES), "-,x,y,z"),
     "R's numbers without a name": ('"y" "x" "z"\n', (NUMBERS, PLACES[:, [1, 0, 2]]), "-,y,x,z"),
     "an intensity before the colours": ("", (PLACES, INTENSITY, COLORS), "x,y,z,-,r,g,b"),
+    "two columns before the colours": (
+        "",
+        (PLACES, -INTENSITY, INTENSITY, COLORS),
+        "x,y,z,-,-,r,g,b",
+    ),
     "a class behind the colours": ("", (PLACES, COLORS, CLASS), "x,y,z,r,g,b,-"),
     "a column without a name": ("x y z r g b\n", (PLACES, COLORS, CLASS), "x,y,z,r,g,b,-"),
     "units": ("% Z[m] X_m Y(m) id\n", (PLACES[:, [2, 0, 1]], INTENSITY), "z,x,y,-"),
