@@ -42,8 +42,8 @@ def load_model(
     Args:
         run_or_weights: the file, the run's directory, or a name of the catalogue (`deepgcn weights
             list`), which is fetched if it has to be; None: the weights inside the package.
-        classes: "package.module:Class" of each own convolution or architecture that a file may
-            have imported; those that a run was trained with are known from its config.json.
+        classes: "package.module:Class" of each own convolution or architecture that the file or
+            the run may have imported.
 
     Raises:
         RunError: the directory holds no run, or the run has no weights yet.

@@ -24,11 +24,12 @@ from pipelines.runs.resume import FREE, differences
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.process import watch_for_interruption
 from pipelines.studies import state
-from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan
+from pipelines.studies.plan import Plan, load_plan, make_plan, own_classes, save_plan
 from pipelines.studies.state import Cell, KnownRuns
 from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
+from .config.model import unnamed_class
 from .errors import ConfigError, RunError
 from .evaluate import scores_of
 from .files import check_place
@@ -121,10 +122,11 @@ def _run(plan: Plan, config: AblateConfig, cells: Sequence[Cell], progress: Prog
 def _launched(plan: Plan, config: AblateConfig, cells: Sequence[Cell]) -> Updates:
     """Run `ablate_job` for each cell, on SLURM or on this machine, each on its own GPU or cores."""
     study, run = str(plan.file.absolute()), "deepgcn_cli.__main__:run"  # has its error messages
+    own = [word for name in own_classes(config) for word in ("--own-class", name)]
     jobs = []
     for cell in cells:
         if cell.state != "scored":
-            arguments = ["ablate-job", study, cell.row.name, str(cell.seed)]
+            arguments = ["ablate-job", study, cell.row.name, str(cell.seed), *own]
             jobs.append(Job(cell.name, run, (arguments,), plan.log(cell.name).absolute()))
     if config.launcher == "slurm":
         options = dict(config.slurm)
@@ -185,11 +187,19 @@ class _StudyMeter:
         return duration(passed * (len(self.done) - done) / (done - self.before))
 
 
-def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT) -> Path:
+def ablate_job(
+    study: Path,
+    row: str,
+    seed: int,
+    *,
+    own: tuple[str, ...] = (),
+    progress: Progress = SILENT,
+) -> Path:
     """Train and score a row and seed of the study in a file, and return the run directory.
 
     A finished run with these settings is scored, an unfinished one is resumed first; if there is
-    none, a new one is trained. While another process trains it, this one waits.
+    none, a new one is trained. While another process trains it, this one waits. `own` has the own
+    classes that may be imported, whatever the file says.
 
     Raises:
         ConfigError: the row does not exist or cannot be trained.
@@ -206,8 +216,10 @@ def ablate_job(study: Path, row: str, seed: int, *, progress: Progress = SILENT)
     if planned.config is None:
         raise ConfigError(planned.error)
     config = planned.seeded(seed)
+    if refusal := unnamed_class(config.model.own_classes, own):
+        raise ConfigError(f"{study}: {refusal}")
     run = _trained(config, f"{plan.name}-{planned.cell(seed)}", plan, progress)
-    options = dataclasses.replace(plan.evaluation, data=config.data)
+    options = dataclasses.replace(plan.evaluation, data=config.data, own_classes=own)
     with cpu_threads(config.threads):
         scores_of(options, options.protocols[0], run, progress)
     return run.path

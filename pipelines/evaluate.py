@@ -43,7 +43,7 @@ from pipelines.reports.scores import (
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
-from pipelines.runs.resume import FREE, different_settings, open_data
+from pipelines.runs.resume import FREE, check_named, different_settings, open_data
 from pipelines.runs.weights import NamedWeights, find_weights, weights_of
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
@@ -143,7 +143,7 @@ def _evaluations(
         find_weights(each, config.runs, checkpoint=config.checkpoint, progress=progress)
         for each in config.weights
     ]
-    models = [_load(each, store).to(device) for each in weights]
+    models = [_load(each, store, config).to(device) for each in weights]
     compile_beside(models[0].config, device)
     for found, model in zip(weights, models, strict=True):
         yield _open_weights(config, (found,), (model,), store, progress)
@@ -171,15 +171,15 @@ def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Prog
     if known.get("fingerprint") != store.fingerprint:
         progress.warn(f"{run.path}: trained on other data than {store.path} holds now.")
     weights = weights_of(run, config.checkpoint)
-    models = (weights.load().to(device),)
+    models = (weights.load(config.own_classes).to(device),)
     compile_beside(models[0].config, device)
     folder = run.path / "eval"
     return Evaluation(run.name, folder, (weights,), models, config, store, tuple(rooms))
 
 
-def _load(weights: NamedWeights, store: Store) -> DeepGCN:
+def _load(weights: NamedWeights, store: Store, config: EvalConfig) -> DeepGCN:
     """Return the network of weights, which have to predict the store's classes."""
-    model = weights.load()
+    model = weights.load(config.own_classes)
     classes = weights.class_names(model.config.num_classes)
     if classes != store.classes:
         raise DatasetError(
@@ -336,6 +336,8 @@ def six_fold(
             f"{base.path.parent}: found no finished run with {base.name}'s settings for area "
             f"{', '.join(map(str, todo))}.\nTrain what is missing: {how}"
         )
+    if todo:
+        check_named(base, config.own_classes)
     for area in todo:
         folds[area] = _train(base, folds.get(area), area, progress)
     return tuple(_pool(config, protocol, folds, progress) for protocol in config.protocols)

@@ -14,6 +14,7 @@ from deepgcn_cli.display import Answer, Table, print_part
 from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
 from pipelines.config import AblateConfig
+from pipelines.config.model import OWN_CLASSES
 from pipelines.config.options import option
 from pipelines.progress import Progress, counted
 
@@ -148,9 +149,10 @@ def ablate_job(
     study: Path = option(MISSING, "The study file.", "STUDY", flag=""),
     row: str = option(MISSING, "The row's name.", "ROW", flag=""),
     seed: int = option(MISSING, "One of the study's seeds.", "SEED", flag=""),
+    own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> None:
     """Train and score one row and seed of a study; what deepgcn ablate runs."""
     from pipelines.ablate import ablate_job as stage
 
-    print_part(str(stage(study, row, seed, progress=progress)))
+    print_part(str(stage(study, row, seed, own=own_classes, progress=progress)))

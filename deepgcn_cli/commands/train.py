@@ -17,10 +17,11 @@ from deepgcn_cli.options import PRESET, Flags, ModelFlags, TrainFlags, chosen_mo
 from deepgcn_cli.plans import plan_parts
 from pipelines.config import PlanConfig, TrainConfig
 from pipelines.config.budget import seconds_of
+from pipelines.config.model import OWN_CLASSES
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
-from pipelines.runs.directory import PLAN, find_runs, named_run, open_run, resume_command
+from pipelines.runs.directory import PLAN, Run, find_runs, named_run, open_run, resume_command
 from pipelines.runs.lock import was_locked_here
 from pipelines.serialization import to_plain
 
@@ -81,6 +82,7 @@ def train(
         within=FOLDS,
     ),
     dry_run: bool = option(False, "With --plan or --auto: only show the plan."),
+    own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> Answer:
     """Train a network on every prepared area but one.
@@ -103,6 +105,9 @@ def train(
     if folder:
         # The run's own configuration, changed by flags; the stage says which may change.
         known = open_run(folder).config
+        from pipelines.runs.resume import check_named
+
+        check_named(Run(folder), (*own_classes, *model.values()))
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
     elif by_plan and rank == 0:
@@ -121,7 +126,7 @@ def train(
         from pipelines.training.start import start_config
 
         changes = vars(chosen_model(preset, model)) if preset else model
-        config = start_config(weights, changes, own)
+        config = start_config(weights, changes, own, own_classes)
     else:
         config = TrainConfig() if by_plan else TrainConfig(model=chosen_model(preset, model), **own)
 

@@ -11,7 +11,7 @@ import typer
 
 from deepgcn_cli.display import Answer, Table, percent
 from deepgcn_cli.options import subcommand
-from pipelines.config.model import Hints
+from pipelines.config.model import OWN_CLASSES, Hints
 from pipelines.config.options import option
 from pipelines.errors import command
 from pipelines.progress import Progress, counted
@@ -129,6 +129,7 @@ def export_file(
     notes: tuple[str, ...] = option(
         (), "Record it in the file, repeatable: trained_on, license.", "NAME=TEXT", flag="--note"
     ),
+    own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> Answer:
     """Write a trained network for other programs, with a README of where it comes from."""
@@ -143,7 +144,7 @@ def export_file(
         num_points=num_points,
         half=half,
         notes=dict(_pair(text) for text in notes),
-        classes=found.run.config.model.own_classes if found.run else (),
+        classes=own_classes,
         progress=progress,
     )
     texts = [f"{result.out}: {result.network}"]

@@ -22,6 +22,7 @@ from .model import (
     CONVS,
     KNNS,
     LAYOUTS,
+    OWN_CLASSES,
     POINTS,
     VOXEL,
     ModelConfig,
@@ -508,6 +509,7 @@ class EvalConfig:
         None, "Folder of the prepared data. [default: the run's; with --weights data]", "DIR"
     )
     runs: Path = option(Path("runs"), "Folder of the runs.")
+    own_classes: tuple[str, ...] = OWN_CLASSES
     batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
     seed: int = option(0, "Seed of all randomness.", within=SEED)
     device: str = option("auto", "{}.", choices=DEVICES)
@@ -577,6 +579,7 @@ class AblateConfig:
     pictures: bool = option(True, "Draw mIoU over depth, width and k.")
     data: Path = option(Path("data"), "Folder of the prepared data.")
     runs: Path = option(Path("runs"), "Folder of the runs.")
+    own_classes: tuple[str, ...] = OWN_CLASSES
     # Fields of TrainConfig and ModelConfig, for rows that have no setting of their own.
     base: Mapping[str, Any] = field(default_factory=dict)
 
@@ -683,6 +686,7 @@ class PredictConfig:
     num_points: int | None = option(
         None, "Points drawn at a time. [default: as in training]", within=POINTS
     )
+    own_classes: tuple[str, ...] = OWN_CLASSES
     batch_size: int = option(8, "Blocks computed at a time.", within=COUNT)
     seed: int = option(0, "Seed of all randomness.", within=SEED)
     precision: str = option(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,27 @@ BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
 VOXEL = Bounds(0.001, 0.5, "metres", or_zero=True)  # side of the cubes that each give one point
 IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
+OWN_CLASSES = option(
+    (),
+    "package.module:Class that a run or a file may have imported, repeatable; it runs code.",
+    "CLASS",
+    flag="--own-class",
+    own_class=True,
+)
+
+
+def unnamed_class(names: Collection[str], named: Collection[str]) -> str:
+    """Return why a file's own classes are not imported; "" if the user has `named` them all.
+
+    >>> unnamed_class(["own:Conv"], ["own:Conv"])
+    ''
+    """
+    if not (refused := [name for name in names if name not in named]):
+        return ""
+    return (
+        f"found the class {refused[0]}; importing it runs code, which no file may ask for.\n"
+        f"If you know it, name it yourself: --own-class {refused[0]}"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig, options
+from pipelines.config.model import unnamed_class
 from pipelines.config.recipes import SCHEDULES
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError, command
@@ -36,6 +37,12 @@ def open_data(run: Run, data: Path | None) -> Store:
             f"Say where the data is: --data DIR{'' if known.is_absolute() else ', or go there'}"
         )
     return Store.open(data or known)
+
+
+def check_named(run: Run, named: Collection[str]) -> None:
+    """Raise RunError if a run's configuration asks for an own class that the user has not named."""
+    if refusal := unnamed_class(run.config.model.own_classes, named):
+        raise RunError(f"{run.path}: {refusal}")
 
 
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:

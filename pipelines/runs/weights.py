@@ -66,14 +66,9 @@ class NamedWeights:
         return {"name": self.name, "sha256": self.sha256} | provenance(self.metadata)
 
     def load(self, classes: Collection[str] = ()) -> DeepGCN:
-        """Return the network.
-
-        Args:
-            classes: as for `load_weights`; those of the run are known from its configuration.
-        """
+        """Return the network; `classes` as for `load_weights`, also for a run."""
         trained = self.run.config if self.run else None
-        own = trained.model.own_classes if trained else ()
-        model = load_weights(self.file, classes=(*classes, *own))
+        model = load_weights(self.file, classes=classes)
         if trained is not None:
             # The first runs' files do not say it.
             model.num_points, model.block_size = trained.num_points, trained.block_side

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipelines.config import BLOCK_SIZE, AblateConfig, EvalConfig, ModelConfig, TrainConfig
+from pipelines.config.model import unnamed_class
 from pipelines.config.options import check_choice, flag_of, options_of
 from pipelines.config.recipes import ADAM_LR
 from pipelines.config.settings import OPTIONS
@@ -29,7 +30,7 @@ from pipelines.model.presets import PRESETS
 from pipelines.runs.resume import identity
 from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
-from pipelines.training.start import start_config
+from pipelines.training.start import named_classes, start_config
 from pipelines.training.summary import count_parameters
 
 from . import Row, Section, Study, study
@@ -124,6 +125,10 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
     A row that cannot be built stays, with the reason; one like another of its table is left out.
     """
     wanted = _chosen_study(config)
+    own = own_classes(config)
+    for settings in (wanted.base, *(r.changes for each in wanted.sections for r in each.rows)):
+        if refusal := unnamed_class(named_classes(settings), own):
+            raise ConfigError(f"{config.grid}: {refusal}")
     base = base_config({**wanted.base, **config.base}, config)
     notes: list[str] = []
     same = {name: getattr(config, name) for name in ("data", "runs", "checkpoint", "votes")}
@@ -139,7 +144,8 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
             rows = [row for row in rows if row.name not in lacking]
             if lacking:
                 notes.append(f"Not six folds: {store.path} does not hold {', '.join(lacking)}.")
-        planned = [_planned(row, base, store, evaluation, folds=section.folds) for row in rows]
+        how: Any = (base, store, evaluation, own)
+        planned = [_planned(row, *how, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
         sections.append(dataclasses.replace(section, rows=kept))
     return Plan(
@@ -183,19 +189,27 @@ def base_config(settings: Mapping[str, Any], config: AblateConfig) -> TrainConfi
     model, other = _split(settings)
     training = {"data": config.data, "runs": config.runs, **other}
     if weights := training.pop("weights", None):
-        return start_config(weights, model, training)
+        return start_config(weights, model, training, config.own_classes)
     arch, depth = model.pop("arch", ModelConfig.arch), model.pop("depth", None)
     return TrainConfig(model=ModelConfig.published(arch, depth, **model), **training)
 
 
-def changed(base: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+def own_classes(config: AblateConfig) -> tuple[str, ...]:
+    """Return the own classes that the user has named: in options, not in files."""
+    return (*config.own_classes, *named_classes(config.base))
+
+
+def changed(
+    base: TrainConfig, changes: Mapping[str, Any], own: Collection[str] = ()
+) -> TrainConfig:
     """Return `base` with a row's changes, without fractions.
 
-    A row that starts from other weights has their network and their blocks.
+    A row that starts from other weights has their network, which may have the classes `own`, and
+    their blocks.
     """
     model, other = _split(changes)
     if other.get("weights") not in (None, base.weights):
-        start = start_config(other["weights"], {}, {"runs": base.runs})
+        start = start_config(other["weights"], {}, {"runs": base.runs}, own)
         own = {name: getattr(start, name) for name in ("model", "block_size", "voxel", "weights")}
         base = dataclasses.replace(base, **own)
     elif "weights" in other and not other["weights"]:
@@ -220,12 +234,18 @@ def _split(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 def _planned(
-    row: Row, base: TrainConfig, store: Store, evaluation: EvalConfig, *, folds: bool
+    row: Row,
+    base: TrainConfig,
+    store: Store,
+    evaluation: EvalConfig,
+    own: Collection[str],
+    *,
+    folds: bool,
 ) -> Row:
     """Return a row with what it trains, or why it cannot be trained."""
     changes = absolute(row.changes, base)
     try:
-        config = resolve(changed(base, changes), store)
+        config = resolve(changed(base, changes, own), store)
         evaluation.check_blocks(row.name, config.block_side, config.voxel_side)
     except (ConfigError, RunError, WeightsError) as error:
         return dataclasses.replace(row, changes=changes, error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
@@ -21,19 +21,30 @@ CLASSIFIER = "classifier."  # its tensors' names begin so
 FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")
 
 
-def start_config(named: str, model: Mapping[str, Any], training: Mapping[str, Any]) -> TrainConfig:
+def start_config(
+    named: str,
+    model: Mapping[str, Any],
+    training: Mapping[str, Any],
+    own_classes: Collection[str] = (),
+) -> TrainConfig:
     """Return a training from named weights, with settings of their network changed by `model`.
 
-    Its blocks are theirs unless `training` says otherwise.
+    Its blocks are theirs unless `training` says otherwise. The weights may have the classes that
+    `model` names, and `own_classes`.
     """
     runs = training.get("runs", TrainConfig.runs)
-    network = find_weights(named, runs).load(_own_classes(model))
+    network = find_weights(named, runs).load((*named_classes(model), *own_classes))
     changed = dataclasses.replace(network.config, **model)
     own = {"block_size": network.block_size, "voxel": network.voxel, **training}
     return TrainConfig(model=changed, weights=named, **own)
 
 
-def _own_classes(settings: Mapping[str, Any]) -> list[str]:
+def named_classes(settings: Mapping[str, Any]) -> list[str]:
+    """Return the own classes that settings of a network name.
+
+    >>> named_classes({"conv": "own:Conv", "k": 8})
+    ['own:Conv']
+    """
     return [each for each in map(settings.get, ("arch", "conv")) if each and ":" in each]
 
 

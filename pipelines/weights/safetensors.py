@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import POINTS, ModelConfig
-from pipelines.config.model import BLOCK_SIDE, VOXEL, Hints
+from pipelines.config.model import BLOCK_SIDE, VOXEL, Hints, unnamed_class
 from pipelines.errors import ConfigError, WeightsError, command
 from pipelines.files import atomic_bytes
 from pipelines.model.deepgcn import DeepGCN
@@ -161,13 +161,8 @@ def load_weights(path: Path, *, classes: Collection[str] = ()) -> DeepGCN:
         raise WeightsError(
             f"{path}: found settings of another version of deepgcn, or damaged ones: {error}"
         ) from error
-    refused = [name for name in config.own_classes if name not in classes]
-    if refused:
-        raise WeightsError(
-            f"{path}: found a network with the class {refused[0]}, which a weights file cannot ask "
-            "to import.\nUse the directory of the run that it was trained in, or in Python "
-            f"pipelines.load_model(path, classes=[{refused[0]!r}])."
-        )
+    if refusal := unnamed_class(config.own_classes, classes):
+        raise WeightsError(f"{path}: {refusal}")
     model = build_network(config, tensors, source=str(path))
     for name, value in of_blocks.items():
         setattr(model, name, value)

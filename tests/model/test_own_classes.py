@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import pipelines
-from pipelines.config import ModelConfig, PredictConfig, TrainConfig
+from deepgcn_cli.__main__ import run as deepgcn
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.figures import forward_flop, kept_bytes, meta_network, step_flop
-from pipelines.predict import predict
 from pipelines.scans.ply import write_points
 from pipelines.train import train
 from pipelines.weights.safetensors import load_weights, save_weights
@@ -187,7 +187,7 @@ def test_a_weights_file_cannot_have_code_imported(folder: Path) -> None:
     (folder / "imported").unlink()
     del sys.modules["own"]
     for classes in ((), ("own:Passing",)):
-        with pytest.raises(WeightsError, match="found a network with the class own:Conv"):
+        with pytest.raises(WeightsError, match="found the class own:Conv; importing it runs code"):
             load_weights(path, classes=classes)
     assert not (folder / "imported").exists()
     model = pipelines.load_model(path, classes=["own:Conv"])
@@ -195,17 +195,41 @@ def test_a_weights_file_cannot_have_code_imported(folder: Path) -> None:
     assert model.config.conv == "own:Conv"
 
 
-def test_a_run_brings_its_own_classes(folder: Path) -> None:
+def test_a_run_cannot_have_code_imported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever its config.json says: only a class that the user names is imported."""
     store = write_tiny_store(folder / "data", points=300)
     config = TrainConfig(
         model=dataclasses.replace(SMALL, arch="own:Growing", conv="own:Conv"),
         **{"data": store.path, "runs": folder / "runs", "batch_size": 4, "num_points": 64},
-        **{"max_steps": 2, "device": "cpu"},
+        **{"max_steps": 2, "device": "cpu", "name": "mine"},
     )
     run = train(config).run
-    assert run.name.startswith("Growing-4-area3-")
-    assert pipelines.load_model(run).config == config.model
     room = store.read(store.rooms(3)[0])
     write_points(folder / "scan.ply", room.pos, room.color)
-    (labelled,) = predict(PredictConfig(scans=(folder / "scan.ply",), run=run, device="cpu")).scans
-    assert labelled.out.is_file()
+    (folder / "grid.yaml").write_text("rows: {a: {conv: own:Conv}}")
+    named = ["--own-class", "own:Growing", "--own-class", "own:Conv"]
+    commands = [
+        ["predict", "scan.ply", "--device", "cpu"],
+        ["eval", "--no-pictures", "--device", "cpu"],
+        ["eval", "--six-fold", "--train-missing"],
+        ["weights", "export", str(run), "--out", "a.safetensors"],
+        ["train", "--weights", str(run)],
+        ["train", "--resume", run.name],
+        ["ablate", "--grid", "grid.yaml"],
+        ["ablate", "--grid", "grid.yaml", "--dry-run"],
+    ]
+    for command in commands:
+        (folder / "imported").unlink(missing_ok=True)
+        sys.modules.pop("own", None)
+        for given in ([], named[:2]):
+            assert deepgcn([*command, *given]) == 1
+            assert "name it yourself: --own-class own:" in capsys.readouterr().err, command
+        assert not (folder / "imported").exists(), command
+    for command in (*commands[:2], commands[3]):
+        assert deepgcn([*command, *named]) == 0, command
+    assert (folder / "scan.labelled.ply").is_file()
+    assert pipelines.load_model(run, classes=named[1::2]).config == config.model
+    saved = run / "config.json"
+    saved.write_text(saved.read_text().replace("own:Conv", "runs.mine.evil:Conv"))
+    assert deepgcn(["train", "--resume", run.name, *named]) == 1
+    assert "--own-class runs.mine.evil:Conv" in capsys.readouterr().err
