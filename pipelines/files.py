@@ -30,8 +30,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds.
 
     The content is on disk before the rename, so a crash leaves the old file or the new one, never
-    half of one. If the block fails, the temporary file is removed and the old one stays. An OSError
-    without a file's name, as a full disk raises it, gets that of `path`.
+    half of one. If the block fails, the temporary file is removed and the old one stays. A link in
+    the place of `path` is replaced, and what it leads to stays as it is. An OSError without a
+    file's name, as a full disk raises it, gets that of `path`.
 
     >>> with atomic_write(Path("notes.txt")) as temporary:
     ...     size = temporary.write_text("done")
@@ -40,6 +41,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    if os.path.lexists(temporary):  # a link, perhaps, which would lead what is written elsewhere
+        temporary.unlink()
     try:
         with naming(path):
             yield temporary

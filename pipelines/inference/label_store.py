@@ -162,7 +162,7 @@ class LabelStore:
     def _write(self, folder: Path) -> None:
         """Write all arrays into a new folder."""
         self.folder = folder
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         folder.mkdir(parents=True)
         for name, values in self.arrays.items():
             with naming(folder / name):
@@ -177,10 +177,17 @@ def _kept_elsewhere() -> list[Path]:
     return [place for place in found if place.lstat().st_uid == own]
 
 
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link in its place but not what that leads to."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _write_fresh(folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
     """Write arrays that hold no block; if the disk is full, raise OSError and leave no folder."""
     # Written before they are mapped: writing to a map beyond the disk's space kills the process.
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     folder.mkdir(parents=True)
     try:
         for name, (points, *others) in shapes.items():
@@ -201,7 +208,9 @@ def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
     try:
         state = dict(json.loads((folder / STATE).read_text(encoding="utf-8")))
         whole = state.pop("sha256", None) == _digest(state)
+        paths = [folder, folder / STATE, *(folder / name for name in sizes)]
         same = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        same &= not any(path.is_symlink() for path in paths)  # which would be written elsewhere
     except (OSError, ValueError, TypeError, RecursionError):
         return {}
     return state if same and whole else {}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.errors import RunError
 from pipelines.files import naming
-from pipelines.runtime.lock import acquire, hold_lock, this_process
+from pipelines.runtime.lock import acquire, hold_lock, open_lock, this_process
 
 LOCK = ".lock"
 MOUNTS = Path("/proc/self/mounts")
@@ -50,10 +51,12 @@ def was_locked_here(path: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Return whether a process holds the lock of the run directory `path`."""
     try:
-        with (path / LOCK).open(encoding="utf-8") as file:
+        with open_lock(path / LOCK, "r") as file:
             return acquire(file, shared=True) is False
-    except (FileNotFoundError, PermissionError):  # another user's run: rely on its status
-        return False
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, PermissionError)) or error.errno == errno.ELOOP:
+            return False  # another user's run, or none of ours: rely on its status
+        raise
 
 
 def is_on_network(folder: Path, mounts: Path = MOUNTS) -> bool:

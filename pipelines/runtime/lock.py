@@ -65,11 +65,26 @@ def hold_alone(
 @contextmanager
 def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
     """Hold a lock on a file, created if missing; yield False if others held it for `seconds`."""
-    with path.open("a", encoding="utf-8") as file:
+    with open_lock(path, "a") as file:
         end = time.monotonic() + seconds
         while (held := acquire(file, shared=shared)) is False and time.monotonic() < end:
             time.sleep(0.01)
         yield held is not False
+
+
+def open_lock(path: Path, mode: str) -> IO[str]:
+    """Open a lock file; OSError: a link is in its place, so that another file would be changed."""
+    try:
+        return open(path, mode, encoding="utf-8", opener=_open_no_link)
+    except OSError as error:
+        if error.errno == errno.ELOOP and path.is_symlink():
+            reason = f"found a link in the place of the lock file {path.name}; remove it"
+            raise OSError(errno.ELOOP, reason, str(path)) from None
+        raise
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def acquire(file: IO[str], *, shared: bool = False) -> bool | None:
@@ -99,7 +114,7 @@ def _opened(path: Path) -> Iterator[tuple[IO[str], bool | None]]:
     The file must be in place once it is locked: its last holder may have removed it meanwhile.
     """
     while True:
-        with path.open("a+", encoding="utf-8") as file:
+        with open_lock(path, "a+") as file:
             held = acquire(file)
             in_place = False
             with suppress(FileNotFoundError):
