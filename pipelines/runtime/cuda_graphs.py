@@ -31,6 +31,7 @@ from torch.func import functional_call
 
 from pipelines import kernels
 from pipelines.config import CONVS
+from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import LONGEST, RankTables
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.layers import Norm
@@ -46,7 +47,10 @@ UNCACHED = "PYTORCH_NO_CUDA_MEMORY_CACHING"  # graphs need PyTorch's own allocat
 
 def why_not(model: DeepGCN, device: torch.device) -> str | None:
     """Return why passes of `model` on `device` are not captured; None if they can be."""
-    if os.environ.get(SWITCH) == "0":
+    switch = os.environ.get(SWITCH) or "1"
+    if switch not in ("0", "1"):
+        raise ConfigError(f"{SWITCH}: found {switch!r:.40}, expected 0 (none) or 1.")
+    if switch == "0":
         return f"{SWITCH} is 0"
     if device.type != DEVICE or os.environ.get(UNCACHED):
         return "CUDA graphs need an NVIDIA GPU and PyTorch's allocator"

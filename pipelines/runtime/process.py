@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from pipelines.errors import ProcessLostError
+from pipelines.errors import ConfigError, ProcessLostError
 
 ROOT = Path(__file__).resolve().parents[2]  # of a checkout: it holds `benchmarks` as well
 SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
@@ -42,8 +43,10 @@ def python_command(module: str, *arguments: str) -> tuple[str, ...]:
 
 def trainings_at_once() -> int:
     """Return how many trainings, with this one, share its device (`ablate --workers`)."""
-    value = os.environ.get(SHARING, "")
-    return max(1, int(value)) if value.isdecimal() else 1
+    value = os.environ.get(SHARING) or "1"
+    if not re.fullmatch("[1-9][0-9]{0,3}", value):
+        raise ConfigError(f"{SHARING}: found {value!r:.40}, expected a number of trainings.")
+    return int(value)
 
 
 def end_with_parent() -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipelines import kernels
 from pipelines.config import ModelConfig
+from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import RankTables, ranks_of
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runtime import cuda_graphs as graphs
@@ -395,6 +396,9 @@ def test_why_nothing_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not(model, torch.device("meta")) is not None
     monkeypatch.setenv(graphs.SWITCH, "0")
     assert why_not(model, DEVICE) == "DEEPGCN_CUDA_GRAPHS is 0"
+    monkeypatch.setenv(graphs.SWITCH, "off")
+    with pytest.raises(ConfigError, match="DEEPGCN_CUDA_GRAPHS: found 'off', expected 0"):
+        why_not(model, DEVICE)
 
 
 def test_a_network_has_one_graphed_evaluation_while_it_lives() -> None:

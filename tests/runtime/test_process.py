@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import pipelines.bench
-from pipelines.errors import ProcessLostError
+from pipelines.errors import ConfigError, ProcessLostError
 from pipelines.runtime import process
 from pipelines.runtime.process import (
     Crowding,
@@ -50,10 +50,17 @@ def test_a_module_has_its_arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert said == "__main__ ['x y', '-c']\n"
 
 
-@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3), ("0", 1), ("many", 1)])
+@pytest.mark.parametrize(("value", "shared"), [("", 1), ("3", 3)])
 def test_jobs_that_share_a_device(monkeypatch: pytest.MonkeyPatch, value: str, shared: int) -> None:
     monkeypatch.setenv("DEEPGCN_SHARING", value)
     assert trainings_at_once() == shared
+
+
+@pytest.mark.parametrize("value", ["0", "many", "-1", "9" * 5000, "٣"])
+def test_a_number_of_jobs_that_is_none(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("DEEPGCN_SHARING", value)
+    with pytest.raises(ConfigError, match=r"DEEPGCN_SHARING: found .*, expected a number of"):
+        trainings_at_once()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
