@@ -25,7 +25,7 @@ import pipelines
 from pipelines.errors import DeepGCNError
 from pipelines.files import DISK_FULL
 
-from .streams import make_streams_usable, show
+from .streams import discard, flush, make_streams_usable, show
 
 # How the file system refuses a path that the user gave; any other error is a bug.
 REFUSED = (
@@ -54,7 +54,7 @@ def exit_code(run: Callable[[], int]) -> int:
 def _show_errors(run: Callable[[], int]) -> int:
     try:
         code = run()
-        sys.stdout.flush()
+        flush()
     except DeepGCNError as error:
         return _say(f"Error: {error}")
     except Interrupted as interruption:
@@ -62,10 +62,13 @@ def _show_errors(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", 130)
     except BrokenPipeError:
-        # The reader has closed our output. Python flushes once more at exit: into /dev/null.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)  # whose reader has gone
         return 1
     except OSError as error:
+        try:
+            flush()
+        except OSError:
+            discard(sys.stdout)
         return _file_system_error(error)
     except Exception as error:
         return _bug(error)
@@ -74,7 +77,7 @@ def _show_errors(run: Callable[[], int]) -> int:
 
 def _file_system_error(error: OSError) -> int:
     where = f"{error.filename}: " if error.filename else ""
-    if link := _broken_link(error.filename):
+    if error.errno != errno.ELOOP and (link := _broken_link(error.filename)):
         return _say(
             f"Error: {link}: found a link to {os.readlink(link)}, which does not exist.\n"
             "Create it (is its disk mounted?), or give another path."
@@ -104,7 +107,7 @@ def _broken_link(name: object) -> Path | None:
 
 
 def _bug(error: BaseException) -> int:
-    show("".join(traceback.format_exception(error)), error=True, end="")
+    _say("".join(traceback.format_exception(error)).rstrip("\n"))
     if own := _own_place(error):
         return _say(f"The error comes from {own}, which is not part of deepgcn. Fix it there.")
     version = metadata.version("deepgcn")
@@ -123,8 +126,11 @@ def _own_place(error: BaseException) -> str | None:
 
 
 def _say(message: str, code: int = 1) -> int:
-    """Print a message to stderr and return the exit code."""
-    show(message, error=True)
+    """Print a message to stderr, unless it is closed, and return the exit code."""
+    try:
+        show(message, error=True)
+    except (BrokenPipeError, ValueError):
+        discard(sys.stderr)
     return code
 
 

@@ -10,6 +10,8 @@ import io
 import os
 import re
 import sys
+from contextlib import suppress
+from typing import TextIO
 
 # Control characters but tab and newline; line separators; marks that change the direction of text.
 _STEERING = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -36,11 +38,37 @@ def one_line(text: str) -> str:
 
 
 def show(text: str, *, error: bool = False, end: str = "\n") -> None:
-    """Print a text on stdout, or at once on stderr."""
+    """Print a text on stdout, or at once on stderr.
+
+    What stderr cannot take, as its disk is full or gone, is dropped: no work ends for a message.
+    """
     stream = sys.stderr if error else sys.stdout
-    stream.write(f"{harmless(text)}{end}")
-    if error:
-        stream.flush()
+    try:
+        stream.write(f"{harmless(text)}{end}")
+        if error:
+            stream.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as failure:
+        if not error:
+            failure.filename = "standard output"
+            raise
+        discard(stream)
+
+
+def flush() -> None:
+    """Write what stdout has kept; OSError: it cannot be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as failure:
+        failure.filename = "standard output"
+        raise
+
+
+def discard(stream: TextIO) -> None:
+    """Let a stream that cannot be written lead nowhere: Python writes once more when it ends."""
+    with suppress(OSError, ValueError):  # closed, or no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def make_streams_usable() -> None:

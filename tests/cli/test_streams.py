@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from deepgcn_cli.errors import exit_code
+from pipelines.errors import DeepGCNError
+
 DEEPGCN = f"{sys.executable} -m deepgcn_cli"
 
 
@@ -54,3 +57,34 @@ def test_json_in_any_encoding(encoding: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == name
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+@pytest.mark.parametrize(
+    ("command", "where", "code"),
+    [
+        ("runs show none", "2>/dev/full", 1),
+        ("runs lst", "2>/dev/full", 2),
+        ("--version", "2>/dev/full", 0),
+        ("--version", ">/dev/full", 1),
+        ("--version", ">/dev/full 2>&1", 1),
+    ],
+)
+def test_a_stream_on_a_full_disk(command: str, where: str, code: int, tmp_path: Path) -> None:
+    """The exit code is that of the command; no message is worth a traceback."""
+    done = shell(f"{DEEPGCN} {command} {where}", tmp_path)
+    assert done.returncode == code, done.stderr
+    said = "Error: standard output: the disk is full.\nFree some space, then run it again.\n"
+    assert done.stderr == (said if where == ">/dev/full" else "")
+
+
+def test_stderr_that_is_lost_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as log:
+        monkeypatch.setattr(sys, "stderr", log)
+        log.close()
+        assert exit_code(lambda: fail(DeepGCNError("one"))) == 1
+        assert exit_code(lambda: fail(ZeroDivisionError("two"))) == 1
+
+
+def fail(error: Exception) -> int:
+    raise error
