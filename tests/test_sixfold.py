@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,6 +134,17 @@ def test_scores_on_other_data_are_not_taken_for_these(base: Run, tmp_path: Path)
     (second,) = six_fold(folds(base, data=other.path), progress=ears)
     assert not any("scored before" in said for said in ears.said)
     assert (first.pooled.points, second.pooled.points) == (7 * 1200, 7 * 1500)
+
+
+def test_scores_of_other_weights_are_not_taken_for_these(base: Run) -> None:
+    """Also if these are older than the scores, as when the clock was set back."""
+    six_fold(folds(base), train_missing=True)
+    best, hour = base.weights(), base.weights().stat().st_mtime - 3600
+    shutil.copy(base.path.parent / f"{base.name}-fold1" / best.relative_to(base.path), best)
+    os.utime(best, (hour, hour))
+    ears = Ears()
+    six_fold(folds(base), progress=ears)
+    assert sum("scored before" in said for said in ears.said) == 2
 
 
 def test_a_fold_that_was_stopped_is_finished(base: Run) -> None:

@@ -23,6 +23,7 @@ from pipelines.metrics import RULE, Scores, mean_iou, scores
 from pipelines.model.presets import PRESETS, published_as
 from pipelines.progress import counted
 from pipelines.runs.directory import Run
+from pipelines.runs.weights import weights_of
 from pipelines.runtime.device import describe_environment
 from pipelines.weights.provenance import describe
 
@@ -273,20 +274,19 @@ def known_scores(
 ) -> dict[str, Any] | None:
     """Return a run's scores.json if `evaluate(config)` would give the same scores now, else None.
 
-    That is: the same settings, data of that `fingerprint`, and weights older than the scores.
+    That is: the same settings, data of that `fingerprint`, and the same weights.
     """
     wanted = {"seed": config.seed, "checkpoint": run.chosen(config.checkpoint)}
     wanted |= {"absent_as": config.absent, "protocol": protocol, "means_over": RULE}
     wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
-        known = run.scores(protocol)
-        scored = (run.path / "eval" / protocol / "scores.json").stat().st_mtime
-        if known is None or scored <= run.weights(config.checkpoint).stat().st_mtime:
-            return None
-    except (RunError, FileNotFoundError):
+        known = run.scores(protocol) or {}
+        same = (known.get("store") or {}).get("fingerprint") == fingerprint
+        same &= all(known.get(name) == value for name, value in wanted.items())
+        # Not by times: a clock that was set back would take old scores for those of new weights.
+        same = same and known["weights"][0]["sha256"] == weights_of(run, config.checkpoint).sha256
+    except (RunError, OSError, LookupError, TypeError, AttributeError):
         return None
-    same = (known.get("store") or {}).get("fingerprint") == fingerprint
-    same &= all(known.get(name) == value for name, value in wanted.items())
     return known if same else None
 
 

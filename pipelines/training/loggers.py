@@ -14,11 +14,13 @@ import json
 import os
 import platform
 import shlex
+import threading
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Full, Queue
 from typing import Any
 
 from pipelines.config import TrainConfig
@@ -31,6 +33,9 @@ from pipelines.serialization import to_plain
 LOGGER_RUNS = "loggers.json"
 DATABASE = ("sqlalchemy", "alembic")  # with which MLflow writes to a database
 PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variables name another
+EVENTS = "events.out.tfevents"  # how the name of a file of TensorBoard's begins
+OPENING, CLOSING = 60.0, 30.0  # seconds that MLflow or W&B have to open and to end
+WAITING = 10_000  # records that may wait for a logger that does not answer
 FLUSH = 2.0  # seconds that figures may wait for the next request to an MLflow server
 
 
@@ -39,7 +44,7 @@ class RunLog:
 
     def __init__(self, metrics: MetricsLog, progress: Progress) -> None:
         self.metrics, self.progress = metrics, progress
-        self.loggers: dict[str, Logger] = {}  # by their names for people
+        self.loggers: dict[str, Logger | Background] = {}  # by their names for people
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append a record to metrics.jsonl and send its figures to every logger."""
@@ -79,7 +84,7 @@ def open_log(
         log.loggers["TensorBoard"] = TensorBoard(run.path / TENSORBOARD, step)
         for name in config.loggers:
             with progress.task(f"Opening {name}"):  # a new database takes several seconds
-                log.loggers[name] = opened = open_logger(name, config, run.path)
+                log.loggers[name] = opened = Background(name, config, run.path)
             progress.say(f"{name}: {opened.where}")
         yield log
     except BaseException as found:
@@ -134,6 +139,64 @@ def open_logger(name: str, config: TrainConfig, run: Path) -> Logger:
     return logger
 
 
+class Background:
+    """MLflow or W&B in a thread of its own, so that a server which does not answer delays no step.
+
+    RunError: it cannot be opened, or not within OPENING seconds.
+    """
+
+    def __init__(self, name: str, config: TrainConfig, run: Path) -> None:
+        self.where = ""
+        self.failure: Exception | None = None
+        self.opened = threading.Event()
+        self.calls: Queue[Callable[[Logger], None] | None] = Queue(WAITING)
+        self.thread = threading.Thread(target=self._serve, args=(name, config, run), daemon=True)
+        self.thread.start()
+        if not self.opened.wait(OPENING):
+            raise RunError(
+                f"--logger {name}: no answer within {OPENING:g} s.\n"
+                "See that its server can be reached, or continue without it; metrics.jsonl has "
+                "every figure."
+            )
+        if self.failure is not None:
+            raise self.failure
+
+    def _serve(self, name: str, config: TrainConfig, run: Path) -> None:
+        """Open the logger, and make the calls that come."""
+        try:
+            logger = open_logger(name, config, run)
+            self.where = logger.where
+            self.opened.set()
+            while (call := self.calls.get()) is not None:
+                call(logger)
+        except Exception as error:
+            self.failure = error
+        finally:
+            self.opened.set()
+
+    def _call(self, call: Callable[[Logger], None] | None) -> None:
+        if self.failure is not None:
+            raise self.failure
+        try:
+            self.calls.put_nowait(call)
+        except Full:
+            raise TimeoutError(f"no answer, and {WAITING:,} records wait") from None
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        """Let the thread write; raise why an earlier call has failed."""
+        self._call(lambda logger: logger.write(figures, step))
+
+    def close(self, error: BaseException | None) -> None:
+        """Let the thread end the logger, and wait for that; TimeoutError: longer than CLOSING."""
+        self._call(lambda logger: logger.close(error))
+        self._call(None)
+        self.thread.join(CLOSING)
+        if self.failure is not None:
+            raise self.failure
+        if self.thread.is_alive():
+            raise TimeoutError(f"no answer within {CLOSING:g} s")
+
+
 def flat_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the configuration as one level: {"model.k": 16, "lr": 0.001, …}."""
     settings = to_plain(config)
@@ -155,7 +218,10 @@ class TensorBoard:
         self.identity: dict[str, str] = {}
         self.where = str(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{platform.node()}.{time.time_ns()}"
+        # TensorBoard reads files in the order of their names, also if the clock was set back.
+        begun = [name.split(".")[3] for name in os.listdir(folder) if name.startswith(EVENTS)]
+        now = max(int(time.time()), *(int(each) + 1 for each in begun if each.isdecimal()), 0)
+        name = f"{EVENTS}.{now}.{platform.node()}.{time.time_ns()}"
         # Unbuffered: an event is written whole and at once.
         self.file = RecordWriter((folder / name).open("wb", buffering=0))
         self._write(file_version="brain.Event:2")

@@ -6,12 +6,14 @@ import json
 import os
 import resource
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from safetensors.torch import load_file
 
 from pipelines import kernels
 from pipelines.config import TrainConfig
@@ -19,7 +21,9 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.progress import SILENT, Progress
 from pipelines.runs.directory import MetricsLog, Run, open_run
 from pipelines.train import train
+from pipelines.training import loggers
 from pipelines.training.loggers import (
+    Background,
     RunLog,
     TensorBoard,
     figures_of,
@@ -28,6 +32,7 @@ from pipelines.training.loggers import (
 )
 from tests.tiny_run import MODEL
 from tests.tiny_store import write_tiny_store
+from tests.tiny_training import assert_same
 
 # MLflow's tables use what SQLAlchemy 2.1 has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader:DeprecationWarning")
@@ -325,3 +330,76 @@ def test_settings_on_one_level(tmp_path: Path) -> None:
     assert flat["model.width"] == 16
     assert flat["data"] == str(tmp_path)
     assert not any(isinstance(value, dict) for value in flat.values())
+
+
+class Hanging:
+    """A logger whose server never answers."""
+
+    identity: ClassVar[dict[str, str]] = {"id": "1"}
+    where = "nowhere"
+
+    def __init__(self, answer: threading.Event) -> None:
+        self.answer = answer
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:  # noqa: ARG002
+        self.answer.wait()
+
+    def close(self, error: BaseException | None) -> None:  # noqa: ARG002
+        raise AssertionError("the writing before has not ended")
+
+
+def test_a_logger_that_hangs_delays_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the steps nor, for long, the end; and the weights are those without it."""
+    answer, heard = threading.Event(), Heard()
+    monkeypatch.setattr(loggers, "check_loggers", lambda _: None)
+    monkeypatch.setattr(loggers, "open_logger", lambda *_: Hanging(answer))
+    monkeypatch.setattr(loggers, "CLOSING", 0.1)
+    monkeypatch.setattr("pipelines.train.check_loggers", lambda _: None)
+    config = config_for(data, tmp_path / "runs")
+    with kernels.use("reference"):
+        alone = open_run(train(replace(config, name="alone")).run)
+        logged = open_run(train(replace(config, loggers=("mlflow",)), progress=heard).run)
+    assert heard.warned == ["mlflow: no answer within 0.1 s; its last figures may be missing."]
+    assert losses(logged) == losses(alone)
+    assert_same(load_file(logged.weights("last")), load_file(alone.weights("last")))
+    answer.set()
+
+
+def test_a_logger_that_takes_nothing_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, heard = threading.Event(), Heard()
+    monkeypatch.setattr(loggers, "open_logger", lambda *_: Hanging(answer))
+    monkeypatch.setattr(loggers, "WAITING", 2)
+    log = RunLog(MetricsLog(Run(tmp_path)), heard)
+    log.loggers = {"mlflow": Background("mlflow", TrainConfig(), tmp_path)}
+    for step in range(1, 9):
+        log.write({"event": "step", "step": step, "loss": 0.5})
+    log.close(None)
+    assert heard.warned == ["mlflow: no answer, and 2 records wait; no more figures go there."]
+    assert len(Run(tmp_path).metrics()) == 8
+    answer.set()
+
+
+def test_a_logger_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(loggers, "open_logger", lambda *_: answer.wait())
+    monkeypatch.setattr(loggers, "OPENING", 0.1)
+    with pytest.raises(RunError, match=r"--logger wandb: no answer within 0\.1 s"):
+        Background("wandb", TrainConfig(), tmp_path)
+    answer.set()
+
+
+def test_what_a_logger_fails_with_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Hanging):
+        def write(self, figures: Mapping[str, float], step: int) -> None:  # noqa: ARG002
+            raise OSError("no route to host")
+
+    monkeypatch.setattr(loggers, "open_logger", lambda *_: Broken(threading.Event()))
+    logger = Background("mlflow", TrainConfig(), tmp_path)
+    logger.write({}, 1)
+    logger.thread.join(10)
+    with pytest.raises(OSError, match="no route"):
+        logger.write({}, 2)
