@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import reprlib
 import sys
 import types
@@ -62,12 +63,18 @@ def from_plain(cls: type, values: Any) -> Any:
     if not isinstance(values, dict):
         found = reprlib.repr(values)
         raise ConfigError(f"{cls.__name__}: found {found}, expected its settings by name.")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     if unknown := sorted(set(values) - set(hints)):
         close = did_you_mean(unknown[0], hints)
         raise ConfigError(f"{cls.__name__}: found the unknown setting {unknown[0]!r}.{close}")
     typed = {name: _typed(name, hints[name], value) for name, value in values.items()}
     return cls.from_saved(typed) if hasattr(cls, "from_saved") else cls(**typed)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    # Evaluating them takes a millisecond; an index of runs reads thousands of configurations.
+    return typing.get_type_hints(cls)
 
 
 def fits(hint: Any, value: Any) -> bool:
