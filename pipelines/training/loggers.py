@@ -32,6 +32,7 @@ from pipelines.serialization import to_plain
 
 LOGGER_RUNS = "loggers.json"
 DATABASE = ("sqlalchemy", "alembic")  # with which MLflow writes to a database
+LOCAL = ("sqlite:", "file:")  # how MLflow's addresses of files begin
 PROJECT = "deepgcn"  # MLflow's experiment and W&B's project unless their variables name another
 EVENTS = "events.out.tfevents"  # how the name of a file of TensorBoard's begins
 OPENING, CLOSING = 60.0, 30.0  # seconds that MLflow or W&B have to open and to end
@@ -252,9 +253,10 @@ class MLflow:
         uri = os.environ.get("MLFLOW_TRACKING_URI") or str(
             known.get("uri", f"sqlite:///{place.as_posix()}/mlflow.db")
         )
-        if uri == known.get("uri") and uri.startswith(
-            "file:"
-        ):  # a run of version 0.1 goes on there
+        asked = os.environ.get("MLFLOW_TRACKING_URI") == uri
+        if not asked and not uri.startswith(LOCAL):  # no file decides where figures are sent
+            raise ValueError(f"the run names {uri}; if you know it: MLFLOW_TRACKING_URI={uri}")
+        if uri == known.get("uri") and uri.startswith("file:"):  # a run of version 0.1 goes on
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # stderr has the progress bars
@@ -283,8 +285,8 @@ class MLflow:
             params = [Param(name, str(value)) for name, value in flat_settings(config).items()]
             self.client.log_batch(self.id, params=params)
         self.identity = {"id": self.id, "uri": uri}
-        local = uri.startswith(("sqlite:", "file:"))
-        look = f"; look at it: mlflow ui --backend-store-uri {shlex.quote(uri)}" if local else ""
+        look = f"; look at it: mlflow ui --backend-store-uri {shlex.quote(uri)}"
+        look = look if uri.startswith(LOCAL) else ""
         self.where = f"run {self.id} in {uri}{look}"
 
     def write(self, figures: Mapping[str, float], step: int) -> None:

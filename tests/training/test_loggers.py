@@ -193,6 +193,14 @@ def test_a_store_that_cannot_be_opened(
         open_logger("mlflow", config_for(data, tmp_path / "runs", "mlflow"), tmp_path / "run")
 
 
+def test_no_file_decides_where_figures_are_sent(data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    known = {"mlflow": {"id": "1", "uri": "http://127.0.0.1:9"}}
+    (tmp_path / "loggers.json").write_text(json.dumps(known))
+    with pytest.raises(RunError, match=r"the run names http://127.0.0.1:9; if you know it: MLFLOW"):
+        open_logger("mlflow", config_for(data, tmp_path / "runs", "mlflow"), tmp_path)
+
+
 def wandb_records(folder: Path) -> list[Any]:
     """The records of an offline run's file.
 
