@@ -51,11 +51,11 @@ def open_hdf5(path: Path) -> h5py.File:
     return h5py.File(path, "r", locking=False)
 
 
-def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
+def own_array(group: h5py.Group, name: str, most: int = DEFLATED) -> h5py.Dataset:
     """Return an array of numbers that is in the file itself, and not larger than it can hold.
 
-    ValueError: it is a link, lies in other files, or declares a size for which the file is too
-    small, as of chunks that were never written.
+    ValueError: it is a link, lies in other files, or declares more than `most` times its bytes in
+    the file, as of chunks that were never written, or of zeros that are to fill the memory.
     """
     array = group[name]
     own = isinstance(group.get(name, getlink=True), h5py.HardLink)
@@ -63,14 +63,14 @@ def own_array(group: h5py.Group, name: str) -> h5py.Dataset:
         raise ValueError(f"{name} is no array of this file")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} is no array of numbers")
-    if array.nbytes > DEFLATED * array.id.get_storage_size():
-        raise ValueError(f"{name} of shape {array.shape} is cut off")
+    if array.nbytes > most * array.id.get_storage_size():
+        raise ValueError(f"{name} of shape {array.shape} is cut off or packed too much")
     return array
 
 
 def own_values(group: h5py.Group, name: str) -> np.ndarray:
-    """Return the values of `own_array`."""
-    values: np.ndarray = own_array(group, name)[()]
+    """Return the values of an `own_array` that is not packed, as `atomic_hdf5` writes them."""
+    values: np.ndarray = own_array(group, name, most=1)[()]
     return values
 
 

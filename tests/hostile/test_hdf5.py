@@ -48,6 +48,10 @@ def huge(group: h5py.Group, name: str, _other: Path) -> None:
     group.create_dataset(name, (10**9, 4096, 9), "f4", chunks=SHAPE)
 
 
+def zeros(group: h5py.Group, name: str, _other: Path) -> None:
+    group.create_dataset(name, data=np.zeros((1, 1 << 16, 9), "f4"), compression="gzip")
+
+
 def texts(group: h5py.Group, name: str, _other: Path) -> None:
     group[name] = ["a"]
 
@@ -66,7 +70,18 @@ def plug_in(group: h5py.Group, name: str, _other: Path) -> None:
 
 
 CHANGES = (
-    *(external_link, soft_link, circle, external_data, virtual, huge, texts, a_group, plug_in),
+    *(
+        external_link,
+        soft_link,
+        circle,
+        external_data,
+        virtual,
+        huge,
+        zeros,
+        texts,
+        a_group,
+        plug_in,
+    ),
 )
 
 
@@ -88,6 +103,17 @@ def test_published_blocks(change: Change, other: Path) -> None:
     dataset = find_published(folder)
     assert dataset is not None
     with pytest.raises(DatasetError, match="found no published blocks"):
+        read_published_room(dataset, dataset.rooms[0])
+
+
+def test_more_blocks_than_are_listed_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "all_files.txt").write_text("ply_data_all_0.h5\n")
+    (tmp_path / "room_filelist.txt").write_text("Area_1_office_1\n")
+    with h5py.File(tmp_path / "ply_data_all_0.h5", "w") as file:
+        file["data"], file["label"] = np.tile(BLOCK, (2, 1, 1)), np.zeros((2, 8), "u1")
+    dataset = find_published(tmp_path)
+    assert dataset is not None
+    with pytest.raises(DatasetError, match=r"2 blocks, room_filelist\.txt has 1"):
         read_published_room(dataset, dataset.rooms[0])
 
 

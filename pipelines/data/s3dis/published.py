@@ -36,6 +36,7 @@ from pipelines.progress import Progress, counted
 from . import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
 from .raw import (
     LARGEST_FILE,
+    LARGEST_RATIO,
     READ_ERRORS,
     RawFile,
     RoomFiles,
@@ -235,9 +236,12 @@ def _read_blocks(
         path = dataset.folder / file.name
         try:
             with open_hdf5(path) as opened_file:
-                data, label = (own_array(opened_file, name) for name in ("data", "label"))
+                data = own_array(opened_file, "data", most=LARGEST_RATIO)
+                label = own_array(opened_file, "label")
                 if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
                     raise ValueError(f"data {data.shape} and label {label.shape}")
+                if first + len(data) > dataset.total:
+                    raise ValueError(f"{first + len(data):,} blocks, {ROOMS} has {dataset.total:,}")
                 for part in wanted:
                     start, stop = max(part.start - first, 0), min(part.stop - first, len(data))
                     if start < stop:
