@@ -873,13 +873,3 @@ def test_what_a_killed_call_was_writing_is_removed(scan: Path, trained: Run) -> 
         scan.with_name(f".{name}.7.part").write_text("half")
     label(scan, trained, view=True)
     assert not list(scan.parent.glob(".*"))
-
-
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
-def test_calls_leave_no_open_files_and_threads(scan: Path, trained: Run) -> None:
-    label(scan, trained)
-    before = [len([*Path("/proc/self", each).iterdir()]) for each in ("fd", "task")]
-    for _ in range(5):
-        label(scan, trained)
-    after = [len([*Path("/proc/self", each).iterdir()]) for each in ("fd", "task")]
-    assert after == before

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from .long_runs import figures, grows, works
+
 ROOT = Path(__file__).resolve().parents[2]
 # Each a work and a fault: kills at and between points, a signal, a disk that fails or fills up.
 CASES = [
@@ -41,3 +43,11 @@ def test_a_short_soak(tmp_path: Path) -> None:
     assert [(each["work"], each["fault"]) for each in found] == CASES
     if "LD_PRELOAD" not in os.environ:
         assert all(each["disturbed"] for each in found if each["fault"].startswith("KILL"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize("name", ["deepgcn predict", "pipelines.segment"])
+def test_repeated_calls_leave_nothing(name: str, tmp_path: Path) -> None:
+    found = list(figures(works(tmp_path)[name], 12))
+    assert [calls for calls, _ in found] == [1, 12]
+    assert not grows(found), found
