@@ -19,7 +19,7 @@ import pytest
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.runs.annotations import add_tag
 from pipelines.runs.directory import Run, create_run, find_runs
-from pipelines.runs.index import FILE, query
+from pipelines.runs.index import FILE, query, sync
 
 PROCESSES, RUNS, STEPS = 16, 2, 2
 
@@ -47,7 +47,7 @@ while True:
 
 
 def work(runs: Path, number: int, start: Barrier) -> None:
-    """Make runs, update and list them and tag a run that all share, without pauses."""
+    """Make runs, update, list and sync them and tag a run that all share, without pauses."""
     shared = Run(runs / "shared")
     start.wait()
     for each in range(RUNS):
@@ -58,11 +58,14 @@ def work(runs: Path, number: int, start: Barrier) -> None:
         run.update_status(state="finished")
         add_tag(shared.path, f"tag-{number}-{each}")
         query(runs)
+        assert sync(runs) > each
 
 
 def test_sixteen_processes_at_once_lose_nothing(tmp_path: Path) -> None:
     create_run(TrainConfig(runs=tmp_path, name="shared"), environment={})
-    context = multiprocessing.get_context("spawn")
+    # Processes of one that has imported what they need, and has no threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     start = context.Barrier(PROCESSES)
     workers = [context.Process(target=work, args=(tmp_path, n, start)) for n in range(PROCESSES)]
     for worker in workers:
