@@ -13,8 +13,11 @@ import sys
 from contextlib import suppress
 from typing import TextIO
 
-# Control characters but tab and newline; line separators; marks that change the direction of text.
-_STEERING = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Control characters but tab and newline; line separators; marks that change the direction of text;
+# bytes of names that are no UTF-8.
+_STEERING = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def harmless(text: str) -> str:

@@ -152,8 +152,11 @@ def atomic_bytes(path: Path, content: bytes | memoryview) -> None:
 
 
 def atomic_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8, whole or not at all: `atomic_text(Path("a.txt"), "one line\\n")`."""
-    atomic_bytes(path, text.encode())
+    """Write `text` as UTF-8, whole or not at all: `atomic_text(Path("a.txt"), "one line\\n")`.
+
+    Bytes of a file's name that are no UTF-8 are written as JSON reads them, such as `\\udcff`.
+    """
+    atomic_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def atomic_json(path: Path, value: Any) -> None:

@@ -503,7 +503,8 @@ def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str
     digest = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        line = f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n"
+        digest.update(line.encode(errors="backslashreplace"))
     by = [
         (w.sha256, draws) for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
     ]

@@ -87,6 +87,15 @@ def scan_picture(
     return _side_by_side(pos[shown], views, {*predicted.tolist()}, classes, palette, title)
 
 
+def literal(text: str) -> str:
+    """Return a name as Matplotlib draws it letter by letter, and not as mathematics.
+
+    >>> literal("$x$")
+    '\\\\$x\\\\$'
+    """
+    return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
+
+
 def _below_ceiling(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Return which points (N,) bool are not of the ceiling; all of them if all are."""
     below = label != (classes.index("ceiling") if "ceiling" in classes else -1)
@@ -122,9 +131,12 @@ def _side_by_side(
         axes.imshow(picture, interpolation="none")
         axes.set_title(name, fontsize=13)
         axes.set_axis_off()
-    figure.suptitle(title, fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
+    figure.suptitle(literal(title), fontsize=13, y=1 - 0.08 / figure.get_figheight(), va="top")
     labels = sorted(number for number in found if number < len(classes))
-    handles = [Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=classes[n]) for n in labels]
+    handles = [
+        Patch(facecolor=palette[n] / 255, edgecolor="0.4", label=literal(classes[n]))
+        for n in labels
+    ]
     size = {"fontsize": 11} if len(pictures) > 2 else {"fontsize": 9, "columnspacing": 1.0}
     figure.legend(handles=handles, loc="lower center", ncols=13, frameon=False, **size)
     return figure
@@ -149,11 +161,12 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str], title: str) -> 
     share = np.divide(matrix, totals, out=np.full(matrix.shape, np.nan), where=totals > 0)
     figure, (axes,) = panels(8.4, 7.6)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    names = [*map(literal, classes)]
+    axes.set_xticks(range(len(classes)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), names)
     axes.set_xlabel("prediction")
     axes.set_ylabel("ground truth (each row is 100 %)")
-    axes.set_title(title)
+    axes.set_title(literal(title))
     for y, x in np.argwhere(share >= 0.005):
         tone = "white" if share[y, x] > 0.6 else "black"
         text = f"{100 * share[y, x]:.0f}"
@@ -171,11 +184,11 @@ def iou_figure(rows: Sequence[Row], classes: Sequence[str]) -> Figure:
         heights = [100 * (value or 0) for value in iou]
         shade = str(0.25 + 0.5 * number / max(1, len(shown) - 1)) if number else COLORS[0]
         offset = (number - (len(shown) - 1) / 2) * width
-        axes.bar(places + offset, heights, width, label=name, color=shade)
+        axes.bar(places + offset, heights, width, label=literal(name), color=shade)
         for place, value in zip(places, iou, strict=True):
             if value is None:
                 axes.text(place + offset, 1, "absent", rotation=90, ha="center", fontsize=7)
-    axes.set_xticks(places, classes, rotation=30, ha="right")
+    axes.set_xticks(places, [*map(literal, classes)], rotation=30, ha="right")
     axes.set_ylabel("IoU, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=8)

@@ -57,13 +57,15 @@ def write_safetensors(
     """Write tensors by name, which may share memory, and metadata beside them."""
     from safetensors.torch import save
 
+    # A folder's name may have bytes that are no UTF-8.
+    texts = {n: v.encode(errors="backslashreplace").decode() for n, v in metadata.items()}
     copies = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()
     }
     # Not save_file: its files are readable by the owner alone, and it reports a full disk as a
     # SafetensorError.
-    atomic_bytes(path, _sealed(save(copies, metadata=dict(metadata))))
+    atomic_bytes(path, _sealed(save(copies, metadata=texts)))
 
 
 def _sealed(content: bytes) -> bytes:
@@ -95,6 +97,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = dict(sorted((opened.metadata() or {}).items()))
     except (SafetensorError, OSError) as error:
+        if "not valid UTF-8" in str(error):
+            raise WeightsError(
+                f"{path}: cannot be opened by the safetensors library: its path is no UTF-8.\n"
+                "Rename the folder or file."
+            ) from error
         raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
     _check_sum(path, metadata)
     return tensors, metadata

@@ -77,7 +77,7 @@ class RoomFiles:
         files = [*self.files, *([self.whole] if self.whole else [])]
         text = "".join(f"{file.name}\t{file.size}\t{file.stamp}\n" for file in files)
         turn = "" if self.angle is None else self.angle
-        return hashlib.sha256(f"{text}{turn}".encode()).hexdigest()
+        return hashlib.sha256(f"{text}{turn}".encode(errors="backslashreplace")).hexdigest()
 
     @property
     def size(self) -> int:
@@ -262,6 +262,7 @@ def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
             found = _read_angles(source, file.name, int(table["area"]))
             angles.setdefault(table["root"], {}).update(found)
         elif match := _ROOM_FILE.fullmatch(file.name):
+            _check_name(source, match["room"])
             rooms = roots.setdefault(match["root"], {})
             rooms.setdefault((int(match["area"]), match["room"]), []).append((match["rest"], file))
     datasets = []
@@ -276,6 +277,16 @@ def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
             listed.sort(key=lambda room: (room.area, natural(room.name)))
             datasets.append(RawDataset(source, root, tuple(listed), rotated))
     return datasets
+
+
+def _check_name(source: Path, room: str) -> None:
+    """Refuse a room whose folder's name is in bytes that are no UTF-8: HDF5 and JSON hold texts."""
+    try:
+        room.encode()
+    except UnicodeEncodeError:
+        raise DatasetError(
+            f"{source}: found the room {room!r}, whose name is no UTF-8.\nRename its folder."
+        ) from None
 
 
 def _ignored(name: str) -> bool:
