@@ -329,7 +329,9 @@ def six_fold(
     base = next(iter(folds.values()))
     config.check_blocks(base.name, base.config.block_side, base.config.voxel_side)
     areas = open_data(base, config.data).areas
-    todo = [area for area in areas if area not in folds or folds[area].state != "finished"]
+    todo = [
+        area for area in areas if area not in folds or folds[area].state_or_broken != "finished"
+    ]
     if todo and not train_missing:
         how = command("eval", *config.run_dirs, "--six-fold", "--train-missing")
         raise RunError(
@@ -365,7 +367,9 @@ def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
             with suppress(RunError):  # a broken run is not a fold
                 if run.config.test_area and not _differences(base, run):
                     alike.append(run)
-        alike.sort(key=lambda run: run.state == "finished")  # the last one of an area is taken
+        alike.sort(
+            key=lambda run: run.state_or_broken == "finished"
+        )  # the last one of an area is taken
         return folds | {_area_of(run): run for run in alike} | folds
     for run in others:
         if differences := _differences(base, run):

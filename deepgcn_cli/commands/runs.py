@@ -131,7 +131,7 @@ def sync_runs(*, runs: Path = RUNS, progress: Progress) -> Answer:
 def show_run(run: Path = RUN, runs: Path = RUNS) -> Answer:
     """Show one run: its network, state, machine and scores."""
     found = named_run(run, runs)
-    scores = ((name, found.scores(name)) for name in PROTOCOLS)
+    scores = ((name, found.scores(name, whole=True)) for name in PROTOCOLS)
     summary = {
         "run": str(found.path),
         "status": {**found.status, "state": found.state},
@@ -203,7 +203,7 @@ def compare_runs(
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
-    values = run.scores(protocol)
+    values = run.scores(protocol, whole=True)
     if values is None:
         raise RunError(
             f"{run.path}: found no scores under protocol {protocol}.\n"

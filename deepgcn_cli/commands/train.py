@@ -21,7 +21,15 @@ from pipelines.config.model import OWN_CLASSES
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
 from pipelines.errors import EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
-from pipelines.runs.directory import PLAN, Run, find_runs, named_run, open_run, resume_command
+from pipelines.runs.directory import (
+    PLAN,
+    Run,
+    any_runs,
+    find_runs,
+    named_run,
+    open_run,
+    resume_command,
+)
 from pipelines.runs.lock import was_locked_here
 from pipelines.serialization import to_plain
 
@@ -257,7 +265,8 @@ def _run_to_resume(runs: Path, run: str | None) -> Path:
     """Return the folder of the run to resume: the named one, or the latest unfinished."""
     if run is not None:
         return named_run(Path(run), runs).path
-    unfinished = [found for found in find_runs(runs) if found.state in ("interrupted", "failed")]
+    wanted = ("interrupted", "failed")
+    unfinished = [found for found in find_runs(runs) if found.state_or_broken in wanted]
     if not unfinished:
         raise RunError(
             f"{runs}: found no unfinished run to resume.\n"
@@ -267,7 +276,7 @@ def _run_to_resume(runs: Path, run: str | None) -> Path:
 
 
 def _run_folders(runs: Path) -> set[Path]:
-    return {run.path for run in find_runs(runs)}
+    return {run.path for run in any_runs(runs)}
 
 
 def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:

@@ -56,7 +56,17 @@ RECORD_TYPES: dict[str, Any] = {
     **dict.fromkeys(("step", "epoch"), int),
     **dict.fromkeys(("loss", "lr", "val_miou", "val_macc", "val_oa"), float | None),
 }
-SCORE_TYPES: dict[str, Any] = dict.fromkeys(("oa", "macc", "miou"), float)
+SCORE_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("oa", "macc", "miou"), float),
+    "classes": tuple[str, ...],
+    "iou": tuple[float | None, ...],
+    "rooms": Mapping[str, Any],  # confusion matrices
+}
+WANTED = {
+    str | None: "a text",
+    **{SCORE_TYPES[name]: "a list" for name in ("classes", "iou")},
+    SCORE_TYPES["rooms"]: "a JSON object",
+}
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` moves them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
 
@@ -99,6 +109,14 @@ class Run:
         return "interrupted" if state == "running" and not is_locked(self.path) else state
 
     @property
+    def state_or_broken(self) -> str:
+        """The run's state; broken if its status cannot be read."""
+        try:
+            return self.state
+        except RunError:
+            return "broken"
+
+    @property
     def environment(self) -> dict[str, Any]:
         """Versions, machine, commit and data fingerprint of the training."""
         return _read_json(self.path / ENVIRONMENT)
@@ -138,10 +156,12 @@ class Run:
         """
         path = self.checkpoint_path(self.chosen(checkpoint))
         if not path.is_file():
+            state = self.state_or_broken
+            resume = f"Resume it: {resume_command(self.path)}"
             raise RunError(
                 f"{self.path}: found no {checkpoint} weights "
-                f"({path.relative_to(self.path)}); the run is {self.state}.\n"
-                f"Resume it: {resume_command(self.path)}"
+                f"({path.relative_to(self.path)}); the run is {state}.\n"
+                f"{'Copy it again, or name another one.' if state == 'finished' else resume}"
             )
         return path
 
@@ -149,11 +169,24 @@ class Run:
         """Return the path of the weights of `checkpoint`; the file may not exist yet."""
         return self.path / CHECKPOINTS / f"{checkpoint}.safetensors"
 
-    def scores(self, protocol: str) -> dict[str, Any] | None:
-        """Return the scores under `protocol`, or None before an evaluation."""
+    def scores(self, protocol: str, *, whole: bool = False) -> dict[str, Any] | None:
+        """Return the scores under `protocol`, or None before an evaluation.
+
+        If they have to be `whole`, a RunError is also that some of SCORE_TYPES are missing.
+        """
         path = self.path / "eval" / protocol / "scores.json"
         again = f"\nScore it again: {command('eval', self.path, '--protocol', protocol)}"
-        return _read_json(path, SCORE_TYPES, hint=again) if path.is_file() else None
+        found = _read_json(path, SCORE_TYPES, hint=again) if path.is_file() else None
+        if whole and found is not None:
+            missing = [name for name in SCORE_TYPES if name not in found]
+            count = len(found.get("classes", ()))
+            fit = len(found.get("iou", ())) == count and all(
+                _is_matrix(values, count) for values in found.get("rooms", {}).values()
+            )
+            if missing or not fit:
+                what = f"no {missing[0]}" if missing else f"scores that do not fit {count} classes"
+                raise RunError(f"{path}: found {what}.{again}")
+        return found
 
     def update_status(self, **fields: Any) -> None:
         """Change fields of status.json and keep the others."""
@@ -309,11 +342,15 @@ def named_run(named: Path, runs_dir: Path) -> Run:
 
 def find_runs(runs_dir: Path) -> list[Run]:
     """Return the runs in a folder, oldest first; none if the folder is missing."""
+    return sorted(any_runs(runs_dir), key=lambda run: (_time(run, "created"), run.name))
+
+
+def any_runs(runs_dir: Path) -> list[Run]:
+    """Return the runs in a folder in any order, for which none of their files is read."""
     if not is_folder(runs_dir):
         return []
     folders = (path for path in runs_dir.iterdir() if path.name != TRASH)
-    found = [Run(path) for path in folders if (path / CONFIG).is_file()]
-    return sorted(found, key=lambda run: (_time(run, "created"), run.name))
+    return [Run(path) for path in folders if (path / CONFIG).is_file()]
 
 
 def is_folder(runs_dir: Path) -> bool:
@@ -324,18 +361,23 @@ def is_folder(runs_dir: Path) -> bool:
 
 
 def latest_finished(runs_dir: Path) -> Run:
-    """Return the run that finished last; RunError: none has."""
-    runs = find_runs(runs_dir)
+    """Return the run that finished last; RunError: none has. Runs that are broken don't count."""
+    runs = any_runs(runs_dir)
     if not runs:
         raise RunError(f"{runs_dir}: found no runs there.\nTrain one first: deepgcn train")
-    if not (finished := [run for run in runs if run.state == "finished"]):
-        last = runs[-1]
-        raise RunError(
-            f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
-            f"the last, {last.name}, is {last.state}.\n"
-            f"Resume it: {resume_command(last.path)}"
-        )
-    return max(finished, key=lambda run: _time(run, "updated"))
+    finished = []
+    for run in runs:
+        with suppress(RunError):
+            if (status := run.status).get("state") == "finished":
+                finished.append((str(status.get("updated", "")), run.name, run))
+    if finished:
+        return max(finished)[-1]
+    last = find_runs(runs_dir)[-1]
+    raise RunError(
+        f"{runs_dir}: found {len(runs)} run{'s' if len(runs) > 1 else ''}, none finished; "
+        f"the last, {last.name}, is {last.state_or_broken}.\n"
+        f"Resume it: {resume_command(last.path)}"
+    )
 
 
 def resume_command(path: Path) -> str:
@@ -359,7 +401,8 @@ def make_directory(config: TrainConfig) -> Path:
             with suppress(FileExistsError):  # another run began within the same second
                 path.mkdir(parents=True)
                 return path
-    if name in ("", ".", "..", TRASH) or Path(name).name != name:
+    plain = name.encode(errors="replace").decode() == name  # none in bytes that are no UTF-8
+    if name in ("", ".", "..", TRASH) or Path(name).name != name or not plain:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     path = runs_dir / name
     if path.exists() and not _is_unbegun(path):
@@ -401,10 +444,18 @@ def _read_json(path: Path, types: Mapping[str, Any] = {}, *, hint: str = "") -> 
         raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")
     for name, kind in types.items():
         if name in values and not fits(kind, values[name]):
-            wanted = "a text" if kind == str | None else "a number"
+            wanted = WANTED.get(kind, "a number")
             found = f"{values[name]!r:.80}"
             raise RunError(f"{path}: found {name} {found}, expected {wanted}.{hint}")
     return values
+
+
+def _is_matrix(values: Any, count: int) -> bool:
+    """Return whether plain values are a matrix of `count` × `count` integers."""
+    hint = tuple[int, ...]
+    if not isinstance(values, list) or len(values) != count:
+        return False
+    return all(fits(hint, row) and len(row) == count for row in values)
 
 
 def _time(run: Run, field: str) -> str:

@@ -33,6 +33,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             folder = made.path / "eval" / "room"
             folder.mkdir(parents=True)
             scores = {"oa": 0.9, "macc": 0.6, "miou": miou, "classes": ["wall"], "iou": [miou]}
+            scores["rooms"] = {"Area_5/office_1": [[9]]}
             (folder / "scores.json").write_text(json.dumps(scores))
 
 
@@ -67,6 +68,28 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
         "third  finished  dgcnn-3 edge C64 k20        5      0  1,200         –      –      –",
         "Scores in percent; OA and mIoU under protocol room.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rooms": None}, "found no rooms"),
+        ({"rooms": [1]}, "found rooms [1], expected a JSON object"),
+        ({"rooms": {"a": [[1, 2]]}}, "scores that do not fit 1 classes"),
+        ({"iou": [0.5, 0.5]}, "scores that do not fit 1 classes"),
+        ({"classes": "wall"}, "found classes 'wall', expected a list"),
+    ],
+)
+def test_damaged_scores(
+    capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
+) -> None:
+    file = Path("runs/mine/eval/room/scores.json")
+    values = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: each for name, each in values.items() if each is not None}))
+    for arguments in (("show", "mine"), ("compare", "other", "mine")):
+        found = fail(capsys, *arguments)
+        assert message in found
+        assert "Score it again: deepgcn eval runs/mine --protocol room" in found
 
 
 def test_list_some_in_order(capsys: pytest.CaptureFixture[str]) -> None:
