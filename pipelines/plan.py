@@ -29,7 +29,7 @@ from pipelines.runs.weights import find_weights, packaged_weights
 from pipelines.runtime.device import pick_device
 from pipelines.train import resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
-from pipelines.training.start import start_config
+from pipelines.training.start import named_classes, start_config
 
 from .config import ModelConfig, PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
@@ -262,7 +262,7 @@ class _Planning:
             if named is not None:
                 raise
             return None, "there are none in the package"
-        network = weights.load()
+        network = weights.load(named_classes(self.given))
         points = network.num_points or TrainConfig.num_points
         drawn = points, network.block_size, network.voxel
         start = Start(named or weights.name, network.config, *drawn, weights.named_classes)

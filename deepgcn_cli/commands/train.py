@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -17,9 +17,9 @@ from deepgcn_cli.options import PRESET, Flags, ModelFlags, TrainFlags, chosen_mo
 from deepgcn_cli.plans import plan_parts
 from pipelines.config import PlanConfig, TrainConfig
 from pipelines.config.budget import seconds_of
-from pipelines.config.model import OWN_CLASSES
+from pipelines.config.model import OWN_CLASSES, unnamed_class
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
-from pipelines.errors import EverywhereError, RunError, command
+from pipelines.errors import ConfigError, EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import (
     PLAN,
@@ -112,9 +112,9 @@ def train(
     folder = _run_to_resume(own.get("runs", TrainConfig.runs), run) if look else None
     if folder:
         # The run's own configuration, changed by flags; the stage says which may change.
-        known = open_run(folder).config
         from pipelines.runs.resume import check_named
 
+        known = open_run(folder).config
         check_named(Run(folder), (*own_classes, *model.values()))
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
@@ -124,7 +124,8 @@ def train(
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
         given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
         parts = time, candidates, folds
-        planned = _planned(plan, given, progress, *parts, measure=not dry_run)
+        how: Any = {"own_classes": own_classes, "measure": not dry_run}
+        planned = _planned(plan, given, progress, *parts, **how)
         shown = list(plan_parts(planned))
         if dry_run:
             return Answer(planned, shown)
@@ -236,15 +237,20 @@ def _planned(
     candidates: int,
     folds: int,
     *,
+    own_classes: Sequence[str],
     measure: bool,
 ) -> Plan:
     """Return the plan of a file, changed by flags, or a new one for an equal part of the time."""
     from pipelines.plan import changed_plan
     from pipelines.plan import plan as stage
     from pipelines.planning.file import read_plan
+    from pipelines.training.start import named_classes
 
     if file is not None:
-        return changed_plan(read_plan(file), given, progress)
+        made = read_plan(file)
+        if refusal := unnamed_class(named_classes(made.settings), (*own_classes, *given.values())):
+            raise ConfigError(f"{file}: {refusal}")
+        return changed_plan(made, given, progress)
     places: Flags = {name: given[name] for name in ("data", "runs") if name in given}
     each = seconds_of(time or PlanConfig.time) / folds
     config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)

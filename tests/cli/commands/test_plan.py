@@ -46,6 +46,11 @@ def test_a_plan_is_shown_written_and_trained(capsys: pytest.CaptureFixture[str])
     assert (config["model"]["width"], config["max_steps"]) == (8, 3)
     kept = json.loads(Path("runs/mine/plan.json").read_text())
     assert {"option": "max-steps", "value": 3, "reason": "given"} in kept["choices"]
+    values = json.loads(Path("plan.json").read_text())
+    values["choices"].append({"option": "conv", "value": "own:Conv", "reason": "theirs"})
+    Path("plan.json").write_text(json.dumps(values))
+    assert run(["train", "--plan", "plan.json"]) == 1, "no file has code imported"
+    assert "plan.json: found the class own:Conv; importing it" in capsys.readouterr().err
     Path("plan.json").unlink()
     Path("runs/mine/plan.json").unlink()
     assert run(["train", "--resume", "mine"]) == 0, "a run does not need its plan"
