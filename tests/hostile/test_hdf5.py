@@ -113,7 +113,7 @@ def test_more_blocks_than_are_listed_are_not_read(tmp_path: Path) -> None:
         file["data"], file["label"] = np.tile(BLOCK, (2, 1, 1)), np.zeros((2, 8), "u1")
     dataset = find_published(tmp_path)
     assert dataset is not None
-    with pytest.raises(DatasetError, match=r"2 blocks, room_filelist\.txt has 1"):
+    with pytest.raises(DatasetError, match=r"found 2 blocks in the files of .*, expected 1"):
         read_published_room(dataset, dataset.rooms[0])
 
 

@@ -241,7 +241,7 @@ def _read_blocks(
                 if data.ndim != 3 or data.shape[2] != 9 or label.shape != data.shape[:2]:
                     raise ValueError(f"data {data.shape} and label {label.shape}")
                 if first + len(data) > dataset.total:
-                    raise ValueError(f"{first + len(data):,} blocks, {ROOMS} has {dataset.total:,}")
+                    raise _other_count(dataset, first + len(data))
                 for part in wanted:
                     start, stop = max(part.start - first, 0), min(part.stop - first, len(data))
                     if start < stop:
@@ -253,12 +253,16 @@ def _read_blocks(
                 "(M, 4096, 9) and label (M, 4096).\nCopy or download the file again."
             ) from error
     if first != dataset.total:
-        raise DatasetError(
-            f"{dataset.source}: found {counted(first, 'block')} in the files of {FILES}, expected "
-            f"{dataset.total:,}, the lines of {ROOMS}.\nCopy or download the data again."
-        )
+        raise _other_count(dataset, first)
     datas, labels = zip(*found, strict=True)
     return np.concatenate(datas).astype(np.float32, copy=False), np.concatenate(labels)
+
+
+def _other_count(dataset: PublishedDataset, found: int) -> DatasetError:
+    return DatasetError(
+        f"{dataset.source}: found {counted(found, 'block')} in the files of {FILES}, expected "
+        f"{dataset.total:,}, the lines of {ROOMS}.\nCopy or download the data again."
+    )
 
 
 def _room_size(where: str, data: np.ndarray) -> np.ndarray:
