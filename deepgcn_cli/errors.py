@@ -71,8 +71,23 @@ def _show_errors(run: Callable[[], int]) -> int:
             discard(sys.stdout)
         return _file_system_error(error)
     except Exception as error:
-        return _bug(error)
+        return _out_of_memory(error) if _ran_out_of_memory(error) else _bug(error)
     return code
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    """Return whether NumPy or PyTorch, which is not imported for this, got no memory."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or of_torch
+
+
+def _out_of_memory(error: Exception) -> int:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return _say(
+        f"Error: memory ran out: {reason}\n"
+        "Give it more (a limit may be that of ulimit -v, a container or a job), or less to do at a "
+        "time:\na smaller --batch-size, fewer --workers, or the scan in parts."
+    )
 
 
 def _file_system_error(error: OSError) -> int:

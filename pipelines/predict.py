@@ -34,6 +34,7 @@ from pipelines.runs.weights import NamedWeights, default_weights, find_weights, 
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
+from pipelines.runtime.memory import available_memory
 from pipelines.runtime.precision import Precision
 from pipelines.scans.colors import BLACK, GREY, fill_colors
 from pipelines.scans.frame import Frame, check_ground, left_out
@@ -62,6 +63,7 @@ FEWEST = 8  # of these steps, along an axis
 DARK = 15  # of 255; no scan's brightest colour
 # From here on, reading a file or going through its points may take more than two seconds.
 LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
+BYTES = 45  # of memory for a point, at the peak
 
 
 @dataclass(frozen=True)
@@ -273,6 +275,7 @@ def _predict_one(
 ) -> ScanResult:
     start = time.monotonic()
     scan = _read(config, path, progress)
+    _check_memory(path, len(scan))
     pos, color, frame = _points(config, networks, scan, progress)
     stray = frame.stray(pos)
     if count := int(stray.sum()):
@@ -323,6 +326,18 @@ def _predict_one(
         frame=config.frame,
         stray=count,
     )
+
+
+def _check_memory(path: Path, points: int) -> None:
+    """Raise DatasetError, before any work, if a scan does not fit into the memory that is left."""
+    needed, left = BYTES * points, available_memory("cpu")
+    if needed > left:
+        raise DatasetError(
+            f"{path}: found {points:,} points, which need {needed / 1e9:.2f} GB of memory; "
+            f"{left / 1e9:.2f} GB are left.\n"
+            "Give it more (a limit may be that of ulimit -v, a container or a job), or cut the "
+            "scan into parts."
+        )
 
 
 def _show(

@@ -873,3 +873,14 @@ def test_what_a_killed_call_was_writing_is_removed(scan: Path, trained: Run) -> 
         scan.with_name(f".{name}.7.part").write_text("half")
     label(scan, trained, view=True)
     assert not list(scan.parent.glob(".*"))
+
+
+def test_a_scan_that_does_not_fit_is_refused_before_the_work(
+    scan: Path, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.predict.available_memory", lambda _: 1000)
+    with pytest.raises(
+        DatasetError, match=r"points, which need 0\.\d\d GB of memory; 0\.00 GB are"
+    ):
+        label(scan, trained)
+    assert not list(scan.parent.glob("*labelled*"))

@@ -78,6 +78,20 @@ def test_a_stream_on_a_full_disk(command: str, where: str, code: int, tmp_path: 
     assert done.stderr == (said if where == ">/dev/full" else "")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 114 MiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate"),
+    ],
+)
+def test_memory_that_runs_out(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(lambda: fail(error)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"Error: memory ran out: {error}\nGive it more (a limit may be that of")
+    assert "Traceback" not in said
+
+
 def test_stderr_that_is_lost_meanwhile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as log:
         monkeypatch.setattr(sys, "stderr", log)
