@@ -63,7 +63,7 @@ FEWEST = 8  # of these steps, along an axis
 DARK = 15  # of 255; no scan's brightest colour
 # From here on, reading a file or going through its points may take more than two seconds.
 LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
-BYTES = 45  # of memory for a point, at the peak
+BYTES = 60  # of memory for a point, at the peak, with those of the scan itself
 
 
 @dataclass(frozen=True)
