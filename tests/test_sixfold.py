@@ -97,7 +97,7 @@ def test_the_report_says_what_its_scores_are(base: Run, store: Store) -> None:
     assert facts["protocol"].startswith("room, 2 votes, seed 3, ")
     assert facts["runs"].endswith("checkpoint last")
     assert store.fingerprint[:12] in facts["data"]
-    assert "threads" in facts["hardware"]
+    assert "thread" in facts["hardware"]
     assert "commit" in facts["software"]
     written = json.loads(found.files[0].read_text())
     assert (written["seed"], written["votes"], written["checkpoint"]) == (3, 2, "last")
