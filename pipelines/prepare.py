@@ -390,10 +390,10 @@ def _complete(
         raise DatasetError(f"{dataset.source}: found no room that can be read, expected one.")
     infos = [RoomInfo.from_entry(entry) for entry in entries]
     stored = {RoomInfo.from_entry(entry) for entry in readable_entries(config.data)}
+    remove_unfinished(config.data)
     with progress.task("Writing areas", total=len(infos), unit="rooms") as task:
         for area in sorted({info.area for info in infos}):
             members = [info for info in infos if info.area == area]
-            remove_unfinished(config.data, area_file(config.data, area).name)
             changed = {info for info in stored if info.area == area} != {*members}
             if changed or any(_part(config.data, info).is_file() for info in members):
                 rooms = (_read_stored(config.data, info) for info in members)

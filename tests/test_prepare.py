@@ -334,7 +334,12 @@ def test_killed_at_any_time_it_goes_on_to_the_same_result(tmp_path: Path) -> Non
 
 def test_what_a_killed_start_was_writing_is_removed(tmp_path: Path) -> None:
     """An area of S3DIS has gigabytes."""
-    left = write_tree(tmp_path, {"data/.area_5.h5.123.part": b"half"}) / "data"
+    left = (
+        write_tree(
+            tmp_path, {"data/.area_5.h5.123.part": b"half", "data/.manifest.json.7.part": b"{"}
+        )
+        / "data"
+    )
     run(write_tree(tmp_path / "raw", aligned_files()), left)
     assert not list(left.glob(".*"))
 
