@@ -6,10 +6,13 @@ import errno
 import hashlib
 import json
 import os
+import platform
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from glob import escape
 from itertools import pairwise
 from pathlib import Path
@@ -40,7 +43,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
+    remove_of_ended(path)
+    temporary = path.with_name(f".{path.name}.{_here()}-{os.getpid()}{UNFINISHED}")
     if os.path.lexists(temporary):  # a link, perhaps, which would lead what is written elsewhere
         temporary.unlink()
     try:
@@ -51,6 +55,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _here() -> str:
+    """Return 8 digits for this computer: others may write to the same file system."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def remove_of_ended(path: Path) -> None:
+    """Remove what processes of this computer that were killed had begun to write to `path`."""
+    if sys.platform == "win32":  # where a signal of 0 would end the process that it asks for
+        return
+    for left in path.parent.glob(f".{escape(path.name)}.{_here()}-*{UNFINISHED}"):
+        process = left.name.removesuffix(UNFINISHED).rpartition("-")[2]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (ValueError, OverflowError, PermissionError):
+            pass  # it is not ours, or another user's process is at it
 
 
 @contextmanager

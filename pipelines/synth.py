@@ -26,7 +26,7 @@ from pipelines.runtime.process import worker_pool
 
 from .config import SynthConfig
 from .errors import ConfigError, command
-from .files import atomic_json, check_place, naming
+from .files import atomic_json, check_place, naming, remove_of_ended
 from .progress import SILENT, Progress, counted
 
 MARKER = "synthetic.json"
@@ -170,6 +170,7 @@ def _library(folder: Path) -> Library:
 
 def _clear(out: Path, wanted: list[str], settings: dict[str, Any]) -> None:
     """Remove the rooms of another synthetic building, and of this one those that are not whole."""
+    remove_of_ended(out / MARKER)
     if not out.exists() or not any(out.iterdir()):
         return
     try:

@@ -229,6 +229,7 @@ def _with_metadata(data: bytes) -> bytes:
 
 
 def _metadata_seeds(folder: Path) -> list[bytes]:
+    import torch_geometric.nn  # noqa: F401 - some inputs need it; its import is not theirs
     from safetensors import safe_open
 
     (folder / "seed.safetensors").write_bytes(_weights_seeds(folder)[0])
