@@ -87,6 +87,7 @@ def main(steps: int = 60) -> None:
         scores = evaluate(
             EvalConfig(
                 run_dirs=(train(config).run,),
+                own_classes=tuple(own.values()),  # no run's file alone has code imported
                 checkpoint="last",
                 protocols=("block-s1",),
                 pictures=False,

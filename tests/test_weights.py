@@ -165,7 +165,7 @@ def test_frozen_layers_stay_as_they_are(store: Store, start: Path, tmp_path: Pat
         same = {name: torch.equal(value, given[name]) for name, value in found.items()}
         for name, kept in same.items():
             assert kept == name.startswith(("layers.0.", "layers.1.")), name
-    with pytest.raises(ConfigError, match="at most the 3 layers"):
+    with pytest.raises(ConfigError, match="at most 3, the layers of"):
         train(config(store, tmp_path, start, freeze=4))
     with pytest.raises(ConfigError, match="without --weights"):
         TrainConfig(freeze=1)
