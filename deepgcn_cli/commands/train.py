@@ -179,6 +179,8 @@ def _what_next(config: TrainConfig, result: TrainResult) -> str:
     """Return what to type next."""
     where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
     where = (*where, "--data", "DIR") if config.synth else where
+    for name in config.model.own_classes:
+        where = (*where, "--own-class", name)
     ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
     return f"Next: {command(*ahead, *where)}"
 
