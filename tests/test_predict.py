@@ -871,6 +871,9 @@ def test_two_at_once_for_one_result(scan: Path, trained: Run) -> None:
 def test_what_a_killed_call_was_writing_is_removed(scan: Path, trained: Run) -> None:
     for name in ("scan.labelled.ply", "scan.labelled.html"):
         scan.with_name(f".{name}.7.part").write_text("half")
+    trial = scan.with_name(".scan.labelled.ply-trial")
+    trial.mkdir()
+    (trial / "scan.labelled.ply").write_text("half")
     label(scan, trained, view=True)
     assert not list(scan.parent.glob(".*"))
 

@@ -85,7 +85,11 @@ def own_number(item: h5py.Group, name: str) -> Any:
 
 
 class _Disk(io.FileIO):
-    """A file of which one write fails at most, and none while HDF5 closes it."""
+    """A file of which one write fails at most, and none while HDF5 closes it.
+
+    Nor does one fail afterwards: if a signal ends the work, HDF5 lets go of its objects later than
+    Python closes the file.
+    """
 
     closing = False
     failure: OSError | None = None
@@ -94,17 +98,24 @@ class _Disk(io.FileIO):
         """Write all of `content`, unless a write has failed before; return its size."""
         left = memoryview(content)
         size = left.nbytes
-        while left and self.failure is None:
+        while left and self.failure is None and not self.closed:
             with self._noted():
                 left = left[super().write(left) :]
         return size
 
     def truncate(self, size: int | None = None) -> int:
         """Set the file's size, unless a write has failed before."""
-        if self.failure is None:
+        if self.failure is None and not self.closed:
             with self._noted():
                 super().truncate(size)
         return self.tell() if size is None else size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place in the file, if it is open; return the place."""
+        return offset if self.closed else super().seek(offset, whence)
+
+    def flush(self) -> None:
+        """Do nothing: there is no buffer."""
 
     @contextmanager
     def _noted(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ a reader, and a writer if it can hold labels, and has an entry in `_FORMATS`.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -175,5 +175,10 @@ def try_writing(
     label[label == len(classes)] = 255
     labels = Labels(label, np.full(count, 0.5, np.float32), classes, class_colors, table)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-trial-", dir=path.parent) as folder:
-        write_labelled(Path(folder) / path.name, replace(scan, rows=scan.rows[:count]), labels)
+    trial = path.with_name(f".{path.name}-trial")
+    shutil.rmtree(trial, ignore_errors=True)  # of a call that was killed
+    try:
+        trial.mkdir()
+        write_labelled(trial / path.name, replace(scan, rows=scan.rows[:count]), labels)
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)

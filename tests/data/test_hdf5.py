@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipelines.data.hdf5 import atomic_hdf5, open_hdf5
+import h5py
+import numpy as np
+import pytest
+
+from pipelines.data.hdf5 import _Disk, atomic_hdf5, open_hdf5
 
 # For each limit a process of its own, which says what was raised, and ends as any other.
 LIMITED = """
@@ -54,3 +58,15 @@ def test_a_file_is_read_whatever_locks_say(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         with open_hdf5(tmp_path / "a.h5") as file:
             assert list(file["data"]) == [1, 2, 3]
+
+
+def test_hdf5_may_let_go_after_the_file_is_closed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when a signal ends the work: nothing is said of it."""
+    disk = _Disk(tmp_path / "a.h5", "w+b")
+    file = h5py.File(disk, "w")
+    file["a"] = np.zeros(1000)
+    disk.close()
+    file.close()
+    assert capfd.readouterr().err == ""
