@@ -27,6 +27,7 @@ from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
 from pipelines.runs.weights import find_weights, packaged_weights
 from pipelines.runtime.device import pick_device
+from pipelines.runtime.memory import release_memory
 from pipelines.train import resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
 from pipelines.training.start import named_classes, start_config
@@ -333,6 +334,7 @@ class _Draft:
             *(self.config, planning.store, planning.rooms, planning.device),
             *(TIMING * planning.left, planning.progress),
         )
+        release_memory()
         self.pace = dataclasses.replace(self.pace, block=block)
         self.source = f"{counted(steps, 'step')} timed on this machine"
         self.fill()

@@ -110,7 +110,8 @@ def check_option(flag: str, option: Option, value: Any) -> None:
         option.within.check(flag, value)
     noun = option.noun or flag.strip("-")
     for each in value if isinstance(value, tuple) else (value,):
-        if option.own_class and ":" in each:  # nothing is imported
+        # A list has nothing but such classes. Nothing is imported.
+        if option.own_class and (":" in each or isinstance(value, tuple)):
             module, _, name = each.partition(":")
             if not all(part.isidentifier() for part in (*module.split("."), name)):
                 raise ConfigError(

@@ -14,14 +14,13 @@ from pipelines.config import TrainConfig
 from pipelines.data.blocks import overlapping
 from pipelines.data.sampler import Batch, BlockSampler
 from pipelines.data.store import RoomInfo, Store
-from pipelines.errors import DatasetError, RunError
+from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Progress, counted
 from pipelines.runtime.cuda_graphs import GraphedModel
 from pipelines.runtime.device import cpu_threads
-from pipelines.runtime.memory import is_out_of_memory, release_memory
 from pipelines.runtime.precision import Precision
-from pipelines.training.memory import smaller_options
+from pipelines.training.memory import explain_out_of_memory
 from pipelines.training.recipe import build_optimizer, choose_recipe
 from pipelines.training.steps import Accumulation, Step, Stepper, pinned, prefetch
 
@@ -47,71 +46,51 @@ def seconds_of_steps(
         DatasetError: the first rooms have no blocks.
         RunError: memory ran out.
     """
-    try:
-        return _timed(config, store, rooms, device, seconds, progress)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"out of memory in a step of {config.label}.\n"
-            f"Plan with one or more of {', '.join(smaller_options(config))}."
-        ) from error
-    finally:
-        release_memory()
+    with explain_out_of_memory(config):
+        size = config.batch_size if device.type == "cuda" else min(CPU_BLOCKS, config.batch_size)
+        side = config.block_side
+        sampler = BlockSampler(
+            *(store, rooms[:ROOMS], config.num_points, config.seed, overlapping(side)),
+            layout=config.model.layout,
+            parts=config.parts,
+            size=side,
+            voxel=config.voxel_side,
+        )
+        if not len(sampler):
+            raise DatasetError(f"{config.data}: found no block of {side:g} m in the first rooms.")
+        warm_up = WARM_UP[device.type]
+        most = warm_up + MOST_TIMED
+        batches = [batch for epoch in range(most) for batch in sampler.batches(epoch, size)]
+        whole = [batch for batch in batches if len(batch) == len(batches[0])][:most]
+        steps: list[Step] = []
+        with (
+            torch.random.fork_rng([device] if device.type == "cuda" else []),
+            cpu_threads(config.threads),
+            progress.task(
+                f"Timing steps of {counted(size, 'block')}", total=most, unit="steps"
+            ) as task,
+        ):
+            stepper = _stepper(config, device)
 
+            def make(blocks: np.ndarray) -> Batch:
+                batch = sampler.batch(0, blocks)
+                return pinned(batch) if device.type == "cuda" else batch
 
-def _timed(
-    config: TrainConfig,
-    store: Store,
-    rooms: Sequence[RoomInfo],
-    device: torch.device,
-    seconds: float,
-    progress: Progress,
-) -> tuple[float, int]:
-    size = config.batch_size if device.type == "cuda" else min(CPU_BLOCKS, config.batch_size)
-    side = config.block_side
-    sampler = BlockSampler(
-        *(store, rooms[:ROOMS], config.num_points, config.seed, overlapping(side)),
-        layout=config.model.layout,
-        parts=config.parts,
-        size=side,
-        voxel=config.voxel_side,
-    )
-    if not len(sampler):
-        raise DatasetError(f"{config.data}: found no block of {side:g} m in the first rooms.")
-    warm_up = WARM_UP[device.type]
-    most = warm_up + MOST_TIMED
-    batches = [batch for epoch in range(most) for batch in sampler.batches(epoch, size)]
-    whole = [batch for batch in batches if len(batch) == len(batches[0])][:most]
-    steps: list[Step] = []
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        cpu_threads(config.threads),
-        progress.task(
-            f"Timing steps of {counted(size, 'block')}", total=most, unit="steps"
-        ) as task,
-    ):
-        stepper = _stepper(config, device)
-
-        def make(blocks: np.ndarray) -> Batch:
-            batch = sampler.batch(0, blocks)
-            return pinned(batch) if device.type == "cuda" else batch
-
-        began = time.monotonic()
-        drawn = prefetch(make, whole, threads=max(1, config.workers))
-        try:
-            for step in stepper.steps(drawn, 0, 0):
-                steps.append(step)
-                task.advance()
-                if len(steps) == warm_up:
-                    began = time.monotonic()
-                if len(steps) >= warm_up + TIMED and time.monotonic() - began > seconds:
-                    break
-        finally:
-            drawn.close()
-    each = sorted(step.seconds / len(step.batch.blocks) for step in steps[warm_up:] or steps)
-    # The faster half: other work disturbs now and then, and never makes a step faster.
-    return statistics.median(each[: math.ceil(len(each) / 2)]), len(each)
+            began = time.monotonic()
+            drawn = prefetch(make, whole, threads=max(1, config.workers))
+            try:
+                for step in stepper.steps(drawn, 0, 0):
+                    steps.append(step)
+                    task.advance()
+                    if len(steps) == warm_up:
+                        began = time.monotonic()
+                    if len(steps) >= warm_up + TIMED and time.monotonic() - began > seconds:
+                        break
+            finally:
+                drawn.close()
+        each = sorted(step.seconds / len(step.batch.blocks) for step in steps[warm_up:] or steps)
+        # The faster half: other work disturbs now and then, and never makes a step faster.
+        return statistics.median(each[: math.ceil(len(each) / 2)]), len(each)
 
 
 def _stepper(config: TrainConfig, device: torch.device) -> Stepper:

@@ -1,4 +1,4 @@
-"""What `deepgcn train` says at its end."""
+"""What `deepgcn train` says at its end, and the classes that eval may import then."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from deepgcn_cli.commands.train import _what_next
-from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config import EvalConfig, ModelConfig, TrainConfig
+from pipelines.errors import ConfigError
 
 
 def test_the_next_command_can_be_typed_as_it_is() -> None:
@@ -16,3 +19,9 @@ def test_the_next_command_can_be_typed_as_it_is() -> None:
     found = _what_next(TrainConfig(model=model, runs=Path("my runs")), result)
     expected = "--runs 'my runs' --own-class own_layer:MeanMaxConv"
     assert found == f"Next: deepgcn eval --report md {expected}"
+
+
+@pytest.mark.parametrize("name", ["nope", "a:b:c", "a b:C"])
+def test_a_class_of_ones_own_has_a_module(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"--own-class: found .*, expected the form"):
+        EvalConfig(own_classes=(name,))
