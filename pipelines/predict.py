@@ -1,8 +1,8 @@
 """Label every point of scans, and write the scans with their labels.
 
-For each scan, `open_scan` makes it a table, `_points` takes positions and colours and refuses what
-cannot be labelled well, `label_points` labels block by block, and `write_labelled` writes the table
-with its labels.
+For each scan, `open_scan` makes it a table, `checked_points` takes positions and colours and
+refuses what cannot be labelled well, `label_points` labels block by block, and `write_labelled`
+writes the table with its labels.
 
 A scan's own columns stay on disk. In memory are its coordinates, colours, cell order and labels,
 about 45 bytes a point at the peak, and the blocks that the network is working on. The labels of a
@@ -24,7 +24,7 @@ import numpy as np
 
 from pipelines.data.s3dis.rooms import open_room
 from pipelines.data.statistics import SUMMARY, differences, measure, read_summary
-from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
+from pipelines.inference.label_store import LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.plots import save_figure, scan_picture
@@ -36,9 +36,9 @@ from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
 from pipelines.runtime.memory import available_memory
 from pipelines.runtime.precision import Precision
-from pipelines.scans.colors import BLACK, GREY, fill_colors
-from pipelines.scans.frame import Frame, check_ground, left_out
-from pipelines.scans.table import Labels, Scan, ScanOptions
+from pipelines.scans.checks import LARGE, checked_points
+from pipelines.scans.frame import Frame, left_out
+from pipelines.scans.table import UNLABELLED, Labels, Scan, ScanOptions
 
 from .config import PredictConfig
 from .errors import ConfigError, DatasetError
@@ -54,15 +54,7 @@ from .scans import (
     write_labelled,
 )
 
-# Metres; an extent outside of these is not that of a room or storey, but perhaps in other units.
-SHORTEST, LONGEST, TALLEST = 0.5, 200.0, 20.0
-LOW, HIGH = 1.8, 4.5  # of rooms
-COARSE = 0.04  # steps of coordinates, of which a scanner has none, but float32 far off does
-SAMPLE = 10_000  # points by which they are found
-FEWEST = 8  # of these steps, along an axis
-DARK = 15  # of 255; no scan's brightest colour
-# From here on, reading a file or going through its points may take more than two seconds.
-LARGE_FILE, LARGE = 1 << 24, 1_000_000  # bytes, points
+LARGE_FILE = 1 << 24  # bytes; from here on, reading may take more than two seconds
 BYTES = 60  # of memory for a point, at the peak, with those of the scan itself
 
 
@@ -276,7 +268,7 @@ def _predict_one(
     start = time.monotonic()
     scan = _read(config, path, progress)
     _check_memory(path, len(scan))
-    pos, color, frame = _points(config, networks, scan, progress)
+    pos, color, frame = checked_points(scan, config, progress, without_color=networks.without_color)
     stray = frame.stray(pos)
     if count := int(stray.sum()):
         progress.say(f"{path}: {left_out(count, len(pos))}; labelled all the same")
@@ -396,119 +388,6 @@ def _read(config: PredictConfig, path: Path, progress: Progress) -> Scan:
     for note in scan.notes:
         progress.say(f"{path}: {note}")
     return scan
-
-
-def _points(
-    config: PredictConfig, networks: _Networks, scan: Scan, progress: Progress
-) -> tuple[np.ndarray, np.ndarray, Frame]:
-    """Return pos (N, 3) float32 from the frame's low corner, color (N, 3) uint8, and the frame.
-
-    Unknown positions are NaN. A scan that cannot be labelled well is refused.
-    """
-    shown = progress if len(scan) >= LARGE else SILENT
-    with shown.task("Finding the frame", total=len(scan), unit="points") as task:
-        pos, frame = scan.positions(config.frame, task)
-    _check_positions(config, scan, pos, frame, progress)
-    color = _colors(config, networks, scan, pos, progress)
-    if scan.dropped:
-        lists = ", ".join(
-            f"{name} of {counted(count, 'point')}" for name, count in scan.dropped.items()
-        )
-        progress.say(f"{scan.path}: left out of the result are the lists {lists}")
-    return pos, color, frame
-
-
-def _colors(
-    config: PredictConfig, networks: _Networks, scan: Scan, pos: np.ndarray, progress: Progress
-) -> np.ndarray:
-    """Return color (N, 3) uint8 for every point, with a word about those that have none."""
-    color = scan.colors()
-    if color is None and networks.without_color:
-        progress.say(f"{scan.path}: no colour, like the data of the training")
-        return np.full((len(scan), 3), GREY, np.uint8)
-    if color is None:
-        if not config.no_color_ok:
-            raise DatasetError(
-                f"{scan.path}: found {scan.without_color()}; expected red, green, blue.\n"
-                "To label it as if it were grey, add --no-color-ok (less accurate)."
-            )
-        progress.warn(
-            f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "
-            "network was trained with --recipe modern."
-        )
-        return np.full((len(scan), 3), GREY, np.uint8)
-    missing, placed = scan.uncolored(), np.flatnonzero(~np.isnan(pos[:, 0]))
-    if count := int(missing[placed].sum()):
-        progress.warn(
-            f"{scan.path}: {count:,} of {counted(len(scan), 'point')} without colour; labelled "
-            "with that of the nearest coloured point, and written as in the scan."
-        )
-        with progress.task("Filling in colours", unit="points"):
-            fill_colors(pos, color, missing)
-    if (brightest := int(color.max())) <= DARK:
-        progress.warn(
-            f"{scan.path}: found {brightest} of 255 as its brightest colour; if these columns are "
-            "labels, not colours, say so with --columns."
-        )
-    black = float(np.mean(color.max(axis=1)[placed] == 0))
-    if black >= BLACK:
-        progress.warn(
-            f"{scan.path}: {100 * black:.0f} % of the points are exactly black, as programs write "
-            "for points without colour; labelled as black. If they have none, say so with NaN."
-        )
-    return color
-
-
-def _check_positions(
-    config: PredictConfig, scan: Scan, pos: np.ndarray, frame: Frame, progress: Progress
-) -> None:
-    bad = np.flatnonzero(np.isnan(pos[:, 0]))
-    if len(bad) == len(pos):
-        raise DatasetError(f"{scan.path}: found no point with finite coordinates, expected some.")
-    if len(bad) and not config.drop_nan:
-        raise DatasetError(
-            f"{scan.path}: found {len(bad):,} of {counted(len(pos), 'point')} with NaN or infinite "
-            f"coordinates, the first at index {bad[0]}.\n"
-            f"To keep them in the output with class {UNLABELLED}, add --drop-nan."
-        )
-    leave_out = "leave points that lie far away out of the frame (--frame robust)"
-    advice = (
-        "Give its unit (--scale 0.001 for millimetres), or "
-        f"{leave_out if config.frame == 'published' else 'cut out the part to label'}."
-    )
-    check_ground(scan.path, len(scan), scan.coordinates, frame, advice)
-    extent = frame.extent.tolist()
-    shown = " × ".join(f"{size:.3g}" for size in extent)
-    if not SHORTEST <= max(extent[:2]) <= LONGEST or extent[2] > TALLEST:
-        progress.warn(
-            f"{scan.path}: its extent is {shown}; the network expects a room or storey in metres, "
-            "with z up. The labels are likely to be wrong: see --scale and --up."
-        )
-    elif config.up == "z" and LOW <= (low := min(extent[:2])) <= HIGH < extent[2] >= 1.5 * low:
-        progress.warn(
-            f"{scan.path}: its extent is {shown}, as of a room that lies on its side. If it does, "
-            f"label it with --up {'xy'[extent.index(low)]}"
-        )
-    if steps := _coarse_steps(scan):
-        progress.warn(
-            f"{scan.path}: its coordinates {', '.join(steps)} are in steps of "
-            f"{max(steps.values()):.2g} m, so digits were lost, as in float32 far from the origin, "
-            "or it was thinned to a grid. The labels are likely to be wrong: export it as float64, "
-            "or moved to the origin."
-        )
-
-
-def _coarse_steps(scan: Scan) -> dict[str, float]:
-    """Return the steps, in metres, of coordinates that are in steps of COARSE or more."""
-    found = {}
-    for name in scan.position:
-        values = scan.rows[name][:: -(-len(scan) // SAMPLE)].astype(np.float64)
-        places = np.unique(values[np.isfinite(values)])
-        if len(places) < FEWEST or len(values) < max(1000, 4 * len(places)):
-            continue  # as of a few flat things, or of as many places as a scan has
-        if (step := float(np.quantile(np.diff(places), 0.05)) * scan.options.scale) >= COARSE:
-            found[name] = step
-    return found
 
 
 def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str:

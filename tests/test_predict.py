@@ -27,7 +27,6 @@ from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.predict import (
     PredictResult,
-    _check_positions,
     _find_scans,
     _made_from,
     _open_networks,
@@ -38,6 +37,7 @@ from pipelines.progress import Progress, Task
 from pipelines.runs.directory import Run
 from pipelines.runtime.lock import hold_alone
 from pipelines.scans import Labels, open_scan, write_labelled
+from pipelines.scans.checks import check_positions
 from pipelines.scans.ply import write_points
 from pipelines.weights.published import Hints, build_released
 from pipelines.weights.pytorch import read_torch
@@ -335,7 +335,7 @@ def test_what_is_odd_about_coordinates_is_said(name: str, trained: Run, tmp_path
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     scan = open_scan(tmp_path / "scan.ply")
     local, frame = scan.positions("robust")
-    _check_positions(config, scan, local, frame, ears := Ears())
+    check_positions(scan, config, local, frame, ears := Ears())
     assert [said in text for text in ears.said] == [True] * bool(said)
 
 
@@ -651,7 +651,7 @@ def test_all_that_takes_long_shows_how_far_it_is(
     suffix: str,
     rule: str,
 ) -> None:
-    for name in ("predict.LARGE", "predict.LARGE_FILE", "scans.text.BLOCK"):
+    for name in ("predict.LARGE", "scans.checks.LARGE", "predict.LARGE_FILE", "scans.text.BLOCK"):
         monkeypatch.setattr(f"pipelines.{name}", 1000)
     for name in ("table", "frame", "las"):
         monkeypatch.setattr(f"pipelines.scans.{name}.CHUNK", 300)

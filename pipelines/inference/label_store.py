@@ -28,11 +28,10 @@ import numpy as np
 from pipelines.files import atomic_json, naming
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
-from pipelines.scans.table import chunks
+from pipelines.scans.table import UNLABELLED, chunks
 
 from .segmentation import Draws, block_logits, softmax, sort_points, vote_pos
 
-UNLABELLED = 255  # class of a point without coordinates
 KEPT_FROM = 1_000_000  # points; labels of a smaller scan are not kept: making them is quick
 SAVE_EVERY = 20.0  # seconds
 STATE = "state.json"

@@ -33,6 +33,7 @@ LONGEST_HEADER = 1 << 16  # bytes; of PLY and PCD
 NO_COLOR = 0x7FC00000  # NaN as a packed colour; its alpha would be 127
 COLOR_INVALID = "isColorInvalid"  # a column that is not 0 where a point has no colour, as in E57
 SPELLED = str.maketrans({"ß": "ss", "æ": "ae", "ø": "o", "œ": "oe", "ł": "l", "đ": "d"})
+UNLABELLED = 255  # class of a point without coordinates
 LABELLED = "labelled by deepgcn"  # marks a file in which plain colours are those of the classes
 BRIGHTEST_FRACTION = 1.01  # of colours 0–1: white may be 1.0000001
 OVERSHOOT = 1.99  # of floats in files: of colours 0–1 that renderers made, some are brighter
@@ -189,7 +190,7 @@ class Scan:
 class Labels:
     """What the network predicted for each point, and what its classes are."""
 
-    label: np.ndarray  # (N,) uint8, 255 for a point without label
+    label: np.ndarray  # (N,) uint8, UNLABELLED for a point without coordinates
     confidence: np.ndarray  # (N,) float32, 0 to 1
     classes: Sequence[str]  # the names, in the order of the labels
     class_colors: Sequence[Sequence[int]]  # (red, green, blue) 0–255 for each class
@@ -219,7 +220,7 @@ class Labels:
         """Return lines that say what the labels mean."""
         numbered = [f"class {number} {name}" for number, name in enumerate(self.classes)]
         frame = f"; frame {self.frame}" if self.frame else ""
-        return [f"{LABELLED}{frame}; class 255 is a point without label", *numbered]
+        return [f"{LABELLED}{frame}; class {UNLABELLED} is a point without label", *numbered]
 
 
 def ascii_text(text: str) -> str:

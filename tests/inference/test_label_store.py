@@ -13,10 +13,11 @@ import torch
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.inference import label_store
-from pipelines.inference.label_store import UNLABELLED, LabelStore, label_points
+from pipelines.inference.label_store import LabelStore, label_points
 from pipelines.inference.segmentation import Draws
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import Task
+from pipelines.scans.table import UNLABELLED
 from tests.small_disk import on_a_small_disk
 
 DRAWS = Draws(num_points=64, batch_size=2, seed=0)

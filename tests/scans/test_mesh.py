@@ -123,14 +123,14 @@ def test_a_mesh_keeps_its_faces_and_other_elements(
 
 
 def test_predict_says_what_is_left_out(tmp_path: Path) -> None:
-    from pipelines.predict import _open_networks, _points
+    from pipelines.scans.checks import checked_points
     from tests.test_predict import Ears
 
     write(tmp_path / "scan.ply", vertices("first"), text=True)
     ears = Ears()
     ears.say = ears.warn  # type: ignore[method-assign]
     config = PredictConfig(weights=("indoor",), device="cpu")
-    _points(config, _open_networks(config, ears), open_scan(tmp_path / "scan.ply"), ears)
+    checked_points(open_scan(tmp_path / "scan.ply"), config, ears)
     assert any("left out of the result are the lists view_indices of 40" in t for t in ears.said)
 
 
