@@ -33,6 +33,7 @@ class Quality:
 
     noise: float  # of depth: 1 is the first Kinect
     drift: float  # m: error of the poses
+    bend: float  # m: how far the tops of walls 3 m away are lifted
     range: float  # m: nothing further is seen
     slant: float  # the least cosine of the angle of incidence
     votes: int  # observations that a vertex needs
@@ -46,7 +47,8 @@ def draw_quality(rng: np.random.Generator) -> Quality:
     """Draw the quality of a scan."""
     return Quality(
         noise=rng.uniform(0.15, 1.2),
-        drift=rng.uniform(0.0, 0.02),
+        drift=0.06 * rng.random() ** 1.4,
+        bend=rng.choice((0.0, rng.normal(0, 0.12)), p=(0.6, 0.4)),
         range=rng.uniform(3.5, 5.5),
         slant=rng.uniform(0.08, 0.25),
         votes=int(rng.choice((1, 2), p=(0.75, 0.25))),
@@ -66,7 +68,8 @@ def film(
     surface = 2 * width * depth + 2 * (width + depth) * height
     views = walk(layout, int(RAYS * density * surface), rng, quality.rise)
     lost = _lost(caster)
-    seen = [_look(caster, lost, view, quality, rng) for view in views]
+    errors = _wander(len(views), 0.5 * quality.drift, rng)
+    seen = [_look(caster, lost, *pose, quality, rng) for pose in zip(views, errors, strict=True)]
     hit, values = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
     grid = _Voxels.sort(values[:, :3], np.sqrt(1.2 / density), rng.uniform(0, np.pi))
     count = np.diff(grid.starts, append=len(hit))
@@ -121,19 +124,33 @@ def _view(pose: tuple[float, ...], focal: float, columns: int) -> View:
     return View(np.array(pose[:3]), axes, focal, columns, columns * 3 // 4)
 
 
+def _wander(views: int, size: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the errors (views, 3), m, of poses that follow one another; vertical ones are less."""
+    errors, steps = np.zeros((views, 3)), rng.normal(0, size, (views, 3)) * (0.6, 0.6, 0.2)
+    for view in range(1, views):
+        errors[view] = 0.8 * errors[view - 1] + steps[view]
+    return errors
+
+
 def _look(
-    caster: Caster, lost: np.ndarray, view: View, quality: Quality, rng: np.random.Generator
+    caster: Caster,
+    lost: np.ndarray,
+    view: View,
+    error: np.ndarray,
+    quality: Quality,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what a view measures: patches (n,) int32, and (n, 5) float32.
 
-    The columns are x, y, z and depth, m, and the factor of brightness.
+    The columns are x, y, z and depth, m, and the factor of brightness. The view believes that it
+    stands `error` (3,), m, from where it does.
     """
     rays = view.rays(rng)
     depth, hit = caster.cast(view, rays)
     mix_edges(depth, 0.1, rng)
     chance = rng.random(depth.shape, dtype=np.float32)
     limits = NEAREST, quality.range, quality.slant, 2 ** rng.normal(0, quality.flicker)
-    return _measure(rays, depth, hit, chance, caster.normal, lost, view.position, limits)
+    return _measure(rays, depth, hit, chance, caster.normal, lost, view.position + error, limits)
 
 
 def _lost(caster: Caster) -> np.ndarray:
@@ -254,4 +271,8 @@ def _distort(
         value_noise((x + lift * z) / 1.5, (y - lift * z) / 1.5, seed) - 0.5
         for lift, seed in zip((1.0, 0.7, 0.2), seeds, strict=False)
     ]
-    return pos + normal * along[:, None] + 2 * quality.drift * np.stack(drift, axis=1)
+    shift = 2 * quality.drift * np.stack(drift, axis=1)
+    middle, turn = pos[:, :2].mean(axis=0), rng.uniform(0, np.pi)
+    away = (pos[:, :2] - middle) @ (np.cos(turn), np.sin(turn))
+    shift[:, 2] += quality.bend * (z / 2.5) * (away / 3) ** 2
+    return pos + normal * along[:, None] + shift

@@ -32,7 +32,7 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
         part.cylinder((0, depth / 2, 0), radius * 0.55, 0.03, below, facets=12)
         return
     part.box((-w, 0, under), (w, depth, height), top)
-    legs = rng.choice(("panels", "feet", "four"), p=(0.25, 0.2, 0.55))
+    legs = rng.choice(("panels", "feet", "four"), p=(0.35, 0.2, 0.45))
     if legs == "panels":
         for x in (-w + 0.03, w - 0.06):
             part.box((x, 0.02, 0), (x + 0.03, depth - 0.02, under), below)
@@ -50,9 +50,73 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
         half = rng.uniform(0.018, 0.035)
         for x, y in product((-w + 0.06, w - 0.06), (0.06, depth - 0.06)):
             part.box((x - half, y - half, 0), (x + half, y + half, under), below)
-    if height > 0.6 and rng.random() < 0.4:
+    if height > 0.6 and rng.random() < 0.5:
         side = rng.choice((-1, 1)) * (w - 0.25)
         part.box((side - 0.2, 0.05, 0.1), (side + 0.2, depth - 0.08, under), top)
+    if rng.random() < 0.12:
+        _cloth(part, rng, size)
+
+
+def _cloth(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Add a cloth over a table, hanging down all around."""
+    look, hang, (width, depth, height) = material("fabric", rng), rng.uniform(0.08, 0.4), size
+    w, high = width / 2 + 0.01, height + 0.006
+    part.sheet((-w, -0.01, high), (2 * w, 0, 0), (0, depth + 0.02, 0), look)
+    for x in (-w, w):
+        part.sheet((x, -0.01, high), (0, depth + 0.02, 0), (0, 0, -min(hang, high)), look)
+    for y in (-0.01, depth + 0.01):
+        part.sheet((-w, y, high), (2 * w, 0, 0), (0, 0, -min(hang, high)), look)
+
+
+def desk(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a desk: a table, sometimes with a top of shelves at its back."""
+    width, depth, height = size
+    table(part, rng, size)
+    if rng.random() < 0.2:
+        look, rise, w = material("furniture", rng), rng.uniform(0.3, 0.7), width / 2
+        for x in (-w, -0.01, w - 0.02):
+            part.box((x, 0, height), (x + 0.02, 0.28, height + rise), look)
+        part.box((-w, 0, height + rise), (w, min(0.28, depth), height + rise + 0.02), look)
+
+
+def coffee_table(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a low table: a table, a block, a trunk, or boards between two sides."""
+    width, depth, height = size
+    if rng.random() < 0.35:
+        table(part, rng, size, is_round=bool(rng.random() < 0.3))
+        return
+    look, w, thick = material("furniture", rng), width / 2, rng.uniform(0.02, 0.06)
+    part.box((-w, 0, height - thick), (w, depth, height), look)
+    low = rng.uniform(0.03, 0.15)
+    if rng.random() < 0.45:  # a block
+        part.box((-w + 0.02, 0.02, low), (w - 0.02, depth - 0.02, height - thick), look)
+        return
+    part.box((-w + 0.03, 0.03, low), (w - 0.03, depth - 0.03, low + 0.03), look)
+    for x in (-w + 0.02, w - 0.06):
+        part.box((x, 0.02, 0), (x + 0.04, depth - 0.02, height - thick), look)
+
+
+def bar_top(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build the top of a bar, on the body that `bar_body` builds."""
+    (width, depth, height), look = size, material("furniture", rng)
+    part.box((-width / 2, 0, height - rng.uniform(0.03, 0.06)), (width / 2, depth, height), look)
+
+
+def bar_body(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build what a bar's top lies on: a low wall of boards or cabinets."""
+    (width, depth, height), look = size, material("furniture", rng)
+    over = rng.uniform(0.0, 0.5) * depth
+    part.box((-width / 2 + 0.02, 0.02, 0), (width / 2 - 0.02, depth - over, height - 0.06), look)
+
+
+def stool(part: Part, rng: np.random.Generator) -> None:
+    """Build a stool for a bar; the origin is the middle of its seat on the floor."""
+    w, seat = rng.uniform(0.15, 0.21), rng.uniform(0.6, 0.78)
+    look, metal = material("fabric", rng), material("metal", rng)
+    part.cylinder((0, 0, seat - 0.05), w, 0.05, look, facets=10)
+    if rng.random() < 0.4:
+        _back(part, rng, w, seat, look)
+    _legs(part, rng, w * 0.8, seat - 0.05, metal)
 
 
 def chair(part: Part, rng: np.random.Generator) -> None:
@@ -147,6 +211,17 @@ def sofa(part: Part, rng: np.random.Generator, size: Vector) -> None:
         soft((low, 0.15, seat - 0.02), (step, 0, 0), (0, thick, 0), (0, lean, high))
         if i == long:
             part.box((low, depth, base), (low + step, end - 0.01, seat - 0.14), look)
+
+
+def sectional(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build an L of two sofas alike: one at the back, one along a side."""
+    width, depth, back = size
+    side, draw = int(rng.choice((-1, 1))), int(rng.integers(1 << 31))
+    deep = 0.9
+    sofa(part, np.random.default_rng(draw), (width, deep, back))
+    length = depth - deep + 0.2
+    other = part.at(side * width / 2, depth - length / 2, 0, side * math.pi / 2)
+    sofa(other, np.random.default_rng(draw), (length, deep, back))
 
 
 def bookcase(part: Part, rng: np.random.Generator, size: Vector) -> None:

@@ -79,6 +79,32 @@ def wardrobe(part: Part, rng: np.random.Generator, size: Vector) -> None:
         lump(part.at(x, d / 2, h), rng, rng.uniform((0.1, 0.1, 0.05), (0.4, 0.9 * d, 0.4)))
 
 
+def closet(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build what covers a wall up to its top: doors of a closet, panels, some with pictures on."""
+    (width, d, h), look = size, material("furniture" if rng.random() < 0.75 else "wall", rng)
+    w, d = width / 2, d - 0.02
+    part.box((-w, 0, 0), (w, d, h), look)
+    if rng.random() < 0.65:
+        looks = look, material("metal", rng)
+        _fronts(part, (-w, d, 0.06), (width, h - 0.1), int(rng.integers(1, 3)), 0.6, looks)
+    for x in rng.uniform(-w, w, rng.poisson(0.5 * width)):
+        a, b, low = rng.uniform((0.1, 0.15, 0.9), (0.4, 0.7, 1.5))
+        front, thing = part.at(x, d + 0.02), material("thing", rng)
+        front.box((-a, 0, low), (a, rng.uniform(0.005, 0.08), low + b), thing)
+
+
+def screen(part: Part, rng: np.random.Generator, size: Vector) -> None:
+    """Build a partition, a folding screen or the back of a cabinet, with things hung over it."""
+    width, d, h = size
+    look, panels = material("furniture", rng), max(1, round(width / rng.uniform(0.5, 1.2)))
+    for edge in np.linspace(-width / 2, width / 2, panels + 1)[:-1]:
+        part.box((edge, 0.02, 0), (edge + width / panels - 0.01, d, h), look)
+    for x in rng.uniform(-width / 2, width / 2, rng.poisson(width)):
+        a, b = rng.uniform((0.2, 0.2), (0.7, 0.9))
+        low = (x - a / 2, d - 0.02, max(0.05, h - b))
+        part.cushion(low, (a, 0, 0), (0, 0.1, 0), (0, 0, b), material("fabric", rng), 0.3)
+
+
 def _fronts(
     part: Part, low: Vector, span: Vector, rows: int, step: float, looks: tuple[Material, Material]
 ) -> None:
@@ -181,8 +207,8 @@ def television(part: Part, rng: np.random.Generator, size: Vector) -> None:
 
 def curtain(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a curtain in folds; its lower end is the origin's height."""
-    cloth, (width, depth, high) = material("fabric", rng), size
-    edges = np.append(np.arange(-width / 2, width / 2 - 0.03, rng.uniform(0.06, 0.12)), width / 2)
+    cloth, (width, depth, high) = material("curtain", rng), size
+    edges = np.append(np.arange(-width / 2, width / 2 - 0.03, rng.uniform(0.06, 0.17)), width / 2)
     for number, (x, end) in enumerate(pairwise(edges)):
         near, fold = (0.05, depth - 0.05) if number % 2 else (depth, 0.05 - depth)
         part.sheet((x, near, 0), (end - x, fold, 0), (0, 0, high), cloth)
@@ -233,6 +259,29 @@ def towel(part: Part, rng: np.random.Generator) -> None:
     a, b, c = rng.uniform((0.2, 0.04, 0.3), (0.6, 0.16, 0.9))
     start = (-a / 2, 0, rng.uniform(1.0, 1.9) - c)
     part.cushion(start, (a, 0, 0), (0, b, 0), (0, 0, c), material("fabric", rng), 0.4)
+
+
+def hanging(part: Part, rng: np.random.Generator) -> None:
+    """Build a cloth, a map or a mirror on a wall; the origin is on the wall at floor level."""
+    a, b, role = *rng.uniform((0.6, 0.7), (1.6, 1.5)), str(rng.choice(("fabric", "thing", "glass")))
+    low = rng.uniform(0.3, 2.1 - b)
+    part.box((-a / 2, 0, low), (a / 2, rng.uniform(0.006, 0.04), low + b), material(role, rng))
+
+
+def stack(part: Part, rng: np.random.Generator) -> None:
+    """Build a stack of boxes, cases or baskets around the origin."""
+    top, (a, b) = 0.0, rng.uniform(0.3, 0.6, 2)
+    while top < rng.uniform(0.2, 1.4):
+        high = rng.uniform(0.12, 0.5)
+        lump(part.at(0, 0, top, rng.normal(0, 0.1)), rng, (a, b, high))
+        top += high
+
+
+def draped(part: Part, rng: np.random.Generator) -> None:
+    """Build clothes over the back of a chair; the origin is as of `furniture.chair`."""
+    a, b, c = rng.uniform((0.35, 0.12, 0.3), (0.55, 0.22, 0.6))
+    start = (-a / 2, -0.28 - b / 2, rng.uniform(0.8, 1.0) - c)
+    part.cushion(start, (a, 0, 0), (0, b, 0), (0, 0, c), material("fabric", rng), 0.5)
 
 
 def notes(part: Part, rng: np.random.Generator) -> None:

@@ -7,6 +7,7 @@ that stands free, clutter.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from .meshes import Library
 from .pieces import Build, Piece, draw_loose, draw_piece
 from .plans import Layout, Opening, Size, draw_plan
 from .scene import Frame, Part, Scene
+from .surface import material
 
 # Ranges of sizes in metres. `mess` scales the number of things that hang, stand and lie around.
 _SIZES = """
@@ -38,31 +40,33 @@ bathroom       1.4-2.6 1.8-3.4  2.2-2.8  0.6-1.6
 # those that stand alone, bulk those of BULK.
 _COUNTS = """
 kind           doors windows columns beams boards cases desks sofas meetings chairs bulk
-office         1     1-2     1       0-2   1      1-3   1-3   0-1   0        1-3    1-4
+office         1     1-2     1       0-2   1      1-3   1-3   0-1   0        1-3    2-6
 conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-4    0-2
-lounge         1     1-2     0-1     1-2   0-1    0-2   0-1   2-4   1-2      1-4    1-4
+lounge         1     1-2     0-1     1-2   0-1    0-2   0-1   2-4   1-2      1-4    3-7
 lobby          2-3   1-2     1-3     1-3   0-1    0-2   0-1   2-5   1-3      2-6    0-3
 hallway        2-5   0-1     0-1     0-3   0-2    0-2   0-1   0-1   0        0-3    1-5
 copyRoom       1     0-1     0-1     0-2   1      1-3   1-2   0     0        0-2    2-4
 storage        1     0-1     0-1     0-2   0-1    2-4   0-1   0     0        0-3    3-6
 openspace      1     1-2     1-2     1-3   0-1    1-4   4-8   0-1   0-1      1-4    1-4
 classroom      1-2   1-3     0-2     0-2   1-2    0-2   1-2   0     5-10     2-5    0-3
-kitchen        1-2   1-2     0       0-1   0      0-1   0     0     1        1-4    6-9
-bedroom        1-2   1-2     0       0-1   0      0-2   0-1   0-1   0        1-3    5-9
-livingRoom     1-2   1-3     0-1     0-1   0      1-3   0-1   2-4   1-2      1-4    4-8
+kitchen        1-2   1-2     0       0-1   0      0-1   0     0     1        1-4    7-11
+bedroom        1-2   1-2     0       0-1   0      0-1   0-2   0-1   0        1-3    7-12
+livingRoom     1-2   1-3     0-1     0-1   0      0-2   0-2   2-4   1-2      1-4    6-11
 bathroom       1     0-1     0       0     0      0     0     0     0        0-1    5-8
 """
 # Large things that S3DIS has no class for, by the kind of room; the first ones come first.
 BULK = {
-    "kitchen": "counter fridge counter washer chest wardrobe",
-    "bedroom": "bed wardrobe chest bed television chest wardrobe coats",
-    "livingRoom": "television chest wardrobe chest coats",
+    "kitchen": "counter fridge counter closet washer chest wardrobe",
+    "bedroom": "bed closet chest wardrobe bed television screen coats chest",
+    "livingRoom": "closet television chest screen wardrobe chest coats",
     "bathroom": "toilet washstand tub washer chest coats wardrobe",
-    "lounge": "counter fridge chest television chest",
-    "hallway": "coats chest wardrobe chest",
+    "lounge": "counter closet fridge chest television screen",
+    "hallway": "coats closet chest wardrobe chest",
 }
+HOMES = ("kitchen", "bedroom", "livingRoom", "lounge")
+BARS = ("kitchen", "livingRoom", "lounge")
 RUGS = ("bedroom", "livingRoom", "bathroom", "lounge", "office")
-OFFICE = "chest wardrobe coats chest"
+OFFICE = "chest closet wardrobe coats screen"
 
 
 def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -126,8 +130,12 @@ class _Furnisher:
             width = rng.choice((rng.uniform(0.85, 1.0), rng.uniform(1.4, 1.7)), p=(0.85, 0.15))
             doors += self._opening(width, 0.0, min(rng.uniform(2.0, 2.2), top))
         for _ in self._number("windows"):
-            low, width = rng.uniform(0.15, 1.1), rng.uniform(0.6, 2.4)
-            windows += self._opening(width, low, min(rng.uniform(1.9, 2.4), top) - low)
+            low, width, high = rng.uniform(0.15, 1.1), rng.uniform(0.6, 2.4), rng.uniform(1.9, 2.4)
+            found = []
+            if self.kind in HOMES and rng.random() < 0.3:  # most of a wall
+                low = rng.uniform(0.05, 0.9)
+                found = self._opening(rng.uniform(2.2, 3.8), low, min(high, top) - low)
+            windows += found or self._opening(width, low, min(high, top) - low)
         shell.walls(self.scene, rng, self.plan, [*doors, *windows, *self.plan.doorways])
         for door in doors:
             self.layout.keep_clear(door, 0.9)
@@ -148,21 +156,28 @@ class _Furnisher:
         return piece is not None
 
     def _dress(self, window: Opening) -> None:
-        """Hang curtains beside a window and a radiator below it."""
+        """Hang curtains before a window or beside it, and a radiator below it."""
         rng, wall = self.rng, self.plan.walls[window.wall].frame
         wide, middle = window.s1 - window.s0, (window.s0 + window.s1) / 2
         if window.z0 > 0.7 and rng.random() < 0.6:
             ground = self.layout.in_front(window.wall, middle - 0.6, middle + 0.6, 0.15)
             self.layout.floor.append(ground)
             self._add("clutter", wall.at(middle, 0), furniture.radiator)
-        if rng.random() < 0.3 + 0.3 * self.mess:
+        if rng.random() < 0.35 + 0.3 * self.mess:
             low = rng.choice((0.02, max(0.02, window.z0 - 0.15)))
-            for side in (-1, 1):
-                width = wide * rng.uniform(0.1, 0.5)
+            high = min(window.z1 + rng.uniform(0.05, 0.4), self.size[2]) - low
+            drawn = rng.random() < 0.55
+            ends = (wide * rng.uniform(0.05, 0.35), wide * rng.uniform(0.05, 0.35))
+            if drawn:  # it hides the window as a blind does, and has its class
+                share = rng.uniform(0.0, 1.0)
+                covered = (wide + 0.2) * rng.choice((1.0, rng.uniform(0.7, 1.0)))
+                ends = (covered * share, covered * (1 - share))
+            for side, width in zip((-1, 1), ends, strict=True):
+                if width < 0.08:
+                    continue
                 frame = wall.at(middle + side * (wide / 2 + 0.1 - width / 2), 0, low)
-                high = min(window.z1 + 0.2, self.size[2]) - low
-                size = (width, rng.uniform(0.1, 0.18), high)
-                household.curtain(self.scene.add("clutter", frame), rng, size)
+                part = self.scene.add("window" if drawn else "clutter", frame)
+                household.curtain(part, rng, (width, rng.uniform(0.1, 0.18), high))
 
     def structure(self) -> None:
         """Add columns, at walls or standing free, and beams."""
@@ -181,6 +196,12 @@ class _Furnisher:
             length, across = self.size[1::-1] if turned else self.size[:2]
             frame = Frame(across, 0.0, 0.0, np.pi / 2) if turned else Frame()
             shell.beam(self.scene.add("beam", frame), rng, length, across, height)
+        if not self.plan.slope and rng.random() < 0.2:  # a lower part of the ceiling at a wall
+            wall = self.plan.walls[rng.integers(4)]
+            drop, deep = rng.uniform(0.12, 0.45), rng.uniform(0.3, 1.2)
+            soffit = Part(self.scene, self.scene.objects.index("ceiling"), wall.frame)
+            low = (0.0, 0.0, height - min(drop, height - 2.1))
+            soffit.box(low, (wall.length, deep, height), material("ceiling", rng))
         for _ in range(rng.poisson(0.04 * self.around * self.mess)):
             piece = draw_piece("duct", rng)
             under = self._at_wall(piece.size[0], height - piece.size[2], height)
@@ -199,30 +220,37 @@ class _Furnisher:
             household.rug(Part(self.scene, floor, frame), rng, size)
 
     def walls(self) -> None:
-        """Add what stands at or hangs on walls: boards, bookcases, desks, sofas, large things."""
+        """Add boards, bookcases, desks, sofas, tables with chairs, and large things."""
         rng = self.rng
         for _ in self._number("boards"):
             width, low = rng.uniform(0.9, 2.4), rng.uniform(0.85, 1.05)
             high = low + rng.uniform(0.8, 1.15)
             frame = self._at_wall(width, low - 0.05, high + 0.05)
+            if frame is None:
+                width = 0.8
+                frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
                 furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
         names = BULK.get(self.kind, OFFICE).split()
         bulk = [names[number % len(names)] for number in self._number("bulk")]
         cases = ["case" for _ in self._number("cases")]
-        for name in (*cases[:1], *bulk[:2]):
+        for name in (*cases[:1], *bulk[:3]):
             self._stand(name)
         for _ in self._number("sofas"):
             self._sofa()
         for _ in self._number("desks"):
             self._desk()
-        for name in (*cases[1:], *bulk[2:]):
-            self._stand(name)
-
-    def seats(self) -> None:
-        """Add tables with chairs around them and chairs that stand alone."""
         for _ in self._number("meetings"):
             self._meeting()
+        for name in (*cases[1:], *bulk[3:]):
+            self._stand(name)
+        if self.kind in BARS and rng.random() < 0.5:
+            self._bar()
+        for _ in range(rng.poisson(0.7 if self.kind in RUGS else 0.2)):
+            self._stand("side")
+
+    def seats(self) -> None:
+        """Add chairs that stand alone."""
         for _ in self._number("chairs"):
             frame = self._somewhere(0.55)
             if frame:
@@ -314,23 +342,53 @@ class _Furnisher:
         self._add("clutter", top.at(x, 0.42, 0, rng.normal(0, 0.1)), furniture.keyboard)
         if rng.random() < 0.5:
             self._add("clutter", frame.at(rng.choice((-0.4, 0.4)), 0.3), furniture.computer)
-        self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + rng.uniform(0.15, 0.4), 0, np.pi))
+        gap = rng.uniform(-0.15, 0.4)
+        self._chair(frame.at(rng.uniform(-0.3, 0.3), depth + gap, 0, np.pi), gap)
 
     def _sofa(self) -> None:
         rng = self.rng
-        name = str(rng.choice(("sofa", "chaise", "armchair"), p=(0.5, 0.15, 0.35)))
-        frame = self._stand(name) or self._stand("armchair")
+        name = str(
+            rng.choice(("sofa", "chaise", "sectional", "armchair"), p=(0.4, 0.12, 0.2, 0.28))
+        )
+        free = rng.random() < 0.3
+        frame = (free and self._stand_free(name)) or self._stand(name) or self._stand("armchair")
         if frame is None:
             return
-        for _ in range(rng.poisson(0.8)):
+        for _ in range(rng.poisson(1.4)):
             at = frame.at(rng.normal(0, 0.35), rng.uniform(0.35, 0.55), 0.45, rng.normal(0, 0.4))
             self._add("clutter", at, household.pillow)
-        if name != "sofa":
+        if name not in ("sofa", "sectional"):
             return
         front, piece = frame.at(0, 1.25), self._draw("low")
         if self.layout.take_around(front.at(0, 0.25), 0.3):
             self._put(front, piece)
             self.tops.append((front.at(0, 0, piece.size[2]), piece.size[0], piece.size[1]))
+
+    def _stand_free(self, name: str) -> Frame | None:
+        """Put a piece somewhere on the floor; return the frame of its back, or None."""
+        piece = self._draw(name)
+        width, depth, _ = piece.size
+        center = self.layout.on_floor(width, depth, gap=0.3)
+        if center is None:
+            return None
+        frame = center.at(0, 0, 0, self.rng.choice((0.0, np.pi))).at(0, -depth / 2)
+        self._put(frame, piece)
+        return frame
+
+    def _bar(self) -> None:
+        """Add a bar to eat at: its top is a table, what carries it is not."""
+        piece, rng = draw_piece("bar", self.rng), self.rng
+        width, depth, height = piece.size
+        frame = self._stand_free("bar")
+        if frame is None:
+            return
+        self._add("clutter", frame, partial(furniture.bar_body, size=piece.size))
+        self.tops.append((frame.at(0, 0, height), width, depth))
+        for x in np.arange(0.3 - width / 2, width / 2, 0.55):
+            if rng.random() < 0.5:
+                self._add(
+                    "chair", frame.at(x, depth + rng.uniform(0.0, 0.3), 0, np.pi), furniture.stool
+                )
 
     def _meeting(self) -> None:
         rng = self.rng
@@ -345,12 +403,15 @@ class _Furnisher:
         self.tops.append((frame.at(0, 0, height), width * 0.8, depth))
         for x, side in product(np.arange(0.35 - width / 2, width / 2, 0.7), (1, -1)):
             if rng.random() < 0.85:
-                away = side * (depth / 2 + rng.uniform(0.2, 0.35))
-                self._chair(center.at(x, away, 0, np.pi if side > 0 else 0.0))
+                away = side * (depth / 2 + rng.uniform(-0.2, 0.35))
+                self._chair(
+                    center.at(x, away, 0, np.pi if side > 0 else 0.0), abs(away) - depth / 2
+                )
 
-    def _chair(self, frame: Frame) -> None:
-        """Add a chair that may reach under its table, but not into anything else."""
-        if self.layout.take_around(frame.at(0, -0.06), 0.13):
+    def _chair(self, frame: Frame, gap: float) -> None:
+        """Add a chair `gap` from its table; it may reach under it, but not into anything else."""
+        clear = frame.at(0, -0.06 - max(0.0, 0.2 - gap))
+        if self.layout.take_around(clear, 0.13):
             self._seat(frame.at(0, 0, 0, self.rng.normal(0, 0.2)))
 
     def _seat(self, frame: Frame) -> None:
@@ -361,9 +422,11 @@ class _Furnisher:
             self._put(frame, self.chair)
         else:
             self._add("chair", frame, furniture.chair)
+        if self.rng.random() < 0.12 * self.mess:
+            self._add("clutter", frame, household.draped)
 
     def _draw(self, name: str) -> Piece:
-        return self.library.draw(name, self.rng) or draw_piece(name, self.rng)
+        return self.library.draw(name, self.rng) or draw_piece(name, self.rng, self.size[2])
 
     def _loose(self, place: str) -> Piece:
         drawn = self.library.draw_any("clutter", place, self.rng)

@@ -66,12 +66,14 @@ def _build_wall(
 
 
 def door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
-    """Build a door into its opening: a frame and a leaf, shut, ajar or open into the room."""
+    """Build a door into its opening: a frame and a leaf, shut, ajar or open, or no leaf."""
     _, s0, _, s1, z1 = opening
-    look = material("door", rng)
+    look = material("door" if rng.random() < 0.8 else "wall", rng)
     frame = look if rng.random() < 0.4 else material("frame", rng)
-    _build_surround(part, opening, 0.06, 0.1, frame)
-    angle = rng.choice((0.0, rng.uniform(0.2, 0.6), rng.uniform(1.2, 1.7)), p=(0.7, 0.15, 0.15))
+    _build_surround(part, opening, rng.uniform(0.05, 0.12), rng.uniform(0.08, 0.2), frame)
+    if s1 - s0 < 1.3 and rng.random() < 0.1:
+        return  # the leaf is off its hinges, or out of sight
+    angle = rng.choice((0.0, rng.uniform(0.2, 0.6), rng.uniform(1.2, 1.7)), p=(0.6, 0.18, 0.22))
     angle = 0.0 if s1 - s0 > 1.3 else float(angle)  # double doors stay shut
     leaf = part.at(s0, -0.05 if angle == 0 else 0.01, 0.0, angle)
     handle, width = material("metal", rng), s1 - s0
@@ -86,9 +88,24 @@ def door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
             leaf.box((rim, -0.04, z), (width - rim, 0.0, z + rim), look)
         return
     leaf.box((0.0, -0.04, 0.008), (width, 0.0, z1), look)
-    if rng.random() < 0.3:
+    if rng.random() < 0.4:
+        _build_panels(leaf, rng, width, z1, look)
+    elif rng.random() < 0.4:
         pane = material("glass", rng)
         leaf.sheet((0.2, 0.006, 1.1), (width - 0.4, 0, 0), (0, 0, z1 - 1.3), pane)
+
+
+def _build_panels(
+    leaf: Part, rng: np.random.Generator, width: float, height: float, look: Material
+) -> None:
+    """Add raised panels, one over another or two beside each other, to both sides of a leaf."""
+    rim, proud = rng.uniform(0.09, 0.14), rng.uniform(0.008, 0.02)
+    columns = np.linspace(rim / 2, width - rim / 2, int(rng.integers(1, 3)) + 1)
+    rows = np.linspace(rim / 2, height - rim / 2, int(rng.integers(2, 4)) + 1)
+    for left, right in pairwise(columns.tolist()):
+        for low, high in pairwise(rows.tolist()):
+            start, end = (left + rim / 2, low + rim / 2), (right - rim / 2, high - rim / 2)
+            leaf.box((start[0], -0.04 - proud, start[1]), (end[0], proud, end[1]), look)
 
 
 def _build_surround(

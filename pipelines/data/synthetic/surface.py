@@ -23,6 +23,7 @@ PALETTES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float,
     "dark": ((0.0, 1.0), (0.0, 0.3), (0.08, 0.3)),
     "vivid": ((0.0, 1.0), (0.45, 0.85), (0.3, 0.75)),
     "sky": ((0.5, 0.62), (0.1, 0.45), (0.75, 1.0)),
+    "bright": ((0.1, 0.62), (0.0, 0.15), (1.2, 2.4)),  # overexposed
     "green": ((0.2, 0.4), (0.3, 0.7), (0.2, 0.6)),
 }
 
@@ -54,7 +55,8 @@ structure 3      paint   grey    0.3      0.5   0.003  0
 structure 1      paint   pastel  0.1      1     0      0
 structure 2      wood    wood    0.3      0.5   0      0
 door      4      wood    wood    0.25     0.6   0      0
-door      2      paint   white   0.1      1     0      0
+door      3      paint   white   0.1      1     0      0
+door      2      paint   cream   0.1      1     0      0
 door      2      paint   grey    0.1      1     0      0
 door      1      paint   pastel  0.1      1     0      0
 door      1      paint   vivid   0.1      1     0      0
@@ -75,17 +77,30 @@ fabric    2      carpet  cream   0.2      0.01  0.012  0
 fabric    1      paint   wood    0.2      0.3   0.008  0
 metal     2      paint   dark    0.3      1     0      0
 metal     2      paint   grey    0.3      1     0      0
+glass     4      view    bright  0.7      0.8   0      0.5
+glass     1      view    bright  0.3      0.5   0      0.1
 glass     2      view    white   0.5      0.6   0      0.6
 glass     2      view    white   0.3      0.8   0      0.9
 glass     1      view    sky     0.5      0.8   0      0.4
 glass     1      view    sky     0.5      0.8   0      0.95
-glass     1      view    green   0.8      0.4   0      0.6
+glass     1      view    green   0.8      0.4   0      0.3
 glass     1      view    pastel  0.6      0.8   0      0.5
 glass     1      paint   dark    0.5      0.8   0      0.5
 glass     1      view    dark    2.0      0.6   0      0.9
 blind     2      slats   white   0.3      0.05  0.004  0
 blind     2      slats   grey    0.3      0.05  0.004  0
 blind     1      carpet  cream   0.2      0.02  0.006  0
+blind     1      slats   wood    0.4      0.05  0.004  0
+blind     1      slats   bright  0.6      0.05  0.004  0
+curtain   2      carpet  white   0.2      0.02  0.01   0
+curtain   2      carpet  cream   0.2      0.02  0.01   0
+curtain   2      carpet  grey    0.25     0.02  0.01   0
+curtain   1      carpet  green   0.3      0.02  0.01   0
+curtain   1      carpet  pastel  0.3      0.02  0.01   0
+curtain   1      carpet  vivid   0.3      0.02  0.01   0
+curtain   1      carpet  dark    0.4      0.02  0.01   0
+curtain   1      print   cream   0.6      0.15  0.01   0
+curtain   1      carpet  bright  0.3      0.02  0.01   0
 books     3      books   dark    6        0.03  0.015  0
 books     1      books   wood    1        0.05  0      0
 board     4      writing white   0.7      0.08  0      0
@@ -116,7 +131,9 @@ def material(role: str, rng: np.random.Generator) -> Material:
     first = colorsys.hsv_to_rgb(hue, saturation, value)
     contrast = look["contrast"]
     factor = 1.0 + rng.choice((-1.0, 1.0) if contrast < 1 else (1.0,)) * contrast
-    red, green, blue = (float(np.clip(c * factor + rng.normal(0, 0.02), 0, 1)) for c in first)
+    red, green, blue = (
+        float(np.clip(c * factor + rng.normal(0, 0.02), 0, max(1, value))) for c in first
+    )
     return Material(
         texture=str(look["texture"]),
         first=first,

@@ -9,6 +9,7 @@ from .plans import Size
 
 LEAST = 0.15  # of a room's points that a part of it has
 EXPOSURE = (0.28, 0.62)  # mean brightness that a camera aims at
+WARM = (0.06, 0.07)  # logarithm of red's excess and blue's lack in the light of lamps: mean, spread
 
 
 def vary(points: Points, size: Size, rng: np.random.Generator) -> Points:
@@ -45,5 +46,6 @@ def _recolor(color: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     value = (color / np.float32(255)) ** np.float32(rng.uniform(0.75, 1.3))
     grey = value.mean(axis=1, keepdims=True)
     value = grey + np.float32(rng.uniform(0.5, 1.25)) * (value - grey)
-    gain = rng.uniform(*EXPOSURE) / max(float(grey.mean()), 0.05) * np.exp(rng.normal(0, 0.09, 3))
+    cast = rng.normal(*WARM) * np.array((1.0, 0.1, -1.0)) + rng.normal(0, 0.035, 3)
+    gain = rng.uniform(*EXPOSURE) / max(float(grey.mean()), 0.05) * np.exp(cast)
     return np.clip(np.rint(255 * value * gain.astype(np.float32)), 0, 255).astype(np.uint8)
