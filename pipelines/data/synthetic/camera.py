@@ -52,7 +52,7 @@ def draw_quality(rng: np.random.Generator) -> Quality:
         range=rng.uniform(3.5, 5.5),
         slant=rng.uniform(0.08, 0.25),
         votes=int(rng.choice((1, 2), p=(0.75, 0.25))),
-        flicker=rng.uniform(0.0, 0.35),
+        flicker=rng.uniform(0.0, 0.45),
         blur=rng.uniform(0.0, 0.03),
         smooth=rng.uniform(0.0, 0.7),
         rise=rng.choice((rng.normal(0, 5), rng.uniform(8, 32)), p=(0.7, 0.3)),
@@ -68,7 +68,7 @@ def film(
     surface = 2 * width * depth + 2 * (width + depth) * height
     views = walk(layout, int(RAYS * density * surface), rng, quality.rise)
     lost = _lost(caster)
-    errors = _wander(len(views), 0.5 * quality.drift, rng)
+    errors = _wander(len(views), quality, rng)
     seen = [_look(caster, lost, *pose, quality, rng) for pose in zip(views, errors, strict=True)]
     hit, values = (np.concatenate(arrays) for arrays in zip(*seen, strict=True))
     grid = _Voxels.sort(values[:, :3], np.sqrt(1.2 / density), rng.uniform(0, np.pi))
@@ -124,11 +124,15 @@ def _view(pose: tuple[float, ...], focal: float, columns: int) -> View:
     return View(np.array(pose[:3]), axes, focal, columns, columns * 3 // 4)
 
 
-def _wander(views: int, size: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the errors (views, 3), m, of poses that follow one another; vertical ones are less."""
-    errors, steps = np.zeros((views, 3)), rng.normal(0, size, (views, 3)) * (0.6, 0.6, 0.2)
+def _wander(views: int, quality: Quality, rng: np.random.Generator) -> np.ndarray:
+    """Return the errors (views, 4) of views that follow one another, each like the one before.
+
+    The columns are x, y, z, m, and the exposure in stops; the vertical error is the least.
+    """
+    drift = 0.2 * quality.drift
+    errors = rng.normal(0, (drift, drift, drift / 3, 0.6 * quality.flicker), (views, 4))
     for view in range(1, views):
-        errors[view] = 0.8 * errors[view - 1] + steps[view]
+        errors[view] += 0.8 * errors[view - 1]
     return errors
 
 
@@ -143,14 +147,15 @@ def _look(
     """Return what a view measures: patches (n,) int32, and (n, 5) float32.
 
     The columns are x, y, z and depth, m, and the factor of brightness. The view believes that it
-    stands `error` (3,), m, from where it does.
+    stands `error` (4,), m, from where it does; the last one is its exposure in stops.
     """
     rays = view.rays(rng)
     depth, hit = caster.cast(view, rays)
     mix_edges(depth, 0.1, rng)
     chance = rng.random(depth.shape, dtype=np.float32)
-    limits = NEAREST, quality.range, quality.slant, 2 ** rng.normal(0, quality.flicker)
-    return _measure(rays, depth, hit, chance, caster.normal, lost, view.position + error, limits)
+    limits = NEAREST, quality.range, quality.slant, 2 ** error[3]
+    place = view.position + error[:3]
+    return _measure(rays, depth, hit, chance, caster.normal, lost, place, limits)
 
 
 def _lost(caster: Caster) -> np.ndarray:

@@ -188,7 +188,7 @@ def _legs(part: Part, rng: np.random.Generator, w: float, top: float, look: Mate
 
 def sofa(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a sofa, an armchair if it is narrow, or a sofa with a chaise if it is deep."""
-    look = material("fabric", rng)
+    look = material("sofa", rng)
     width, depth, back = size
     deep, depth = depth, min(depth, 0.95)
     seat, arm, base = rng.uniform(0.38, 0.46), rng.uniform(0.1, 0.26), rng.uniform(0.03, 0.12)

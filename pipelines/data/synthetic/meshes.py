@@ -153,7 +153,7 @@ def build_model(
     """Build a model, moved by `shift`, stretched to `size` or a little, in colours near its own."""
     stretch = np.array(size) / model.size if size else rng.uniform(0.94, 1.06, 3)
     tint = 2 ** rng.normal(0, 0.35) * np.exp(rng.normal(0, 0.08, 3))
-    role, recolored = "fabric" if model.label == "sofa" else "furniture", rng.random() < 0.35
+    role, recolored = "sofa" if model.label == "sofa" else "furniture", rng.random() < 0.35
     looks = []
     for colors in model.colors:
         if recolored and rng.random() < 0.7:

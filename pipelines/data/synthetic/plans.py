@@ -52,7 +52,7 @@ class Plan(NamedTuple):
 def draw_plan(size: Size, rng: np.random.Generator) -> Plan:
     """Draw the plan of a room."""
     width, depth, height = size
-    form = rng.choice(("box", "niche", "two", "slope"), p=(0.4, 0.3, 0.22, 0.08))
+    form = rng.choice(("box", "niche", "two", "slope"), p=(0.36, 0.28, 0.24, 0.12))
     whole = Plan(size, _ring(_corners(width, depth)), ((0.0, 0.0, width, depth),))
     if form == "niche" and min(width, depth) > 2.6:
         return _cut(size, rng)

@@ -51,12 +51,12 @@ openspace      1     1-2     1-2     1-3   0-1    1-4   4-8   0-1   0-1      1-4
 classroom      1-2   1-3     0-2     0-2   1-2    0-2   1-2   0     5-10     2-5    0-3
 kitchen        1-2   1-2     0       0-1   0      0-1   0     0     1        1-4    7-11
 bedroom        1-2   1-2     0       0-1   0      0-1   0-2   0-1   0        1-3    7-12
-livingRoom     1-2   1-3     0-1     0-1   0      0-2   0-2   2-4   1-2      1-4    6-11
+livingRoom     1-2   1-3     0-1     0-1   0      0-2   1-2   2-4   1-2      1-4    6-12
 bathroom       1     0-1     0       0     0      0     0     0     0        0-1    5-8
 """
 # Large things that S3DIS has no class for, by the kind of room; the first ones come first.
 BULK = {
-    "kitchen": "counter fridge counter closet washer chest wardrobe",
+    "kitchen": "counter fridge counter washer chest closet wardrobe",
     "bedroom": "bed closet chest wardrobe bed television screen coats chest",
     "livingRoom": "closet television chest screen wardrobe chest coats",
     "bathroom": "toilet washstand tub washer chest coats wardrobe",
@@ -231,6 +231,8 @@ class _Furnisher:
                 frame = self._at_wall(width, low - 0.05, high + 0.05)
             if frame:
                 furniture.board(self.scene.add("board", frame), rng, width - 0.06, low, high)
+        if self.kind in HOMES and rng.random() < 0.5:
+            self._stand("closet")
         names = BULK.get(self.kind, OFFICE).split()
         bulk = [names[number % len(names)] for number in self._number("bulk")]
         cases = ["case" for _ in self._number("cases")]
@@ -263,11 +265,11 @@ class _Furnisher:
             for _ in range(rng.poisson(0.5 + 5.0 * mess * width * depth)):
                 x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
                 self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), self._loose("table"))
-        for _ in range(rng.poisson(0.6 * self.around * mess)):
+        for _ in range(rng.poisson(0.7 * self.around * mess)):
             self._hang(self._loose("wall"))
         for _ in range(rng.poisson(0.15 * self.around * mess)):
             self._hang(draw_piece("shelf", rng)._replace(elevation=rng.uniform(0.9, 1.5)))
-        for _ in range(rng.poisson(0.55 * self.around * mess)):
+        for _ in range(rng.poisson(0.6 * self.around * mess)):
             self._lean(self._loose("floor"))
         for _ in range(rng.poisson(0.3 * self.size[0] * self.size[1] * mess)):
             piece = self._loose("floor")

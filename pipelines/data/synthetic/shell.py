@@ -75,7 +75,7 @@ def door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
         return  # the leaf is off its hinges, or out of sight
     angle = rng.choice((0.0, rng.uniform(0.2, 0.6), rng.uniform(1.2, 1.7)), p=(0.6, 0.18, 0.22))
     angle = 0.0 if s1 - s0 > 1.3 else float(angle)  # double doors stay shut
-    leaf = part.at(s0, -0.05 if angle == 0 else 0.01, 0.0, angle)
+    leaf = part.at(s0, -rng.uniform(0.0, 0.1) if angle == 0 else 0.01, 0.0, angle)
     handle, width = material("metal", rng), s1 - s0
     leaf.box((width - 0.12, -0.1, 1.0), (width - 0.05, 0.06, 1.05), handle)
     if rng.random() < 0.12:  # of glass in a narrow frame

