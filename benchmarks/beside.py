@@ -1,11 +1,10 @@
-"""Training steps beside a busy process: how much of their speed is left.
+"""Commands beside a busy process: how much longer they take (several minutes).
 
-    python -m benchmarks.beside [--steps 6]
+    python -m benchmarks.beside --rooms FOLDER [--only train] [--only predict] …
 
-A ResGCN-14 (C 32, k 8) on 8 blocks of 1,024 points of noise. The other process does nothing but
-count, at a nice value, in this session of processes or one of its own: Linux shares the CPU between
-sessions first (sched_autogroup), so a nice value counts within its session only, unless the
-session's own is set as well.
+FOLDER gets a synthetic building first. The other process does nothing but count, at a nice value,
+always or half of the time, in a session of its own or this one: Linux shares the CPU between
+sessions first (sched_autogroup), so a nice value counts within its session only.
 """
 
 from __future__ import annotations
@@ -13,72 +12,73 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 
-import torch
+from pipelines.runtime.process import python_command
 
-from pipelines.config import ModelConfig
-from pipelines.model.deepgcn import DeepGCN
-from pipelines.runtime.device import pick_device
-
-BLOCKS, POINTS = 8, 1024
-BUSY = """import os, sys
+BUSY = """import ctypes, os, sys, time
+ctypes.CDLL(None).prctl(1, 9)  # killed with the process that started it
 os.nice(int(sys.argv[1]))
-if len(sys.argv) > 2: open("/proc/self/autogroup", "w").write(sys.argv[2])
-while True: pass"""
-OTHERS = {
-    "nice 0, in this session": (False, ("0",)),
-    "nice 19, in this session": (False, ("19",)),
-    "nice 0, in its own session": (True, ("0",)),
-    "nice 19, in its own session": (True, ("19",)),
-    "nice 19, in its own session of nice 19": (True, ("19", "19")),
+while True:
+    end = time.perf_counter() + 0.05
+    while time.perf_counter() < end: pass
+    time.sleep(float(sys.argv[2]))"""
+BESIDE: dict[str, tuple[bool, str, str] | None] = {  # own session, nice value, seconds of sleep
+    "nothing": None,
+    "half a core, nice 0": (True, "0", "0.05"),
+    "nice 0": (True, "0", "0"),
+    "nice 19": (True, "19", "0"),
+    "nice 0, in this session": (False, "0", "0"),
+    "nice 19, in this session": (False, "19", "0"),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6)
-    steps = parser.parse_args().steps
-    step = training_step()
-    for threads in (2, 1):
-        torch.set_num_threads(threads)
-        step()
-        print(f"{threads} threads, alone: {rate(step, steps)}", flush=True)
-        for name, (own, arguments) in OTHERS.items():
-            command = [sys.executable, "-c", BUSY, *arguments]
-            with subprocess.Popen(command, start_new_session=own) as busy:
-                time.sleep(0.5)
-                found = rate(step, steps)
-                busy.kill()
-            print(f"{threads} threads, {name}: {found}", flush=True)
+    parser.add_argument("--rooms", type=Path, required=True)
+    parser.add_argument("--only", action="append")
+    arguments = parser.parse_args()
+    commands = commands_on(arguments.rooms)
+    for name in arguments.only or commands:
+        for other in BESIDE:
+            print(f"{name}, beside {other}: {seconds(commands[name], other):.1f} s", flush=True)
 
 
-def training_step() -> Callable[[], None]:
-    """Return a function that takes a step."""
-    pick_device("cpu")
-    torch.manual_seed(0)
-    model = DeepGCN(ModelConfig(depth=14, width=32, k=8)).train()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    features, labels = torch.rand(BLOCKS, POINTS, 9), torch.randint(0, 13, (BLOCKS, POINTS))
+def commands_on(rooms: Path) -> dict[str, str]:
+    """Return what is timed, and make what it reads."""
+    raw, data = rooms / "raw", rooms / "data"
+    if not data.exists():
+        run(f"synth {raw} --areas 6 --rooms 6 --density 6000")
+        run(f"prepare {raw} --data {data}")
+    scan = raw / "Area_1" / "office_1" / "office_1.txt"
+    network = "--depth 14 --width 32 -k 8 --num-points 1024 --batch-size 8"
+    length = "--max-steps 24 --val-blocks 1"
+    return {
+        "train": f"train --data {data} --area 6 --runs OUT {network} {length}",
+        "predict": f"predict {scan} --weights indoor --out OUT/labelled.ply",
+        "prepare": f"prepare {raw} --data OUT/data",
+    }
 
-    def step() -> None:
-        optimizer.zero_grad()
-        logits = model(features).transpose(1, 2)
-        torch.nn.functional.cross_entropy(logits, labels).backward()
-        optimizer.step()
 
-    return step
+def seconds(command: str, other: str) -> float:
+    """Time a command beside another process."""
+    with tempfile.TemporaryDirectory() as out, ExitStack() as stack:
+        if (found := BESIDE[other]) is not None:
+            own, *how = found
+            busy = [sys.executable, "-c", BUSY, *how]
+            stack.callback(stack.enter_context(subprocess.Popen(busy, start_new_session=own)).kill)
+            time.sleep(0.5)
+        begun = time.perf_counter()
+        run(command.replace("OUT", out))
+        return time.perf_counter() - begun
 
 
-def rate(step: Callable[[], None], steps: int) -> str:
-    """Time some steps; return blocks a second, and how many cores this process had."""
-    begun, used = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step()
-    seconds = time.perf_counter() - begun
-    cores = (time.process_time() - used) / seconds
-    return f"{BLOCKS * steps / seconds:.1f} blocks/s, {cores:.2f} cores"
+def run(command: str) -> None:
+    """Run a command of ours to its end."""
+    subprocess.run(python_command("deepgcn_cli", *command.split()), check=True, capture_output=True)
 
 
 if __name__ == "__main__":

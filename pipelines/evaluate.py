@@ -47,6 +47,7 @@ from pipelines.runs.resume import FREE, check_named, different_settings, open_da
 from pipelines.runs.weights import NamedWeights, find_weights, weights_of
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
+from pipelines.runtime.waiting import sleep_if_crowded
 
 from .config import AREAS, EvalConfig, TrainConfig
 from .errors import ConfigError, DatasetError, RunError, command
@@ -104,7 +105,8 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
         for weights, model in zip(evaluation.weights, evaluation.models, strict=True):
             config.check_blocks(weights.name, model.block_size, model.voxel)
         bands = protocols.count_height_bands(evaluation, progress)
-        found = [_score(evaluation, name, bands, progress) for name in config.protocols]
+        with sleep_if_crowded():
+            found = [_score(evaluation, name, bands, progress) for name in config.protocols]
         if len(found) > 1:
             each = [(one.protocol, one.scores) for one in found]
             write_protocols(evaluation.folder, evaluation.name, each)

@@ -36,6 +36,7 @@ from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
 from pipelines.runtime.memory import available_memory
 from pipelines.runtime.precision import Precision
+from pipelines.runtime.waiting import sleep_if_crowded
 from pipelines.scans.checks import LARGE, checked_points
 from pipelines.scans.frame import Frame, left_out
 from pipelines.scans.table import UNLABELLED, Labels, Scan, ScanOptions
@@ -278,7 +279,10 @@ def _predict_one(
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
     part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks, frame)
     size = len(pos), len(networks.classes)
-    with progress.task(f"Labelling {path.name}", total=passes * total, unit="points") as task:
+    with (
+        sleep_if_crowded(),
+        progress.task(f"Labelling {path.name}", total=passes * total, unit="points") as task,
+    ):
         found = LabelStore.open(
             *(part, made_from, *size), probabilities=config.probabilities, passes=passes
         )

@@ -33,6 +33,7 @@ from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import available_cores, watch_for_interruption, worker_pool
+from pipelines.runtime.waiting import sleep_if_crowded
 from pipelines.training import distributed, memory
 from pipelines.training.distributed import Processes
 from pipelines.training.loggers import check_loggers
@@ -235,7 +236,8 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
                 config, training.state.model, samplers[0], samplers[1], device, sharing
             )
             progress.say(f"{run.path}: {summary}")
-            training.run_to_end()
+            with sleep_if_crowded():
+                training.run_to_end()
     counters, pace = training.counters, training.pace
     return TrainResult(
         run=run.path,

@@ -25,6 +25,7 @@ from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.runtime.memory import keep_freed_memory
 from pipelines.runtime.precision import Precision
+from pipelines.runtime.waiting import sleep_if_crowded
 from pipelines.scans.frame import check_ground, left_out, locate
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
@@ -251,7 +252,7 @@ def segment(
     if next(model.parameters()).device.type == "cpu":
         keep_freed_memory()
     probabilities = np.empty((len(pos), model.config.num_classes), np.float32)
-    with progress.task("Labelling", total=len(pos), unit="points") as task:
+    with sleep_if_crowded(), progress.task("Labelling", total=len(pos), unit="points") as task:
         for rows, logits, _ in block_logits(model.eval(), points, draws, task):
             probabilities[order[rows]] = softmax(logits)
     return probabilities.argmax(axis=1), probabilities

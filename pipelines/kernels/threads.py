@@ -92,7 +92,7 @@ def run(entry: Callable[..., None], shared: tuple[Any, ...], tasks: int) -> None
         before_first_run.pop(entry)(entry)
     counter = np.zeros(1, np.int64)
     workers = max(1, min(torch.get_num_threads(), tasks))
-    openmp = _openmp() if workers > 1 else 0
+    openmp = gomp_parallel() if workers > 1 else 0
     if workers == 1 or openmp:
         entry(shared, tasks, counter, openmp, workers)
         return
@@ -133,7 +133,7 @@ def is_cached(entry: Any) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _openmp() -> int:
+def gomp_parallel() -> int:
     """Return the address of `GOMP_parallel` in PyTorch's OpenMP library, 0 if it has none."""
     library = Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so"
     if sys.platform != "linux" or not library.exists():

@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +21,6 @@ from pipelines.errors import ConfigError, ProcessLostError
 ROOT = Path(__file__).resolve().parents[2]  # of a checkout: it holds `benchmarks` as well
 SHARING = "DEEPGCN_SHARING"  # in a job's environment: how many jobs share its device's memory
 PR_SET_PDEATHSIG = 1  # of prctl
-WATCHED, ENOUGH = 20.0, 0.7  # seconds; cores a thread, which alone has 0.9 to 1
 # Not `-m`, which looks into the current folder first: a `json.py` of the user's own would be run.
 # (`-P`, which forbids that, needs Python 3.11.)
 _START = (
@@ -100,39 +98,6 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-class Crowding:
-    """Notices that other processes take so much of the CPU that threads wait for one another.
-
-    Threads meet many times a pass. If one of two gets no core, the other waits for it each time:
-    with one core for two threads a training was measured to be twenty times slower than with one
-    thread (docs/benchmarks.md).
-    """
-
-    def __init__(self, threads: int) -> None:
-        self.threads, self._said = threads, threads == 1
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin to measure."""
-        self._begun, self._used = time.monotonic(), time.process_time()
-
-    def warning(self) -> str | None:
-        """Return once, after WATCHED seconds in which threads lacked cores, what to do about it."""
-        seconds = time.monotonic() - self._begun
-        if self._said or seconds < WATCHED:
-            return None
-        cores = (time.process_time() - self._used) / seconds
-        self.restart()
-        if cores > ENOUGH * self.threads:
-            return None
-        self._said = True
-        fewer = max(1, int(cores))
-        return (
-            f"{self.threads} threads get {cores:.1f} cores, perhaps as other processes are busy, "
-            f"and wait for one another. --threads {fewer} may be several times as fast."
-        )
 
 
 class Interruption:

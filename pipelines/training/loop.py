@@ -29,7 +29,7 @@ from pipelines.runs.directory import Run, last_checkpoint, resume_command, save_
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.memory import peak_memory
 from pipelines.runtime.precision import Precision
-from pipelines.runtime.process import Crowding, Interruption
+from pipelines.runtime.process import Interruption
 from pipelines.runtime.seeding import seed_step
 from pipelines.weights.provenance import STARTED_FROM, as_metadata
 from pipelines.weights.safetensors import blocks_metadata, save_weights
@@ -76,7 +76,6 @@ class Training:
         self.graphed = GraphedModel(self.state.model, training=True, say=progress.warn)
         self.stepper = self.build_stepper(trials)
         self.pace = Pace()
-        self.crowding = Crowding(torch.get_num_threads() if device.type == "cpu" else 1)
         self.started = time.monotonic() - self.counters.seconds
         self.saved = time.monotonic()
 
@@ -178,12 +177,9 @@ class Training:
         ):
             task.advance(counters.loss_blocks)
             pace = Pace()
-            self.crowding.restart()
             for step in self.steps(prepared):
                 pace.add(step)
                 task.advance(len(step.batch.blocks), **figures(step, pace, self.device))
-                if found := self.crowding.warning():
-                    self.progress.warn(f"{self.run.path}: {found} (Ctrl-C, then --resume)")
                 if time.monotonic() - self.saved > SAVE_SECONDS:
                     self.save()
                 self.stop_if_asked()

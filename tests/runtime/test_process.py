@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,9 +14,7 @@ import pytest
 
 import pipelines.bench
 from pipelines.errors import ConfigError, ProcessLostError
-from pipelines.runtime import process
 from pipelines.runtime.process import (
-    Crowding,
     python_command,
     trainings_at_once,
     watch_for_interruption,
@@ -163,28 +160,3 @@ def test_a_worker_that_is_killed_is_an_error() -> None:
         worker_pool(1) as pool,
     ):
         pool.submit(os._exit, 1).result()
-
-
-@pytest.mark.parametrize(
-    ("threads", "cores", "expected"),
-    [
-        (2, 1.0, "2 threads get 1.0 cores, .* --threads 1 may be several times as fast"),
-        (8, 3.9, "8 threads get 3.9 cores, .* --threads 3 may be"),
-        (2, 1.9, None),
-        (1, 0.3, None),
-    ],
-)
-def test_threads_that_wait_for_one_another(
-    threads: int, cores: float, expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(process.time, "monotonic", lambda: now)
-    monkeypatch.setattr(process.time, "process_time", lambda: now * cores)
-    crowding, said = Crowding(threads), []
-    for now in range(0, 100, 5):  # noqa: B007
-        said += [crowding.warning()]
-    found = [text for text in said if text]
-    assert len(found) == (expected is not None), found
-    if expected is not None:
-        assert re.match(expected, found[0])
-        assert said.index(found[0]) == 4, "after 20 s"

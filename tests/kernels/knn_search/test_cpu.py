@@ -112,6 +112,6 @@ def test_float16_goes_to_eager() -> None:
 def test_a_pool_does_the_same_without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
     x = whole_points(1, 600, 3, seed=7)
     expected = cpu.knn(x, (0, 5, 10))
-    monkeypatch.setattr(threads, "_openmp", lambda: 0)
+    monkeypatch.setattr(threads, "gomp_parallel", lambda: 0)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert torch.equal(cpu.knn(x, (0, 5, 10)), expected)
