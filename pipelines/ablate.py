@@ -127,7 +127,8 @@ def _launched(plan: Plan, config: AblateConfig, cells: Sequence[Cell]) -> Update
     for cell in cells:
         if cell.state != "scored":
             arguments = ["ablate-job", study, cell.row.name, str(cell.seed), *own]
-            jobs.append(Job(cell.name, run, (arguments,), plan.log(cell.name).absolute()))
+            log, command = plan.log(cell.name).absolute(), ("deepgcn", *arguments)
+            jobs.append(Job(cell.name, run, (arguments,), log, command))
     if config.launcher == "slurm":
         options = dict(config.slurm)
         if config.workers is not None:

@@ -38,6 +38,7 @@ class Job:
     function: str  # "package.module:name", imported in the new process; it returns an exit code
     arguments: tuple[Any, ...]  # plain values
     log: Path  # the file that all output is appended to
+    command: tuple[str, ...] = ()  # what the process says that it runs; submitit's is temporary
 
     def call(self) -> int:
         """Call the function with all output in the log, and return its exit code."""
@@ -45,6 +46,8 @@ class Job:
         with self.log.open("ab") as log:
             os.dup2(log.fileno(), sys.stdout.fileno())
             os.dup2(log.fileno(), sys.stderr.fileno())
+        if self.command:
+            sys.argv = [*self.command]
         module, _, name = self.function.partition(":")
         return int(getattr(importlib.import_module(module), name)(*self.arguments))
 

@@ -203,8 +203,9 @@ def _cut(line: bytes) -> Cut | None:
 def _by_tabs(cut: Cut, lines: Sequence[bytes]) -> Cut:
     """Return the cut by tabs if each line has as many as the longest needs: fields can be empty."""
     most = max(len(line.split()) for line in lines)
-    plain = all(line.count(b"\t") == most - 1 and b" " not in line for line in lines)
-    return replace(cut, delimiter="\t", count=most) if cut.delimiter == " " and plain else cut
+    tabs = replace(cut, delimiter="\t", count=most)
+    plain = all(tabs.count_words(line) == most and b" " not in line for line in lines)
+    return tabs if cut.delimiter == " " and plain else cut
 
 
 def _decimal(cut: Cut, sample: Sequence[Sequence[str]]) -> str:

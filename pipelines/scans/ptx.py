@@ -134,7 +134,8 @@ def _placed(found: dict[int, np.ndarray], head: _Head, done: int, scan: int) -> 
     for axis, name in enumerate("xyz"):
         rows[name] = placed[:, axis]
     for column, name in enumerate(_VALUES, start=3):
-        rows[name] = found[column][has_return] if column in found else np.nan
+        with np.errstate(over="ignore"):  # infinite
+            rows[name] = found[column][has_return] if column in found else np.nan
     rows["column"], rows["row"] = np.divmod(done + np.flatnonzero(has_return), head.rows)
     rows["scan"] = scan
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import pickle
 import zipfile
@@ -98,7 +99,10 @@ class TrainingState:
                 if damaged := archive.testzip():
                     raise zipfile.BadZipFile(f"{damaged} is not what was saved")
             self._set(torch.load(path, map_location="cpu", weights_only=True), path)
-        except DAMAGED as error:
+        except (OSError, *DAMAGED) as error:
+            # PyTorch looks for the end of an archive before the file's begin, if much follows it.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RunError(
                 f"{path}: found a damaged checkpoint: {reason}\nStart a new run: deepgcn train"

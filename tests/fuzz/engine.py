@@ -16,6 +16,7 @@ from pathlib import Path
 LIBRARIES = ["pipelines", "zipfile", "numpy.lib.format", "laspy", "google_crc32c"]  # guide atheris
 INTERESTING = (b"0", b"-1", b"\0", b"\xff", b"4294967296", b"9" * 40, b"nan", b"{", b"[", b'"')
 EVERY = 0.2  # seconds between what is written for the parent
+DAY = 86_400  # seconds of an input: `Guard` has limits of its own, of processor time
 
 
 def _compiled() -> list[str]:
@@ -104,6 +105,6 @@ def fuzz(name: str, scratch: Path, seed: int, seconds: float, most: int, finds: 
     for number, data in enumerate(guard.seeds):
         (corpus / f"seed-{number}").write_bytes(data)
     longest = max(LONGEST, *map(len, guard.seeds))
-    flags = [f"-seed={seed}", f"-max_len={longest}", "-timeout=0", "-rss_limit_mb=0"]
+    flags = [f"-seed={seed}", f"-max_len={longest}", f"-timeout={DAY}", "-rss_limit_mb=0"]
     atheris.Setup([sys.argv[0], *flags, str(corpus)], one)
     atheris.Fuzz()

@@ -22,7 +22,7 @@ from pipelines.errors import DeepGCNError
 from .parsers import Parser
 
 SECONDS = 1.0
-HANGS = 30  # seconds, after which the process is ended
+HANGS = 30  # seconds of processor time, after which the process is ended
 MEMORY, TIMES = 64 << 20, 20  # bytes, and how many times the file's
 LONGEST_MESSAGE = 2000  # characters
 _FORBIDDEN = re.compile(r"os\.(system|exec|posix_spawn|fork)|subprocess\.Popen|socket\.connect")
@@ -57,7 +57,7 @@ class Guard:
         begun, before = time.process_time(), resource.getrlimit(resource.RLIMIT_AS)
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * _PAGE + MEMORY + TIMES * len(data)
-        signal.setitimer(signal.ITIMER_REAL, HANGS)
+        signal.setitimer(signal.ITIMER_PROF, HANGS)
         resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
         failure: BaseException | None = None
         self.hooked = True
@@ -71,7 +71,7 @@ class Guard:
             failure = error
         self.hooked = False
         resource.setrlimit(resource.RLIMIT_AS, before)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         seconds = time.process_time() - begun
         self.slowest = max(self.slowest, seconds)
         if failure is None and seconds > SECONDS:

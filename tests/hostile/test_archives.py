@@ -112,6 +112,14 @@ def test_archives_that_cannot_be_read(name: str, damage: str, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("name", ["a.pth", "last.pt"])
+def test_an_end_that_is_far_from_the_end(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(LOCAL + bytes(28) + END + bytes(4116))
+    with pytest.raises(DeepGCNError):
+        READERS[name][1](path)
+
+
 @pytest.mark.parametrize("text", [b"1 2 3 4 5 6\n", b"\n", b"1", b"\0"])
 def test_bombs_of_text(text: bytes, tmp_path: Path) -> None:
     size = 20_000_000 // len(text)

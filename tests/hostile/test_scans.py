@@ -163,3 +163,14 @@ def test_a_pickle_in_metadata_is_text(
             assert found.network is None
             assert found.facts[key] == value
     assert os.listdir() == ["a.safetensors"]
+
+
+def test_ptx_whose_intensity_is_too_large_for_its_type(tmp_path: Path) -> None:
+    test_scans.write_ptx(tmp_path / "a.ptx")
+    text = (tmp_path / "a.ptx").read_text().replace(" 0.5 ", " 1e39 ")
+    (tmp_path / "a.ptx").write_text(text)
+    assert len(open_scan(tmp_path / "a.ptx")) == 3  # without a warning of NumPy
+
+
+def test_a_quote_that_does_not_end_among_tabs(tmp_path: Path) -> None:
+    assert "cannot be read" in refused(tmp_path / "a.xyz", '1\t2\t3\t"\t1\t2\t3\n')

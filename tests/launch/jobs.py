@@ -15,7 +15,8 @@ from pipelines.launch import Job
 def job(name: str, function: str, folder: Path, *arguments: object) -> Job:
     """A job that calls a function of this module with the folder and more."""
     where = f"tests.launch.jobs:{function}"
-    return Job(name, where, (str(folder), *arguments), folder / f"{name}.log")
+    log = folder / f"{name}.log"
+    return Job(name, where, (str(folder), *arguments), log, ("deepgcn", name))
 
 
 def log(one: Job) -> list[str]:
@@ -75,10 +76,11 @@ def ignore(folder: str) -> int:
 
 
 def tell_worker(folder: str) -> int:  # noqa: ARG001
-    """Say what part of the machine this job has."""
+    """Say what part of the machine this job has, and its command."""
     names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "DEEPGCN_SHARING")
     say(" ".join(os.environ.get(name, "none") for name in names))
     say(",".join(map(str, sorted(os.sched_getaffinity(0)))))
+    say(" ".join(sys.argv))
     return 0
 
 

@@ -54,9 +54,9 @@ def test_a_job_has_its_part_of_the_machine(tmp_path: Path) -> None:
     core = available_cores()[-1]
     asks = [job(name, "tell_worker", tmp_path) for name in ("gpu", "cpu")]
     assert len(ran(asks[:1], [Worker((core,), 3, "GPU-5", 2)])) == 1
-    assert log(asks[0]) == ["GPU-5 3 2", str(core)]
+    assert log(asks[0]) == ["GPU-5 3 2", str(core), "deepgcn gpu"]
     assert len(ran(asks[1:], [Worker((), 1)])) == 1
-    assert log(asks[1]) == ["none 1 1", ",".join(map(str, available_cores()))]
+    assert log(asks[1]) == ["none 1 1", ",".join(map(str, available_cores())), "deepgcn cpu"]
 
 
 def test_the_machine_is_divided(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ HERE = Path(__file__).parent
 ENV = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TZ": "UTC", "NO_PROXY": "127.0.0.1"}
 KINDS = ("write", "fsync", "read", "create", "rename")
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "STOP")
-LONGEST = 300.0  # seconds of a command
+UNDISTURBED = 1800.0  # seconds in which a command ends that nothing disturbs
 PROMPT = 30.0  # seconds from a signal to the end
 BAD = ("Traceback", "This is a bug", "Segmentation", "core dumped", "Exception ignored")
 UNFINISHED = re.compile(r"\.part|\.tmp|\.changing|^\.parts|-journal$")
@@ -64,6 +64,11 @@ class Whole:
     calls: list[int]  # of each of KINDS
     used: int  # bytes that it adds to the disk
 
+    @property
+    def longest(self) -> float:
+        """The seconds after which a command that was disturbed hangs; neighbours come and go."""
+        return max(300.0, 20 * self.seconds)
+
 
 @dataclass
 class Outcome:
@@ -76,6 +81,10 @@ class Outcome:
     said: str = ""
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+
+
+class CannotDisturb(Exception):
+    """A fault that this machine does not allow."""
 
 
 class Soak:
@@ -115,7 +124,7 @@ class Soak:
         if self.library:
             env["FAIL_DISK"] = f"none 0 0 {place}"
             env["COUNT_DISK"] = str(self.folder / "calls")
-        ended = self.start(name, work.arguments, place, env=env).end(LONGEST)
+        ended = self.start(name, work.arguments, place, env=env).end(UNDISTURBED)
         assert ended is not None, name
         assert ended.code == 0, (name, ended.code, ended.said)
         if self.library:
@@ -170,11 +179,8 @@ class Soak:
             if mounted:
                 used = os.statvfs(place)
                 taken = (used.f_blocks - used.f_bfree) * used.f_frsize // 1024
-                room = int(fault.partition(":")[2] or 0)
-                _mount(
-                    place,
-                    f"remount,size={taken + room}k" if room or "TMPFS" in fault else "remount,ro",
-                )
+                size = max(4, taken + int(fault.partition(":")[2] or 0))  # of 0, there is no limit
+                _mount(place, f"remount,size={size}k" if "TMPFS" in fault else "remount,ro")
             ended = self.disturb(name, fault, place, outcome)
             if mounted:
                 _mount(place, "remount,rw,size=200m")
@@ -202,10 +208,11 @@ class Soak:
             env["FAIL_DISK"] = f"{rest[0]} {rest[1]} {getattr(errno, kind)} {place}"
         command = self.start(name, work.arguments, place, env=env, largest=largest)
         sent = self.send(command, kind, rest, place / work.target)
-        ended = command.end(LONGEST)
+        longest = self.whole(name).longest
+        ended = command.end(longest)
         gone = place.with_name(f"{place.name}.gone")
         if ended is None:
-            outcome.problems.append(f"hangs: no end within {LONGEST:.0f} s of {fault}")
+            outcome.problems.append(f"hangs: no end within {longest:.0f} s of {fault}")
             return None
         if left := self.processes.left_behind(work.grace):
             outcome.problems.append(f"processes are left: {left}")
@@ -217,6 +224,10 @@ class Soak:
                 gone.rename(place / work.target)
             shutil.rmtree(gone, ignore_errors=True)
         outcome.code, outcome.said = ended.code, ended.said[-1500:]
+        if not ended.begun:  # it was the harness's own process still; nothing may have changed
+            if self.works.result(place) != self.whole(name).before:
+                outcome.problems.append("something was written before the command began")
+            return ended
         outcome.disturbed = ended.code != 0 or kind == "STOP"
         killed = kind == "KILL" and "child" not in rest
         usual = {0, 130} if kind in ("TERM", "INT") else {0} if kind == "STOP" else {0, 1}
@@ -306,7 +317,8 @@ class Soak:
         """Run the command again, or the one that continues it."""
         name = outcome.work
         began = work.again and (place / "runs/run/config.json").is_file()
-        ended = self.start(name, work.again if began else work.arguments, place).end(LONGEST)
+        command = self.start(name, work.again if began else work.arguments, place)
+        ended = command.end(self.whole(name).longest)
         if ended is None or self.processes.left_behind(work.grace):
             outcome.problems.append("the second command hangs or leaves processes")
         elif ended.code and not (
@@ -318,7 +330,10 @@ class Soak:
 
 
 def _mount(place: Path, options: str) -> None:
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(place)], check=True)
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CannotDisturb(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def _preloaded(arguments: list[str]) -> Any:
@@ -380,7 +395,12 @@ def _cases(soak: Soak, options: argparse.Namespace) -> int:
     done, failed = Counter[str](), 0
     with options.out.open("a", encoding="utf-8") as log:
         for name, fault in _chosen(soak, options):
-            outcome = soak.run(name, fault)
+            try:
+                outcome = soak.run(name, fault)
+            except CannotDisturb as reason:
+                done["faults that could not be tried"] += 1
+                print(f"not tried: {name} {fault}: {reason}", flush=True)
+                continue
             log.write(json.dumps(vars(outcome)) + "\n")
             log.flush()
             kind = "kills" if fault.partition(":")[0] in SIGNALS else "disk faults"

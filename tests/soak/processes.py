@@ -36,6 +36,7 @@ class Ended:
     code: int
     said: str
     seconds: float
+    begun: bool = True  # False: it ended in the harness's preparations, before the command
 
 
 class Command:
@@ -51,12 +52,14 @@ class Command:
         largest: int | None = None,
     ) -> None:
         self.output, says = os.pipe()  # not a file, which could be too large for the disk
+        self.begun, begins = os.pipe()
         fcntl.fcntl(says, fcntl.F_SETPIPE_SZ, 1 << 20)
         os.set_blocking(self.output, False)
         self.began = time.monotonic()
         self.pid = os.fork()
         if self.pid:
             os.close(says)
+            os.close(begins)
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.setpgid(self.pid, self.pid)
             return
@@ -80,6 +83,8 @@ class Command:
             if largest is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
             with kernels.use("reference"):
+                os.write(begins, b"b")
+                os.close(begins)
                 code = run(arguments)
             atexit._run_exitfuncs()
         except BaseException:
@@ -110,8 +115,10 @@ class Command:
         with contextlib.suppress(BlockingIOError):  # a process that is left holds it open
             while chunk := os.read(self.output, 1 << 16):
                 said += chunk
+        begun = bool(os.read(self.begun, 1))
         os.close(self.output)
-        return Ended(code, said.decode(errors="replace"), seconds)
+        os.close(self.begun)
+        return Ended(code, said.decode(errors="replace"), seconds, begun)
 
     def kill_all(self) -> None:
         """Kill the command and all that it has started."""

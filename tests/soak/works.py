@@ -265,21 +265,24 @@ def _run(folder: Path, *arguments: str) -> None:
 
 
 def result(folder: Path) -> dict[str, str]:
-    """Return a text for each file in a folder, which changes with its content but for times."""
+    """Return a text for each file in a folder, which changes with its content but for times.
+
+    Where the folder itself lies, as a recorded command may say, does not count.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         passed_over = path.name in UNCOMPARED or any(part in FOLDERS for part in path.parts)
         if path.is_file() and not passed_over:
-            found[name] = _content(path)
+            found[name] = _content(path, str(folder))
     return found
 
 
-def _content(path: Path) -> str:
+def _content(path: Path, folder: str) -> str:
     if path.suffix in CURVES:
         return "written" if path.stat().st_size else "empty"
     if path.suffix == ".json":
-        return _said(json.loads(path.read_text()))
+        return _said(json.loads(path.read_text().replace(folder, ".")))
     if path.suffix == ".jsonl":
         return _said([json.loads(line) for line in path.read_text().splitlines()])
     if path.suffix == ".pt":
