@@ -174,16 +174,16 @@ class Soak:
         mounted = fault.startswith(("TMPFS", "READONLY"))
         try:
             if mounted:
-                _mount(place, "size=200m")
+                mount(place, "size=200m")
             shutil.copytree(whole.template, place, dirs_exist_ok=True)
             if mounted:
                 used = os.statvfs(place)
                 taken = (used.f_blocks - used.f_bfree) * used.f_frsize // 1024
                 size = max(4, taken + int(fault.partition(":")[2] or 0))  # of 0, there is no limit
-                _mount(place, f"remount,size={size}k" if "TMPFS" in fault else "remount,ro")
+                mount(place, f"remount,size={size}k" if "TMPFS" in fault else "remount,ro")
             ended = self.disturb(name, fault, place, outcome)
             if mounted:
-                _mount(place, "remount,rw,size=200m")
+                mount(place, "remount,rw,size=200m")
             if ended is not None:
                 self.check(work, whole, place, outcome)
         finally:
@@ -329,7 +329,8 @@ class Soak:
             outcome.problems.append(f"the second command: {ended.said[-600:]}")
 
 
-def _mount(place: Path, options: str) -> None:
+def mount(place: Path, options: str) -> None:
+    """Mount a disk in memory; CannotDisturb: this machine does not allow it."""
     command = ["mount", "-t", "tmpfs", "-o", options, "none", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -353,58 +354,80 @@ def _preloaded(arguments: list[str]) -> Any:
     return None
 
 
-def main(arguments: list[str]) -> int:
-    """Run the harness and return 1 if something was lost."""
+def options(arguments: list[str]) -> argparse.Namespace:
+    """Return the options of the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="at most")
+    parser.add_argument(
+        "--until",
+        type=int,
+        nargs=2,
+        metavar=("SIGNALS", "FAULTS"),
+        default=(1 << 40, 1 << 40),
+        help="end when so many signals and disk faults have met a running command",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="a work, repeatable")
     parser.add_argument("--fault", help="this one, once")
     parser.add_argument("--kinds", choices=("kill", "disk", "all"), default="all")
     parser.add_argument("--list", type=Path, help="a file of works and faults, one a line")
     parser.add_argument("--out", type=Path, default=Path("soak.jsonl"))
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the harness and return 1 if something was lost."""
+    chosen = options(arguments)
     library = _preloaded(arguments)
     import torch
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
         soak = Soak(Path(folder).resolve(), library)
-        return _cases(soak, options)
+        return cases(soak, chosen)
 
 
-def _chosen(soak: Soak, options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """Yield works and faults: those that are listed, else random ones until time is up."""
+def _chosen(
+    soak: Any, options: argparse.Namespace, done: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield works and faults: those that are listed, else random ones until enough are done."""
     if options.list:
         for line in options.list.read_text().splitlines():
             name, _, fault = line.partition(" ")
             yield name, fault
         return
     rng, end = random.Random(options.seed), time.monotonic() + 60 * options.minutes
-    known = soak.works.WORKS
-    names = options.only or [name for name, work in known.items() for _ in range(work.weight)]
+    names = options.only or [
+        name for name, work in soak.works.WORKS.items() for _ in range(work.weight)
+    ]
     if options.fault:
         yield names[0], options.fault
         return
     while time.monotonic() < end:
+        lack = [
+            kind for kind, n in zip(("kill", "disk"), options.until, strict=True) if n > done[kind]
+        ]
+        if not lack:
+            return
         name = rng.choice(names)
-        yield name, soak.choose(rng, name, options.kinds)
+        yield name, soak.choose(rng, name, options.kinds if len(lack) > 1 else lack[0])
 
 
-def _cases(soak: Soak, options: argparse.Namespace) -> int:
+def cases(soak: Any, options: argparse.Namespace) -> int:
+    """Try all cases, tell of each that failed, and return 1 if one did."""
     done, failed = Counter[str](), 0
     with options.out.open("a", encoding="utf-8") as log:
-        for name, fault in _chosen(soak, options):
+        for name, fault in _chosen(soak, options, done):
             try:
                 outcome = soak.run(name, fault)
             except CannotDisturb as reason:
-                done["faults that could not be tried"] += 1
+                done["not tried"] += 1
                 print(f"not tried: {name} {fault}: {reason}", flush=True)
                 continue
             log.write(json.dumps(vars(outcome)) + "\n")
             log.flush()
-            kind = "kills" if fault.partition(":")[0] in SIGNALS else "disk faults"
-            done[kind if outcome.disturbed else f"{kind} that met nothing"] += 1
+            kind = "kill" if fault.partition(":")[0] in SIGNALS else "disk"
+            done[kind if outcome.disturbed else f"{kind}, too late or early"] += 1
             if outcome.problems:
                 failed += 1
                 print(f"FAILED python -m tests.soak --only {name} --fault {fault}", flush=True)

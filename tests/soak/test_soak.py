@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from . import __main__ as soak
 from .long_runs import figures, grows, works
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +44,31 @@ def test_a_short_soak(tmp_path: Path) -> None:
     assert [(each["work"], each["fault"]) for each in found] == CASES
     if "LD_PRELOAD" not in os.environ:
         assert all(each["disturbed"] for each in found if each["fault"].startswith("KILL"))
+
+
+class Pretended:
+    """A soak in which all faults meet a command, but for one that cannot be tried."""
+
+    def choose(self, _rng: object, _name: str, kinds: str) -> str:
+        return "TMPFS:4" if kinds == "disk" else "KILL:main:1"
+
+    def run(self, name: str, fault: str) -> soak.Outcome:
+        if name == "none":
+            soak.mount(Path("/absent"), "size=1m")
+        return soak.Outcome(name, fault, disturbed=True)
+
+
+def test_it_ends_with_enough_faults_and_tells_what_it_could_not_try(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tmp_path / "cases"
+    cases.write_text("none TMPFS:4\n")
+    out = ["--out", str(tmp_path / "out")]
+    assert soak.cases(Pretended(), soak.options([*out, "--list", str(cases)])) == 0
+    told = capsys.readouterr().out
+    assert "not tried: none TMPFS:4: mount" in told
+    assert soak.cases(Pretended(), soak.options([*out, "--only", "a", "--until", "3", "2"])) == 0
+    assert "{'kill': 3, 'disk': 2}, 0 failed" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
