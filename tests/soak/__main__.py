@@ -46,7 +46,6 @@ HERE = Path(__file__).parent
 ENV = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore", "TZ": "UTC", "NO_PROXY": "127.0.0.1"}
 KINDS = ("write", "fsync", "read", "create", "rename")
 SIGNALS = ("KILL", "KILL", "KILL", "TERM", "INT", "STOP")
-UNDISTURBED = 1800.0  # seconds in which a command ends that nothing disturbs
 PROMPT = 30.0  # seconds from a signal to the end
 BAD = ("Traceback", "This is a bug", "Segmentation", "core dumped", "Exception ignored")
 UNFINISHED = re.compile(r"\.part|\.tmp|\.changing|^\.parts|-journal$")
@@ -124,7 +123,7 @@ class Soak:
         if self.library:
             env["FAIL_DISK"] = f"none 0 0 {place}"
             env["COUNT_DISK"] = str(self.folder / "calls")
-        ended = self.start(name, work.arguments, place, env=env).end(UNDISTURBED)
+        ended = self.start(name, work.arguments, place, env=env).end(self.works.UNDISTURBED)
         assert ended is not None, name
         assert ended.code == 0, (name, ended.code, ended.said)
         if self.library:

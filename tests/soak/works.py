@@ -38,6 +38,7 @@ LAZY = (
 )
 NETWORK = ("--depth", "2", "--width", "8", "-k", "4", "--fusion-channels", "16")
 BRIEF = ("--num-points", "128", "--batch-size", "8", "--device", "cpu", "--threads", "1")
+UNDISTURBED = 1800.0  # seconds in which a command ends that nothing disturbs
 TRAIN = ("train", *NETWORK, *BRIEF, "--epochs", "2", "--workers", "0")
 NET = "soak-net"  # in the catalogue, in place of the published ones
 ROOMS = """\
@@ -259,7 +260,7 @@ def _run(folder: Path, *arguments: str) -> None:
     from .processes import Command
 
     command = Command([*arguments], folder, tune=tune, env={"SOAK_POINTS": "/dev/null"})
-    ended = command.end(120)
+    ended = command.end(UNDISTURBED)
     assert ended is not None, arguments
     assert ended.code == 0, ended.said
 
