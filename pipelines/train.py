@@ -225,7 +225,8 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
         )
         training.check_start()
         if training.finished:
-            if processes.main:
+            if processes.main and run.state != "finished":
+                training.update_status()  # a kill after the last checkpoint left an older one
                 run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
         else:

@@ -306,6 +306,11 @@ class Training:
         counters.seconds = time.monotonic() - self.started
         self.save_model("last")
         self.state.save(self.run.training_state)
+        self.update_status()
+
+    def update_status(self) -> None:
+        """Write how far the training is."""
+        counters = self.counters
         self.run.update_status(
             step=counters.step,
             epoch=counters.epoch,
