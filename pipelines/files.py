@@ -11,7 +11,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from glob import escape
 from itertools import pairwise
@@ -59,8 +59,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @cache
 def _here() -> str:
-    """Return 8 digits for this computer: others may write to the same file system."""
-    return f"{zlib.crc32(platform.node().encode()):08x}"
+    """Return 8 digits for this computer: others may write to the same file system.
+
+    Containers may share its name, but not its numbers of processes.
+    """
+    name = platform.node()
+    with suppress(OSError):  # Linux only
+        name += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(name.encode()):08x}"
 
 
 def remove_of_ended(path: Path) -> None:

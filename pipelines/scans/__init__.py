@@ -22,7 +22,7 @@ from .numpy import read_npy, read_npz, write_npz
 from .pcd import read_pcd, write_pcd
 from .ply import read_ply, write_ply
 from .ptx import read_ptx
-from .table import Labels, Scan, ScanOptions
+from .table import UNLABELLED, Labels, Scan, ScanOptions
 from .text import read_text, write_text
 
 __all__ = ["FORMATS", "Labels", "Scan", "ScanOptions"]
@@ -172,7 +172,7 @@ def try_writing(
     count = min(TRIAL, len(scan))
     table = np.full((count, len(classes)), 1 / len(classes), np.float32) if probabilities else None
     label = (np.arange(count) % (len(classes) + 1)).astype(np.uint8)
-    label[label == len(classes)] = 255
+    label[label == len(classes)] = UNLABELLED
     labels = Labels(label, np.full(count, 0.5, np.float32), classes, class_colors, table)
     path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f".{path.name}-trial")

@@ -256,6 +256,15 @@ def test_a_finished_run_says_so_and_longer_ones_go_on(config: TrainConfig, whole
     assert listener.said == [f"{run.path}: {beyond}"]
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_status(config: TrainConfig) -> None:
+    run = Run(train(config).run)
+    known = dict(run.status)
+    run.update_status(state="running", step=1, epoch=0, best_miou=None)
+    train(config, resume=run.path)
+    for name in ("state", "step", "epoch", "best_miou", "best_epoch", "steps_total"):
+        assert run.status[name] == known[name], name
+
+
 def test_other_settings_or_data_are_refused_and_change_nothing(
     config: TrainConfig, tmp_path: Path
 ) -> None:
