@@ -19,7 +19,7 @@ from .surface import material
 
 
 def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool = False) -> None:
-    """Build a table with legs, feet, side panels or a pedestal, sometimes with drawers."""
+    """Build a table with legs, feet, side panels or a pedestal, often with drawers."""
     width, depth, height = size
     top = material("furniture", rng)
     below = top if rng.random() < 0.5 else material("metal", rng)
@@ -32,7 +32,7 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
         part.cylinder((0, depth / 2, 0), radius * 0.55, 0.03, below, facets=12)
         return
     part.box((-w, 0, under), (w, depth, height), top)
-    legs = rng.choice(("panels", "feet", "four"), p=(0.35, 0.2, 0.45))
+    legs = rng.choice(("panels", "feet", "four"), p=(0.4, 0.15, 0.45))
     if legs == "panels":
         for x in (-w + 0.03, w - 0.06):
             part.box((x, 0.02, 0), (x + 0.03, depth - 0.02, under), below)
@@ -50,9 +50,14 @@ def table(part: Part, rng: np.random.Generator, size: Vector, *, is_round: bool 
         half = rng.uniform(0.018, 0.035)
         for x, y in product((-w + 0.06, w - 0.06), (0.06, depth - 0.06)):
             part.box((x - half, y - half, 0), (x + half, y + half, under), below)
-    if height > 0.6 and rng.random() < 0.5:
-        side = rng.choice((-1, 1)) * (w - 0.25)
-        part.box((side - 0.2, 0.05, 0.1), (side + 0.2, depth - 0.08, under), top)
+    if height > 0.6:
+        for side in (-1, 1):  # drawers
+            if width > 0.9 and rng.random() < 0.35:
+                x, low = side * (w - 0.25), rng.uniform(0.02, 0.45)
+                part.box((x - 0.2, 0.05, low), (x + 0.2, depth - 0.08, under), top)
+        if rng.random() < 0.15:  # a board to put things on
+            low = rng.uniform(0.12, 0.3)
+            part.box((-w + 0.06, 0.06, low), (w - 0.06, depth - 0.06, low + 0.025), below)
     if rng.random() < 0.12:
         _cloth(part, rng, size)
 
@@ -72,7 +77,7 @@ def desk(part: Part, rng: np.random.Generator, size: Vector) -> None:
     """Build a desk: a table, sometimes with a top of shelves at its back."""
     width, depth, height = size
     table(part, rng, size)
-    if rng.random() < 0.2:
+    if rng.random() < 0.3:
         look, rise, w = material("furniture", rng), rng.uniform(0.3, 0.7), width / 2
         for x in (-w, -0.01, w - 0.02):
             part.box((x, 0, height), (x + 0.02, 0.28, height + rise), look)

@@ -40,18 +40,18 @@ bathroom       1.4-2.6 1.8-3.4  2.2-2.8  0.6-1.6
 # those that stand alone, bulk those of BULK.
 _COUNTS = """
 kind           doors windows columns beams boards cases desks sofas meetings chairs bulk
-office         1     1-2     1       0-2   1      1-3   1-3   0-1   0        1-3    2-6
+office         1     1-2     1       0-2   1      1-3   2-4   0-1   0        1-4    2-5
 conferenceRoom 1     1-2     0-1     1-2   1-2    0-2   0     1     1        0-4    0-2
-lounge         1     1-2     0-1     1-2   0-1    0-2   0-1   2-4   1-2      1-4    3-7
-lobby          2-3   1-2     1-3     1-3   0-1    0-2   0-1   2-5   1-3      2-6    0-3
-hallway        2-5   0-1     0-1     0-3   0-2    0-2   0-1   0-1   0        0-3    1-5
-copyRoom       1     0-1     0-1     0-2   1      1-3   1-2   0     0        0-2    2-4
+lounge         1     1-2     0-1     1-2   0-1    0-2   0-1   2-4   1-3      2-6    2-6
+lobby          2-3   1-2     1-3     1-3   0-1    0-2   0-1   2-5   1-3      2-8    0-3
+hallway        2-5   0-1     0-1     0-3   0-2    0-2   0-1   0-1   0        0-3    1-4
+copyRoom       1     0-1     0-1     0-2   1      1-3   1-3   0     0        0-3    1-4
 storage        1     0-1     0-1     0-2   0-1    2-4   0-1   0     0        0-3    3-6
 openspace      1     1-2     1-2     1-3   0-1    1-4   4-8   0-1   0-1      1-4    1-4
 classroom      1-2   1-3     0-2     0-2   1-2    0-2   1-2   0     5-10     2-5    0-3
-kitchen        1-2   1-2     0       0-1   0      0-1   0     0     1        1-4    7-11
-bedroom        1-2   1-2     0       0-1   0      0-1   0-2   0-1   0        1-3    7-12
-livingRoom     1-2   1-3     0-1     0-1   0      0-2   1-2   2-4   1-2      1-4    6-12
+kitchen        1-2   1-2     0       0-1   0      0-1   0-1   0     1-2      2-5    5-9
+bedroom        1-2   1-2     0       0-1   0      0-1   1-2   0-1   0-1      1-4    5-9
+livingRoom     1-2   1-3     0-1     0-1   0      0-2   1-2   2-4   1-2      2-6    4-9
 bathroom       1     0-1     0       0     0      0     0     0     0        0-1    5-8
 """
 # Large things that S3DIS has no class for, by the kind of room; the first ones come first.
@@ -236,7 +236,7 @@ class _Furnisher:
         names = BULK.get(self.kind, OFFICE).split()
         bulk = [names[number % len(names)] for number in self._number("bulk")]
         cases = ["case" for _ in self._number("cases")]
-        for name in (*cases[:1], *bulk[:3]):
+        for name in (*cases[:1], *bulk[:2]):
             self._stand(name)
         for _ in self._number("sofas"):
             self._sofa()
@@ -244,11 +244,11 @@ class _Furnisher:
             self._desk()
         for _ in self._number("meetings"):
             self._meeting()
-        for name in (*cases[1:], *bulk[3:]):
+        for name in (*cases[1:], *bulk[2:]):
             self._stand(name)
         if self.kind in BARS and rng.random() < 0.5:
             self._bar()
-        for _ in range(rng.poisson(0.7 if self.kind in RUGS else 0.2)):
+        for _ in range(rng.poisson(1.2 if self.kind in RUGS else 0.3)):
             self._stand("side")
 
     def seats(self) -> None:
@@ -262,7 +262,7 @@ class _Furnisher:
         """Add clutter on tables, on walls, on the floor and under the ceiling."""
         rng, mess = self.rng, self.mess
         for top, width, depth in self.tops:
-            for _ in range(rng.poisson(0.5 + 5.0 * mess * width * depth)):
+            for _ in range(rng.poisson(0.6 + 7.0 * mess * width * depth)):
                 x, y = rng.uniform(-0.42, 0.42) * width, rng.uniform(0.2, 0.8) * depth
                 self._put(top.at(x, y, 0, rng.uniform(0, 6.283)), self._loose("table"))
         for _ in range(rng.poisson(0.7 * self.around * mess)):

@@ -70,12 +70,13 @@ def door(part: Part, rng: np.random.Generator, opening: Opening) -> None:
     _, s0, _, s1, z1 = opening
     look = material("door" if rng.random() < 0.8 else "wall", rng)
     frame = look if rng.random() < 0.4 else material("frame", rng)
-    _build_surround(part, opening, rng.uniform(0.05, 0.12), rng.uniform(0.08, 0.2), frame)
+    deep = rng.uniform(0.08, 0.25)
+    _build_surround(part, opening, rng.uniform(0.05, 0.12), deep, frame)
     if s1 - s0 < 1.3 and rng.random() < 0.1:
         return  # the leaf is off its hinges, or out of sight
-    angle = rng.choice((0.0, rng.uniform(0.2, 0.6), rng.uniform(1.2, 1.7)), p=(0.6, 0.18, 0.22))
+    angle = rng.choice((0.0, rng.uniform(0.1, 0.6), rng.uniform(1.2, 1.7)), p=(0.5, 0.22, 0.28))
     angle = 0.0 if s1 - s0 > 1.3 else float(angle)  # double doors stay shut
-    leaf = part.at(s0, -rng.uniform(0.0, 0.1) if angle == 0 else 0.01, 0.0, angle)
+    leaf = part.at(s0, -rng.uniform(0.0, deep - 0.04) if angle == 0 else 0.01, 0.0, angle)
     handle, width = material("metal", rng), s1 - s0
     leaf.box((width - 0.12, -0.1, 1.0), (width - 0.05, 0.06, 1.05), handle)
     if rng.random() < 0.12:  # of glass in a narrow frame
