@@ -171,6 +171,18 @@ def test_frozen_layers_stay_as_they_are(store: Store, start: Path, tmp_path: Pat
         TrainConfig(freeze=1)
 
 
+def test_frozen_norms_keep_their_statistics(store: Store, start: Path, tmp_path: Path) -> None:
+    parts = ("frozen-norm", "ema")
+    run = run_as(config(store, tmp_path, start, extra=parts, lr=0.01), "frozen-norm")
+    found, given = load_file(run.weights("last")), load_file(start)
+    for name, value in found.items():
+        kept = ".running_" in name or name.endswith("num_batches_tracked")
+        assert torch.equal(value, given[name]) == kept, name
+    for wrong in ({}, {"weights": "indoor", "sync_bn": True}):
+        with pytest.raises(ConfigError, match="--with frozen-norm: found it"):
+            TrainConfig(extra=("frozen-norm",), **wrong)
+
+
 def test_a_stopped_training_goes_on_without_the_weights(
     store: Store, start: Path, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "warm-up")
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn
     *AUGMENTATIONS,  # what is done to them
-    *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema"),  # the optimisation
+    *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema", "frozen-norm"),  # the optimisation
 )
 # "paper" is the published one: Adam, each block's points drawn once, no augmentation.
 # "modern" is now what it was in version 0.1, whose runs did not save their parts. When it changes,

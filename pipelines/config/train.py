@@ -205,6 +205,12 @@ class TrainConfig:
             raise ConfigError(
                 f"--freeze: found {self.freeze} without --weights, expected weights to keep."
             )
+        if "frozen-norm" in self.parts and (self.weights is None or self.sync_bn):
+            found = "without --weights" if self.weights is None else "and --sync-bn"
+            raise ConfigError(
+                f"--with frozen-norm: found it {found}, expected weights whose statistics are kept"
+                f"{'.' if self.weights is None else ', and none of a batch.'}"
+            )
         if self.weights is None or self.weights_sha256 is not None:  # else not yet the network
             self._check_network()
 

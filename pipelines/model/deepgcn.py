@@ -38,6 +38,7 @@ class DeepGCN(nn.Module):
     block_size: float = BLOCK_SIZE  # m, the side of a block in training; likewise
     voxel: float = 0.0  # m, the side of the voxels in training, 0: none; likewise
     frozen: int = 0  # first layers that training leaves as they are, see `freeze`
+    frozen_norm: bool = False  # see `freeze_norm`
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off
     generator: torch.Generator | None = None  # for stochastic dilation; None: PyTorch's default
     rank_tables: Sequence[RankTable] | None = (
@@ -102,9 +103,21 @@ class DeepGCN(nn.Module):
             module.requires_grad_(False)
         self.train(self.training)
 
+    def freeze_norm(self) -> None:
+        """Let training normalise by the running statistics, as inference does, and keep them.
+
+        Weights and biases of the batch norms are trained like the others.
+        """
+        self.frozen_norm = True
+        self.train(self.training)
+
     def train(self, mode: bool = True) -> DeepGCN:
-        """Set the mode, as PyTorch has it; frozen layers stay in evaluation mode."""
+        """Set the mode, as PyTorch has it; what is frozen stays in evaluation mode."""
         super().train(mode)
+        if self.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         for module in (*self.layers[: self.frozen], *self.blocks[: self.frozen]):
             module.eval()
         return self

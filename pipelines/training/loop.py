@@ -88,6 +88,8 @@ class Training:
         if not begun and (weights := open_start(config)):
             start_from(model, weights, self.classes)
         model.freeze(config.freeze)
+        if "frozen-norm" in config.parts:
+            model.freeze_norm()
         model.to(self.device)
         model.checkpoint_layers = config.checkpoint_layers or 0
         state = TrainingState(

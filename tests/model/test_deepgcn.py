@@ -104,6 +104,32 @@ def test_every_parameter_gets_a_gradient() -> None:
         assert not missing, conv
 
 
+@pytest.mark.parametrize("layout", ["paper", "torch"])
+@pytest.mark.parametrize("conv", ["edge", "mr", "sage", "gin"])
+def test_frozen_norms_train_as_inference_computes(conv: str, layout: str) -> None:
+    """Logits are those of evaluation, and gradients the differences of their sum of squares."""
+    model, x = build(conv=conv, layout=layout, depth=3, epsilon=0.0), features()
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.BatchNorm1d):
+            norm.running_mean.uniform_(-0.2, 0.2)
+            norm.running_var.uniform_(0.5, 2.0)
+    wanted = model.eval()(x)
+    model.freeze_norm()
+    logits = model.train()(x)
+    torch.testing.assert_close(logits, wanted)
+    logits.square().sum().backward()
+    step, generator = 1e-8, torch.Generator().manual_seed(4)
+    for name, weight in model.named_parameters():
+        way = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        sums = []
+        for sign in (1, -2):
+            weight.data.add_(way, alpha=sign * step)
+            sums.append(model(x).square().sum().item())
+        weight.data.add_(way, alpha=step)
+        found = (weight.grad * way).sum().item()
+        assert found == pytest.approx((sums[0] - sums[1]) / (2 * step), rel=1e-3, abs=1e-3), name
+
+
 def test_widest_neighbourhood_may_be_the_whole_block_but_no_more() -> None:
     model = build().eval()
     assert model(features(points=12)).shape == (2, 12, 13)
