@@ -31,7 +31,8 @@ WIDEST_VOXEL = 0.1  # m
 LEAST_K = 4
 NEAR = 0.25  # of the different points of a block, at most, are a point's k·d nearest
 # Of weights to start from: what rooms are like.
-START_FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")  # no tensor's
+# No tensor depends on these.
+START_FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
 ROOM_HEIGHT, ROOM_WIDTH, COLORED = (1.5, 6.0), 2.0, 0.5
 # Of the recipe.
 RARE, FEW_BLOCKS, SEVERAL = 0.05, 0.1, 5  # share of points × classes; of blocks; blocks

@@ -18,7 +18,7 @@ from pipelines.runs.weights import NamedWeights, find_weights
 
 CLASSIFIER = "classifier."  # its tensors' names begin so
 # Settings that no tensor depends on, and so may differ from those of the weights.
-FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "dropout")
+FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
 
 
 def start_config(
