@@ -219,8 +219,10 @@ def test_the_command_takes_the_network_of_the_weights(
 ) -> None:
     options = ["--data", str(store.path), "--runs", str(tmp_path), "--name", "typed"]
     options += ["--max-steps", "1", "--num-points", "64", "--batch-size", "4", "-k", "5"]
+    options += ["--knn-until", "2"]
     assert deepgcn(["train", "--weights", str(start), *options, "--quiet"]) == 0
-    assert Run(tmp_path / "typed").config.model.label == "resgcn-3 (edge, C 16, k 5)"
+    label = Run(tmp_path / "typed").config.model.label
+    assert label == "resgcn-3 (edge, C 16, k 5, k-NN until 2)"
     assert deepgcn(["train", "--weights", str(start), "--width", "8", *options]) == 1
     assert "width 8 instead of 16" in capsys.readouterr().err
 
