@@ -33,7 +33,7 @@ TrainFlags: TypeAlias = Annotated[Flags, TrainConfig]
 JSON = option(False, "Print the result as JSON.", flag="--json")
 QUIET = option(False, "No progress, only warnings and errors.", flag="--quiet -q")
 RUNS = option(TrainConfig.runs, "Folder of the runs.", "DIR")
-PRESET = option(None, "A published network (deepgcn presets); other flags change it.", "NAME")
+PRESET = option(None, "A network of deepgcn presets; other flags change it.", "NAME")
 
 
 def subcommand(

@@ -20,7 +20,7 @@ GIB = 2**30
 
 @subcommand("deepgcn presets")
 def presets() -> Answer:
-    """List the published networks, for train --preset."""
+    """List the published networks and variants of them, for train --preset."""
     from pipelines.model.deepgcn import DeepGCN
     from pipelines.model.presets import PRESETS
     from pipelines.serialization import to_plain

@@ -18,6 +18,7 @@ from deepgcn_cli.options import RUNS, subcommand
 from deepgcn_cli.progress import clock_time, open_progress
 from deepgcn_cli.streams import show
 from pipelines.config import PROTOCOLS, TrainConfig
+from pipelines.config.model import sharing
 from pipelines.config.options import COUNT, option
 from pipelines.errors import RunError, command
 from pipelines.progress import Progress, counted
@@ -82,6 +83,8 @@ def _usual_table(runs: list[dict[str, Any]]) -> Iterator[str | Table]:
         network = "–"
         if run["arch"] is not None:
             network = "{arch}-{depth} {conv} C{width} k{k}".format_map(run)
+            shared = sharing(*(run[name] for name in ("depth", "knn", "knn_every", "knn_until")))
+            network += shared and f", {shared}"
         counts = (_count(run[name]) for name in COUNTS)
         scores = (percent(run[name]) for name in PERCENT)
         rows.append((run["name"], run["state"], network, *counts, *scores, run["tags"] or "–"))

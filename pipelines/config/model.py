@@ -55,6 +55,19 @@ def unnamed_class(names: Collection[str], named: Collection[str]) -> str:
     )
 
 
+def sharing(depth: int, knn: str, knn_every: int | None, knn_until: int | None) -> str:
+    """Return which layers share a graph, in short; empty if each has its own.
+
+    >>> sharing(28, "dynamic", 4, 12)
+    'k-NN every 4 until 12'
+    """
+    if knn == "fixed":
+        return "fixed k-NN"
+    every = f" every {knn_every}" if (knn_every or 1) > 1 else ""
+    until = f" until {knn_until}" if (knn_until or depth) < depth else ""
+    return f"k-NN{every}{until}" if every or until else ""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A network of the DeepGCN family.
@@ -140,11 +153,7 @@ class ModelConfig:
     @property
     def sharing(self) -> str:
         """Which layers share a graph, in short; empty if each has its own."""
-        if self.knn == "fixed":
-            return "fixed k-NN"
-        every = f" every {self.knn_every}" if self.knn_every > 1 else ""
-        until = f" until {self.knn_until}" if (self.knn_until or self.depth) < self.depth else ""
-        return f"k-NN{every}{until}" if every or until else ""
+        return sharing(self.depth, self.knn, self.knn_every, self.knn_until)
 
     def label_with(self, block_size: float, voxel: float = 0.0) -> str:
         """Return the network in short, with its blocks and voxels unless they are as published.

@@ -9,6 +9,8 @@ Reference:
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -28,8 +30,10 @@ def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
     """Return each point's neighbours: every `dilation`-th of its k·dilation nearest points.
 
     By Euclidean distance, on the CPU and on GPUs, without an N × N matrix or any approximation but
-    that of float32: it can swap neighbours whose distances differ by its rounding. A point is its
-    own first neighbour. docs/benchmarks.md compares it with other libraries.
+    that of float32: it can swap neighbours whose distances differ by its rounding. That is relative
+    to the extent of a block: where points are nearer to one another than a thousandth of it, give
+    float64, which is slower. A point is its own first neighbour, unless another is as near within
+    the rounding. docs/benchmarks.md compares it with other libraries.
 
     Args:
         x: points or features (N, C), or blocks of them (B, N, C), floating point and finite. No
@@ -38,11 +42,12 @@ def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
         dilation: 1 takes the k nearest.
 
     Returns:
-        (N, k) or (B, N, k) int32, positions within the block, on x's device. Equal distances are
-        ordered by index. The order within a row is unspecified but deterministic.
+        (N, k) or (B, N, k) int32, positions within the block, on x's device. Points at the same
+        place are ordered by index. The order within a row is unspecified but deterministic.
 
     Raises:
-        ConfigError: x has another shape or type or is not finite, or a block has too few points.
+        ConfigError: x is no such tensor, or its squares overflow; k or dilation is no integer, or a
+            block has too few points for them.
 
     Example:
         >>> line = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
@@ -52,11 +57,19 @@ def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
     Reference:
         Li et al., DeepGCNs, ICCV 2019, section 3.3 (dilated aggregation).
     """
+    if not isinstance(x, Tensor):
+        raise ConfigError(f"knn: found x of type {type(x).__name__}, expected a torch.Tensor.")
     if x.dim() not in (2, 3) or not x.is_floating_point():
         raise ConfigError(
             f"knn: found x of shape {tuple(x.shape)} and type {x.dtype}, "
             "expected (N, C) or (B, N, C) floating point."
         )
+    try:
+        k, dilation = operator.index(k), operator.index(dilation)
+    except TypeError:
+        raise ConfigError(
+            f"knn: found k {k!r} and dilation {dilation!r}, expected integers."
+        ) from None
     if k < 1 or dilation < 1 or (k - 1) * dilation >= x.shape[-2]:
         raise ConfigError(
             f"knn: found k {k} and dilation {dilation} for {x.shape[-2]} points, expected both at "
@@ -64,6 +77,13 @@ def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
         )
     if not x.isfinite().all():
         raise ConfigError(f"knn: {counted(int((~x.isfinite()).sum()), 'value')} of x not finite.")
+    exact = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32)
+    limit = math.sqrt(exact.max / (16 * max(1, x.shape[-1])))
+    if x.numel() and float(x.detach().abs().max()) > limit:
+        raise ConfigError(
+            f"knn: found values up to {float(x.detach().abs().max()):.1e}, expected none above "
+            f"{limit:.1e}: squared distances would not fit into {exact.dtype}."
+        )
     blocks = x if x.dim() == 3 else x.unsqueeze(0)
     index = kernels.knn(blocks, range(0, (k - 1) * dilation + 1, dilation))
     return index if x.dim() == 3 else index.squeeze(0)

@@ -20,7 +20,7 @@ from pipelines.errors import ConfigError
 TYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 GPU_ONLY = {
     "tf32": "an NVIDIA GPU, whose tensor cores compute in TF32",
-    "16": "a GPU: gradients of 16 bits need its loss scaling",
+    "16": "a GPU",
 }
 
 

@@ -148,6 +148,21 @@ def test_knn_takes_equal_points_by_index() -> None:
     assert pipelines.knn(x, 3).tolist() == [[0, 1, 2]] * 40
 
 
+@pytest.mark.parametrize("integer", [np.int64, torch.tensor])
+def test_knn_takes_integers_of_other_libraries(integer: Any) -> None:
+    x = torch.rand(40, 3)
+    assert torch.equal(pipelines.knn(x, integer(3), integer(2)), pipelines.knn(x, 3, 2))
+
+
+def test_knn_of_float64_tells_apart_what_is_near() -> None:
+    near = torch.rand(300, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([near, near + 1000])
+    _, nearest = cKDTree(x.numpy()).query(x.numpy(), k=8)
+    nearest = torch.tensor(nearest).int().sort().values
+    assert torch.equal(pipelines.knn(x, 8).sort().values, nearest)
+    assert not torch.equal(pipelines.knn(x.float(), 8).sort().values, nearest)
+
+
 @pytest.mark.parametrize(
     ("x", "k", "dilation", "message"),
     [
@@ -157,8 +172,13 @@ def test_knn_takes_equal_points_by_index() -> None:
         (torch.zeros(5, 3), 3, 3, "dilation 3 for 5 points"),
         (torch.zeros(5, 3), 0, 1, "k 0"),
         (torch.full((5, 3), float("nan")), 2, 1, "15 values of x not finite"),
+        (torch.full((5, 3), -1e30), 2, 1, r"up to 1.0e\+30, .* fit into float32"),
+        (torch.full((5, 3), 1e200, dtype=torch.float64), 2, 1, "fit into float64"),
+        (np.zeros((5, 3), np.float32), 2, 1, "type ndarray, expected a torch.Tensor"),
+        (torch.zeros(5, 3), 2.0, 1, "k 2.0 and dilation 1, expected integers"),
+        (torch.zeros(5, 3), 2, "1", "dilation '1', expected integers"),
     ],
 )
-def test_knn_refuses(x: Tensor, k: int, dilation: int, message: str) -> None:
+def test_knn_refuses(x: Any, k: Any, dilation: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         pipelines.knn(x, k, dilation)

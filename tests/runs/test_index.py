@@ -87,6 +87,7 @@ def test_a_line_says_what_the_files_say(tmp_path: Path) -> None:
     line = describe(run)
     expected = {
         **{"arch": "resgcn", "depth": 28, "conv": "mr", "preset": "resmrgcn-28", "dilation": 1},
+        **{"knn_every": 1, "knn_until": None},
         **{"test_area": 2, "recipe": "modern", "data": "data", "lr": config.first_lr},
         "parts": "balance resample rotate scale jitter contrast color-drop "
         "smoothing adamw clip ema",

@@ -54,6 +54,13 @@ def fail(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 1) -> 
     return shown.err
 
 
+def test_list_says_which_layers_share_a_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    model = ModelConfig(depth=7, knn_every=2, knn_until=4)
+    create_run(TrainConfig(model=model, name="shared"), environment={})
+    (line,) = succeed(capsys, "list", "--where", "knn_every=2 and knn_until=4").splitlines()[1:2]
+    assert "resgcn-7 edge C64 k16, k-NN every 2 until 4" in line
+
+
 def names(text: str) -> list[str]:
     return [
         line.split()[0] for line in text.splitlines() if line[:5] in ("mine ", "other", "third")
