@@ -75,6 +75,7 @@ class ScanResult:
     label_seconds: float  # the part of it spent labelling; the rest is reading and writing
     earlier: int = 0  # points that an earlier, interrupted call had labelled
     frame: str = "published"  # the rule of the frame
+    precision: str = "32"  # of the matmuls; less changes some labels
     stray: int = 0  # points outside of it, labelled all the same
 
 
@@ -290,6 +291,7 @@ def _predict_one(
         label_points(networks.models, pos, color, found, task, networks.votes, stray)
     label_seconds = time.monotonic() - begun
     rule = f"{config.frame}, without {counted(count, 'stray point')}" if count else config.frame
+    rule += f"; precision {config.precision}" if config.precision != "32" else ""
     shown = progress if len(scan) >= LARGE else SILENT
     with (
         _kept_if_unwritten(out, found, progress),
@@ -320,6 +322,7 @@ def _predict_one(
         label_seconds=label_seconds,
         earlier=earlier,
         frame=config.frame,
+        precision=config.precision,
         stray=count,
     )
 

@@ -135,6 +135,8 @@ def test_short_precision_is_that_of_autocast(
     scan: Path, trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     (found,) = label(scan, trained, precision="bf16").scans
+    assert found.precision == "bf16"
+    assert b"; precision bf16;" in found.out.read_bytes()[:2000]
     confidence = labelled(found.out)["confidence"]
     model = load_model(trained.path)
     _, full = segment(model, *points[:2], num_points=128)

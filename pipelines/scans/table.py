@@ -195,7 +195,7 @@ class Labels:
     classes: Sequence[str]  # the names, in the order of the labels
     class_colors: Sequence[Sequence[int]]  # (red, green, blue) 0–255 for each class
     probabilities: np.ndarray | None = None  # (N, C) float32
-    frame: str = ""  # the rule of the scan's frame, and what it left out
+    frame: str = ""  # the rule of the scan's frame, what it left out, a precision other than 32
     task: Task = field(default_factory=Task)  # is advanced by the points that are written
 
     def columns(self) -> dict[str, np.ndarray]:
