@@ -357,7 +357,8 @@ def summarize(found: Statistics) -> dict[str, float]:
 def differences(found: Statistics, trained: Mapping[str, float]) -> str:
     """Say in what a scan is very unlike the data of `trained`, of `summarize`; "" if it is not.
 
-    >>> scan = measure(np.random.rand(900, 3).astype("f4"), np.full((900, 3), 128, np.uint8))
+    >>> pos = np.random.default_rng(0).random((900, 3), "f4")
+    >>> scan = measure(pos, np.full((900, 3), 128, np.uint8))
     >>> differences(scan, {"height": 30.0, "colored": 0.0})
     '1 instead of 30 m high'
     """
