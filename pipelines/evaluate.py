@@ -42,7 +42,7 @@ from pipelines.reports.scores import (
 )
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
-from pipelines.runs.directory import Run, changing, find_runs, latest_finished, named_run
+from pipelines.runs.directory import CHANGING, Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, check_named, different_settings, open_data
 from pipelines.runs.weights import NamedWeights, find_weights, weights_of
 from pipelines.runtime.compiling import compile_beside
@@ -458,6 +458,9 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
     known = known_scores(run, config, protocol, store.fingerprint)
     if known is not None:
         progress.say(f"{run.path}: scored before")
+        if (run.path / CHANGING).exists():
+            with changing(run):  # the marker of a process that was killed as it ended goes
+                return known
         return known
     one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))
     evaluate(one, progress=progress)

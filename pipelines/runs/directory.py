@@ -310,6 +310,7 @@ def changing(run: Run) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
+            marker.touch()  # another process may have removed it
             marker.unlink()
 
 
