@@ -202,6 +202,8 @@ def _tuning(folder: Path, settings: Settings, weights: NamedWeights) -> TrainCon
         runs=(folder / RUN).parent,
         name=Path(RUN).name,
         recipe="modern",
+        without=("smoothing",),
+        extra=("frozen-norm",),  # statistics of a few dozen small batches are worse than theirs
         epochs=1000,  # the steps end it
         max_steps=settings.steps or max(LEAST_STEPS, int(FLOP / work)),
         batch_size=batch_size,
