@@ -145,6 +145,6 @@ def test_train_default_weights(tmp_path: Path) -> None:
             time.sleep(0.05)
     subprocess.run(script, cwd=tmp_path, env=environment, check=True)
     found = provenance(read_metadata(tmp_path / "made" / "mine.safetensors"))
-    assert found["trained_on"].startswith("synthetic rooms 0 to 15 of seed 1, generator")
-    assert found["started_from"]["trained_on"].startswith("synthetic rooms 0 to 15 of seed 0")
+    assert found["trained_on"].startswith("synthetic rooms 0 to 7 of seed 1, generator")
+    assert found["started_from"]["trained_on"].startswith("synthetic rooms 0 to 7 of seed 0")
     assert all(open_run(tmp_path / "runs" / n).state == "finished" for n in ("mine-first", "mine"))

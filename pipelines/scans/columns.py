@@ -220,7 +220,8 @@ def _names(line: bytes, cut: Cut) -> list[str]:
     line = line.lstrip(b"#/%;! ")
     if cut.delimiter == " " and b'"' in line:  # a name in quotes can hold a space
         text = line.decode("utf-8", "replace").replace("\t", " ")
-        return [word.lower() for word in next(csv.reader([text], delimiter=" ")) if word]
+        with suppress(csv.Error):  # no header: a carriage return within, or an endless quote
+            return [word.lower() for word in next(csv.reader([text], delimiter=" ")) if word]
     return [word.strip('"').lower() for word in cut.split(line)]
 
 

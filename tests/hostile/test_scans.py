@@ -172,5 +172,10 @@ def test_ptx_whose_intensity_is_too_large_for_its_type(tmp_path: Path) -> None:
     assert len(open_scan(tmp_path / "a.ptx")) == 3  # without a warning of NumPy
 
 
+def test_a_carriage_return_beside_a_quote(tmp_path: Path) -> None:
+    content = b'//X2\r3;" RbG B\n3\x06\xf13 2 3 43 4 56\n'
+    assert "expected x, y, z" in refused(tmp_path / "a.xyz", content)
+
+
 def test_a_quote_that_does_not_end_among_tabs(tmp_path: Path) -> None:
     assert "cannot be read" in refused(tmp_path / "a.xyz", '1\t2\t3\t"\t1\t2\t3\n')
