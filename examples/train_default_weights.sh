@@ -23,13 +23,13 @@ small)
     NAME=${NAME:-indoor}  # of the weights, and of the runs
     SHAPE="--depth 14 --width 32 -k 8 --fusion-channels 256 --knn-until 4 --block-size 2 --num-points 4096"
     FIRST="$HOW --batch-size 4 --epochs 200 --lr 1.5e-3"
-    SECOND="$HOW --with frozen-norm --batch-size 4 --epochs 20 --lr 2e-4"
+    SECOND="$HOW --batch-size 4 --epochs 20 --lr 2e-4"
     ;;
 good)
     NAME=${NAME:-indoor-large}
     SHAPE="--depth 28 --width 64 -k 16 --knn-until 4 --block-size 2 --num-points 4096"
     FIRST="$HOW --batch-size 16 --epochs 400"
-    SECOND="$HOW --with frozen-norm --batch-size 16 --epochs 40 --lr 2e-4"
+    SECOND="$HOW --batch-size 16 --epochs 40 --lr 2e-4"
     ;;
 *)
     echo "NETWORK: found '$NETWORK', expected small or good." >&2
