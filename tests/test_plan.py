@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import kernels
+from pipelines import kernels, load_model
 from pipelines.config import ModelConfig, PlanConfig, TrainConfig
 from pipelines.config.budget import duration_text, seconds_of
 from pipelines.data.statistics import of_rooms
@@ -98,7 +98,9 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     made = planned(tmp_path, "10m")
     assert made.settings["weights"] == "indoor"
     config = planned_config(made, {})
-    assert (config.block_size, config.num_points, config.model.depth) == (2.0, 2048, 14)
+    model = load_model()
+    theirs = model.block_size, model.num_points, model.config.depth
+    assert (config.block_size, config.num_points, config.model.depth) == theirs
     samplers = open_samplers(resolve(config, Store.open(tmp_path)), Store.open(tmp_path))
     assert all(samplers), "the only room trains and validates"
     assert planned(tmp_path, "10m", weights="none").settings["weights"] == "none"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TEST_AREA = 4
 PROTOCOL = EvalConfig.protocols[0]
-FLOP = 3e12  # of the fine-tuning: about a minute on two CPU cores
+FLOP = 3e12  # of the fine-tuning: half a minute on two CPU cores
 LEAST_STEPS = 20
 # What a demo makes, in its folder.
 SCAN, FIRST, RAW, DATA, RUN = "scan.ply", "first.ply", "raw", "data", "runs/tuned"
@@ -60,7 +60,7 @@ class Settings:
 
     seed: int = option(0, "Seed of everything.", within=SEED)
     steps: int | None = option(
-        None, "Training steps. [default: about a minute's on two CPU cores]", within=COUNT
+        None, "Training steps. [default: half a minute's on two CPU cores]", within=COUNT
     )
 
     def __post_init__(self) -> None:
