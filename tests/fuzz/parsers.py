@@ -306,7 +306,7 @@ def _read_run(path: Path) -> None:
     run = open_run(path.parent)
     describe(run)
     assert run.config
-    assert run.status
+    assert run.status is not None
 
 
 def _read_index(path: Path) -> None:
