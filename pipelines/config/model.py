@@ -41,6 +41,10 @@ OWN_CLASSES = option(
 )
 
 
+# Settings that no tensor depends on, and so may differ from those of weights to start from.
+TENSORLESS = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
+
+
 def unnamed_class(names: Collection[str], named: Collection[str]) -> str:
     """Return why a file's own classes are not imported; "" if the user has `named` them all.
 

@@ -12,7 +12,7 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 from pipelines.config import ModelConfig
-from pipelines.config.model import PUBLISHED
+from pipelines.config.model import PUBLISHED, TENSORLESS
 from pipelines.config.recipes import ADAM_LR, RECIPES, SGD_LR, parts_of
 from pipelines.data.statistics import Spread, Statistics
 
@@ -31,8 +31,6 @@ WIDEST_VOXEL = 0.1  # m
 LEAST_K = 4
 NEAR = 0.25  # of the different points of a block, at most, are a point's k·d nearest
 # Of weights to start from: what rooms are like.
-# No tensor depends on these.
-START_FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
 ROOM_HEIGHT, ROOM_WIDTH, COLORED = (1.5, 6.0), 2.0, 0.5
 # Of the recipe.
 RARE, FEW_BLOCKS, SEVERAL = 0.05, 0.1, 5  # share of points × classes; of blocks; blocks
@@ -95,7 +93,7 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
     """Return why a training should not start from these weights of rooms; "" if it should."""
     low, high = ROOM_HEIGHT
     for name, value in given.items():
-        if name not in START_FREE and value != getattr(start.model, name, value):
+        if name not in TENSORLESS and value != getattr(start.model, name, value):
             return f"{start.name} has another {name.replace('_', ' ')}"
     if not low <= found.height.p50 <= high or found.width.p50 < ROOM_WIDTH:
         return f"{start.name} knows rooms; this is {found.height.p50:.3g} m high"

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pipelines.config import ModelConfig, TrainConfig
+from pipelines.config.model import TENSORLESS
 from pipelines.data import statistics
 from pipelines.data.store import Store
 from pipelines.data.synthetic.stream import describe_stream
@@ -17,8 +18,6 @@ from pipelines.progress import SILENT, Progress
 from pipelines.runs.weights import NamedWeights, find_weights
 
 CLASSIFIER = "classifier."  # its tensors' names begin so
-# Settings that no tensor depends on, and so may differ from those of the weights.
-FREE = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
 
 
 def start_config(
@@ -80,7 +79,8 @@ def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
     differing = [
         f"{field.name} {getattr(wanted, field.name)} instead of {getattr(theirs, field.name)}"
         for field in dataclasses.fields(ModelConfig)
-        if field.name not in FREE and getattr(theirs, field.name) != getattr(wanted, field.name)
+        if field.name not in TENSORLESS
+        and getattr(theirs, field.name) != getattr(wanted, field.name)
     ]
     if differing:
         raise ConfigError(
