@@ -15,6 +15,7 @@ import torch
 from plyfile import PlyData
 from safetensors.torch import load_file
 from sklearn.metrics import confusion_matrix
+from torch.nn.functional import cross_entropy
 
 from deepgcn_cli.__main__ import run as deepgcn
 from pipelines import kernels, load_model, segment
@@ -32,6 +33,7 @@ from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.weights import find_weights
 from pipelines.scans.ply import write_points
 from pipelines.train import train
+from pipelines.training.start import check_network, start_from
 from pipelines.weights import catalogue
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
@@ -104,6 +106,43 @@ def test_a_training_starts_from_weights(store: Store, start: Path, tmp_path: Pat
     assert learned
     for name in learned:
         torch.testing.assert_close(found[name], given[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"arch": "plaingcn"},
+        {"arch": "resgcn", "knn_until": 2},
+        {"arch": "densegcn", "layout": "paper"},
+        {"arch": "densegcn", "layout": "torch"},
+    ],
+)
+def test_layers_after_those_of_weights_have_no_effect_at_first(
+    network: dict[str, Any], tmp_path: Path
+) -> None:
+    """Then all of them learn: each new tensor gets a gradient in the second step."""
+    torch.manual_seed(0)
+    source = DeepGCN(ModelConfig(**{"depth": 3, "width": 8, "k": 4, "dropout": 0.0, **network}))
+    file = tmp_path / "start.safetensors"
+    save_weights(file, source, metadata={"classes": " ".join(CLASSES)})
+    model = DeepGCN(dataclasses.replace(source.config, depth=5))
+    start_from(model, find_weights(str(file)), CLASSES)
+    features = torch.rand(2, 64, 9)
+    torch.testing.assert_close(
+        model.eval()(features), source.eval()(features), atol=1e-5, rtol=1e-4
+    )
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=0.1)
+    target = torch.randint(len(CLASSES), (2, 64))
+    for _ in range(2):
+        optimizer.zero_grad()
+        cross_entropy(model(features).flatten(0, 1), target.flatten()).backward()
+        optimizer.step()
+    new = {name: v for name, v in model.named_parameters() if name.startswith("layers.4.")}
+    assert new
+    assert all(v.grad is not None and v.grad.any() for name, v in new.items() if "bias" not in name)
+    dgcnn = ModelConfig(arch="dgcnn", depth=3)
+    with pytest.raises(ConfigError, match="depth 4 instead of 3"):  # its last layer is another one
+        check_network("it", dgcnn, dataclasses.replace(dgcnn, depth=4))
 
 
 def test_what_weights_started_from_is_in_the_file_and_in_the_scores(
@@ -225,6 +264,22 @@ def test_the_command_takes_the_network_of_the_weights(
     assert label == "resgcn-3 (edge, C 16, k 5, k-NN until 2)"
     assert deepgcn(["train", "--weights", str(start), "--width", "8", *options]) == 1
     assert "width 8 instead of 16" in capsys.readouterr().err
+    assert deepgcn(["train", "--weights", str(start), "--depth", "2", *options]) == 1
+    assert "depth 2 instead of 3" in capsys.readouterr().err
+
+
+def test_the_command_adds_layers_to_those_of_the_weights(
+    store: Store, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", str(store.path), "--runs", str(tmp_path), "--name", "deeper"]
+    options += ["--max-steps", "1", "--num-points", "64", "--batch-size", "4", "--depth", "4"]
+    assert deepgcn(["train", "--weights", str(start), *options]) == 0
+    said = capsys.readouterr().err
+    assert "1 layer more after its 3, without an effect at the first step" in said
+    assert Run(tmp_path / "deeper").config.model.depth == 4
+    assert load_model(tmp_path / "deeper").config.depth == 4
+    assert deepgcn(["train", "--weights", str(start), "--with", "frozen-norm", *options]) == 1
+    assert "found 1 layer that" in capsys.readouterr().err
 
 
 # eval

@@ -7,6 +7,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from torch.nn import functional as F
+
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import TENSORLESS
 from pipelines.data import statistics
@@ -14,10 +16,14 @@ from pipelines.data.store import Store
 from pipelines.data.synthetic.stream import describe_stream
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import SILENT, Progress
+from pipelines.progress import SILENT, Progress, counted
 from pipelines.runs.weights import NamedWeights, find_weights
 
 CLASSIFIER = "classifier."  # its tensors' names begin so
+# Linear maps of all layers' outputs, (C', D); the columns of later layers come last.
+MAPS_OF_ALL = ("fusion.linear.weight", "prediction.0.linear.weight")
+# Architectures whose first layers are the same at every depth; DGCNN's last one differs.
+DEEPENED = ("plaingcn", "resgcn", "densegcn")
 
 
 def start_config(
@@ -68,6 +74,12 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
     if model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
     check_network(weights.name, theirs, model)
+    if model.depth > theirs.depth and "frozen-norm" in config.parts:
+        raise ConfigError(
+            f"--with frozen-norm: found {counted(model.depth - theirs.depth, 'layer')} that "
+            f"{weights.name} does not have, expected statistics that can be kept.\n"
+            "Leave --with frozen-norm or --depth out."
+        )
     sha256 = weights.sha256
     return dataclasses.replace(
         config, model=model, block_size=size, voxel=voxel, weights_sha256=sha256
@@ -75,12 +87,17 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
 
 
 def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
-    """Raise ConfigError, with the differences, unless all but the classifier is as in weights."""
+    """Raise ConfigError, with the differences, unless weights fit the network.
+
+    All but the classifier has to be as in the weights; more layers may follow theirs.
+    """
+    deeper = theirs.arch in DEEPENED and wanted.depth > theirs.depth
     differing = [
         f"{field.name} {getattr(wanted, field.name)} instead of {getattr(theirs, field.name)}"
         for field in dataclasses.fields(ModelConfig)
         if field.name not in TENSORLESS
         and getattr(theirs, field.name) != getattr(wanted, field.name)
+        and not (field.name == "depth" and deeper)
     ]
     if differing:
         raise ConfigError(
@@ -116,11 +133,20 @@ def keeps_classifier(weights: NamedWeights, classes: Sequence[str], count: int) 
 
 
 def start_from(model: DeepGCN, weights: NamedWeights, classes: Sequence[str]) -> None:
-    """Put weights into a new network, except for a classifier of other classes."""
+    """Put weights into a new network, except for a classifier of other classes.
+
+    Layers that follow those of the weights keep their initialisation. As the maps of all layers'
+    outputs are 0 for theirs, the network computes what that of the weights does, and yet they
+    learn, so that a trained network can grow deeper (Chen et al., Net2Net, ICLR 2016, do likewise
+    with identities).
+    """
     source = weights.load(model.config.own_classes)
     state = source.state_dict()
     if not keeps_classifier(weights, classes, source.config.num_classes):
         state = {name: v for name, v in state.items() if not name.startswith(CLASSIFIER)}
+    own = model.state_dict()
+    for name in MAPS_OF_ALL:
+        state[name] = F.pad(state[name], (0, own[name].shape[1] - state[name].shape[1]))
     model.load_state_dict(state, strict=False)
 
 
@@ -139,6 +165,11 @@ def describe_start(
                 f"{weights.name}: was trained on {noun} of {theirs:g} m; this training has "
                 f"{noun} of {ours:g} m"
             )
+    if more := config.model.depth - network.config.depth:
+        progress.say(
+            f"{weights.name}: {counted(more, 'layer')} more after its {network.config.depth}, "
+            "without an effect at the first step"
+        )
     if not keeps_classifier(weights, store.classes, count):
         progress.say(
             f"{weights.name}: its classifier of {count} classes is replaced by a new one "
