@@ -37,7 +37,8 @@ class TrainConfig:
     )
     weights: str | None = option(
         None,
-        "Start from weights: a file, a run or a name of the catalogue. The network is theirs.",
+        "Start from weights: a file, a run or a name of the catalogue. The network is theirs; a "
+        "greater --depth adds layers.",
         "WEIGHTS",
     )
     weights_sha256: str | None = None  # of their file, once the configuration is resolved

@@ -47,17 +47,22 @@ def check_named(run: Run, named: Collection[str]) -> None:
 
 def check_same(run: Run, config: TrainConfig, store: Store) -> None:
     """Raise a RunError unless `run` under `config`, resolved, on `store` is the same training."""
-    free = [] if {*SCHEDULES} & {*config.parts} else [options.LENGTH]
-    free += [options.PROCESSES] if config.sync_bn else []
-    if changed := differences(to_plain(run.config), to_plain(config), free=free):
+    schedules = [part for part in SCHEDULES if part in config.parts]
+    always = [options.PROCESSES] if config.sync_bn else []
+    free = always if schedules else [options.LENGTH, *always]
+    before, now = to_plain(run.config), to_plain(config)
+    if changed := differences(before, now, free=free):
+        why = ""
+        if changed != differences(before, now, free=[options.LENGTH, *always]):
+            why = f" The learning rate of {' and '.join(schedules)} depends on the length."
         raise RunError(
-            f"{run.path}: cannot resume with other settings: {'; '.join(changed)}.\n"
+            f"{run.path}: cannot resume with other settings: {'; '.join(changed)}.{why}\n"
             f"Leave them out ({resume_command(run.path)}), or start a new run without --resume."
         )
-    before = run.environment.get("store", {}).get("fingerprint")
-    if before != store.fingerprint:
+    began_on = run.environment.get("store", {}).get("fingerprint")
+    if began_on != store.fingerprint:
         raise RunError(
-            f"{run.path}: cannot resume with other data: the run began on {_short(before)}, "
+            f"{run.path}: cannot resume with other data: the run began on {_short(began_on)}, "
             f"{config.data} is {_short(store.fingerprint)}"
             f"{_room_differences(run.environment.get('rooms', {}), room_checksums(store))}.\n"
             "Give the store that it began on with --data, or start a new run without --resume."

@@ -87,6 +87,16 @@ def test_what_shapes_the_result_may_not(
     assert f"deepgcn train --resume {tmp_path / 'run'}" in str(error.value)
 
 
+def test_the_length_may_not_where_the_rate_follows_it(tmp_path: Path) -> None:
+    config = TrainConfig(recipe="modern", runs=tmp_path, name="run", test_area=5, max_steps=9)
+    run = create_run(config, environment={"store": {"fingerprint": "aa"}})
+    with pytest.raises(RunError) as error:
+        check_same(run, dataclasses.replace(config, max_steps=12), store_of("aa"))
+    assert "max_steps was 9, now 12. The learning rate of cosine depends on the length.\n" in str(
+        error.value
+    )
+
+
 def test_a_run_keeps_its_parts_when_its_recipe_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
