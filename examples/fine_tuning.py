@@ -4,10 +4,10 @@
 
 Takes 2 × seeds × minutes, an hour as above, and the scoring, on 2 CPU cores or what there is.
 `--area` is left out of the training and scored. Both rows of the study have the same network,
-recipe and steps, as many as take so many minutes on this machine; from nothing the learning rate is
-the published one, and a third of it from weights. The study's settings are written to
-fine-tuning-area<n>-<minutes>min.yaml: the same command goes on from there where it was stopped, run
-by run, and `deepgcn ablate --grid` takes the file too.
+recipe and steps, as many as take so many minutes on this machine; the learning rates are those that
+`deepgcn plan` chooses for so many steps, from nothing and from weights. The study's settings are
+written to fine-tuning-area<n>-<minutes>min.yaml: the same command goes on from there where it was
+stopped, run by run, and `deepgcn ablate --grid` takes the file too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pipelines.ablate import ablate, dry_run
 from pipelines.config import AblateConfig, ModelConfig
 from pipelines.config.options import flag_of, options_of
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.planning.rules import first_lr
 from pipelines.progress import Progress
 from pipelines.reports.studies import tables_markdown
 from pipelines.runs.weights import find_weights, packaged_weights
@@ -37,13 +38,17 @@ def study(model: DeepGCN, weights: str, area: int, steps: int) -> dict[str, Any]
         flag_of(name, option).lstrip("-"): getattr(model.config, name)
         for name, option in options_of(ModelConfig, "train").items()
     }
-    training = {"area": area, "recipe": "modern", "without": ["balance"], "epochs": 100_000}
+    training = {"area": area, "recipe": "modern", "epochs": 100_000}
+    training["without"] = ["balance", "smoothing"]  # as `plan` does in so short a training
     training |= {"max-steps": steps, "batch-size": 8, "num-points": model.num_points}
     training["block-size"] = model.block_size
     return {
         "title": f"Area {area}: from weights and from nothing, {steps} steps",
         "base": {**network, **training, "val-blocks": 32},
-        "rows": {"from-nothing": {}, "from-weights": {"weights": weights, "lr": 3e-4}},
+        "rows": {
+            "from-nothing": {"lr": first_lr(steps, from_weights=False)},
+            "from-weights": {"lr": first_lr(steps, from_weights=True), "weights": weights},
+        },
         "reference": "from-nothing",
     }
 

@@ -280,15 +280,25 @@ def choose_recipe(
     if added:
         choices.make("extra", tuple(added), GIVEN)
     parts = parts_of(recipe, known, added)
-    lr, why = ADAM_LR, "as published"
+    why = "as published"
     if "cosine" in parts:
-        lr = min(MOST_LR, ADAM_LR * math.sqrt(max(1.0, LR_STEPS / steps)))
         why = f"{ADAM_LR:g} as published, more in a short training ({steps:,} steps)"
     if start is not None:
-        lr, why = max(LEAST_LR, lr / 2), f"half of what it would be from nothing ({steps:,} steps)"
+        why = f"half of what it would be from nothing ({steps:,} steps)"
+    lr = first_lr(steps if "cosine" in parts else LR_STEPS, from_weights=start is not None)
     if "sgd" in parts:
         lr *= SGD_LR / ADAM_LR
     choices.make("lr", float(f"{lr:.2g}"), why)
+
+
+def first_lr(steps: int, *, from_weights: bool) -> float:
+    """Return the first learning rate of Adam for a training of so many steps with `cosine`.
+
+    >>> first_lr(2_500, from_weights=False), first_lr(2_500, from_weights=True)
+    (0.002, 0.001)
+    """
+    lr = min(MOST_LR, ADAM_LR * math.sqrt(max(1.0, LR_STEPS / steps)))
+    return max(LEAST_LR, lr / 2) if from_weights else lr
 
 
 @dataclass(frozen=True)
