@@ -15,8 +15,8 @@ NETWORK=${NETWORK:-small}  # small or good
 FURNITURE=${FURNITURE-/usr/share/sweethome3d/furniture}  # Debian: sweethome3d-furniture; or nothing
 SEED=${SEED:-0}
 
-# As the weights in the package were trained (docs/model_card.md).
-HOW="--recipe scans --without elastic --without tilt --without smoothing --with balance"
+# As the weights in the package were trained in the end (docs/model_card.md).
+HOW="--recipe scans --without smoothing --with balance"
 # FIRST trains from nothing, SECOND goes on from its best weights.
 case $NETWORK in
 small)
