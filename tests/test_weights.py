@@ -33,7 +33,7 @@ from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.weights import find_weights
 from pipelines.scans.ply import write_points
 from pipelines.train import train
-from pipelines.training.start import check_network, start_from
+from pipelines.training.start import check_network, resolve_start, start_config, start_from
 from pipelines.weights import catalogue
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
@@ -266,6 +266,17 @@ def test_the_command_takes_the_network_of_the_weights(
     assert "width 8 instead of 16" in capsys.readouterr().err
     assert deepgcn(["train", "--weights", str(start), "--depth", "2", *options]) == 1
     assert "depth 2 instead of 3" in capsys.readouterr().err
+
+
+def test_a_network_that_becomes_the_published_one_does_not_stand_for_that_of_the_weights(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "start.safetensors"
+    save_weights(file, DeepGCN(ModelConfig(depth=2)), metadata={"classes": " ".join(CLASSES)})
+    assert resolve_start(start_config(str(file), {"depth": 28}, {})).model == ModelConfig()
+    save_weights(file, DeepGCN(ModelConfig(k=8)), metadata={"classes": " ".join(CLASSES)})
+    assert resolve_start(start_config(str(file), {"k": 16}, {})).model.k == 16
+    assert resolve_start(TrainConfig(weights=str(file))).model.k == 8
 
 
 def test_the_command_adds_layers_to_those_of_the_weights(

@@ -56,8 +56,9 @@ def named_classes(settings: Mapping[str, Any]) -> list[str]:
 def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConfig:
     """Return `config` with the hash of the weights that it starts from.
 
-    A network and sides of blocks and voxels that are left at the default stand for those of the
-    weights.
+    Sides of blocks and voxels that are left at the default stand for those of the weights, and so
+    does a network, unless both sides are set, as `start_config` has them: then a network that is
+    the published one is asked for.
 
     Raises:
         ConfigError: the network is another one than the weights'.
@@ -71,7 +72,8 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
     network = weights.load(model.own_classes)
     theirs, size = network.config, config.block_size or network.block_size
     voxel = network.voxel if config.voxel is None else config.voxel
-    if model == ModelConfig(num_classes=classes):
+    settled = config.block_size is not None and config.voxel is not None
+    if not settled and model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
     check_network(weights.name, theirs, model)
     if model.depth > theirs.depth and "frozen-norm" in config.parts:
