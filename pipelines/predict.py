@@ -213,9 +213,13 @@ class _Networks:
 
     @property
     def without_color(self) -> bool:
-        """Whether all of them were trained on data without colours, as their weights say."""
+        """Whether none of them looks at colours, or was trained on data that has them."""
         seen = (read_summary(each.metadata.get(SUMMARY)) for each in self.weights)
-        return all(each.get("colored", 1.0) == 0 for each in seen)
+        models = (model for model, _ in self.models)
+        return all(
+            not model.config.rgb or each.get("colored", 1.0) == 0
+            for model, each in zip(models, seen, strict=True)
+        )
 
     @property
     def label(self) -> str:

@@ -29,6 +29,7 @@ KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
 BLOCK_SIZE = 1.0  # m, the side of a block as published
 BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
+GREY = 0.5  # red, green and blue of a point whose colour is not known, or not looked at
 VOXEL = Bounds(0.001, 0.5, "metres", or_zero=True)  # side of the cubes that each give one point
 IMPORT = ("import",)  # the command that takes every hint
 TRAININGS = ("train", "ablate")  # the commands that have every option of a network
@@ -42,7 +43,10 @@ OWN_CLASSES = option(
 
 
 # Settings that no tensor depends on, and so may differ from those of weights to start from.
-TENSORLESS = ("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout")
+TENSORLESS = (
+    *("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout"),
+    "rgb",
+)
 
 
 def unnamed_class(names: Collection[str], named: Collection[str]) -> str:
@@ -121,12 +125,20 @@ class ModelConfig:
     dropout: float = option(
         0.3, "Rate before the last layer.", "P", within=FRACTION, commands=TRAININGS
     )
+    rgb: bool = option(
+        True, "Colours as input; without, every point is grey to it.", commands=TRAININGS
+    )
     in_channels: int = option(9, "Channels of a point.", within=COUNT, commands=())
     num_classes: int = option(13, "Classes.", within=COUNT, commands=())
 
     def __post_init__(self) -> None:
         check_options(self)
         Bounds(1 if self.arch == "dgcnn" else 2).check("--depth", self.depth)
+        if not self.rgb and self.in_channels != ModelConfig.in_channels:
+            raise ConfigError(
+                f"--no-rgb: found {self.in_channels} channels, expected {ModelConfig.in_channels}, "
+                "of which the colours are 3 to 5."
+            )
         if self.knn == "fixed" and (self.knn_every, self.knn_until) != (1, None):
             flag = "--knn-every" if self.knn_every != 1 else "--knn-until"
             raise ConfigError(f"{flag}: with --knn fixed all layers share the first graph already.")
@@ -152,7 +164,8 @@ class ModelConfig:
         'resgcn-28 (edge, C 64, k 16, k-NN every 4 until 12)'
         """
         sizes = f"{self.conv}, C {self.width}, k {self.k}"
-        return f"{self.arch}-{self.depth} ({sizes}{self.sharing and f', {self.sharing}'})"
+        colors = "" if self.rgb else ", no colours"
+        return f"{self.arch}-{self.depth} ({sizes}{self.sharing and f', {self.sharing}'}{colors})"
 
     @property
     def sharing(self) -> str:

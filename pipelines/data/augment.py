@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipelines.config import BLOCK_SIZE
+from pipelines.config.model import GREY
 
 from .blocks import distinct
 
@@ -36,7 +37,6 @@ EXPOSURE, BALANCE = 0.4, 0.1  # standard deviations: stops; of the logarithm of 
 SATURATION, GAMMA = (0.4, 1.3), (0.75, 1.35)
 GRAIN = 0.04  # maximal standard deviation of a colour's noise
 COLOR_DROP = 0.2  # probability
-GREY = 0.5  # the colour of a scan without colour, here as in `predict`
 
 
 @dataclass(frozen=True)

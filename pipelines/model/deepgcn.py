@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.config import BLOCK_SIZE, ModelConfig
+from pipelines.config.model import GREY
 from pipelines.errors import ConfigError
 from pipelines.kernels.knn_search import RankTable
 
@@ -21,6 +22,9 @@ from .blocks import build_backbone, concatenate, dense_columns
 from .graphs import Graphs
 from .head import EVALUATION_SEGMENT, HIDDEN, Map, Segment, fold, linear_pair, map_by_segment
 from .layers import Norm, Reduce, Unit, linear
+
+
+RGB = slice(3, 6)  # channels of the colour, see `data.blocks.block_features`
 
 
 class DeepGCN(nn.Module):
@@ -69,6 +73,7 @@ class DeepGCN(nn.Module):
         initialize(self, config.layout)
 
     def forward(self, features: Tensor) -> Tensor:
+        features = self._seen(features)
         graphs = self._graphs(features)
 
         # Backbone: each layer's h_l. Then the first linear maps of fusion and prediction, over all
@@ -130,6 +135,7 @@ class DeepGCN(nn.Module):
             >>> [tuple(h.shape) for h in model.backbone(torch.rand(2, 64, 9))]
             [(2, 64, 8), (2, 64, 8), (2, 64, 8)]
         """
+        features = self._seen(features)
         outputs, _ = self._run(range(self.config.depth), self._graphs(features), features)
         return tuple(outputs)
 
@@ -179,8 +185,8 @@ class DeepGCN(nn.Module):
             weights = [fold(weight, self.dense_columns, distinct) for weight in weights]
         return (weights[0], fusion.bias), (weights[1], first.linear.bias)
 
-    def _graphs(self, features: Tensor) -> Graphs:
-        """Check the input and return the graphs of a pass."""
+    def _seen(self, features: Tensor) -> Tensor:
+        """Check the input and return it as the network sees it: grey if it is without colours."""
         config = self.config
         if features.dim() != 3 or features.shape[-1] != config.in_channels:
             raise ConfigError(
@@ -188,6 +194,14 @@ class DeepGCN(nn.Module):
                 f"expected (B, N, {config.in_channels})."
             )
         config.check_points(features.shape[1])
+        if config.rgb:
+            return features
+        grey = torch.full_like(features[..., RGB], GREY)
+        return torch.cat((features[..., : RGB.start], grey, features[..., RGB.stop :]), dim=-1)
+
+    def _graphs(self, features: Tensor) -> Graphs:
+        """Return the graphs of a pass."""
+        config = self.config
         ranks = self.rank_tables or self.draw_ranks()
         keep = self.checkpoint_layers > 0 and torch.is_grad_enabled()
         return Graphs(features, config, ranks, self.rank_bounds(), keep=keep)

@@ -97,7 +97,7 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
             return f"{start.name} has another {name.replace('_', ' ')}"
     if not low <= found.height.p50 <= high or found.width.p50 < ROOM_WIDTH:
         return f"{start.name} knows rooms; this is {found.height.p50:.3g} m high"
-    if found.colored < COLORED:
+    if start.model.rgb and found.colored < COLORED:
         return f"{start.name} knows colours, which are missing here"
     return ""
 

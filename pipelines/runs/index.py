@@ -317,6 +317,7 @@ def _settings(run: Run) -> dict[str, Any]:
         "voxel": config.voxel_side,
         "data": config.data_text,
         "dilation": int(config.model.dilation),
+        "rgb": int(config.model.rgb),
         "parts": " ".join(config.parts),
         "preset": _preset(config.model),
         "device": environment.get("device") or config.device,

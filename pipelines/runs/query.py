@@ -37,7 +37,7 @@ COLUMNS = {
     **dict.fromkeys(("block_s1_oa", "block_s1_macc", "block_s1_miou"), "REAL"),
     **dict.fromkeys(("block_s05_oa", "block_s05_macc", "block_s05_miou"), "REAL"),
     **dict.fromkeys(("error", "status", "updated", "preset", "knn", "parts"), "TEXT"),
-    **dict.fromkeys(("knn_every", "knn_until", "dilation"), "INTEGER"),
+    **dict.fromkeys(("knn_every", "knn_until", "dilation", "rgb"), "INTEGER"),
     **dict.fromkeys(("epsilon", "dropout", "lr"), "REAL"),
     **dict.fromkeys(("epochs", "max_steps", "best_epoch", "parameters"), "INTEGER"),
     "blocks_per_second": "REAL",

@@ -29,7 +29,7 @@ def checked_points(
     """Return pos (N, 3) float32 from the frame's low corner, color (N, 3) uint8, and the frame.
 
     Unknown positions are NaN. Without colours the points are grey, which needs no permission if
-    the network was trained `without_color`.
+    the network labels `without_color`.
 
     Raises:
         DatasetError: no point has coordinates, some have none, or none has a colour, and the
@@ -54,7 +54,7 @@ def _colors(
     """Return color (N, 3) uint8 for every point, with a word about those that have none."""
     color = scan.colors()
     if color is None and without_color:
-        progress.say(f"{scan.path}: no colour, like the data of the training")
+        progress.say(f"{scan.path}: no colour, which the network does without")
         return np.full((len(scan), 3), GREY, np.uint8)
     if color is None:
         if not config.no_color_ok:
@@ -68,7 +68,7 @@ def _colors(
         )
         return np.full((len(scan), 3), GREY, np.uint8)
     missing, placed = scan.uncolored(), np.flatnonzero(~np.isnan(pos[:, 0]))
-    if count := int(missing[placed].sum()):
+    if (count := int(missing[placed].sum())) and not without_color:
         progress.warn(
             f"{scan.path}: {count:,} of {counted(len(scan), 'point')} without colour; labelled "
             "with that of the nearest coloured point, and written as in the scan."
