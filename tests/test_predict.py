@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 import tempfile
@@ -41,9 +42,9 @@ from pipelines.scans.checks import check_positions
 from pipelines.scans.ply import write_points
 from pipelines.weights.published import Hints, build_released
 from pipelines.weights.pytorch import read_torch
-from pipelines.weights.safetensors import save_weights
+from pipelines.weights.safetensors import load_weights, save_weights
 from tests.small_disk import largest_file
-from tests.tiny_run import train_tiny_run
+from tests.tiny_run import MODEL, train_tiny_run
 from tests.tiny_store import write_tiny_store
 
 
@@ -194,15 +195,36 @@ def test_points_without_coordinates_need_a_flag(
     assert vertex["confidence"][[5, 77]].tolist() == [0, 0]
 
 
-def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run) -> None:
+def rename_colors(scan: Path) -> None:
     header, _, body = scan.read_bytes().partition(b"end_header\n")
     for name in (b"red", b"green", b"blue"):
         header = header.replace(b" " + name, b" u" + name)
     scan.write_bytes(header + b"end_header\n" + body)
+
+
+def test_a_scan_without_color_needs_a_flag(scan: Path, trained: Run) -> None:
+    rename_colors(scan)
     with pytest.raises(DatasetError, match=r"found no colour among .*\n.*--no-color-ok"):
         label(scan, trained)
     (found,) = label(scan, trained, no_color_ok=True).scans
     assert found.unlabelled == 0
+
+
+def test_a_network_that_sees_no_colors_needs_none(scan: Path, store: Store, tmp_path: Path) -> None:
+    """Weights carry it; and colours change no label."""
+    blind = train_tiny_run(store.path, tmp_path, model=dataclasses.replace(MODEL, rgb=False))
+    weights = tmp_path / "blind.safetensors"
+    shutil.copy(blind.weights("last"), weights)
+    assert load_weights(weights).config.rgb is False
+    without = Path(shutil.copy(scan, tmp_path / "without.ply"))
+    rename_colors(without)
+    results = [
+        predict(PredictConfig((each,), weights=(weights,), device="cpu")).scans[0]
+        for each in (scan, without)
+    ]
+    found, expected = (labelled(result.out)["class"] for result in results)
+    assert len(np.unique(found)) > 1
+    assert np.array_equal(found, expected)
 
 
 def test_colors_that_are_all_0_are_none(trained: Run, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from pipelines.train import train
 MODEL = ModelConfig(depth=3, width=16, k=6, fusion_channels=64, layout="torch")
 
 
-def train_tiny_run(data: Path, runs: Path, name: str = "tiny", max_steps: int = 60) -> Run:
+def train_tiny_run(
+    data: Path, runs: Path, name: str = "tiny", max_steps: int = 60, model: ModelConfig = MODEL
+) -> Run:
     """Train on the tiny building, long enough to tell its three surfaces apart."""
     config = TrainConfig(
-        model=MODEL,
+        model=model,
         data=data,
         runs=runs,
         name=name,

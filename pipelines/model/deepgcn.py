@@ -23,7 +23,6 @@ from .graphs import Graphs
 from .head import EVALUATION_SEGMENT, HIDDEN, Map, Segment, fold, linear_pair, map_by_segment
 from .layers import Norm, Reduce, Unit, linear
 
-
 RGB = slice(3, 6)  # channels of the colour, see `data.blocks.block_features`
 
 

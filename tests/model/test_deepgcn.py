@@ -139,6 +139,31 @@ def test_widest_neighbourhood_may_be_the_whole_block_but_no_more() -> None:
         model.backbone(features(points=11))
 
 
+@pytest.mark.parametrize("checkpoint_layers", [0, 2])
+@pytest.mark.parametrize("layout", ["paper", "torch"])
+def test_without_colors_every_point_is_grey(layout: str, checkpoint_layers: int) -> None:
+    """As the same network computes for grey points, gradients included."""
+    blind, seeing = (build(layout=layout, rgb=rgb, epsilon=0.0) for rgb in (False, True))
+    seeing.load_state_dict(blind.state_dict())
+    blind.checkpoint_layers = checkpoint_layers
+    x = features()
+    grey = x.clone()
+    grey[..., 3:6] = 0.5
+    assert not torch.allclose(seeing(x), seeing(grey))
+    found, expected = blind(x), seeing(grey)
+    torch.testing.assert_close(found, expected)
+    for logits in (found, expected):
+        logits.square().sum().backward()
+    for one, other in zip(blind.parameters(), seeing.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+    assert torch.equal(blind.backbone(x)[-1], blind.backbone(grey)[-1])
+
+
+def test_only_a_network_whose_input_has_colors_can_go_without() -> None:
+    with pytest.raises(ConfigError, match="--no-rgb: found 3 channels"):
+        build(rgb=False, in_channels=3)
+
+
 def test_wrong_shape_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"found features of shape \(2, 40, 6\)"):
         build()(features()[..., :6])

@@ -132,6 +132,11 @@ def test_weights_of_rooms_are_for_rooms(name: str, given: dict[str, int], why: s
     assert bool(found) == bool(why)
 
 
+def test_weights_that_see_no_colors_need_none() -> None:
+    blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
+    assert not rules.why_no_start(FOUND["no colours"], blind, {})
+
+
 def test_weights_bring_their_network_and_blocks() -> None:
     choices, found = Choices({}), FOUND["like S3DIS"]
     rules.choose_start(choices, INDOOR, ("floor", "shelf"), "")
