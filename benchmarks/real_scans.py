@@ -2,6 +2,7 @@
 
     python -m benchmarks.real_scans indoor indoor-large runs/mine --data real
     python -m benchmarks.real_scans dgcnn-s3dis-area{1,2,3,4,5,6} --average --data real
+    python -m benchmarks.real_scans indoor --votes 4 --data real # four views of each room
     python -m benchmarks.real_scans --data real                  # the tables of all that is scored
     python -m benchmarks.real_scans indoor --data real --record  # for `deepgcn weights list`
 
@@ -73,20 +74,25 @@ def score_weights(
     rows: dict[str, Row],
     *,
     average: bool = False,
+    votes: int = 1,
     device: str = "cpu",
     progress: Progress = SILENT,
 ) -> Iterator[None]:
-    """Score weights, and what they predict together by summed logits; yield after each room."""
+    """Score weights, and what they predict together by summed logits; yield after each room.
+
+    A row of several `votes` is named so: "indoor, 4 votes".
+    """
+    suffix = f", {votes} votes" if votes > 1 else ""
     models = [each.load().to(pick_device(device)) for each in weights]
-    own = [begun_row(rows, each.name, each.sha256) for each in weights]
+    own = [begun_row(rows, each.name + suffix, each.sha256) for each in weights]
     joined = hashlib.sha256(" ".join(each.sha256 for each in weights).encode()).hexdigest()
-    together = begun_row(rows, f"average of {len(weights)}", joined) if average else None
+    together = begun_row(rows, f"average of {len(weights)}{suffix}", joined) if average else None
     wanted = [*own, *([together] if together else [])]
     left = [i for i in store.rooms() if any(title_of(i) not in row["rooms"] for row in wanted)]
-    total = len(models) * sum(info.points for info in left)
+    total = votes * len(models) * sum(info.points for info in left)
     with progress.task("Scoring rooms", total=total, unit="points") as task:
         for info in left:
-            logits = room_logits(store, info, weights, models, task)
+            logits = room_logits(store, info, weights, models, task, votes)
             label, classes = store.read(info).label, len(store.classes)
             for row, found in zip(wanted, [*logits, sum(logits)], strict=False):
                 counts = confusion(label, np.argmax(found, axis=1), classes)
@@ -100,13 +106,15 @@ def room_logits(
     weights: Sequence[NamedWeights],
     models: Sequence[Any],
     task: Task,
+    votes: int = 1,
 ) -> list[np.ndarray]:
     """Return the logits (N, C) of each network for every point of a room."""
-    room, found = store.read(info), []
+    room, found, options = store.read(info), [], EvalConfig(votes=votes)
     for named, model in zip(weights, models, strict=True):
-        of = Evaluation(named.name, Path(), (named,), (model,), EvalConfig(), store, (info,))
+        of = Evaluation(named.name, Path(), (named,), (model,), options, store, (info,))
         logits = np.zeros((len(room.pos), len(store.classes)), np.float32)
-        add_vote(of, model, room, 0, logits, task)
+        for vote in range(votes):
+            add_vote(of, model, room, vote, logits, task)
         found.append(logits)
     return found
 
@@ -178,6 +186,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="prepared scans")
     parser.add_argument("--out", type=Path, default=Path("real_scans.json"))
     parser.add_argument("--average", action="store_true", help="also all of them together")
+    parser.add_argument("--votes", type=int, default=1, help="views of each room, as in `eval`")
     parser.add_argument("--apart", type=int, default=1, help="area whose rooms were looked at")
     parser.add_argument("--record", action="store_true", help="for `deepgcn weights list`")
     parser.add_argument("--device", default="auto", choices=DEVICES)
@@ -186,8 +195,8 @@ def main() -> None:
     rows = read_rows(options.out, store)
     weights = [find_weights(name, progress=progress) for name in options.weights]
     if weights:
-        how = {"average": options.average, "device": options.device, "progress": progress}
-        for _ in score_weights(store, weights, rows, **how):
+        how = {"average": options.average, "votes": options.votes, "device": options.device}
+        for _ in score_weights(store, weights, rows, progress=progress, **how):
             save_rows(options.out, store, rows)
     if BANDS not in rows:
         rows[BANDS] = height_bands(store, progress)

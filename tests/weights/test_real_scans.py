@@ -44,21 +44,32 @@ def files(store: Store, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     return folder / "w10.safetensors", folder / "w20.safetensors"
 
 
+@pytest.mark.parametrize(("votes", "suffix"), [(1, ""), (3, ", 3 votes")])
 def test_the_counts_are_those_of_eval(
-    store: Store, files: tuple[Path, Path], tmp_path: Path
+    votes: int, suffix: str, store: Store, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     rows: dict[str, real_scans.Row] = {}
     weights = [NamedWeights(path.stem, path) for path in files]
-    assert len([*score_weights(store, weights, rows, average=True)]) == len(store.rooms())
+    scored = [*score_weights(store, weights, rows, average=True, votes=votes)]
+    assert len(scored) == len(store.rooms())
     names = tuple(map(str, files))
     config = EvalConfig(
-        weights=names, average=True, data=store.path, test_area=3, pictures=False, runs=tmp_path
+        weights=names,
+        average=True,
+        votes=votes,
+        data=store.path,
+        test_area=3,
+        pictures=False,
+        runs=tmp_path,
     )
     for found in evaluate(config).results:
         values = json.loads(found.files[0].read_text())
-        ours = [rows[found.name]["rooms"][real_scans.title_of(room)] for room in store.rooms(3)]
+        ours = [
+            rows[found.name + suffix]["rooms"][real_scans.title_of(room)] for room in store.rooms(3)
+        ]
         assert np.sum(ours, axis=0).tolist() == values["confusion"]
-    assert rows["w10"]["rooms"] != rows["w20"]["rooms"] != rows["average of 2"]["rooms"]
+    one, other, both = (rows[name + suffix]["rooms"] for name in ("w10", "w20", "average of 2"))
+    assert one != other != both
 
 
 def test_a_stopped_scoring_goes_on(store: Store, files: tuple[Path, Path], tmp_path: Path) -> None:
