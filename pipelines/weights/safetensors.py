@@ -96,13 +96,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             metadata = dict(sorted((opened.metadata() or {}).items()))
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, TypeError) as error:  # TypeError: a size beyond 63 bits
         if "not valid UTF-8" in str(error):
             raise WeightsError(
                 f"{path}: cannot be opened by the safetensors library: its path is no UTF-8.\n"
                 "Rename the folder or file."
             ) from error
-        raise WeightsError(f"{path}: cannot be read as safetensors: {error}.") from error
+        reason = str(error).splitlines()[0]
+        raise WeightsError(f"{path}: cannot be read as safetensors: {reason}.") from error
     _check_sum(path, metadata)
     return tensors, metadata
 

@@ -71,6 +71,14 @@ def test_missing_broken_and_foreign_files(tmp_path: Path) -> None:
         load_weights(path)
 
 
+def test_a_size_beyond_all_numbers(tmp_path: Path) -> None:
+    path, tensor = tmp_path / "w.safetensors", {"dtype": "F32", "shape": [0, 1 << 63]}
+    header = json.dumps({"w": {**tensor, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(WeightsError, match=r"w\.safetensors: cannot be read .*\n.*weights import"):
+        load_weights(path)
+
+
 def test_any_flipped_bit_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, DeepGCN(SMALL), metadata={"note": "0" * 64, "num_points": "128"})
