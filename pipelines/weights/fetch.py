@@ -37,7 +37,8 @@ def fetch(url: str, out: Path, *, size: int, sha256: str, progress: Progress) ->
         with progress.task(f"Fetching {out.name}", total=size, unit="bytes") as task:
             download = partial(_download, out=out, size=size, sha256=sha256, task=task)
             pooch.retrieve(url, f"sha256:{sha256}", out.name, out.parent, downloader=download)
-    except (requests.RequestException, WrongContentError) as error:
+    # ValueError: of an address, perhaps one that a server leads to
+    except (requests.RequestException, WrongContentError, ValueError) as error:
         raise WeightsError(
             f"{url}: cannot be fetched: {_reason(error)}{_kept(_part(out), size)}.\n"
             f"Expected {size:,} bytes with the SHA-256 {sha256}.\n"

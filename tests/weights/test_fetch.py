@@ -46,6 +46,7 @@ class Site:
     ranges: bool = True  # whether it can go on in the middle
     wait: float = 0.0  # seconds after each kibibyte
     status: int = 200
+    leads_to: str = ""  # another address, which every answer names
     asked: list[str] = field(default_factory=list)  # the Range of each request
 
 
@@ -59,6 +60,10 @@ def site(tmp_path: Path) -> Iterator[Site]:
             found.asked.append(self.headers.get("Range", ""))
             if found.status != 200 or self.path != "/model_1.t7":
                 return self.send_error(found.status if found.status != 200 else 404)
+            if found.leads_to:
+                self.send_response(302)
+                self.send_header("Location", found.leads_to)
+                return self.end_headers()
             start = int(wanted[1]) if wanted and found.ranges else 0
             body = found.content[start:]
             self.send_response(206 if start else 200)
@@ -240,6 +245,13 @@ def test_no_network_says_all_that_is_needed(
 def test_a_server_that_refuses(entry: Entry, site: Site, status: int) -> None:
     site.status = status
     with pytest.raises(WeightsError, match=f"the server answers {status}"):
+        weights_file(entry)
+
+
+@pytest.mark.parametrize("host", [70 * "a", "["])
+def test_a_server_that_leads_to_no_address(entry: Entry, site: Site, host: str) -> None:
+    site.leads_to = f"http://{host}/"
+    with pytest.raises(WeightsError, match=rf"{entry.url}: cannot be fetched: .*\nExpected "):
         weights_file(entry)
 
 
