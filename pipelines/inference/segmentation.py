@@ -19,7 +19,7 @@ import torch
 from pipelines.config import BLOCK_SIZE, FRAMES, SEED
 from pipelines.config.options import COUNT, check_choice
 from pipelines.data import blocks
-from pipelines.errors import DatasetError
+from pipelines.errors import DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task, counted
 from pipelines.runtime.cuda_graphs import graphed_evaluation
@@ -172,11 +172,20 @@ def _drawn(model: DeepGCN, room: SortedPoints, draws: Draws, first: int) -> Iter
 
 
 def forward(model: DeepGCN, features: np.ndarray) -> np.ndarray:
-    """Return the model's logits (B, N, C) float32 for features (B, N, 9)."""
+    """Return the model's logits (B, N, C) float32 for features (B, N, 9).
+
+    WeightsError: one is not finite, so there is no largest.
+    """
     parameter = next(model.parameters())
     with torch.inference_mode():
         batch = torch.from_numpy(features).to(parameter.device, parameter.dtype)
-        return graphed_evaluation(model)(batch).float().cpu().numpy()
+        logits: np.ndarray = graphed_evaluation(model)(batch).float().cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise WeightsError(
+            f"{model.config.label}: found NaN or infinite outputs, expected finite ones.\n"
+            "Use other weights, or --precision 32 if it was another one."
+        )
+    return logits
 
 
 def add_rows(total: np.ndarray, rows: np.ndarray, values: np.ndarray) -> None:

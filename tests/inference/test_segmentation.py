@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pipelines import segment
 from pipelines.config import ModelConfig
 from pipelines.data.blocks import block_features, block_points, cover, grid_sort, room_blocks, thin
-from pipelines.errors import ConfigError, DatasetError
+from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.inference.segmentation import (
     Draws,
     add_rows,
@@ -208,6 +208,13 @@ def test_far_points_are_refused_whatever_their_type(model: DeepGCN) -> None:
 def test_impossible_numbers_are_refused(model: DeepGCN, values: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=rf"{next(iter(values))}: found"):
         segment(model, *scan(10), **values)
+
+
+def test_outputs_that_are_no_numbers_are_no_labels() -> None:
+    model = DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
+    model.get_buffer("fusion.norm.running_var").fill_(-1.0)
+    with pytest.raises(WeightsError, match=r"resgcn-2 .*: found NaN or infinite outputs"):
+        segment(model, *scan(100), num_points=POINTS)
 
 
 def test_too_few_points_for_the_neighborhood(model: DeepGCN) -> None:
