@@ -37,6 +37,7 @@ TRIANGLES = 1500  # of a model; the cells grow until it has no more
 LARGEST = 64 << 20  # bytes of one file of a library
 WHOLE = 2 << 30  # bytes of all of them
 PIXELS = 1 << 25  # of a texture
+TEXTURES = ("PNG", "JPEG", "GIF", "BMP", "TGA", "TIFF")  # for others Pillow may start a program
 INDOOR = ("Bathroom", "Bedroom", "Kitchen", "Living room", "Lights", "Miscellaneous", "Office")
 LEFT_OUT = re.compile(  # not of a furnished room, flat, or not what its name says
     r"railing|chimney|carpet|rug|mat\b|doormat|tatami|container|elevator|garage|plug|dimmer|bill"
@@ -375,7 +376,7 @@ def _colors(part: Any) -> np.ndarray:
     """Return two colours (2, 3) of a part's material: its texture's mean and how far it varies."""
     look = getattr(part.visual, "material", None)
     image, tone = getattr(look, "image", None), getattr(look, "diffuse", None)
-    if image is not None and image.width * image.height <= PIXELS:
+    if image is not None and image.format in TEXTURES and image.width * image.height <= PIXELS:
         small = np.asarray(image.convert("RGB").resize((16, 16)), float).reshape(-1, 3) / 255
         mean, spread = small.mean(axis=0), small.std(axis=0)
         return np.clip([mean - spread, mean + spread], 0, 1)

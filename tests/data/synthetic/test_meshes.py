@@ -232,6 +232,20 @@ def test_a_texture_of_too_many_pixels_is_not_decoded(tmp_path):
     assert time.process_time() - begin < 2
 
 
+def test_no_program_is_started_for_a_texture(tmp_path, monkeypatch):
+    from PIL import EpsImagePlugin, Image
+
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: called.append(1))
+    Image.new("RGB", (8, 8)).save(stream := io.BytesIO(), "EPS")
+    files = {"cube/paint.png": stream.getvalue()}
+    library = load_library(
+        write_library(tmp_path / "f", entry(1, "Desk", "cube/cube.obj"), **files)
+    )
+    assert not called
+    assert [model.name for model in library.models] == ["Desk"]
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     zeros = {"cube/big.obj": bytes(LARGEST + 1)}
     folder = write_library(tmp_path / "f", entry(1, "Desk", "cube/cube.obj"), **zeros)
