@@ -761,10 +761,22 @@ def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> N
     save_weights(weights, model)
     (found,) = predict(config).scans
     assert list(found.counts) == ["class_0", "class_1", "class_2"]
-    for wrong in ({"classes": "floor wall"}, {"class_colors": "1-2-3 4-5-6 red"}):
+    for wrong in (
+        {"classes": "floor wall"},
+        {"classes": "floor wall wall"},
+        {"class_colors": "1-2-3 4-5-6 red"},
+    ):
         save_weights(weights, model, metadata=wrong)
         with pytest.raises(WeightsError, match="expected 3 of each"):
             predict(config)
+
+
+@pytest.mark.parametrize("classes", [256, 300])
+def test_more_classes_than_labels_can_have(classes: int, scan: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, DeepGCN(ModelConfig(depth=2, width=4, k=2, num_classes=classes)))
+    with pytest.raises(WeightsError, match=f"{classes} classes, expected at most 255"):
+        predict(PredictConfig(scans=(scan,), weights=(str(weights),), num_points=64))
 
 
 def test_two_results_never_share_a_page(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
-from pipelines.data.store import Store
+from pipelines.data.store import IGNORED, Store
 from pipelines.errors import RunError, WeightsError, did_you_mean
 from pipelines.files import sha256_of
 from pipelines.model.deepgcn import DeepGCN
@@ -93,6 +93,11 @@ class NamedWeights:
 
     def palette(self, count: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
         """Return the names and colours of the `count` classes that the network predicts."""
+        if count > IGNORED:  # a label is a byte, and this one means none
+            raise WeightsError(
+                f"{self.file}: found a network of {count} classes, expected at most {IGNORED}.\n"
+                "Use other weights, or label from Python: pipelines.segment"
+            )
         classes, written = self.class_names(count), self.metadata.get("class_colors", "")
         try:
             known = written or count == len(CLASSES)
@@ -100,9 +105,10 @@ class NamedWeights:
         except ValueError:
             colors = ()
         fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
-        if len(classes) != count or len(colors) != count or not fits:
+        names = len({*classes})
+        if not names == len(classes) == len(colors) == count or not fits:
             raise WeightsError(
-                f"{self.file}: found {counted(len(classes), 'name')} and "
+                f"{self.file}: found {counted(len(classes), 'name')} ({names} different) and "
                 f"{counted(len(colors), 'colour')} of classes, expected {count} of each, as the "
                 "network has outputs.\n"
                 "Export or import the weights again."
