@@ -181,7 +181,7 @@ def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Prog
 
 def _load(weights: NamedWeights, store: Store, config: EvalConfig) -> DeepGCN:
     """Return the network of weights, which have to predict the store's classes."""
-    model = weights.load(config.own_classes)
+    model = weights.load_for_points(config.own_classes)
     classes = weights.class_names(model.config.num_classes)
     if classes != store.classes:
         raise DatasetError(

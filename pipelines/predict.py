@@ -237,7 +237,7 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     Precision(config.precision, device)  # its errors come before the weights are read
     models = []
     for found in weights:
-        model = found.load(config.own_classes).to(device)
+        model = found.load_for_points(config.own_classes).to(device)
         points = config.num_points or model.num_points
         blocks = model.block_size, model.voxel
         draws = Draws(points, config.batch_size, config.seed, *blocks, config.precision)

@@ -196,6 +196,19 @@ def test_another_network_is_refused_with_the_difference(
     assert not find_runs(tmp_path)
 
 
+def test_a_network_of_other_points_is_refused_before_any_work(store: Store, tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_weights(weights, DeepGCN(ModelConfig(depth=2, width=8, k=4, in_channels=6)))
+    with pytest.raises(WeightsError, match=r"points with 6 channels, expected 9"):
+        train(config(store, tmp_path, weights))
+    assert not find_runs(tmp_path)
+    with pytest.raises(WeightsError, match=r"points with 6 channels, expected 9"):
+        score(store, tmp_path, weights)
+    write_points(scan := tmp_path / "s.ply", np.eye(9, 3), np.ones((9, 3), np.uint8))
+    with pytest.raises(WeightsError, match=r"points with 6 channels, expected 9"):
+        predict(PredictConfig(scans=(scan,), weights=(str(weights),)))
+
+
 def test_frozen_layers_stay_as_they_are(store: Store, start: Path, tmp_path: Path) -> None:
     run = run_as(config(store, tmp_path, start, freeze=2, lr=0.01, recipe="modern"), "frozen")
     given = load_file(start)

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pipelines.config import ModelConfig
 from pipelines.data.custom import spread_colors
 from pipelines.data.s3dis import CLASSES, parse_colors
 from pipelines.data.store import IGNORED, Store
@@ -73,6 +74,17 @@ class NamedWeights:
             # The first runs' files do not say it.
             model.num_points, model.block_size = trained.num_points, trained.block_side
             model.voxel = trained.voxel_side
+        return model
+
+    def load_for_points(self, classes: Collection[str] = ()) -> DeepGCN:
+        """Return the network as `load` does; WeightsError: it is not of a block's points."""
+        model = self.load(classes)
+        if (channels := model.config.in_channels) != ModelConfig.in_channels:
+            raise WeightsError(
+                f"{self.file}: found a network of points with {channels} channels, expected "
+                f"{ModelConfig.in_channels}: position, colour, and position in the room.\n"
+                "Use other weights."
+            )
         return model
 
     def class_names(self, count: int) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
         return dataclasses.replace(config, block_size=config.block_side, voxel=config.voxel_side)
     weights = find_weights(config.weights, config.runs, progress=progress)
     model, classes = config.model, config.model.num_classes
-    network = weights.load(model.own_classes)
+    network = weights.load_for_points(model.own_classes)
     theirs, size = network.config, config.block_size or network.block_size
     voxel = network.voxel if config.voxel is None else config.voxel
     settled = config.block_size is not None and config.voxel is not None
