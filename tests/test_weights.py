@@ -223,6 +223,13 @@ def test_frozen_layers_stay_as_they_are(store: Store, start: Path, tmp_path: Pat
         TrainConfig(freeze=1)
 
 
+def test_layers_that_are_new_cannot_be_frozen(store: Store, start: Path, tmp_path: Path) -> None:
+    deeper = dataclasses.replace(load_weights(start).config, depth=5)
+    with pytest.raises(ConfigError, match=r"--freeze: found 4, expected at most 3, .* of start"):
+        train(config(store, tmp_path, start, model=deeper, freeze=4))
+    assert not find_runs(tmp_path)
+
+
 def test_frozen_norms_keep_their_statistics(store: Store, start: Path, tmp_path: Path) -> None:
     parts = ("frozen-norm", "ema")
     run = run_as(config(store, tmp_path, start, extra=parts, lr=0.01), "frozen-norm")

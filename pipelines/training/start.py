@@ -76,6 +76,11 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
     if not settled and model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
     check_network(weights.name, theirs, model)
+    if theirs.depth < config.freeze <= model.depth:
+        raise ConfigError(
+            f"--freeze: found {config.freeze}, expected at most {theirs.depth}, the layers of "
+            f"{weights.name}: those that follow them have yet to learn."
+        )
     if model.depth > theirs.depth and "frozen-norm" in config.parts:
         raise ConfigError(
             f"--with frozen-norm: found {counted(model.depth - theirs.depth, 'layer')} that "
