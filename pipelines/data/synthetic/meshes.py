@@ -37,6 +37,7 @@ TRIANGLES = 1500  # of a model; the cells grow until it has no more
 LARGEST = 64 << 20  # bytes of one file of a library
 WHOLE = 2 << 30  # bytes of all of them
 PIXELS = 1 << 25  # of a texture
+MATERIALS = 255  # of a model
 TEXTURES = ("PNG", "JPEG", "GIF", "BMP", "TGA", "TIFF")  # for others Pillow may start a program
 INDOOR = ("Bathroom", "Bedroom", "Kitchen", "Living room", "Lights", "Miscellaneous", "Office")
 LEFT_OUT = re.compile(  # not of a furnished room, flat, or not what its name says
@@ -331,6 +332,8 @@ def _read_model(archive: zipfile.ZipFile, entry: dict[str, str], label: str, lic
         raise ValueError("its folder is too large")
     files = {i.filename[len(folder) :]: io.BytesIO(archive.read(i)) for i in beside}
     content, resolver = files[inside.name], ZipResolver(archive=files)
+    if len({*re.findall(rb"usemtl[^\r\n]*", content.getvalue())}) > MATERIALS:
+        raise ValueError("too many materials")  # on which trimesh would take minutes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of textures and materials
         loaded: Any = trimesh.load(content, file_type="obj", resolver=resolver, process=False)
@@ -341,7 +344,7 @@ def _read_model(archive: zipfile.ZipFile, entry: dict[str, str], label: str, lic
     size = _size(entry)
     corners = _place_in(corners, entry, size)
     if not (np.isfinite(corners).all() and min(size) > 0.001 and len(parts) < 256):
-        raise ValueError("no size, no position, or too many materials")
+        raise ValueError("no size, no position, or too many parts")
     triangles, kept = _reduce(corners)
     place, elevation = _where(entry, label, size)
     credit = f"{entry.get('creator', 'unknown author')}, {licence}"

@@ -232,6 +232,14 @@ def test_a_texture_of_too_many_pixels_is_not_decoded(tmp_path):
     assert time.process_time() - begin < 2
 
 
+def test_a_model_of_too_many_materials_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("trimesh.load", lambda *_, **__: pytest.fail("it takes minutes"))
+    many = CUBE + "".join(f"usemtl m{i}\nf 1 2 3\n" for i in range(256))
+    folder = write_library(tmp_path / "f", entry(1, "Table", "m/m.obj"), **{"m/m.obj": many})
+    with pytest.raises(ConfigError, match="found no usable model"):
+        load_library(folder)
+
+
 def test_no_program_is_started_for_a_texture(tmp_path, monkeypatch):
     from PIL import EpsImagePlugin, Image
 
