@@ -308,6 +308,10 @@ def readme_text(
 ) -> str:
     """Return the README of an exported file; `metadata` has `exported_from` and `sha256`."""
     config = model.config
+    # Those who wrote the source may have written a line of their own, or what steers a terminal.
+    said = {
+        key: "".join(c if c.isprintable() else " " for c in text) for key, text in metadata.items()
+    }
     if agreement is not None:
         sizes = {"inputs": config.in_channels, "outputs": config.num_classes}
         notes = COMPUTATION.format(points=model.num_points, agreement=agreement, **sizes)
@@ -315,17 +319,17 @@ def readme_text(
         notes = PUBLISHED if names == "published" else ""
         if notes and config.arch != "dgcnn" and config.layout != "torch":
             notes += LAYOUT_PAPER
-    origin = (f"- {key.replace('_', ' ')}: {metadata[key]}\n" for key in ORIGIN if key in metadata)
+    origin = (f"- {key.replace('_', ' ')}: {said[key]}\n" for key in ORIGIN if key in said)
     return README.format(
         out=out.name,
         network=model.label,
         form=FORMS[out.suffix],
-        exported_from=metadata["exported_from"],
-        sha256=metadata["sha256"],
+        exported_from=said["exported_from"],
+        sha256=said["sha256"],
         origin="".join(origin),
         torch=torch.__version__,
         python=platform.python_version(),
-        classes=metadata.get("classes", "").replace(" ", ", ") or "not recorded",
+        classes=said.get("classes", "").replace(" ", ", ") or "not recorded",
         channels=CHANNELS[config.layout],
         config=config,
         notes=notes,

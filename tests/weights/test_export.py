@@ -127,6 +127,16 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
         export_weights(source, out, notes={"author": "me"})
 
 
+def test_nothing_in_a_file_writes_lines_of_the_readme(tmp_path: Path) -> None:
+    source, out = tmp_path / "own.safetensors", tmp_path / "out.safetensors"
+    evil = {"trained_on": "rooms\n- license: any\x1b[2J", "classes": "floor\x1b[31m wall"}
+    write_state(source, DeepGCN(SMALL), published=False, metadata=evil)
+    export_weights(source, out)
+    text = (tmp_path / "out.safetensors.README.md").read_text()
+    assert "- trained on: rooms - license: any [2J\n" in text
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_own_names_in_a_torch_file(tmp_path: Path) -> None:
     model = trained(SMALL)
     write_state(tmp_path / "w.pth", model, published=False, metadata={})
