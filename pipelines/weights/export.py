@@ -128,7 +128,9 @@ def export_weights(
     model.num_points = num_points or model.num_points
     metadata = {key: v for key, v in read_metadata(source).items() if key not in OWN_KEYS}
     metadata |= blocks_metadata(model.num_points, model.block_size, model.voxel)
-    metadata |= {"exported_from": source.name, **notes}
+    # A command line may have bytes that are no UTF-8.
+    texts = {n: v.encode(errors="backslashreplace").decode() for n, v in notes.items()}
+    metadata |= {"exported_from": source.name, **texts}
     if half:
         to_half(model, out)
     agreement = None

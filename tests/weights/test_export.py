@@ -210,6 +210,17 @@ def test_onnx_sorts_equal_distances_by_index(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(found), model(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_note_in_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    source, out = tmp_path / "own.safetensors", tmp_path / "w.onnx"
+    write_state(source, DeepGCN(SMALL), published=False, metadata={})
+    export_weights(source, out, num_points=POINTS, notes={"license": "\udcff"})
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    assert session.get_modelmeta().custom_metadata_map["license"] == r"\udcff"
+
+
 def test_another_computation_is_not_written(tmp_path: Path) -> None:
     model = trained(SMALL)
     features = random_block(model)
