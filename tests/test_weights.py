@@ -83,6 +83,10 @@ def test_one_way_to_name_weights(trained: Run, start: Path, tmp_path: Path) -> N
         find_weights("tinny", runs)
     with pytest.raises(RunError, match=r"expected a run directory"):
         find_weights(tmp_path)
+    with pytest.raises(WeightsError, match="found an empty name"):
+        find_weights("", runs)
+    with pytest.raises(WeightsError, match="x…: File name too long"):
+        find_weights("x" * 5000, runs)
 
 
 def test_the_default_weights_are_those_inside_the_package(

@@ -152,9 +152,14 @@ def find_weights(
     Traceback (most recent call last):
     pipelines.errors.WeightsError: dgcnn-s3dis: found no such weights file, ... Did you mean ...
     """
+    if not str(named):
+        raise WeightsError("weights: found an empty name, expected a file, a run or a name.")
     path = Path(named)
-    if path.is_file():
-        return NamedWeights(path.stem, path)
+    try:
+        if path.is_file():
+            return NamedWeights(path.stem, path)
+    except OSError as error:
+        raise WeightsError(f"{str(named)[:80]}…: {error.strerror}.") from error
     for folder in (runs / path, path):
         if (folder / CONFIG).is_file():
             return weights_of(Run(folder), checkpoint)

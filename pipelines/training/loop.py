@@ -161,8 +161,10 @@ class Training:
                     self.end_epoch()
             except ProcessLostError:
                 # SLURM sends SIGTERM to all processes of a job: to those that make rooms as well.
-                if self.interruption.requested and self.processes.size == 1:
-                    self.stop()
+                if self.processes.size == 1:
+                    if self.interruption.requested:
+                        self.stop()
+                    self.save()
                 raise
         if self.processes.main:
             self.run.update_status(state="finished")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from pipelines.data.sampler import Batch
 from pipelines.data.store import Store
 from pipelines.data.synthetic import GENERATOR
 from pipelines.data.synthetic.stream import SyntheticSampler
-from pipelines.errors import ConfigError, DatasetError, RunError
+from pipelines.errors import ConfigError, DatasetError, ProcessLostError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
 from pipelines.runs.directory import Run, open_run
@@ -141,6 +142,28 @@ def test_sigterm_to_all_processes_saves_and_stops(
     monkeypatch.undo()
     run = open_run(config.runs / "run")
     assert (run.state, run.status["step"]) == ("interrupted", 0)
+    go_on(run)
+    assert_same_run(run, whole)
+
+
+def test_a_lost_worker_loses_no_step(
+    config: TrainConfig, whole: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = SyntheticSampler.batch
+    taken = itertools.count()
+
+    def ended(self: SyntheticSampler, epoch: int, blocks: np.ndarray) -> Batch:
+        if next(taken) == 6:
+            for process in filter(is_worker, children(os.getpid())):
+                os.kill(process, signal.SIGKILL)
+        return made(self, epoch, blocks)
+
+    monkeypatch.setattr(SyntheticSampler, "batch", ended)
+    with pytest.raises(ProcessLostError, match=r"(?s)synthetic rooms has ended.*Resume it: "):
+        run_as(config, "run")
+    monkeypatch.undo()
+    run = open_run(config.runs / "run")
+    assert 0 < run.status["step"] < EPOCH
     go_on(run)
     assert_same_run(run, whole)
 
