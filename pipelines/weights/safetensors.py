@@ -268,6 +268,11 @@ def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: s
                 f"{source}: {name}: found NaN or infinite numbers, expected finite ones.\n"
                 "Its training failed, or the file is damaged: use other weights."
             )
+        if name.endswith("running_var") and (value < 0).any():
+            raise WeightsError(
+                f"{source}: {name}: found a negative variance, expected none below 0.\n"
+                "The file is damaged: use other weights."
+            )
 
 
 def expected_tensors(config: ModelConfig) -> dict[str, Tensor]:

@@ -307,3 +307,12 @@ def test_of_several_precisions_none_is_lost() -> None:
     found = from_reference(state, k=4).state_dict()
     assert torch.equal(found["fusion.norm.running_var"], exact)
     assert found["fusion.linear.weight"].dtype == torch.float32
+
+
+def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
+    model = DeepGCN(ModelConfig(depth=2, width=4, k=2))
+    with torch.no_grad():
+        model.fusion.norm.running_var[3] = -1.0
+    save_weights(tmp_path / "w.safetensors", model)
+    with pytest.raises(WeightsError, match=r"fusion\.norm\.running_var: found a negative variance"):
+        load_weights(tmp_path / "w.safetensors")
