@@ -178,11 +178,12 @@ def _folds(config: TrainConfig, folds: int) -> list[TrainConfig]:
 def _what_next(config: TrainConfig, result: TrainResult) -> str:
     """Return what to type next."""
     where: tuple[object, ...] = () if config.runs == TrainConfig.runs else ("--runs", config.runs)
-    where = (*where, "--data", "DIR") if config.synth else where
     for name in config.model.own_classes:
         where = (*where, "--own-class", name)
     ahead = ("eval", "--report", "md") if result.test_area else ("predict", "SCAN.ply")
-    return f"Next: {command(*ahead, *where)}"
+    score = command("eval", "--data", "DIR", *where)  # no area of its own was left out
+    scored = f"\nScore it on prepared rooms: {score}" if config.synth else ""
+    return f"Next: {command(*ahead, *where)}{scored}"
 
 
 def _keep_next(planned: Plan, results: Sequence[TrainResult]) -> str:
