@@ -174,10 +174,12 @@ class Training:
         config, counters = self.config, self.counters
         left = max(0, self.total_steps - counters.step)
         batches = self.sampler.batches(counters.epoch, config.batch_size, start=counters.batch)
+        batches = batches[:left]
+        total = counters.loss_blocks + sum(map(len, batches))  # fewer if `max_steps` ends it
         title = f"Epoch {counters.epoch + 1}/{config.epochs}"
         with (
-            self.progress.task(title, total=len(self.sampler), unit="blocks") as task,
-            self.prepared(self.sampler, counters.epoch, batches[:left]) as prepared,
+            self.progress.task(title, total=total, unit="blocks") as task,
+            self.prepared(self.sampler, counters.epoch, batches) as prepared,
         ):
             task.advance(counters.loss_blocks)
             pace = Pace()

@@ -191,6 +191,15 @@ def test_progress_receives_notes_and_figures(config: TrainConfig) -> None:
     assert "lr 0.001, seed 0" in listener.said[0]
 
 
+def test_an_epoch_that_max_steps_ends_is_that_much_shorter(config: TrainConfig) -> None:
+    """4 blocks a step, 12 steps an epoch: one step of the first, and then two of the second."""
+    first, second = AtStep(), AtStep()
+    run = run_as(config, "run", first, max_steps=1)
+    train(dataclasses.replace(run.config, max_steps=14), resume=run.path, progress=second)
+    tasks = [task for task in first.tasks + second.tasks if task[0].startswith("Epoch")]
+    assert tasks == [("Epoch 1/2", 4), ("Epoch 1/2", 48), ("Epoch 2/2", 8)]
+
+
 def test_tensorboard_shows_the_metrics(config: TrainConfig) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
