@@ -292,6 +292,14 @@ def test_the_command_takes_the_network_of_the_weights(
     assert "depth 2 instead of 3" in capsys.readouterr().err
 
 
+def test_a_fixed_graph_takes_the_place_of_those_that_the_weights_share(tmp_path: Path) -> None:
+    file = tmp_path / "start.safetensors"
+    save_weights(file, DeepGCN(ModelConfig(depth=4, width=8, k=4, knn_every=2, knn_until=3)))
+    assert start_config(str(file), {"knn": "fixed"}, {}).model.graph_layers() == (0, 0, 0, 0)
+    with pytest.raises(ConfigError, match="--knn-until: with --knn fixed"):
+        start_config(str(file), {"knn": "fixed", "knn_until": 2}, {})
+
+
 def test_a_network_that_becomes_the_published_one_does_not_stand_for_that_of_the_weights(
     tmp_path: Path,
 ) -> None:

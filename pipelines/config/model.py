@@ -156,6 +156,16 @@ class ModelConfig:
         changes["depth"] = depth
         return cls(**values | {name: value for name, value in changes.items() if value is not None})
 
+    def changed(self, **changes: Any) -> ModelConfig:
+        """Return this network with changed settings; a fixed graph is what all layers share then.
+
+        >>> ModelConfig(knn_until=4).changed(knn="fixed").sharing
+        'fixed k-NN'
+        """
+        if changes.get("knn") == "fixed":
+            changes = {"knn_every": 1, "knn_until": None, **changes}
+        return dataclasses.replace(self, **changes)
+
     @property
     def label(self) -> str:
         """The network in short: "resgcn-28 (edge, C 64, k 16)".

@@ -214,7 +214,7 @@ def changed(
         base = dataclasses.replace(base, **own)
     elif "weights" in other and not other["weights"]:
         other.setdefault("freeze", 0)
-    return dataclasses.replace(base, model=dataclasses.replace(base.model, **model), **other)
+    return dataclasses.replace(base, model=base.model.changed(**model), **other)
 
 
 def absolute(changes: Mapping[str, Any], base: TrainConfig) -> dict[str, Any]:

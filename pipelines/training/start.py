@@ -39,9 +39,8 @@ def start_config(
     """
     runs = training.get("runs", TrainConfig.runs)
     network = find_weights(named, runs).load((*named_classes(model), *own_classes))
-    changed = dataclasses.replace(network.config, **model)
     own = {"block_size": network.block_size, "voxel": network.voxel, **training}
-    return TrainConfig(model=changed, weights=named, **own)
+    return TrainConfig(model=network.config.changed(**model), weights=named, **own)
 
 
 def named_classes(settings: Mapping[str, Any]) -> list[str]:

@@ -56,6 +56,11 @@ def rows(name: str, **options: Any) -> dict[str, Row]:
     return {row.name: row for section in sections for row in section.rows}
 
 
+def test_the_row_of_a_fixed_graph_is_trained_whatever_the_others_share() -> None:
+    found = trained("graphs", rows("graphs")["fixed"], knn_until=4)
+    assert found.model.graph_layers() == (0,) * 28
+
+
 def test_table_1_has_every_row_of_the_paper() -> None:
     found = rows("paper-table1")
     assert list(found) == list(TABLE1)
