@@ -23,7 +23,7 @@ import torch
 from pipelines.data.blocks import MIN_POINTS, Block, overlapping
 from pipelines.data.sampler import NO_VALIDATION, BlockSampler, Cut, Sampler, cut_room, split_rooms
 from pipelines.data.store import RoomInfo, Store
-from pipelines.data.synthetic.stream import open_stream, synthetic_store
+from pipelines.data.synthetic.stream import open_stream, open_validation, synthetic_store
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs import directory
 from pipelines.runs.directory import Run
@@ -208,11 +208,14 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
         device = distributed.device_of(processes, pick_device(config.device))
         memory.arrange_memory(config, device.type, processes)
         samplers: tuple[Sampler, BlockSampler | None]
+        # Validation rooms take a while to make; there is perhaps nothing left to validate.
+        ended = config.synth and decided.resume and Run(decided.resume).state == "finished"
         if config.synth:
             free = (len(available_cores()) - 1) // processes.local_size
             workers = config.synth_workers or max(1, free)
             pool = stack.enter_context(worker_pool(workers))
-            samplers = open_stream(config, pool, processes.slots(config.batch_size), progress)
+            stream = open_stream(config, pool, processes.slots(config.batch_size))
+            samplers = stream, None if ended else open_validation(config, pool, progress)
         else:
             samplers = open_samplers(config, store, progress, processes.local_size)
         environment = {**describe_environment(device), **describe_store(config, store)}
@@ -230,11 +233,13 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
                 run.update_status(state="finished")
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
         else:
+            if ended:
+                training.val_sampler = open_validation(config, pool, progress)
             if decided.resume is not None and processes.main:
                 directory.reopen(run, config, environment)
             sharing = memory.sharing_memory(processes, device.type)
             summary = describe_training(
-                config, training.state.model, samplers[0], samplers[1], device, sharing
+                config, training.state.model, samplers[0], training.val_sampler, device, sharing
             )
             progress.say(f"{run.path}: {summary}")
             with sleep_if_crowded():

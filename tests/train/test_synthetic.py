@@ -241,6 +241,18 @@ def test_options_of_synthetic_rooms_need_synth(asked: dict[str, object]) -> None
         TrainConfig(**asked)  # type: ignore[arg-type]
 
 
+def test_validation_rooms_are_made_only_if_there_are_steps_to_take(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, recipe="paper", max_steps=1)
+    run = run_as(config, "run")
+    for steps, tasks in ((1, []), (2, ["Making validation rooms", "Epoch 1/2", "Validating"])):
+        listener = AtStep()
+        again = dataclasses.replace(run.config, max_steps=steps)
+        train(again, resume=run.path, progress=listener)
+        assert [name for name, _ in listener.tasks] == tasks
+        assert ("already finished" in listener.said[0]) == (not tasks)
+    assert run.status["best_miou"] is not None
+
+
 def test_its_settings_are_kept(config: TrainConfig, whole: Run) -> None:
     with pytest.raises(ConfigError, match="--data: found it with --synth"):
         train(dataclasses.replace(whole.config, data=config.runs), resume=whole.path)

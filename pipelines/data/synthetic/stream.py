@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -276,46 +276,51 @@ class KeptRooms:
 
 
 def open_stream(
-    config: TrainConfig,
-    pool: Executor,
-    slots: Collection[int] | None = None,
-    progress: Progress = SILENT,
-) -> tuple[SyntheticSampler, BlockSampler | None]:
-    """Return the samplers of the training blocks, and of the validation blocks if any.
+    config: TrainConfig, pool: Executor, slots: Collection[int] | None = None
+) -> SyntheticSampler:
+    """Return the sampler of the training blocks; `slots` are this process's places in a batch.
 
-    The rooms that validate are the same in every run of the same settings, whatever its seed, and
-    are made now. `slots` are this process's places in a batch; None: all.
+    None: all of them.
     """
-    rooms, scanner, density = config.synth_rooms, config.scanner, config.density
-    assert rooms is not None
-    assert scanner is not None
-    assert density is not None
-    maker = RoomMaker(config.seed, scanner, density_range(density), config.furniture)
-    parts, layout, size = config.parts, config.model.layout, config.block_side
-    trained = SyntheticSampler(
-        maker,
+    assert config.synth_rooms is not None
+    parts, layout = config.parts, config.model.layout
+    return SyntheticSampler(
+        _maker(config, config.seed),
         Drawing(config.num_points, layout, augmentations_of(parts), config.voxel_side),
-        rooms,
+        config.synth_rooms,
         pool,
-        size=size,
+        size=config.block_side,
         balance="balance" in parts,
         batch_size=config.batch_size,
         slots=slots,
     )
+
+
+def open_validation(
+    config: TrainConfig, pool: Executor, progress: Progress = SILENT
+) -> BlockSampler | None:
+    """Return the sampler of the validation blocks, if any, whose rooms are made now.
+
+    They are the same in every run of the same settings, whatever its seed.
+    """
     if not config.val_fraction:
         progress.say(NO_VALIDATION)
-        return trained, None
-    count, kept = max(1, round(config.val_fraction * rooms)), []
-    other = replace(maker, seed=VALIDATION)
+        return None
+    assert config.synth_rooms is not None
+    count, kept = max(1, round(config.val_fraction * config.synth_rooms)), []
     with (
         _explain_lost_worker(),
         progress.task("Making validation rooms", total=count, unit="rooms") as task,
     ):
-        for made in pool.map(other.make, range(count)):
+        for made in pool.map(_maker(config, VALIDATION).make, range(count)):
             kept.append(made)
             task.advance()
-    rooms_kept = KeptRooms(kept)
-    options = config.num_points, config.seed, size, layout
-    return trained, BlockSampler(
-        rooms_kept, rooms_kept.infos, *options, size=size, voxel=config.voxel_side
-    )
+    rooms, size = KeptRooms(kept), config.block_side
+    options = config.num_points, config.seed, size, config.model.layout
+    return BlockSampler(rooms, rooms.infos, *options, size=size, voxel=config.voxel_side)
+
+
+def _maker(config: TrainConfig, seed: int) -> RoomMaker:
+    assert config.scanner is not None
+    assert config.density is not None
+    return RoomMaker(seed, config.scanner, density_range(config.density), config.furniture)

@@ -25,6 +25,7 @@ from pipelines.data.synthetic.stream import (
     SyntheticSampler,
     draw_room,
     open_stream,
+    open_validation,
     rooms_used,
     synthetic_store,
 )
@@ -184,16 +185,15 @@ def test_several_processes_share_the_rooms_and_make_the_same_batches() -> None:
 def test_validation_rooms_are_others_and_the_same_for_every_seed() -> None:
     config = TrainConfig(ModelConfig(depth=2, k=4), synth=True, synth_rooms=20, density="60")
     with ThreadPoolExecutor(1) as pool:
-        (_, one), (trained, other) = (
-            open_stream(replace(config, seed=seed), pool) for seed in (0, 1)
-        )
-        alone, none = open_stream(replace(config, val_fraction=0.0), pool)
+        one, other = (open_validation(replace(config, seed=seed), pool) for seed in (0, 1))
+        none = open_validation(replace(config, val_fraction=0.0), pool)
+        trained = open_stream(config, pool)
     assert one is not None
     assert other is not None
     assert none is None
     assert one.rooms == other.rooms
     assert len(one.rooms) == 2
-    assert len(trained) == len(alone) == 20 * BLOCKS
+    assert len(trained) == 20 * BLOCKS
     maker = RoomMaker(0, "mixed", (60.0, 60.0))
     made = {replace(maker, seed=s).make(n).checksum() for s in (0, 1) for n in range(3)}
     assert len(made) == 6
