@@ -145,8 +145,11 @@ def test_layers_after_those_of_weights_have_no_effect_at_first(
     assert new
     assert all(v.grad is not None and v.grad.any() for name, v in new.items() if "bias" not in name)
     dgcnn = ModelConfig(arch="dgcnn", depth=3)
-    with pytest.raises(ConfigError, match="depth 4 instead of 3"):  # its last layer is another one
+    with pytest.raises(ConfigError, match="depth 4 instead of 3") as error:
         check_network("it", dgcnn, dataclasses.replace(dgcnn, depth=4))
+    assert "is allowed" not in str(error.value)  # its last layer is another one
+    with pytest.raises(ConfigError, match="\nA --depth above 5 is allowed: more layers"):
+        check_network("it", model.config, source.config)
 
 
 def test_what_weights_started_from_is_in_the_file_and_in_the_scores(

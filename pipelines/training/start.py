@@ -106,10 +106,16 @@ def check_network(name: str, theirs: ModelConfig, wanted: ModelConfig) -> None:
         and not (field.name == "depth" and deeper)
     ]
     if differing:
+        deepen = (
+            f"\nA --depth above {theirs.depth} is allowed: more layers then follow theirs."
+            if theirs.arch in DEEPENED
+            else ""
+        )
         raise ConfigError(
             f"--weights {name}: found a network of {theirs.label}, asked for one with "
             f"{', '.join(differing)}.\n"
-            "Leave these options out to train that of the weights, or train from nothing."
+            "To train that of the weights, leave out the preset and the options that ask for "
+            f"another; to train from nothing, leave out --weights.{deepen}"
         )
 
 
