@@ -135,8 +135,9 @@ def _estimate(config: AblateConfig, progress: Progress) -> Answer:
         Table(columns, [shown(row) for row in found.rows]),
         *(f"{row.name} cannot be trained: {row.error}" for row in failing),
         *found.notes,
-        f"{counted(runs, 'run')} to train, estimate {total} one after the other, scoring not "
-        f"counted. All times are estimates, from {found.source}.",
+        f"{counted(runs, 'run')} to train, estimate {total} one after the other; starting "
+        "(some 10 s a run) and scoring are not counted. All times are estimates, from "
+        f"{found.source}.",
     ]
     return Answer(found, parts)
 

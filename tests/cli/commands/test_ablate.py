@@ -73,6 +73,7 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
     lines = {line.split()[1]: line for line in shown.splitlines() if "densegcn" in line}
     assert "densegcn-4 (edge, C 8, k 3)" in lines["dense"]
     assert "6 runs to train, estimate " in shown
+    assert "starting (some 10 s a run) and scoring are not counted." in shown
     assert "All times are estimates, from timed steps of the first row." in shown
     assert not (folder / "runs").exists()
 
