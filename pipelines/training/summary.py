@@ -15,8 +15,8 @@ from .memory import describe_memory
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """Return the number of parameters, frozen ones included."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def describe_training(
@@ -33,7 +33,7 @@ def describe_training(
     micro = config.micro_batch or config.local_batch
     layers = config.checkpoint_layers
     parts = [
-        f"{config.label}, {count_parameters(model) / 1e6:.3f} M parameters",
+        f"{config.label}, {describe_size(model)}",
         describe_dilation(config.model),
         f"from {config.weights}" if config.weights else "",
         f"{counted(config.freeze, 'layer')} frozen" if config.freeze else "",
@@ -49,6 +49,14 @@ def describe_training(
         describe_published(config.model),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def describe_size(model: nn.Module) -> str:
+    """Return a network's parameters, and how many of them are trained if some are not."""
+    whole = count_parameters(model)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    part = f", {trained / 1e6:.3f} M of them trained" if trained < whole else ""
+    return f"{whole / 1e6:.3f} M parameters{part}"
 
 
 def _describe_rooms(config: TrainConfig, sampler: Sampler) -> tuple[str, ...]:
