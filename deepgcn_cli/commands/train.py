@@ -128,7 +128,7 @@ def train(
         planned = _planned(plan, given, progress, *parts, **how)
         shown = list(plan_parts(planned))
         if dry_run:
-            return Answer(planned, shown)
+            return Answer(planned, shown, "Next: the same command without --dry-run")
         show_parts(shown, progress)
         config = planned_config(planned, given)
     elif not by_plan and (weights := own.pop("weights", None)) is not None:

@@ -78,6 +78,7 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
     assert "a GPU of 80 GB, 80 GB; 1d\n" in shown.out
     assert "estimated from its arithmetic, not measured" in shown.out
     assert in_shown("depth 7 given", shown.out)
+    assert shown.err.endswith("Next: the same command without --dry-run\n")
     assert {path.name for path in folder.iterdir()} == {"data"}
 
 
