@@ -77,6 +77,8 @@ class ScanResult:
     frame: str = "published"  # the rule of the frame
     precision: str = "32"  # of the matmuls; less changes some labels
     stray: int = 0  # points outside of it, labelled all the same
+    page: Path | None = None  # of `view`
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,6 @@ def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
     """Return where each scan's labels go; no output may overwrite a scan or another output."""
     outs = [_output_path(config, scan, several=len(scans) > 1) for scan in scans]
     taken = {path.resolve(): f"the scan {path}" for path in scans}
-    pages: dict[Path, Path] = {}
     for scan, out in zip(scans, outs, strict=True):
         check_format(scan, out)
         check_place(out, "--out")
@@ -156,17 +157,20 @@ def _output_paths(config: PredictConfig, scans: list[Path]) -> list[Path]:
                 "Give another --out file for one scan, or a folder for several of different names."
             )
         taken[place] = f"the result of {scan}"
-        page = out.with_suffix(".html" if config.view else ".png")
-        shown = config.view or config.picture
-        if shown:
-            check_place(page, "--view" if config.view else "--picture")
-        if shown and (other := pages.setdefault(page.resolve(), scan)) is not scan:
-            raise ConfigError(
-                f"{page}: would be the {'page' if config.view else 'picture'} of both {other} and "
-                f"{scan}.\n"
-                "Label them one after the other, each with an --out file of another name."
-            )
+        if config.view:
+            check_place(_beside(out, ".html"), "--view")
+        if config.picture:
+            check_place(_beside(out, ".png"), "--picture")
     return outs
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    """Return the page or picture of a result: `a.html` of a.ply, `a.las.html` of a.las.
+
+    So results of one name in several formats share none, whichever call wrote them.
+    """
+    is_ply = out.suffix.lower() == ".ply"
+    return out.with_suffix(suffix) if is_ply else out.with_name(f"{out.name}{suffix}")
 
 
 def _output_path(config: PredictConfig, scan: Path, *, several: bool) -> Path:
@@ -305,12 +309,14 @@ def _predict_one(
         names, colors = networks.classes, networks.class_colors
         labels = Labels(classes=names, class_colors=colors, frame=rule, task=task, **found.labels)
         write_labelled(out, scan, labels)
-    if config.view or config.picture:
+    page = _beside(out, ".html") if config.view else None
+    picture = _beside(out, ".png") if config.picture else None
+    if page or picture:
         pos[stray] = np.nan  # a page that holds them shows the scan as a dot
-        page = out.with_suffix(".html" if config.view else ".png")
-        with _kept_if_unwritten(page, found, progress):
-            remove_unfinished(page.parent, page.name)
-            _show(config, networks, path, out, pos + frame.origin, color, labels)
+        for each in filter(None, (page, picture)):
+            with _kept_if_unwritten(each, found, progress):
+                remove_unfinished(each.parent, each.name)
+                _show(networks, path, each, pos + frame.origin, color, labels)
     shutil.rmtree(found.folder, ignore_errors=True)
     counts = np.bincount(labels.label, minlength=256).tolist()
     return ScanResult(
@@ -328,6 +334,8 @@ def _predict_one(
         frame=config.frame,
         precision=config.precision,
         stray=count,
+        page=page,
+        picture=picture,
     )
 
 
@@ -344,18 +352,12 @@ def _check_memory(path: Path, points: int) -> None:
 
 
 def _show(
-    config: PredictConfig,
-    networks: _Networks,
-    path: Path,
-    out: Path,
-    pos: np.ndarray,
-    color: np.ndarray,
-    labels: Labels,
+    networks: _Networks, path: Path, shown: Path, pos: np.ndarray, color: np.ndarray, labels: Labels
 ) -> None:
-    """Write the page and the picture of a scan that are asked for, beside its result."""
-    if config.view:
+    """Write the page or the picture of a labelled scan, as the suffix of `shown` says."""
+    if shown.suffix == ".html":
         write_viewer(
-            *(out.with_suffix(".html"), pos, color),
+            *(shown, pos, color),
             classes=networks.classes,
             class_colors=networks.class_colors,
             title=path.name,
@@ -363,13 +365,13 @@ def _show(
             predicted=labels.label,
             confidence=labels.confidence,
         )
-    if config.picture:
+    else:
         names = " + ".join(each.name for each in networks.weights)
         title = f"{path.name}, labelled by {names} (without ceiling)"
         drawn = scan_picture(
             *(pos, color, labels.label, networks.classes, networks.class_colors, title)
         )
-        save_figure(out.with_suffix(".png"), drawn)
+        save_figure(shown, drawn)
 
 
 def _compare_with_training(

@@ -581,7 +581,8 @@ def test_stray_points_change_no_other_label(
         assert str(np.load(found.out)["frame"]) == "robust, without 42 stray points"
     elif suffix != ".csv":  # text has no place for it
         assert b"frame robust, without 42 stray points" in found.out.read_bytes()
-    assert found.out.with_suffix(".html").is_file()
+    assert found.page is not None
+    assert found.page.is_file()
 
 
 def classes_of(path: Path) -> np.ndarray:
@@ -779,13 +780,21 @@ def test_more_classes_than_labels_can_have(classes: int, scan: Path, tmp_path: P
         predict(PredictConfig(scans=(scan,), weights=(str(weights),), num_points=64))
 
 
-def test_two_results_never_share_a_page(tmp_path: Path) -> None:
-    scans = [tmp_path / "a.ply", tmp_path / "a.xyz"]
-    assert len(_output_paths(PredictConfig(scans=tuple(scans)), scans)) == 2
-    with pytest.raises(ConfigError, match=r"a\.labelled\.html: would be the page of both .* and "):
-        _output_paths(PredictConfig(scans=tuple(scans), view=True), scans)
-    with pytest.raises(ConfigError, match=r"a\.labelled\.png: would be the picture of both "):
-        _output_paths(PredictConfig(scans=tuple(scans), picture=True), scans)
+def test_two_results_never_share_a_page(scan: Path, trained: Run, tmp_path: Path) -> None:
+    """Whether one call writes them or two, and the result says what was written."""
+    text = tmp_path / "scan.xyz"
+    np.savetxt(text, np.hstack([np.random.default_rng(0).random((200, 3)), np.full((200, 3), 9)]))
+    (one,) = label(scan, trained, view=True, picture=True).scans
+    before = (tmp_path / "scan.labelled.html").read_bytes()
+    (other,) = label(text, trained, view=True, picture=True).scans
+    (plain,) = label(text, trained).scans
+    assert (tmp_path / "scan.labelled.html").read_bytes() == before
+    assert one.page == tmp_path / "scan.labelled.html"
+    assert other.picture == tmp_path / "scan.labelled.xyz.png"
+    assert None not in (one.picture, other.page)
+    assert len({one.page, one.picture, other.page, other.picture}) == 4
+    assert all(path.is_file() for path in (one.page, one.picture, other.page, other.picture))
+    assert plain.page is plain.picture is None
 
 
 def test_labels_of_a_room_folder_are_of_its_files(trained: Run, tmp_path: Path) -> None:

@@ -101,3 +101,7 @@ def described(scans: Sequence[ScanResult]) -> Iterator[str | Table]:
             if count
         ]
         yield Table(["class", "points", "share", "area m²"], rows)
+        if scan.page:
+            yield f"{scan.page}: to look at it in 3-D, in a browser"
+        if scan.picture:
+            yield f"{scan.picture}: its picture"

@@ -5,6 +5,7 @@ What is right comes from a clean copy of the same scan.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from deepgcn_cli.__main__ import run
 from pipelines import kernels
 from pipelines.data.s3dis import CLASSES
+from pipelines.scans.ply import write_points
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import COLORS, tiny_room, write_tiny_store
 
@@ -108,3 +110,23 @@ def test_a_copc_is_labelled_to_the_end(
     assert run(["predict", str(path), "--run", str(trained), "--device", "cpu"]) == 0
     assert "COPC" in capsys.readouterr().err
     assert len(laspy.read(tmp_path / "copclib.labelled.laz")["class"]) == 6
+
+
+def test_what_shows_a_result_is_named(
+    trained: Path,
+    room: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_points(Path("a.ply"), *room)
+    shown = ["--view", "--picture", "--run", str(trained), "--device", "cpu"]
+    with kernels.use("reference"):
+        assert run(["predict", "a.ply", *shown]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("a.labelled.html: ")]
+        assert [line for line in lines if line.startswith("a.labelled.png: ")]
+        assert run(["predict", "a.ply", *shown[1:], "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["scans"]
+    assert (found["page"], found["picture"]) == (None, "a.labelled.png")
