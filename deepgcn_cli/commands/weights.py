@@ -155,17 +155,29 @@ def export_file(
 
 @subcommand(
     "deepgcn weights inspect model.pth",
+    "deepgcn weights inspect indoor",
     "deepgcn weights inspect log5/epoch_best.ckpt --json",
     name="inspect",
 )
 def inspect_file(
     *,
-    path: Path = option(MISSING, "Weights, or a TensorFlow checkpoint (prefix).", "FILE", flag=""),
+    source: str = option(
+        MISSING,
+        "Weights: any file, a TensorFlow checkpoint (prefix), a run or a name of the catalogue.",
+        "WEIGHTS",
+        flag="",
+    ),
     hints: Hints,
+    progress: Progress,
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
+    from pipelines.runs.weights import find_weights
     from pipelines.weights.sources import inspect_weights
+    from pipelines.weights.tensorflow import bundle_prefix
 
+    path = Path(source)
+    if not bundle_prefix(path):
+        path = find_weights(source, progress=progress).file
     found = inspect_weights(path, hints)
     about: list[tuple[str, Any]] = [
         ("file", found.path),

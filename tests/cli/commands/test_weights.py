@@ -18,6 +18,8 @@ from pipelines.config import ModelConfig
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
+from tests.tiny_run import train_tiny_run
+from tests.tiny_store import write_tiny_store
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
 LOG = (
@@ -287,6 +289,17 @@ def test_inspect_of_our_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert " run mine " in shown
     assert "classifier.weight 13 × 256 float32" in shown
     assert "fusion.norm.num_batches_tracked scalar int64" in shown
+
+
+def test_inspect_of_what_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is inside the package, and a run; a name of neither is answered with the nearest."""
+    found = json.loads(succeed(capsys, "inspect", "indoor", "--json"))
+    assert (Path(found["path"]).name, found["release"]) == ("indoor.safetensors", "deepgcn")
+    write_tiny_store(Path("data"))
+    run_dir = train_tiny_run(Path("data"), Path("runs")).path
+    found = json.loads(succeed(capsys, "inspect", run_dir.name, "--json"))
+    assert Path(found["path"]).resolve().is_relative_to(run_dir.resolve())
+    assert "Did you mean 'indoor'?" in fail(capsys, "inspect", "indor")
 
 
 def test_inspect_of_a_release(capsys: pytest.CaptureFixture[str]) -> None:
