@@ -215,7 +215,7 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
             workers = config.synth_workers or max(1, free)
             pool = stack.enter_context(worker_pool(workers))
             stream = open_stream(config, pool, processes.slots(config.batch_size))
-            samplers = stream, None if ended else open_validation(config, pool, progress)
+            samplers = stream, None if ended else open_validation(config, pool, stream, progress)
         else:
             samplers = open_samplers(config, store, progress, processes.local_size)
         environment = {**describe_environment(device), **describe_store(config, store)}
@@ -234,7 +234,7 @@ def _train_rank(decided: _Decisions, processes: Processes, progress: Progress) -
             progress.say(f"{run.path}: already finished, {training.position}; nothing to do.")
         else:
             if ended:
-                training.val_sampler = open_validation(config, pool, progress)
+                training.val_sampler = open_validation(config, pool, stream, progress)
             if decided.resume is not None and processes.main:
                 directory.reopen(run, config, environment)
             sharing = memory.sharing_memory(processes, device.type)

@@ -334,7 +334,7 @@ class Training:
         """Save the weights as "last" or "best"."""
         if not self.processes.main:
             return
-        metadata = trained_on(self.config, self.store, self.counters.samples)
+        metadata = trained_on(self.config, self.store, self.sampler, self.counters.samples)
         if started := self.run.environment.get(STARTED_FROM):
             metadata |= as_metadata({STARTED_FROM: started})
         metadata |= {

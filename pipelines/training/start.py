@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import TENSORLESS
 from pipelines.data import statistics
+from pipelines.data.sampler import Sampler
 from pipelines.data.store import Store
-from pipelines.data.synthetic.stream import describe_stream
+from pipelines.data.synthetic.stream import SyntheticSampler, describe_stream
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, counted
@@ -194,16 +195,15 @@ def describe_start(
         )
 
 
-def trained_on(config: TrainConfig, store: Store, blocks: int) -> dict[str, str]:
+def trained_on(config: TrainConfig, store: Store, sampler: Sampler, blocks: int) -> dict[str, str]:
     """Return what a training's weights record of its data, of which they have seen some blocks."""
-    like = {}
-    if config.synth:
-        text = describe_stream(config, store, blocks)
+    if isinstance(sampler, SyntheticSampler):
+        text, seen = describe_stream(config, store, blocks), sampler.statistics
     else:
         areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
         text = f"{store.path.resolve().name}, areas {areas}"
         seen = statistics.of_rooms(store, [r for r in store.rooms() if r.area != config.test_area])
-        like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
+    like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
     text += f" (fingerprint {store.fingerprint[:12]})"
     return {
         "trained_on": f"{text}, recipe {config.recipe_text}, seed {config.seed}",

@@ -16,9 +16,10 @@ import pytest
 from pipelines import kernels
 from pipelines.config import EvalConfig, PredictConfig, TrainConfig
 from pipelines.data.sampler import Batch
+from pipelines.data.statistics import read_summary
 from pipelines.data.store import Store
 from pipelines.data.synthetic import GENERATOR
-from pipelines.data.synthetic.stream import SyntheticSampler
+from pipelines.data.synthetic.stream import VALIDATION, RoomMaker, SyntheticSampler
 from pipelines.errors import ConfigError, DatasetError, ProcessLostError, RunError
 from pipelines.evaluate import evaluate
 from pipelines.predict import predict
@@ -91,6 +92,10 @@ def test_what_a_run_says_of_its_rooms(whole: Run) -> None:
         f"60-120 points per m² (fingerprint {fingerprint[:12]}), recipe modern, seed 0"
     )
     assert (found["test_area"], found["fingerprint"]) == ("0", fingerprint)
+    made = RoomMaker(VALIDATION, "laser", (60.0, 120.0)).make(0)  # the room that validates
+    like = read_summary(found["data_statistics"])
+    assert like["height"] == pytest.approx(made.pos[: made.inside, 2].max(), rel=1e-3)
+    assert like["colored"] == 1
     assert describe(found).startswith("run whole, trained on synthetic rooms 0 to 19")
     config = whole.config
     assert (config.scanner, config.density, config.synth_rooms) == ("laser", "60-120", 1)

@@ -39,6 +39,7 @@ from pipelines.data.sampler import (
     draw_blocks,
     slices,
 )
+from pipelines.data.statistics import Statistics, measure_room, merge
 from pipelines.data.store import Room, RoomInfo, Store, make_room
 from pipelines.errors import ProcessLostError
 from pipelines.progress import SILENT, Progress
@@ -158,6 +159,8 @@ class SyntheticSampler:
         batch_size, slots: which blocks this process takes of each batch; None: all. Other rooms
             are not made ahead.
     """
+
+    statistics: Statistics | None = None  # of rooms made as its own are; None: none was measured
 
     def __init__(
         self,
@@ -297,24 +300,28 @@ def open_stream(
 
 
 def open_validation(
-    config: TrainConfig, pool: Executor, progress: Progress = SILENT
+    config: TrainConfig, pool: Executor, trained: SyntheticSampler, progress: Progress = SILENT
 ) -> BlockSampler | None:
     """Return the sampler of the validation blocks, if any, whose rooms are made now.
 
-    They are the same in every run of the same settings, whatever its seed.
+    They are the same in every run of the same settings, whatever its seed. What is measured of
+    them is kept with the sampler of the training blocks, `trained`.
     """
     if not config.val_fraction:
         progress.say(NO_VALIDATION)
         return None
     assert config.synth_rooms is not None
-    count, kept = max(1, round(config.val_fraction * config.synth_rooms)), []
+    count = max(1, round(config.val_fraction * config.synth_rooms))
+    kept, measured = [], []
     with (
         _explain_lost_worker(),
         progress.task("Making validation rooms", total=count, unit="rooms") as task,
     ):
         for made in pool.map(_maker(config, VALIDATION).make, range(count)):
             kept.append(made)
+            measured.append(measure_room(made, len(CLASSES)))
             task.advance()
+    trained.statistics = merge(measured)
     rooms, size = KeptRooms(kept), config.block_side
     options = config.num_points, config.seed, size, config.model.layout
     return BlockSampler(rooms, rooms.infos, *options, size=size, voxel=config.voxel_side)
