@@ -88,6 +88,8 @@ class PredictResult:
     weights: tuple[Path, ...]
     scans: tuple[ScanResult, ...]
     failed: tuple[tuple[Path, str], ...] = ()  # of several scans, those not labelled, and why
+    names: tuple[str, ...] = ()  # of the weights
+    votes: int = 1
 
 
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:
@@ -122,7 +124,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
             progress.warn(f"{error}\nThe other scans are still labelled.")
             failed.append((scan, str(error)))
     weights = tuple(found.file for found in networks.weights)
-    return PredictResult(weights, tuple(results), tuple(failed))
+    names = tuple(found.name for found in networks.weights)
+    return PredictResult(weights, tuple(results), tuple(failed), names, config.votes)
 
 
 def _find_scans(named: tuple[Path, ...]) -> list[Path]:

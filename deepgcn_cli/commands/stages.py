@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from deepgcn_cli.display import Answer, Table
@@ -13,7 +13,7 @@ from pipelines.errors import command
 from pipelines.progress import Progress, counted
 
 if TYPE_CHECKING:
-    from pipelines.predict import ScanResult
+    from pipelines.predict import PredictResult
 
 
 @subcommand("deepgcn synth raw", "deepgcn synth raw --areas 6 --rooms 3 --seed 1")
@@ -74,12 +74,14 @@ def predict(config: PredictConfig, progress: Progress) -> Answer:
 
     with interruptible("the same command continues where it stopped, if the scan is large"):
         result = stage(config, progress=progress)
-    return Answer(result, described(result.scans), failed=bool(result.failed))
+    return Answer(result, described(result), failed=bool(result.failed))
 
 
-def described(scans: Sequence[ScanResult]) -> Iterator[str | Table]:
+def described(result: PredictResult) -> Iterator[str | Table]:
     """Yield each labelled scan's path and size, and the points and area of every class."""
-    for number, scan in enumerate(scans):
+    if len(result.names) > 1 or result.votes > 1:
+        yield f"labelled by {' + '.join(result.names)}, {counted(result.votes, 'vote')}"
+    for number, scan in enumerate(result.scans):
         labelled = scan.points - scan.unlabelled
         unlabelled = f", {scan.unlabelled:,} without label" if scan.unlabelled else ""
         earlier = f"; {counted(scan.earlier, 'point')} labelled before" if scan.earlier else ""

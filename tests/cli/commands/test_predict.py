@@ -16,6 +16,7 @@ import pytest
 from deepgcn_cli.__main__ import run
 from pipelines import kernels
 from pipelines.data.s3dis import CLASSES
+from pipelines.runs.directory import Run
 from pipelines.scans.ply import write_points
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import COLORS, tiny_room, write_tiny_store
@@ -130,3 +131,22 @@ def test_what_shows_a_result_is_named(
         assert run(["predict", "a.ply", *shown[1:], "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out)["scans"]
     assert (found["page"], found["picture"]) == (None, "a.labelled.png")
+
+
+def test_which_networks_labelled_together_is_said(
+    trained: Path,
+    room: tuple[np.ndarray, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_points(Path("a.ply"), *room)
+    other = shutil.copy(Run(trained).weights(), "other.safetensors")
+    both = ["--weights", str(trained), "--weights", str(other), "--votes", "2", "--device", "cpu"]
+    with kernels.use("reference"):
+        assert run(["predict", "a.ply", *both]) == 0
+        assert f"labelled by {trained.name} + other, 2 votes\n" in capsys.readouterr().out
+        assert run(["predict", "a.ply", *both, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["names"], found["votes"]) == ([trained.name, "other"], 2)
