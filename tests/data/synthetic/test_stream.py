@@ -185,9 +185,10 @@ def test_several_processes_share_the_rooms_and_make_the_same_batches() -> None:
 def test_validation_rooms_are_others_and_the_same_for_every_seed() -> None:
     config = TrainConfig(ModelConfig(depth=2, k=4), synth=True, synth_rooms=20, density="60")
     with ThreadPoolExecutor(1) as pool:
-        one, other = (open_validation(replace(config, seed=seed), pool) for seed in (0, 1))
-        none = open_validation(replace(config, val_fraction=0.0), pool)
         trained = open_stream(config, pool)
+        one, other = (open_validation(replace(config, seed=seed), pool, trained) for seed in (0, 1))
+        assert trained.statistics is not None
+        none = open_validation(replace(config, val_fraction=0.0), pool, trained)
     assert one is not None
     assert other is not None
     assert none is None
