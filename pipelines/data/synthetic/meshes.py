@@ -213,6 +213,9 @@ def _load(path: Path, key: str, progress: Progress) -> list[Model]:
     try:
         return _read_cached(cached)
     except (OSError, KeyError, TypeError, ValueError, *ZIP_ERRORS):
+        progress.say(
+            f"{path}: its models are read once, which may take minutes, and kept in {cached.parent}"
+        )
         models = read_library(path, progress)
     try:
         _write_cached(cached, models)
@@ -257,12 +260,15 @@ def read_library(path: Path, progress: Progress = SILENT) -> list[Model]:
             _check_sizes(path, archive)
             catalogue = _read_catalogue(archive.read(CATALOGUE).decode("latin-1"))
             licence = catalogue.pop(0, {}).get("license", "unknown licence")
-            for entry in catalogue.values():
-                try:
-                    label = class_of(entry)
-                    models += [_read_model(archive, entry, label, licence)] if label else []
-                except Exception:  # a file of a stranger, read by a parser that trusts it
-                    broken += 1
+            title = f"Reading {path.stem}"
+            with progress.task(title, total=len(catalogue), unit="models") as task:
+                for entry in catalogue.values():
+                    try:
+                        label = class_of(entry)
+                        models += [_read_model(archive, entry, label, licence)] if label else []
+                    except Exception:  # a file of a stranger, read by a parser that trusts it
+                        broken += 1
+                    task.advance()
     except (OSError, KeyError, ValueError, *ZIP_ERRORS) as error:
         raise ConfigError(
             f"{path}: found {error}, expected a furniture library: a zip file with {CATALOGUE}."

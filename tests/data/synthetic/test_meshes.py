@@ -23,7 +23,8 @@ from pipelines.data.synthetic.meshes import (
 )
 from pipelines.data.synthetic.scene import TRIANGLE, Frame, Material, Scene
 from pipelines.errors import ConfigError
-from pipelines.progress import Progress
+from pipelines.progress import Progress, Task
+from tests.tiny_training import AtStep
 
 DEBIAN = Path("/usr/share/sweethome3d/furniture")
 PLAIN = Material("paint", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), scale=1.0)
@@ -175,6 +176,21 @@ def test_the_second_reading_comes_from_the_cache(tmp_path):
     cached.write_bytes(b"PK broken")
     assert len(load_library(folder).models) == 1
     assert cached.stat().st_size > 100
+
+
+def test_a_first_reading_shows_each_model_and_where_they_are_kept(tmp_path, monkeypatch):
+    advanced = []
+    monkeypatch.setattr(Task, "advance", lambda task: advanced.append(task))
+    catalogue = entry(1, "Desk", "cube/cube.obj") + entry(2, "Table", "cube/cube.obj")
+    folder = write_library(tmp_path / "f", catalogue)
+    first, second = AtStep(), AtStep()
+    load_library(folder, first)
+    assert first.tasks == [("Reading furniture", 1), ("Reading test", 2)]
+    assert len(advanced) == 1 + 2
+    (said,) = first.said
+    assert said.endswith(f"and kept in {tmp_path / 'cache' / 'deepgcn' / 'furniture'}")
+    load_library(folder, second)
+    assert (second.tasks, second.said) == ([("Reading furniture", 1)], [])
 
 
 def test_large_models_are_reduced(tmp_path):
