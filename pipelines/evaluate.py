@@ -201,7 +201,8 @@ def _open_weights(
     progress: Progress,
 ) -> Evaluation:
     unseen = set(store.areas).intersection(*(each.unseen_areas(store) for each in weights))
-    names = " and ".join(each.name for each in weights)
+    each_name = [each.name for each in weights]
+    names = " and ".join(each_name)
     area = config.test_area
     if area is None and not unseen:
         raise ConfigError(
@@ -219,10 +220,12 @@ def _open_weights(
     name, sha256 = weights[0].name, weights[0].sha256
     if len(weights) > 1:
         joined = " ".join(each.sha256 for each in weights)
-        name, sha256 = f"average of {len(weights)}", hashlib.sha256(joined.encode()).hexdigest()
+        name = f"average of {len(weights)}: {' + '.join(each_name)}"
+        sha256 = hashlib.sha256(joined.encode()).hexdigest()
     data = f"{store.path.resolve().name}-{store.fingerprint[:8]}"
     data += "" if area is None else f"-area{area}"
-    folder = config.runs / "weights" / f"{name.replace(' ', '-')}-{sha256[:8]}" / data
+    short = "+".join(each_name).replace(" ", "-")[:60]  # a folder's name is of 255 bytes at most
+    folder = config.runs / "weights" / f"{short}-{sha256[:8]}" / data
     return Evaluation(name, folder, weights, models, config, store, tuple(rooms))
 
 

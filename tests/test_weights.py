@@ -388,7 +388,10 @@ def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_pat
     model = DeepGCN(load_weights(start).config).eval()
     save_weights(other, model, metadata=named(start))
     one, two, both = score(store, tmp_path, start, other, average=True, test_area=3)
-    assert both.name == "average of 2"
+    assert both.name == f"average of 2: {start.stem} + other"
+    assert both.report.title.startswith(f"{both.name} on Area 3")
+    assert both.report.rows[0].name == both.name, "not of the first network alone"
+    assert both.run.parent.name.startswith(f"{start.stem}+other-")
     logits = []
     for weights in (start, other):
         single = load_model(weights)

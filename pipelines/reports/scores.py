@@ -105,7 +105,8 @@ def build_report(
 ) -> Report:
     """Return the report of the record `values`: our rows, then the baseline and published ones."""
     model, name, store = evaluation.model.config, evaluation.name, evaluation.store
-    rows = [Row.of(f"{name}: {evaluation.model.label}", found)]
+    several = len(evaluation.weights) > 1  # then the name says which
+    rows = [Row.of(name if several else f"{name}: {evaluation.model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
     rooms, published = len(store.rooms()), store.published_rooms
     if rooms < published:

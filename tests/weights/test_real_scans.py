@@ -65,7 +65,8 @@ def test_the_counts_are_those_of_eval(
     for found in evaluate(config).results:
         values = json.loads(found.files[0].read_text())
         ours = [
-            rows[found.name + suffix]["rooms"][real_scans.title_of(room)] for room in store.rooms(3)
+            rows[found.name.partition(":")[0] + suffix]["rooms"][real_scans.title_of(room)]
+            for room in store.rooms(3)
         ]
         assert np.sum(ours, axis=0).tolist() == values["confusion"]
     one, other, both = (rows[name + suffix]["rooms"] for name in ("w10", "w20", "average of 2"))
