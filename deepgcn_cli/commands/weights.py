@@ -172,6 +172,7 @@ def inspect_file(
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
     from pipelines.runs.weights import find_weights
+    from pipelines.weights.provenance import STARTED_FROM, held_out, provenance, stages
     from pipelines.weights.sources import inspect_weights
     from pipelines.weights.tensorflow import bundle_prefix
 
@@ -186,8 +187,14 @@ def inspect_file(
         ("network", found.network or f"none: {found.problem}"),
         *([("as published", _flags(found.assumed))] if found.assumed else []),
         ("tensors", f"{len(found.tensors):,} with {counted(found.numbers, 'value')}"),
-        *found.facts.items(),
     ]
+    for name, value in found.facts.items():
+        if name == "test_area":
+            about.append((name, held_out(value)))
+        elif name != STARTED_FROM:
+            about.append((name, value))
+    if len(trainings := stages(provenance(found.facts))) > 1:
+        about += [(f"training {number}", text) for number, text in enumerate(trainings, 1)]
     rows = [
         (name, " × ".join(str(size) for size in info.shape) or "scalar", info.dtype)
         for name, info in found.tensors.items()

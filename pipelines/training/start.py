@@ -200,8 +200,9 @@ def trained_on(config: TrainConfig, store: Store, sampler: Sampler, blocks: int)
     if isinstance(sampler, SyntheticSampler):
         text, seen = describe_stream(config, store, blocks), sampler.statistics
     else:
-        areas = ", ".join(str(area) for area in store.areas if area != config.test_area)
-        text = f"{store.path.resolve().name}, areas {areas}"
+        areas = [str(area) for area in store.areas if area != config.test_area]
+        noun = "area" if len(areas) == 1 else "areas"
+        text = f"{store.path.resolve().name}, {noun} {', '.join(areas)}"
         seen = statistics.of_rooms(store, [r for r in store.rooms() if r.area != config.test_area])
     like = {statistics.SUMMARY: json.dumps(statistics.summarize(seen))} if seen else {}
     text += f" (fingerprint {store.fingerprint[:12]})"

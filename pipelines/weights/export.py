@@ -57,7 +57,6 @@ CHANNELS = {
     "paper": "x, y from the block's centre and z from the floor (m)",
     "torch": "x, y, z from the mean of the block's points, scaled into [-1, 1]",
 }
-ORIGIN = (*provenance.KEYS, provenance.STARTED_FROM)
 README = """\
 # {out}
 
@@ -321,7 +320,12 @@ def readme_text(
         notes = PUBLISHED if names == "published" else ""
         if notes and config.arch != "dgcnn" and config.layout != "torch":
             notes += LAYOUT_PAPER
-    origin = (f"- {key.replace('_', ' ')}: {said[key]}\n" for key in ORIGIN if key in said)
+    if "test_area" in said:
+        said["test_area"] = provenance.held_out(said["test_area"])
+    origin = [f"- {key.replace('_', ' ')}: {said[key]}\n" for key in provenance.KEYS if key in said]
+    trainings = provenance.stages(provenance.provenance(said))
+    if len(trainings) > 1:
+        origin += [f"- training {number}: {text}\n" for number, text in enumerate(trainings, 1)]
     return README.format(
         out=out.name,
         network=model.label,

@@ -47,6 +47,24 @@ def history(found: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         found = found.get(STARTED_FROM, {})
 
 
+def stages(found: Mapping[str, Any]) -> list[str]:
+    """Return a line for each training that weights went through, from the first to the last.
+
+    >>> stages({"run": "b", "step": "9", "started_from": {"run": "a", "trained_on": "rooms"}})
+    ['run a, trained on rooms', 'run b; step 9']
+    """
+    lines = []
+    for each in reversed([*history(found)]):
+        step = f"; step {each['step']}" if "step" in each else ""
+        lines.append(" ".join(f"{describe({**each, STARTED_FROM: None})}{step}".split()))
+    return lines
+
+
+def held_out(area: str) -> str:
+    """Return a test area for people; 0 stands for none."""
+    return "none held out" if area == "0" else area
+
+
 def describe(found: Mapping[str, Any]) -> str:
     """Return a provenance in one line for people.
 

@@ -302,6 +302,29 @@ def test_inspect_of_what_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean 'indoor'?" in fail(capsys, "inspect", "indor")
 
 
+def test_trainings_one_after_the_other_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    first = {"run": "a", "trained_on": "made rooms", "test_area": "0"}
+    second = {"run": "b", "step": "7", "trained_on": "data", "started_from": first}
+    facts = {"run": "c", "test_area": "0", "started_from": json.dumps(second)}
+    save_weights(Path("w.safetensors"), network(), metadata=facts)
+    lines = [
+        " ".join(line.split()) for line in succeed(capsys, "inspect", "w.safetensors").split("\n")
+    ]
+    told = ["training 1 run a, trained on made rooms", "training 2 run b, trained on data; step 7"]
+    at = lines.index(told[0])
+    assert lines[at : at + 3] == [*told, "training 3 run c"]
+    assert "test_area none held out" in lines
+    assert "{" not in "".join(line for line in lines if not line.startswith("config "))
+    succeed(capsys, "export", "w.safetensors", "--out", "out.safetensors", "--quiet")
+    readme = Path("out.safetensors.README.md").read_text()
+    assert (
+        "- training 1: run a, trained on made rooms\n- training 2: run b, trained on data; step 7\n"
+        in readme
+    )
+    assert "- test area: none held out\n" in readme
+    assert "{" not in readme
+
+
 def test_inspect_of_a_release(capsys: pytest.CaptureFixture[str]) -> None:
     save_released("w.pth")
     found = json.loads(succeed(capsys, "inspect", "w.pth", "-k", "4", "--json"))
