@@ -15,7 +15,6 @@ import numpy as np
 from plyfile import PlyData
 
 import pipelines
-from pipelines.data.s3dis import CLASSES
 
 
 def main(network: str, scan: str) -> None:
@@ -25,12 +24,12 @@ def main(network: str, scan: str) -> None:
     color = np.column_stack([vertex[c] for c in ("red", "green", "blue")])  # (N, 3) uint8
 
     model = pipelines.load_model(network)
-    labels, probabilities = pipelines.segment(model, pos, color)  # (N,), (N, 13)
+    labels, probabilities = pipelines.segment(model, pos, color)  # (N,), (N, classes)
 
-    for number, count in enumerate(np.bincount(labels, minlength=len(CLASSES))):
+    for number, count in enumerate(np.bincount(labels)):
         if count:
             confidence = probabilities[labels == number, number].mean()
-            print(f"{CLASSES[number]:9} {count:9,} points, mean confidence {confidence:.2f}")
+            print(f"{model.classes[number]:9} {count:9,} points, mean confidence {confidence:.2f}")
 
 
 if __name__ == "__main__":

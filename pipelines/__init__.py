@@ -39,6 +39,8 @@ def load_model(
 ) -> DeepGCN:
     """Return the network of a weights file, of a run (its best one) or of a name, on the CPU.
 
+    Its `classes` are the names of the labels that it gives.
+
     Args:
         run_or_weights: the file, the run's directory, or a name of the catalogue (`deepgcn weights
             list`), which is fetched if it has to be; None: the weights inside the package.
@@ -51,6 +53,8 @@ def load_model(
 
     >>> load_model("runs/tiny").config.label
     'resgcn-3 (edge, C 16, k 6)'
+    >>> load_model("runs/tiny").classes[:3]
+    ('ceiling', 'floor', 'wall')
     """
     from .runs.weights import find_weights, packaged_weights
 

@@ -403,6 +403,21 @@ def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_pat
     assert len({one.scores.oa, two.scores.oa, both.scores.oa}) > 1
 
 
+def test_a_network_knows_its_classes(start: Path, tmp_path: Path) -> None:
+    """Those that its file names; else S3DIS's, or numbers."""
+    config = load_weights(start).config
+    for count, named_as, expected in (
+        (2, {"classes": "floor rest"}, ("floor", "rest")),
+        (2, {}, ("class_0", "class_1")),
+        (13, {}, CLASSES),
+    ):
+        file = tmp_path / "w.safetensors"
+        save_weights(
+            file, DeepGCN(dataclasses.replace(config, num_classes=count)), metadata=named_as
+        )
+        assert load_model(file).classes == expected
+
+
 def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
     two = two_classes(tmp_path / "two")
     with pytest.raises(DatasetError, match=r"found the classes floor, rest"):

@@ -40,6 +40,7 @@ class DeepGCN(nn.Module):
     num_points: int = 4096  # N in training; weights files carry it
     block_size: float = BLOCK_SIZE  # m, the side of a block in training; likewise
     voxel: float = 0.0  # m, the side of the voxels in training, 0: none; likewise
+    classes: tuple[str, ...] = ()  # names of the outputs, in order, if it is of a weights file
     frozen: int = 0  # first layers that training leaves as they are, see `freeze`
     frozen_norm: bool = False  # see `freeze_norm`
     checkpoint_layers: int = 0  # layers per segment of activation checkpointing; 0: off

@@ -70,6 +70,7 @@ class NamedWeights:
         """Return the network; `classes` as for `load_weights`, also for a run."""
         trained = self.run.config if self.run else None
         model = load_weights(self.file, classes=classes)
+        model.classes = self.class_names(model.config.num_classes)
         if trained is not None:
             # The first runs' files do not say it.
             model.num_points, model.block_size = trained.num_points, trained.block_side
