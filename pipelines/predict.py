@@ -112,6 +112,8 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
     """
     scans = _find_scans(config.scans)
     outs = _output_paths(config, scans)
+    if len(scans) == 1 and not scans[0].exists():
+        open_scan(scans[0])  # says so, before anything is said of weights
     networks = _open_networks(config, progress)
     results, failed = [], []
     for scan, out in zip(scans, outs, strict=True):

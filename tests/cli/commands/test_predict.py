@@ -150,3 +150,12 @@ def test_which_networks_labelled_together_is_said(
         assert run(["predict", "a.ply", *both, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["names"], found["votes"]) == ([trained.name, "other"], 2)
+
+
+def test_a_scan_that_is_missing_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is said of weights before."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["predict", "none.ply"]) == 1
+    assert capsys.readouterr().err.startswith("Error: none.ply: found no file there")
