@@ -95,13 +95,18 @@ def import_file(
     width and channels follow from the tensors; the rest is as published unless given. Files
     that hold code are refused.
     """
+    from pipelines.weights.catalogue import of_file
     from pipelines.weights.sources import import_weights
 
-    result = import_weights(source, out, hints, progress=progress)
+    known = of_file(source)
+    about = known.origin if known else {}
+    result = import_weights(source, out, hints, about=about, progress=progress)
     texts = [
         f"{result.out}: {result.network}, {result.parameters:,} parameters",
         f"from {result.source} ({result.release})",
     ]
+    if known:
+        texts.append(f"this is {known.name} of the catalogue: {known.trained_on}, {known.license}")
     if result.assumed:
         texts.append(f"not in the file, so as published: {_flags(result.assumed)}")
     texts.append(f"Use it: {command('predict', 'SCAN.ply', '--weights', result.out)}")

@@ -59,6 +59,12 @@ class Entry:
     about: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def origin(self) -> dict[str, str]:
+        """What an import of its file records, as `weights.provenance` knows it."""
+        own = {"name": self.name, "trained_on": self.trained_on, "license": self.license}
+        return {**own, **self.about, **({"source": self.url} if self.url else {})}
+
+    @property
     def file(self) -> str:
         """The name of the file in the package, at the address and on a mirror."""
         return self.url.rpartition("/")[2] if self.url else f"{self.name}.safetensors"
@@ -138,6 +144,14 @@ def find(name: str) -> Entry | None:
     return next((entry for entry in catalogue() if entry.name == name), None)
 
 
+def of_file(path: Path) -> Entry | None:
+    """Return the published entry whose file this is, whatever it is called, if there is one."""
+    if not path.is_file():
+        return None
+    sha256 = sha256_of(path)
+    return next((entry for entry in PUBLISHED if entry.sha256 == sha256), None)
+
+
 def entry_of(name: str) -> Entry:
     """Return the entry of a name; ConfigError, with the nearest name: there is none."""
     known = {entry.name: entry for entry in catalogue()}
@@ -187,9 +201,7 @@ def weights_file(entry: Entry, progress: Progress = SILENT) -> Path:
         known = {"size": entry.size, "sha256": entry.sha256}
         source = fetch(url, folder / entry.file, progress=progress, **known)  # type: ignore[arg-type]
     out = folder / f"{entry.name}.safetensors"
-    own = {"name": entry.name, "trained_on": entry.trained_on, "license": entry.license}
-    about = {**own, **entry.about, "source": entry.url}
-    import_weights(source, out, about=about, progress=progress)
+    import_weights(source, out, about=entry.origin, progress=progress)
     if source.parent == folder:
         source.unlink()
     return out

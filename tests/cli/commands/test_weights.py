@@ -15,7 +15,9 @@ import torch
 
 from deepgcn_cli.__main__ import run
 from pipelines.config import ModelConfig
+from pipelines.files import sha256_of
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.weights import catalogue
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
 from tests.tiny_run import train_tiny_run
@@ -96,6 +98,19 @@ def test_imported_weights_have_their_source_s_name(capsys: pytest.CaptureFixture
     shown = fail(capsys, "import", "log/best.pth.tar", "-k", "3", "--quiet")
     assert "log/best.safetensors: found a file of this name already; give another" in shown
     assert load_weights(Path("log/best.safetensors")).config.k == 4
+
+
+def test_an_imported_file_of_the_catalogue_is_known(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_released("w.pth")
+    entry = dataclasses.replace(catalogue.PUBLISHED[1], sha256=sha256_of(Path("w.pth")))
+    monkeypatch.setattr(catalogue, "PUBLISHED", (entry,))
+    shown = succeed(capsys, "import", "w.pth", "-k", "4", "--quiet")
+    assert "this is dgcnn-s3dis-area2 of the catalogue: S3DIS without area 2, MIT\n" in shown
+    found = read_metadata(Path("w.safetensors"))
+    assert found["trained_on"] == "S3DIS without area 2"
+    assert (found["test_area"], found["license"], found["source"]) == ("2", "MIT", entry.url)
 
 
 def test_options_decide_what_no_tensor_tells(capsys: pytest.CaptureFixture[str]) -> None:
