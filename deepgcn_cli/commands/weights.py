@@ -19,34 +19,38 @@ from pipelines.progress import Progress, counted
 EXPORT_FORMS = ".safetensors, .pth, .pt2 (torch.export) or .onnx"
 
 
-@subcommand("deepgcn weights list", "deepgcn weights list --json", name="list")
-def list_weights() -> Answer:
+@subcommand("deepgcn weights list", "deepgcn weights list --scores", name="list")
+def list_weights(
+    *, scores: bool = option(False, "All scores, and what each is of, instead of one.")
+) -> Answer:
     """List weights by name: inside this package, and published ones to fetch."""
     from pipelines.weights.catalogue import catalogue, kept_file
 
-    values, rows = [], []
+    values, rows, every, notes = [], [], [], []
     entries = catalogue()
     for entry in entries:
         kept = kept_file(entry)
         state = "embedded" if entry.url is None else "fetched" if kept else "to fetch"
         values.append({**asdict(entry), "state": state, "path": kept})
-        size = f"{entry.size / 1e6:.1f} MB"
-        facts = entry.name, entry.network, entry.trained_on, size, entry.license, state
-        scores = [
+        found = [
             (
                 f"{percent(s.miou)} / {percent(s.oa)}",
                 f"{s.data}; protocol: {s.protocol}; {s.source}",
             )
             for s in entry.scores
-        ] or [("", "")]
-        rows += [
-            (*(facts if first else [""] * len(facts)), *score)
-            for first, score in zip([True, *[False] * len(scores)], scores, strict=False)
         ]
-    columns = ("name", "network", "trained on", "size", "license", "state")
-    table = Table((*columns, "mIoU / OA %", "of what"), rows)
+        every += [(entry.name, *each) for each in found]
+        score, note = found[0] if found else ("", "")
+        notes.append(note)
+        size = f"{entry.size / 1e6:.1f} MB"
+        network = entry.network.partition(" (")[0]  # --json and inspect have the rest
+        rows.append((entry.name, network, size, entry.license, state, score))
     use = f"Use one: {command('predict', 'SCAN.ply', '--weights', entries[0].name)}"
-    return Answer(values, [table], use)
+    if scores:
+        return Answer(values, [Table(("name", "mIoU / OA %", "of what"), every)], use)
+    table = Table(("name", "network", "size", "license", "state", "mIoU / OA %"), rows)
+    of_what = [f"mIoU / OA: {note}" for note in dict.fromkeys(notes) if note]
+    return Answer(values, [table, *of_what], use)
 
 
 @subcommand("deepgcn weights get dgcnn-s3dis-area5", name="get")

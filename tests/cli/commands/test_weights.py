@@ -72,6 +72,15 @@ def assert_same(found: DeepGCN, expected: DeepGCN) -> None:
     assert all(torch.equal(value, own[name]) for name, value in found.state_dict().items())
 
 
+def test_the_list_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = succeed(capsys, "list").splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) == 1 + len(catalogue.catalogue()) + 1, "a line each, and what is scored"
+    shown = succeed(capsys, "list", "--scores")
+    assert "S3DIS, six folds, all six" in shown
+    assert "S3DIS, six folds, all six" not in "".join(lines)
+
+
 def test_import_of_the_pytorch_release(capsys: pytest.CaptureFixture[str]) -> None:
     model = save_released("w.pth")
     arguments = ("import", "w.pth", "--out", "w.safetensors", "-k", "4", "--quiet")
