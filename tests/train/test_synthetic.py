@@ -96,6 +96,7 @@ def test_what_a_run_says_of_its_rooms(whole: Run) -> None:
     like = read_summary(found["data_statistics"])
     assert like["height"] == pytest.approx(made.pos[: made.inside, 2].max(), rel=1e-3)
     assert like["colored"] == 1
+    assert "density" not in like, "of a range"
     assert describe(found).startswith("run whole, trained on synthetic rooms 0 to 19")
     config = whole.config
     assert (config.scanner, config.density, config.synth_rooms) == ("laser", "60-120", 1)
