@@ -11,7 +11,7 @@ import pytest
 from deepgcn_cli.commands.stages import described
 from deepgcn_cli.display import Table, percent, plain_table, print_json, print_part
 from pipelines.config import PrepareConfig
-from pipelines.predict import ScanResult
+from pipelines.predict import PredictResult, ScanResult
 
 
 def test_a_table_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,9 +44,9 @@ def test_the_pace_of_a_resumed_prediction_is_its_own() -> None:
         **{"counts": {"wall": 900}, "areas": {"wall": 2.0}, "extent": (1.0, 2.0, 3.0)},
         **{"confidence": 0.5, "seconds": 9.0, "label_seconds": 2.0, "earlier": 500},
     )
-    _, speed, _ = described([scan])
+    _, speed, _ = described(PredictResult((), (scan,)))
     assert speed.endswith("labelling 2.0 s (200 points/s); 500 points labelled before")
-    _, speed, _ = described([dataclasses.replace(scan, earlier=0)])
+    _, speed, _ = described(PredictResult((), (dataclasses.replace(scan, earlier=0),)))
     assert speed.endswith("labelling 2.0 s (450 points/s)")
 
 
