@@ -39,7 +39,7 @@ SMOOTHED = 2000  # steps, from which on labels are smoothed
 LEAST_STEPS = 1000  # that a batch leaves
 BATCHES = (16, 8, 4)
 EPOCHS, BLOCKS = 100, 100_000  # at most: as published, or so many blocks of few rooms
-LR_STEPS, MOST_LR, LEAST_LR = 10_000, 5e-3, 3e-4
+LR_STEPS, MOST_LR, TUNING_LR = 10_000, 5e-3, 3e-4
 VALIDATION = 0.1  # of an epoch's time, at most
 SCORING = 1 / 3  # of the time, at most
 FORWARD = 0.7  # of a training step's time, a forward pass alone
@@ -284,7 +284,7 @@ def choose_recipe(
     if "cosine" in parts:
         why = f"{ADAM_LR:g} as published, more in a short training ({steps:,} steps)"
     if start is not None:
-        why = f"half of what it would be from nothing ({steps:,} steps)"
+        why = "from weights: higher rates forget more of what they know"
     lr = first_lr(steps if "cosine" in parts else LR_STEPS, from_weights=start is not None)
     if "sgd" in parts:
         lr *= SGD_LR / ADAM_LR
@@ -295,10 +295,11 @@ def first_lr(steps: int, *, from_weights: bool) -> float:
     """Return the first learning rate of Adam for a training of so many steps with `cosine`.
 
     >>> first_lr(2_500, from_weights=False), first_lr(2_500, from_weights=True)
-    (0.002, 0.001)
+    (0.002, 0.0003)
     """
-    lr = min(MOST_LR, ADAM_LR * math.sqrt(max(1.0, LR_STEPS / steps)))
-    return max(LEAST_LR, lr / 2) if from_weights else lr
+    if from_weights:
+        return TUNING_LR
+    return min(MOST_LR, ADAM_LR * math.sqrt(max(1.0, LR_STEPS / steps)))
 
 
 @dataclass(frozen=True)

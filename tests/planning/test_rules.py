@@ -169,6 +169,13 @@ def test_parts_of_the_recipe_follow_from_the_data_and_the_length() -> None:
     assert recipe(FOUND["RGB-D"], {"recipe": "paper"}).parts == ()
 
 
+def test_weights_are_trained_at_a_low_rate_however_short_the_training() -> None:
+    for steps in (300, 50_000):
+        choices = Choices({})
+        rules.choose_recipe(choices, FOUND["RGB-D"], CLASSES, steps, INDOOR)
+        assert choices.get("lr") == 3e-4
+
+
 def test_balance_is_for_classes_that_are_rare_but_in_several_blocks() -> None:
     found = FOUND["RGB-D"]  # 36 blocks a room
     blocks = next(each.number for each in found.blocks if each.side == 1)
