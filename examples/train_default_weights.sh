@@ -17,10 +17,9 @@ SEED=${SEED:-0}
 
 # As the weights in the package were trained in the end (docs/model_card.md).
 HOW="--recipe scans --without smoothing --with balance"
-# FIRST trains from nothing, SECOND goes on from its best weights.
 SHAPE="--width 32 -k 8 --fusion-channels 256 --knn-until 4 --block-size 2 --num-points 4096"
-FIRST="$HOW --batch-size 4 --epochs 200 --lr 1.5e-3"
-SECOND="$HOW --batch-size 4 --epochs 20 --lr 2e-4"
+FIRST="$HOW --batch-size 4 --epochs 200 --lr 1.5e-3"  # from nothing
+SECOND="$HOW --batch-size 4 --epochs 20 --lr 2e-4"  # from the best weights of the first
 case $NETWORK in
 small)
     NAME=${NAME:-indoor}  # of the weights, and of the runs

@@ -266,9 +266,10 @@ def choose_recipe(
     if steps < SMOOTHED:
         left_out.append("smoothing")
         reasons.append(f"smoothing costs 1.3 points in so few steps ({steps:,})")
-    if not found.colored:
+    blind = start is not None and not start.model.rgb
+    if blind or not found.colored:
         left_out += ["contrast", "color-drop", "color-shift"]
-        reasons.append("there are no colours")
+        reasons.append("no colours are seen" if found.colored else "there are no colours")
     known = [part for part in left_out if part in RECIPES[recipe] and part not in added]
     known += [part for part in choices.given.get("without", ()) if part not in known]
     if not known:

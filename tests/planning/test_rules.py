@@ -135,6 +135,9 @@ def test_weights_of_rooms_are_for_rooms(name: str, given: dict[str, int], why: s
 def test_weights_that_see_no_colors_need_none() -> None:
     blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
     assert not rules.why_no_start(FOUND["no colours"], blind, {})
+    choices = Choices({})
+    rules.choose_recipe(choices, FOUND["RGB-D"], CLASSES, 5000, blind)
+    assert {"contrast", "color-drop"} <= {*choices.get("without")}
 
 
 def test_weights_bring_their_network_and_blocks() -> None:
