@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import deepgcn_cli
@@ -36,6 +36,7 @@ REFUSED = (
 LOST = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN)
 PACKAGES = tuple(Path(package.__path__[0]) for package in (deepgcn_cli, pipelines))
 POSTPONED = 0.02  # seconds until a signal that Python swallowed is raised again
+EXECUTOR = os.path.join("concurrent", "futures", "process.py")  # its `submit` starts processes
 
 
 class Interrupted(Exception):
@@ -164,7 +165,8 @@ def signals_interrupt() -> Iterator[None]:
 
     Python swallows the exception in destructors and while it imports a module (the import lock
     ignores it; NumPy takes it for a broken installation). A signal that comes then is raised again
-    a little later. So is a SIGTERM that comes while an error propagates: torchrun and SLURM send it
+    a little later. So is one that comes while a process is started, which would show a traceback
+    without its task, and a SIGTERM that comes while an error propagates: torchrun and SLURM send it
     to all processes as soon as one fails, just when the others have to report the same error.
 
     A signal that the process ignores or handles in another way is left alone. Without timers
@@ -192,11 +194,18 @@ def signals_interrupt() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     failing = number == signal.SIGTERM and sys.exc_info()[0] is not None
-    callers = (caller.f_code.co_filename for caller, _ in traceback.walk_stack(frame))
-    if failing or any(file.startswith("<frozen importlib") for file in callers):
+    callers = (caller.f_code for caller, _ in traceback.walk_stack(frame))
+    if failing or any(_holds_signals(code) for code in callers):
         _postpone(number)
     else:
         raise KeyboardInterrupt(number)
+
+
+def _holds_signals(code: CodeType) -> bool:
+    """Return whether a function of Python must not be left by an exception of a signal."""
+    importing = code.co_filename.startswith("<frozen importlib")
+    starting = code.co_name == "submit" and code.co_filename.endswith(EXECUTOR)
+    return importing or starting
 
 
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:

@@ -118,6 +118,34 @@ def test_a_signal_that_is_ignored_stays_so() -> None:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_process_that_is_being_started_gets_its_task(number: signal.Signals) -> None:
+    """Without it the process would say `EOFError: Ran out of input`."""
+    script = f"""if True:
+        import os, signal
+        from multiprocessing import util
+        from deepgcn_cli.errors import exit_code
+        from pipelines.runtime.process import worker_pool
+
+        start = util.spawnv_passfds
+
+        def start_and_be_interrupted(*arguments):
+            pid = start(*arguments)
+            signal.raise_signal({int(number)})
+            return pid
+
+        def run():
+            with worker_pool(1) as pool:
+                util.spawnv_passfds = start_and_be_interrupted
+                pool.submit(os.getpid).result()
+            return 0
+
+        raise SystemExit(exit_code(run))
+    """
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (130, "interrupted\n")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_at_any_moment_of_starting(number: signal.Signals, tmp_path: Path) -> None:
