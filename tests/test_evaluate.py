@@ -13,20 +13,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 
 from pipelines import kernels, load_model, segment
 from pipelines.config import EvalConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
-from pipelines.errors import DatasetError, RunError
+from pipelines.errors import DatasetError, RunError, WeightsError
 from pipelines.evaluate import EvalResult, evaluate
-from pipelines.inference.segmentation import forward
 from pipelines.metrics import scores
 from pipelines.progress import Progress
 from pipelines.reports.scores import Counts, votes_note
 from pipelines.runs.directory import Run
 from pipelines.serialization import to_plain
+from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
 
@@ -112,12 +113,23 @@ def test_block_scores_by_another_route(
         for blocks in sampler.in_order(1):
             batch = sampler.batch(0, blocks)
             truth.append(batch.label.ravel())
-            answer.append(forward(model, batch.features).argmax(axis=-1).ravel())
+            with torch.no_grad():
+                answer.append(model(torch.from_numpy(batch.features)).argmax(dim=-1).ravel())
     expected = confusion_matrix(np.concatenate(truth), np.concatenate(answer), labels=range(13))
     saved = run.scores(protocol)
     assert saved is not None
     np.testing.assert_array_equal(np.array(saved["confusion"]), expected)
     assert found.blocks * config.num_points == found.scores.points == expected.sum()
+
+
+@pytest.mark.parametrize("protocol", ["room", "block-s1"])
+def test_outputs_that_are_no_numbers_are_no_scores(run: Run, protocol: str) -> None:
+    path = run.checkpoint_path("best")
+    model = load_weights(path)
+    model.classifier.weight.data.fill_(3e38)  # a sum of some is infinite in float32
+    save_weights(path, model, metadata=read_metadata(path))
+    with pytest.raises(WeightsError, match="found NaN or infinite outputs"):
+        score(run, protocols=(protocol,))
 
 
 def test_the_same_again_gives_the_same_counts(run: Run) -> None:

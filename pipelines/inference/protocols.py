@@ -26,9 +26,8 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, Task
 from pipelines.runs.directory import Run
 from pipelines.runs.weights import NamedWeights
-from pipelines.training.steps import predict_batches
 
-from .segmentation import Draws, block_logits, softmax, sort_points, vote_pos
+from .segmentation import Draws, block_logits, forward, softmax, sort_points, vote_pos
 
 STRIDES = {"block-s1": 1.0, "block-s05": 0.5}  # m
 BAND, BANDS = 0.1, 100  # height of a band in m; how many, of which the last is open upwards
@@ -126,10 +125,11 @@ def count_blocks(
     with progress.task(f"Scoring {protocol}", total=len(of.rooms), unit="rooms") as task:
         for info in of.rooms:
             sampler = BlockSampler(of.store, [info], *options)
-            batches = (sampler.batch(0, b) for b in sampler.in_order(of.options.batch_size))
             matrix = np.zeros((classes, classes), np.int64)
-            for label, predicted in predict_batches(of.model, batches):
-                matrix += confusion(label, predicted, classes)
+            for numbers in sampler.in_order(of.options.batch_size):
+                batch = sampler.batch(0, numbers)
+                predicted = forward(of.model, batch.features).argmax(axis=-1)
+                matrix += confusion(batch.label, predicted, classes)
             rooms[of.title_of(info)] = matrix
             blocks += len(sampler)
             task.advance()

@@ -71,6 +71,7 @@ class Training:
         self.epoch_batches = math.ceil(len(self.sampler) / config.batch_size)
         steps = config.epochs * self.epoch_batches
         self.total_steps = min(steps, config.max_steps or steps)
+        self.epochs = math.ceil(self.total_steps / self.epoch_batches)  # begun in so many steps
         self.state = self.build_state()
         self.counters = self.state.counters  # how far the training is
         self.graphed = GraphedModel(self.state.model, training=True, say=progress.warn)
@@ -176,7 +177,7 @@ class Training:
         batches = self.sampler.batches(counters.epoch, config.batch_size, start=counters.batch)
         batches = batches[:left]
         total = counters.loss_blocks + sum(map(len, batches))  # fewer if `max_steps` ends it
-        title = f"Epoch {counters.epoch + 1}/{config.epochs}"
+        title = f"Epoch {counters.epoch + 1}/{self.epochs}"
         with (
             self.progress.task(title, total=total, unit="blocks") as task,
             self.prepared(self.sampler, counters.epoch, batches) as prepared,
@@ -244,7 +245,7 @@ class Training:
         }
         self.record(event="epoch", epoch=epoch, whole=whole, loss=loss, **(values or {}))
         shown = f", {self.keep_best(found, epoch)}" if found else ""
-        self.progress.say(f"Epoch {epoch}/{self.config.epochs}: loss {loss:.3f}{shown}")
+        self.progress.say(f"Epoch {epoch}/{self.epochs}: loss {loss:.3f}{shown}")
         counters.validated = counters.step
         if whole:
             counters.epoch += 1
@@ -323,7 +324,7 @@ class Training:
             best_miou=counters.best_miou,
             best_epoch=counters.best_epoch,
             steps_total=self.total_steps,
-            epochs_total=self.config.epochs,
+            epochs_total=self.epochs,
             seconds=counters.seconds,
             blocks_per_second=self.pace.blocks_per_second,
             data_wait=self.pace.data_wait,

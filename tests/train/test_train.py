@@ -197,7 +197,7 @@ def test_an_epoch_that_max_steps_ends_is_that_much_shorter(config: TrainConfig) 
     run = run_as(config, "run", first, max_steps=1)
     train(dataclasses.replace(run.config, max_steps=14), resume=run.path, progress=second)
     tasks = [task for task in first.tasks + second.tasks if task[0].startswith("Epoch")]
-    assert tasks == [("Epoch 1/2", 4), ("Epoch 1/2", 48), ("Epoch 2/2", 8)]
+    assert tasks == [("Epoch 1/1", 4), ("Epoch 1/2", 48), ("Epoch 2/2", 8)]
 
 
 def test_tensorboard_shows_the_metrics(config: TrainConfig) -> None:
