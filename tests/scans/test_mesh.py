@@ -124,7 +124,7 @@ def test_a_mesh_keeps_its_faces_and_other_elements(
 
 def test_predict_says_what_is_left_out(tmp_path: Path) -> None:
     from pipelines.scans.checks import checked_points
-    from tests.test_predict import Ears
+    from tests.predict.labelling import Ears
 
     write(tmp_path / "scan.ply", vertices("first"), text=True)
     ears = Ears()
