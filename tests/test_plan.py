@@ -175,6 +175,53 @@ def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:
     assert (other.model.depth, other.weights) == (14, "indoor")
 
 
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({"max_steps": 5000}, 5000),
+        ({"batch_size": 64}, None),
+        ({"block_size": 3.0}, None),
+        ({"epochs": 1000}, 0),
+        ({"epochs": 2, "max_steps": 3}, 3),
+    ],
+)
+def test_a_given_length_is_that_of_the_training(
+    tiny: Path, given: dict[str, Any], steps: int | None
+) -> None:
+    made = planned(tiny, "1m", weights="none", cores=1)
+    changed = changed_plan(made, given)
+    config = planned_config(changed, given)
+    expected = made.settings["max_steps"] if steps is None else steps or None
+    assert config.max_steps == expected
+    if "epochs" not in given:
+        planned_blocks = made.data.blocks * (1.0 / (config.block_size or 1.0)) ** 2
+        assert expected is not None
+        assert config.epochs * max(1, planned_blocks) >= expected * config.batch_size
+    assert config.epochs == given.get("epochs", config.epochs)
+    taken = changed.estimate.steps * config.batch_size
+    assert expected in (None, changed.estimate.steps)
+    per_block = made.estimate.training / made.estimate.steps / made.settings["batch_size"]
+    assert changed.estimate.training == pytest.approx(per_block * taken)
+
+
+def test_the_rate_follows_the_weights_and_the_optimizer(tiny: Path) -> None:
+    made = planned(tiny, "10m", weights="indoor")
+    from_nothing = changed_plan(made, {"weights": "none"}).settings["lr"]
+    assert (made.settings["lr"], from_nothing >= 1e-3) == (3e-4, True)
+    sgd = changed_plan(made, {"without": ("adamw",), "extra": ("sgd",)}).settings["lr"]
+    assert sgd == pytest.approx(100 * 3e-4)
+    assert changed_plan(made, {"weights": "none", "lr": 0.5}).settings["lr"] == 0.5
+    nothing = planned(tiny, "10m", weights="none", block_size=4.0)
+    changed = changed_plan(nothing, {"weights": "indoor"})
+    assert changed.settings["lr"] == 3e-4
+    assert planned_config(changed, {"weights": "indoor"}).block_size == 2, "that of the weights"
+
+
+def test_a_fold_takes_the_place_of_a_fraction(tiny: Path) -> None:
+    settings = changed_plan(planned(tiny), {"val_fold": "1/3"}).settings
+    assert (settings["val_fold"], "val_fraction" in settings) == ("1/3", False)
+
+
 def test_a_plan_is_for_its_data(tiny: Path, building: Path) -> None:
     warned: list[str] = []
     listener = AtStep()

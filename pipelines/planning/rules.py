@@ -7,7 +7,7 @@ Numbers without a source there are rules of thumb.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -286,10 +286,19 @@ def choose_recipe(
         why = f"{ADAM_LR:g} as published, more in a short training ({steps:,} steps)"
     if start is not None:
         why = "from weights: higher rates forget more of what they know"
-    lr = first_lr(steps if "cosine" in parts else LR_STEPS, from_weights=start is not None)
+    choices.make("lr", rate_of_parts(parts, steps, from_weights=start is not None), why)
+
+
+def rate_of_parts(parts: Collection[str], steps: int, *, from_weights: bool) -> float:
+    """Return the first learning rate of a recipe's parts for a training of so many steps.
+
+    >>> rate_of_parts(["sgd", "cosine"], 2_500, from_weights=False)
+    0.2
+    """
+    lr = first_lr(steps if "cosine" in parts else LR_STEPS, from_weights=from_weights)
     if "sgd" in parts:
         lr *= SGD_LR / ADAM_LR
-    choices.make("lr", float(f"{lr:.2g}"), why)
+    return float(f"{lr:.2g}")
 
 
 def first_lr(steps: int, *, from_weights: bool) -> float:
@@ -345,11 +354,20 @@ def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     many = f"16 as published, if {LEAST_STEPS:,} steps are left"
     batch = choices.make("batch_size", batch, many)
     steps = choices.make("max_steps", max(1, blocks // batch), why)
-    epochs = math.ceil(1.2 * steps * batch / pace.epoch) + 1
-    choices.make("epochs", epochs, f"the steps end it, in epoch {steps * batch / pace.epoch:.1f}")
+    passes = steps * batch / pace.epoch
+    choices.make("epochs", *beyond(passes))
     if validated is not None:
         choices.make("val_blocks", validated, f"at most {VALIDATION:.0%} of the time")
     return int(steps)
+
+
+def beyond(passes: float) -> tuple[int, str]:
+    """Return epochs that do not end a training before its steps do, in so many, and why.
+
+    >>> beyond(47.12)
+    (58, 'the steps end it, in epoch 47.1')
+    """
+    return math.ceil(1.2 * passes) + 1, f"the steps end it, in epoch {passes:.1f}"
 
 
 def alternatives(
