@@ -8,6 +8,7 @@ import torch
 
 from pipelines.config import ModelConfig, PlanConfig
 from pipelines.model.figures import step_flop
+from pipelines.progress import counted
 from pipelines.runtime.device import describe_device
 from pipelines.runtime.memory import available_memory
 
@@ -43,7 +44,7 @@ def other_machine(config: PlanConfig, here: Machine) -> Machine:
         return Machine("cuda", name, here.cores, int(GB * config.gpu_memory), here=False)
     cores = config.cores or here.cores
     memory = here.memory if config.memory is None else int(GB * config.memory)
-    return Machine("cpu", f"a CPU of {cores} cores", cores, memory, here=False)
+    return Machine("cpu", f"a CPU of {counted(cores, 'core')}", cores, memory, here=False)
 
 
 def estimated_seconds(machine: Machine, model: ModelConfig, num_points: int) -> float:

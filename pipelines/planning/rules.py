@@ -95,8 +95,10 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
     for name, value in given.items():
         if name not in TENSORLESS and value != getattr(start.model, name, value):
             return f"{start.name} has another {name.replace('_', ' ')}"
-    if not low <= found.height.p50 <= high or found.width.p50 < ROOM_WIDTH:
+    if not low <= found.height.p50 <= high:
         return f"{start.name} knows rooms; this is {found.height.p50:.3g} m high"
+    if found.width.p50 < ROOM_WIDTH:
+        return f"{start.name} knows rooms; this is {found.width.p50:.3g} m wide"
     if start.model.rgb and found.colored < COLORED:
         return f"{start.name} knows colours, which are missing here"
     return ""

@@ -132,6 +132,11 @@ def test_weights_of_rooms_are_for_rooms(name: str, given: dict[str, int], why: s
     assert bool(found) == bool(why)
 
 
+def test_weights_of_rooms_are_not_for_corridors() -> None:
+    narrow = dataclasses.replace(FOUND["RGB-D"], width=rules.Spread(1.6, 1.6, 1.6, 1.6, 1.6))
+    assert rules.why_no_start(narrow, INDOOR, {}) == "indoor knows rooms; this is 1.6 m wide"
+
+
 def test_weights_that_see_no_colors_need_none() -> None:
     blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
     assert not rules.why_no_start(FOUND["no colours"], blind, {})
