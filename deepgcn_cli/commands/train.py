@@ -16,9 +16,10 @@ from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import PRESET, Flags, ModelFlags, TrainFlags, chosen_model, subcommand
 from deepgcn_cli.plans import plan_parts
 from pipelines.config import PlanConfig, TrainConfig
-from pipelines.config.budget import seconds_of
+from pipelines.config.budget import LEAST, seconds_of
 from pipelines.config.model import OWN_CLASSES, unnamed_class
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
+from pipelines.config.studies import CANDIDATES
 from pipelines.errors import ConfigError, EverywhereError, RunError, command
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import (
@@ -103,9 +104,11 @@ def train(
     machine and --time. --weights none then starts from nothing.
     """
     by_plan = plan is not None or auto
-    timed, only_planned = time is not None or candidates > 1, dry_run or folds > 1
-    _check(run, resume, plan, own, auto=auto, timed=timed, only_planned=only_planned)
+    CANDIDATES.check("--candidates", candidates)
     FOLDS.check("--folds", folds)
+    timed, only_planned = time is not None or candidates > 1, dry_run or folds > 1
+    asked: Any = {"timed": timed, "only_planned": only_planned, "folds": folds}
+    _check(run, resume, plan, own, auto=auto, **asked)
     rank = _rank()
     planned: Plan | None = None
     look = resume and rank == 0  # the others take rank 0's configuration
@@ -213,6 +216,7 @@ def _check(
     auto: bool,
     timed: bool,
     only_planned: bool,
+    folds: int,
 ) -> None:
     """Raise BadParameter if options were typed that do not go together."""
     how = "--plan" if plan else "--auto"
@@ -228,6 +232,8 @@ def _check(
         raise typer.BadParameter(f"found {how} with --synth; a plan is for prepared data.")
     if timed and not auto:
         raise typer.BadParameter("found --time or --candidates without --auto, which plans.")
+    if folds > 1 and "val_fold" in own:
+        raise typer.BadParameter("found --folds and --val-fold, expected one of them.")
     if only_planned and not (plan or auto):
         raise typer.BadParameter("found --dry-run or --folds without --plan or --auto.")
 
@@ -256,6 +262,8 @@ def _planned(
         return changed_plan(made, given, progress)
     places: Flags = {name: given[name] for name in ("data", "runs") if name in given}
     each = seconds_of(time or PlanConfig.time) / folds
+    if each < LEAST:
+        raise ConfigError(f"--folds: found {folds} in {time}, expected a second for each at least.")
     config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)
     with interruptible("no run had begun"):
         return stage(config, measure=measure, began=monotonic(), progress=progress)

@@ -14,7 +14,6 @@ from .choices import (
     CHECKPOINTS,
     DEVICES,
     PAGE_COLUMNS,
-    POSITIVE,
     PROTOCOLS,
     REPORTS,
     SAMPLE,
@@ -76,6 +75,11 @@ class AblateConfig:
             )
 
 
+CORES = Bounds(1, 1_000_000)
+GIGABYTES = Bounds(0, 1e6, "GB", exclusive=True)
+CANDIDATES = Bounds(1, 4)
+
+
 @dataclass(frozen=True)
 class PlanConfig:
     """A training that follows from the data, a machine and the time that it may take."""
@@ -89,19 +93,19 @@ class PlanConfig:
     runs: Path = option(Path("runs"), "Folder of the runs, which --weights may name.")
     out: Path = option(Path("plan.json"), "File to write.", "FILE")
     cores: int | None = option(
-        None, "Plan for another machine, with so many cores. [default: this one]", within=COUNT
+        None, "Plan for another machine, with so many cores. [default: this one]", within=CORES
     )
     memory: float | None = option(
-        None, "Plan for another machine, with so many GB of memory.", "GB", within=POSITIVE
+        None, "Plan for another machine, with so many GB of memory.", "GB", within=GIGABYTES
     )
     gpu_memory: float | None = option(
-        None, "Plan for another machine, with a GPU of so many GB.", "GB", within=POSITIVE
+        None, "Plan for another machine, with a GPU of so many GB.", "GB", within=GIGABYTES
     )
     candidates: int = option(
         1,
         "Also train so many variants, for a tenth of the time each, and keep what the validation "
         "rooms prefer.",
-        within=Bounds(1, 4),
+        within=CANDIDATES,
     )
     # Fields of TrainConfig and ModelConfig that are not to be chosen.
     base: Mapping[str, Any] = field(default_factory=dict)

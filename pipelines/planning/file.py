@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from .rules import points_of_blocks
 
 VERSION = 1
 LARGEST = 1 << 18  # bytes
+LONGEST = 1e18  # seconds, steps or bytes of an estimate
 
 
 @dataclass(frozen=True)
@@ -144,9 +144,11 @@ def read_plan(path: Path) -> Plan:
         field = setting_field(choice.option, where)
         value = setting_value(field, choice.value, f"{where}.{choice.option}")
         checked.append(dataclasses.replace(choice, value=value))
-    for name, number in {"budget": plan.budget, "block": plan.estimate.block}.items():
-        if not 0 < number < math.inf:
-            raise _damaged(path, f"{name} is {number}")
+    numbers = {"budget": plan.budget, **dataclasses.asdict(plan.estimate)}
+    for name, number in numbers.items():
+        least = 1e-12 if name in ("budget", "block") else 0
+        if isinstance(number, (int, float)) and not least <= number <= LONGEST:
+            raise _damaged(path, f"{name} is {number:.3g}")
     return dataclasses.replace(plan, choices=tuple(checked))
 
 

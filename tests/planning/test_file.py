@@ -54,6 +54,9 @@ def first(**values: Any) -> Callable[[dict[str, Any]], None]:
         (lambda plan: plan.pop("data"), "found no plan that can be read"),
         (lambda plan: plan.update(budget=-1), "budget is -1"),
         (lambda plan: plan["estimate"].update(block=float("nan")), "found NaN"),
+        (lambda plan: plan["estimate"].update(training=10**309), "training: found 1"),
+        (lambda plan: plan["estimate"].update(training="1e999"), "training is inf"),
+        (lambda plan: plan["estimate"].update(epochs=-1.0), "epochs is -1"),
         (lambda plan: plan.update(notes=["x" * (1 << 18)]), "expected a plan of at most 262,144"),
     ],
 )
@@ -63,7 +66,7 @@ def test_a_plan_that_cannot_be_is_refused(
     write_plan(path := tmp_path / "plan.json", PLAN)
     values = json.loads(path.read_text())
     change(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(values).replace('"1e999"', "1e999"))
     with pytest.raises(ConfigError, match=message) as caught:
         read_plan(path)
     assert str(caught.value).startswith(str(path))
