@@ -44,7 +44,8 @@ def plan(
     config = PlanConfig(**own, base={**changes, **training})
     if not dry_run:
         check_place(config.out, "--out")
-    with interruptible("nothing was written"):
+    tried = "no plan was written; the same command trains the candidates anew"
+    with interruptible("nothing was written" if config.candidates == 1 else tried):
         made = stage(config, measure=not dry_run, progress=progress)
         if not dry_run:
             write_plan(config.out, made)

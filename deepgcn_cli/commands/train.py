@@ -21,6 +21,7 @@ from pipelines.config.model import OWN_CLASSES, unnamed_class
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
 from pipelines.config.studies import CANDIDATES
 from pipelines.errors import ConfigError, EverywhereError, RunError, command
+from pipelines.files import check_place
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import (
     PLAN,
@@ -28,6 +29,7 @@ from pipelines.runs.directory import (
     any_runs,
     find_runs,
     named_run,
+    new_path,
     open_run,
     resume_command,
 )
@@ -126,6 +128,10 @@ def train(
 
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
         given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
+        check_place(own.get("runs", TrainConfig.runs), "--runs", folder=True)
+        for each in _folds(TrainConfig(name=own.get("name")), folds):
+            if each.name is not None:  # before the time that planning takes
+                new_path(own.get("runs", TrainConfig.runs), each.name)
         parts = time, candidates, folds
         how: Any = {"own_classes": own_classes, "measure": not dry_run}
         planned = _planned(plan, given, progress, *parts, **how)
@@ -265,7 +271,8 @@ def _planned(
     if each < LEAST:
         raise ConfigError(f"--folds: found {folds} in {time}, expected a second for each at least.")
     config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)
-    with interruptible("no run had begun"):
+    tried = "only candidates had begun, which the same command trains anew"
+    with interruptible("no run had begun" if candidates == 1 else tried):
         return stage(config, measure=measure, began=monotonic(), progress=progress)
 
 

@@ -66,7 +66,7 @@ class TrainConfig:
     max_steps: int | None = option(
         None, "Stop after so many steps at the latest.", within=COUNT, shapes=LENGTH
     )
-    batch_size: int = option(16, "Blocks a step.", within=COUNT)
+    batch_size: int = option(16, "Blocks a step.", within=Bounds(1, 1 << 20))
     micro_batch: int | None = option(
         None,
         "Blocks computed at once, their gradients added up. [default: as many as fit]",

@@ -402,13 +402,19 @@ def make_directory(config: TrainConfig) -> Path:
             with suppress(FileExistsError):  # another run began within the same second
                 path.mkdir(parents=True)
                 return path
+    path = new_path(runs_dir, name)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def new_path(runs_dir: Path, name: str) -> Path:
+    """Return the directory of a new run of this name; the errors are those of `make_directory`."""
     plain = name.encode(errors="replace").decode() == name  # none in bytes that are no UTF-8
     if name in ("", ".", "..", TRASH) or Path(name).name != name or not plain:
         raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
     path = runs_dir / name
     if path.exists() and not _is_unbegun(path):
         raise _taken(path)
-    path.mkdir(parents=True, exist_ok=True)
     return path
 
 

@@ -71,6 +71,18 @@ def test_folds_label_together(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", "--plan", "runs/a-fold2/plan.json", "--dry-run"]) == 0
 
 
+def test_a_name_that_is_taken_is_reported_before_planning(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "runs" / "a-fold2" / "checkpoints").mkdir(parents=True)
+    train = ["train", "--auto", "--time", "12s", *SMALL, "--max-steps", "2", "--folds", "2"]
+    with kernels.use("reference"):
+        assert run([*train, "--name", "a"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Error: runs/a-fold2: exists already; nothing was changed.\n")
+    assert [path.name for path in (folder / "runs").iterdir()] == ["a-fold2"]
+
+
 def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--dry-run", "--time", "1d", "--gpu-memory", "80"]) == 0
     assert run(["train", "--auto", "--dry-run", "--time", "1h", "--preset", "resgcn-7"]) == 0
@@ -99,6 +111,7 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
         (["plan", "--gpu-memory", "inf"], "--gpu-memory: found inf, expected GB above 0"),
         (["plan", "--memory", "1e300"], "--memory: found 1e+300, expected GB above 0"),
         (["plan", "--cores", "9" * 400], "--cores: found 9,999"),
+        (["plan", "--batch-size", "9" * 9], "--batch-size: found 999,999,999, expected a number"),
         (["train", "--candidates", "-5"], "--candidates: found -5, expected a number from 1 to 4"),
         (["train", "--auto", "--folds", "3", "--time", "1s"], "--folds: found 3 in 1s, expected"),
         (["train", "--auto", "--folds", "3", "--val-fold", "1/3"], "--folds and --val-fold"),
