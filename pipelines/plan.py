@@ -27,7 +27,7 @@ from pipelines.planning.machine import estimated_seconds, other_machine, this_ma
 from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
 from pipelines.runs.weights import find_weights, packaged_weights
-from pipelines.runtime.device import pick_device
+from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
 from pipelines.train import resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
@@ -108,7 +108,7 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
     for name, changes in [("as planned", {}), *others][: config.candidates]:
         progress.say(f"Candidate {len(trials) + 1} of {config.candidates}: {name}")
         full = planned(rest, changes) if changes else first
-        kept = {field: full.settings.get(field) for field in TRIED}
+        kept = {name: full.settings[name] for name in TRIED if name in full.settings}
         short = planned(tenth, {**changes, **kept, "weights": kept["weights"] or NOTHING})
         tried = planned_config(short, config.base)
         runs = Path(config.base.get("runs", config.runs)) / CANDIDATES
@@ -159,6 +159,11 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
     if store.fingerprint != about.fingerprint:
         about = dataclasses.replace(about, test_area=store.test_area)
         progress.warn(f"{data}: is other data than {made.data.path} was when it was planned for.")
+    area = given.get("test_area", about.test_area)
+    if area != about.test_area:
+        planned_for, left_out = (f"area {n}" if n else "none" for n in (about.test_area, area))
+        progress.say(f"The plan is for the rooms outside {planned_for}; left out is {left_out}.")
+        about = dataclasses.replace(about, test_area=area)
     before = made.settings
     others = [field for field in SPEED_SHAPES if settings.get(field) != before.get(field)]
     if others:
@@ -290,7 +295,8 @@ class _Planning:
         split_rooms(store.rooms(), test_area=self.area, val_fraction=0, seed=0, fold=fold)  # raises
         self.rooms, self.found = _statistics(store, self.area, self.progress)
         self.device = pick_device(str(given.get("device", TrainConfig.device)), self.progress)
-        self.machine = this_machine(self.device)
+        with cpu_threads(given.get("threads")):
+            self.machine = this_machine(self.device)
         if config.elsewhere:
             self.machine, self.measure = other_machine(config, self.machine), False
 
@@ -378,6 +384,7 @@ class _Draft:
     def fill(self) -> None:
         """Choose what depends on the pace, and what fits into the memory."""
         planning, choices, start = self.planning, self.choices, self.start
+        choices.forget("val_blocks", "micro_batch", "checkpoint_layers")  # of another pace
         steps = rules.choose_length(choices, self.pace, planning.left)
         rules.choose_recipe(choices, planning.found, planning.store.classes, steps, start)
         own = {"data": planning.config.data, "runs": planning.config.runs}

@@ -14,13 +14,15 @@ from pipelines.config.budget import duration_text, seconds_of
 from pipelines.data.statistics import of_rooms
 from pipelines.data.store import Store, write_manifest, write_rooms
 from pipelines.errors import ConfigError, DatasetError
-from pipelines.plan import changed_plan, plan, planned_config
+from pipelines.plan import _Draft, _Planning, changed_plan, plan, planned_config
 from pipelines.planning.blocks import count_blocks
 from pipelines.planning.file import Plan
+from pipelines.planning.rules import SIZES
+from pipelines.progress import SILENT
 from pipelines.runs.directory import Run
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
-from tests.tiny_store import write_tiny_store
+from tests.tiny_store import CLASS_COLORS, CLASSES, tiny_room, write_tiny_store
 from tests.tiny_training import AtStep
 
 
@@ -89,6 +91,29 @@ def test_memory_divides_a_step(building: Path) -> None:
     assert made.estimate.memory < 2e9
 
 
+def test_a_smaller_batch_that_timing_leads_to_has_no_larger_micro_batch(building: Path) -> None:
+    base = {"weights": "none", "depth": 28, "width": 64, "num_points": 4096}
+    config = PlanConfig("9d", building, cores=64, memory=4.0, base=base)
+    planning = _Planning(config, False, None, SILENT, seconds_of("9d"))
+    draft = _Draft(planning, SIZES[0], None, "")
+    assert 4 < draft.config.micro_batch < draft.config.batch_size == 16  # type: ignore[operator]
+    draft.pace = dataclasses.replace(draft.pace, block=1000.0)
+    draft.fill()
+    assert (draft.config.batch_size, draft.config.micro_batch) == (4, None)
+
+
+def test_threads_are_the_cores_of_a_plan(tiny: Path) -> None:
+    made = planned(tiny, threads=3)
+    assert (made.machine.cores, made.machine.name) == (3, "cpu, 3 threads")
+
+
+def test_an_area_given_to_a_plan_is_its_own(tiny: Path) -> None:
+    listener = AtStep()
+    changed = changed_plan(planned(tiny), {"test_area": 1}, listener)
+    assert changed.data.test_area == 1
+    assert listener.said == ["The plan is for the rooms outside area 3; left out is area 1."]
+
+
 def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     rooms = [as_room(box(800))]
     write_rooms(tmp_path / "area_1.h5", rooms)
@@ -130,6 +155,19 @@ def test_a_few_steps_are_timed(tiny: Path) -> None:
     assert len(made.notes) == (steps < 100)
 
 
+def test_rooms_of_few_points_do_not_hinder_timing(tmp_path: Path) -> None:
+    rooms = [dataclasses.replace(tiny_room(1, n, 10), name=f"a{n}") for n in range(5)]
+    rooms.append(tiny_room(1, 9, 300))
+    write_rooms(tmp_path / "area_1.h5", rooms)
+    infos = [vars(room.info(len(CLASSES))) for room in rooms]
+    about: dict[str, Any] = {"classes": CLASSES, "class_colors": CLASS_COLORS}
+    write_manifest(tmp_path, infos, test_area=0, **about)
+    with kernels.use("reference"):
+        base = {"device": "cpu", "threads": 1, "weights": "none", "num_points": 64, "depth": 3}
+        made = plan(PlanConfig("9s", tmp_path, base=base))
+    assert "timed on this machine" in made.estimate.source
+
+
 def test_candidates_are_tried_and_the_best_on_validation_is_kept(
     tiny: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +180,7 @@ def test_candidates_are_tried_and_the_best_on_validation_is_kept(
     runs = [Run(path) for path in sorted((tmp_path / "candidates").iterdir())]
     scores = [run.status["best_miou"] for run in runs]
     assert [run.config.recipe for run in runs] == ["modern", "scans"]
+    assert all(run.config.model.dilation for run in runs), "as in the plan that they are of"
     best = runs[scores.index(max(scores))].config.recipe
     assert made.settings["recipe"] == best
     assert made.notes[-1].endswith(

@@ -56,6 +56,11 @@ class Choices:
         self._made[field] = Choice(NAMES[field], value, reason)
         return value
 
+    def forget(self, *fields: str) -> None:
+        """Leave options open again, which may or may not be chosen anew."""
+        for field in fields:
+            self._made.pop(field, None)
+
     def get(self, field: str, default: Any = None) -> Any:
         """Return what was chosen or given, else `default`."""
         made = self._made.get(field)

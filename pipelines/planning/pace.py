@@ -24,7 +24,7 @@ from pipelines.training.memory import explain_out_of_memory
 from pipelines.training.recipe import build_optimizer, choose_recipe
 from pipelines.training.steps import Accumulation, Step, Stepper, pinned, prefetch
 
-ROOMS = 4  # whose blocks are drawn
+ROOMS = 4  # whose blocks are drawn: those of most points, which have some if any have
 WARM_UP = {"cpu": 1, "cuda": 4}  # steps: compilation, the capture of CUDA graphs
 CPU_BLOCKS = 4  # a step: a CPU takes as long for each block, however many there are
 TIMED, MOST_TIMED = 2, 8  # steps
@@ -43,21 +43,21 @@ def seconds_of_steps(
     `config` is resolved. It takes about `seconds` beside compilation, and two steps at least.
 
     Raises:
-        DatasetError: the first rooms have no blocks.
+        DatasetError: the largest rooms have no blocks.
         RunError: memory ran out.
     """
     with explain_out_of_memory(config):
         size = config.batch_size if device.type == "cuda" else min(CPU_BLOCKS, config.batch_size)
-        side = config.block_side
+        side, largest = config.block_side, sorted(rooms, key=lambda room: -room.points)
         sampler = BlockSampler(
-            *(store, rooms[:ROOMS], config.num_points, config.seed, overlapping(side)),
+            *(store, largest[:ROOMS], config.num_points, config.seed, overlapping(side)),
             layout=config.model.layout,
             parts=config.parts,
             size=side,
             voxel=config.voxel_side,
         )
         if not len(sampler):
-            raise DatasetError(f"{config.data}: found no block of {side:g} m in the first rooms.")
+            raise DatasetError(f"{config.data}: found no block of {side:g} m in the largest rooms.")
         warm_up = WARM_UP[device.type]
         most = warm_up + MOST_TIMED
         batches = [batch for epoch in range(most) for batch in sampler.batches(epoch, size)]
