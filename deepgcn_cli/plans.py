@@ -20,15 +20,21 @@ def plan_parts(plan: Plan) -> Iterator[str | Table]:
     data, machine, estimate = plan.data, plan.machine, plan.estimate
     area = f"test area {data.test_area} left out" if data.test_area else "no test area"
     yield f"{data.path}: {counted(data.rooms, 'room')} to train on, {area}; {data.text}"
-    yield f"{machine.name}, {machine.memory / 1e9:.3g} GB; {duration_text(plan.budget)}"
+    memory = f"{machine.memory / 1e9:.3g} GB"
+    named = machine.name if machine.name.endswith(memory) else f"{machine.name}, {memory}"
+    yield f"{named}; {duration_text(plan.budget)}"
     scoring = f", {duration_text(estimate.scoring)} for the scores" if estimate.scoring else ""
     yield (
         f"{counted(estimate.steps, 'step')}, {estimate.epochs:.1f} epochs of "
-        f"{counted(data.blocks, 'block')}, {1 / estimate.block:,.3g} blocks/s "
+        f"{counted(data.blocks, 'block')}, {_speed(1 / estimate.block)} blocks/s "
         f"({estimate.source}): {duration_text(estimate.training)}{scoring}; "
         f"memory about {estimate.memory / 1e9:.2g} GB"
     )
     yield from plan.notes
+
+
+def _speed(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _shown(value: Any) -> str:

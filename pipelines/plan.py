@@ -85,7 +85,8 @@ def plan(
         return _Planning(config, measure, began, progress, seconds_of(config.time)).run()
     if not measure or config.elsewhere:
         raise ConfigError(
-            "--candidates: found it for a plan without measurements, expected one for this machine."
+            "--candidates: found it with --dry-run or for another machine, where nothing is "
+            "trained; leave one of them out."
         )
     return _best(config, began, progress)
 
@@ -109,7 +110,7 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
         progress.say(f"Candidate {len(trials) + 1} of {config.candidates}: {name}")
         full = planned(rest, changes) if changes else first
         kept = {name: full.settings[name] for name in TRIED if name in full.settings}
-        short = planned(tenth, {**changes, **kept, "weights": kept["weights"] or NOTHING})
+        short = planned(tenth, {**changes, **kept, "weights": kept.get("weights") or NOTHING})
         tried = planned_config(short, config.base)
         runs = Path(config.base.get("runs", config.runs)) / CANDIDATES
         tried = dataclasses.replace(tried, runs=runs, name=None)
@@ -297,6 +298,8 @@ class _Planning:
         self.device = pick_device(str(given.get("device", TrainConfig.device)), self.progress)
         with cpu_threads(given.get("threads")):
             self.machine = this_machine(self.device)
+        if config.gpu_memory is not None and given.get("device") == "cpu":
+            raise ConfigError("--gpu-memory: found it with --device cpu, expected one of them.")
         if config.elsewhere:
             self.machine, self.measure = other_machine(config, self.machine), False
 

@@ -93,10 +93,10 @@ def test_memory_divides_a_step(building: Path) -> None:
 
 def test_a_smaller_batch_that_timing_leads_to_has_no_larger_micro_batch(building: Path) -> None:
     base = {"weights": "none", "depth": 28, "width": 64, "num_points": 4096}
-    config = PlanConfig("9d", building, cores=64, memory=4.0, base=base)
+    config = PlanConfig("9d", building, cores=64, memory=2.0, base=base)
     planning = _Planning(config, False, None, SILENT, seconds_of("9d"))
     draft = _Draft(planning, SIZES[0], None, "")
-    assert 4 < draft.config.micro_batch < draft.config.batch_size == 16  # type: ignore[operator]
+    assert 4 < (draft.config.micro_batch or 0) < draft.config.batch_size == 16
     draft.pace = dataclasses.replace(draft.pace, block=1000.0)
     draft.fill()
     assert (draft.config.batch_size, draft.config.micro_batch) == (4, None)
@@ -150,8 +150,8 @@ def test_a_few_steps_are_timed(tiny: Path) -> None:
     assert listener.tasks[-1][0].startswith("Timing steps of")
     assert "timed on this machine" in made.estimate.source
     steps, batch = (made.settings[name] for name in ("max_steps", "batch_size"))
-    assert 10 < steps * batch * made.estimate.block < 20
-    assert made.estimate.training + made.estimate.scoring < 20
+    assert steps * batch * made.estimate.block <= made.estimate.training
+    assert 10 < made.estimate.training + made.estimate.scoring < 20
     assert len(made.notes) == (steps < 100)
 
 
@@ -187,7 +187,7 @@ def test_candidates_are_tried_and_the_best_on_validation_is_kept(
         f"mIoU as planned {100 * scores[0]:.1f} %, recipe scans {100 * scores[1]:.1f} %."
     )
     assert made.estimate.steps > max(run.status["step"] for run in runs)
-    with pytest.raises(ConfigError, match="--candidates: found it for a plan without"):
+    with pytest.raises(ConfigError, match="--candidates: found it with --dry-run"):
         plan(config, measure=False)
 
 

@@ -50,5 +50,6 @@ def plan(
         if not dry_run:
             write_plan(config.out, made)
     written = [] if dry_run else [f"{config.out}: the plan"]
-    hint = "" if dry_run else f"Next: {command('train', '--plan', config.out)}"
+    where = () if config.runs == PlanConfig.runs else ("--runs", config.runs)
+    hint = "" if dry_run else f"Next: {command('train', '--plan', config.out, *where)}"
     return Answer(made, [*plan_parts(made), *written], hint)

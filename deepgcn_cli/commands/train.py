@@ -89,7 +89,7 @@ def train(
     folds: int = option(
         1,
         "With --plan or --auto: so many trainings, each validated on another part of the rooms, "
-        "whose networks label together.",
+        "whose networks label together. They share --time; each takes that of a --plan.",
         within=FOLDS,
     ),
     dry_run: bool = option(False, "With --plan or --auto: only show the plan."),
@@ -108,7 +108,8 @@ def train(
     by_plan = plan is not None or auto
     CANDIDATES.check("--candidates", candidates)
     FOLDS.check("--folds", folds)
-    timed, only_planned = time is not None or candidates > 1, dry_run or folds > 1
+    timed = "--time" if time is not None else "--candidates" if candidates > 1 else ""
+    only_planned = "--dry-run" if dry_run else "--folds" if folds > 1 else ""
     asked: Any = {"timed": timed, "only_planned": only_planned, "folds": folds}
     _check(run, resume, plan, own, auto=auto, **asked)
     rank = _rank()
@@ -125,6 +126,7 @@ def train(
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
     elif by_plan and rank == 0:
         from pipelines.plan import planned_config
+        from pipelines.training.start import resolve_start
 
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
         given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
@@ -136,10 +138,13 @@ def train(
         how: Any = {"own_classes": own_classes, "measure": not dry_run}
         planned = _planned(plan, given, progress, *parts, **how)
         shown = list(plan_parts(planned))
+        config = planned_config(planned, given)
         if dry_run:
+            resolve_start(config)  # an error of the training is one of its plan
             return Answer(planned, shown, "Next: the same command without --dry-run")
         show_parts(shown, progress)
-        config = planned_config(planned, given)
+        if folds > 1 and plan:
+            progress.say(f"The plan's time is that of each of the {folds} trainings.")
     elif not by_plan and (weights := own.pop("weights", None)) is not None:
         from pipelines.training.start import start_config
 
@@ -220,8 +225,8 @@ def _check(
     own: Flags,
     *,
     auto: bool,
-    timed: bool,
-    only_planned: bool,
+    timed: str,
+    only_planned: str,
     folds: int,
 ) -> None:
     """Raise BadParameter if options were typed that do not go together."""
@@ -237,11 +242,11 @@ def _check(
     if (plan or auto) and own.get("synth"):
         raise typer.BadParameter(f"found {how} with --synth; a plan is for prepared data.")
     if timed and not auto:
-        raise typer.BadParameter("found --time or --candidates without --auto, which plans.")
+        raise typer.BadParameter(f"found {timed} without --auto, which plans.")
     if folds > 1 and "val_fold" in own:
         raise typer.BadParameter("found --folds and --val-fold, expected one of them.")
     if only_planned and not (plan or auto):
-        raise typer.BadParameter("found --dry-run or --folds without --plan or --auto.")
+        raise typer.BadParameter(f"found {only_planned} without --plan or --auto.")
 
 
 def _planned(

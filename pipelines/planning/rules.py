@@ -353,7 +353,10 @@ def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     fitting = [size for size in BATCHES if blocks / size >= LEAST_STEPS]
     batch = min((fitting or BATCHES[-1:])[0], max(1, pace.epoch))
     batch = max(batch, choices.given.get("devices", 1))
-    many = f"16 as published, if {LEAST_STEPS:,} steps are left"
+    many = "as published"
+    if batch < BATCHES[0]:
+        of = "blocks" if batch == pace.epoch else f"steps: {LEAST_STEPS:,} are better"
+        many = f"16 as published would leave too few {of}"
     batch = choices.make("batch_size", batch, many)
     steps = choices.make("max_steps", max(1, blocks // batch), why)
     passes = steps * batch / pace.epoch

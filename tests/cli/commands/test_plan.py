@@ -87,11 +87,21 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
     assert run(["plan", "--dry-run", "--time", "1d", "--gpu-memory", "80"]) == 0
     assert run(["train", "--auto", "--dry-run", "--time", "1h", "--preset", "resgcn-7"]) == 0
     shown = capsys.readouterr()
-    assert "a GPU of 80 GB, 80 GB; 1d\n" in shown.out
+    assert "a GPU of 80 GB; 1d\n" in shown.out
     assert "estimated from its arithmetic, not measured" in shown.out
     assert in_shown("depth 7 given", shown.out)
     assert shown.err.endswith("Next: the same command without --dry-run\n")
     assert {path.name for path in folder.iterdir()} == {"data"}
+
+
+def test_a_dry_run_has_the_errors_of_the_training(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["plan", "--weights", "indoor", "--time", "1h", "--cores", "2"]) == 0
+    assert run(["train", "--plan", "plan.json", "--dry-run"]) == 0
+    assert run(["train", "--plan", "plan.json", "--dry-run", "--depth", "7"]) == 1
+    assert "depth 7 instead of 14" in capsys.readouterr().err
+    assert {path.name for path in folder.iterdir()} == {"data", "plan.json"}
 
 
 @pytest.mark.parametrize(
@@ -101,8 +111,8 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
         (["train", "--plan", "p.json", "--auto"], "found --plan and --auto, expected one"),
         (["train", "--auto", "--resume"], "found --auto with --resume"),
         (["train", "--auto", "--synth"], "found --auto with --synth"),
-        (["train", "--time", "2h"], "found --time or --candidates without --auto"),
-        (["train", "--dry-run"], "found --dry-run or --folds without --plan or --auto"),
+        (["train", "--time", "2h"], "found --time without --auto"),
+        (["train", "--dry-run"], "found --dry-run without --plan or --auto"),
         (["train", "--auto", "--folds", "0"], "--folds: found 0, expected"),
         (["train", "--auto", "--folds", "9"], "--val-fold: found 5 training rooms"),
         (["train", "--val-fold", "3/2"], "--val-fold: found '3/2', expected a part of two"),
@@ -115,6 +125,8 @@ def test_a_dry_run_writes_nothing(folder: Path, capsys: pytest.CaptureFixture[st
         (["train", "--candidates", "-5"], "--candidates: found -5, expected a number from 1 to 4"),
         (["train", "--auto", "--folds", "3", "--time", "1s"], "--folds: found 3 in 1s, expected"),
         (["train", "--auto", "--folds", "3", "--val-fold", "1/3"], "--folds and --val-fold"),
+        (["plan", "--gpu-memory", "80", "--device", "cpu"], "found it with --device cpu"),
+        (["plan", "--dry-run", "--candidates", "2"], "--candidates: found it with --dry-run or"),
         (["plan", "--gpu-memory", "80", "--cores", "4"], "found both, expected one of them"),
         (["plan", "--out", "data"], "--out data: found a folder, expected a file."),
         (["plan", "--data", "dta"], "dta: found no prepared data"),
