@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal
+SIDE_BY_SIDE := -n logical --maxprocesses 8 --dist worksteal --durations=20
 
 .PHONY: demo test test-fast soak fuzz slurm-test lint types check env clean
 
