@@ -11,7 +11,7 @@ import pytest
 from pipelines import kernels, load_model
 from pipelines.config import ModelConfig, PlanConfig, TrainConfig
 from pipelines.config.budget import duration_text, seconds_of
-from pipelines.data.statistics import of_rooms
+from pipelines.data.statistics import of_rooms, of_store
 from pipelines.data.store import Store, write_manifest, write_rooms
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.plan import _Draft, _Planning, changed_plan, plan, planned_config
@@ -132,14 +132,19 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
 
 
-def test_the_number_of_blocks_is_about_right(building: Path) -> None:
+@pytest.mark.parametrize("side", [1.0, 2.5])  # the second is not measured by prepare
+def test_the_number_of_blocks_is_about_right(building: Path, side: float) -> None:
     store = Store.open(building)
+    of_store(store, SILENT)  # measures what prepare has not
     rooms = [room for room in store.rooms() if room.area != 3]
     found = of_rooms(store, rooms)
-    config = resolve(TrainConfig(data=building, val_fraction=0), store)
+    config = resolve(TrainConfig(data=building, val_fraction=0, block_size=side), store)
     trained, _ = open_samplers(config, store)
     assert found is not None
-    assert count_blocks(rooms, found, 1.0)[0] == pytest.approx(len(trained), rel=0.1)
+    assert count_blocks(rooms, found, side)[0] == pytest.approx(len(trained), rel=0.1)
+    measured = (dataclasses.replace(each, number=each.number // 2) for each in found.blocks)
+    half = dataclasses.replace(found, blocks=tuple(measured))
+    assert count_blocks(rooms, half, side)[0] == pytest.approx(len(trained) / 2, rel=0.1, abs=0.5)
 
 
 def test_a_few_steps_are_timed(tiny: Path) -> None:

@@ -38,12 +38,13 @@ def plan(
     """
     from pipelines.files import check_place
     from pipelines.plan import plan as stage
-    from pipelines.planning.file import write_plan
+    from pipelines.planning.file import check_replaced, write_plan
 
     changes = vars(chosen_model(preset, model)) if preset else model
     config = PlanConfig(**own, base={**changes, **training})
     if not dry_run:
         check_place(config.out, "--out")
+        check_replaced(config.out)
     tried = "no plan was written; the same command trains the candidates anew"
     with interruptible("nothing was written" if config.candidates == 1 else tried):
         made = stage(config, measure=not dry_run, progress=progress)

@@ -25,11 +25,14 @@ def count_positions(room: RoomInfo, side: float, stride: float) -> int:
 def count_blocks(rooms: Sequence[RoomInfo], found: Statistics, side: float) -> tuple[int, int]:
     """Estimate the training blocks of rooms, which overlap, and their disjoint blocks.
 
-    The part of the places that have enough points is that of the disjoint blocks whose number is
-    known.
+    The part of the places that have enough points is that of the disjoint blocks of the nearest
+    side whose number is known.
     """
-    places = sum(count_positions(room, side, side) for room in rooms)
-    trained = sum(count_positions(room, side, overlapping(side)) for room in rooms)
-    known = {each.side: each.number for each in found.blocks}
-    filled = min(1.0, known.get(side, places) / max(1, places))
-    return max(1, round(filled * trained)), max(1, round(filled * places))
+
+    def places(side: float, stride: float) -> int:
+        return sum(count_positions(room, side, stride) for room in rooms)
+
+    known = min(found.blocks, key=lambda each: abs(each.side - side))
+    filled = min(1.0, known.number / max(1, places(known.side, known.side)))
+    trained, disjoint = places(side, overlapping(side)), places(side, side)
+    return max(1, round(filled * trained)), max(1, round(filled * disjoint))

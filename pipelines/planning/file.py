@@ -106,6 +106,20 @@ def write_plan(path: Path, plan: Plan) -> None:
     atomic_json(path, to_plain(plan))
 
 
+def check_replaced(path: Path) -> None:
+    """Raise ConfigError if a file that is no plan would be replaced by one."""
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size <= LARGEST else None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or "choices" not in found:
+        raise ConfigError(
+            f"--out {path}: found a file that is no plan, which would be lost.\nGive another path."
+        )
+
+
 def read_plan(path: Path) -> Plan:
     """Return the plan in a file.
 

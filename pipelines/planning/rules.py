@@ -370,9 +370,10 @@ def beyond(passes: float) -> tuple[int, str]:
     """Return epochs that do not end a training before its steps do, in so many, and why.
 
     >>> beyond(47.12)
-    (58, 'the steps end it, in epoch 47.1')
+    (96, 'the steps end it, in epoch 47.1')
     """
-    return math.ceil(1.2 * passes) + 1, f"the steps end it, in epoch {passes:.1f}"
+    epochs = math.ceil(2 * passes) + 1  # the blocks of an epoch are an estimate
+    return epochs, f"the steps end it, in epoch {passes:.1f}"
 
 
 def alternatives(

@@ -128,6 +128,7 @@ def test_a_dry_run_has_the_errors_of_the_training(
         (["plan", "--gpu-memory", "80", "--device", "cpu"], "found it with --device cpu"),
         (["plan", "--dry-run", "--candidates", "2"], "--candidates: found it with --dry-run or"),
         (["plan", "--gpu-memory", "80", "--cores", "4"], "found both, expected one of them"),
+        (["plan", "--out", "data/manifest.json"], "found a file that is no plan"),
         (["plan", "--out", "data"], "--out data: found a folder, expected a file."),
         (["plan", "--data", "dta"], "dta: found no prepared data"),
     ],
