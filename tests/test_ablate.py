@@ -355,7 +355,7 @@ def test_killed_and_stopped_the_table_is_the_same(store: Store, tmp_path: Path) 
     rows = "{reference: {}, plain: {arch: plaingcn}, wild: {lr: 1.0e+30}, wide: {num-points: 2}}"
     for folder in (whole, broken):
         folder.mkdir()
-        grid_file(folder, steps=200, rows=rows)
+        grid_file(folder, steps=120, rows=rows)
     undisturbed = planned(store, whole, seeds=1)
     with kernels.use(None):  # as the command line does
         for row in ("reference", "plain", "wild"):

@@ -101,8 +101,6 @@ def test_two_processes_learn_what_one_learns(config: TrainConfig) -> None:
     ("target", "number"),
     [
         (signal_launcher, signal.SIGINT),
-        (signal_launcher, signal.SIGTERM),
-        (signal_rank_1, signal.SIGINT),
         (signal_rank_1, signal.SIGTERM),
     ],
 )

@@ -13,6 +13,7 @@ import typer
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.ablate import slurm_options
+from pipelines.bench import Figures
 from tests.tiny_store import write_tiny_store
 
 
@@ -80,8 +81,9 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
 
 @pytest.mark.usefixtures("folder")
 def test_how_a_step_is_computed_is_the_same_in_every_row(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipelines.studies.state.measure_case", lambda *_: Figures((1.0,), 1))
     arguments = ["--preset", "smoke", "--rows", "plain", "--dry-run", "--json", "--quiet"]
     how = ["--precision", "bf16", "--micro-batch", "2", "--checkpoint-layers", "3"]
     assert run(["ablate", *arguments, *how, "--device", "cpu", "--threads", "1"]) == 0
