@@ -37,7 +37,7 @@ from .config import ModelConfig, PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
 from .config.model import BLOCK_SIZE
 from .config.recipes import parts_of
-from .errors import ConfigError, DatasetError, WeightsError
+from .errors import ConfigError, DatasetError, DeepGCNError, RunError, WeightsError
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
 
@@ -106,19 +106,30 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
     found = _statistics(Store.open(config.data), first.data.test_area, SILENT)[1]
     others = rules.alternatives(first.settings, found, config.base)
     trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
+    failures: dict[str, DeepGCNError] = {}
     for name, changes in [("as planned", {}), *others][: config.candidates]:
-        progress.say(f"Candidate {len(trials) + 1} of {config.candidates}: {name}")
+        number = len(trials) + len(failures) + 1
+        progress.say(f"Candidate {number} of {config.candidates}: {name}")
         full = planned(rest, changes) if changes else first
         kept = {name: full.settings[name] for name in TRIED if name in full.settings}
         short = planned(tenth, {**changes, **kept, "weights": kept.get("weights") or NOTHING})
         tried = planned_config(short, config.base)
         runs = Path(config.base.get("runs", config.runs)) / CANDIDATES
         tried = dataclasses.replace(tried, runs=runs, name=None)
-        trials[name] = train(tried, plan=to_plain(short), progress=progress).best_miou or 0, changes
+        try:
+            scored = train(tried, plan=to_plain(short), progress=progress).best_miou or 0.0
+        except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
+            failures[name] = error
+            progress.warn(f"Candidate {name!r} failed and is left out. {error}")
+        else:
+            trials[name] = scored, changes
+    if not trials:
+        raise failures["as planned"]
     best = max(trials, key=lambda name: trials[name][0])
     chosen = trials[best][1]
     made = planned(rest if began is None else whole, chosen, began)
-    scores = ", ".join(f"{name} {100 * miou:.1f} %" for name, (miou, _) in trials.items())
+    results = [f"{name} {100 * miou:.1f} %" for name, (miou, _) in trials.items()]
+    scores = ", ".join([*results, *(f"{name} failed" for name in failures)])
     note = f"After {duration_text(tenth)} each, the validation rooms prefer {best}: mIoU {scores}."
     preferred = [
         dataclasses.replace(choice, reason="the validation rooms prefer it")
@@ -127,6 +138,31 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
         for choice in made.choices
     ]
     return dataclasses.replace(made, choices=tuple(preferred), notes=(*made.notes, note))
+
+
+def check_validation(config: TrainConfig) -> None:
+    """Raise DatasetError if the rooms that are to validate have no block, as was measured.
+
+    Blocks of sides that were not measured, and of voxels, are left to the training.
+    """
+    store = Store.open(config.data)
+    area = store.test_area if config.test_area is None else config.test_area
+    _, rooms = split_rooms(
+        store.rooms(),
+        test_area=area,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        fold=config.fold,
+    )
+    found = statistics.of_rooms(store, rooms)
+    numbers = {each.side: each.number for each in found.blocks} if found else {}
+    if not config.voxel_side and numbers.get(config.block_side) == 0:
+        names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
+        part = f"--val-fold {config.val_fold}: " if config.val_fold else ""
+        raise DatasetError(
+            f"{config.data}: {part}found no block of {config.block_side:g} m in the rooms that "
+            f"validate ({names}{', …' if len(rooms) > 3 else ''})."
+        )
 
 
 def planned_config(made: Plan, given: Mapping[str, Any]) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,15 @@ from pipelines.config import ModelConfig, PlanConfig, TrainConfig
 from pipelines.config.budget import duration_text, seconds_of
 from pipelines.data.statistics import of_rooms, of_store
 from pipelines.data.store import Store, write_manifest, write_rooms
-from pipelines.errors import ConfigError, DatasetError
-from pipelines.plan import _Draft, _Planning, changed_plan, plan, planned_config
+from pipelines.errors import ConfigError, DatasetError, RunError
+from pipelines.plan import (
+    _Draft,
+    _Planning,
+    changed_plan,
+    check_validation,
+    plan,
+    planned_config,
+)
 from pipelines.planning.blocks import count_blocks
 from pipelines.planning.file import Plan
 from pipelines.planning.rules import SIZES
@@ -188,6 +196,57 @@ def test_candidates_from_weights_are_dilated_as_planned(
     with kernels.use("reference"):
         plan(PlanConfig("20s", tiny, candidates=2, base=base))
     assert [config.model.dilation for config in tried] == [True, True]
+
+
+def test_a_candidate_that_fails_is_left_out(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing, warned = {"modern"}, list[str]()
+    monkeypatch.setattr(SILENT, "warn", warned.append)
+
+    def train(config: TrainConfig, **_: Any) -> SimpleNamespace:
+        if config.recipe in failing:
+            raise RunError("The loss is nan on batch 2")
+        return SimpleNamespace(best_miou=0.5)
+
+    monkeypatch.setattr("pipelines.plan.train", train)
+    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
+    config = PlanConfig("20s", tiny, candidates=2, base={**small, "device": "cpu", "threads": 1})
+    with kernels.use("reference"):
+        made = plan(config)
+        assert made.settings["recipe"] == "scans"
+        assert made.notes[-1].endswith("mIoU recipe scans 50.0 %, as planned failed.")
+        assert warned == [
+            "Candidate 'as planned' failed and is left out. The loss is nan on batch 2"
+        ]
+        failing.add("scans")
+        with pytest.raises(RunError, match="nan on batch 2"):
+            plan(config)
+
+
+def test_a_part_of_the_rooms_without_a_block_is_found_before_training(tmp_path: Path) -> None:
+    rooms = [tiny_room(1, n, 10 if n == 2 else 300) for n in range(3)]
+    write_rooms(tmp_path / "area_1.h5", rooms)
+    infos = [vars(room.info(len(CLASSES))) for room in rooms]
+    about: dict[str, Any] = {"classes": CLASSES, "class_colors": CLASS_COLORS}
+    write_manifest(tmp_path, infos, test_area=0, **about)
+    of_store(Store.open(tmp_path))
+    found: dict[str, list[str]] = {"planning": [], "training": []}
+    for part in ("1/3", "2/3", "3/3"):
+        config = TrainConfig(data=tmp_path, test_area=0, val_fold=part, block_size=1.0)
+        store = Store.open(tmp_path)
+        with suppress(DatasetError):
+            check_validation(config)
+            found["planning"].append(part)
+        with suppress(DatasetError):
+            open_samplers(resolve(config, store), store)
+            found["training"].append(part)
+    assert found["planning"] == found["training"]
+    (bad,) = {"1/3", "2/3", "3/3"} - {*found["planning"]}
+    with pytest.raises(DatasetError) as error:
+        check_validation(TrainConfig(data=tmp_path, test_area=0, val_fold=bad))
+    assert str(error.value) == (
+        f"{tmp_path}: --val-fold {bad}: found no block of 1 m in the rooms that validate "
+        "(Area_1/office_2)."
+    )
 
 
 def test_candidates_are_tried_and_the_best_on_validation_is_kept(

@@ -125,7 +125,7 @@ def train(
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
     elif by_plan and rank == 0:
-        from pipelines.plan import planned_config
+        from pipelines.plan import check_validation, planned_config
         from pipelines.training.start import resolve_start
 
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
@@ -139,6 +139,8 @@ def train(
         planned = _planned(plan, given, progress, *parts, **how)
         shown = list(plan_parts(planned))
         config = planned_config(planned, given)
+        for each in _folds(config, folds):  # not after hours of the folds before
+            check_validation(each)
         if dry_run:
             resolve_start(config)  # an error of the training is one of its plan
             return Answer(planned, shown, "Next: the same command without --dry-run")
