@@ -26,7 +26,7 @@ from pipelines.planning.file import Estimate, Plan, about_data
 from pipelines.planning.machine import estimated_seconds, other_machine, this_machine
 from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
-from pipelines.runs.weights import find_weights, packaged_weights
+from pipelines.runs.weights import NamedWeights, find_weights, weights_in_package
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
 from pipelines.train import resolve, train
@@ -37,7 +37,7 @@ from .config import ModelConfig, PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
 from .config.model import BLOCK_SIZE
 from .config.recipes import parts_of
-from .errors import ConfigError, DatasetError, DeepGCNError, RunError, WeightsError
+from .errors import ConfigError, DatasetError, DeepGCNError, RunError
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
 
@@ -366,19 +366,24 @@ class _Planning:
         named = self.given.get("weights")
         if named == NOTHING:
             return None, "given"
-        try:
+        if named is not None:
             runs = Path(self.given.get("runs", self.config.runs))
-            weights = packaged_weights() if named is None else find_weights(named, runs)
-        except WeightsError:
-            if named is not None:
-                raise
-            return None, "there are none in the package"
+            return self.start_of(find_weights(named, runs), named), ""
+        reasons = []
+        for weights in weights_in_package():
+            start = self.start_of(weights, weights.name)
+            why = rules.why_no_start(self.found, start, self.given)
+            if not why:
+                return start, ""
+            reasons.append(why)
+        return None, reasons[0] if reasons else "there are none in the package"
+
+    def start_of(self, weights: NamedWeights, name: str) -> Start:
+        """Return weights as the rules know them."""
         network = weights.load(named_classes(self.given))
         points = network.num_points or TrainConfig.num_points
         drawn = points, network.block_size, network.voxel
-        start = Start(named or weights.name, network.config, *drawn, weights.named_classes)
-        why = "" if named else rules.why_no_start(self.found, start, self.given)
-        return (None, why) if why else (start, "")
+        return Start(name, network.config, *drawn, weights.named_classes)
 
     def is_large(self, start: Start, size: Size) -> bool:
         """Whether weights are of a network of this size at least, or were asked for."""

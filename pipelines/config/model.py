@@ -126,7 +126,9 @@ class ModelConfig:
         0.3, "Rate before the last layer.", "P", within=FRACTION, commands=TRAININGS
     )
     rgb: bool = option(
-        True, "Colours as input; without, every point is grey to it.", commands=TRAININGS
+        True,
+        "Colours as input; without, every point is grey to it.",
+        commands=(*TRAININGS, "plan"),
     )
     in_channels: int = option(9, "Channels of a point.", within=COUNT, commands=())
     num_classes: int = option(13, "Classes.", within=COUNT, commands=())

@@ -99,8 +99,11 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
         return f"{start.name} knows rooms; this is {found.height.p50:.3g} m high"
     if found.width.p50 < ROOM_WIDTH:
         return f"{start.name} knows rooms; this is {found.width.p50:.3g} m wide"
-    if start.model.rgb and found.colored < COLORED:
+    colored = found.colored >= COLORED and given.get("rgb", True)
+    if start.model.rgb and not colored:
         return f"{start.name} knows colours, which are missing here"
+    if colored and not start.model.rgb:
+        return f"{start.name} sees no colours, which are here"
     return ""
 
 
@@ -268,7 +271,7 @@ def choose_recipe(
     if steps < SMOOTHED:
         left_out.append("smoothing")
         reasons.append(f"smoothing costs 1.3 points in so few steps ({steps:,})")
-    blind = start is not None and not start.model.rgb
+    blind = not choices.get("rgb", start is None or start.model.rgb)
     if blind or not found.colored:
         left_out += ["contrast", "color-drop", "color-shift"]
         reasons.append("no colours are seen" if found.colored else "there are no colours")

@@ -192,13 +192,19 @@ def catalogue_weights(entry: Entry, progress: Progress = SILENT) -> NamedWeights
         ) from error
 
 
+def weights_in_package() -> list[NamedWeights]:
+    """Return the weights inside the package; the first are used if none are named."""
+    entries = (entry for entry in catalogue.catalogue() if entry.url is None)
+    return [NamedWeights(entry.name, catalogue.weights_file(entry)) for entry in entries]
+
+
 def packaged_weights() -> NamedWeights:
     """Return the weights inside the package that are used if none are named.
 
     WeightsError: there are none.
     """
-    if entry := catalogue.default():
-        return NamedWeights(entry.name, catalogue.weights_file(entry))
+    if found := weights_in_package():
+        return found[0]
     raise WeightsError(catalogue.NO_DEFAULT)
 
 

@@ -60,7 +60,8 @@ def _colors(
         if not config.no_color_ok:
             raise DatasetError(
                 f"{scan.path}: found {scan.without_color()}; expected red, green, blue.\n"
-                "To label it as if it were grey, add --no-color-ok (less accurate)."
+                "Label it with weights that see none (--weights indoor-large), or as if it were "
+                "grey with --no-color-ok (less accurate)."
             )
         progress.warn(
             f"{scan.path}: no colour; labelled as if it were grey, so less accurately, unless the "

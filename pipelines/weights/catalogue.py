@@ -159,11 +159,6 @@ def entry_of(name: str) -> Entry:
     return known[name]
 
 
-def default() -> Entry | None:
-    """Return the entry that is used if no weights are named: the first inside the package."""
-    return next((entry for entry in catalogue() if entry.url is None), None)
-
-
 def cache() -> Path:
     """Return the user's folder for fetched weights."""
     import pooch

@@ -140,6 +140,8 @@ def test_weights_of_rooms_are_not_for_corridors() -> None:
 def test_weights_that_see_no_colors_need_none() -> None:
     blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
     assert not rules.why_no_start(FOUND["no colours"], blind, {})
+    assert not rules.why_no_start(FOUND["RGB-D"], blind, {"rgb": False})
+    assert rules.why_no_start(FOUND["RGB-D"], blind, {}) == "indoor sees no colours, which are here"
     choices = Choices({})
     rules.choose_recipe(choices, FOUND["RGB-D"], CLASSES, 5000, blind)
     assert {"contrast", "color-drop"} <= {*choices.get("without")}
