@@ -17,19 +17,10 @@ from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.figures import forward_flop, search_flop, step_flop
-from pipelines.progress import Progress
+from tests.ears import Ears
 
 SMALL = ModelConfig(depth=2, width=8, k=4, fusion_channels=32)
 ONE_SECOND = Figures((1.0,), 1)
-
-
-class Warnings(Progress):
-    """Collect what is warned of."""
-
-    seen: tuple[str, ...] = ()
-
-    def warn(self, message: str) -> None:
-        self.seen += (message,)
 
 
 @pytest.mark.parametrize("arch", ["plaingcn", "resgcn", "densegcn"])
@@ -169,13 +160,13 @@ def test_a_scaling_table_says_what_failed_and_which_k(
         return ONE_SECOND
 
     monkeypatch.setattr("pipelines.bench.measure_case", measured)
-    warnings, out = Warnings(), tmp_path / "bench.json"
+    warnings, out = Ears(), tmp_path / "bench.json"
     config = BenchConfig(
         **{"scaling": True, "num_points": 2048, "works": ("step",), "naive": False},
         **{"device": "cpu", "out": out},
     )
     rows = bench(config, progress=warnings).rows
-    assert warnings.seen == ("bench: failed on N 65536.\nMemoryError",)
+    assert warnings.warned == ["bench: failed on N 65536.\nMemoryError"]
     assert [row.num_points for row in rows if row.failed] == [65_536]
     # 151 · 16 neighbours don't fit into 2,048 points: that row has another k, and says so.
     assert {(row.depth, row.k) for row in rows if row.depth > 56} == {(112, 16), (152, 3)}
@@ -225,7 +216,7 @@ def test_the_scaling_table_leaves_out_what_cannot_be() -> None:
 
 
 def test_no_comparison_is_reported(tmp_path: Path) -> None:
-    warnings = Warnings()
+    warnings = Ears()
     config = BenchConfig(
         model=ModelConfig(depth=2, width=8, k=4, conv="gin"),
         works=("knn",),
@@ -237,4 +228,4 @@ def test_no_comparison_is_reported(tmp_path: Path) -> None:
     )
     result = bench(config, progress=warnings)
     assert result.rows[0].naive is None
-    assert "EdgeConv and MRConv only" in warnings.seen[0]
+    assert "EdgeConv and MRConv only" in warnings.warned[0]

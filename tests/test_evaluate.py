@@ -23,25 +23,13 @@ from pipelines.data.store import Store
 from pipelines.errors import DatasetError, RunError, WeightsError
 from pipelines.evaluate import EvalResult, evaluate
 from pipelines.metrics import scores
-from pipelines.progress import Progress
 from pipelines.reports.scores import Counts, votes_note
 from pipelines.runs.directory import Run
 from pipelines.serialization import to_plain
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
+from tests.ears import Ears
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    warn = say
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +284,7 @@ def test_the_latest_finished_run_is_taken_and_named(run: Run) -> None:
     ears = Ears()
     result = evaluate(EvalConfig(runs=run.path.parent, pictures=False), progress=ears)
     assert result.results[0].run == run.path
-    assert f"{run.path}: the latest finished run" in ears.said
+    assert f"{run.path}: the latest finished run" in ears.heard
 
 
 def test_a_run_by_name(run: Run) -> None:
@@ -310,8 +298,8 @@ def test_an_unfinished_run_and_other_data_are_reported(run: Run, tmp_path: Path)
     ears = Ears()
     config = EvalConfig(run_dirs=(run.path,), data=other.path, pictures=False)
     evaluate(config, progress=ears)
-    assert any("the run is interrupted; its scores are not final" in said for said in ears.said)
-    assert any("trained on other data" in said for said in ears.said)
+    assert any("the run is interrupted; its scores are not final" in said for said in ears.heard)
+    assert any("trained on other data" in said for said in ears.heard)
 
 
 def test_no_rooms_of_the_test_area(run: Run) -> None:

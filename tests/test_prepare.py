@@ -23,8 +23,8 @@ from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError
 from pipelines.prepare import prepare
-from pipelines.progress import Progress
 from pipelines.runtime.lock import hold_alone
+from tests.ears import Ears
 from tests.raw_tree import (
     ALIGNED,
     NON_ALIGNED,
@@ -37,18 +37,6 @@ from tests.raw_tree import (
 )
 from tests.small_disk import on_a_small_disk
 from tests.tiny_store import write_tiny_store
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    warn = say
 
 
 def checksums(data: Path) -> dict[str, str]:
@@ -68,7 +56,7 @@ def test_every_defect_of_the_aligned_release(tmp_path: Path, kind: str) -> None:
         "Area_5/hallway_6/Annotations/ceiling_1.txt:180",
     ]
     assert result.unknown == {"lamp": {"objects": 1, "points": 250}}
-    assert any("5 rooms of the published 272" in line for line in ears.said)
+    assert any("5 rooms of the published 272" in line for line in ears.heard)
     manifest = Store.open(tmp_path / "data").manifest
     assert [Path(name).name for name in manifest["skipped_files"]] == ["wall_3 (1).txt"]
     assert [Path(name).name for name in manifest["renamed_files"]] == ["copy_Room_1.txt"]
@@ -134,7 +122,7 @@ def test_unknown_classes_are_what_was_asked_for(tmp_path: Path) -> None:
         "chiar": {"objects": 1, "points": 20},
     }
     found = "unknown classes: pipe (2 objects), chiar (1 object. Did you mean 'chair'?). They are "
-    assert any(f"{found}taken as clutter" in line and "--dataset" in line for line in ears.said)
+    assert any(f"{found}taken as clutter" in line and "--dataset" in line for line in ears.heard)
     assert class_points(tmp_path / "data") == {"wall": 100, "clutter": 50}
     result = run(raw, tmp_path / "data", unknown="ignore")
     assert (result.reused, result.points, result.unknown["pipe"]["points"]) == (0, 150, 30)

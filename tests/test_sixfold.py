@@ -18,21 +18,11 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import six_fold
 from pipelines.metrics import scores
-from pipelines.progress import Progress
 from pipelines.runs.directory import Run, find_runs
 from pipelines.train import train
+from tests.ears import Ears
 from tests.tiny_run import train_tiny_run
 from tests.tiny_store import write_tiny_store
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @pytest.fixture(autouse=True)

@@ -20,21 +20,11 @@ from pipelines.data.custom import read_custom_room, read_description, spread_col
 from pipelines.data.store import IGNORED, Room, Store
 from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare
-from pipelines.progress import Progress
+from tests.ears import Ears
 
 POS = np.array([[0.0, 0, 0], [1, 0, 0.5], [0, 1, 1], [1, 1, 2]]) + np.array([7, -3, 1])
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RGB = np.array([[10, 20, 30], [40, 50, 60], [70, 80, 90], [1, 2, 3]])
-
-
-class Heard(Progress):
-    """Remembers the warnings."""
-
-    def __init__(self) -> None:
-        self.warned: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warned.append(message)
 
 
 def write_csv(path: Path, label: list[Any], pos: np.ndarray = POS) -> None:
@@ -196,7 +186,7 @@ def test_points_without_place_and_black_ones_are_said(described: Path, tmp_path:
     lines[2] = ",".join([*lines[2].split(",")[:3], "0,0,0", lines[2].split(",")[6]])
     (tmp_path / "train" / "a.csv").write_text("\n".join(lines))
     config = PrepareConfig(dataset=described, data=tmp_path / "data")
-    made = prepare(config, progress=(heard := Heard()))
+    made = prepare(config, progress=(heard := Ears()))
     assert made.points == 10
     said = "\n".join(heard.warned)
     assert "2 of 12 points without coordinates" in said
@@ -473,13 +463,13 @@ def test_one_mistake_is_told_once(tmp_path: Path) -> None:
         tmp_path,
         "classes: [a, b]\nareas: {1: '[abd].csv', 2: c.csv}\nlabel: kind\nvalues: {1: a, 2: b}",
     )
-    heard = Heard()
+    heard = Ears()
     config = PrepareConfig(dataset=described, data=tmp_path / "data")
     with pytest.raises(DatasetError, match=r"a\.csv: found the label 3 \(1 point\)") as caught:
         prepare(config, progress=heard)
     assert "2 more failed" in str(caught.value)
     assert heard.warned == ["The same as in Area_1/a in 2 other rooms: Area_1/b, Area_2/c"]
-    heard = Heard()
+    heard = Ears()
     prepare(dataclasses.replace(config, allow_incomplete=True), progress=heard)
     first, *others = sorted(heard.warned, key=len, reverse=True)
     assert "is left out: " in first
@@ -504,7 +494,7 @@ def test_stray_points_are_kept_behind_the_room(tmp_path: Path) -> None:
     save("clean.npz", pos, kinds)
     save("stray.npz", np.concatenate([stray, pos]), np.concatenate([np.ones(31, int), kinds]))
     text = "classes: [ground, thing]\nareas: {1: [clean.npz], 2: [stray.npz]}\nlabel: kind\n"
-    description, lines = describe(tmp_path, text), Said()
+    description, lines = describe(tmp_path, text), Ears()
     config = PrepareConfig(dataset=description, data=tmp_path / "data")
     prepare(config, progress=lines)
     store = Store.open(tmp_path / "data")
@@ -526,16 +516,6 @@ def test_stray_points_are_kept_behind_the_room(tmp_path: Path) -> None:
     published = PrepareConfig(dataset=description, frame="published", data=tmp_path / "other")
     with pytest.raises(DatasetError, match=r"31 of 2,031 points far from the others"):
         prepare(published)
-
-
-class Said(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def test_the_frame_of_s3dis_is_published() -> None:

@@ -12,8 +12,8 @@ import pytest
 from pipelines.data import statistics
 from pipelines.data.statistics import Spread, Statistics, describe, differences, measure, merge
 from pipelines.data.store import MANIFEST, Store
-from pipelines.progress import Progress
 from pipelines.serialization import from_plain, to_plain
+from tests.ears import Ears
 from tests.tiny_store import SIZE, write_tiny_store
 
 
@@ -211,16 +211,11 @@ def test_a_store_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_statistics_that_cannot_be_kept(tmp_path: Path) -> None:
-    class Ears(Progress):
-        said = ""
-
-        def warn(self, message: str) -> None:
-            self.said += message
-
     store, ears = write_tiny_store(tmp_path / "data"), Ears()
     (store.path / MANIFEST).write_text("{")
     assert statistics.of_store(store, ears).rooms == 7
-    assert "cannot keep the statistics" in ears.said
+    (warning,) = ears.warned
+    assert "cannot keep the statistics" in warning
 
 
 def test_what_is_unlike_the_training() -> None:

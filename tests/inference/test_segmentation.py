@@ -22,7 +22,8 @@ from pipelines.inference.segmentation import (
 )
 from pipelines.kernels import use
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import Progress, Task
+from pipelines.progress import Task
+from tests.ears import Ears
 
 POINTS = 64  # of a draw
 
@@ -31,16 +32,6 @@ POINTS = 64  # of a draw
 def model() -> DeepGCN:
     torch.manual_seed(0)
     return DeepGCN(ModelConfig(depth=2, width=8, k=4, fusion_channels=16)).eval()
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 def scan(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

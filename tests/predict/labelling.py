@@ -11,7 +11,6 @@ from plyfile import PlyData
 
 from pipelines.config import PredictConfig
 from pipelines.predict import PredictResult, predict
-from pipelines.progress import Progress
 from pipelines.runs.directory import Run
 
 
@@ -21,18 +20,6 @@ def label(scan: Path, run: Run, **options: Any) -> PredictResult:
 
 def labelled(path: Path) -> Any:
     return PlyData.read(str(path))["vertex"].data
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.said.append(message)
-
-    say = warn
 
 
 def write_as(path: Path, pos: np.ndarray, color: np.ndarray) -> Path:

@@ -16,9 +16,10 @@ from pipelines.predict import predict
 from pipelines.runs.directory import Run
 from pipelines.scans.ply import write_points
 from pipelines.weights.safetensors import load_weights
+from tests.ears import Ears
 from tests.tiny_run import MODEL, train_tiny_run
 
-from .labelling import Ears, label, labelled
+from .labelling import label, labelled
 
 
 def rename_colors(scan: Path) -> None:
@@ -84,7 +85,7 @@ def test_points_without_color_get_the_nearest_one(
     np.testing.assert_array_equal(some["class"], hand["class"])
     np.testing.assert_array_equal(np.isnan(some["scan_red"]), missing)
     np.testing.assert_array_equal(some["scan_red"][~missing], color[~missing, 0])
-    (said,) = (text for text in ears.said if "without colour" in text)
+    (said,) = (text for text in ears.heard if "without colour" in text)
     assert f"{missing.sum():,} of {len(pos):,} points without colour" in said
 
 
@@ -99,7 +100,7 @@ def test_exactly_black_points_are_said(
     ears = Ears()
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     predict(config, progress=ears)
-    assert any("10 % of the points are exactly black" in text for text in ears.said) == said
+    assert any("10 % of the points are exactly black" in text for text in ears.heard) == said
 
 
 def test_colours_that_are_nearly_black_are_said(trained: Run, tmp_path: Path) -> None:
@@ -108,4 +109,4 @@ def test_colours_that_are_nearly_black_are_said(trained: Run, tmp_path: Path) ->
     np.savetxt(tmp_path / "scan.txt", rows, "%.3f %.3f %.3f %d %d %d")
     config = PredictConfig(scans=(tmp_path / "scan.txt",), run=trained.path, device="cpu")
     predict(config, progress=(ears := Ears()))
-    assert any("12 of 255 as its brightest colour" in said for said in ears.said)
+    assert any("12 of 255 as its brightest colour" in said for said in ears.heard)

@@ -23,8 +23,9 @@ from pipelines.scans.checks import check_positions
 from pipelines.scans.ply import write_points
 from pipelines.weights.published import Hints, build_released
 from pipelines.weights.pytorch import read_torch
+from tests.ears import Ears
 
-from .labelling import Ears, label, labelled, with_stray_points, write_as
+from .labelling import label, labelled, with_stray_points, write_as
 
 
 def test_points_without_coordinates_need_a_flag(
@@ -81,7 +82,7 @@ def test_a_strange_size_is_reported(
     write_points(tmp_path / "scan.ply", pos * unit, np.full((20, 3), 9, np.uint8))
     config = PredictConfig(scans=(tmp_path / "scan.ply",), run=trained.path, device="cpu")
     predict(config, progress=ears)
-    assert any("a room or storey in metres" in said for said in ears.said) == warned
+    assert any("a room or storey in metres" in said for said in ears.heard) == warned
 
 
 SPREAD = np.random.default_rng(0).random((3000, 3))
@@ -109,7 +110,7 @@ def test_what_is_odd_about_coordinates_is_said(name: str, trained: Run, tmp_path
     scan = open_scan(tmp_path / "scan.ply")
     local, frame = scan.positions("robust")
     check_positions(scan, config, local, frame, ears := Ears())
-    assert [said in text for text in ears.said] == [True] * bool(said)
+    assert [said in text for text in ears.heard] == [True] * bool(said)
 
 
 def test_a_scan_in_millimetres_is_refused(
@@ -142,7 +143,7 @@ def test_stray_points_change_no_other_label(
     classes, again = (classes_of(each.out) for each in (expected, found))
     np.testing.assert_array_equal(again[42:], classes)
     assert (again < len(CLASSES)).all(), "stray points get a label, too"
-    (said,) = (text for text in ears.said if "far from all others" in text)
+    (said,) = (text for text in ears.heard if "far from all others" in text)
     assert f"42 of {len(pos):,} points" in said
     if suffix == ".npz":
         assert str(np.load(found.out)["frame"]) == "robust, without 42 stray points"

@@ -25,8 +25,9 @@ from pipelines.runs.directory import Run
 from pipelines.scans import Labels, open_scan, write_labelled
 from pipelines.scans.ply import write_points
 from pipelines.weights.safetensors import save_weights
+from tests.ears import Ears
 
-from .labelling import Ears, label, labelled, with_stray_points, write_as
+from .labelling import label, labelled, with_stray_points, write_as
 
 
 def test_every_point_in_input_order(
@@ -114,7 +115,7 @@ def test_a_broken_scan_does_not_stop_the_others(scan: Path, trained: Run, tmp_pa
     ((failed, reason),) = result.failed
     assert failed == broken
     assert str(broken) in reason
-    assert any(reason in text for text in ears.said)
+    assert any(reason in text for text in ears.heard)
     with pytest.raises(DatasetError, match=r"broken\.ply"):
         label(broken, trained)
 

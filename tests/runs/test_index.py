@@ -16,12 +16,12 @@ import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError, RunError
-from pipelines.progress import Progress
 from pipelines.runs.annotations import add_tag, write_note
 from pipelines.runs.directory import Run, changing, create_run
 from pipelines.runs.index import FILE, VERSION, describe, query, runs_frame, sync
 from pipelines.runs.lock import lock_run
 from pipelines.runs.query import COLUMNS
+from tests.ears import Ears
 from tests.small_disk import largest_file
 
 
@@ -246,22 +246,12 @@ def test_a_database_of_another_program_is_made_anew(tmp_path: Path) -> None:
     assert listed(tmp_path) == ["mine"]
 
 
-class Heard(Progress):
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.warnings.append(message)
-
-
 def test_where_nothing_can_be_written_the_directories_are_read(tmp_path: Path) -> None:
     make(tmp_path, "mine")
     (tmp_path / FILE).mkdir()
-    heard = Heard()
+    heard = Ears()
     assert query(tmp_path, columns=["name", "depth"], progress=heard) == [("mine", 7)]
-    assert "cannot be used" in heard.warnings[0]
+    assert "cannot be used" in heard.warned[0]
 
 
 def test_on_a_network_folder_there_is_no_write_ahead_log(

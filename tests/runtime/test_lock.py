@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.errors import DatasetError
-from pipelines.progress import Progress
 from pipelines.runtime import lock
 from pipelines.runtime.lock import hold_alone
+from tests.ears import Ears
 
 HOLD = """
 import sys, time
@@ -26,16 +26,6 @@ with hold_alone(lock, lock.parent, "."):
     print("held", flush=True)
     time.sleep(60)
 """
-
-
-class Ears(Progress):
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
 
 
 @contextmanager

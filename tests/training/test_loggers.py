@@ -30,6 +30,7 @@ from pipelines.training.loggers import (
     flat_settings,
     open_logger,
 )
+from tests.ears import Ears
 from tests.tiny_run import MODEL
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import assert_same
@@ -54,18 +55,6 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "true")
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
-
-
-class Heard(Progress):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.warned: list[str] = []
-
-    def say(self, message: str) -> None:
-        self.said.append(message)
-
-    def warn(self, message: str) -> None:
-        self.warned.append(message)
 
 
 def config_for(data: Path, runs: Path, *loggers: str) -> TrainConfig:
@@ -113,7 +102,7 @@ def test_tensorboard_without_room_raises_and_prints_nothing(
 
 def test_mlflow_has_what_the_run_has(data: Path, tmp_path: Path) -> None:
     tracking = pytest.importorskip("mlflow.tracking")
-    heard = Heard()
+    heard = Ears()
     run = train_in_two_parts(config_for(data, tmp_path / "runs", "mlflow"), heard)
     # MLflow opens its store with nothing of ours set, as it does for `mlflow ui`.
     assert "MLFLOW_ALLOW_FILE_STORE" not in os.environ
@@ -315,7 +304,7 @@ def test_a_logger_that_fails_stops_nothing(tmp_path: Path) -> None:
         def close(self, error: BaseException | None) -> None:
             assert error is None
 
-    heard, kept = Heard(), Kept()
+    heard, kept = Ears(), Kept()
     log = RunLog(MetricsLog(Run(tmp_path)), heard)
     log.loggers = {"broken": Broken(), "kept": kept}
     for step in (1, 2):
@@ -360,7 +349,7 @@ def test_a_logger_that_hangs_delays_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the steps nor, for long, the end; and the weights are those without it."""
-    answer, heard = threading.Event(), Heard()
+    answer, heard = threading.Event(), Ears()
     monkeypatch.setattr(loggers, "check_loggers", lambda _: None)
     monkeypatch.setattr(loggers, "open_logger", lambda *_: Hanging(answer))
     monkeypatch.setattr(loggers, "CLOSING", 0.1)
@@ -378,7 +367,7 @@ def test_a_logger_that_hangs_delays_nothing(
 def test_a_logger_that_takes_nothing_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer, heard = threading.Event(), Heard()
+    answer, heard = threading.Event(), Ears()
     monkeypatch.setattr(loggers, "open_logger", lambda *_: Hanging(answer))
     monkeypatch.setattr(loggers, "WAITING", 2)
     log = RunLog(MetricsLog(Run(tmp_path)), heard)

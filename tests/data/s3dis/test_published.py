@@ -15,21 +15,11 @@ from pipelines.data.store import Room, Store
 from pipelines.errors import DatasetError
 from pipelines.evaluate import evaluate
 from pipelines.prepare import prepare
-from pipelines.progress import Progress
+from tests.ears import Ears
 from tests.raw_tree import run, write_zip
 from tests.tiny_training import run_as, tiny_config
 
 POINTS = 512  # of a block, 4,096 in the published files
-
-
-class Ears(Progress):
-    """Remembers the warnings."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.said.append(message)
 
 
 def raw_room(seed: int) -> np.ndarray:
@@ -140,10 +130,10 @@ def test_block_protocols_score_it_and_room_is_said_to_be_partial(
     drawn = [rows[pointnet_blocks(rows, seed)[2]] for seed, rows in enumerate(rooms.values())]
     assert found[1].blocks == sum(len(pointnet_blocks(rows, 0)[0]) for rows in drawn[2:])
     assert not any("these have drawn" in note for each in found for note in each.report.notes)
-    assert not any("these have drawn" in said for said in ears.said)
+    assert not any("these have drawn" in said for said in ears.warned)
     every = EvalConfig(run_dirs=(trained.path,), pictures=False)
     (room,) = evaluate(every, progress=ears).results
-    assert any("these have drawn" in said for said in ears.said)
+    assert any("these have drawn" in said for said in ears.warned)
     assert any("only the points that these have drawn" in note for note in room.report.notes)
 
 

@@ -23,7 +23,8 @@ from pipelines.data.synthetic.meshes import (
 )
 from pipelines.data.synthetic.scene import TRIANGLE, Frame, Material, Scene
 from pipelines.errors import ConfigError
-from pipelines.progress import Progress, Task
+from pipelines.progress import Task
+from tests.ears import Ears
 from tests.tiny_training import AtStep
 
 DEBIAN = Path("/usr/share/sweethome3d/furniture")
@@ -43,16 +44,6 @@ MATERIALS = "newmtl painted\nKd 1 1 1\nmap_Kd paint.png\nnewmtl red\nKd 0.8 0 0\
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-class Warnings(Progress):
-    """Collects what is warned about."""
-
-    def __init__(self) -> None:
-        self.texts: list[str] = []
-
-    def warn(self, message: str) -> None:
-        self.texts.append(message)
 
 
 def texture(size: int = 8) -> bytes:
@@ -231,11 +222,11 @@ BAD = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_broken_models_are_left_out_and_counted(tmp_path, kind):
     catalogue = entry(1, "Desk", "cube/cube.obj") + HOSTILE[kind]
-    progress = Warnings()
+    progress = Ears()
     library = load_library(write_library(tmp_path / "f", catalogue, **BAD), progress)
     assert [model.name for model in library.models] == ["Desk"]
     path, said = tmp_path / "f" / "test.sh3f", "1 of 2 models cannot be read and are left out."
-    assert progress.texts == ([] if kind == "infinite" else [f"{path}: {said}"])
+    assert progress.warned == ([] if kind == "infinite" else [f"{path}: {said}"])
 
 
 def test_a_texture_of_too_many_pixels_is_not_decoded(tmp_path):
