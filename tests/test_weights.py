@@ -418,6 +418,14 @@ def test_a_network_knows_its_classes(start: Path, tmp_path: Path) -> None:
         assert load_model(file).classes == expected
 
 
+@pytest.mark.parametrize("classes", ["a b c d e", " ".join(["wall"] * 13)], ids=["few", "equal"])
+def test_names_that_are_not_those_of_the_outputs_are_refused(tmp_path: Path, classes: str) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(file, DeepGCN(ModelConfig(depth=2, width=8, k=4)), metadata={"classes": classes})
+    with pytest.raises(WeightsError, match=r"found .* different\) of classes, expected 13"):
+        load_model(file)
+
+
 def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
     two = two_classes(tmp_path / "two")
     with pytest.raises(DatasetError, match=r"found the classes floor, rest"):

@@ -16,6 +16,7 @@ from .choices import (
     PROTOCOLS,
     REPORTS,
     SEED,
+    VOTES,
 )
 from .model import BLOCK_SIZE, OWN_CLASSES, POINTS
 from .options import COUNT, Bounds, check_options, option
@@ -66,7 +67,7 @@ class EvalConfig:
     votes: int = option(
         1,
         "Passes over each room, turned, mirrored and scaled, whose logits are summed.",
-        within=COUNT,
+        within=VOTES,
     )
     pictures: bool = option(True, "Draw rooms, errors, confusion, curves.")
     palette: str = option(
@@ -131,7 +132,7 @@ class PredictConfig:
     votes: int = option(
         1,
         "Passes over each scan, turned, mirrored and scaled, whose logits are summed.",
-        within=COUNT,
+        within=VOTES,
     )
     runs: Path = option(Path("runs"), "Folder of the runs.")
     out: Path | None = option(

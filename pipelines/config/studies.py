@@ -18,6 +18,7 @@ from .choices import (
     REPORTS,
     SAMPLE,
     STUDIES,
+    VOTES,
 )
 from .model import OWN_CLASSES, ModelConfig
 from .options import COUNT, Bounds, check_options, option
@@ -48,7 +49,7 @@ class AblateConfig:
         "NAME=VALUE",
     )
     protocol: str = option("room", "What is scored: {}.", choices=PROTOCOLS)
-    votes: int = option(1, "Passes over each room.", within=COUNT)
+    votes: int = option(1, "Passes over each room.", within=VOTES)
     checkpoint: str = option("best", "What is scored: {}.", choices=CHECKPOINTS)
     reports: tuple[str, ...] = option(
         ("md",), "Table to write: {}; repeatable.", "FORMAT", flag="--report", choices=REPORTS

@@ -26,6 +26,7 @@ from pipelines.runtime.cuda_graphs import graphed_evaluation
 from pipelines.runtime.memory import keep_freed_memory
 from pipelines.runtime.precision import Precision
 from pipelines.runtime.waiting import sleep_if_crowded
+from pipelines.scans.colors import GREY
 from pipelines.scans.frame import check_ground, left_out, locate
 from pipelines.scans.table import BRIGHTEST_FRACTION
 
@@ -204,7 +205,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def segment(
     model: DeepGCN,
     pos: np.ndarray,
-    color: np.ndarray,
+    color: np.ndarray | None = None,
     *,
     num_points: int | None = None,
     batch_size: int = 8,
@@ -218,7 +219,7 @@ def segment(
         model: a trained network; it is set to evaluation mode and stays on its device. On the CPU,
             memory that is freed stays with the process from now on, as it does in the commands.
         pos: (N, 3) float, metres, z up, in any frame.
-        color: (N, 3), uint8 or float from 0 to 1.
+        color: (N, 3), uint8 or float from 0 to 1; None: only for a network that sees none.
         num_points: points per draw; None: as in training.
         batch_size: draws per forward pass.
         seed: of the draws.
@@ -246,7 +247,15 @@ def segment(
     COUNT.check("batch_size", batch_size)
     SEED.check("--seed", seed)
     check_choice("rule", frame, FRAMES, flag="frame")
-    pos, color = np.asarray(pos), np.asarray(color)  # lists and tensors on the CPU as well
+    pos = np.asarray(pos)  # lists and tensors on the CPU as well
+    if color is None:
+        if model.config.rgb:
+            raise DatasetError(
+                "segment: found no color, which this network sees; expected one for each point.\n"
+                'Or use weights that see none: load_model("indoor-large")'
+            )
+        color = np.full((len(pos), 3), GREY, np.uint8)
+    color = np.asarray(color)
     _check_arrays(pos, color)
 
     def read(part: slice) -> np.ndarray:

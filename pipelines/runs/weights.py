@@ -26,6 +26,7 @@ from .directory import CONFIG, Run, find_runs, latest_finished, open_run
 from .lock import LOCK
 
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
+AGAIN = "Export or import the weights again."
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,15 @@ class NamedWeights:
         """Return the names of the `count` classes that the network predicts.
 
         Weights that name none are of S3DIS if they have as many classes; else the classes are
-        numbered.
+        numbered. WeightsError: the file names more or fewer, or one twice.
         """
-        if self.named_classes:
-            return self.named_classes
+        if named := self.named_classes:
+            if not len(named) == len({*named}) == count:
+                raise WeightsError(
+                    f"{self.file}: found {counted(len(named), 'name')} ({len({*named})} different) "
+                    f"of classes, expected {count}, as the network has outputs.\n{AGAIN}"
+                )
+            return named
         numbered = (f"class_{number}" for number in range(count))
         return CLASSES if count == len(CLASSES) else tuple(numbered)
 
@@ -118,13 +124,10 @@ class NamedWeights:
         except ValueError:
             colors = ()
         fits = all(len(color) == 3 and max(color) <= 255 for color in colors)
-        names = len({*classes})
-        if not names == len(classes) == len(colors) == count or not fits:
+        if len(colors) != count or not fits:
             raise WeightsError(
-                f"{self.file}: found {counted(len(classes), 'name')} ({names} different) and "
-                f"{counted(len(colors), 'colour')} of classes, expected {count} of each, as the "
-                "network has outputs.\n"
-                "Export or import the weights again."
+                f"{self.file}: found {counted(len(colors), 'colour')} of classes, expected {count} "
+                f"of three bytes.\n{AGAIN}"
             )
         return classes, colors
 
@@ -160,7 +163,9 @@ def find_weights(
         if path.is_file():
             return NamedWeights(path.stem, path)
     except OSError as error:
-        raise WeightsError(f"{str(named)[:80]}…: {error.strerror}.") from error
+        name = str(named)
+        short = f"{name[:80]}…" if len(name) > 80 else name
+        raise WeightsError(f"{short}: {error.strerror}.") from error
     for folder in (runs / path, path):
         if (folder / CONFIG).is_file():
             return weights_of(Run(folder), checkpoint)

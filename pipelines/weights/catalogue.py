@@ -188,27 +188,39 @@ def weights_file(entry: Entry, progress: Progress = SILENT) -> Path:
     assert entry.url is not None, "weights in the package need no fetching"
     folder, place = cache(), os.environ.get(PLACE, "")
     mirrored = place.startswith(("http://", "https://"))
+    fetched = None
     if place and not mirrored:
-        source = _from_folder(entry, Path(place).expanduser())
+        source = _from_folder(entry, place)
+    elif (source := folder / entry.file).is_file() and sha256_of(source) == entry.sha256:
+        progress.say(f"{entry.name}: {source} is there")  # saved by hand, as `fetch` advises
     else:
         url = f"{place.rstrip('/')}/{entry.file}" if mirrored else entry.url
         progress.say(f"{entry.name}: fetching {entry.size / 1e6:.1f} MB from {url}")
         known = {"size": entry.size, "sha256": entry.sha256}
-        source = fetch(url, folder / entry.file, progress=progress, **known)  # type: ignore[arg-type]
+        fetched = source = fetch(url, source, progress=progress, **known)  # type: ignore[arg-type]
     out = folder / f"{entry.name}.safetensors"
     import_weights(source, out, about=entry.origin, progress=progress)
-    if source.parent == folder:
-        source.unlink()
+    if fetched:
+        fetched.unlink()
     return out
 
 
-def _from_folder(entry: Entry, folder: Path) -> Path:
+def _from_folder(entry: Entry, place: str) -> Path:
     """Return the file in a folder that has an entry's content, whatever it is called."""
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
+    folder = Path(place)
+    try:
+        folder = folder.expanduser()
+        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        for path in paths:
             alike = path.is_file() and path.stat().st_size == entry.size
             if alike and sha256_of(path) == entry.sha256:
                 return path
+    except RuntimeError as error:  # "~name/…" of a user who is unknown
+        raise WeightsError(f"{PLACE}={place}: {error}") from error
+    except OSError as error:
+        raise WeightsError(
+            f"{PLACE}={folder}: {error.filename} cannot be read ({error.strerror})."
+        ) from error
     raise WeightsError(
         f"{PLACE}={folder}: found {'no file' if folder.is_dir() else 'no folder'} with "
         f"{entry.name}: {entry.size:,} bytes, SHA-256 {entry.sha256}.\n"

@@ -331,12 +331,12 @@ def published_state(model: DeepGCN) -> dict[str, Tensor]:
         if value not in known:
             raise ConfigError(
                 f"{config.label}: found the {noun} {value}, which no release has.\n"
-                f"Expected one of {', '.join(known)}; export it under our own names."
+                f"Expected one of {', '.join(known)}; or export it under our own names: --names own"
             )
     if config.sharing and config.knn != "fixed":
         raise ConfigError(
             f"{config.label}: found layers that share a graph, which no release has.\n"
-            "Export it under our own names."
+            "Export it under our own names: --names own"
         )
     if release is DGCNN and config.depth != 3:
         raise ConfigError(f"{config.label}: found depth {config.depth}, expected the published 3.")

@@ -139,8 +139,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _read_own(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise WeightsError(f"{path}: found no file, expected weights (*.safetensors).")
+    try:
+        if not path.is_file():
+            raise WeightsError(f"{path}: found no file, expected weights (*.safetensors).")
+        path.open("rb").close()  # the library says of every error that the file is not there
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}).") from error
     how = command("weights", "import", path, "--out", f"{path.stem}.imported.safetensors")
     hint = f"Weights of a published release: {how}"
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -145,6 +147,18 @@ def test_few_points(model: DeepGCN, count: int) -> None:
     label, probabilities = segment(model, pos, color, num_points=POINTS)
     assert label.shape == (count,)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+
+
+def test_a_network_that_sees_no_colors_needs_none(model: DeepGCN) -> None:
+    pos, color = scan(300)
+    with pytest.raises(DatasetError, match="found no color, which this network sees"):
+        segment(model, pos, num_points=POINTS)
+    torch.manual_seed(0)
+    blind = DeepGCN(dataclasses.replace(model.config, rgb=False))
+    label, probabilities = segment(blind, pos, num_points=POINTS)
+    colored = segment(blind, pos, color, num_points=POINTS)
+    np.testing.assert_array_equal(label, colored[0])
+    np.testing.assert_array_equal(probabilities, colored[1])
 
 
 def test_color_from_0_to_1_means_the_same(model: DeepGCN) -> None:

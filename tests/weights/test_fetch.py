@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -226,6 +227,45 @@ def test_a_file_put_there_by_hand(entry: Entry, site: Site, cache: Path) -> None
     (cache / "model_1.t7").write_bytes(site.content)
     assert weights_file(dataclasses.replace(entry, url="http://127.0.0.1:9/model_1.t7")).is_file()
     assert site.asked == []
+
+
+def test_only_what_was_fetched_is_deleted(
+    entry: Entry, site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's own file may lie in the cache, under the published name or another."""
+    monkeypatch.setenv(catalogue.PLACE, str(cache))
+    for name in ("model_1.t7", "mine.t7"):
+        cache.mkdir(parents=True, exist_ok=True)
+        (cache / name).write_bytes(site.content)
+        weights_file(entry).unlink()
+        assert (cache / name).read_bytes() == site.content
+        (cache / name).unlink()
+    assert site.asked == []
+
+
+def test_places_that_cannot_be_read(
+    entry: Entry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(catalogue.PLACE, "~no-such-user/weights")
+    with pytest.raises(WeightsError, match=r"^DEEPGCN_WEIGHTS=~no-such-user/weights: "):
+        weights_file(entry)
+
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setenv(catalogue.PLACE, str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(catalogue, "sha256_of", refuse)
+        with pytest.raises(WeightsError, match=r"model_1.t7 cannot be read \(Permission denied\)"):
+            catalogue_weights(entry)
+    kept = weights_file(entry)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_file", refuse)
+        assert catalogue.kept_file(entry) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(WeightsError, match=r"net.safetensors: cannot be read \(Permission"):
+            load_model(kept)
 
 
 def test_no_network_says_all_that_is_needed(
