@@ -51,8 +51,8 @@ def hold_alone(
             progress.say(f"{path.parent}: found no locks there; run one command at a time in it.")
         with suppress(OSError):  # a full disk: the lock holds without a name
             file.truncate(0)
-            file.write(f"{this_process()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-            file.flush()
+            text = f"{this_process()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+            os.write(file.fileno(), text.encode())  # a buffer would fail again when it is closed
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from pipelines.errors import DatasetError
 from pipelines.runtime import lock
 from pipelines.runtime.lock import hold_alone
 from tests.ears import Ears
+from tests.small_disk import on_a_small_disk
 
 HOLD = """
 import sys, time
@@ -102,3 +103,22 @@ def test_a_holder_that_ends_meanwhile_takes_its_file_with_it(
         hold_alone(path, tmp_path, "."),
     ):
         pytest.fail("the lock was given")
+
+
+FULL = """
+from pathlib import Path
+from pipelines.runtime.lock import hold_alone
+with open("fill", "wb", buffering=0) as file:
+    try:
+        while file.write(bytes(4096)):
+            pass
+    except OSError:
+        pass
+with hold_alone(Path(".lock"), Path("."), "."):
+    print("held", Path(".lock").stat().st_size)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a small disk")
+def test_on_a_full_disk_the_lock_holds_without_a_name(tmp_path: Path) -> None:
+    assert on_a_small_disk(tmp_path, FULL) == "held 0"
