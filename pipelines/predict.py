@@ -250,7 +250,11 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
         points = config.num_points or model.num_points
         blocks = model.block_size, model.voxel
         draws = Draws(points, config.batch_size, config.seed, *blocks, config.precision)
-        model.config.check_points(draws.num_points)
+        if points < (widest := model.config.k * max(model.config.dilations())):
+            raise ConfigError(
+                f"--num-points: found {points}, expected at least the {widest} nearest points that "
+                f"{found.name} looks at (k·d)."
+            )
         models.append((model, draws))
     compile_beside(models[0][0].config, device)
     palettes = [w.palette(m.config.num_classes) for w, (m, _) in zip(weights, models, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -244,3 +245,12 @@ def test_a_scan_that_does_not_fit_is_refused_before_the_work(
     ):
         label(scan, trained)
     assert not list(scan.parent.glob("*labelled*"))
+
+
+def test_draws_hold_all_that_the_network_looks_at(trained: Run, scan: Path) -> None:
+    model = trained.config.model
+    widest = model.k * max(model.dilations())
+    config = PredictConfig(scans=(scan,), run=trained.path, num_points=widest - 1)
+    with pytest.raises(ConfigError, match=f"--num-points: found {widest - 1}, expected at least"):
+        predict(config)
+    assert predict(dataclasses.replace(config, num_points=widest)).scans[0].points
