@@ -77,7 +77,7 @@ def test_recomputed_layers_take_less_memory(tmp_path: Path) -> None:
     memory = []
     for length in (0, 6):
         config = BenchConfig(
-            **{"model": deep, "works": ("step",), "num_points": 1024, "batch_size": 2},
+            **{"model": deep, "works": ("step",), "num_points": 2048, "batch_size": 2},
             **{"repeats": 1, "device": "cpu", "threads": 1, "naive": False},
             checkpoint_layers=length,
             out=tmp_path / "bench.json",
@@ -86,7 +86,7 @@ def test_recomputed_layers_take_less_memory(tmp_path: Path) -> None:
         assert row.ours is not None
         memory.append(row.ours.memory)
     # Without, each layer keeps at least its input and its extremes: 32 values each.
-    layers = 32 * 2048 * 4 * 32 * 2
+    layers = 32 * 4096 * 4 * 32 * 2
     assert memory[0] - memory[1] > layers
 
 

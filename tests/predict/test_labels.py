@@ -218,13 +218,13 @@ def test_weights_without_names_of_their_classes(scan: Path, tmp_path: Path) -> N
     save_weights(weights, model)
     (found,) = predict(config).scans
     assert list(found.counts) == ["class_0", "class_1", "class_2"]
-    for wrong in (
-        {"classes": "floor wall"},
-        {"classes": "floor wall wall"},
-        {"class_colors": "1-2-3 4-5-6 red"},
+    for wrong, message in (
+        ({"classes": "floor wall"}, r"found 2 names \(2 different\) of classes, expected 3"),
+        ({"classes": "floor wall wall"}, r"found 3 names \(2 different\) of classes, expected 3"),
+        ({"class_colors": "1-2-3 4-5-6 red"}, r"found 0 colours of classes, expected 3"),
     ):
         save_weights(weights, model, metadata=wrong)
-        with pytest.raises(WeightsError, match="expected 3 of each"):
+        with pytest.raises(WeightsError, match=message):
             predict(config)
 
 

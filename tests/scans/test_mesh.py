@@ -12,6 +12,7 @@ from plyfile import PlyData, PlyElement, PlyProperty
 from pipelines.config import PredictConfig
 from pipelines.errors import DatasetError
 from pipelines.scans import open_scan, write_labelled
+from tests.ears import Ears
 from tests.scans.scan_labels import labels_for, placed
 
 COUNT = 40
@@ -124,11 +125,9 @@ def test_a_mesh_keeps_its_faces_and_other_elements(
 
 def test_predict_says_what_is_left_out(tmp_path: Path) -> None:
     from pipelines.scans.checks import checked_points
-    from tests.predict.labelling import Ears
 
     write(tmp_path / "scan.ply", vertices("first"), text=True)
     ears = Ears()
-    ears.say = ears.warn  # type: ignore[method-assign]
     config = PredictConfig(weights=("indoor",), device="cpu")
     checked_points(open_scan(tmp_path / "scan.ply"), config, ears)
     assert any("left out of the result are the lists view_indices of 40" in t for t in ears.said)
