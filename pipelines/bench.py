@@ -182,7 +182,7 @@ def scaling_cases(works: list[Case]) -> list[Case]:
             except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3
                 model = replace(model, k=3)
             cases += [replace(case, model=model)] if case.work != "knn" else []
-    return [case for case in cases if case.model.k * max(case.model.dilations()) <= case.num_points]
+    return [case for case in cases if case.model.widest <= case.num_points]
 
 
 def _flop(case: Case) -> float:

@@ -250,10 +250,10 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
         points = config.num_points or model.num_points
         blocks = model.block_size, model.voxel
         draws = Draws(points, config.batch_size, config.seed, *blocks, config.precision)
-        if points < (widest := model.config.k * max(model.config.dilations())):
+        if points < model.config.widest:
             raise ConfigError(
-                f"--num-points: found {points}, expected at least the {widest} nearest points that "
-                f"{found.name} looks at (k·d)."
+                f"--num-points: found {points}, expected at least the {model.config.widest} "
+                f"nearest points that {found.name} looks at (k·d)."
             )
         models.append((model, draws))
     compile_beside(models[0][0].config, device)

@@ -214,14 +214,19 @@ class ModelConfig:
             return (1,) * self.depth
         return tuple(max(layer, 1) for layer in self.graph_layers())
 
+    @property
+    def widest(self) -> int:
+        """How many nearest points the widest neighbourhood is drawn from: k·d."""
+        return self.k * max(self.dilations())
+
     def check_points(self, num_points: int) -> None:
         """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""
         dilation = max(self.dilations())
-        if self.k * dilation > num_points:
+        if self.widest > num_points:
             most = num_points // dilation
             smaller = f"a smaller -k (at most {most}), " if most else ""
             raise ConfigError(
-                f"k·d: layer {self.depth - 1} takes neighbours from the {self.k * dilation} "
+                f"k·d: layer {self.depth - 1} takes neighbours from the {self.widest} "
                 f"nearest points (k {self.k} × dilation {dilation}), a block has only "
                 f"{num_points}.\n"
                 f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."

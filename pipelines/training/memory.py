@@ -164,7 +164,7 @@ def smaller_options(config: TrainConfig) -> list[str]:
         f"--micro-batch {micro // 2}": micro > 1 and not config.sync_bn,
         f"--batch-size {config.batch_size // 2}": config.batch_size > 1,
         f"-k {model.k // 2}": model.k > 1,
-        f"--num-points {points}": model.k * max(model.dilations()) <= points,
+        f"--num-points {points}": model.widest <= points,
         f"--width {model.width // 2}": model.width > 1,
     }
     return [option for option, fits in options.items() if fits] or ["a smaller --depth"]

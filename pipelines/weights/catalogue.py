@@ -219,7 +219,7 @@ def _from_folder(entry: Entry, place: str) -> Path:
         raise WeightsError(f"{PLACE}={place}: {error}") from error
     except OSError as error:
         raise WeightsError(
-            f"{PLACE}={folder}: {error.filename} cannot be read ({error.strerror})."
+            f"{PLACE}={place}: {error.filename or folder} cannot be read ({error.strerror})."
         ) from error
     raise WeightsError(
         f"{PLACE}={folder}: found {'no file' if folder.is_dir() else 'no folder'} with "

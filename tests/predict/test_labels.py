@@ -248,8 +248,7 @@ def test_a_scan_that_does_not_fit_is_refused_before_the_work(
 
 
 def test_draws_hold_all_that_the_network_looks_at(trained: Run, scan: Path) -> None:
-    model = trained.config.model
-    widest = model.k * max(model.dilations())
+    widest = trained.config.model.widest
     config = PredictConfig(scans=(scan,), run=trained.path, num_points=widest - 1)
     with pytest.raises(ConfigError, match=f"--num-points: found {widest - 1}, expected at least"):
         predict(config)
