@@ -8,10 +8,12 @@ many points there are to score.
 from __future__ import annotations
 
 import dataclasses
-import math
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +23,25 @@ from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
 from pipelines.planning import rules
 from pipelines.planning.blocks import count_blocks, count_positions
-from pipelines.planning.choices import GIVEN, MODEL, NAMES, NOTHING, PARTS, Choice, Choices
-from pipelines.planning.file import Estimate, Plan, about_data
+from pipelines.planning.choices import NOTHING, Choices
+from pipelines.planning.file import Estimate, Plan, about_data, read_plan, write_plan
 from pipelines.planning.machine import estimated_seconds, other_machine, this_machine
 from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
+from pipelines.planning.settings import planned_config, training
+from pipelines.runs.directory import CONFIG, PLAN, Run
+from pipelines.runs.lock import lock_run
 from pipelines.runs.weights import NamedWeights, find_weights, weights_in_package
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
 from pipelines.train import resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
-from pipelines.training.start import named_classes, start_config
+from pipelines.training.start import named_classes
 
-from .config import ModelConfig, PlanConfig, TrainConfig
+from .config import PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
-from .config.model import BLOCK_SIZE
-from .config.recipes import parts_of
 from .errors import ConfigError, DatasetError, DeepGCNError, RunError
+from .files import check_place, naming
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
 
@@ -52,8 +56,6 @@ TRIED = (
     *("depth", "width", "k", "fusion_channels", "dilation"),
     *("block_size", "num_points", "voxel", "weights", "recipe"),
 )
-# Options that change what a step takes.
-SPEED_SHAPES = ("arch", "depth", "conv", "width", "k", "num_points", "batch_size", "weights")
 LARGER = "there is time for a larger network"
 
 
@@ -92,7 +94,10 @@ def plan(
 
 
 def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
-    """Train variants of a plan for a short time each, and plan for what validates best."""
+    """Train variants of a plan for a short time each, and plan for what validates best.
+
+    The first plan and the runs of the variants are kept in a folder; the same call goes on there.
+    """
     whole, tenth = seconds_of(config.time), TRIAL * seconds_of(config.time)
     rest = whole - config.candidates * tenth
 
@@ -100,34 +105,49 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
         own = dataclasses.replace(config, base={**config.base, **changes})
         return _Planning(own, True, since, progress, seconds).run()
 
-    first = planned(rest, {})
+    store = Store.open(config.data)
+    folder = _folder_of_candidates(config, store)
+    begun = (folder / PLAN).is_file()
+    first = read_plan(folder / PLAN) if begun else planned(rest, {})
     if not first.settings.get("val_fraction", 1):
         raise ConfigError("--candidates: found no validation rooms, which would choose among them.")
-    found = _statistics(Store.open(config.data), first.data.test_area, SILENT)[1]
+    found = _statistics(store, first.data.test_area, SILENT)[1]
     others = rules.alternatives(first.settings, found, config.base)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
     failures: dict[str, DeepGCNError] = {}
-    for name, changes in [("as planned", {}), *others][: config.candidates]:
-        number = len(trials) + len(failures) + 1
-        progress.say(f"Candidate {number} of {config.candidates}: {name}")
-        full = planned(rest, changes) if changes else first
-        kept = {name: full.settings[name] for name in TRIED if name in full.settings}
-        short = planned(tenth, {**changes, **kept, "weights": kept.get("weights") or NOTHING})
-        tried = planned_config(short, config.base)
-        runs = Path(config.base.get("runs", config.runs)) / CANDIDATES
-        tried = dataclasses.replace(tried, runs=runs, name=None)
-        try:
-            scored = train(tried, plan=to_plain(short), progress=progress).best_miou or 0.0
-        except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
-            failures[name] = error
-            progress.warn(f"Candidate {name!r} failed and is left out. {error}")
+    with lock_run(folder):
+        if begun:
+            progress.say(f"{folder}: goes on there; to train all candidates anew, remove it.")
         else:
-            trials[name] = scored, changes
+            write_plan(folder / PLAN, first)
+        for name, changes in [("as planned", {}), *others][: config.candidates]:
+            number = len(trials) + len(failures) + 1
+            progress.say(f"Candidate {number} of {config.candidates}: {name}")
+            run = Run(folder / name.replace(" ", "-"))
+            try:
+                if (run.path / CONFIG).is_file():
+                    tried = train(run.config, resume=run.path, progress=progress)
+                else:
+                    full = planned(rest, changes) if changes else first
+                    kept = {each: full.settings[each] for each in TRIED if each in full.settings}
+                    kept["weights"] = kept.get("weights") or NOTHING
+                    short = planned(tenth, {**changes, **kept})
+                    own = planned_config(short, config.base)
+                    own = dataclasses.replace(own, runs=folder, name=run.name)
+                    tried = train(own, plan=to_plain(short), progress=progress)
+            except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
+                failures[name] = error
+                progress.warn(f"Candidate {name!r} failed and is left out. {error}")
+            else:
+                trials[name] = tried.best_miou or 0.0, changes
     if not trials:
         raise failures["as planned"]
     best = max(trials, key=lambda name: trials[name][0])
     chosen = trials[best][1]
-    made = planned(rest if began is None else whole, chosen, began)
+    # How long candidates took before an interruption is not known: they had their tenths.
+    made = planned(rest, chosen) if begun or began is None else planned(whole, chosen, began)
     results = [f"{name} {100 * miou:.1f} %" for name, (miou, _) in trials.items()]
     scores = ", ".join([*results, *(f"{name} failed" for name in failures)])
     note = f"After {duration_text(tenth)} each, the validation rooms prefer {best}: mIoU {scores}."
@@ -140,159 +160,15 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
     return dataclasses.replace(made, choices=tuple(preferred), notes=(*made.notes, note))
 
 
-def check_validation(config: TrainConfig) -> None:
-    """Raise DatasetError if the rooms that are to validate have no block, as was measured.
-
-    Blocks of sides that were not measured, and of voxels, are left to the training.
-    """
-    store = Store.open(config.data)
-    area = store.test_area if config.test_area is None else config.test_area
-    _, rooms = split_rooms(
-        store.rooms(),
-        test_area=area,
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        fold=config.fold,
+def _folder_of_candidates(config: PlanConfig, store: Store) -> Path:
+    """Return the folder of the candidates for this data, these options and this version."""
+    runs = Path(config.base.get("runs", config.runs))
+    check_place(runs, "--runs", folder=True)
+    asked = dataclasses.replace(config, out=PlanConfig.out)
+    same = json.dumps(
+        [to_plain(asked), store.fingerprint, metadata.version("deepgcn")], sort_keys=True
     )
-    found = statistics.of_rooms(store, rooms)
-    numbers = {each.side: each.number for each in found.blocks} if found else {}
-    if not config.voxel_side and numbers.get(config.block_side) == 0:
-        names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
-        part = f"--val-fold {config.val_fold}: " if config.val_fold else ""
-        raise DatasetError(
-            f"{config.data}: {part}found no block of {config.block_side:g} m in the rooms that "
-            f"validate ({names}{', …' if len(rooms) > 3 else ''})."
-        )
-
-
-def planned_config(made: Plan, given: Mapping[str, Any]) -> TrainConfig:
-    """Return the training of a plan; `given` has options by field that a plan has not."""
-    own = {"data": Path(made.data.path), "test_area": made.data.test_area}
-    return training({**own, **given, **made.settings})
-
-
-def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILENT) -> Plan:
-    """Return a plan with options that are given, by field, in the place of its own.
-
-    What cannot stay beside them follows: epochs that would end the training before its steps, or
-    steps before its epochs, and the rate if it starts from weights, or from nothing, instead.
-    It warns if the data is another one than the plan was made for.
-    """
-    settings = with_parts(made.settings, given)
-    followed = _following(made, settings, given)
-    settings |= {name: value for name, (value, _) in followed.items()}
-    if "epochs" in given and "max_steps" not in given:
-        settings.pop("max_steps", None)
-    known = {choice.field: choice for choice in made.choices}
-    choices = [
-        known[field]
-        if field in known and known[field].value == value
-        else Choice(NAMES[field], value, followed[field][1] if field in followed else GIVEN)
-        for field, value in settings.items()
-        if field in NAMES and (value != () or field in known)
-    ]
-    data = Path(given.get("data", made.data.path))
-    store, about = Store.open(data), dataclasses.replace(made.data, path=str(data))
-    if store.fingerprint != about.fingerprint:
-        about = dataclasses.replace(about, test_area=store.test_area)
-        progress.warn(f"{data}: is other data than {made.data.path} was when it was planned for.")
-    area = given.get("test_area", about.test_area)
-    if area != about.test_area:
-        planned_for, left_out = (f"area {n}" if n else "none" for n in (about.test_area, area))
-        progress.say(f"The plan is for the rooms outside {planned_for}; left out is {left_out}.")
-        about = dataclasses.replace(about, test_area=area)
-    before = made.settings
-    others = [field for field in SPEED_SHAPES if settings.get(field) != before.get(field)]
-    if others:
-        names = ", ".join(NAMES[field] for field in others)
-        progress.say(f"The plan's steps are for its own options; given are others: {names}.")
-    estimate = _for_length(made, settings)
-    return dataclasses.replace(made, choices=tuple(choices), data=about, estimate=estimate)
-
-
-def _following(
-    made: Plan, settings: Mapping[str, Any], given: Mapping[str, Any]
-) -> dict[str, tuple[Any, str]]:
-    """Return what follows from given options, by field: a value and its reason."""
-    found: dict[str, tuple[Any, str]] = {}
-    steps = settings.get("max_steps")
-    if steps and "epochs" not in given and {"max_steps", "batch_size", "block_size"} & {*given}:
-        found["epochs"] = rules.beyond(steps * _batch(settings) / _blocks(made, settings))
-    started, parts = _is_started(settings), _parts(settings)
-    sgd = "sgd" in parts
-    other = started != _is_started(made.settings) or sgd != ("sgd" in _parts(made.settings))
-    if settings.get("lr") is not None and "lr" not in given and other:
-        rate = rules.rate_of_parts(parts, steps or rules.LR_STEPS, from_weights=started)
-        found["lr"] = rate, f"from {'weights' if started else 'nothing'}{', by sgd' if sgd else ''}"
-    return found
-
-
-def _for_length(made: Plan, settings: Mapping[str, Any]) -> Estimate:
-    """Return a plan's estimate for the steps of other settings, at the planned pace."""
-    before, estimate, blocks = made.settings, made.estimate, _blocks(made, settings)
-    batch, planned = _batch(settings), estimate.steps * _batch(before)
-    steps = settings.get("max_steps") or estimate.steps
-    if (epochs := settings.get("epochs")) is not None:
-        ending = max(1, math.ceil(epochs * blocks / batch))
-        steps = ending if settings.get("max_steps") is None else min(steps, ending)
-    if (steps, batch) == (estimate.steps, _batch(before)) or not planned:
-        return estimate
-    longer = estimate.training * steps * batch / planned
-    return dataclasses.replace(
-        estimate, steps=steps, epochs=steps * batch / blocks, training=longer
-    )
-
-
-def _batch(settings: Mapping[str, Any]) -> int:
-    return int(settings.get("batch_size", TrainConfig.batch_size))
-
-
-def _blocks(made: Plan, settings: Mapping[str, Any]) -> float:
-    """Return about how many blocks an epoch has: of other sides as many as fill the ground."""
-    old, new = (each.get("block_size") or BLOCK_SIZE for each in (made.settings, settings))
-    return max(1.0, made.data.blocks * (old / new) ** 2)
-
-
-def _is_started(settings: Mapping[str, Any]) -> bool:
-    return settings.get("weights") not in (None, NOTHING)
-
-
-def _parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    recipe = settings.get("recipe", TrainConfig.recipe)
-    return parts_of(recipe, settings.get("without", ()), settings.get("extra", ()))
-
-
-def with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return planned settings changed by given ones, which bring or take what belongs to them.
-
-    Parts of the recipe that are left out or added are so besides the planned ones; weights bring
-    their network and blocks, another recipe its own parts and rate.
-    """
-    kept = dict(settings)
-    named = given.get("weights")
-    if named not in (None, NOTHING, kept.get("weights")):
-        theirs = (*MODEL, "block_size", "voxel")
-        kept = {name: value for name, value in kept.items() if name not in theirs}
-    if "val_fold" in given:
-        kept.pop("val_fraction", None)
-    if given.get("recipe", kept.get("recipe")) != kept.get("recipe"):
-        kept = {name: value for name, value in kept.items() if name not in (*PARTS, "lr")}
-    merged = {**kept, **given}
-    added = dict.fromkeys((*kept.get("extra", ()), *given.get("extra", ())))
-    left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))
-    merged["extra"] = tuple(added)
-    merged["without"] = tuple(part for part in left if part not in given.get("extra", ()))
-    return merged
-
-
-def training(settings: Mapping[str, Any]) -> TrainConfig:
-    """Return the training of settings by field; weights of "none" are none."""
-    model = {name: value for name, value in settings.items() if name in MODEL}
-    own = {name: value for name, value in settings.items() if name not in MODEL}
-    if (named := own.pop("weights", None)) not in (None, NOTHING):
-        return start_config(named, model, own)
-    arch = {"arch": ModelConfig.arch}
-    return TrainConfig(model=ModelConfig.published(**{**arch, **model}), **own)
+    return runs / CANDIDATES / hashlib.sha256(same.encode()).hexdigest()[:8]
 
 
 def _statistics(

@@ -13,7 +13,8 @@ from deepgcn_cli.__main__ import run
 from pipelines import kernels
 from pipelines.config import PlanConfig
 from pipelines.data.store import Store
-from pipelines.plan import plan, planned_config
+from pipelines.plan import plan
+from pipelines.planning.settings import planned_config
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import box, ground, sheet
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,23 +18,19 @@ from pipelines.config.budget import duration_text, seconds_of
 from pipelines.data.statistics import of_rooms, of_store
 from pipelines.data.store import Store, write_manifest, write_rooms
 from pipelines.errors import ConfigError, DatasetError, RunError
-from pipelines.plan import (
-    _Draft,
-    _Planning,
-    changed_plan,
-    check_validation,
-    plan,
-    planned_config,
-)
-from pipelines.planning.blocks import count_blocks
+from pipelines.plan import _Draft, _Planning, plan
+from pipelines.planning.blocks import check_validation, count_blocks
+from pipelines.planning.changes import changed_plan
 from pipelines.planning.file import Plan
 from pipelines.planning.rules import SIZES
+from pipelines.planning.settings import planned_config
 from pipelines.progress import SILENT
 from pipelines.runs.directory import Run
+from pipelines.runs.lock import lock_run
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
 from tests.tiny_store import CLASS_COLORS, CLASSES, tiny_room, write_tiny_store
-from tests.tiny_training import AtStep
+from tests.tiny_training import AtStep, send
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +256,8 @@ def test_candidates_are_tried_and_the_best_on_validation_is_kept(
     config = PlanConfig("20s", tiny, candidates=2, base=given)
     with kernels.use("reference"):
         made = plan(config, progress=listener)
-    runs = [Run(path) for path in sorted((tmp_path / "candidates").iterdir())]
+    (folder,) = (tmp_path / "candidates").iterdir()
+    runs = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]
     scores = [run.status["best_miou"] for run in runs]
     assert [run.config.recipe for run in runs] == ["modern", "scans"]
     best = runs[scores.index(max(scores))].config.recipe
@@ -269,6 +268,30 @@ def test_candidates_are_tried_and_the_best_on_validation_is_kept(
     assert made.estimate.steps > max(run.status["step"] for run in runs)
     with pytest.raises(ConfigError, match="--candidates: found it with --dry-run"):
         plan(config, measure=False)
+
+
+def test_candidates_go_on_where_they_were_interrupted(tiny: Path, tmp_path: Path) -> None:
+    """Those that were trained are left as they are, and the rest of the time is as long."""
+    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
+    given = {**small, "device": "cpu", "threads": 1, "runs": tmp_path, "max_steps": 6}
+    config = PlanConfig("20s", tiny, candidates=2, base=given)
+    listener = AtStep(8, send(signal.SIGINT))
+    with kernels.use("reference"), pytest.raises(KeyboardInterrupt):
+        plan(config, began=time.monotonic(), progress=listener)
+    (folder,) = (tmp_path / "candidates").iterdir()
+    first, second = Run(folder / "as-planned"), Run(folder / "recipe-scans")
+    assert (first.state, second.state) == ("finished", "interrupted")
+    before = first.status
+    listener = AtStep()
+    with kernels.use("reference"):
+        made = plan(config, began=time.monotonic() - 20, progress=listener)
+    assert (first.status, second.state, second.status["step"]) == (before, "finished", 6)
+    assert listener.said[0].startswith(f"{folder}: goes on there; to train all candidates anew")
+    scores = [f"{100 * run.status['best_miou']:.1f} %" for run in (first, second)]
+    assert made.notes[-1].endswith(f"mIoU as planned {scores[0]}, recipe scans {scores[1]}.")
+    assert made.budget == 16
+    with lock_run(folder), pytest.raises(RunError, match="another process is training this run"):
+        plan(config)
 
 
 def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:

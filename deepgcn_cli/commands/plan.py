@@ -45,7 +45,7 @@ def plan(
     if not dry_run:
         check_place(config.out, "--out")
         check_replaced(config.out)
-    tried = "no plan was written; the same command trains the candidates anew"
+    tried = "no plan was written; the same command goes on with the candidates"
     with interruptible("nothing was written" if config.candidates == 1 else tried):
         made = stage(config, measure=not dry_run, progress=progress)
         if not dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,11 @@ from pipelines.errors import ConfigError, EverywhereError, RunError, command
 from pipelines.files import check_place
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import (
+    CONFIG,
     PLAN,
     Run,
     any_runs,
+    default_name,
     find_runs,
     named_run,
     new_path,
@@ -64,6 +67,7 @@ def flags_that_shape(*shapes: str) -> str:
     "deepgcn train --devices 4 --sync-bn --precision bf16",
     "deepgcn train --depth 1001 -k 3 --batch-size 4",
     "deepgcn train --resume",
+    "deepgcn train --resume mine-fold2 --folds 3",
     free=flags_that_shape(LENGTH, SPEED),
     processes=flags_that_shape(PROCESSES),
 )
@@ -89,7 +93,8 @@ def train(
     folds: int = option(
         1,
         "With --plan or --auto: so many trainings, each validated on another part of the rooms, "
-        "whose networks label together. They share --time; each takes that of a --plan.",
+        "whose networks label together. They share --time; each takes that of a --plan. With "
+        "--resume: the same after an interruption.",
         within=FOLDS,
     ),
     dry_run: bool = option(False, "With --plan or --auto: only show the plan."),
@@ -124,22 +129,26 @@ def train(
         check_named(Run(folder), (*own_classes, *model.values()))
         changed = chosen_model(preset, model) if preset else replace(known.model, **model)
         config = replace(known, **{**own, "model": changed, "runs": folder.parent})
+        planned = _plan_of_fold(folder, config, folds) if folds > 1 else None
     elif by_plan and rank == 0:
-        from pipelines.plan import check_validation, planned_config
+        from pipelines.planning.blocks import check_validation
+        from pipelines.planning.settings import planned_config
         from pipelines.training.start import resolve_start
 
         given = {**(vars(chosen_model(preset, model)) if preset else model), **own}
         given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
         check_place(own.get("runs", TrainConfig.runs), "--runs", folder=True)
-        for each in _folds(TrainConfig(name=own.get("name")), folds):
-            if each.name is not None:  # before the time that planning takes
-                new_path(own.get("runs", TrainConfig.runs), each.name)
+        if (name := own.get("name")) is not None:  # before the time that planning takes
+            for each, _ in _folds(TrainConfig(name=name), folds):
+                new_path(own.get("runs", TrainConfig.runs), each.name or name)
         parts = time, candidates, folds
         how: Any = {"own_classes": own_classes, "measure": not dry_run}
         planned = _planned(plan, given, progress, *parts, **how)
         shown = list(plan_parts(planned))
         config = planned_config(planned, given)
-        for each in _folds(config, folds):  # not after hours of the folds before
+        if folds > 1:
+            config = replace(config, name=config.name or default_name(config))
+        for each, _ in _folds(config, folds):  # not after hours of the folds before
             check_validation(each)
         if dry_run:
             resolve_start(config)  # an error of the training is one of its plan
@@ -158,12 +167,12 @@ def train(
     from pipelines.train import train as stage
 
     before = _run_folders(config.runs)
-    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before)):
+    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before, folds)):
         kept = to_plain(planned) if planned else None
         try:
             results = [
-                stage(each, resume=folder, plan=kept, progress=progress)
-                for each in _folds(config, folds)
+                stage(each, resume=begun, plan=kept, progress=progress)
+                for each, begun in _folds(config, folds, folder, own)
             ]
         except EverywhereError:
             if rank == 0:
@@ -181,14 +190,38 @@ def train(
     return Answer(results[0] if folds == 1 else results, texts, hint)
 
 
-def _folds(config: TrainConfig, folds: int) -> list[TrainConfig]:
-    """Return a training for each part of the rooms that validates."""
+def _folds(
+    config: TrainConfig, folds: int, resumed: Path | None = None, changes: Flags | None = None
+) -> list[tuple[TrainConfig, Path | None]]:
+    """Return a training for each part of the rooms that validates, with its run if it has begun.
+
+    `config` is that of the run to resume, if there is one, with `changes` by flags.
+    """
     if folds == 1:
-        return [config]
-    return [
-        replace(config, val_fold=f"{n}/{folds}", name=config.name and f"{config.name}-fold{n}")
-        for n in range(1, folds + 1)
-    ]
+        return [(config, resumed)]
+    name = re.sub(r"-fold\d+$", "", resumed.name) if resumed else config.name
+    found: list[tuple[TrainConfig, Path | None]] = []
+    for n in range(1, folds + 1):
+        each = replace(config, val_fold=f"{n}/{folds}", name=name and f"{name}-fold{n}")
+        begun = resumed and resumed.with_name(f"{name}-fold{n}")
+        if begun and begun != resumed and (begun / CONFIG).is_file():
+            each = replace(Run(begun).config, **{**(changes or {}), "runs": begun.parent})
+        found.append((each, begun if begun and (begun / CONFIG).is_file() else None))
+    return found
+
+
+def _plan_of_fold(run: Path, config: TrainConfig, folds: int) -> Plan:
+    """Return the plan of a run; RunError: it is not one of so many trainings of a plan."""
+    from pipelines.planning.file import read_plan
+
+    number, _, of = (config.val_fold or "").partition("/")
+    one = run.name.endswith(f"-fold{number}") and of == f"{folds}"
+    if not (one and (run / PLAN).is_file()):
+        raise RunError(
+            f"--folds: found {run}, expected one of the {folds} runs of train --folds {folds}.\n"
+            f"To resume it alone: {resume_command(run)}"
+        )
+    return read_plan(run / PLAN)
 
 
 def _what_next(config: TrainConfig, result: TrainResult) -> str:
@@ -247,7 +280,7 @@ def _check(
         raise typer.BadParameter(f"found {timed} without --auto, which plans.")
     if folds > 1 and "val_fold" in own:
         raise typer.BadParameter("found --folds and --val-fold, expected one of them.")
-    if only_planned and not (plan or auto):
+    if only_planned and not (plan or auto or (resume and folds > 1 and only_planned == "--folds")):
         raise typer.BadParameter(f"found {only_planned} without --plan or --auto.")
 
 
@@ -263,8 +296,8 @@ def _planned(
     measure: bool,
 ) -> Plan:
     """Return the plan of a file, changed by flags, or a new one for an equal part of the time."""
-    from pipelines.plan import changed_plan
     from pipelines.plan import plan as stage
+    from pipelines.planning.changes import changed_plan
     from pipelines.planning.file import read_plan
     from pipelines.training.start import named_classes
 
@@ -278,7 +311,7 @@ def _planned(
     if each < LEAST:
         raise ConfigError(f"--folds: found {folds} in {time}, expected a second for each at least.")
     config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)
-    tried = "only candidates had begun, which the same command trains anew"
+    tried = "only candidates had begun; the same command goes on with them"
     with interruptible("no run had begun" if candidates == 1 else tried):
         return stage(config, measure=measure, began=monotonic(), progress=progress)
 
@@ -310,7 +343,10 @@ def _run_folders(runs: Path) -> set[Path]:
     return {run.path for run in any_runs(runs)}
 
 
-def _how_to_resume(folder: Path | None, begun: set[Path]) -> str:
-    """Return how to continue the resumed run, or our own among those that began meanwhile."""
-    folder = folder or next(filter(was_locked_here, begun), None)
-    return f"resume with: {resume_command(folder)}" if folder else "no run had begun"
+def _how_to_resume(folder: Path | None, begun: set[Path], folds: int) -> str:
+    """Return how to continue the resumed run, or our last among those that began meanwhile."""
+    folder = max(filter(was_locked_here, begun), default=folder)
+    if folder is None:
+        return "no run had begun"
+    others = f" --folds {folds}" if folds > 1 else ""
+    return f"resume with: {resume_command(folder)}{others}"

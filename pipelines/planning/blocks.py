@@ -1,12 +1,16 @@
-"""How many blocks rooms give, without reading them."""
+"""How many blocks rooms give, without reading their points."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pipelines.config import TrainConfig
+from pipelines.data import statistics
 from pipelines.data.blocks import CELL, overlapping, positions
+from pipelines.data.sampler import split_rooms
 from pipelines.data.statistics import Statistics
-from pipelines.data.store import RoomInfo
+from pipelines.data.store import RoomInfo, Store
+from pipelines.errors import DatasetError
 
 
 def count_positions(room: RoomInfo, side: float, stride: float) -> int:
@@ -36,3 +40,28 @@ def count_blocks(rooms: Sequence[RoomInfo], found: Statistics, side: float) -> t
     filled = min(1.0, known.number / max(1, places(known.side, known.side)))
     trained, disjoint = places(side, overlapping(side)), places(side, side)
     return max(1, round(filled * trained)), max(1, round(filled * disjoint))
+
+
+def check_validation(config: TrainConfig) -> None:
+    """Raise DatasetError if the rooms that are to validate have no block, as was measured.
+
+    Blocks of sides that were not measured, and of voxels, are left to the training.
+    """
+    store = Store.open(config.data)
+    area = store.test_area if config.test_area is None else config.test_area
+    _, rooms = split_rooms(
+        store.rooms(),
+        test_area=area,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        fold=config.fold,
+    )
+    found = statistics.of_rooms(store, rooms)
+    numbers = {each.side: each.number for each in found.blocks} if found else {}
+    if not config.voxel_side and numbers.get(config.block_side) == 0:
+        names = ", ".join(f"Area_{room.area}/{room.name}" for room in rooms[:3])
+        part = f"--val-fold {config.val_fold}: " if config.val_fold else ""
+        raise DatasetError(
+            f"{config.data}: {part}found no block of {config.block_side:g} m in the rooms that "
+            f"validate ({names}{', …' if len(rooms) > 3 else ''})."
+        )

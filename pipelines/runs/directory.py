@@ -393,11 +393,7 @@ def make_directory(config: TrainConfig) -> Path:
     """
     name, runs_dir = config.name, config.runs
     if name is None:
-        arch = config.model.arch.rpartition(":")[2]  # of package.module:Class
-        now = f"{datetime.now():%Y%m%d-%H%M%S}"
-        area = f"area{config.test_area}" if config.test_area else "all"
-        data = "synth" if config.synth else area
-        name = f"{arch}-{config.model.depth}-{data}-{now}"
+        name = default_name(config)
         for path in numbered(runs_dir / name):
             with suppress(FileExistsError):  # another run began within the same second
                 path.mkdir(parents=True)
@@ -405,6 +401,14 @@ def make_directory(config: TrainConfig) -> Path:
     path = new_path(runs_dir, name)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def default_name(config: TrainConfig) -> str:
+    """Return the name of a run that was given none: its network, area and time."""
+    arch = config.model.arch.rpartition(":")[2]  # of package.module:Class
+    area = f"area{config.test_area}" if config.test_area else "all"
+    data = "synth" if config.synth else area
+    return f"{arch}-{config.model.depth}-{data}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def new_path(runs_dir: Path, name: str) -> Path:

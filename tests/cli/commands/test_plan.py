@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from deepgcn_cli.__main__ import run
 from pipelines import kernels
+from pipelines.config import TrainConfig
+from pipelines.train import TrainResult, train
 from tests.tiny_store import write_tiny_store
 
 SMALL = ("--device", "cpu", "--threads", "1", "--depth", "3", "--width", "8", "-k", "4")
@@ -69,6 +72,40 @@ def test_folds_label_together(capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads(Path("runs/a-fold2/plan.json").read_text())
     assert kept["predict"] == label.removeprefix("Label a scan: ")
     assert run(["train", "--plan", "runs/a-fold2/plan.json", "--dry-run"]) == 0
+
+
+def test_folds_go_on_after_an_interruption(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begun: list[str | None] = []
+
+    def stop(config: TrainConfig, **options: Any) -> TrainResult:
+        begun.append(config.name)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return train(config, **options)
+
+    monkeypatch.setattr("pipelines.train.train", stop)
+    command = ["train", "--auto", "--folds", "3", "--time", "18s", *SMALL, "--max-steps", "2"]
+    with kernels.use("reference"):
+        assert run(command) == 130
+    (first,) = Path("runs").iterdir()
+    resume = f"resume with: deepgcn train --resume {first} --folds 3"
+    assert resume in capsys.readouterr().err
+    with kernels.use("reference"):
+        assert run(["train", "--resume", str(first), "--folds", "3", "--threads", "2"]) == 0
+    error = capsys.readouterr().err
+    name = first.name.removesuffix("-fold1")
+    assert begun[2:] == [f"{name}-fold{n}" for n in (1, 2, 3)]
+    weights = " ".join(f"--weights runs/{name}-fold{n}" for n in (1, 2, 3))
+    assert error.endswith(f"Label a scan: deepgcn predict SCAN.ply {weights}\n")
+    configs = [json.loads((Path("runs") / f"{each}/config.json").read_text()) for each in begun[2:]]
+    assert [config.pop("val_fold") for config in configs] == ["1/3", "2/3", "3/3"]
+    assert [config.pop("name") for config in configs] == begun[2:]
+    assert [config.pop("threads") for config in configs] == [1, 2, 2]
+    assert configs[0] == configs[1] == configs[2]
+    assert run(["train", "--resume", str(first), "--folds", "2"]) == 1
+    assert "expected one of the 2 runs of train --folds 2" in capsys.readouterr().err
 
 
 def test_a_name_that_is_taken_is_reported_before_planning(
