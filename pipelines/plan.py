@@ -112,7 +112,8 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
     if not first.settings.get("val_fraction", 1):
         raise ConfigError("--candidates: found no validation rooms, which would choose among them.")
     found = _statistics(store, first.data.test_area, SILENT)[1]
-    others = rules.alternatives(first.settings, found, config.base)
+    starts = [_start_of(each, each.name, config.base) for each in weights_in_package()]
+    others = rules.alternatives(first.settings, found, config.base, starts)
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
@@ -183,6 +184,14 @@ def _statistics(
     return rooms, found
 
 
+def _start_of(weights: NamedWeights, name: str, given: Mapping[str, Any]) -> Start:
+    """Return weights as the rules know them."""
+    network = weights.load(named_classes(given))
+    points = network.num_points or TrainConfig.num_points
+    drawn = points, network.block_size, network.voxel
+    return Start(name, network.config, *drawn, weights.named_classes)
+
+
 @dataclass
 class _Planning:
     """The work on a plan, for the rooms outside the test area."""
@@ -244,22 +253,15 @@ class _Planning:
             return None, "given"
         if named is not None:
             runs = Path(self.given.get("runs", self.config.runs))
-            return self.start_of(find_weights(named, runs), named), ""
+            return _start_of(find_weights(named, runs), named, self.given), ""
         reasons = []
         for weights in weights_in_package():
-            start = self.start_of(weights, weights.name)
+            start = _start_of(weights, weights.name, self.given)
             why = rules.why_no_start(self.found, start, self.given)
             if not why:
                 return start, ""
             reasons.append(why)
         return None, reasons[0] if reasons else "there are none in the package"
-
-    def start_of(self, weights: NamedWeights, name: str) -> Start:
-        """Return weights as the rules know them."""
-        network = weights.load(named_classes(self.given))
-        points = network.num_points or TrainConfig.num_points
-        drawn = points, network.block_size, network.voxel
-        return Start(name, network.config, *drawn, weights.named_classes)
 
     def is_large(self, start: Start, size: Size) -> bool:
         """Whether weights are of a network of this size at least, or were asked for."""

@@ -380,14 +380,25 @@ def beyond(passes: float) -> tuple[int, str]:
 
 
 def alternatives(
-    settings: Mapping[str, Any], found: Statistics, given: Mapping[str, Any]
+    settings: Mapping[str, Any],
+    found: Statistics,
+    given: Mapping[str, Any],
+    starts: Sequence[Start] = (),
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return what else could be better than a plan's settings: a name, and options to give."""
+    """Return what else could be better than a plan's settings: a name, and options to give.
+
+    `starts` are the weights in the package. Those that see no colours may fit rooms with colours,
+    which can be unlike the colours that the others know.
+    """
     others: list[tuple[str, dict[str, Any]]] = []
     side, large = settings["block_size"], settings["depth"] * settings["width"]
     smaller = [size for size in SIZES if size.depth * size.width < large]
     if settings.get("weights"):
         others.append(("from nothing", {"weights": NOTHING}))
+        for start in starts:
+            colors = {"rgb": start.model.rgb}
+            if start.name != settings["weights"] and not why_no_start(found, start, colors):
+                others.append((f"from {start.name}", {"weights": start.name, **colors}))
     elif smaller:
         network = {**smaller[0].network, "num_points": smaller[0].num_points}
         others.append(("a smaller network", network))

@@ -203,6 +203,12 @@ def test_alternatives_are_other_trainings() -> None:
     settings = {"weights": "indoor", "block_size": 1.0, "depth": 14, "width": 32}
     found = rules.alternatives(settings, FOUND["RGB-D"], {})
     assert [name for name, _ in found] == ["from nothing", "blocks of 2 m", "recipe scans"]
+    indoor = Start("indoor", ModelConfig(), 4096, 2.0, 0.0, ())
+    blind = dataclasses.replace(indoor, name="large", model=ModelConfig(rgb=False))
+    found = rules.alternatives(settings, FOUND["RGB-D"], {}, [indoor, blind])
+    assert found[1] == ("from large", {"weights": "large", "rgb": False})
+    given = rules.alternatives(settings, FOUND["RGB-D"], {"rgb": True}, [indoor, blind])
+    assert [name for name, _ in given] == ["from nothing", "blocks of 2 m", "recipe scans"]
     found = rules.alternatives({**settings, "weights": None}, FOUND["small"], {"recipe": "paper"})
     assert [name for name, _ in found] == ["a smaller network"]
     assert found[0][1]["depth"] == 7
