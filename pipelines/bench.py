@@ -37,6 +37,7 @@ from pipelines.progress import SILENT, Progress
 from pipelines.runtime import memory
 from pipelines.runtime.cuda_graphs import GraphedModel, graphed_evaluation
 from pipelines.runtime.device import cpu_threads, describe_environment, pick_device
+from pipelines.runtime.precision import Precision
 from pipelines.runtime.process import ROOT, end_with_parent, python_command
 from pipelines.serialization import from_plain, to_plain
 
@@ -69,6 +70,7 @@ class Case:
     # always among normally distributed points.
     features: str | None = None
     captured: bool = True  # replay CUDA graphs on a GPU, as training and evaluation do
+    precision: str = "32"  # of a step's matrix multiplications, one of config.PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -252,11 +254,14 @@ def work_of(case: Case, network: Network, search: Search) -> Callable[[], Any]:
         model.checkpoint_layers = case.checkpoint_layers
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-3, fused=True)
     forward = GraphedModel(own, training=True) if own else model
+    precision = Precision(case.precision, torch.device(case.device))
 
     def step() -> None:
         model.zero_grad()
-        F.cross_entropy(forward(features).flatten(0, 1), label.flatten()).backward()
-        optimizer.step()
+        with precision.matmuls():
+            logits = forward(features)
+        precision.backward(F.cross_entropy(logits.flatten(0, 1), label.flatten()))
+        precision.step(optimizer)
 
     return step
 

@@ -299,11 +299,16 @@ def test_a_row_says_where_its_steps_were_split(done: Path, tmp_path: Path) -> No
 
 def test_a_dry_run_counts_and_writes_nothing(store: Store, done: Path, tmp_path: Path) -> None:
     shutil.copytree(done / "runs", tmp_path / "runs")
-    for name, conv in {"gone": "gone:Conv", "unknown": "NoSuchConv"}.items():
+    for name, change in {
+        "gone": {"conv": "gone:Conv"},
+        "unknown": {"conv": "NoSuchConv"},
+        "of 16 bits": {},
+    }.items():
         foreign = tmp_path / "runs" / name
         shutil.copytree(tmp_path / "runs" / "grid-plain-s1", foreign)
         values = json.loads((foreign / "config.json").read_text())
-        values["model"]["conv"] = conv
+        values["model"] |= change
+        values["precision"] = "32" if change else "bf16"
         (foreign / "config.json").write_text(json.dumps(values))
     grid_file(tmp_path, rows="{reference: {}, twice: {max-steps: 12}, wide: {width: 64}}")
     found = dry_run(config(store, tmp_path))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.naive import check
-from pipelines.bench import Case, Figures, bench, evaluate, measure_case, scaling_cases
+from pipelines.bench import Case, Figures, bench, evaluate, measure_case, scaling_cases, work_of
 from pipelines.config import BenchConfig, ModelConfig
 from pipelines.data.synthetic import room_features
 from pipelines.errors import ConfigError, RunError
@@ -43,6 +43,21 @@ def test_the_forward_pass_is_measured_as_after_training() -> None:
     with torch.no_grad():
         assert model.backbone(features)[-1].abs().max() < fresh / 1000
     assert torch.equal(evaluate(model, features), logits)
+
+
+def test_a_step_is_computed_as_asked() -> None:
+    """In 16 bits its matrix multiplications alone."""
+    seen: list[bool] = []
+
+    def network(config: ModelConfig) -> DeepGCN:
+        model = DeepGCN(config)
+        model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+        return model
+
+    for precision in ("32", "bf16"):
+        case = Case(SMALL, "step", 2, 64, "cpu", 1, 1, captured=False, precision=precision)
+        work_of(case, network, lambda *_: None)()
+    assert seen == [False, True]
 
 
 @pytest.mark.slow

@@ -82,7 +82,9 @@ def test_one_way_to_name_weights(trained: Run, start: Path, tmp_path: Path) -> N
     with pytest.raises(WeightsError, match=r"no such name in the catalogue\. Did you mean 'tiny'"):
         find_weights("tinny", runs)
     with pytest.raises(RunError, match=r"expected a run directory"):
-        find_weights(tmp_path)
+        find_weights(runs)
+    with pytest.raises(WeightsError, match=rf"a folder that is no run.*\nDid you mean {start}\?"):
+        find_weights(start.parent)
     with pytest.raises(WeightsError, match="found an empty name"):
         find_weights("", runs)
     with pytest.raises(WeightsError, match="x…: File name too long"):

@@ -172,6 +172,11 @@ def find_weights(
     if entry := catalogue.find(str(named)):
         return catalogue_weights(entry, progress)
     if path.is_dir():
+        if files := sorted(path.glob("*.safetensors")):
+            raise WeightsError(
+                f"{path}: found a folder that is no run, expected a run or a weights file.\n"
+                f"Did you mean {files[0]}?"
+            )
         open_run(path)  # says what it holds instead of a run
     known = [*(run.name for run in find_runs(runs)), *(e.name for e in catalogue.catalogue())]
     raise WeightsError(

@@ -228,7 +228,8 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
         pace = float(status.get("blocks_per_second") or 0)
         # An estimate imports no class that only another run names: importing runs code.
         foreign = set(config.model.own_classes) - set(like.model.own_classes)
-        if not here or status.get("state") != "finished" or not pace or foreign:
+        other = foreign or config.precision != like.precision
+        if not here or status.get("state") != "finished" or not pace or other:
             return None
         flop = _block_flop(config)
     except DeepGCNError:  # damaged, or of a network that is unknown here
@@ -239,7 +240,11 @@ def _speed_of(run: Run, device: str, like: TrainConfig) -> float | None:
 def _timed(config: TrainConfig, device: str, progress: Progress) -> tuple[float | None, str]:
     """Time steps of a training, most often of the reference, in a process of their own."""
     blocks = min(config.batch_size, max(1, int(MEASURED_FLOP / _block_flop(config))))
-    case = Case(config.model, "step", blocks, config.num_points, device, config.threads, repeats=2)
+    case = Case(
+        *(config.model, "step", blocks, config.num_points, device, config.threads),
+        repeats=2,
+        precision=config.precision,
+    )
     with progress.task(f"Timing steps of {counted(blocks, 'block')}"):
         try:
             times = measure_case(OURS, case, MEASURE_SECONDS).times

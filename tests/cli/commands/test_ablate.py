@@ -13,7 +13,7 @@ import typer
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.ablate import slurm_options
-from pipelines.bench import Figures
+from pipelines.bench import Case, Figures
 from tests.tiny_store import write_tiny_store
 
 
@@ -83,13 +83,20 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
 def test_how_a_step_is_computed_is_the_same_in_every_row(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.studies.state.measure_case", lambda *_: Figures((1.0,), 1))
+    timed: list[str] = []
+
+    def measure(_: str, case: Case, _seconds: float) -> Figures:
+        timed.append(case.precision)
+        return Figures((1.0,), 1)
+
+    monkeypatch.setattr("pipelines.studies.state.measure_case", measure)
     arguments = ["--preset", "smoke", "--rows", "plain", "--dry-run", "--json", "--quiet"]
     how = ["--precision", "bf16", "--micro-batch", "2", "--checkpoint-layers", "3"]
     assert run(["ablate", *arguments, *how, "--device", "cpu", "--threads", "1"]) == 0
     rows = [row["row"]["config"] for row in json.loads(capsys.readouterr().out)["rows"]]
     found = [(row["precision"], row["micro_batch"], row["checkpoint_layers"]) for row in rows]
     assert found == [("bf16", 2, 3)] * 2
+    assert timed == ["bf16"]
 
 
 def test_slurm_options() -> None:
