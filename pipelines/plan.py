@@ -139,6 +139,8 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
                     own = dataclasses.replace(own, runs=folder, name=run.name)
                     tried = train(own, plan=to_plain(short), progress=progress)
             except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
+                if isinstance(error.__cause__, OSError):  # a full disk, for which it is no worse
+                    raise
                 failures[name] = error
                 progress.warn(f"Candidate {name!r} failed and is left out. {error}")
             else:

@@ -181,7 +181,7 @@ def test_rooms_of_few_points_do_not_hinder_timing(tmp_path: Path) -> None:
 
 
 def test_candidates_from_weights_are_dilated_as_planned(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[TrainConfig] = []
 
@@ -192,22 +192,26 @@ def test_candidates_from_weights_are_dilated_as_planned(
     monkeypatch.setattr("pipelines.plan.train", note)
     base = {"weights": "indoor", "device": "cpu", "threads": 1, "num_points": 128}
     with kernels.use("reference"):
-        plan(PlanConfig("20s", tiny, candidates=2, base=base))
+        plan(PlanConfig("20s", tiny, tmp_path, candidates=2, base=base))
     assert [config.model.dilation for config in tried] == [True, True]
 
 
-def test_a_candidate_that_fails_is_left_out(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failing, warned = {"modern"}, list[str]()
+def test_a_candidate_that_fails_is_left_out(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But not if the disk is full: that is no fault of its."""
+    failing, reasons, warned = {"modern"}, list[OSError](), list[str]()
     monkeypatch.setattr(SILENT, "warn", warned.append)
 
     def train(config: TrainConfig, **_: Any) -> SimpleNamespace:
         if config.recipe in failing:
-            raise RunError("The loss is nan on batch 2")
+            raise RunError("The loss is nan on batch 2") from (reasons or [None])[0]
         return SimpleNamespace(best_miou=0.5)
 
     monkeypatch.setattr("pipelines.plan.train", train)
     small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
-    config = PlanConfig("20s", tiny, candidates=2, base={**small, "device": "cpu", "threads": 1})
+    base = {**small, "device": "cpu", "threads": 1}
+    config = PlanConfig("20s", tiny, tmp_path, candidates=2, base=base)
     with kernels.use("reference"):
         made = plan(config)
         assert made.settings["recipe"] == "scans"
@@ -216,6 +220,10 @@ def test_a_candidate_that_fails_is_left_out(tiny: Path, monkeypatch: pytest.Monk
             "Candidate 'as planned' failed and is left out. The loss is nan on batch 2"
         ]
         failing.add("scans")
+        with pytest.raises(RunError, match="nan on batch 2"):
+            plan(config)
+        reasons.append(OSError("no space"))
+        failing.remove("modern")
         with pytest.raises(RunError, match="nan on batch 2"):
             plan(config)
 

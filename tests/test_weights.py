@@ -73,7 +73,7 @@ def config(store: Store, runs: Path, weights: object, **changes: Any) -> TrainCo
     return TrainConfig(**{**options, **changes})
 
 
-def test_one_way_to_name_weights(trained: Run, start: Path, tmp_path: Path) -> None:
+def test_one_way_to_name_weights(trained: Run, start: Path) -> None:
     expected = load_weights(start).state_dict()
     runs = trained.path.parent
     for named in (start, trained.path, "tiny"):
