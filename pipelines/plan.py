@@ -34,7 +34,7 @@ from pipelines.runs.lock import lock_run
 from pipelines.runs.weights import NamedWeights, find_weights, weights_in_package
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
-from pipelines.train import resolve, train
+from pipelines.train import TrainResult, resolve, train
 from pipelines.training.memory import estimate_memory, fit_memory
 from pipelines.training.start import named_classes
 
@@ -114,6 +114,17 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
     found = _statistics(store, first.data.test_area, SILENT)[1]
     starts = [_start_of(each, each.name, config.base) for each in weights_in_package()]
     others = rules.alternatives(first.settings, found, config.base, starts)
+
+    def trained(run: Run, changes: Mapping[str, Any]) -> TrainResult:
+        if (run.path / CONFIG).is_file():
+            return train(run.config, resume=run.path, progress=progress)
+        full = planned(rest, changes) if changes else first
+        kept = {name: full.settings[name] for name in TRIED if name in full.settings}
+        kept["weights"] = kept.get("weights") or NOTHING
+        short = planned(tenth, {**changes, **kept})
+        own = dataclasses.replace(planned_config(short, config.base), runs=folder, name=run.name)
+        return train(own, plan=to_plain(short), progress=progress)
+
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
@@ -126,18 +137,8 @@ def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
         for name, changes in [("as planned", {}), *others][: config.candidates]:
             number = len(trials) + len(failures) + 1
             progress.say(f"Candidate {number} of {config.candidates}: {name}")
-            run = Run(folder / name.replace(" ", "-"))
             try:
-                if (run.path / CONFIG).is_file():
-                    tried = train(run.config, resume=run.path, progress=progress)
-                else:
-                    full = planned(rest, changes) if changes else first
-                    kept = {each: full.settings[each] for each in TRIED if each in full.settings}
-                    kept["weights"] = kept.get("weights") or NOTHING
-                    short = planned(tenth, {**changes, **kept})
-                    own = planned_config(short, config.base)
-                    own = dataclasses.replace(own, runs=folder, name=run.name)
-                    tried = train(own, plan=to_plain(short), progress=progress)
+                tried = trained(Run(folder / name.replace(" ", "-")), changes)
             except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
                 if isinstance(error.__cause__, OSError):  # a full disk, for which it is no worse
                     raise
