@@ -35,12 +35,13 @@ from pipelines.runs.weights import NamedWeights, find_weights, weights_in_packag
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
 from pipelines.train import TrainResult, resolve, train
+from pipelines.training.distributed import read_ranks
 from pipelines.training.memory import estimate_memory, fit_memory
 from pipelines.training.start import named_classes
 
 from .config import PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
-from .errors import ConfigError, DatasetError, DeepGCNError, RunError
+from .errors import ConfigError, DatasetError, DeepGCNError, RunError, command
 from .files import check_place, naming
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
@@ -90,7 +91,20 @@ def plan(
             "--candidates: found it with --dry-run or for another machine, where nothing is "
             "trained; leave one of them out."
         )
+    check_alone()
     return _best(config, began, progress)
+
+
+def check_alone() -> None:
+    """Raise ConfigError in each of several processes that torchrun or srun has started.
+
+    Candidates are trained one after another by the one process that plans.
+    """
+    if (size := read_ranks().size) > 1:
+        raise ConfigError(
+            f"--candidates: found {size} processes of torchrun or srun, expected one.\n"
+            f"Plan first, by itself ({command('plan', '--candidates', 2)}), then train --plan."
+        )
 
 
 def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:

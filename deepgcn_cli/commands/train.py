@@ -117,6 +117,10 @@ def train(
     only_planned = "--dry-run" if dry_run else "--folds" if folds > 1 else ""
     asked: Any = {"timed": timed, "only_planned": only_planned, "folds": folds}
     _check(run, resume, plan, own, auto=auto, **asked)
+    if candidates > 1:
+        from pipelines.plan import check_alone
+
+        check_alone()  # in all of them, or the others would wait
     rank = _rank()
     planned: Plan | None = None
     look = resume and rank == 0  # the others take rank 0's configuration

@@ -141,6 +141,16 @@ def test_a_dry_run_has_the_errors_of_the_training(
     assert {path.name for path in folder.iterdir()} == {"data", "plan.json"}
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_candidates_are_for_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int
+) -> None:
+    for name, value in {"WORLD_SIZE": 2, "RANK": rank, "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert run(["train", "--auto", "--candidates", "2", *SMALL]) == 1
+    assert "--candidates: found 2 processes of torchrun or srun" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
