@@ -1,11 +1,9 @@
-"""Weights take the place of a run in every stage: trained from, scored, averaged, compared."""
+"""Trainings and studies start from weights: which fit, what is new, frozen, or recorded."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +12,16 @@ import pytest
 import torch
 from plyfile import PlyData
 from safetensors.torch import load_file
-from sklearn.metrics import confusion_matrix
 from torch.nn.functional import cross_entropy
 
 from deepgcn_cli.__main__ import run as deepgcn
-from pipelines import kernels, load_model, segment
+from pipelines import load_model
 from pipelines.ablate import ablate
 from pipelines.config import AblateConfig, EvalConfig, ModelConfig, PredictConfig, TrainConfig
-from pipelines.data import statistics
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
-from pipelines.errors import ConfigError, DatasetError, RunError, WeightsError
+from pipelines.errors import ConfigError, RunError, WeightsError
 from pipelines.evaluate import evaluate
-from pipelines.inference.segmentation import vote_pos
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.predict import predict
 from pipelines.runs.directory import Run, find_runs
@@ -34,73 +29,10 @@ from pipelines.runs.weights import find_weights
 from pipelines.scans.ply import write_points
 from pipelines.train import train
 from pipelines.training.start import check_network, resolve_start, start_config, start_from
-from pipelines.weights import catalogue
 from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
-from tests.tiny_run import train_tiny_run
-from tests.tiny_store import write_tiny_store
+from tests.from_weights.helpers import config, score, two_classes
 from tests.tiny_training import AtStep, assert_same, run_as
-
-
-@pytest.fixture(autouse=True)
-def _readable_kernels() -> Iterator[None]:
-    with kernels.use("reference"):
-        yield
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return write_tiny_store(tmp_path_factory.mktemp("tiny") / "data", points=400)
-
-
-@pytest.fixture(scope="module")
-def trained(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return train_tiny_run(store.path, tmp_path_factory.mktemp("trained"), max_steps=40)
-
-
-@pytest.fixture
-def start(trained: Run, tmp_path: Path) -> Path:
-    """The trained run's weights as a file alone."""
-    return Path(shutil.copy(trained.weights(), tmp_path / "start.safetensors"))
-
-
-def config(store: Store, runs: Path, weights: object, **changes: Any) -> TrainConfig:
-    options: dict[str, Any] = {
-        **{"weights": str(weights), "data": store.path, "runs": runs, "name": "tuned"},
-        **{"epochs": 1, "max_steps": 4, "batch_size": 4, "num_points": 64},
-        **{"device": "cpu", "threads": 1},
-    }
-    return TrainConfig(**{**options, **changes})
-
-
-def test_one_way_to_name_weights(trained: Run, start: Path) -> None:
-    expected = load_weights(start).state_dict()
-    runs = trained.path.parent
-    for named in (start, trained.path, "tiny"):
-        found = find_weights(named, runs)
-        assert all(torch.equal(v, expected[name]) for name, v in found.load().state_dict().items())
-    with pytest.raises(WeightsError, match=r"no such name in the catalogue\. Did you mean 'tiny'"):
-        find_weights("tinny", runs)
-    with pytest.raises(RunError, match=r"expected a run directory"):
-        find_weights(runs)
-    with pytest.raises(WeightsError, match=rf"a folder that is no run.*\nDid you mean {start}\?"):
-        find_weights(start.parent)
-    with pytest.raises(WeightsError, match="found an empty name"):
-        find_weights("", runs)
-    with pytest.raises(WeightsError, match="x…: File name too long"):
-        find_weights("x" * 5000, runs)
-
-
-def test_the_default_weights_are_those_inside_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = load_model()
-    first = next(each for each in catalogue.catalogue() if each.url is None)
-    assert (model.label, model.config.num_classes) == (first.network, len(CLASSES))
-    assert {value.dtype for value in model.parameters()} == {torch.float32}
-    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
-    with pytest.raises(WeightsError, match="No weights are inside this package"):
-        load_model()
 
 
 def test_a_training_starts_from_weights(store: Store, start: Path, tmp_path: Path) -> None:
@@ -330,222 +262,6 @@ def test_the_command_adds_layers_to_those_of_the_weights(
     assert "found 1 layer that" in capsys.readouterr().err
 
 
-# eval
-
-
-def score(store: Store, runs: Path, *weights: object, **options: Any) -> Any:
-    values: dict[str, Any] = {"weights": tuple(map(str, weights)), "data": store.path}
-    values |= {"runs": runs, "pictures": False, "device": "cpu", **options}
-    return evaluate(EvalConfig(**values)).results
-
-
-def logarithm(probabilities: np.ndarray) -> np.ndarray:
-    """Logits up to a constant of each point."""
-    return np.log(np.maximum(probabilities, 1e-30))
-
-
-def test_scores_of_weights_by_another_route(store: Store, start: Path, tmp_path: Path) -> None:
-    """`segment` labels each room on its own, scikit-learn counts."""
-    (found,) = score(store, tmp_path, start, test_area=1)
-    model = load_model(start)
-    rooms = [store.read(info) for info in store.rooms(1)]
-    answer = [segment(model, room.pos, room.color)[0] for room in rooms]
-    truth = np.concatenate([room.label for room in rooms])
-    record = json.loads(next(tmp_path.glob("weights/*/*/room/scores.json")).read_text())
-    expected = confusion_matrix(truth, np.concatenate(answer), labels=range(13))
-    np.testing.assert_array_equal(np.array(record["confusion"]), expected)
-    assert (record["protocol"], record["test_area"]) == ("room", 1)
-    assert record["weights"][0]["sha256"] == find_weights(start).sha256
-    assert record["weights"][0]["trained_on"].startswith("data, areas 1, 2")
-    assert found.files[0].parent.parent.name == f"data-{store.fingerprint[:8]}-area1"
-
-
-def test_without_an_area_unseen_rooms_are_scored(
-    store: Store, start: Path, trained: Run, tmp_path: Path
-) -> None:
-    (found,) = score(store, tmp_path, start)
-    assert found.area == 3, "the area that its training left out"
-    other = write_tiny_store(tmp_path / "other", points=300)
-    (found,) = score(other, tmp_path, trained.path)
-    assert found.area is None
-    assert found.scores.points == sum(info.points for info in other.rooms())
-    assert found.baseline is not None
-    rooms = json.loads(found.files[0].read_text())["rooms"]
-    assert set(rooms) == {f"Area_{info.area}_{info.name}" for info in other.rooms()}
-
-
-def test_what_was_seen_before_counts_as_seen(store: Store, start: Path, tmp_path: Path) -> None:
-    """Trained without area 3, then without area 1: nothing is left that it has not seen."""
-    said = AtStep()
-    said.warn = said.say  # type: ignore[method-assign]
-    tuned = Run(train(config(store, tmp_path, start, test_area=1), progress=said).run)
-    assert any("was trained on area 1 of this data" in text for text in said.said)
-    with pytest.raises(ConfigError, match="no area that tuned was not trained on"):
-        score(store, tmp_path, tuned.path)
-
-
-def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other.safetensors"
-    torch.manual_seed(1)
-    model = DeepGCN(load_weights(start).config).eval()
-    save_weights(other, model, metadata=named(start))
-    one, two, both = score(store, tmp_path, start, other, average=True, test_area=3)
-    assert both.name == f"average of 2: {start.stem} + other"
-    assert both.report.title.startswith(f"{both.name} on Area 3")
-    assert both.report.rows[0].name == both.name, "not of the first network alone"
-    assert both.run.parent.name.startswith(f"{start.stem}+other-")
-    logits = []
-    for weights in (start, other):
-        single = load_model(weights)
-        rooms = [store.read(info) for info in store.rooms(3)]
-        logits.append([logarithm(segment(single, room.pos, room.color)[1]) for room in rooms])
-    answer = np.concatenate([(a + b).argmax(1) for a, b in zip(*logits, strict=True)])
-    truth = np.concatenate([room.label for room in rooms])
-    assert both.scores.oa == pytest.approx((answer == truth).mean(), abs=2e-3)
-    assert len({one.scores.oa, two.scores.oa, both.scores.oa}) > 1
-
-
-def test_a_network_knows_its_classes(start: Path, tmp_path: Path) -> None:
-    """Those that its file names; else S3DIS's, or numbers."""
-    config = load_weights(start).config
-    for count, named_as, expected in (
-        (2, {"classes": "floor rest"}, ("floor", "rest")),
-        (2, {}, ("class_0", "class_1")),
-        (13, {}, CLASSES),
-    ):
-        file = tmp_path / "w.safetensors"
-        save_weights(
-            file, DeepGCN(dataclasses.replace(config, num_classes=count)), metadata=named_as
-        )
-        assert load_model(file).classes == expected
-
-
-@pytest.mark.parametrize("classes", ["a b c d e", " ".join(["wall"] * 13)], ids=["few", "equal"])
-def test_names_that_are_not_those_of_the_outputs_are_refused(tmp_path: Path, classes: str) -> None:
-    file = tmp_path / "w.safetensors"
-    save_weights(file, DeepGCN(ModelConfig(depth=2, width=8, k=4)), metadata={"classes": classes})
-    with pytest.raises(WeightsError, match=r"found .* different\) of classes, expected 13"):
-        load_model(file)
-
-
-def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
-    two = two_classes(tmp_path / "two")
-    with pytest.raises(DatasetError, match=r"found the classes floor, rest"):
-        score(two, tmp_path, start)
-
-
-# predict
-
-
-def test_votes_label_as_eval_does(store: Store, trained: Run, tmp_path: Path) -> None:
-    """The labels of a room as a scan, against logits that are summed vote by vote here."""
-    room = store.read(store.rooms(3)[0])
-    scan = tmp_path / "scan.ply"
-    write_points(scan, room.pos, room.color)
-    (found,) = predict(
-        PredictConfig(scans=(scan,), run=trained.path, votes=3, device="cpu", probabilities=True)
-    ).scans
-    model = load_model(trained.path)
-    total = np.zeros((len(room.pos), 13))
-    for vote in range(3):
-        pos = vote_pos(room.pos, vote, 3)
-        total += logarithm(segment(model, pos, room.color, seed=vote)[1])
-    vertex = PlyData.read(found.out)["vertex"]
-    # A draw that repeats points adds their logits up; `segment` gives those as probabilities.
-    assert (np.asarray(vertex["class"]) == total.argmax(1)).mean() > 0.99
-    assert 0 <= np.asarray(vertex["confidence"]).min() <= 1
-    once = predict(PredictConfig(scans=(scan,), run=trained.path, device="cpu"))
-    assert sum(found.areas.values()) == pytest.approx(sum(once.scans[0].areas.values()), rel=0.05)
-
-
-def test_several_weights_are_averaged(
-    store: Store, trained: Run, start: Path, tmp_path: Path
-) -> None:
-    room = store.read(store.rooms(3)[0])
-    scan = tmp_path / "scan.ply"
-    write_points(scan, room.pos, room.color)
-    labels = {}
-    for weights in ((start,), (start, trained.path)):
-        options = PredictConfig(scans=(scan,), weights=tuple(map(str, weights)), device="cpu")
-        (found,) = predict(options).scans
-        vertex = PlyData.read(found.out)["vertex"]
-        labels[len(weights)] = np.asarray(vertex["class"]), np.asarray(vertex["confidence"])
-    np.testing.assert_array_equal(labels[1][0], labels[2][0])  # twice the same network
-    np.testing.assert_allclose(labels[1][1], labels[2][1], atol=1e-5)
-    other = tmp_path / "other.safetensors"
-    save_weights(other, DeepGCN(ModelConfig(depth=2, width=8, k=4, num_classes=2)))
-    with pytest.raises(ConfigError, match="Only networks of the same classes"):
-        predict(PredictConfig(scans=(scan,), weights=(str(start), str(other)), device="cpu"))
-
-
-def test_a_scan_unlike_the_training_is_noticed(
-    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    statistics.of_store(store)
-    network = ModelConfig(depth=2, width=8, k=4, fusion_channels=16)
-    start = config(store, tmp_path, None, model=network, max_steps=1)
-    run = run_as(dataclasses.replace(start, weights=None), "seen")
-    known = statistics.of_rooms(store, [*store.rooms(1), *store.rooms(2)])
-    assert known is not None
-    recorded = json.loads(read_metadata(run.weights())["data_statistics"])
-    assert recorded == statistics.summarize(known)
-    room = store.read(store.rooms(3)[0])
-    for every, expected in ((1, False), (12, True)):
-        scan = tmp_path / f"every{every}.ply"
-        write_points(scan, room.pos[::every], room.color[::every])
-        assert deepgcn(["predict", str(scan), "--run", str(run.path), "--device", "cpu"]) == 0
-        said = capsys.readouterr().err
-        line = f"{scan}: unlike the data that seen was trained on: "
-        assert (line in said) == expected
-        assert ("points/m² of surface" in said) == expected
-
-
-def test_weights_inside_the_package_are_used_where_no_run_is(
-    store: Store,
-    trained: Run,
-    start: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Adding some takes a file and an entry; here they have 16 bits a value."""
-    room = store.read(store.rooms(3)[0])
-    write_points(tmp_path / "scan.ply", room.pos, room.color)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(catalogue, "EMBEDDED", tmp_path)
-    monkeypatch.setattr(catalogue, "OURS", ("better", "ours"))
-    assert deepgcn(["predict", "scan.ply"]) == 1
-    assert "nor weights in this package" in capsys.readouterr().err
-    about = {**named(start), "trained_on": "tiny rooms", "license": "MIT"}
-    save_weights(Path("ours.safetensors"), load_weights(start).half(), metadata=about)
-    scored = {"data": "2 halls", "protocol": "room", "miou": 0.125, "oa": 0.5, "source": "us"}
-    Path("scores.json").write_text(json.dumps({"ours": {"scores": [scored]}}))
-    assert deepgcn(["weights", "list"]) == 0
-    first = capsys.readouterr().out.splitlines()[1].split("  ")
-    listed = [text.strip() for text in first if text]
-    assert listed[:2] == ["ours", "resgcn-3"]
-    assert listed[3:] == ["MIT", "embedded", "12.50 / 50.00"]
-    assert load_model().config == load_model(start).config
-    assert deepgcn(["predict", "scan.ply", "--device", "cpu"]) == 0
-    (said,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("ours: "))
-    assert "as runs has no finished run; trained on tiny rooms" in said
-    assert said.endswith("deepgcn weights list")
-    expected = segment(load_model(start), room.pos, room.color)[0]
-    found = np.asarray(PlyData.read("scan.labelled.ply")["vertex"]["class"])
-    assert (found == expected).mean() > 0.98
-    result = predict(PredictConfig(scans=(Path("scan.ply"),), runs=trained.path.parent))
-    assert result.weights == (trained.weights(),), "a run comes first"
-
-
-def named(weights: Path) -> dict[str, str]:
-    """The classes and draws that a weights file records."""
-    facts = read_metadata(weights)
-    return {name: facts[name] for name in ("classes", "class_colors", "num_points")}
-
-
-# ablate
-
-
 def test_a_study_takes_weights_as_its_base(store: Store, start: Path, tmp_path: Path) -> None:
     grid = tmp_path / "grid.yaml"
     grid.write_text(
@@ -563,31 +279,6 @@ def test_a_study_takes_weights_as_its_base(store: Store, start: Path, tmp_path: 
     runs = {run.config.weights: run for run in find_runs(tmp_path / "runs")}
     assert set(runs) == {None, str(start)}
     assert runs[None].config.model == runs[str(start)].config.model
-
-
-# A classifier of one's own
-
-
-def two_classes(folder: Path) -> Store:
-    """A labelled data set of one's own, as text files: floors and the rest."""
-    source = write_tiny_store(folder / "source", points=400)
-    lines = {1: "a", 2: "b", 3: "c"}
-    for info in source.rooms():
-        room = source.read(info)
-        floor = np.where(room.label == source.classes.index("floor"), 1, 2)
-        table = np.column_stack([room.pos.round(4), room.color, floor])
-        path = folder / lines[info.area] / f"{info.name}.csv"
-        path.parent.mkdir(exist_ok=True)
-        rows = "\n".join(",".join(f"{value:g}" for value in row) for row in table)
-        path.write_text(f"x,y,z,r,g,b,kind\n{rows}\n")
-    (folder / "rooms.yaml").write_text(
-        "classes: {floor: [1, 2, 3], rest: [4, 5, 6]}\n"
-        'areas: {1: ["a/*.csv"], 2: ["b/*.csv"], 3: ["c/*.csv"]}\n'
-        "label: kind\nvalues: {1: floor, 2: rest}\ntest_area: 3\n"
-    )
-    made = ["prepare", "--dataset", str(folder / "rooms.yaml"), "--data", str(folder / "data")]
-    assert deepgcn([*made, "--workers", "1", "--quiet"]) == 0
-    return Store.open(folder / "data")
 
 
 def released(path: Path, network: ModelConfig) -> None:

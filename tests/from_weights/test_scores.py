@@ -1,0 +1,116 @@
+"""Weights are scored as a run is, alone and averaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import confusion_matrix
+
+from pipelines import load_model, segment
+from pipelines.config import ModelConfig
+from pipelines.data.s3dis import CLASSES
+from pipelines.data.store import Store
+from pipelines.errors import ConfigError, DatasetError, WeightsError
+from pipelines.model.deepgcn import DeepGCN
+from pipelines.runs.directory import Run
+from pipelines.runs.weights import find_weights
+from pipelines.train import train
+from pipelines.weights.safetensors import load_weights, save_weights
+from tests.from_weights.helpers import config, logarithm, named, score, two_classes
+from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep
+
+
+def test_scores_of_weights_by_another_route(store: Store, start: Path, tmp_path: Path) -> None:
+    """`segment` labels each room on its own, scikit-learn counts."""
+    (found,) = score(store, tmp_path, start, test_area=1)
+    model = load_model(start)
+    rooms = [store.read(info) for info in store.rooms(1)]
+    answer = [segment(model, room.pos, room.color)[0] for room in rooms]
+    truth = np.concatenate([room.label for room in rooms])
+    record = json.loads(next(tmp_path.glob("weights/*/*/room/scores.json")).read_text())
+    expected = confusion_matrix(truth, np.concatenate(answer), labels=range(13))
+    np.testing.assert_array_equal(np.array(record["confusion"]), expected)
+    assert (record["protocol"], record["test_area"]) == ("room", 1)
+    assert record["weights"][0]["sha256"] == find_weights(start).sha256
+    assert record["weights"][0]["trained_on"].startswith("data, areas 1, 2")
+    assert found.files[0].parent.parent.name == f"data-{store.fingerprint[:8]}-area1"
+
+
+def test_without_an_area_unseen_rooms_are_scored(
+    store: Store, start: Path, trained: Run, tmp_path: Path
+) -> None:
+    (found,) = score(store, tmp_path, start)
+    assert found.area == 3, "the area that its training left out"
+    other = write_tiny_store(tmp_path / "other", points=300)
+    (found,) = score(other, tmp_path, trained.path)
+    assert found.area is None
+    assert found.scores.points == sum(info.points for info in other.rooms())
+    assert found.baseline is not None
+    rooms = json.loads(found.files[0].read_text())["rooms"]
+    assert set(rooms) == {f"Area_{info.area}_{info.name}" for info in other.rooms()}
+
+
+def test_what_was_seen_before_counts_as_seen(store: Store, start: Path, tmp_path: Path) -> None:
+    """Trained without area 3, then without area 1: nothing is left that it has not seen."""
+    said = AtStep()
+    said.warn = said.say  # type: ignore[method-assign]
+    tuned = Run(train(config(store, tmp_path, start, test_area=1), progress=said).run)
+    assert any("was trained on area 1 of this data" in text for text in said.said)
+    with pytest.raises(ConfigError, match="no area that tuned was not trained on"):
+        score(store, tmp_path, tuned.path)
+
+
+def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    model = DeepGCN(load_weights(start).config).eval()
+    save_weights(other, model, metadata=named(start))
+    one, two, both = score(store, tmp_path, start, other, average=True, test_area=3)
+    assert both.name == f"average of 2: {start.stem} + other"
+    assert both.report.title.startswith(f"{both.name} on Area 3")
+    assert both.report.rows[0].name == both.name, "not of the first network alone"
+    assert both.run.parent.name.startswith(f"{start.stem}+other-")
+    logits = []
+    for weights in (start, other):
+        single = load_model(weights)
+        rooms = [store.read(info) for info in store.rooms(3)]
+        logits.append([logarithm(segment(single, room.pos, room.color)[1]) for room in rooms])
+    answer = np.concatenate([(a + b).argmax(1) for a, b in zip(*logits, strict=True)])
+    truth = np.concatenate([room.label for room in rooms])
+    assert both.scores.oa == pytest.approx((answer == truth).mean(), abs=2e-3)
+    assert len({one.scores.oa, two.scores.oa, both.scores.oa}) > 1
+
+
+def test_a_network_knows_its_classes(start: Path, tmp_path: Path) -> None:
+    """Those that its file names; else S3DIS's, or numbers."""
+    config = load_weights(start).config
+    for count, named_as, expected in (
+        (2, {"classes": "floor rest"}, ("floor", "rest")),
+        (2, {}, ("class_0", "class_1")),
+        (13, {}, CLASSES),
+    ):
+        file = tmp_path / "w.safetensors"
+        save_weights(
+            file, DeepGCN(dataclasses.replace(config, num_classes=count)), metadata=named_as
+        )
+        assert load_model(file).classes == expected
+
+
+@pytest.mark.parametrize("classes", ["a b c d e", " ".join(["wall"] * 13)], ids=["few", "equal"])
+def test_names_that_are_not_those_of_the_outputs_are_refused(tmp_path: Path, classes: str) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(file, DeepGCN(ModelConfig(depth=2, width=8, k=4)), metadata={"classes": classes})
+    with pytest.raises(WeightsError, match=r"found .* different\) of classes, expected 13"):
+        load_model(file)
+
+
+def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
+    two = two_classes(tmp_path / "two")
+    with pytest.raises(DatasetError, match=r"found the classes floor, rest"):
+        score(two, tmp_path, start)
