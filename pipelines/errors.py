@@ -4,6 +4,7 @@
     ├── ConfigError    an option or configuration value that cannot work
     ├── DatasetError   raw data, prepared data or a scan that is missing or broken
     ├── RunError       a run directory that is missing, unfinished or does not fit
+    │   ├── DiskFullError     there is no space to write it
     │   ├── ProcessLostError  a process of the same work ended or does not answer
     │   └── EverywhereError   an error that every process of the training finds
     └── WeightsError   a weights file that is broken or of another network
@@ -36,6 +37,10 @@ class DatasetError(DeepGCNError):
 
 class RunError(DeepGCNError):
     """A run directory that is missing, unfinished or does not fit what was asked."""
+
+
+class DiskFullError(RunError):
+    """There is no space left to write a run; what was saved before is intact."""
 
 
 class ProcessLostError(RunError):

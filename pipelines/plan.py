@@ -8,12 +8,10 @@ many points there are to score.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +21,30 @@ from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
 from pipelines.planning import rules
 from pipelines.planning.blocks import count_blocks, count_positions
+from pipelines.planning.candidates import best_of
 from pipelines.planning.choices import NOTHING, Choices
-from pipelines.planning.file import Estimate, Plan, about_data, read_plan, write_plan
+from pipelines.planning.file import Estimate, Plan, about_data
 from pipelines.planning.machine import estimated_seconds, other_machine, this_machine
 from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
-from pipelines.planning.settings import planned_config, training
-from pipelines.runs.directory import CONFIG, PLAN, Run
-from pipelines.runs.lock import lock_run
+from pipelines.planning.settings import training
 from pipelines.runs.weights import NamedWeights, find_weights, weights_in_package
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
-from pipelines.train import TrainResult, resolve, train
+from pipelines.train import resolve
 from pipelines.training.distributed import read_ranks
 from pipelines.training.memory import estimate_memory, fit_memory
 from pipelines.training.start import named_classes
 
 from .config import PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
-from .errors import ConfigError, DatasetError, DeepGCNError, RunError, command
-from .files import check_place, naming
+from .errors import ConfigError, DatasetError, command
 from .progress import SILENT, Progress, counted
-from .serialization import to_plain
 
 START_UP = 3.0  # s, and as much again for each 10 million points that are read
 TIMING = 0.02  # of the budget, for the steps that are timed
 HOPELESS = 3.0  # times too slow by its arithmetic: not timed
 FEW_STEPS = 100
-TRIAL = 0.1  # of the budget, for each candidate
-CANDIDATES = "candidates"  # in the folder of the runs
-# What a candidate's short training has of its plan; the length and what follows from it is its own.
-TRIED = (
-    *("depth", "width", "k", "fusion_channels", "dilation"),
-    *("block_size", "num_points", "voxel", "weights", "recipe"),
-)
 LARGER = "there is time for a larger network"
 
 
@@ -91,102 +79,33 @@ def plan(
             "--candidates: found it with --dry-run or for another machine, where nothing is "
             "trained; leave one of them out."
         )
-    check_alone()
-    return _best(config, began, progress)
+    check_alone(config.candidates)
+
+    def plan_for(seconds: float, changes: Mapping[str, Any], since: float | None) -> Plan:
+        own = dataclasses.replace(config, base={**config.base, **changes})
+        return _Planning(own, True, since, progress, seconds).run()
+
+    return best_of(config, plan_for, partial(_alternatives, config), began, progress)
 
 
-def check_alone() -> None:
+def check_alone(candidates: int) -> None:
     """Raise ConfigError in each of several processes that torchrun or srun has started.
 
     Candidates are trained one after another by the one process that plans.
     """
     if (size := read_ranks().size) > 1:
+        first = command("plan", "--candidates", candidates)
         raise ConfigError(
             f"--candidates: found {size} processes of torchrun or srun, expected one.\n"
-            f"Plan first, by itself ({command('plan', '--candidates', 2)}), then train --plan."
+            f"Plan first, by itself ({first}), then train --plan."
         )
 
 
-def _best(config: PlanConfig, began: float | None, progress: Progress) -> Plan:
-    """Train variants of a plan for a short time each, and plan for what validates best.
-
-    The first plan and the runs of the variants are kept in a folder; the same call goes on there.
-    """
-    whole, tenth = seconds_of(config.time), TRIAL * seconds_of(config.time)
-    rest = whole - config.candidates * tenth
-
-    def planned(seconds: float, changes: Mapping[str, Any], since: float | None = None) -> Plan:
-        own = dataclasses.replace(config, base={**config.base, **changes})
-        return _Planning(own, True, since, progress, seconds).run()
-
-    store = Store.open(config.data)
-    folder = _folder_of_candidates(config, store)
-    begun = (folder / PLAN).is_file()
-    first = read_plan(folder / PLAN) if begun else planned(rest, {})
-    if not first.settings.get("val_fraction", 1):
-        raise ConfigError("--candidates: found no validation rooms, which would choose among them.")
-    found = _statistics(store, first.data.test_area, SILENT)[1]
+def _alternatives(config: PlanConfig, made: Plan) -> list[tuple[str, dict[str, Any]]]:
+    """Return what else could be better than a plan: names, and options to give."""
+    found = _statistics(Store.open(config.data), made.data.test_area, SILENT)[1]
     starts = [_start_of(each, each.name, config.base) for each in weights_in_package()]
-    others = rules.alternatives(first.settings, found, config.base, starts)
-
-    def trained(run: Run, changes: Mapping[str, Any]) -> TrainResult:
-        if (run.path / CONFIG).is_file():
-            return train(run.config, resume=run.path, progress=progress)
-        full = planned(rest, changes) if changes else first
-        kept = {name: full.settings[name] for name in TRIED if name in full.settings}
-        kept["weights"] = kept.get("weights") or NOTHING
-        short = planned(tenth, {**changes, **kept})
-        own = dataclasses.replace(planned_config(short, config.base), runs=folder, name=run.name)
-        return train(own, plan=to_plain(short), progress=progress)
-
-    with naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    trials: dict[str, tuple[float, Mapping[str, Any]]] = {}
-    failures: dict[str, DeepGCNError] = {}
-    with lock_run(folder):
-        if begun:
-            progress.say(f"{folder}: goes on there; to train all candidates anew, remove it.")
-        else:
-            write_plan(folder / PLAN, first)
-        for name, changes in [("as planned", {}), *others][: config.candidates]:
-            number = len(trials) + len(failures) + 1
-            progress.say(f"Candidate {number} of {config.candidates}: {name}")
-            try:
-                tried = trained(Run(folder / name.replace(" ", "-")), changes)
-            except (DatasetError, RunError) as error:  # a loss of NaN, memory, blocks too large
-                if isinstance(error.__cause__, OSError):  # a full disk, for which it is no worse
-                    raise
-                failures[name] = error
-                progress.warn(f"Candidate {name!r} failed and is left out. {error}")
-            else:
-                trials[name] = tried.best_miou or 0.0, changes
-    if not trials:
-        raise failures["as planned"]
-    best = max(trials, key=lambda name: trials[name][0])
-    chosen = trials[best][1]
-    # How long candidates took before an interruption is not known: they had their tenths.
-    made = planned(rest, chosen) if begun or began is None else planned(whole, chosen, began)
-    results = [f"{name} {100 * miou:.1f} %" for name, (miou, _) in trials.items()]
-    scores = ", ".join([*results, *(f"{name} failed" for name in failures)])
-    note = f"After {duration_text(tenth)} each, the validation rooms prefer {best}: mIoU {scores}."
-    preferred = [
-        dataclasses.replace(choice, reason="the validation rooms prefer it")
-        if choice.field in chosen
-        else choice
-        for choice in made.choices
-    ]
-    return dataclasses.replace(made, choices=tuple(preferred), notes=(*made.notes, note))
-
-
-def _folder_of_candidates(config: PlanConfig, store: Store) -> Path:
-    """Return the folder of the candidates for this data, these options and this version."""
-    runs = Path(config.base.get("runs", config.runs))
-    check_place(runs, "--runs", folder=True)
-    asked = dataclasses.replace(config, out=PlanConfig.out)
-    same = json.dumps(
-        [to_plain(asked), store.fingerprint, metadata.version("deepgcn")], sort_keys=True
-    )
-    return runs / CANDIDATES / hashlib.sha256(same.encode()).hexdigest()[:8]
+    return rules.alternatives(made.settings, found, config.base, starts)
 
 
 def _statistics(
@@ -283,7 +202,8 @@ class _Planning:
     def is_large(self, start: Start, size: Size) -> bool:
         """Whether weights are of a network of this size at least, or were asked for."""
         large = start.model.depth * start.model.width >= size.depth * size.width
-        return large or "weights" in self.given
+        kept = {"weights", "freeze"} & {*self.given} or "frozen-norm" in self.given.get("extra", ())
+        return large or bool(kept)
 
 
 class _Draft:

@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "synth": {"data", "runtime"},
     "prepare": {"data", "runtime", "scans"},
     "train": {"kernels", "model", "data", "weights", "runtime", "runs", "training"},
-    "planning": {"data", "model", "runtime", "training"},
+    "planning": {"data", "model", "runs", "runtime", "train", "training"},
     "plan": {"data", "planning", "runs", "runtime", "train", "training"},
     "evaluate": {"model", "data", "weights", "runtime", "runs", "inference", "reports", "train"},
     "predict": {"scans", "model", "data", "weights", "runtime", "runs", "inference", "reports"},

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
-import time
 from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +14,7 @@ from pipelines.config import ModelConfig, PlanConfig, TrainConfig
 from pipelines.config.budget import duration_text, seconds_of
 from pipelines.data.statistics import of_rooms, of_store
 from pipelines.data.store import Store, write_manifest, write_rooms
-from pipelines.errors import ConfigError, DatasetError, RunError
+from pipelines.errors import ConfigError, DatasetError
 from pipelines.plan import _Draft, _Planning, plan
 from pipelines.planning.blocks import check_validation, count_blocks
 from pipelines.planning.changes import changed_plan
@@ -25,12 +22,10 @@ from pipelines.planning.file import Plan
 from pipelines.planning.rules import SIZES
 from pipelines.planning.settings import planned_config
 from pipelines.progress import SILENT
-from pipelines.runs.directory import Run
-from pipelines.runs.lock import lock_run
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
 from tests.tiny_store import CLASS_COLORS, CLASSES, tiny_room, write_tiny_store
-from tests.tiny_training import AtStep, send
+from tests.tiny_training import AtStep
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +132,8 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert all(samplers), "the only room trains and validates"
     assert planned(tmp_path, "10m", weights="none").settings["weights"] == "none"
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
+    frozen = planned(tmp_path, "9d", freeze=1, extra=("frozen-norm",))
+    assert (frozen.settings["weights"], frozen.settings["freeze"]) == ("indoor", 1)
 
 
 @pytest.mark.parametrize("side", [1.0, 2.5])  # the second is not measured by prepare
@@ -180,54 +177,6 @@ def test_rooms_of_few_points_do_not_hinder_timing(tmp_path: Path) -> None:
     assert "timed on this machine" in made.estimate.source
 
 
-def test_candidates_from_weights_are_dilated_as_planned(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[TrainConfig] = []
-
-    def note(config: TrainConfig, **_: Any) -> SimpleNamespace:
-        tried.append(config)
-        return SimpleNamespace(best_miou=0.5)
-
-    monkeypatch.setattr("pipelines.plan.train", note)
-    base = {"weights": "indoor", "device": "cpu", "threads": 1, "num_points": 128}
-    with kernels.use("reference"):
-        plan(PlanConfig("20s", tiny, tmp_path, candidates=2, base=base))
-    assert [config.model.dilation for config in tried] == [True, True]
-
-
-def test_a_candidate_that_fails_is_left_out(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """But not if the disk is full: that is no fault of its."""
-    failing, reasons, warned = {"modern"}, list[OSError](), list[str]()
-    monkeypatch.setattr(SILENT, "warn", warned.append)
-
-    def train(config: TrainConfig, **_: Any) -> SimpleNamespace:
-        if config.recipe in failing:
-            raise RunError("The loss is nan on batch 2") from (reasons or [None])[0]
-        return SimpleNamespace(best_miou=0.5)
-
-    monkeypatch.setattr("pipelines.plan.train", train)
-    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
-    base = {**small, "device": "cpu", "threads": 1}
-    config = PlanConfig("20s", tiny, tmp_path, candidates=2, base=base)
-    with kernels.use("reference"):
-        made = plan(config)
-        assert made.settings["recipe"] == "scans"
-        assert made.notes[-1].endswith("mIoU recipe scans 50.0 %, as planned failed.")
-        assert warned == [
-            "Candidate 'as planned' failed and is left out. The loss is nan on batch 2"
-        ]
-        failing.add("scans")
-        with pytest.raises(RunError, match="nan on batch 2"):
-            plan(config)
-        reasons.append(OSError("no space"))
-        failing.remove("modern")
-        with pytest.raises(RunError, match="nan on batch 2"):
-            plan(config)
-
-
 def test_a_part_of_the_rooms_without_a_block_is_found_before_training(tmp_path: Path) -> None:
     rooms = [tiny_room(1, n, 10 if n == 2 else 300) for n in range(3)]
     write_rooms(tmp_path / "area_1.h5", rooms)
@@ -253,53 +202,6 @@ def test_a_part_of_the_rooms_without_a_block_is_found_before_training(tmp_path: 
         f"{tmp_path}: --val-fold {bad}: found no block of 1 m in the rooms that validate "
         "(Area_1/office_2)."
     )
-
-
-def test_candidates_are_tried_and_the_best_on_validation_is_kept(
-    tiny: Path, tmp_path: Path
-) -> None:
-    listener = AtStep()
-    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
-    given = {**small, "device": "cpu", "threads": 1, "runs": tmp_path}
-    config = PlanConfig("20s", tiny, candidates=2, base=given)
-    with kernels.use("reference"):
-        made = plan(config, progress=listener)
-    (folder,) = (tmp_path / "candidates").iterdir()
-    runs = [Run(path) for path in sorted(folder.iterdir()) if path.is_dir()]
-    scores = [run.status["best_miou"] for run in runs]
-    assert [run.config.recipe for run in runs] == ["modern", "scans"]
-    best = runs[scores.index(max(scores))].config.recipe
-    assert made.settings["recipe"] == best
-    assert made.notes[-1].endswith(
-        f"mIoU as planned {100 * scores[0]:.1f} %, recipe scans {100 * scores[1]:.1f} %."
-    )
-    assert made.estimate.steps > max(run.status["step"] for run in runs)
-    with pytest.raises(ConfigError, match="--candidates: found it with --dry-run"):
-        plan(config, measure=False)
-
-
-def test_candidates_go_on_where_they_were_interrupted(tiny: Path, tmp_path: Path) -> None:
-    """Those that were trained are left as they are, and the rest of the time is as long."""
-    small = {"depth": 3, "width": 8, "k": 4, "fusion_channels": 16, "num_points": 64}
-    given = {**small, "device": "cpu", "threads": 1, "runs": tmp_path, "max_steps": 6}
-    config = PlanConfig("20s", tiny, candidates=2, base=given)
-    listener = AtStep(8, send(signal.SIGINT))
-    with kernels.use("reference"), pytest.raises(KeyboardInterrupt):
-        plan(config, began=time.monotonic(), progress=listener)
-    (folder,) = (tmp_path / "candidates").iterdir()
-    first, second = Run(folder / "as-planned"), Run(folder / "recipe-scans")
-    assert (first.state, second.state) == ("finished", "interrupted")
-    before = first.status
-    listener = AtStep()
-    with kernels.use("reference"):
-        made = plan(config, began=time.monotonic() - 20, progress=listener)
-    assert (first.status, second.state, second.status["step"]) == (before, "finished", 6)
-    assert listener.said[0].startswith(f"{folder}: goes on there; to train all candidates anew")
-    scores = [f"{100 * run.status['best_miou']:.1f} %" for run in (first, second)]
-    assert made.notes[-1].endswith(f"mIoU as planned {scores[0]}, recipe scans {scores[1]}.")
-    assert made.budget == 16
-    with lock_run(folder), pytest.raises(RunError, match="another process is training this run"):
-        plan(config)
 
 
 def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -21,7 +22,7 @@ from pipelines.config.budget import LEAST, seconds_of
 from pipelines.config.model import OWN_CLASSES, unnamed_class
 from pipelines.config.options import LENGTH, PROCESSES, SPEED, Bounds, flag_of, option, options_of
 from pipelines.config.studies import CANDIDATES
-from pipelines.errors import ConfigError, EverywhereError, RunError, command
+from pipelines.errors import ConfigError, DiskFullError, EverywhereError, RunError, command
 from pipelines.files import check_place
 from pipelines.progress import Progress, counted
 from pipelines.runs.directory import (
@@ -120,20 +121,27 @@ def train(
     if candidates > 1:
         from pipelines.plan import check_alone
 
-        check_alone()  # in all of them, or the others would wait
+        check_alone(candidates)  # in all of them, or the others would wait
     rank = _rank()
     planned: Plan | None = None
     look = resume and rank == 0  # the others take rank 0's configuration
     folder = _run_to_resume(own.get("runs", TrainConfig.runs), run) if look else None
+    parts: list[tuple[TrainConfig, Path | None]] = []  # what is trained, with the run to resume
     if folder:
-        # The run's own configuration, changed by flags; the stage says which may change.
+        # A run's own configuration, changed by flags; the stage says which may change.
         from pipelines.runs.resume import check_named
 
-        known = open_run(folder).config
-        check_named(Run(folder), (*own_classes, *model.values()))
-        changed = chosen_model(preset, model) if preset else replace(known.model, **model)
-        config = replace(known, **{**own, "model": changed, "runs": folder.parent})
-        planned = _plan_of_fold(folder, config, folds) if folds > 1 else None
+        def resumed(path: Path) -> TrainConfig:
+            known = open_run(path).config
+            check_named(Run(path), (*own_classes, *model.values()))
+            changed = chosen_model(preset, model) if preset else replace(known.model, **model)
+            return replace(known, **{**own, "model": changed, "runs": path.parent})
+
+        config = resumed(folder)
+        parts = [(config, folder)]
+        if folds > 1:
+            parts = _resumed_folds(folder, folds, resumed)
+            planned = _plan_of_folds([begun for _, begun in parts if begun])
     elif by_plan and rank == 0:
         from pipelines.planning.blocks import check_validation
         from pipelines.planning.settings import planned_config
@@ -143,16 +151,15 @@ def train(
         given |= {"val_fold": f"1/{folds}"} if folds > 1 else {}
         check_place(own.get("runs", TrainConfig.runs), "--runs", folder=True)
         if (name := own.get("name")) is not None:  # before the time that planning takes
-            for each, _ in _folds(TrainConfig(name=name), folds):
+            for each in _folds(TrainConfig(name=name), folds):
                 new_path(own.get("runs", TrainConfig.runs), each.name or name)
-        parts = time, candidates, folds
         how: Any = {"own_classes": own_classes, "measure": not dry_run}
-        planned = _planned(plan, given, progress, *parts, **how)
+        planned = _planned(plan, given, progress, time, candidates, folds, **how)
         shown = list(plan_parts(planned))
         config = planned_config(planned, given)
         if folds > 1:
             config = replace(config, name=config.name or default_name(config))
-        for each, _ in _folds(config, folds):  # not after hours of the folds before
+        for each in _folds(config, folds):  # not after hours of the folds before
             check_validation(each)
         if dry_run:
             resolve_start(config)  # an error of the training is one of its plan
@@ -171,13 +178,22 @@ def train(
     from pipelines.train import train as stage
 
     before = _run_folders(config.runs)
-    with interruptible(lambda: _how_to_resume(folder, _run_folders(config.runs) - before, folds)):
+
+    def how_to_resume() -> str:
+        return _how_to_resume(folder, _run_folders(config.runs) - before, folds)
+
+    with interruptible(how_to_resume):
         kept = to_plain(planned) if planned else None
         try:
             results = [
                 stage(each, resume=begun, plan=kept, progress=progress)
-                for each, begun in _folds(config, folds, folder, own)
+                for each, begun in parts or [(each, None) for each in _folds(config, folds)]
             ]
+        except DiskFullError as error:
+            if folds == 1:
+                raise
+            again = f"Free some space, then {how_to_resume()}"
+            raise DiskFullError(f"{str(error).splitlines()[0]}\n{again}") from error
         except EverywhereError:
             if rank == 0:
                 raise
@@ -190,42 +206,57 @@ def train(
         chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
         length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
         texts.append(f"{result.run}: {length}, {chosen}")
-    hint = _keep_next(planned, results) if planned else _what_next(config, results[0])
+    hint = _keep_next(planned, config.data, results) if planned else _what_next(config, results[0])
     return Answer(results[0] if folds == 1 else results, texts, hint)
 
 
-def _folds(
-    config: TrainConfig, folds: int, resumed: Path | None = None, changes: Flags | None = None
-) -> list[tuple[TrainConfig, Path | None]]:
-    """Return a training for each part of the rooms that validates, with its run if it has begun.
-
-    `config` is that of the run to resume, if there is one, with `changes` by flags.
-    """
+def _folds(config: TrainConfig, folds: int) -> list[TrainConfig]:
+    """Return a training for each part of the rooms that validates."""
     if folds == 1:
-        return [(config, resumed)]
-    name = re.sub(r"-fold\d+$", "", resumed.name) if resumed else config.name
-    found: list[tuple[TrainConfig, Path | None]] = []
-    for n in range(1, folds + 1):
-        each = replace(config, val_fold=f"{n}/{folds}", name=name and f"{name}-fold{n}")
-        begun = resumed and resumed.with_name(f"{name}-fold{n}")
-        if begun and begun != resumed and (begun / CONFIG).is_file():
-            each = replace(Run(begun).config, **{**(changes or {}), "runs": begun.parent})
-        found.append((each, begun if begun and (begun / CONFIG).is_file() else None))
-    return found
+        return [config]
+    return [
+        replace(config, val_fold=f"{n}/{folds}", name=config.name and f"{config.name}-fold{n}")
+        for n in range(1, folds + 1)
+    ]
 
 
-def _plan_of_fold(run: Path, config: TrainConfig, folds: int) -> Plan:
-    """Return the plan of a run; RunError: it is not one of so many trainings of a plan."""
+def _resumed_folds(
+    run: Path, folds: int, resumed: Callable[[Path], TrainConfig]
+) -> list[tuple[TrainConfig, Path | None]]:
+    """Return the trainings of which a run is one, each with its run if it has begun.
+
+    RunError: it, or a run that has the name of another of them, is not one of so many.
+    """
+    name, parent = run.resolve().name, run.parent if run.name else run.resolve().parent
+    paths = [parent / re.sub(r"-fold\d+$", f"-fold{n}", name) for n in range(1, folds + 1)]
+    parts = {path: f"{n}/{folds}" for n, path in enumerate(paths, start=1)}
+    begun = {path: resumed(path) for path in parts if (path / CONFIG).is_file()}
+    wrong = [path for path, config in begun.items() if config.val_fold != parts[path]]
+    if parent / name not in begun or wrong:
+        raise RunError(
+            f"--folds: found {(wrong or [run])[0]}, expected one of the {folds} runs of train "
+            f"--folds {folds}.\nTo resume a run alone: {resume_command(run)}"
+        )
+    new = begun[parent / name]
+    return [
+        (begun[path], path)
+        if path in begun
+        else (replace(new, val_fold=part, name=path.name), None)
+        for path, part in parts.items()
+    ]
+
+
+def _plan_of_folds(runs: Sequence[Path]) -> Plan:
+    """Return the plan that runs were trained by; RunError: none of them has one."""
     from pipelines.planning.file import read_plan
 
-    number, _, of = (config.val_fold or "").partition("/")
-    one = run.name.endswith(f"-fold{number}") and of == f"{folds}"
-    if not (one and (run / PLAN).is_file()):
-        raise RunError(
-            f"--folds: found {run}, expected one of the {folds} runs of train --folds {folds}.\n"
-            f"To resume it alone: {resume_command(run)}"
-        )
-    return read_plan(run / PLAN)
+    for run in runs:
+        with suppress(ConfigError):  # missing or damaged: the others have the same
+            return read_plan(run / PLAN)
+    raise RunError(
+        f"{runs[0]}: found no {PLAN} that can be read, expected a run of train --folds.\n"
+        f"To resume it alone: {resume_command(runs[0])}"
+    )
 
 
 def _what_next(config: TrainConfig, result: TrainResult) -> str:
@@ -239,7 +270,7 @@ def _what_next(config: TrainConfig, result: TrainResult) -> str:
     return f"Next: {command(*ahead, *where)}{scored}"
 
 
-def _keep_next(planned: Plan, results: Sequence[TrainResult]) -> str:
+def _keep_next(planned: Plan, data: Path, results: Sequence[TrainResult]) -> str:
     """Return how the runs of a plan are scored and label scans; their plans keep the latter."""
     from pipelines.planning.file import write_plan
 
@@ -249,7 +280,7 @@ def _keep_next(planned: Plan, results: Sequence[TrainResult]) -> str:
     label = command("predict", "SCAN.ply", "--run", runs[0])
     if len(runs) > 1:
         area = results[0].test_area
-        score = command("eval", *how, "--average", "--data", planned.data.path, "--area", area)
+        score = command("eval", *how, "--average", "--data", data, "--area", area)
         label = command("predict", "SCAN.ply", *how)
     for run in runs:
         write_plan(run / PLAN, replace(planned, predict=label))
@@ -284,7 +315,7 @@ def _check(
         raise typer.BadParameter(f"found {timed} without --auto, which plans.")
     if folds > 1 and "val_fold" in own:
         raise typer.BadParameter("found --folds and --val-fold, expected one of them.")
-    if only_planned and not (plan or auto or (resume and folds > 1 and only_planned == "--folds")):
+    if only_planned and not (plan or auto or (resume and only_planned == "--folds")):
         raise typer.BadParameter(f"found {only_planned} without --plan or --auto.")
 
 
@@ -315,7 +346,7 @@ def _planned(
     if each < LEAST:
         raise ConfigError(f"--folds: found {folds} in {time}, expected a second for each at least.")
     config = PlanConfig(f"{each:.0f}s", candidates=candidates, base=given, **places)
-    tried = "only candidates had begun; the same command goes on with them"
+    tried = "no run had begun; the same command goes on with the candidates"
     with interruptible("no run had begun" if candidates == 1 else tried):
         return stage(config, measure=measure, began=monotonic(), progress=progress)
 

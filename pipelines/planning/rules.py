@@ -393,11 +393,12 @@ def alternatives(
     others: list[tuple[str, dict[str, Any]]] = []
     side, large = settings["block_size"], settings["depth"] * settings["width"]
     smaller = [size for size in SIZES if size.depth * size.width < large]
-    if settings.get("weights"):
+    if settings.get("weights") not in (None, NOTHING):
         others.append(("from nothing", {"weights": NOTHING}))
         for start in starts:
             colors = {"rgb": start.model.rgb}
-            if start.name != settings["weights"] and not why_no_start(found, start, colors):
+            fits = not why_no_start(found, start, {**given, **colors})
+            if fits and start.name != settings["weights"]:
                 others.append((f"from {start.name}", {"weights": start.name, **colors}))
     elif smaller:
         network = {**smaller[0].network, "num_points": smaller[0].num_points}

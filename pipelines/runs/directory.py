@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig
-from pipelines.errors import ConfigError, RunError, command, did_you_mean
+from pipelines.errors import ConfigError, DiskFullError, RunError, command, did_you_mean
 from pipelines.files import (
     DISK_FULL,
     UNFINISHED,
@@ -277,7 +277,7 @@ def record_failure(run: Run) -> Iterator[None]:
         with suppress(OSError):  # a full disk, perhaps: the error below matters more
             run.update_status(state="failed", error=str(error))
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise RunError(
+            raise DiskFullError(
                 f"{run.path}: cannot write: {error.strerror}. {last_checkpoint(run)}\n"
                 f"Free some space, then resume it: {resume_command(run.path)}"
             ) from error

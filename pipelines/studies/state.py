@@ -1,8 +1,8 @@
 """Find how far each row and seed of a study is, and estimate what is left.
 
 A run belongs to a row and a seed if it has their settings and data, whatever its name. A step
-takes its arithmetic over this machine's speed, which comes from finished runs of this machine that
-did about as much a block, else from a few timed steps of the first row.
+takes its arithmetic over this machine's speed, which comes from finished runs of this machine, in
+the same precision, that did about as much a block, else from a few timed steps of the first row.
 """
 
 from __future__ import annotations

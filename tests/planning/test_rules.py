@@ -209,6 +209,11 @@ def test_alternatives_are_other_trainings() -> None:
     assert found[1] == ("from large", {"weights": "large", "rgb": False})
     given = rules.alternatives(settings, FOUND["RGB-D"], {"rgb": True}, [indoor, blind])
     assert [name for name, _ in given] == ["from nothing", "blocks of 2 m", "recipe scans"]
+    given = rules.alternatives(settings, FOUND["RGB-D"], {"depth": 14}, [indoor, blind])
+    assert "from large" not in [name for name, _ in given], "it has another depth"
+    for nothing in (None, "none"):
+        found = rules.alternatives({**settings, "weights": nothing}, FOUND["small"], {})
+        assert found[0][0] == "a smaller network"
     found = rules.alternatives({**settings, "weights": None}, FOUND["small"], {"recipe": "paper"})
     assert [name for name, _ in found] == ["a smaller network"]
     assert found[0][1]["depth"] == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def test_folds_go_on_after_an_interruption(
     assert configs[0] == configs[1] == configs[2]
     assert run(["train", "--resume", str(first), "--folds", "2"]) == 1
     assert "expected one of the 2 runs of train --folds 2" in capsys.readouterr().err
+
+    one, _, three = (Path("runs") / f"{name}-fold{n}" for n in (1, 2, 3))
+    for each in (one, three):
+        (each / "plan.json").unlink()
+    assert run(["train", "--resume", str(one), "--folds", "3"]) == 0, "the second has the plan"
+    shutil.copy(one / "config.json", three)
+    assert run(["train", "--resume", str(one), "--folds", "3"]) == 1
+    assert f"--folds: found {three}, expected one of the 3" in capsys.readouterr().err
+    config = configs[2] | {"val_fold": "3/3", "model": configs[2]["model"] | {"conv": "evil:Conv"}}
+    (three / "config.json").write_text(json.dumps(config))
+    assert run(["train", "--resume", str(one), "--folds", "3"]) == 1
+    assert f"{three}: found the class evil:Conv; importing it runs" in capsys.readouterr().err
 
 
 def test_a_name_that_is_taken_is_reported_before_planning(
