@@ -37,6 +37,7 @@ LOST = (errno.ENOENT, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.
 PACKAGES = tuple(Path(package.__path__[0]) for package in (deepgcn_cli, pipelines))
 POSTPONED = 0.02  # seconds until a signal that Python swallowed is raised again
 EXECUTOR = os.path.join("concurrent", "futures", "process.py")  # its `submit` starts processes
+READER = os.path.join("pipelines", "weights", "safetensors.py")  # its `read_safetensors`
 
 
 class Interrupted(Exception):
@@ -164,9 +165,10 @@ def signals_interrupt() -> Iterator[None]:
     """Let Ctrl-C and SIGTERM raise KeyboardInterrupt within a `with` block, and lose none.
 
     Python swallows the exception in destructors and while it imports a module (the import lock
-    ignores it; NumPy takes it for a broken installation). A signal that comes then is raised again
-    a little later. So is one that comes while a process is started, which would show a traceback
-    without its task, and a SIGTERM that comes while an error propagates: torchrun and SLURM send it
+    ignores it; NumPy takes it for a broken installation); PyTorch does as safetensors reads weights
+    (it then says that a tensor has no shape). A signal that comes then is raised again a little
+    later. So is one that comes while a process is started, which would show a traceback without its
+    task, and a SIGTERM that comes while an error propagates: torchrun and SLURM send it
     to all processes as soon as one fails, just when the others have to report the same error.
 
     A signal that the process ignores or handles in another way is left alone. Without timers
@@ -205,7 +207,8 @@ def _holds_signals(code: CodeType) -> bool:
     """Return whether a function of Python must not be left by an exception of a signal."""
     importing = code.co_filename.startswith("<frozen importlib")
     starting = code.co_name == "submit" and code.co_filename.endswith(EXECUTOR)
-    return importing or starting
+    reading = code.co_name == "read_safetensors" and code.co_filename.endswith(READER)
+    return importing or starting or reading
 
 
 def _swallowed(otherwise: Callable[[Any], Any], unraisable: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +19,8 @@ from typing import Any
 import pytest
 
 from deepgcn_cli.errors import signals_interrupt
+from pipelines.weights.catalogue import EMBEDDED
+from pipelines.weights.safetensors import read_safetensors
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -62,6 +68,23 @@ def test_a_destructor_swallows_no_signal(number: signal.Signals) -> None:
             signal.raise_signal(number)
 
     assert interrupted(Closing)
+
+
+def test_weights_that_are_being_read_are_read_whole() -> None:
+    """PyTorch takes a signal for a tensor without a shape, at some moments of reading one."""
+    rng, file = random.Random(0), EMBEDDED / "indoor.safetensors"
+
+    def read_on(seconds: float) -> None:
+        stop = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+        stop.start()
+        try:
+            while True:
+                read_safetensors(file)
+        finally:
+            stop.join()
+
+    for _ in range(50):
+        assert interrupted(partial(read_on, rng.uniform(0, 0.05)))
 
 
 def test_sigterm_waits_until_an_error_is_reported() -> None:
