@@ -294,12 +294,13 @@ def test_a_stopped_training_names_its_own_run(tmp_path: Path) -> None:
         path.mkdir()
         if path.name != "not-yet-locked":
             (path / LOCK).write_text("process 1 on elsewhere\n", encoding="utf-8")
-    assert how_to_resume(None, begun) == "no run had begun"
+    assert how_to_resume(None, begun, folds=1) == "no run had begun"
     with lock_run(tmp_path / "mine"):
         pass
     command = f"resume with: deepgcn train --resume {tmp_path / 'mine'}"
-    assert how_to_resume(None, begun) == command
-    assert how_to_resume(tmp_path / "mine", set()) == command
+    assert how_to_resume(None, begun, folds=1) == command
+    assert how_to_resume(tmp_path / "mine", set(), folds=1) == command
+    assert how_to_resume(None, begun, folds=3) == f"{command} --folds 3"
 
 
 def test_commands_can_be_typed_as_they_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
