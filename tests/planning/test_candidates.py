@@ -32,16 +32,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def test_candidates_from_weights_are_dilated_as_planned(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[TrainConfig] = []
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[TrainConfig]:
+    """What is trained, or rather would be: each candidate scores 50 %."""
+    found: list[TrainConfig] = []
 
     def note(config: TrainConfig, **_: Any) -> SimpleNamespace:
-        tried.append(config)
+        found.append(config)
         return SimpleNamespace(best_miou=0.5)
 
     monkeypatch.setattr("pipelines.planning.candidates.train", note)
+    return found
+
+
+def test_candidates_from_weights_are_dilated_as_planned(
+    tiny: Path, tmp_path: Path, tried: list[TrainConfig]
+) -> None:
     base = {"weights": "indoor", "device": "cpu", "threads": 1, "num_points": 128}
     with kernels.use("reference"):
         plan(PlanConfig("20s", tiny, tmp_path, candidates=2, base=base))
@@ -138,16 +144,9 @@ def test_candidates_go_on_where_they_were_interrupted(tiny: Path, tmp_path: Path
 
 
 def test_what_was_tried_is_what_is_planned(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, tried: list[TrainConfig]
 ) -> None:
     """However fast the machine is when the same command comes again."""
-    tried: list[TrainConfig] = []
-
-    def note(config: TrainConfig, **_: Any) -> SimpleNamespace:
-        tried.append(config)
-        return SimpleNamespace(best_miou=0.5)
-
-    monkeypatch.setattr("pipelines.planning.candidates.train", note)
     base = {"device": "cpu", "threads": 1, "weights": "none", "num_points": 64}
     config = PlanConfig("20s", tiny, tmp_path, candidates=2, base=base)
     with kernels.use("reference"):
