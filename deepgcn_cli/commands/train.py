@@ -316,7 +316,8 @@ def _check(
     if folds > 1 and "val_fold" in own:
         raise typer.BadParameter("found --folds and --val-fold, expected one of them.")
     if only_planned and not (plan or auto or (resume and only_planned == "--folds")):
-        raise typer.BadParameter(f"found {only_planned} without --plan or --auto.")
+        others = "--plan, --auto or --resume" if only_planned == "--folds" else "--plan or --auto"
+        raise typer.BadParameter(f"found {only_planned} without {others}.")
 
 
 def _planned(

@@ -173,6 +173,7 @@ def test_candidates_are_for_one_process(
         (["train", "--auto", "--synth"], "found --auto with --synth"),
         (["train", "--time", "2h"], "found --time without --auto"),
         (["train", "--dry-run"], "found --dry-run without --plan or --auto"),
+        (["train", "--folds", "2"], "found --folds without --plan, --auto or --resume"),
         (["train", "--auto", "--folds", "0"], "--folds: found 0, expected"),
         (["train", "--auto", "--folds", "9"], "--val-fold: found 5 training rooms"),
         (["train", "--val-fold", "3/2"], "--val-fold: found '3/2', expected a part of two"),
