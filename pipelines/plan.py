@@ -237,7 +237,8 @@ class _Draft:
     @property
     def points(self) -> int:
         """How many points the training would have, as often as they come."""
-        blocks, _ = rules.affordable(self.pace, self.planning.left)
+        limit = self.planning.given.get("val_blocks")
+        blocks, _ = rules.affordable(self.pace, self.planning.left, limit)
         return int(min(blocks, rules.longest(self.pace)) * self.choices.get("num_points"))
 
     def fill(self) -> None:
@@ -279,7 +280,7 @@ class _Draft:
         if steps < FEW_STEPS:
             time = duration_text(planning.budget)
             notes.append(f"There is time for {counted(steps, 'step')} in {time}: expect little.")
-        validated = choices.get("val_blocks") or pace.validation
+        validated = min(choices.get("val_blocks") or pace.validation, pace.validation)
         estimate = Estimate(
             block=pace.block,
             source=self.source,

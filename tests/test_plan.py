@@ -217,11 +217,16 @@ def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:
     assert listener.said == [
         "The plan's steps are for its own options; given are others: batch-size."
     ]
+    changed_plan(made, {"fusion_channels": 2048, "voxel": 0.1, "val_blocks": 9}, listener)
+    assert listener.said[1:] == [
+        "The plan's steps are for its own options; given are others: fusion-channels, voxel, "
+        "val-blocks."
+    ]
     own = planned(tiny, "10m", depth=5)
     changed_plan(own, {}, listener)
-    assert len(listener.said) == 1, "what was given to the plan is its own"
+    assert len(listener.said) == 2, "what was given to the plan is its own"
     paper = planned_config(changed_plan(made, {"recipe": "paper"}), {"recipe": "paper"})
-    assert (paper.parts, paper.lr) == ((), None)
+    assert (paper.parts, paper.lr) == ((), 1e-3)
     weights = {"weights": "indoor"}
     other = planned_config(changed_plan(made, weights), weights)
     assert (other.model.depth, other.weights) == (14, "indoor")
@@ -256,10 +261,20 @@ def test_a_given_length_is_that_of_the_training(
     assert changed.estimate.training == pytest.approx(per_block * taken)
 
 
+def test_given_validation_blocks_take_their_part_of_the_time(building: Path) -> None:
+    base = {"val_fraction": 0.5, "weights": "none"}
+    few, all_of_them = (planned(building, "10m", val_blocks=n, **base) for n in (1, 100_000))
+    assert few.estimate.steps > all_of_them.estimate.steps
+    for made in (few, all_of_them):
+        assert made.estimate.training <= 600
+
+
 def test_the_rate_follows_the_weights_and_the_optimizer(tiny: Path) -> None:
     made = planned(tiny, "10m", weights="indoor")
     from_nothing = changed_plan(made, {"weights": "none"}).settings["lr"]
     assert (made.settings["lr"], from_nothing >= 1e-3) == (3e-4, True)
+    scans = changed_plan(made, {"recipe": "scans"}).settings
+    assert (scans["lr"], "smoothing" in scans["without"]) == (3e-4, True)
     sgd = changed_plan(made, {"without": ("adamw",), "extra": ("sgd",)}).settings["lr"]
     assert sgd == pytest.approx(100 * 3e-4)
     assert changed_plan(made, {"weights": "none", "lr": 0.5}).settings["lr"] == 0.5

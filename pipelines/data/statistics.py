@@ -72,15 +72,17 @@ class Spread:
     def merged(cls, parts: Sequence[tuple[Spread | None, float]]) -> Spread | None:
         """Return the spread of several parts together, each with its weight.
 
-        A part is taken to be spread evenly between its five values.
+        A part is taken to be spread evenly between its five values, and to end at the outer two.
+
+        >>> low, high = Spread(2, 2, 2, 2, 2), Spread(6, 6, 6, 6, 6)
+        >>> Spread.merged([(low, 1), (high, 2)]).p50
+        6.0
         """
         known = [(astuple(spread), weight) for spread, weight in parts if spread and weight]
-        if not known:
-            return None
-        values = np.unique([values for values, _ in known])
-        shares = sum(weight * np.interp(values, each, LEVELS) for each, weight in known)
-        shares = shares / sum(weight for _, weight in known)
-        return cls(*map(_short, np.interp(LEVELS, shares, values)))
+        percents = np.arange(101)
+        values = [np.interp(percents, LEVELS, each) for each, _ in known]
+        weights = [np.full(len(percents), weight, float) for _, weight in known]
+        return cls.of(np.concatenate(values), np.concatenate(weights)) if known else None
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,28 @@ from typing import Any
 
 from pipelines.config import TrainConfig
 from pipelines.config.model import BLOCK_SIZE
-from pipelines.config.recipes import parts_of
+from pipelines.config.recipes import RECIPES, parts_of
 from pipelines.data.store import Store
 from pipelines.progress import SILENT, Progress
 
 from . import rules
-from .choices import GIVEN, MODEL, NAMES, NOTHING, PARTS, Choice
+from .choices import GIVEN, MODEL, NAMES, NOTHING, Choice
 from .file import Estimate, Plan
 
-# Options that change what a step takes.
-SPEED_SHAPES = ("arch", "depth", "conv", "width", "k", "num_points", "batch_size", "weights")
+# Options that change what a step takes, or the validation after an epoch.
+SPEED_SHAPES = (
+    *(*MODEL, "weights", "num_points", "voxel", "batch_size", "micro_batch", "checkpoint_layers"),
+    *("val_fraction", "val_fold", "val_blocks", "precision", "device", "devices", "threads"),
+)
+OF_THE_PLAN = "as planned, but for what was given"
 
 
 def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILENT) -> Plan:
     """Return a plan with options that are given, by field, in the place of its own.
 
     What cannot stay beside them follows: epochs that would end the training before its steps, or
-    steps before its epochs, and the rate if it starts from weights, or from nothing, instead.
+    steps before its epochs, and the rate if it starts from weights, or from nothing, instead, or
+    by another recipe.
     It warns if the data is another one than the plan was made for.
     """
     settings = _with_parts(made.settings, given)
@@ -35,10 +40,12 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
     if "epochs" in given and "max_steps" not in given:
         settings.pop("max_steps", None)
     known = {choice.field: choice for choice in made.choices}
+    reasons = dict.fromkeys(settings, OF_THE_PLAN) | dict.fromkeys(given, GIVEN)
+    reasons |= {name: reason for name, (_, reason) in followed.items()}
     choices = [
         known[field]
         if field in known and known[field].value == value
-        else Choice(NAMES[field], value, followed[field][1] if field in followed else GIVEN)
+        else Choice(NAMES[field], value, reasons[field])
         for field, value in settings.items()
         if field in NAMES and (value != () or field in known)
     ]
@@ -52,8 +59,9 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
         planned_for, left_out = (f"area {n}" if n else "none" for n in (about.test_area, area))
         progress.say(f"The plan is for the rooms outside {planned_for}; left out is {left_out}.")
         about = dataclasses.replace(about, test_area=area)
-    before = made.settings
-    others = [field for field in SPEED_SHAPES if settings.get(field) != before.get(field)]
+    before = {**vars(TrainConfig), **made.settings}  # of a dataclass, its defaults
+    others = [field for field in SPEED_SHAPES if given.get(field) != before.get(field)]
+    others = [field for field in others if field in given]
     if others:
         names = ", ".join(NAMES[field] for field in others)
         progress.say(f"The plan's steps are for its own options; given are others: {names}.")
@@ -70,9 +78,10 @@ def _following(
     if steps and "epochs" not in given and {"max_steps", "batch_size", "block_size"} & {*given}:
         found["epochs"] = rules.beyond(steps * _batch(settings) / _blocks(made, settings))
     started, parts = _is_started(settings), _parts(settings)
-    sgd = "sgd" in parts
-    other = started != _is_started(made.settings) or sgd != ("sgd" in _parts(made.settings))
-    if settings.get("lr") is not None and "lr" not in given and other:
+    sgd, before = "sgd" in parts, made.settings
+    other = started != _is_started(before) or sgd != ("sgd" in _parts(before))
+    other = other or settings.get("recipe") != before.get("recipe")
+    if before.get("lr") is not None and "lr" not in given and other:
         rate = rules.rate_of_parts(parts, steps or rules.LR_STEPS, from_weights=started)
         found["lr"] = rate, f"from {'weights' if started else 'nothing'}{', by sgd' if sgd else ''}"
     return found
@@ -116,8 +125,8 @@ def _parts(settings: Mapping[str, Any]) -> tuple[str, ...]:
 def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return planned settings changed by given ones, which bring or take what belongs to them.
 
-    Parts of the recipe that are left out or added are so besides the planned ones; weights bring
-    their network and blocks, another recipe its own parts and rate.
+    Parts of the recipe that are left out or added are so besides the planned ones, but for those
+    that another recipe does not have; weights bring their network and blocks.
     """
     kept = dict(settings)
     named = given.get("weights")
@@ -127,7 +136,9 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     if "val_fold" in given:
         kept.pop("val_fraction", None)
     if given.get("recipe", kept.get("recipe")) != kept.get("recipe"):
-        kept = {name: value for name, value in kept.items() if name not in (*PARTS, "lr")}
+        own = RECIPES[given["recipe"]]
+        kept["without"] = tuple(part for part in kept.get("without", ()) if part in own)
+        kept["extra"] = tuple(part for part in kept.get("extra", ()) if part not in own)
     merged = {**kept, **given}
     added = dict.fromkeys((*kept.get("extra", ()), *given.get("extra", ())))
     left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))

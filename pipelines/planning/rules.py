@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.config import ModelConfig
 from pipelines.config.model import PUBLISHED, TENSORLESS
 from pipelines.config.recipes import ADAM_LR, RECIPES, SGD_LR, parts_of
-from pipelines.data.statistics import Spread, Statistics
+from pipelines.data.statistics import Blocks, Spread, Statistics
 
 from .choices import GIVEN, NOTHING, Choices
 
@@ -23,6 +23,7 @@ SIDES = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # m
 ACROSS = 1.5  # blocks across a room's shorter side, at least
 ALONG = 3.0  # blocks along an only room, at least: some train and some validate
 DISTINCT = 2 / 3  # of the draws from a block, at least, are different points
+COVERED = 0.5  # of the ground, at least, is in blocks of enough points
 FEWEST_POINTS = 128
 DENSE, UNEVEN = 4.0, 10.0  # points of a block over those drawn; densest over sparsest surface
 COARSE = 2.0  # voxels of a block over the points that are drawn
@@ -132,18 +133,31 @@ def choose_network(choices: Choices, size: Size, start: Start | None, budget: st
     return choices.network(start.model if start else None)
 
 
-def points_of_blocks(found: Statistics, side: float) -> Spread | None:
+def points_of_blocks(found: Statistics, side: float, voxel: float = 0.0) -> Spread | None:
     """Return how many different points blocks of a side have; None: there are no such blocks.
 
-    Sides that were not measured follow from the nearest one that was, by their ground.
+    Sides that were not measured follow from the nearest one that was, by their ground. Of voxels
+    (m), one point each is left on the surface.
     """
-    measured = [each for each in found.blocks if each.points is not None]
-    if not measured:
+    nearest = _nearest_blocks(found, side)
+    if nearest is None or nearest.points is None:
         return None
-    nearest = min(measured, key=lambda each: (abs(each.side - side), -each.side))
-    assert nearest.points is not None
     factor = (side / nearest.side) ** 2
+    if voxel and found.density:
+        factor *= min(1.0, 1 / (found.density.p50 * voxel**2))
     return Spread(*(factor * value for value in astuple(nearest.points)))
+
+
+def covered_ground(found: Statistics, side: float) -> float:
+    """Return the fraction of the ground that blocks of a side cover: those of enough points."""
+    nearest = _nearest_blocks(found, side)
+    return min(1.0, nearest.number * nearest.side**2 / found.ground) if nearest else 0.0
+
+
+def _nearest_blocks(found: Statistics, side: float) -> Blocks | None:
+    """Return the measured blocks whose side is the nearest one; None: there are no blocks."""
+    measured = [each for each in found.blocks if each.points is not None]
+    return min(measured, key=lambda each: (abs(each.side - side), -each.side), default=None)
 
 
 def distinct_share(points: Spread | None, drawn: int) -> float:
@@ -165,7 +179,8 @@ def largest_side(found: Statistics) -> float:
 def choose_blocks(choices: Choices, found: Statistics, size: Size, start: Start | None) -> None:
     """Choose the side of a block, the points drawn from it, and voxels.
 
-    The smallest side is taken of which few draws are copies; where none is, fewer points.
+    The smallest side is taken that covers most of the ground and of which few draws are copies;
+    where none is, fewer points.
     """
     wanted = choices.given.get("num_points", start.num_points if start else size.num_points)
     most = largest_side(found)
@@ -174,20 +189,23 @@ def choose_blocks(choices: Choices, found: Statistics, size: Size, start: Start 
         sides = [start.block_size]
     if (given := choices.given.get("block_size")) is not None:
         sides = [given]
-    fitting = [s for s in sides if distinct_share(points_of_blocks(found, s), wanted) >= DISTINCT]
+    voxel = choices.given.get("voxel", start.voxel if start else 0.0)
+    fitting = [
+        each
+        for each in sides
+        if covered_ground(found, each) >= COVERED
+        and distinct_share(points_of_blocks(found, each, voxel), wanted) >= DISTINCT
+    ]
     side, points = (fitting or sides[-1:])[0], wanted
-    while (
-        points > FEWEST_POINTS and distinct_share(points_of_blocks(found, side), points) < DISTINCT
-    ):
+    there = points_of_blocks(found, side, voxel)
+    while points > FEWEST_POINTS and distinct_share(there, points) < DISTINCT:
         points = 1 << (points - 1).bit_length() - 1  # the next lower power of two
-    there = points_of_blocks(found, side)
-    side = choices.make("block_size", side, _why_side(found, side, sides, wanted, start))
+    side = choices.make("block_size", side, _why_side(found, side, sides, wanted, voxel, start))
     points = choices.make(
         "num_points",
         points,
         f"{distinct_share(there, points):.0%} of a block's draws are different points",
     )
-    voxel = 0.0 if start is None else start.voxel
     why = "a block's points are no more than the draws show"
     if start is not None:
         why = f"of {start.name}"
@@ -203,17 +221,25 @@ def choose_blocks(choices: Choices, found: Statistics, size: Size, start: Start 
 
 
 def _why_side(
-    found: Statistics, side: float, sides: Sequence[float], wanted: int, start: Start | None
+    found: Statistics,
+    side: float,
+    sides: Sequence[float],
+    wanted: int,
+    voxel: float,
+    start: Start | None,
 ) -> str:
-    there = points_of_blocks(found, side)
+    there = points_of_blocks(found, side, voxel)
     has = f"it has {there.p50:,.0f} different points (median)" if there else "it has few points"
     if start is not None:
         return f"of {start.name}; {has}"
-    if side > sides[0]:
-        smaller = points_of_blocks(found, sides[sides.index(side) - 1])
-        less = f"{smaller.p50:,.0f}" if smaller else "too few"
-        return f"{has}; one of {sides[sides.index(side) - 1]:g} m has {less} for {wanted:,} draws"
-    return has
+    if side == sides[0]:
+        return has
+    before = sides[sides.index(side) - 1]
+    if (covered := covered_ground(found, before)) < COVERED:
+        return f"{has}; of {before:g} m, {1 - covered:.0%} of the ground is in none of 100 points"
+    smaller = points_of_blocks(found, before, voxel)
+    less = f"{smaller.p50:,.0f}" if smaller else "too few"
+    return f"{has}; one of {before:g} m has {less} for {wanted:,} draws"
 
 
 def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -> None:
@@ -222,7 +248,7 @@ def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -
     `model` is the network with the k that it would have in large blocks.
     """
     points, side = choices.get("num_points"), choices.get("block_size")
-    there = points_of_blocks(found, side)
+    there = points_of_blocks(found, side, choices.get("voxel"))
     distinct = max(1.0, min(points, there.p50 if there else points))
     widest = max(model.dilations())
     k = choices.get("k", model.k)
@@ -236,7 +262,8 @@ def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -
     reach = k * (widest if dilated else 1)
     share = f"its widest neighbourhood is {reach} of {distinct:,.0f} points"
     if found.density:
-        drawn = found.density.p50 * min(1.0, points / there.p50) if there else found.density.p50
+        all_points = points_of_blocks(found, side)
+        drawn = found.density.p50 * (distinct / all_points.p50 if all_points else 1)
         share += f", {math.sqrt(reach / math.pi / max(drawn, 1e-9)):.2g} m of surface"
     choices.make("k", k, share)
     if not dilated:
@@ -333,12 +360,16 @@ def seconds_of_block(pace: Pace, validated: int) -> float:
     return pace.block + after / pace.epoch
 
 
-def affordable(pace: Pace, seconds: float) -> tuple[int, int | None]:
-    """Return how many blocks can be trained on, and how many should validate; None: all."""
+def affordable(pace: Pace, seconds: float, given: int | None = None) -> tuple[int, int | None]:
+    """Return how many blocks can be trained on, and how many should validate; None: all.
+
+    So many as `given` validate, if that is not None, or all if there are fewer.
+    """
     left = seconds - min(pace.test * FORWARD * pace.block, SCORING * seconds)
-    few = max(1, int(VALIDATION * pace.epoch / FORWARD))
+    few = max(1, int(VALIDATION * pace.epoch / FORWARD)) if given is None else given
+    validated = min(few, pace.validation)
     limited = few if few < pace.validation else None
-    return max(0, int(left / seconds_of_block(pace, limited or pace.validation))), limited
+    return max(0, int(left / seconds_of_block(pace, validated))), limited
 
 
 def longest(pace: Pace) -> int:
@@ -348,7 +379,7 @@ def longest(pace: Pace) -> int:
 
 def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     """Choose batch, steps, epochs and the blocks that validate; return the steps."""
-    blocks, validated = affordable(pace, seconds)
+    blocks, validated = affordable(pace, seconds, choices.given.get("val_blocks"))
     most = longest(pace)
     limit = f"{EPOCHS} epochs" if most > BLOCKS else f"{BLOCKS:,} blocks"
     why = "what the time allows" if blocks <= most else f"{limit}; there is time for {blocks:,}"

@@ -15,7 +15,7 @@ from pipelines.data.store import Room
 from pipelines.planning import rules
 from pipelines.planning.choices import Choices
 from pipelines.planning.rules import SIZES, Pace, Start
-from tests.planning.clouds import CLASSES, as_room, box, ground, statistics_of
+from tests.planning.clouds import CLASSES, as_room, box, ground, sheet, statistics_of
 
 PUBLISHED, SMALL = SIZES[0], SIZES[2]
 ROOMS = {
@@ -87,6 +87,28 @@ def test_voxels_even_out_what_is_dense_and_uneven() -> None:
     assert counted_share(uneven, 4.0, choices.get("num_points"), voxel) > 0.9
     rules.choose_blocks(even := Choices({"block_size": 4.0}), FOUND["dense"], SMALL, None)
     assert even.get("voxel") == 0
+
+
+def test_a_dense_patch_does_not_decide_for_all_the_ground() -> None:
+    patch = sheet(3000, 8, 8) + np.array([20, 20, 0])
+    found = statistics_of([as_room(np.concatenate([ground(30), patch]))])
+    rules.choose_blocks(choices := Choices({}), found, SMALL, None)
+    side = choices.get("block_size")
+    (covered,) = [each.number * each.side**2 for each in found.blocks if each.side == min(4, side)]
+    assert covered > 0.5 * 100 * 100
+    assert rules.covered_ground(found, 1.0) < 0.02
+
+
+@pytest.mark.parametrize("voxel", [0.1, 0.2])
+def test_given_voxels_leave_fewer_points_and_nearer_neighbours(voxel: float) -> None:
+    choices, found = Choices({"voxel": voxel}), FOUND["RGB-D"]
+    network = rules.choose_network(choices, PUBLISHED, None, "1d")
+    rules.choose_blocks(choices, found, PUBLISHED, None)
+    rules.choose_neighbours(choices, found, network)
+    side, points = choices.get("block_size"), choices.get("num_points")
+    assert counted_share(ROOMS["RGB-D"], side, points, voxel) >= 0.5
+    network = choices.network()
+    assert network.k * max(network.dilations()) <= 0.25 * points
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.depth}-{size.width}")
