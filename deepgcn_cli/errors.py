@@ -120,7 +120,8 @@ def _broken_link(name: object) -> Path | None:
     if not isinstance(name, str):
         return None
     places = (Path(name), *Path(name).parents)
-    return next((one for one in places if one.is_symlink() and not os.path.exists(one)), None)
+    # Of `os.path`, as a name that is too long is an error for `Path.is_symlink`.
+    return next((one for one in places if os.path.islink(one) and not os.path.exists(one)), None)
 
 
 def _bug(error: BaseException) -> int:

@@ -11,12 +11,13 @@ import dataclasses
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.data import statistics
-from pipelines.data.sampler import split_rooms
+from pipelines.data.blocks import Grid
+from pipelines.data.sampler import cuts, split_rooms
 from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
 from pipelines.planning import rules
@@ -152,13 +153,13 @@ class _Planning:
         fold = TrainConfig(val_fold=given.get("val_fold")).fold
         split_rooms(store.rooms(), test_area=self.area, val_fraction=0, seed=0, fold=fold)  # raises
         self.rooms, self.found = _statistics(store, self.area, self.progress)
-        self.device = pick_device(str(given.get("device", TrainConfig.device)), self.progress)
         with cpu_threads(given.get("threads")):
-            self.machine = this_machine(self.device)
-        if config.gpu_memory is not None and given.get("device") == "cpu":
-            raise ConfigError("--gpu-memory: found it with --device cpu, expected one of them.")
-        if config.elsewhere:
-            self.machine, self.measure = other_machine(config, self.machine), False
+            if config.elsewhere:  # whatever devices are here
+                self.measure, self.machine = False, other_machine(config)
+            else:
+                device = str(given.get("device", TrainConfig.device))
+                self.device = pick_device(device, self.progress)
+                self.machine = this_machine(self.device)
 
     def run(self) -> Plan:
         """Take the largest network that sees enough blocks in the time there is."""
@@ -181,6 +182,12 @@ class _Planning:
         gone = 0.0 if self.began is None else time.monotonic() - self.began
         reading = START_UP * (1 + sum(room.points for room in self.rooms) / 1e7)
         return max(0.0, self.budget - gone - reading)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The cells of the only room."""
+        (room,) = self.rooms
+        return self.store.read(room).grid
 
     def start(self) -> tuple[Start | None, str]:
         """Return the weights to start from, or why there are none."""
@@ -217,8 +224,9 @@ class _Draft:
         network = rules.choose_network(choices, size, start, duration_text(planning.budget))
         rules.choose_blocks(choices, found, size, start)
         rules.choose_neighbours(choices, found, network)
-        held_out = rules.choose_validation(choices, len(planning.rooms))
         side, points = choices.get("block_size"), choices.get("num_points")
+        divided = len(planning.rooms) > 1 or bool(cuts(planning.grid, side))
+        held_out = rules.choose_validation(choices, len(planning.rooms), divided=divided)
         model = choices.network(start.model if start else None)
         model.check_points(points)
         trained, disjoint = count_blocks(planning.rooms, found, side)

@@ -95,8 +95,15 @@ def test_whole_numbers_are_numbers() -> None:
     [
         ({"arch": "rsgcn"}, "Did you mean 'resgcn'"),
         ({"layout": "tf"}, "Expected one of: paper, torch"),
-        ({"depth": 1}, "--depth: found 1, expected at least 2"),
+        ({"depth": 1}, "--depth: found 1, expected a number from 2 to 10,000"),
         ({"k": 0}, "-k: found 0"),
+        ({"depth": 1_000_000_000}, "--depth: found 1,000,000,000, expected .* from 2 to 10,000"),
+        ({"arch": "dgcnn", "depth": 10**30}, "--depth: found .* from 1 to 10,000"),
+        ({"width": 10**20}, "--width: found .* from 1 to 16,384"),
+        ({"fusion_channels": 10**20}, "--fusion-channels: found .* from 1 to 16,384"),
+        ({"in_channels": 10**20}, "--in-channels: found .* from 1 to 16,384"),
+        ({"num_classes": 10**20}, "--num-classes: found .* from 1 to 16,384"),
+        ({"k": 10**20}, "-k: found .* from 1 to 1,048,576"),
         ({"epsilon": 1.5}, "--epsilon: found 1.5, expected a number from 0 to 1"),
     ],
 )

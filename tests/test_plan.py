@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines import kernels, load_model
@@ -48,6 +49,15 @@ def planned(data: Path, time: str = "1h", **options: Any) -> Plan:
     return plan(PlanConfig(time, data, base=options, **about), measure=False)
 
 
+def one_room(data: Path, points: np.ndarray) -> Store:
+    """Return a new store of one room and no test area."""
+    room = as_room(points)
+    write_rooms(data / "area_1.h5", [room])
+    about: dict[str, Any] = {"classes": ("floor", "rest"), "class_colors": ((0, 0, 0), (9, 9, 9))}
+    write_manifest(data, [vars(room.info(2))], test_area=0, **about)
+    return Store.open(data)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1d", 86_400), ("0.5h", 1800)],
@@ -74,6 +84,24 @@ def test_much_time_on_a_large_gpu_gives_the_published_training(building: Path) -
     assert (made.machine.device, made.machine.memory) == ("cuda", 80e9)
     assert made.estimate.memory < 8e9
     assert "not measured" in made.estimate.source
+
+
+def test_a_plan_for_a_gpu_needs_none_here(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    made = planned(tiny, weights="none", gpu_memory=80, device="cuda")
+    assert (made.machine.device, made.settings["device"]) == ("cuda", "cuda")
+
+
+def test_a_plan_for_a_cpu_does_not_have_the_memory_of_a_gpu(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = {"is_available": True, "mem_get_info": (10**15, 10**15), "get_device_name": "a GPU"}
+    gpu |= {"memory_reserved": 0, "memory_allocated": 0, "get_device_capability": (9, 0)}
+    for name, value in gpu.items():
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *_, value=value: value)
+    made = planned(tiny, weights="none", cores=8)
+    assert (made.machine.device, made.machine.cores) == ("cpu", 8)
+    assert 0 < made.machine.memory < 10**15
 
 
 def test_little_time_gives_a_small_network(building: Path) -> None:
@@ -117,11 +145,7 @@ def test_an_area_given_to_a_plan_is_its_own(tiny: Path) -> None:
 
 
 def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
-    rooms = [as_room(box(800))]
-    write_rooms(tmp_path / "area_1.h5", rooms)
-    infos = [vars(room.info(2)) for room in rooms]
-    about: dict[str, Any] = {"classes": ("floor", "rest"), "class_colors": ((0, 0, 0), (9, 9, 9))}
-    write_manifest(tmp_path, infos, test_area=0, **about)
+    one_room(tmp_path, box(800))
     made = planned(tmp_path, "10m")
     assert made.settings["weights"] == "indoor"
     config = planned_config(made, {})
@@ -134,6 +158,24 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
     frozen = planned(tmp_path, "9d", freeze=1, extra=("frozen-norm",))
     assert (frozen.settings["weights"], frozen.settings["freeze"]) == ("indoor", 1)
+
+
+def test_an_only_room_of_one_block_is_trained_on_without_validation(tmp_path: Path) -> None:
+    store = one_room(tmp_path, box(5000, 0.9, 0.8, 0.7))
+    made = planned(tmp_path, "20s", cores=2)
+    config = planned_config(made, {})
+    assert (config.val_fraction, made.settings["block_size"]) == (0, 1)
+    check_validation(config)
+    trained, validated = open_samplers(resolve(config, store), store)
+    assert (len(trained), validated) == (1, None)
+    with pytest.raises(DatasetError, match=r"one room to train on, of 0\.9 × 0\.8 m"):
+        check_validation(dataclasses.replace(config, val_fraction=0.2))
+
+
+def test_an_only_room_of_several_blocks_validates_on_some(tmp_path: Path) -> None:
+    one_room(tmp_path, box(2000, 2.4, 0.8, 0.7))
+    assert planned(tmp_path, "20s", cores=2, block_size=1.0).settings["val_fraction"] == 0.2
+    assert planned(tmp_path, "20s", cores=2, block_size=3.0).settings["val_fraction"] == 0
 
 
 @pytest.mark.parametrize("side", [1.0, 2.5])  # the second is not measured by prepare

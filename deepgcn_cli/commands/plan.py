@@ -26,7 +26,7 @@ def plan(
     preset: str | None = PRESET,
     model: ModelFlags,
     training: TrainFlags,
-    dry_run: bool = option(False, "Time no steps and write nothing: only show the plan."),
+    dry_run: bool = option(False, "Time no steps and write no plan: only show it."),
     progress: Progress,
 ) -> Answer:
     """Choose the options of a training for prepared data, a machine and a time.

@@ -27,6 +27,9 @@ CONVS = (*RELEASED_CONVS,)  # `pipelines.model.conv` has a class for each
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
+# More than any machine can train, and few enough to be checked, and refused, at once.
+DEEPEST = 10_000
+CHANNELS, NEIGHBOURS = Bounds(1, 1 << 14), Bounds(1, 1 << 20)
 BLOCK_SIZE = 1.0  # m, the side of a block as published
 BLOCK_SIDE = Bounds(0.5, 8, "metres", step=0.5)  # whole cells of the store
 GREY = 0.5  # red, green and blue of a point whose colour is not known, or not looked at
@@ -98,13 +101,20 @@ class ModelConfig:
         own_class=True,
     )
     width: int = option(
-        64, "Channels of a layer; of densegcn the growth rate, 32 as published.", "C", within=COUNT
+        64,
+        "Channels of a layer; of densegcn the growth rate, 32 as published.",
+        "C",
+        within=CHANNELS,
     )
     fusion_channels: int = option(
-        1024, "Channels of the fusion, and of the vector for the whole block.", within=COUNT
+        1024, "Channels of the fusion, and of the vector for the whole block.", within=CHANNELS
     )
     k: int = option(
-        16, "Neighbours; as published 8 for densegcn, 20 for dgcnn.", "K", flag="-k", within=COUNT
+        16,
+        "Neighbours; as published 8 for densegcn, 20 for dgcnn.",
+        "K",
+        flag="-k",
+        within=NEIGHBOURS,
     )
     dilation: bool = option(True, "Take every d-th of the k·d nearest.", commands=TRAININGS)
     epsilon: float = option(
@@ -130,12 +140,12 @@ class ModelConfig:
         "Colours as input; without, every point is grey to it.",
         commands=(*TRAININGS, "plan"),
     )
-    in_channels: int = option(9, "Channels of a point.", within=COUNT, commands=())
-    num_classes: int = option(13, "Classes.", within=COUNT, commands=())
+    in_channels: int = option(9, "Channels of a point.", within=CHANNELS, commands=())
+    num_classes: int = option(13, "Classes.", within=CHANNELS, commands=())
 
     def __post_init__(self) -> None:
         check_options(self)
-        Bounds(1 if self.arch == "dgcnn" else 2).check("--depth", self.depth)
+        Bounds(1 if self.arch == "dgcnn" else 2, DEEPEST).check("--depth", self.depth)
         if not self.rgb and self.in_channels != ModelConfig.in_channels:
             raise ConfigError(
                 f"--no-rgb: found {self.in_channels} channels, expected {ModelConfig.in_channels}, "

@@ -117,6 +117,11 @@ class PlanConfig:
         if self.gpu_memory is not None and (self.cores or self.memory) is not None:
             flag = "--cores" if self.cores else "--memory"
             raise ConfigError(f"--gpu-memory and {flag}: found both, expected one of them.")
+        if self.elsewhere:
+            gpu, device = self.gpu_memory is not None, self.base.get("device", "auto")
+            flag = "--gpu-memory" if gpu else "--cores" if self.cores else "--memory"
+            if device == ("cpu" if gpu else "cuda"):
+                raise ConfigError(f"{flag}: found it with --device {device}, expected one of them.")
 
     @property
     def elsewhere(self) -> bool:

@@ -21,7 +21,7 @@ from pipelines.errors import DatasetError
 from pipelines.progress import SILENT, Progress, counted
 
 from .augment import AUGMENTATIONS, BlockPoints, augment
-from .blocks import Block, block_features, block_points, draw, room_blocks, thin
+from .blocks import Block, Grid, block_features, block_points, draw, room_blocks, thin
 from .store import IGNORED, Room, RoomInfo
 
 BYTES_PER_POINT = 16  # pos, color, label
@@ -373,18 +373,28 @@ def cut_room(room: Room, fraction: float, size: float = BLOCK_SIZE) -> Cut:
     Raises:
         DatasetError: no line has blocks on both sides.
     """
-    axis = int(room.grid.ny > room.grid.nx)
-    blocks = room_blocks(room.grid, size=size, stride=size)
-    total = sum(block.count for block in blocks)
-    cuts = []
-    for at in sorted({block.corner[axis] for block in blocks})[1:]:
-        beyond = sum(block.count for block in blocks if block.corner[axis] >= at)
-        cuts.append(Cut(axis, at, beyond / total))
-    if not cuts:
+    found = cuts(room.grid, size)
+    if not found:
         x, y, _ = room.extent
         raise DatasetError(
             f"Area_{room.area}/{room.name}: found one room to train on, of {x:.1f} × {y:.1f} m; "
             f"expected more ground, so that some blocks of {size:g} m can validate apart from the "
             "others.\nPrepare another room, or train without validation: --val-fraction 0"
         )
-    return min(cuts, key=lambda cut: abs(cut.fraction - fraction))
+    return min(found, key=lambda cut: abs(cut.fraction - fraction))
+
+
+def cuts(grid: Grid, size: float) -> list[Cut]:
+    """Return the lines across a room's longer side that have blocks on both sides.
+
+    >>> [cut.at for cut in cuts(Grid(6, 2, np.arange(0, 13) * 100), 1.0)]
+    [1.0, 2.0]
+    """
+    axis = int(grid.ny > grid.nx)
+    blocks = room_blocks(grid, size=size, stride=size)
+    total = sum(block.count for block in blocks)
+    lines = []
+    for at in sorted({block.corner[axis] for block in blocks})[1:]:
+        beyond = sum(block.count for block in blocks if block.corner[axis] >= at)
+        lines.append(Cut(axis, at, beyond / total))
+    return lines

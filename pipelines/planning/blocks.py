@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pipelines.config import TrainConfig
 from pipelines.data import statistics
 from pipelines.data.blocks import CELL, overlapping, positions
-from pipelines.data.sampler import split_rooms
+from pipelines.data.sampler import cut_room, split_rooms
 from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
 from pipelines.errors import DatasetError
@@ -45,17 +45,20 @@ def count_blocks(rooms: Sequence[RoomInfo], found: Statistics, side: float) -> t
 def check_validation(config: TrainConfig) -> None:
     """Raise DatasetError if the rooms that are to validate have no block, as was measured.
 
-    Blocks of sides that were not measured, and of voxels, are left to the training.
+    Blocks of sides that were not measured, and of voxels, are left to the training; an only room is
+    cut as in the training.
     """
     store = Store.open(config.data)
     area = store.test_area if config.test_area is None else config.test_area
-    _, rooms = split_rooms(
+    trained, rooms = split_rooms(
         store.rooms(),
         test_area=area,
         val_fraction=config.val_fraction,
         seed=config.seed,
         fold=config.fold,
     )
+    if trained == rooms:
+        cut_room(store.read(rooms[0]), config.val_fraction, config.block_side)  # raises
     found = statistics.of_rooms(store, rooms)
     numbers = {each.side: each.number for each in found.blocks} if found else {}
     if not config.voxel_side and numbers.get(config.block_side) == 0:

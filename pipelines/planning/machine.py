@@ -37,8 +37,12 @@ def this_machine(device: torch.device) -> Machine:
     return Machine(device.type, describe_device(device), threads, available_memory(device.type))
 
 
-def other_machine(config: PlanConfig, here: Machine) -> Machine:
-    """Return the machine that a configuration describes; what it leaves open is as here."""
+def other_machine(config: PlanConfig) -> Machine:
+    """Return the machine that a configuration describes; what it leaves open is as here.
+
+    Whether a GPU is here makes no difference.
+    """
+    here = this_machine(torch.device("cpu"))
     if config.gpu_memory is not None:
         name = f"a GPU of {config.gpu_memory:g} GB"
         return Machine("cuda", name, here.cores, int(GB * config.gpu_memory), here=False)

@@ -440,11 +440,16 @@ def alternatives(
     return [(name, change) for name, change in others if not {*change} & {*given}]
 
 
-def choose_validation(choices: Choices, rooms: int) -> float:
-    """Choose the fraction of the rooms that validate, and return it."""
+def choose_validation(choices: Choices, rooms: int, *, divided: bool = True) -> float:
+    """Choose the fraction of the rooms that validate, and return it.
+
+    `divided` says whether a line through an only room has blocks on both sides.
+    """
     if (fold := choices.given.get("val_fold")) is not None:
         return 1 / int(fold.partition("/")[2])
-    if rooms == 1:
+    if rooms == 1 and not divided:
+        fraction, why = 0.0, "an only room, of too few blocks to validate on some of them"
+    elif rooms == 1:
         fraction, why = 0.2, "an only room: its blocks beyond a line validate"
     elif rooms < 20:
         count = 1 if rooms < 10 else 2

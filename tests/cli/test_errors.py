@@ -324,6 +324,14 @@ def test_a_file_in_the_place_of_the_runs(
     assert "notes: found a file, expected the folder of the runs (--runs)" in said
 
 
+@pytest.mark.parametrize("command", ["plan --data", "train --data", "eval --runs", "predict"])
+def test_a_path_that_is_too_long(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = f"{'a' * 300}.ply"
+    said = fails(f"{command} {path}", capsys)
+    assert said.startswith(f"Error: {path}")
+    assert said.endswith(": File name too long.\n")
+
+
 @pytest.mark.parametrize("target", ["not/mounted", "data"])
 def test_a_link_that_leads_nowhere(target: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["synth", "raw", "--areas", "1", "--rooms", "1", "--density", "50", "-q"]) == 0

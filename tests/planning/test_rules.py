@@ -280,3 +280,10 @@ def test_another_architecture_keeps_its_published_width() -> None:
 @pytest.mark.parametrize(("rooms", "held_out"), [(2, 1), (5, 1), (12, 2), (19, 2), (200, 20)])
 def test_whole_rooms_validate(rooms: int, held_out: int) -> None:
     assert max(1, round(rules.choose_validation(Choices({}), rooms) * rooms)) == held_out
+
+
+def test_an_only_room_that_cannot_be_cut_is_all_trained_on() -> None:
+    assert rules.choose_validation(Choices({}), 1) == 0.2
+    choices = Choices({})
+    assert rules.choose_validation(choices, 1, divided=False) == 0
+    assert choices.made[0].reason.startswith("an only room, of too few blocks")
