@@ -10,8 +10,8 @@ from typing import Any
 import typer
 
 from deepgcn_cli.display import Answer, Table, percent
-from deepgcn_cli.options import subcommand
-from pipelines.config.model import OWN_CLASSES, Hints
+from deepgcn_cli.options import RUNS, subcommand
+from pipelines.config.model import OWN_CLASSES, Hints, as_typed
 from pipelines.config.options import option
 from pipelines.errors import command
 from pipelines.progress import Progress, counted
@@ -91,20 +91,21 @@ def import_file(
         None, "File to write. [default: the source's name with .safetensors]", "FILE"
     ),
     hints: Hints,
+    own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> Answer:
     """Turn published weights into weights of this toolkit.
 
-    Known are deep_gcns_torch, deep_gcns (TensorFlow, read without it) and dgcnn.pytorch. Depth,
-    width and channels follow from the tensors; the rest is as published unless given. Files
-    that hold code are refused.
+    Known are deep_gcns_torch, deep_gcns (TensorFlow, read without it), dgcnn.pytorch, and what
+    export wrote. Depth, width and channels follow from the tensors; the rest is as exported, else
+    as published unless given. Files that hold code are refused.
     """
     from pipelines.weights.catalogue import of_file
     from pipelines.weights.sources import import_weights
 
     known = of_file(source)
     about = known.origin if known else {}
-    result = import_weights(source, out, hints, about=about, progress=progress)
+    result = import_weights(source, out, hints, about=about, classes=own_classes, progress=progress)
     texts = [
         f"{result.out}: {result.network}, {result.parameters:,} parameters",
         f"from {result.source} ({result.release})",
@@ -138,6 +139,7 @@ def export_file(
     notes: tuple[str, ...] = option(
         (), "Record it in the file, repeatable: trained_on, license.", "NAME=TEXT", flag="--note"
     ),
+    runs: Path = RUNS,
     own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> Answer:
@@ -145,7 +147,7 @@ def export_file(
     from pipelines.runs.weights import find_weights
     from pipelines.weights.export import export_weights
 
-    found = find_weights(source, progress=progress)
+    found = find_weights(source, runs, progress=progress)
     result = export_weights(
         found.file,
         out,
@@ -177,6 +179,8 @@ def inspect_file(
         flag="",
     ),
     hints: Hints,
+    runs: Path = RUNS,
+    own_classes: tuple[str, ...] = OWN_CLASSES,
     progress: Progress,
 ) -> Answer:
     """Show what is inside a file with weights: tensors, the network they make, its own notes."""
@@ -187,8 +191,8 @@ def inspect_file(
 
     path = Path(source)
     if not bundle_prefix(path):
-        path = find_weights(source, progress=progress).file
-    found = inspect_weights(path, hints)
+        path = find_weights(source, runs, progress=progress).file
+    found = inspect_weights(path, hints, classes=own_classes)
     about: list[tuple[str, Any]] = [
         ("file", found.path),
         ("form", f"{found.form}, {found.bytes:,} bytes"),
@@ -222,10 +226,4 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _flags(values: Mapping[str, Any]) -> str:
     """Return options as they are typed."""
-    shown = []
-    for name, value in values.items():
-        if isinstance(value, bool):
-            shown.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            shown.append(f"{'-k' if name == 'k' else f'--{name}'} {value}")
-    return ", ".join(shown)
+    return ", ".join(as_typed(name, value) for name, value in values.items())

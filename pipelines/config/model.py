@@ -66,6 +66,17 @@ def unnamed_class(names: Collection[str], named: Collection[str]) -> str:
     )
 
 
+def as_typed(name: str, value: object) -> str:
+    """Return a setting of a network as it is typed.
+
+    >>> as_typed("dilation", False), as_typed("k", 4)
+    ('--no-dilation', '-k 4')
+    """
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"{'-k' if name == 'k' else f'--{name}'} {value}"
+
+
 def sharing(depth: int, knn: str, knn_every: int | None, knn_until: int | None) -> str:
     """Return which layers share a graph, in short; empty if each has its own.
 

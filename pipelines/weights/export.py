@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 
 from pipelines import kernels
 from pipelines.config import CONVS, POINTS
+from pipelines.config.model import GREY
 from pipelines.config.options import check_choice
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.files import atomic_bytes, atomic_text
@@ -31,7 +32,7 @@ from pipelines.serialization import to_plain
 from . import provenance
 from .published import published_state
 from .safetensors import (
-    PUBLISHED_CONFIG,
+    EXPORTED_CONFIG,
     blocks_metadata,
     load_weights,
     read_metadata,
@@ -77,6 +78,10 @@ LAYOUT_PAPER = (
     "- **layout paper**: this network normalises before the activation and finds its first graph "
     "in channels 6 to 8. The published PyTorch code does neither, so there these weights give "
     "other results; `deepgcn weights import` reads them back exactly.\n"
+)
+NO_COLORS = (
+    "- **no colours**: every point is grey to this network, so other programs have to set r, g, b "
+    f"to {GREY}; deepgcn does so itself.\n"
 )
 
 
@@ -181,7 +186,7 @@ def write_state(
     if path.suffix == ".safetensors" and not published:
         return save_weights(path, model, metadata=metadata)
     state = published_state(model) if published else model.state_dict()
-    metadata = {**metadata, PUBLISHED_CONFIG: json.dumps(to_plain(model.config))}
+    metadata = {**metadata, EXPORTED_CONFIG: json.dumps(to_plain(model.config))}
     if path.suffix == ".safetensors":
         return write_safetensors(path, state, metadata)
     state = {name: value.detach().contiguous() for name, value in state.items()}
@@ -309,10 +314,7 @@ def readme_text(
 ) -> str:
     """Return the README of an exported file; `metadata` has `exported_from` and `sha256`."""
     config = model.config
-    # Those who wrote the source may have written a line of their own, or what steers a terminal.
-    said = {
-        key: "".join(c if c.isprintable() else " " for c in text) for key, text in metadata.items()
-    }
+    said = {key: _printable(text) for key, text in metadata.items()}
     if agreement is not None:
         sizes = {"inputs": config.in_channels, "outputs": config.num_classes}
         notes = COMPUTATION.format(points=model.num_points, agreement=agreement, **sizes)
@@ -320,10 +322,13 @@ def readme_text(
         notes = PUBLISHED if names == "published" else ""
         if notes and config.arch != "dgcnn" and config.layout != "torch":
             notes += LAYOUT_PAPER
+        if not config.rgb:  # a computation does it itself
+            notes += NO_COLORS
     if "test_area" in said:
         said["test_area"] = provenance.held_out(said["test_area"])
     origin = [f"- {key.replace('_', ' ')}: {said[key]}\n" for key in provenance.KEYS if key in said]
-    trainings = provenance.stages(provenance.provenance(said))
+    # Its JSON can hold what is not printable as escapes, so it is decoded first.
+    trainings = [_printable(each) for each in provenance.stages(provenance.provenance(metadata))]
     if len(trainings) > 1:
         origin += [f"- training {number}: {text}\n" for number, text in enumerate(trainings, 1)]
     return README.format(
@@ -340,3 +345,8 @@ def readme_text(
         config=config,
         notes=notes,
     )
+
+
+def _printable(text: str) -> str:
+    """Return a text without lines, and codes for a terminal, that the source's author wrote."""
+    return "".join(c if c.isprintable() else " " for c in text)

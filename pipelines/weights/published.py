@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from pipelines.config import ModelConfig
-from pipelines.config.model import RELEASED_ARCHS, RELEASED_CONVS, Hints
+from pipelines.config.model import RELEASED_ARCHS, RELEASED_CONVS, Hints, as_typed
 from pipelines.errors import ConfigError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 
-from .safetensors import build_network, expected_tensors
+from .safetensors import build_network, check_depth, expected_tensors
 from .tensorflow import is_optimizer
 
 MATRICES = ("linear.weight", "classifier.weight")  # our names of linear maps
@@ -117,6 +117,7 @@ DGCNN = Release(
     layout="paper",
     hidden=("k",),
 )
+OWN = "deepgcn"  # stands for our own names
 RELEASES = {release.name: release for release in (TORCH, TENSORFLOW, DGCNN)}
 
 
@@ -148,7 +149,7 @@ def build_released(
     `training` are settings that matter in training alone, where they differ from the published.
     """
     known = RELEASES[release]
-    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    plain = _without_prefix(state)
     given = hints.settings()
     conv = hints.conv if hints.conv and known is not DGCNN else infer_conv(plain)
     if conv == "gin-0":
@@ -161,14 +162,31 @@ def build_released(
     if not published.dilation:
         training.pop("epsilon", None)
     config = dataclasses.replace(published, **{**training, **settings, **shown})
-    for name, value in given.items():
-        if getattr(config, name) != value:
-            flag = "-k" if name == "k" else f"--{name}"
-            raise ConfigError(
-                f"{flag} {value}: the weights are of {config.label} ({release}), "
-                f"whose {name} is {getattr(config, name)}.\nLeave {flag} out."
-            )
+    check_hints(hints, config, release)
     return build_network(config, own_tensors(known, plain, config), source=release)
+
+
+def build_exported(release: str, state: Mapping[str, Tensor], config: ModelConfig) -> DeepGCN:
+    """Build the network `config` of an export under the names of a release, or under OWN ones."""
+    check_depth(config, state, release)
+    plain = _without_prefix(state)
+    tensors = plain if release == OWN else own_tensors(RELEASES[release], plain, config)
+    return build_network(config, tensors, source=release)
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without what training on several GPUs puts before their names."""
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def check_hints(hints: Hints, config: ModelConfig, release: str) -> None:
+    """Raise ConfigError if weights have another setting than the one that was given."""
+    for name, value in hints.settings().items():
+        if getattr(config, name) != value:
+            raise ConfigError(
+                f"{as_typed(name, value)}: the weights are of {config.label} ({release}), "
+                f"whose {name} is {getattr(config, name)}.\nLeave it out."
+            )
 
 
 def from_reference(

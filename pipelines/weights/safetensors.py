@@ -12,7 +12,6 @@ import mmap
 import re
 import reprlib
 from collections.abc import Collection, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from pipelines.serialization import from_plain, to_plain
 
 FORMAT = "deepgcn-weights"
 VERSION = "1"
-PUBLISHED_CONFIG = "deepgcn_config"  # metadata of exports under published names, as JSON
+EXPORTED_CONFIG = "deepgcn_config"  # metadata of exports in others' forms, as JSON
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Metadata of the blocks in training: how it is written, what it can be, what it is.
 OF_BLOCKS = {
@@ -213,16 +212,15 @@ def parse_config(metadata: Mapping[str, str], key: str) -> tuple[ModelConfig, di
     return config, found
 
 
-def published_hints(metadata: Mapping[str, str]) -> Hints:
-    """Return the settings in our exports under published names; no hints in other files."""
-    if PUBLISHED_CONFIG not in metadata:
-        return Hints()
+def exported_settings(metadata: Mapping[str, str]) -> tuple[ModelConfig | None, Hints]:
+    """Return the network and blocks in an export of ours; None and no hints in other files."""
+    if EXPORTED_CONFIG not in metadata:
+        return None, Hints()
     try:
-        config, of_blocks = parse_config(metadata, PUBLISHED_CONFIG)
+        config, of_blocks = parse_config(metadata, EXPORTED_CONFIG)
     except ConfigError as error:
-        raise WeightsError(f"its {PUBLISHED_CONFIG} is damaged: {error}") from error
-    names = (field.name for field in fields(Hints) if hasattr(config, field.name))
-    return Hints(**{name: getattr(config, name) for name in names}, **of_blocks)
+        raise WeightsError(f"its {EXPORTED_CONFIG} is damaged: {error}") from error
+    return config, Hints(**of_blocks)
 
 
 def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source: str) -> DeepGCN:
@@ -241,11 +239,16 @@ def build_network(config: ModelConfig, tensors: Mapping[str, Tensor], *, source:
     return model.eval()
 
 
-def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> None:
+def check_depth(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a claim of more layers than a file has tensors, before any layer is built."""
     if config.depth > len(tensors):  # every layer has several
         raise WeightsError(
             f"{source}: found {counted(len(tensors), 'tensor')}, expected those of {config.label}."
         )
+
+
+def _check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], source: str) -> None:
+    check_depth(config, tensors, source)
     wanted = expected_tensors(config)
     found = {name: tuple(value.shape) for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in wanted.items()}

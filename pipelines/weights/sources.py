@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipelines.config import ModelConfig
-from pipelines.config.model import Hints
+from pipelines.config.model import Hints, unnamed_class
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.statistics import SUMMARY
 from pipelines.errors import ConfigError, DeepGCNError, WeightsError, command, did_you_mean
@@ -27,14 +27,23 @@ from pipelines.files import check_place, sha256_of
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.progress import SILENT, Progress, counted
 
-from .published import RELEASES, assumed, build_released, recognise
+from .published import (
+    OWN,
+    RELEASES,
+    assumed,
+    build_exported,
+    build_released,
+    check_hints,
+    recognise,
+)
 from .pytorch import read_torch
 from .safetensors import (
+    EXPORTED_CONFIG,
     FORMAT,
     blocks_metadata,
     dtype_name,
+    exported_settings,
     load_weights,
-    published_hints,
     read_safetensors,
     save_weights,
 )
@@ -72,12 +81,12 @@ class WeightsFile:
         """Return the SHA-256 of its files, one after the other."""
         return sha256_of(*self.files)
 
-    def hints(self) -> Hints:
-        """Return the network's settings that are recorded in the file or beside it."""
+    def settings(self) -> tuple[ModelConfig | None, Hints]:
+        """Return the network of an export of ours, and what else is recorded in or beside it."""
         if self.log:
-            return read_log(self.log)
+            return None, read_log(self.log)
         try:
-            return published_hints(self.metadata)
+            return exported_settings(self.metadata)
         except WeightsError as error:
             raise WeightsError(f"{self.path}: {error}") from error
 
@@ -123,7 +132,7 @@ class ImportResult:
 
     source: Path
     out: Path
-    release: str  # whose names the tensors had
+    release: str  # whose names the tensors had: "deepgcn" for ours
     network: str  # in short
     config: ModelConfig
     parameters: int  # learned values
@@ -136,16 +145,17 @@ def import_weights(
     hints: Hints | None = None,
     *,
     about: Mapping[str, str] = MappingProxyType({}),
+    classes: Collection[str] = (),
     progress: Progress = SILENT,
 ) -> ImportResult:
     """Turn a release's checkpoint into weights of this toolkit; `out` None: beside it, of its name.
 
-    Settings that are neither clear from the tensors nor in `hints` are those recorded with the file
-    (the log beside a TensorFlow checkpoint, the configuration in an export), else as published.
-    `about` is recorded as metadata.
+    An export of ours is the network that it records. Of others, settings that are neither clear
+    from the tensors nor in `hints` are those of the log beside a TensorFlow checkpoint, else as
+    published. `about` is recorded as metadata; `classes` are as for `load_weights`.
 
     Raises:
-        ConfigError: an option or the output is invalid.
+        ConfigError: an option or the output is invalid, or a hint is not what an export records.
         WeightsError: the file is broken, holds code, or its tensors are of no known network.
     """
     if out is None:
@@ -155,7 +165,7 @@ def import_weights(
             raise ConfigError(f"{out}: found a file of this name already; give another with --out.")
     check_out(out, (".safetensors",), source)
     opened = open_weights(source)
-    release, model, guessed = _build(opened, hints, progress)
+    release, model, guessed = _build(opened, hints, classes, progress)
     save_weights(out, model, metadata={**_metadata(opened, release, model), **about})
     parameters = sum(value.numel() for value in model.parameters())
     config = model.config
@@ -163,23 +173,30 @@ def import_weights(
 
 
 def _build(
-    opened: WeightsFile, hints: Hints | None, progress: Progress
+    opened: WeightsFile, hints: Hints | None, classes: Collection[str], progress: Progress
 ) -> tuple[str, DeepGCN, Mapping[str, object]]:
     """Return the release of a file, its network, and the settings that were assumed."""
     release = _release_of(opened)
     if opened.log:
         progress.say(f"{opened.log}: the network's settings are taken from here")
-    hints = (hints or Hints()).or_else(opened.hints())
+    config, recorded = opened.settings()
+    if config and (refusal := unnamed_class(config.own_classes, classes)):
+        raise WeightsError(f"{opened.path}: {refusal}")
+    hints = (hints or Hints()).or_else(recorded)
     with progress.task(f"Reading {opened.path.name}", unit="files"):
         state = opened.read()
         try:
-            model = build_released(release, state, hints)
+            if config is None:
+                model = build_released(release, state, hints)
+            else:
+                check_hints(hints, config, release)
+                model = build_exported(release, state, config)
         except (ConfigError, WeightsError) as error:
             raise type(error)(f"{opened.path}: {error}") from error
     model.num_points = hints.num_points or model.num_points
     model.block_size = hints.block_size or model.block_size
     model.voxel = hints.voxel or model.voxel
-    return release, model, assumed(release, hints, model.config)
+    return release, model, {} if config else assumed(release, hints, model.config)
 
 
 def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, str]:
@@ -190,30 +207,40 @@ def _metadata(opened: WeightsFile, release: str, model: DeepGCN) -> dict[str, st
         **blocks_metadata(model.num_points, model.block_size, model.voxel),
     }
     found = {key: opened.metadata[key] for key in KEPT_KEYS if key in opened.metadata}
-    if len(found.get("classes", "").split()) == model.config.num_classes:
-        return {**origin, **found}  # an export of ours, of any data set
-    # All three releases number S3DIS's classes as we do; of other data sets nothing is known.
-    is_s3dis = model.config.num_classes == len(CLASSES)
-    return {**origin, "classes": " ".join(CLASSES)} if is_s3dis else origin
+    if len(found.get("classes", "").split()) != model.config.num_classes:
+        found = {key: value for key, value in found.items() if key not in CLASS_KEYS}
+        # All three releases number S3DIS's classes as we do; of other data sets nothing is known.
+        if model.config.num_classes == len(CLASSES):
+            found["classes"] = " ".join(CLASSES)
+    return {**origin, **found}
 
 
 def _release_of(opened: WeightsFile) -> str:
-    """Return the release whose names the tensors have; refuse our own and unknown names."""
+    """Return the release whose names the tensors have; refuse unknown names and our own files."""
     if opened.metadata.get("format") == FORMAT:
         raise WeightsError(
             f"{opened.path}: found weights of this toolkit, which need no import.\n"
             f"Use them: {command('predict', 'SCAN.ply', '--weights', opened.path)}"
         )
-    release = recognise(opened.tensors)
+    release = _names(opened)
     if release is None:
-        shown = ", ".join(list(opened.tensors)[:3])
-        raise WeightsError(
-            f"{opened.path}: found {counted(len(opened.tensors), 'tensor')} of no known network "
-            f"({shown}, …).\n"
-            f"Expected the names of one of {', '.join(RELEASES)}. "
-            f"See what is inside: {command('weights', 'inspect', opened.path)}"
-        )
+        see = f"See what is inside: {command('weights', 'inspect', opened.path)}"
+        raise WeightsError(f"{_unknown(opened)} {see}")
     return release
+
+
+def _unknown(opened: WeightsFile) -> str:
+    shown = ", ".join(list(opened.tensors)[:3])
+    return (
+        f"{opened.path}: found {counted(len(opened.tensors), 'tensor')} of no known network "
+        f"({shown}, …).\n"
+        f"Expected the names of one of {', '.join(RELEASES)}."
+    )
+
+
+def _names(opened: WeightsFile) -> str | None:
+    """Return the release whose names the tensors have, OWN for an export under ours, or None."""
+    return recognise(opened.tensors) or (OWN if EXPORTED_CONFIG in opened.metadata else None)
 
 
 def check_out(out: Path, suffixes: tuple[str, ...], source: Path) -> None:
@@ -245,27 +272,36 @@ class Inspected:
     tensors: Mapping[str, TensorInfo]
 
 
-def inspect_weights(path: Path, hints: Hints | None = None) -> Inspected:
+def inspect_weights(
+    path: Path, hints: Hints | None = None, *, classes: Collection[str] = ()
+) -> Inspected:
     """Return what is inside a file with weights, and the network that its tensors form, if any.
+
+    `classes` are as for `load_weights`.
 
     Raises:
         WeightsError: the file is missing, broken or holds code.
     """
     opened = open_weights(path)
     own = opened.metadata.get("format") == FORMAT
+    release = OWN if own else _names(opened)
     model, problem = None, None
     guessed: Mapping[str, object] = {}
     try:
         if own:
-            model = load_weights(opened.path)
+            loaded = load_weights(opened.path, classes=classes)
+            check_hints(hints or Hints(), loaded.config, OWN)
+            model = loaded
+        elif release is None:
+            problem = _unknown(opened)
         else:
-            _, model, guessed = _build(opened, hints, SILENT)
+            _, model, guessed = _build(opened, hints, classes, SILENT)
     except DeepGCNError as error:
         problem = str(error)
     return Inspected(
         path=opened.path,
         form=opened.form,
-        release="deepgcn" if own else recognise(opened.tensors),
+        release=release,
         network=model.label if model else None,
         assumed=guessed,
         problem=problem,

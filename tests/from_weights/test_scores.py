@@ -20,7 +20,9 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import Run
 from pipelines.runs.weights import find_weights
 from pipelines.train import train
-from pipelines.weights.safetensors import load_weights, save_weights
+from pipelines.weights.export import export_weights
+from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
+from pipelines.weights.sources import import_weights
 from tests.from_weights.helpers import config, logarithm, named, score, two_classes
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import AtStep
@@ -64,6 +66,28 @@ def test_what_was_seen_before_counts_as_seen(store: Store, start: Path, tmp_path
     assert any("was trained on area 1 of this data" in text for text in said.said)
     with pytest.raises(ConfigError, match="no area that tuned was not trained on"):
         score(store, tmp_path, tuned.path)
+
+
+def test_what_was_seen_is_known_after_an_export_and_an_import(
+    store: Store, start: Path, tmp_path: Path
+) -> None:
+    """Also of weights that name no classes."""
+    facts = {**read_metadata(start), "license": "MIT"}
+    for own in ("classes", "class_colors", "format", "version", "config"):
+        del facts[own]
+    save_weights(tmp_path / "unnamed.safetensors", load_weights(start), metadata=facts)
+    export_weights(tmp_path / "unnamed.safetensors", tmp_path / "w.pth")
+    again = import_weights(tmp_path / "w.pth", None).out
+    found = read_metadata(again)
+    kept = ("license", "trained_on", "test_area", "fingerprint")
+    assert [found[key] for key in kept] == [facts[key] for key in kept]
+    assert "class_colors" not in found
+    (scored,) = score(store, tmp_path, again)
+    assert scored.area == 3, "the area that its training left out"
+    said = AtStep()
+    said.warn = said.say  # type: ignore[method-assign]
+    train(config(store, tmp_path, again, test_area=1), progress=said)
+    assert any("was trained on area 1 of this data" in text for text in said.said)
 
 
 def test_averaged_scores_are_of_summed_logits(store: Store, start: Path, tmp_path: Path) -> None:

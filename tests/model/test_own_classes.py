@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -193,6 +194,31 @@ def test_a_weights_file_cannot_have_code_imported(folder: Path) -> None:
     model = pipelines.load_model(path, classes=["own:Conv"])
     assert (folder / "imported").exists()
     assert model.config.conv == "own:Conv"
+
+
+def test_weights_import_and_inspect_take_the_class(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(SMALL, conv="own:Conv")
+    save_weights(folder / "own.safetensors", DeepGCN(config))
+    named = ["--own-class", "own:Conv"]
+    export = ["weights", "export", "own.safetensors", "--out", "out.pth", "--names", "own"]
+    assert deepgcn([*export, *named]) == 0
+    (folder / "imported").unlink()
+    sys.modules.pop("own", None)
+    refusal = "name it yourself: --own-class own:Conv"
+    assert deepgcn(["weights", "import", "out.pth"]) == 1
+    assert refusal in capsys.readouterr().err
+    for file in ("own.safetensors", "out.pth"):
+        inspect = ["weights", "inspect", file, "--json"]
+        assert deepgcn(inspect) == 0
+        assert refusal in json.loads(capsys.readouterr().out)["problem"]
+    assert not (folder / "imported").exists()
+    for file in ("own.safetensors", "out.pth"):
+        assert deepgcn(["weights", "inspect", file, "--json", *named]) == 0
+        assert json.loads(capsys.readouterr().out)["network"] == config.label
+    assert deepgcn(["weights", "import", "out.pth", *named]) == 0
+    assert load_weights(folder / "out.safetensors", classes=named[1:]).config == config
 
 
 def test_a_run_cannot_have_code_imported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

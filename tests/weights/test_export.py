@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ from pipelines.weights.export import (
     write_computation,
     write_state,
 )
-from pipelines.weights.published import build_released, published_state, recognise
+from pipelines.weights.published import published_state
 from pipelines.weights.safetensors import load_weights, save_weights
-from pipelines.weights.sources import open_weights
+from pipelines.weights.sources import import_weights
 from tests.small_disk import largest_file
 
 SMALL = ModelConfig(depth=3, width=8, k=4, fusion_channels=16, layout="torch")
@@ -36,6 +37,18 @@ NETWORKS = {
     "dgcnn": ModelConfig.published("dgcnn", k=4, width=8, fusion_channels=16),
 }
 
+CHANGED = dataclasses.replace(  # no field is at its default, as far as they go together
+    SMALL,
+    **{"arch": "plaingcn", "conv": "mr", "dilation": False, "epsilon": 0.1, "knn": "fixed"},
+    **{"dropout": 0.1, "rgb": False, "num_classes": 5},
+)
+COME_BACK = {
+    **NETWORKS,
+    "changed": CHANGED,
+    "changed-dgcnn": dataclasses.replace(CHANGED, arch="dgcnn", conv="edge"),
+    "channels": dataclasses.replace(SMALL, in_channels=7),
+}
+SHARED = dataclasses.replace(SMALL, depth=6, knn_every=2, knn_until=3)
 
 POINTS = 48  # of exported computations
 
@@ -77,23 +90,49 @@ def test_published_dgcnn_names_and_shapes_by_hand() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", COME_BACK)
 def test_published_tensors_read_back_as_the_same_network(
     tmp_path: Path, name: str, suffix: str
 ) -> None:
-    model = trained(NETWORKS[name])
-    path = tmp_path / f"w{suffix}"
-    blocks = {"num_points": "64", "block_size": "2"}
-    write_state(path, model, published=True, metadata=blocks)
-    opened = open_weights(path)
-    assert (opened.hints().num_points, opened.hints().block_size) == (64, 2)
-    release = recognise(opened.tensors)
-    assert release is not None
-    again = build_released(release, opened.read(), opened.hints())
-    assert again.config == dataclasses.replace(model.config, dropout=again.config.dropout)
-    assert opened.metadata["num_points"] == "64"
-    own = model.state_dict()
-    assert all(torch.equal(value, own[key]) for key, value in again.state_dict().items())
+    assert_comes_back(tmp_path, COME_BACK[name], f"w{suffix}", published=True)
+
+
+@pytest.mark.parametrize("config", [SHARED, *COME_BACK.values()], ids=["shared", *COME_BACK])
+def test_own_names_in_a_torch_file_read_back_as_the_same_network(
+    tmp_path: Path, config: ModelConfig
+) -> None:
+    assert_comes_back(tmp_path, config, "w.pth", published=False)
+
+
+def assert_comes_back(folder: Path, config: ModelConfig, name: str, *, published: bool) -> None:
+    model = trained(config)
+    blocks = {"num_points": "64", "block_size": "2", "voxel": "0.04"}
+    write_state(folder / name, model, published=published, metadata=blocks)
+    result = import_weights(folder / name, folder / "again.safetensors")
+    assert result.assumed == {}
+    again = load_weights(folder / "again.safetensors")
+    assert again.config == model.config
+    assert (again.num_points, again.block_size, again.voxel) == (64, 2, 0.04)
+    own, found = model.state_dict(), again.state_dict()
+    assert found.keys() == own.keys()
+    assert all(torch.equal(value, own[key]) for key, value in found.items())
+
+
+def test_no_field_of_a_network_is_forgotten() -> None:
+    """Each differs from its default in a network that the tests above read back."""
+    for field in dataclasses.fields(ModelConfig):
+        found = {getattr(config, field.name) for config in (SHARED, *COME_BACK.values())}
+        assert found - {field.default}, field.name
+
+
+def test_the_readme_says_what_other_programs_have_to_do_about_colours(tmp_path: Path) -> None:
+    source = tmp_path / "own.safetensors"
+    for config in (CHANGED, SMALL):
+        save_weights(source, DeepGCN(config))
+        for name in ("w.pth", "w.safetensors"):
+            export_weights(source, tmp_path / name)
+            readme = (tmp_path / f"{name}.README.md").read_text()
+            assert ("other programs have to set r, g, b to 0.5" in readme) is not config.rgb
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -130,10 +169,13 @@ def test_what_half_precision_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_nothing_in_a_file_writes_lines_of_the_readme(tmp_path: Path) -> None:
     source, out = tmp_path / "own.safetensors", tmp_path / "out.safetensors"
     evil = {"trained_on": "rooms\n- license: any\x1b[2J", "classes": "floor\x1b[31m wall"}
+    earlier = {"name": "z", "trained_on": "rooms\n- license: all\x1b[31m\u202e"}
+    evil["started_from"] = json.dumps(earlier)
     write_state(source, DeepGCN(SMALL), published=False, metadata=evil)
     export_weights(source, out)
     text = (tmp_path / "out.safetensors.README.md").read_text()
     assert "- trained on: rooms - license: any [2J\n" in text
+    assert "- training 1: z, trained on rooms - license: all [31m" in text
     assert all(line.isprintable() for line in text.splitlines())
 
 

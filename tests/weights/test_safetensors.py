@@ -21,8 +21,8 @@ from pipelines.serialization import to_plain
 from pipelines.weights.published import from_reference
 from pipelines.weights.safetensors import (
     expected_tensors,
+    exported_settings,
     load_weights,
-    published_hints,
     read_metadata,
     save_weights,
 )
@@ -196,7 +196,7 @@ def test_points_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
     ):
         load_weights(path)
     with pytest.raises(WeightsError, match=r"num_points: found .*, expected"):
-        published_hints({"deepgcn_config": json.dumps(to_plain(SMALL)), "num_points": told})
+        exported_settings({"deepgcn_config": json.dumps(to_plain(SMALL)), "num_points": told})
 
 
 @pytest.mark.parametrize(("told", "size"), [("2", 2.0), ("0.5", 0.5), (None, 1.0)])
@@ -206,7 +206,7 @@ def test_side_of_a_block(tmp_path: Path, told: str | None, size: float) -> None:
     save_weights(path, DeepGCN(SMALL), metadata=metadata)
     assert load_weights(path).block_size == size
     exported = {"deepgcn_config": json.dumps(to_plain(SMALL)), **metadata}
-    assert published_hints(exported).block_size == (size if told else None)
+    assert exported_settings(exported)[1].block_size == (size if told else None)
 
 
 @pytest.mark.parametrize("told", ["0", "9", "1.25", "0.7", "nan", "1e0", "", "٢"])
@@ -219,13 +219,13 @@ def test_side_of_a_block_that_cannot_be(tmp_path: Path, told: str) -> None:
 
 def test_configuration_in_an_export() -> None:
     config = ModelConfig(arch="plaingcn", depth=4, k=3, conv="mr", dilation=False, epsilon=0.0)
-    found = published_hints({"deepgcn_config": json.dumps(to_plain(config)), "num_points": "128"})
-    assert found == Hints(3, "mr", "plaingcn", "paper", "dynamic", False, 0.0, 128)
-    assert published_hints({"epoch": "3"}) == Hints()
+    found = exported_settings({"deepgcn_config": json.dumps(to_plain(config)), "num_points": "128"})
+    assert found == (config, Hints(num_points=128))
+    assert exported_settings({"epoch": "3"}) == (None, Hints())
     with pytest.raises(WeightsError, match="damaged"):
-        published_hints({"deepgcn_config": '{"arch": 3}'})
+        exported_settings({"deepgcn_config": '{"arch": 3}'})
     with pytest.raises(WeightsError, match="damaged"):
-        published_hints({"deepgcn_config": "{"})
+        exported_settings({"deepgcn_config": "{"})
 
 
 def published_state(config: ModelConfig, *, sides: int = 2, prefix: str = "") -> dict:

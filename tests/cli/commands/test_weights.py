@@ -324,6 +324,56 @@ def test_inspect_of_what_has_a_name(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(succeed(capsys, "inspect", run_dir.name, "--json"))
     assert Path(found["path"]).resolve().is_relative_to(run_dir.resolve())
     assert "Did you mean 'indoor'?" in fail(capsys, "inspect", "indor")
+    Path("runs").rename("others")
+    elsewhere = (run_dir.name, "--runs", "others")
+    assert json.loads(succeed(capsys, "inspect", *elsewhere, "--json"))["release"] == "deepgcn"
+    succeed(capsys, "export", *elsewhere, "--out", "out.safetensors", "--quiet")
+    assert_same(load_weights(Path("out.safetensors")), load_weights(found_in("others")))
+
+
+def found_in(runs: str) -> Path:
+    """Return the best weights of the only run."""
+    return next(Path(runs).glob("*/checkpoints/best.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("-k", "99"), "-k 99: the weights are of resgcn-3 (edge, C 8, k 4) ({}), whose k is 4"),
+        (("--arch", "densegcn"), "--arch densegcn: the weights are of resgcn-3"),
+        (("-k", "4", "--conv", "mr"), "--conv mr: the weights are of resgcn-3"),
+    ],
+)
+def test_what_our_files_record_cannot_be_given_otherwise(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_weights(Path("own.safetensors"), network())
+    succeed(capsys, "export", "own.safetensors", "--out", "out.pth", "--quiet")
+    for name, release in (("own.safetensors", "deepgcn"), ("out.pth", "deep_gcns_torch")):
+        found = json.loads(succeed(capsys, "inspect", name, *arguments, "--json"))
+        assert found["network"] is None
+        assert message.format(release) in found["problem"]
+        found = json.loads(succeed(capsys, "inspect", name, "-k", "4", "--json"))
+        assert found["network"] == "resgcn-3 (edge, C 8, k 4)"
+    shown = fail(capsys, "import", "out.pth", "--out", "w.safetensors", *arguments, "--quiet")
+    assert message.format("deep_gcns_torch") in shown
+    assert not Path("w.safetensors").exists()
+
+
+def test_own_names_in_a_torch_file(capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(SMALL, knn_until=2, rgb=False)
+    model = network(config)
+    save_weights(Path("own.safetensors"), model)
+    succeed(capsys, "export", "own.safetensors", "--out", "w.pth", "--names", "own", "--quiet")
+    found = json.loads(succeed(capsys, "inspect", "w.pth", "--json"))
+    assert (found["release"], found["network"]) == ("deepgcn", config.label)
+    assert "from w.pth (deepgcn)\n" in succeed(capsys, "import", "w.pth", "--quiet")
+    again = load_weights(Path("w.safetensors"))
+    assert again.config == config
+    assert_same(again, model)
+    content = torch.load("w.pth", weights_only=True)
+    torch.save({**content, "deepgcn_config": json.dumps({"depth": 10**12})}, "deep.pth")
+    assert "found 44 tensors, expected those of resgcn-1000" in fail(capsys, "import", "deep.pth")
 
 
 def test_trainings_one_after_the_other_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,6 +424,7 @@ def test_inspect_of_what_makes_no_network(capsys: pytest.CaptureFixture[str]) ->
     torch.save({"conv.weight": torch.zeros(2, 3)}, "w.pth")
     shown = " ".join(succeed(capsys, "inspect", "w.pth").split())
     assert "names of no known network network none: w.pth: found 1 tensor of no" in shown
+    assert "weights inspect" not in shown
 
 
 @pytest.mark.slow
