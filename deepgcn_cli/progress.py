@@ -50,8 +50,10 @@ class Meter(Task):
         self.samples: deque[tuple[float, float]] = deque()
 
     def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Count `amount` more units as done."""
+        """Count `amount` more units as done; the speed is measured anew after a negative amount."""
         self.done += amount
+        if amount < 0:
+            self.samples.clear()
         self.fields.update(fields)
         now = self.clock()
         self.samples.append((now, self.done))

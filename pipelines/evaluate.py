@@ -44,7 +44,7 @@ from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import CHANGING, Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, check_named, different_settings, open_data
-from pipelines.runs.weights import NamedWeights, find_weights, weights_of
+from pipelines.runs.weights import NamedWeights, find_weights, told_apart, weights_of
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.waiting import sleep_if_crowded
@@ -141,10 +141,12 @@ def _evaluations(
                 yield _open_run(config, run, device, progress)
         return
     store = Store.open(config.data or TrainConfig.data)
-    weights = [
-        find_weights(each, config.runs, checkpoint=config.checkpoint, progress=progress)
-        for each in config.weights
-    ]
+    weights = told_apart(
+        [
+            find_weights(each, config.runs, checkpoint=config.checkpoint, progress=progress)
+            for each in config.weights
+        ]
+    )
     models = [_load(each, store, config).to(device) for each in weights]
     compile_beside(models[0].config, device)
     for found, model in zip(weights, models, strict=True):
@@ -188,7 +190,7 @@ def _load(weights: NamedWeights, store: Store, config: EvalConfig) -> DeepGCN:
             f"{store.path}: found the classes {', '.join(store.classes)}, "
             f"expected those of {weights.name}: {', '.join(classes)}.\n"
             f"Train a classifier of these classes first: "
-            f"{command('train', '--weights', weights.name, '--data', store.path)}"
+            f"{command('train', '--weights', weights.argument, '--data', store.path)}"
         )
     return model
 
@@ -224,7 +226,8 @@ def _open_weights(
         sha256 = hashlib.sha256(joined.encode()).hexdigest()
     data = f"{store.path.resolve().name}-{store.fingerprint[:8]}"
     data += "" if area is None else f"-area{area}"
-    short = "+".join(each_name).replace(" ", "-")[:60]  # a folder's name is of 255 bytes at most
+    # A folder's name has no slash, and 255 bytes at most.
+    short = "+".join(each_name).replace(" ", "-").replace("/", "-")[:60]
     folder = config.runs / "weights" / f"{short}-{sha256[:8]}" / data
     return Evaluation(name, folder, weights, models, config, store, tuple(rooms))
 

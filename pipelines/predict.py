@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
@@ -30,7 +30,13 @@ from pipelines.model.deepgcn import DeepGCN
 from pipelines.reports.plots import save_figure, scan_picture
 from pipelines.reports.viewer import write_viewer
 from pipelines.runs.directory import named_run
-from pipelines.runs.weights import NamedWeights, default_weights, find_weights, weights_of
+from pipelines.runs.weights import (
+    NamedWeights,
+    default_weights,
+    find_weights,
+    told_apart,
+    weights_of,
+)
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.lock import hold_alone
@@ -238,7 +244,8 @@ class _Networks:
 
 def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     """Open the weights that are named, else those of the latest finished run or the package."""
-    weights = [find_weights(each, config.runs, progress=progress) for each in config.weights]
+    named = [find_weights(each, config.runs, progress=progress) for each in config.weights]
+    weights = told_apart(named)
     if config.run is not None:
         weights = [weights_of(named_run(config.run, config.runs))]
     weights = weights or [default_weights(config.runs, progress)]
@@ -261,8 +268,8 @@ def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     for found, (classes, _) in zip(weights, palettes, strict=True):
         if classes != palettes[0][0]:
             raise ConfigError(
-                f"--weights {found.name}: found the classes {', '.join(classes)}, expected those "
-                f"of {weights[0].name}: {', '.join(palettes[0][0])}.\n"
+                f"--weights {found.argument}: found the classes {', '.join(classes)}, expected "
+                f"those of {weights[0].name}: {', '.join(palettes[0][0])}.\n"
                 "Only networks of the same classes label together."
             )
     return _Networks(tuple(weights), tuple(models), *palettes[0], config.votes)
@@ -390,12 +397,12 @@ def _compare_with_training(
 
     `pos` (n, 3) and `color` (n, 3) are those of the points that are not stray.
     """
-    seen = {w.name: read_summary(w.metadata.get(SUMMARY)) for w in networks.weights}
-    if not any(seen.values()):
+    seen = [(each.name, read_summary(each.metadata.get(SUMMARY))) for each in networks.weights]
+    if not any(trained for _, trained in seen):
         return
     known = ~np.isnan(pos[:, 0])
     found = measure(pos[known], color[known])
-    for name, trained in seen.items():
+    for name, trained in seen:
         if unlike := differences(found, trained):
             progress.say(f"{path}: unlike the data that {name} was trained on: {unlike}")
 
@@ -413,7 +420,10 @@ def _read(config: PredictConfig, path: Path, progress: Progress) -> Scan:
 
 
 def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str:
-    """Return a text that differs for the labels of another scan, frame or network."""
+    """Return a text that differs for the labels of another scan, frame or network.
+
+    Not for another batch size, which changes none, so that what ran out of memory goes on.
+    """
     # A folder's modification time does not change when a file in it is rewritten.
     files = sorted([*path.rglob("*.txt"), *path.glob("*.npy")]) if path.is_dir() else [path]
     digest = hashlib.sha256()
@@ -422,7 +432,8 @@ def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str
         line = f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n"
         digest.update(line.encode(errors="backslashreplace"))
     by = [
-        (w.sha256, draws) for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
+        (w.sha256, replace(draws, batch_size=1))
+        for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
     ]
     box = frame.low.tolist(), frame.high.tolist()
     how = f"{scan.options} {box} {by} votes {networks.votes}"

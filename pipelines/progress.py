@@ -15,7 +15,10 @@ class Task:
     """One piece of work with a known or unknown length."""
 
     def advance(self, amount: float = 1, **fields: float | str) -> None:
-        """Count `amount` more units as done; `fields` are figures to show beside the bar."""
+        """Count `amount` more units as done; `fields` are figures to show beside the bar.
+
+        A negative amount takes back what has to be done again.
+        """
 
 
 class Progress:

@@ -197,7 +197,7 @@ def compare_runs(
     values = [_scores_under(run, protocol) for run in found]
     titles = [run.name for run in found]
     settings = different_settings([to_plain(run.config) for run in found])
-    differences = compare_scores(titles, values)
+    differences = compare_scores(titles, values, [run.path for run in found])
     means = ({key: each[key] for _, key in MEANS} for each in values)
     compared = {"protocol": protocol, "settings": settings, "differences": differences}
     scores = dict(zip(titles, means, strict=True))

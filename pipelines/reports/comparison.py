@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,16 +72,19 @@ class Difference:
     iou: tuple[float | None, ...]  # difference per class; None if one of the two lacks the class
 
 
-def compare_scores(names: Sequence[str], found: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Compare the scores.json of runs with that of the first.
+def compare_scores(
+    names: Sequence[str], found: Sequence[Mapping[str, Any]], paths: Sequence[Path] = ()
+) -> list[Difference]:
+    """Compare the scores.json of runs with that of the first; errors advise on the runs by `paths`.
 
     RunError: they were not scored on the same rooms under the same protocol.
     """
     differences = []
+    typed = [*map(str, paths or names)]
     first, rooms = found[0], sorted(found[0]["rooms"])
     theirs = np.array([first["rooms"][room] for room in rooms])
-    for name, other in zip(names[1:], found[1:], strict=True):
-        _check_comparable(names[0], first, name, other)
+    for name, path, other in zip(names[1:], typed[1:], found[1:], strict=True):
+        _check_comparable((names[0], typed[0]), first, (name, path), other)
         interval = bootstrap_interval(theirs, np.array([other["rooms"][room] for room in rooms]))
         pairs = zip(first["iou"], other["iou"], strict=True)
         iou = tuple(None if a is None or b is None else b - a for a, b in pairs)
@@ -99,14 +103,19 @@ def few_rooms(rooms: int) -> list[str]:
 
 
 def _check_comparable(
-    name: str, first: Mapping[str, Any], other: str, values: Mapping[str, Any]
+    named: tuple[str, str],
+    first: Mapping[str, Any],
+    other_named: tuple[str, str],
+    values: Mapping[str, Any],
 ) -> None:
-    for run, scored in ((name, first), (other, values)):
+    """Raise RunError unless the scores of two runs compare; each has a name and a path."""
+    (name, path), (other, other_path) = named, other_named
+    for run, typed, scored in ((name, path, first), (other, other_path, values)):
         if scored.get("means_over") != RULE:
             raise RunError(
                 f"{run}: found scores of an older version, whose means counted classes that are "
                 "predicted but not in the ground truth.\n"
-                f"Score it again: {command('eval', run, '--protocol', scored.get('protocol'))}"
+                f"Score it again: {command('eval', typed, '--protocol', scored.get('protocol'))}"
             )
     for what in ("protocol", "classes", "test_area", "absent_as"):
         if first.get(what) != values.get(what):
@@ -119,7 +128,7 @@ def _check_comparable(
     if ours != theirs or set(first["rooms"]) != set(values["rooms"]):
         raise RunError(
             f"{other}: scored on other data than {name}.\n"
-            f"Score both on the same data: {command('eval', name, other, '--data', 'DIR')}"
+            f"Score both on the same data: {command('eval', path, other_path, '--data', 'DIR')}"
         )
 
 

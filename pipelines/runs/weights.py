@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipelines.weights.catalogue import Entry
 from pipelines.weights.provenance import history, provenance
 from pipelines.weights.safetensors import load_weights, read_metadata
 
-from .directory import CONFIG, Run, find_runs, latest_finished, open_run
+from .directory import CHECKPOINTS, CONFIG, Run, find_runs, latest_finished, open_run
 from .lock import LOCK
 
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
@@ -33,9 +33,17 @@ AGAIN = "Export or import the weights again."
 class NamedWeights:
     """A weights file of this toolkit that was named in some way."""
 
-    name: str  # of the run, of the catalogue, or the file's without suffix
+    name: str  # of the run, of the catalogue, or as `_name_of` the file
     file: Path
     run: Run | None = None  # that trained them, if a run was named
+    listed: bool = False  # in the catalogue
+
+    @property
+    def argument(self) -> str:
+        """What names them on a command line; a name finds them in the catalogue alone."""
+        if self.listed:
+            return self.name
+        return str(self.run.path if self.run else self.file)
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -161,7 +169,7 @@ def find_weights(
     path = Path(named)
     try:
         if path.is_file():
-            return NamedWeights(path.stem, path)
+            return NamedWeights(_name_of(path), path)
     except OSError as error:
         name = str(named)
         short = f"{name[:80]}…" if len(name) > 80 else name
@@ -186,15 +194,43 @@ def find_weights(
     )
 
 
+def _name_of(file: Path) -> str:
+    """Return the name of a file without its suffix, after that of the run whose checkpoint it is.
+
+    All runs have files of the same names.
+    """
+    folder = file.resolve().parent
+    is_checkpoint = folder.name == CHECKPOINTS and (folder.parent / CONFIG).is_file()
+    return f"{folder.parent.name}/{file.stem}" if is_checkpoint else file.stem
+
+
+def told_apart(weights: Sequence[NamedWeights]) -> list[NamedWeights]:
+    """Return weights that are used together; of several files of one name, each gets its path."""
+    files: dict[str, set[Path]] = {}
+    for each in weights:
+        files.setdefault(each.name, set()).add(each.file.resolve())
+    return [
+        replace(each, name=each.argument) if len(files[each.name]) > 1 else each for each in weights
+    ]
+
+
 def catalogue_weights(entry: Entry, progress: Progress = SILENT) -> NamedWeights:
     """Return weights of the catalogue, fetched if they have to be, by one process at a time."""
-    if entry.url is None:
-        return NamedWeights(entry.name, catalogue.weights_file(entry, progress))
+    if kept := catalogue.kept_file(entry):
+        return NamedWeights(entry.name, kept, listed=True)
     folder = catalogue.cache()
+    text = f"{entry.name}: waiting for another process that fetches into {folder}"
+    wait = partial(progress.say, text)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(folder / LOCK, shared=False, seconds=FETCH_SECONDS):
-            return NamedWeights(entry.name, catalogue.weights_file(entry, progress))
+        lock = hold_lock(folder / LOCK, shared=False, seconds=FETCH_SECONDS, wait=wait)
+        with lock as held:
+            if not held:
+                raise WeightsError(
+                    f"{folder}: another process has been fetching for {FETCH_SECONDS:g} s.\n"
+                    "Wait until it has finished, and run the same again."
+                )
+            return NamedWeights(entry.name, catalogue.weights_file(entry, progress), listed=True)
     except OSError as error:
         raise WeightsError(
             f"{folder}: cannot be written ({error.strerror}), expected the user's cache.\n"
@@ -205,7 +241,9 @@ def catalogue_weights(entry: Entry, progress: Progress = SILENT) -> NamedWeights
 def weights_in_package() -> list[NamedWeights]:
     """Return the weights inside the package; the first are used if none are named."""
     entries = (entry for entry in catalogue.catalogue() if entry.url is None)
-    return [NamedWeights(entry.name, catalogue.weights_file(entry)) for entry in entries]
+    return [
+        NamedWeights(entry.name, catalogue.weights_file(entry), listed=True) for entry in entries
+    ]
 
 
 def packaged_weights() -> NamedWeights:

@@ -9,7 +9,7 @@ import errno
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -63,12 +63,20 @@ def hold_alone(
 
 
 @contextmanager
-def hold_lock(path: Path, *, shared: bool, seconds: float) -> Iterator[bool]:
-    """Hold a lock on a file, created if missing; yield False if others held it for `seconds`."""
+def hold_lock(
+    path: Path, *, shared: bool, seconds: float, wait: Callable[[], object] = lambda: None
+) -> Iterator[bool]:
+    """Hold a lock on a file, created if missing; yield False if others held it for `seconds`.
+
+    `wait` is called once if they hold it now.
+    """
     with open_lock(path, "a") as file:
         end = time.monotonic() + seconds
-        while (held := acquire(file, shared=shared)) is False and time.monotonic() < end:
+        if (held := acquire(file, shared=shared)) is False:
+            wait()
+        while held is False and time.monotonic() < end:
             time.sleep(0.01)
+            held = acquire(file, shared=shared)
         yield held is not False
 
 

@@ -75,7 +75,7 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
     settled = config.block_size is not None and config.voxel is not None
     if not settled and model == ModelConfig(num_classes=classes):
         model = dataclasses.replace(theirs, num_classes=classes)
-    check_network(weights.name, theirs, model)
+    check_network(weights.argument, theirs, model)
     if theirs.depth < config.freeze <= model.depth:
         raise ConfigError(
             f"--freeze: found {config.freeze}, expected at most {theirs.depth}, the layers of "

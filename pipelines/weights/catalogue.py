@@ -21,7 +21,7 @@ from pipelines.errors import WeightsError, command
 from pipelines.files import sha256_of
 from pipelines.progress import SILENT, Progress
 
-from .fetch import fetch
+from .fetch import fetch, refuse_folder
 from .safetensors import parse_config, read_metadata
 from .sources import import_weights
 
@@ -187,6 +187,7 @@ def weights_file(entry: Entry, progress: Progress = SILENT) -> Path:
         return kept
     assert entry.url is not None, "weights in the package need no fetching"
     folder, place = cache(), os.environ.get(PLACE, "")
+    refuse_folder(out := folder / f"{entry.name}.safetensors")
     mirrored = place.startswith(("http://", "https://"))
     fetched = None
     if place and not mirrored:
@@ -198,7 +199,6 @@ def weights_file(entry: Entry, progress: Progress = SILENT) -> Path:
         progress.say(f"{entry.name}: fetching {entry.size / 1e6:.1f} MB from {url}")
         known = {"size": entry.size, "sha256": entry.sha256}
         fetched = source = fetch(url, source, progress=progress, **known)  # type: ignore[arg-type]
-    out = folder / f"{entry.name}.safetensors"
     import_weights(source, out, about=entry.origin, progress=progress)
     if fetched:
         fetched.unlink()

@@ -38,6 +38,7 @@ TRAILER = 5  # after each block: its compression, its checksum
 LARGEST_INDEX = 1 << 28  # bytes; the released ones have 50 kB
 KEY_BYTES = 1 << 26  # of all names together: prefix compression can expand without bound
 MOST_AXES = 32  # what every NumPy can hold
+MOST_VALUES = 1 << 60  # of 8 bytes; NumPy counts a size of 0 as 1
 DTYPES = {
     **{1: "<f4", 2: "<f8", 19: "<f2", 10: "?", 4: "u1", 17: "<u2", 22: "<u4", 23: "<u8"},
     **{6: "i1", 5: "<i2", 3: "<i4", 9: "<i8"},
@@ -300,6 +301,8 @@ def _shape(message: bytes) -> tuple[int, ...]:
             sizes.append(size)
     if len(sizes) > MOST_AXES:
         raise ValueError(f"a tensor has {len(sizes)} axes")
+    if math.prod(max(size, 1) for size in sizes) >= MOST_VALUES:
+        raise ValueError(f"a tensor's shape is too large: {tuple(sizes)}")
     return tuple(sizes)
 
 
@@ -343,7 +346,9 @@ def _option(path: Path, name: str, found: Mapping[str, Any]) -> Any:
     """Return an option of the log, or its default; refuse another type than the release writes."""
     default, types = OPTIONS[name]
     value = found.get(name, default)
-    if type(value) not in types or (isinstance(value, list) and {*map(type, value)} - {int}):
+    each = value if isinstance(value, list) else [value]
+    other = type(value) not in types or (value is each and {*map(type, each)} - {int})
+    if other or any(isinstance(number, int) and abs(number) >= 1 << 63 for number in each):
         raise WeightsError(
             f"{path}: found {name} {reprlib.repr(value)}, expected the release's "
             f"{types[0].__name__}."
@@ -362,5 +367,5 @@ def literals(line: str) -> dict[str, Any]:
         if not isinstance(call, ast.Call) or call.args:
             return {}
         return {item.arg: ast.literal_eval(item.value) for item in call.keywords if item.arg}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return {}

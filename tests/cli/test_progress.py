@@ -32,6 +32,17 @@ def test_a_meter_tells_speed_and_time_left() -> None:
     assert "left" not in meter.describe()
 
 
+def test_what_is_taken_back_has_no_speed() -> None:
+    clock = Clock()
+    meter = Meter(100, "bytes", clock=clock)
+    for clock.now, amount in ((0.0, 50), (1.0, 50), (2.0, -100)):
+        meter.advance(amount)
+    assert meter.describe() == "0/100 bytes"
+    clock.now = 4.0
+    meter.advance(10)
+    assert meter.describe() == "10/100 bytes, 5.0 bytes/s, 0:18 left"
+
+
 def test_clock_time() -> None:
     assert [clock_time(s) for s in (0, 68, 3723.4)] == ["0:00", "1:08", "1:02:03"]
 

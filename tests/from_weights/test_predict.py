@@ -123,6 +123,26 @@ def test_a_scan_unlike_the_training_is_noticed(
         assert ("points/m² of surface" in said) == expected
 
 
+def test_each_of_several_weights_is_compared_with_the_scan(
+    store: Store, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that share the name of a file."""
+    scan, files = tmp_path / "scan.ply", []
+    room = store.read(store.rooms(3)[0])
+    write_points(scan, room.pos, room.color)
+    for name, density in (("a", 1e6), ("b", 2e6)):
+        files.append(tmp_path / name / "last.safetensors")
+        files[-1].parent.mkdir()
+        about = {**named(start), "data_statistics": json.dumps({"density": density})}
+        save_weights(files[-1], load_weights(start), metadata=about)
+    typed = [word for file in files for word in ("--weights", str(file))]
+    assert deepgcn(["predict", str(scan), *typed, "--device", "cpu"]) == 0
+    said = capsys.readouterr()
+    for file in files:
+        assert f"{scan}: unlike the data that {file} was trained on: " in said.err
+    assert f"labelled by {files[0]} + {files[1]}, 1 vote\n" in said.out
+
+
 def test_weights_inside_the_package_are_used_where_no_run_is(
     store: Store,
     trained: Run,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import Run
-from pipelines.runs.weights import find_weights
+from pipelines.runs.weights import find_weights, told_apart
 from pipelines.train import train
 from pipelines.weights.export import export_weights
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
@@ -134,7 +135,39 @@ def test_names_that_are_not_those_of_the_outputs_are_refused(tmp_path: Path, cla
         load_model(file)
 
 
-def test_weights_of_other_classes_are_not_scored(start: Path, tmp_path: Path) -> None:
+def test_weights_of_other_classes_are_not_scored(trained: Run, start: Path, tmp_path: Path) -> None:
     two = two_classes(tmp_path / "two")
     with pytest.raises(DatasetError, match=r"found the classes floor, rest"):
         score(two, tmp_path, start)
+    shutil.copytree(trained.path, tmp_path / "others" / "tiny")
+    for given, typed in (
+        (start, start),
+        ("tiny", tmp_path / "others" / "tiny"),
+        ("indoor", "indoor"),
+    ):
+        with pytest.raises(DatasetError, match=f"deepgcn train --weights {typed} --data"):
+            score(two, tmp_path / "others", given)
+
+
+def test_weights_of_one_name_are_told_apart(
+    store: Store, trained: Run, start: Path, tmp_path: Path
+) -> None:
+    """All runs call their files alike, and their folders may have one name, too."""
+    first, last = (
+        trained.path / "checkpoints" / f"{each}.safetensors" for each in ("best", "last")
+    )
+    assert [find_weights(file).name for file in (first, last)] == ["tiny/best", "tiny/last"]
+    (found,) = score(store, tmp_path, last, test_area=3)
+    assert found.run.parts[-2].startswith("tiny-last-")
+    other = tmp_path / "other" / start.name
+    other.parent.mkdir()
+    network = load_weights(start).config
+    save_weights(other, DeepGCN(network), metadata=named(start))
+    one, two, both = score(store, tmp_path, start, other, test_area=3, average=True)
+    assert (one.name, two.name) == (str(start), str(other))
+    assert both.name == f"average of 2: {start} + {other}"
+    again, _ = score(store, tmp_path, start, start, test_area=3)
+    assert again.name == "start"
+    copied = shutil.copytree(trained.path, tmp_path / "copied" / "tiny")
+    runs = [find_weights(each) for each in (trained.path, copied)]
+    assert [each.name for each in told_apart(runs)] == [str(trained.path), str(copied)]

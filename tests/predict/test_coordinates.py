@@ -222,6 +222,20 @@ def test_a_labelling_goes_on_in_its_own_frame_only(
         assert not part.exists()
 
 
+def test_a_labelling_goes_on_with_another_batch_size(
+    scan: Path, trained: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As is advised if memory runs out; no label depends on it."""
+    (fresh,) = label(scan, trained, out=scan.with_name("fresh.ply")).scans
+    monkeypatch.setattr("pipelines.inference.label_store.KEPT_FROM", 10)
+    stopped = PredictConfig(scans=(scan,), run=trained.path, device="cpu", batch_size=2)
+    with pytest.raises(KeyboardInterrupt):
+        predict(stopped, progress=Stops())
+    (found,) = label(scan, trained, batch_size=1).scans
+    assert found.earlier > 0
+    np.testing.assert_array_equal(labelled(found.out)["class"], labelled(fresh.out)["class"])
+
+
 def test_stray_points_of_a_real_room(real_dir: Path) -> None:
     """At least 99 % of a real room's labels stay, by weights trained on real rooms."""
     state, _ = read_torch(real_dir / "dgcnn_s3dis_area1.t7")

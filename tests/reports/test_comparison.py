@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,12 @@ def test_what_does_not_compare(changes: dict[str, Any], found: str) -> None:
     first = values({"x": room(8, 2)})
     with pytest.raises(RunError, match=found):
         compare_scores(["one", "two"], [first, {**first, **changes}])
+
+
+def test_the_advice_finds_runs_elsewhere() -> None:
+    first, other = values({"x": room(8, 2)}), values({"y": room(8, 2)})
+    with pytest.raises(RunError, match="deepgcn eval a/one b/two --data DIR"):
+        compare_scores(["one", "two"], [first, other], [Path("a/one"), Path("b/two")])
 
 
 def test_published_rows_average_to_their_miou() -> None:

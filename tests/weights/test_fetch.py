@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,7 +27,8 @@ from pipelines import load_model
 from pipelines.config import ModelConfig
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.progress import SILENT
+from pipelines.progress import SILENT, Progress, Task
+from pipelines.runs import weights
 from pipelines.runs.weights import catalogue_weights
 from pipelines.weights import catalogue
 from pipelines.weights.catalogue import Entry, weights_file
@@ -45,6 +47,7 @@ class Site:
     address: str = ""
     send: int | None = None  # bytes of each answer before the connection is cut; None: all
     ranges: bool = True  # whether it can go on in the middle
+    sized: bool = True  # whether answers say how long they are
     wait: float = 0.0  # seconds after each kibibyte
     status: int = 200
     leads_to: str = ""  # another address, which every answer names
@@ -66,13 +69,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
                 self.send_header("Location", found.leads_to)
                 return self.end_headers()
             start = int(wanted[1]) if wanted and found.ranges else 0
+            if start >= len(found.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(found.content)}")
+                return self.end_headers()
             body = found.content[start:]
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if found.sized:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            for at in range(0, len(body[: found.send]), 1024):
-                self.wfile.write(body[: found.send][at : at + 1024])
-                time.sleep(found.wait)
+            with suppress(ConnectionError):  # a fetch that has seen enough
+                for at in range(0, len(body[: found.send]), 1024):
+                    self.wfile.write(body[: found.send][at : at + 1024])
+                    time.sleep(found.wait)
 
         def log_message(self, *_: object) -> None:
             """Stay silent."""
@@ -144,9 +153,59 @@ def test_other_content_is_refused_and_not_kept(entry: Entry, site: Site, cache: 
 
 def test_more_than_the_file_is_refused(entry: Entry, site: Site, cache: Path) -> None:
     site.content += b"more"
-    with pytest.raises(WeightsError, match="found more than"):
+    for site.sized, told in (
+        (True, f"found a file of {entry.size + 4:,} bytes"),
+        (False, "more than"),
+    ):
+        with pytest.raises(WeightsError, match=told):
+            weights_file(entry)
+        assert not part(cache).exists()
+
+
+@pytest.mark.parametrize(("sized", "kept"), [(True, 0), (False, 0), (True, 43), (True, 2000)])
+def test_a_shorter_file_is_refused_and_not_gone_on_with(
+    entry: Entry, site: Site, cache: Path, sized: bool, kept: int
+) -> None:
+    """The server has nothing after it."""
+    whole, site.content, site.sized = site.content, b"?" * 43, sized
+    if kept:
+        cache.mkdir(parents=True)
+        part(cache).write_bytes(whole[:kept])
+    with pytest.raises(WeightsError, match=r"found a file of 43 bytes\.\nExpected") as told:
         weights_file(entry)
+    assert "are kept" not in str(told.value)
     assert not part(cache).exists()
+    site.content, site.sized = whole, True
+    assert weights_file(entry).is_file()
+
+
+class Counts(Progress, Task):
+    """Counts the bytes that are done, and what is said."""
+
+    def __init__(self) -> None:
+        self.done = 0.0
+        self.said: list[str] = []
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None, unit: str = "") -> Iterator[Task]:  # noqa: ARG002
+        yield self if unit == "bytes" else Task()
+
+    def advance(self, amount: float = 1, **fields: float | str) -> None:  # noqa: ARG002
+        self.done += amount
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_bytes_that_are_fetched_again_count_once(
+    entry: Entry, site: Site, cache: Path, ranges: bool
+) -> None:
+    cache.mkdir(parents=True)
+    part(cache).write_bytes(b"?" * 2000)
+    site.ranges, counts = ranges, Counts()
+    weights_file(entry, counts)
+    assert counts.done == entry.size
 
 
 def test_a_cut_connection_goes_on_where_it_was(entry: Entry, site: Site) -> None:
@@ -338,6 +397,39 @@ def test_no_space_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "No space left on device" in said
     assert "expected a folder with 3,145,728 bytes to spare" in said
     assert there == "False"
+
+
+def test_a_folder_where_a_file_has_to_be(entry: Entry, site: Site, cache: Path) -> None:
+    for name in ("net.safetensors", "model_1.t7", ".model_1.t7.part"):
+        (cache / name).mkdir(parents=True)
+        with pytest.raises(WeightsError, match=rf"/{name}: found a folder.*\nRemove it, or"):
+            catalogue_weights(entry)
+        (cache / name).rmdir()
+    assert site.asked == []
+
+
+def test_two_at_once_fetch_once(
+    entry: Entry, site: Site, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.wait = 0.003
+    first = threading.Thread(target=catalogue_weights, args=(entry,))
+    first.start()
+    end = time.monotonic() + 60
+    while not site.asked:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "FETCH_SECONDS", 0.0)
+        with pytest.raises(WeightsError, match="another process has been fetching for 0 s"):
+            catalogue_weights(entry)
+    counts = Counts()
+    assert catalogue_weights(entry, counts).file.is_file()
+    first.join()
+    assert counts.said == [f"net: waiting for another process that fetches into {cache}"]
+    assert site.asked == [""]
+    (cache / ".lock").unlink()
+    (cache / ".lock").mkdir()
+    assert catalogue_weights(entry).file.is_file(), "what is there needs no lock"
 
 
 def test_the_list(entry: Entry, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,17 @@ def test_a_size_is_checked_before_it_is_read(tmp_path: Path) -> None:
         open_bundle(tmp_path / "a").read("w")
 
 
+@pytest.mark.parametrize("sizes", [(0, 1 << 62, 1 << 62), (1 << 62, 2, 0), (1 << 60,)])
+def test_a_shape_that_numpy_cannot_have(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """Also of a tensor without a byte."""
+    shape = b"".join(message(2, number(1, size)) for size in sizes)
+    items = [(b"", number(1, 1)), (b"w", number(1, 1) + message(2, shape))]
+    (tmp_path / "a.index").write_bytes(Table().write(items))
+    (tmp_path / "a.data-00000-of-00001").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"a\.index: .*a tensor's shape is too large"):
+        open_bundle(tmp_path / "a")
+
+
 def test_names_cannot_grow_without_bound() -> None:
     # each name repeats the whole one before it and adds a byte: 20,000 of them are 200 MB
     body = b"".join(varint(size) + b"\1\0a" for size in range(20000))

@@ -84,6 +84,9 @@ def test_log_of_another_network(tmp_path: Path, changes: dict, told: str) -> Non
         {"sto_dilated_epsilon": "much"},
         {"num_points": "4096"},
         {"num_points": 99999999999},
+        {"num_points": 10**400},
+        {"num_neighbors": [10**400]},
+        {"sto_dilated_epsilon": 10**400},
     ],
 )
 def test_log_with_values_of_other_types(tmp_path: Path, changes: dict) -> None:
@@ -96,6 +99,12 @@ def test_log_with_values_of_other_types(tmp_path: Path, changes: dict) -> None:
 @given(st.text())
 def test_any_first_line_is_only_read(text: str) -> None:
     assert isinstance(literals(text), dict)
+
+
+@pytest.mark.parametrize("value", ["{[]: 1}", "{{}}", "1e999", "9" * 5000, "b'\\x", "-'a'"])
+def test_values_that_are_none(tmp_path: Path, value: str) -> None:
+    (tmp_path / "log_train.txt").write_text(f"Namespace(other={value})\n")
+    assert read_log(tmp_path / "log_train.txt").k is None
 
 
 def test_a_line_with_code_is_not_run(tmp_path: Path) -> None:
