@@ -226,8 +226,9 @@ def _open_weights(
         sha256 = hashlib.sha256(joined.encode()).hexdigest()
     data = f"{store.path.resolve().name}-{store.fingerprint[:8]}"
     data += "" if area is None else f"-area{area}"
-    # A folder's name has no slash, and 255 bytes at most.
-    short = "+".join(each_name).replace(" ", "-").replace("/", "-")[:60]
+    # The same alone and beside others of one name; a folder's name is of 255 bytes at most.
+    shorts = (w.run.name if w.run else w.name if w.listed else w.file.stem for w in weights)
+    short = "+".join(shorts).replace(" ", "-")[:60]
     folder = config.runs / "weights" / f"{short}-{sha256[:8]}" / data
     return Evaluation(name, folder, weights, models, config, store, tuple(rooms))
 

@@ -422,7 +422,7 @@ def _read(config: PredictConfig, path: Path, progress: Progress) -> Scan:
 def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str:
     """Return a text that differs for the labels of another scan, frame or network.
 
-    Not for another batch size, which changes none, so that what ran out of memory goes on.
+    Not for another batch size, which changes no label, so that what ran out of memory goes on.
     """
     # A folder's modification time does not change when a file in it is rewritten.
     files = sorted([*path.rglob("*.txt"), *path.glob("*.npy")]) if path.is_dir() else [path]
@@ -432,7 +432,7 @@ def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str
         line = f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n"
         digest.update(line.encode(errors="backslashreplace"))
     by = [
-        (w.sha256, replace(draws, batch_size=1))
+        (w.sha256, replace(draws, batch_size=Draws.batch_size))
         for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
     ]
     box = frame.low.tolist(), frame.high.tolist()

@@ -264,6 +264,8 @@ def test_given_options_take_the_place_of_planned_ones(tiny: Path) -> None:
         "The plan's steps are for its own options; given are others: fusion-channels, voxel, "
         "val-blocks."
     ]
+    changed_plan(made, {"rgb": True, "in_channels": 9, "num_classes": 13}, listener)
+    assert len(listener.said) == 2, "these are as planned, or no options"
     own = planned(tiny, "10m", depth=5)
     changed_plan(own, {}, listener)
     assert len(listener.said) == 2, "what was given to the plan is its own"
@@ -315,6 +317,11 @@ def test_the_rate_follows_the_weights_and_the_optimizer(tiny: Path) -> None:
     made = planned(tiny, "10m", weights="indoor")
     from_nothing = changed_plan(made, {"weights": "none"}).settings["lr"]
     assert (made.settings["lr"], from_nothing >= 1e-3) == (3e-4, True)
+    with pytest.raises(ConfigError, match="--recipe: found the unknown recipe 'scan'"):
+        changed_plan(made, {"recipe": "scan"})
+    sgd_plan = planned(tiny, "10m", recipe="paper", extra=("sgd", "warm-up"))
+    recipe = {"recipe": "modern"}
+    assert "adamw" in planned_config(changed_plan(sgd_plan, recipe), recipe).parts
     scans = changed_plan(made, {"recipe": "scans"}).settings
     assert (scans["lr"], "smoothing" in scans["without"]) == (3e-4, True)
     sgd = changed_plan(made, {"without": ("adamw",), "extra": ("sgd",)}).settings["lr"]

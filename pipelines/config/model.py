@@ -27,7 +27,7 @@ CONVS = (*RELEASED_CONVS,)  # `pipelines.model.conv` has a class for each
 LAYOUTS = ("paper", "torch")
 KNNS = ("dynamic", "fixed")
 POINTS = Bounds(1, 1 << 20, "points of a block")  # published are 4096
-# More than any machine can train, and few enough to be checked, and refused, at once.
+# More than any machine can train; larger numbers could fill the memory before they are checked.
 DEEPEST = 10_000
 CHANNELS, NEIGHBOURS = Bounds(1, 1 << 14), Bounds(1, 1 << 20)
 BLOCK_SIZE = 1.0  # m, the side of a block as published

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import TrainConfig
+from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import BLOCK_SIZE
+from pipelines.config.options import check_choice
 from pipelines.config.recipes import RECIPES, parts_of
 from pipelines.data.store import Store
 from pipelines.progress import SILENT, Progress
@@ -21,7 +22,7 @@ from .file import Estimate, Plan
 # Options that change what a step takes, or the validation after an epoch.
 SPEED_SHAPES = (
     *(*MODEL, "weights", "num_points", "voxel", "batch_size", "micro_batch", "checkpoint_layers"),
-    *("val_fraction", "val_fold", "val_blocks", "precision", "device", "devices", "threads"),
+    *("val_fraction", "val_blocks", "precision", "device", "devices", "threads"),
 )
 OF_THE_PLAN = "as planned, but for what was given"
 
@@ -59,9 +60,10 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
         planned_for, left_out = (f"area {n}" if n else "none" for n in (about.test_area, area))
         progress.say(f"The plan is for the rooms outside {planned_for}; left out is {left_out}.")
         about = dataclasses.replace(about, test_area=area)
-    before = {**vars(TrainConfig), **made.settings}  # of a dataclass, its defaults
-    others = [field for field in SPEED_SHAPES if given.get(field) != before.get(field)]
-    others = [field for field in others if field in given]
+    # Of a dataclass, vars has the defaults.
+    before = {**vars(ModelConfig), **vars(TrainConfig), **made.settings}
+    typed = [field for field in SPEED_SHAPES if field in given and field in NAMES]
+    others = [field for field in typed if given[field] != before.get(field)]
     if others:
         names = ", ".join(NAMES[field] for field in others)
         progress.say(f"The plan's steps are for its own options; given are others: {names}.")
@@ -136,9 +138,10 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     if "val_fold" in given:
         kept.pop("val_fraction", None)
     if given.get("recipe", kept.get("recipe")) != kept.get("recipe"):
+        check_choice("recipe", given["recipe"], tuple(RECIPES), flag="--recipe")
         own = RECIPES[given["recipe"]]
         kept["without"] = tuple(part for part in kept.get("without", ()) if part in own)
-        kept["extra"] = tuple(part for part in kept.get("extra", ()) if part not in own)
+        kept.pop("extra", None)  # such as an optimizer, of which the recipe has one
     merged = {**kept, **given}
     added = dict.fromkeys((*kept.get("extra", ()), *given.get("extra", ())))
     left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))

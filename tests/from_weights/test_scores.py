@@ -158,12 +158,13 @@ def test_weights_of_one_name_are_told_apart(
     )
     assert [find_weights(file).name for file in (first, last)] == ["tiny/best", "tiny/last"]
     (found,) = score(store, tmp_path, last, test_area=3)
-    assert found.run.parts[-2].startswith("tiny-last-")
+    assert found.run.parts[-2].startswith("last-")
     other = tmp_path / "other" / start.name
     other.parent.mkdir()
     network = load_weights(start).config
     save_weights(other, DeepGCN(network), metadata=named(start))
     one, two, both = score(store, tmp_path, start, other, test_area=3, average=True)
+    assert {each.run.parts[-2].partition("-")[0] for each in (one, two)} == {"start"}
     assert (one.name, two.name) == (str(start), str(other))
     assert both.name == f"average of 2: {start} + {other}"
     again, _ = score(store, tmp_path, start, start, test_area=3)
