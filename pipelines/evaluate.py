@@ -44,7 +44,7 @@ from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
 from pipelines.runs.directory import CHANGING, Run, changing, find_runs, latest_finished, named_run
 from pipelines.runs.resume import FREE, check_named, different_settings, open_data
-from pipelines.runs.weights import NamedWeights, find_weights, told_apart, weights_of
+from pipelines.runs.weights import NamedWeights, distinctly_named, find_weights, weights_of
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.waiting import sleep_if_crowded
@@ -141,7 +141,7 @@ def _evaluations(
                 yield _open_run(config, run, device, progress)
         return
     store = Store.open(config.data or TrainConfig.data)
-    weights = told_apart(
+    weights = distinctly_named(
         [
             find_weights(each, config.runs, checkpoint=config.checkpoint, progress=progress)
             for each in config.weights

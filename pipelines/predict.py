@@ -33,8 +33,8 @@ from pipelines.runs.directory import named_run
 from pipelines.runs.weights import (
     NamedWeights,
     default_weights,
+    distinctly_named,
     find_weights,
-    told_apart,
     weights_of,
 )
 from pipelines.runtime.compiling import compile_beside
@@ -245,7 +245,7 @@ class _Networks:
 def _open_networks(config: PredictConfig, progress: Progress) -> _Networks:
     """Open the weights that are named, else those of the latest finished run or the package."""
     named = [find_weights(each, config.runs, progress=progress) for each in config.weights]
-    weights = told_apart(named)
+    weights = distinctly_named(named)
     if config.run is not None:
         weights = [weights_of(named_run(config.run, config.runs))]
     weights = weights or [default_weights(config.runs, progress)]

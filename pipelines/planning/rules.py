@@ -179,8 +179,8 @@ def largest_side(found: Statistics) -> float:
 def choose_blocks(choices: Choices, found: Statistics, size: Size, start: Start | None) -> None:
     """Choose the side of a block, the points drawn from it, and voxels.
 
-    The smallest side is taken that covers most of the ground and of which few draws are copies;
-    where none is, fewer points.
+    The side is the smallest one that covers most of the ground and of which few draws are copies;
+    if there is none, fewer points are drawn.
     """
     wanted = choices.given.get("num_points", start.num_points if start else size.num_points)
     most = largest_side(found)

@@ -204,7 +204,7 @@ def _name_of(file: Path) -> str:
     return f"{folder.parent.name}/{file.stem}" if is_checkpoint else file.stem
 
 
-def told_apart(weights: Sequence[NamedWeights]) -> list[NamedWeights]:
+def distinctly_named(weights: Sequence[NamedWeights]) -> list[NamedWeights]:
     """Return weights that are used together; of several files of one name, each gets its path."""
     files: dict[str, set[Path]] = {}
     for each in weights:

@@ -19,7 +19,7 @@ from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, WeightsError
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import Run
-from pipelines.runs.weights import find_weights, told_apart
+from pipelines.runs.weights import distinctly_named, find_weights
 from pipelines.train import train
 from pipelines.weights.export import export_weights
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
@@ -149,7 +149,7 @@ def test_weights_of_other_classes_are_not_scored(trained: Run, start: Path, tmp_
             score(two, tmp_path / "others", given)
 
 
-def test_weights_of_one_name_are_told_apart(
+def test_weights_of_one_name_are_distinctly_named(
     store: Store, trained: Run, start: Path, tmp_path: Path
 ) -> None:
     """All runs call their files alike, and their folders may have one name, too."""
@@ -171,4 +171,4 @@ def test_weights_of_one_name_are_told_apart(
     assert again.name == "start"
     copied = shutil.copytree(trained.path, tmp_path / "copied" / "tiny")
     runs = [find_weights(each) for each in (trained.path, copied)]
-    assert [each.name for each in told_apart(runs)] == [str(trained.path), str(copied)]
+    assert [each.name for each in distinctly_named(runs)] == [str(trained.path), str(copied)]
