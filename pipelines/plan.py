@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.data import statistics
-from pipelines.data.blocks import Grid
+from pipelines.data.blocks import Grid, trained_blocks
 from pipelines.data.sampler import cuts, split_rooms
 from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
@@ -284,6 +284,7 @@ class _Draft:
         planning, pace, choices = self.planning, self.pace, self.choices
         self.fill()
         steps, batch = choices.get("max_steps"), choices.get("batch_size")
+        blocks = trained_blocks(steps, pace.epoch, batch)
         notes = []
         if steps < FEW_STEPS:
             time = duration_text(planning.budget)
@@ -293,8 +294,8 @@ class _Draft:
             block=pace.block,
             source=self.source,
             steps=steps,
-            epochs=steps * batch / pace.epoch,
-            training=steps * batch * rules.seconds_of_block(pace, validated),
+            epochs=blocks / pace.epoch,
+            training=blocks * rules.seconds_of_block(pace, validated),
             scoring=pace.test * rules.FORWARD * pace.block,
             memory=self.memory,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import suppress
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -295,14 +296,26 @@ def test_a_given_length_is_that_of_the_training(
     expected = made.settings["max_steps"] if steps is None else steps or None
     assert config.max_steps == expected
     if "epochs" not in given:
-        planned_blocks = made.data.blocks * (1.0 / (config.block_size or 1.0)) ** 2
         assert expected is not None
-        assert config.epochs * max(1, planned_blocks) >= expected * config.batch_size
+        assert config.epochs * len(batches(made, config)) >= expected
     assert config.epochs == given.get("epochs", config.epochs)
-    taken = changed.estimate.steps * config.batch_size
     assert expected in (None, changed.estimate.steps)
-    per_block = made.estimate.training / made.estimate.steps / made.settings["batch_size"]
-    assert changed.estimate.training == pytest.approx(per_block * taken)
+    before, after = (
+        sum(islice(cycle(batches(made, training)), plan.estimate.steps))
+        for plan, training in ((made, planned_config(made, {})), (changed, config))
+    )
+    per_block = made.estimate.training / before
+    assert changed.estimate.training == pytest.approx(per_block * after)
+
+
+def batches(made: Plan, config: TrainConfig) -> list[float]:
+    """Return about how many blocks each batch of an epoch has."""
+    left = max(1.0, made.data.blocks * (1.0 / (config.block_size or 1.0)) ** 2)
+    found = []
+    while left > 0:
+        found.append(min(left, float(config.batch_size)))
+        left -= found[-1]
+    return found
 
 
 def test_given_validation_blocks_take_their_part_of_the_time(building: Path) -> None:

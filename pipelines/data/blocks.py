@@ -89,6 +89,16 @@ def overlapping(size: float) -> float:
     return max(1, int(size / CELL) // 2) * CELL
 
 
+def trained_blocks(steps: int, epoch: float, batch: int) -> float:
+    """Return how many blocks so many steps train on: an epoch's last batch has what is left of it.
+
+    >>> trained_blocks(24, epoch=11, batch=16), trained_blocks(5, epoch=40, batch=16)
+    (264, 72)
+    """
+    whole, rest = divmod(steps, math.ceil(epoch / batch))
+    return whole * epoch + rest * batch
+
+
 def room_blocks(
     grid: Grid, *, size: float = BLOCK_SIZE, stride: float, min_points: int = MIN_POINTS
 ) -> list[Block]:

@@ -12,6 +12,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import BLOCK_SIZE
 from pipelines.config.options import check_choice
 from pipelines.config.recipes import RECIPES, parts_of
+from pipelines.data.blocks import trained_blocks
 from pipelines.data.store import Store
 from pipelines.progress import SILENT, Progress
 
@@ -78,7 +79,7 @@ def _following(
     found: dict[str, tuple[Any, str]] = {}
     steps = settings.get("max_steps")
     if steps and "epochs" not in given and {"max_steps", "batch_size", "block_size"} & {*given}:
-        found["epochs"] = rules.beyond(steps * _batch(settings) / _blocks(made, settings))
+        found["epochs"] = rules.beyond(_trained(made, settings, steps) / _blocks(made, settings))
     started, parts = _is_started(settings), _parts(settings)
     sgd, before = "sgd" in parts, made.settings
     other = started != _is_started(before) or sgd != ("sgd" in _parts(before))
@@ -92,21 +93,25 @@ def _following(
 def _for_length(made: Plan, settings: Mapping[str, Any]) -> Estimate:
     """Return a plan's estimate for the steps of other settings, at the planned pace."""
     before, estimate, blocks = made.settings, made.estimate, _blocks(made, settings)
-    batch, planned = _batch(settings), estimate.steps * _batch(before)
+    batch, planned = _batch(settings), _trained(made, before, estimate.steps)
     steps = settings.get("max_steps") or estimate.steps
     if (epochs := settings.get("epochs")) is not None:
-        ending = max(1, math.ceil(epochs * blocks / batch))
+        ending = epochs * math.ceil(blocks / batch)
         steps = ending if settings.get("max_steps") is None else min(steps, ending)
-    if (steps, batch) == (estimate.steps, _batch(before)) or not planned:
+    if not planned:
         return estimate
-    longer = estimate.training * steps * batch / planned
-    return dataclasses.replace(
-        estimate, steps=steps, epochs=steps * batch / blocks, training=longer
-    )
+    trained = _trained(made, settings, steps)
+    longer = estimate.training * (trained / planned)
+    return dataclasses.replace(estimate, steps=steps, epochs=trained / blocks, training=longer)
 
 
 def _batch(settings: Mapping[str, Any]) -> int:
     return int(settings.get("batch_size", TrainConfig.batch_size))
+
+
+def _trained(made: Plan, settings: Mapping[str, Any], steps: int) -> float:
+    """Return about how many blocks so many steps train on."""
+    return trained_blocks(steps, _blocks(made, settings), _batch(settings))
 
 
 def _blocks(made: Plan, settings: Mapping[str, Any]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.config import ModelConfig
 from pipelines.config.model import PUBLISHED, TENSORLESS
 from pipelines.config.recipes import ADAM_LR, RECIPES, SGD_LR, parts_of
+from pipelines.data.blocks import trained_blocks
 from pipelines.data.statistics import Blocks, Spread, Statistics
 
 from .choices import GIVEN, NOTHING, Choices
@@ -392,9 +393,10 @@ def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
         of = "blocks" if batch == pace.epoch else f"steps: {LEAST_STEPS:,} are better"
         many = f"16 as published would leave too few {of}"
     batch = choices.make("batch_size", batch, many)
-    steps = choices.make("max_steps", max(1, blocks // batch), why)
-    passes = steps * batch / pace.epoch
-    choices.make("epochs", *beyond(passes))
+    whole, rest = divmod(blocks, pace.epoch)
+    steps = whole * math.ceil(pace.epoch / batch) + rest // batch
+    steps = choices.make("max_steps", max(1, steps), why)
+    choices.make("epochs", *beyond(trained_blocks(steps, pace.epoch, batch) / pace.epoch))
     if validated is not None:
         choices.make("val_blocks", validated, f"at most {VALIDATION:.0%} of the time")
     return int(steps)

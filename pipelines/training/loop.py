@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from pipelines.config import TrainConfig
+from pipelines.data.blocks import trained_blocks
 from pipelines.data.s3dis import color_text
 from pipelines.data.sampler import Batch, BlockSampler, Sampler
 from pipelines.data.store import Store
@@ -113,11 +114,11 @@ class Training:
             anywhere=processes.any,
             forward=self.graphed,
         )
-        total = min(config.epochs * len(self.sampler), self.total_steps * config.batch_size)
+        total = trained_blocks(self.total_steps, len(self.sampler), config.batch_size)
         return Stepper(
             self.state.model,
             self.state.optimizer,
-            choose_recipe(config, total),
+            choose_recipe(config, int(total)),
             accumulation,
             self.state.precision,
             processes,

@@ -260,6 +260,14 @@ def test_the_length_fits_the_time(seconds: float, epoch: int) -> None:
     assert batch <= epoch
 
 
+def test_the_last_batches_of_epochs_count_as_what_they_are() -> None:
+    """11 blocks an epoch in batches of 8: two steps, of 8 and 3 blocks."""
+    pace, choices = Pace(block=1.0, epoch=11, validation=0, test=0), Choices({"batch_size": 8})
+    steps = rules.choose_length(choices, pace, 11 * 20 + 20 * rules.SAVING)
+    assert steps == 2 * 20
+    assert "in epoch 20.0" in next(c.reason for c in choices.made if c.option == "epochs")
+
+
 def test_what_is_given_is_not_chosen() -> None:
     choices = Choices({"num_points": 1000, "k": 3, "max_steps": 7, "val_fraction": 0.5, "seed": 1})
     network = rules.choose_network(choices, PUBLISHED, None, "1h")

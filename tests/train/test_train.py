@@ -20,6 +20,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.runs.directory import Run, latest_finished, open_run
 from pipelines.train import open_samplers, train
 from pipelines.training.loop import figures
+from pipelines.training.recipe import cosine_schedule
 from pipelines.training.steps import Pace, Step
 from pipelines.weights.safetensors import load_weights, read_metadata
 from tests.tiny_training import BATCHES, MODEL, AtStep, assert_same, run_as, training_state
@@ -92,6 +93,22 @@ def test_the_loss_goes_down_and_the_classes_are_learned(config: TrainConfig) -> 
     losses = [record["loss"] for record in run.metrics() if record["event"] == "step"]
     assert np.mean(losses[-BATCHES:]) < 0.25 * np.mean(losses[:3])
     assert run.status["best_miou"] > 0.7
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_cosine_falls_to_nothing_over_the_blocks_that_are_trained_on(
+    config: TrainConfig, steps: int
+) -> None:
+    """An epoch's last batch has 10 blocks here, and `max_steps` ends the training."""
+    lengths = {"batch_size": 25, "epochs": 100, "max_steps": steps}
+    run = run_as(config, "run", **lengths, extra=("cosine",), val_fraction=0.0)
+    taken = [record for record in run.metrics() if record["event"] == "step"]
+    blocks = [record["blocks"] for record in taken]
+    assert (blocks[:3], len(blocks)) == ([25, 25, 10], steps)
+    for number, record in enumerate(taken):
+        rates = cosine_schedule(1e-3, sum(blocks), sum(blocks[:number]), 0)
+        assert record["lr"] == rates.lr
+    assert run.status["steps_total"] == steps
 
 
 def test_the_test_area_is_never_looked_at(config: TrainConfig, store: Store) -> None:
