@@ -98,10 +98,14 @@ def open_log(
 def figures_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the figures of a record of metrics.jsonl by their tags.
 
+    The loss of an epoch is the mean of its steps'.
+
     >>> figures_of({"event": "step", "step": 3, "loss": 0.5})
     {'train/loss': 0.5}
+    >>> figures_of({"event": "epoch", "step": 3, "loss": 0.5, "val_miou": 0.4})
+    {'epoch/loss': 0.5, 'validation/miou': 0.4}
     """
-    group = {"step": "train", "epoch": "validation"}[record["event"]]
+    group = "train" if record["event"] == "step" else "epoch"
     return {
         name.replace("val_", "validation/") if name.startswith("val_") else f"{group}/{name}": value
         for name, value in record.items()
@@ -270,7 +274,7 @@ class MLflow:
         if known.get("id") and known.get("uri") == uri:
             self.id = str(known["id"])
             self.client.update_run(self.id, status="RUNNING")
-            for tag in ("train/loss", "validation/miou"):
+            for tag in ("train/loss", "epoch/loss", "validation/miou"):
                 steps = [metric.step for metric in self.client.get_metric_history(self.id, tag)]
                 self.last[tag.partition("/")[0]] = max(steps, default=-1)
         else:

@@ -131,16 +131,20 @@ def test_mlflow_takes_a_step_once_and_says_how_it_ended(data: Path, tmp_path: Pa
     first = open_logger("mlflow", config, folder)
     for step in (1, 2, 3):
         first.write({"train/loss": float(step)}, step)
+    first.write({"epoch/loss": 2.0}, 3)  # of a training without validation
     first.close(KeyboardInterrupt())
     (run,) = client.search_runs([client.get_experiment_by_name("deepgcn").experiment_id])
     assert run.info.status == "KILLED"
     again = open_logger("mlflow", config, folder)  # from the checkpoint after the first step
     for step in (2, 3, 4):
         again.write({"train/loss": float(step)}, step)
+        again.write({"epoch/loss": 2.0}, step)
     again.close(ValueError("broken"))
     assert client.get_run(run.info.run_id).info.status == "FAILED"
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert [metric.step for metric in history] == [1, 2, 3, 4]
+    history = client.get_metric_history(run.info.run_id, "epoch/loss")
+    assert [metric.step for metric in history] == [3, 4]
 
 
 def test_mlflow_where_the_variables_say(
@@ -319,7 +323,7 @@ def test_the_tags_of_figures() -> None:
     step = {"event": "step", "step": 3, "epoch": 1, "loss": 0.5, "lr": 1e-3}
     assert figures_of(step) == {"train/loss": 0.5, "train/lr": 1e-3}
     epoch = {"event": "epoch", "step": 3, "loss": 0.4, "val_miou": 0.2, "val_iou": [0.1]}
-    assert figures_of(epoch) == {"validation/loss": 0.4, "validation/miou": 0.2}
+    assert figures_of(epoch) == {"epoch/loss": 0.4, "validation/miou": 0.2}
 
 
 def test_settings_on_one_level(tmp_path: Path) -> None:
