@@ -125,7 +125,8 @@ class Accumulation:
             model.zero_grad(set_to_none=True)
             release_memory()
             before.restore(model)
-            self.size = math.ceil(min(self.size, len(features)) / 2)
+            # Not half of these blocks: the processes may have one more or less, but halve alike.
+            self.size = math.ceil(self.size / 2)
             self.on_smaller(self.size)
 
     def _accumulate(

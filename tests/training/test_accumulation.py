@@ -107,6 +107,19 @@ def test_all_processes_halve_when_one_has_to() -> None:
     assert notified == [True, False]
 
 
+def test_processes_halve_alike_whatever_their_blocks() -> None:
+    """Of a batch of 5 blocks one process has 3, the other 2, and one of them has no room."""
+    features, label = batch()
+    loss = mean_loss(cross_entropy, (label != 255).sum())
+    for blocks in (3, 2):
+        answers, said = iter((True, False)), []
+        model, own = build(), slice(0, blocks)
+        accumulation = Accumulation(3, 2, said.append, lambda _, found=answers: next(found))
+        with kernels.use("reference"):
+            accumulation.backward(model, features[own], label[own], loss)
+        assert said == [2], f"with {blocks} blocks"
+
+
 class Shortage:
     """Memory that suffices for so many blocks, and runs out at the end of the forward pass."""
 
