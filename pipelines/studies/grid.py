@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,10 @@ def read_grid(path: Path) -> Study:
     for name in values:
         check_choice("key", name, KEYS, flag=f"{path}")
     named = _mapping(values.get("rows") or {}, f"{path}: rows")
-    axes = dict(
-        _axis(name, choices, f"{path}: axes")
-        for name, choices in _mapping(values.get("axes") or {}, f"{path}: axes").items()
-    )
+    axes: dict[str, list[Any]] = {}
+    for name, choices in _mapping(values.get("axes") or {}, f"{path}: axes").items():
+        field = _new_field(name, axes, f"{path}: axes")
+        axes[field] = _choices(field, choices, f"{path}: axes.{name}")
     seeds = values.get("seeds", 1)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"{path}: seeds: found {shown(seeds)}, expected a whole number from 1.")
@@ -73,24 +73,31 @@ def _settings(
     values: Any, where: str, axes: Mapping[str, list[Any]] | None = None
 ) -> dict[str, Any]:
     """Return settings as fields and checked values; with `axes`, only values of theirs."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, value in _mapping(values or {}, where).items():
-        field = setting_field(name, where)
+        field = _new_field(name, found, where)
         found[field] = setting_value(field, value, f"{where}.{name}")
         if axes is not None and found[field] not in axes.get(field, ()):
             raise ConfigError(f"{where}: found {field} {shown(found[field])}, which no axis has.")
     return found
 
 
-def _axis(name: str, choices: Any, where: str) -> tuple[str, list[Any]]:
-    """Return the field of an axis and its checked values."""
-    field, where = setting_field(name, where), f"{where}.{name}"
+def _new_field(name: str, before: Collection[str], where: str) -> str:
+    """Return the field of a setting's name; raise ConfigError if another name has set it before."""
+    field = setting_field(name, where)
+    if field in before:
+        raise ConfigError(f"{where}: found {field} twice, the second time as {name!r}.")
+    return field
+
+
+def _choices(field: str, choices: Any, where: str) -> list[Any]:
+    """Return the checked values of an axis."""
     if not isinstance(choices, list) or not choices:
         raise ConfigError(f"{where}: found {shown(choices)}, expected a list of values.")
     found = [setting_value(field, choice, where) for choice in choices]
     if len(set(found)) < len(found):
         raise ConfigError(f"{where}: found a value twice in {shown(choices)}.")
-    return field, found
+    return found
 
 
 def _check_size(

@@ -66,6 +66,14 @@ def test_options_have_the_names_of_the_command_line(tmp_path: Path) -> None:
         ("axes: {detph: [4]}", r"axes: found the unknown setting 'detph'\. Did you mean 'depth'"),
         ("axes: {k: 4}", r"axes\.k: found 4, expected a list"),
         ("axes: {k: [4, 4]}", r"axes\.k: found a value twice"),
+        (
+            "axes: {batch-size: [2], batch_size: [4]}",
+            r"axes: found batch_size twice, the second time as 'batch_size'",
+        ),
+        (
+            "rows: {a: {num_points: 64, num-points: 128}}",
+            r"rows\.a: found num_points twice, the second time as 'num-points'",
+        ),
         ("axes: {k: [four]}", r"axes\.k: found 'four', expected a whole number"),
         ("axes: {k: [true]}", r"axes\.k: found True, expected a whole number"),
         ("axes: {lr: [high]}", r"axes\.lr: found 'high', expected a number"),
