@@ -126,10 +126,9 @@ def parse_sort(sort: str | None) -> str:
 
 
 def parse_columns(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the columns of the index that `names` mean; None: all."""
-    return tuple(
-        _column(name.strip(), "--columns") for name in (COLUMNS if names is None else names)
-    )
+    """Return the columns of the index that `names` mean, each once; None: all."""
+    found = (_column(name.strip(), "--columns") for name in (COLUMNS if names is None else names))
+    return tuple(dict.fromkeys(found))
 
 
 def _column(name: str, flag: str) -> str:

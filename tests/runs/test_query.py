@@ -175,6 +175,10 @@ def test_injections_are_values_or_errors(database: sqlite3.Connection, text: str
             parse(text)
 
 
+def test_columns_come_once() -> None:
+    assert parse_columns(["name", "miou", "room_miou", " run "]) == ("name", "room_miou")
+
+
 words = st.sampled_from(
     [
         *(*COLUMNS, "tag", "and", "or", "not", "(", ")", "=", "!=", "<", ">=", "~", "none"),
