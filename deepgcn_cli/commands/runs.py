@@ -364,5 +364,5 @@ def restore_runs(
 ) -> Answer:
     """Bring runs back from the trash."""
     found = [marks.restore(runs, name) for name in names]
-    texts = [f"{run.path}: back, {run.state}" for run in found]
+    texts = [f"{run.path}: back, {run.state_or_broken}" for run in found]
     return Answer([run.path for run in found], texts)

@@ -211,6 +211,9 @@ def test_trash(capsys: pytest.CaptureFixture[str]) -> None:
     assert moved == {"runs/third": "runs/.trash/third"}
     assert "no runs fulfil" in succeed(capsys, "rm", "--where", "depth<10", "--yes")
     assert succeed(capsys, "restore", "mine") == "runs/mine: back, finished\n"
+    succeed(capsys, "rm", "mine")
+    (Path("runs") / ".trash" / "mine" / "status.json").write_text("damaged")
+    assert succeed(capsys, "restore", "mine") == "runs/mine: back, broken\n"
     assert succeed(capsys, "rm", "--empty-trash", "--yes") == "runs/.trash: deleted 1\n"
     assert succeed(capsys, "rm", "--empty-trash") == "runs/.trash: empty\n"
     assert names(succeed(capsys, "list")) == ["mine", "other"]
