@@ -6,6 +6,7 @@
     ├── RunError       a run directory that is missing, unfinished or does not fit
     │   ├── DiskFullError     there is no space to write it
     │   ├── ProcessLostError  a process of the same work ended or does not answer
+    │   ├── TakenError        another process has the run, or has just made it
     │   └── EverywhereError   an error that every process of the training finds
     └── WeightsError   a weights file that is broken or of another network
 
@@ -45,6 +46,10 @@ class DiskFullError(RunError):
 
 class ProcessLostError(RunError):
     """A process of the same work, as of a training, has ended or does not answer."""
+
+
+class TakenError(RunError):
+    """Another process is training a run, or has just made one of the same name."""
 
 
 class EverywhereError(RunError):

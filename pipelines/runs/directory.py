@@ -21,6 +21,7 @@ import itertools
 import json
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +30,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import TrainConfig
-from pipelines.errors import ConfigError, DiskFullError, RunError, command, did_you_mean
+from pipelines.errors import (
+    ConfigError,
+    DiskFullError,
+    RunError,
+    TakenError,
+    command,
+    did_you_mean,
+)
 from pipelines.files import (
     DISK_FULL,
     UNFINISHED,
@@ -51,6 +59,10 @@ STATUS_TYPES: dict[str, Any] = {
     **dict.fromkeys(("best_miou", "seconds", "blocks_per_second", "data_wait"), float | None),
     "peak_memory": int | None,
 }
+ENVIRONMENT_TYPES: dict[str, Any] = {
+    "resumed": tuple[Mapping[str, Any], ...],  # the environments of later starts
+    **dict.fromkeys(("packages", "rooms", "store"), Mapping[str, Any]),
+}
 RECORD_TYPES: dict[str, Any] = {
     "event": str,
     **dict.fromkeys(("step", "epoch"), int),
@@ -66,7 +78,11 @@ WANTED = {
     str | None: "a text",
     **{SCORE_TYPES[name]: "a list" for name in ("classes", "iou")},
     SCORE_TYPES["rooms"]: "a JSON object",
+    ENVIRONMENT_TYPES["resumed"]: "a list of JSON objects",
 }
+# What else is in the folder of the runs, beside names that begin with a dot.
+STUDIES, INDEX = "studies", "results.db"
+OWN_NAMES = (STUDIES, *(f"{INDEX}{ending}" for ending in ("", "-wal", "-shm", "-journal")))
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` moves them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
 
@@ -76,6 +92,10 @@ class Run:
     """A run directory; each property reads its file when it is used, or raises a RunError."""
 
     path: Path
+
+    def __post_init__(self) -> None:
+        if self.path.name in ("", ".."):  # "." and ".." name no run and nothing beside it
+            object.__setattr__(self, "path", self.path.resolve())
 
     @property
     def name(self) -> str:
@@ -99,7 +119,8 @@ class Run:
     @property
     def status(self) -> dict[str, Any]:
         """The progress that the run's process wrote last; `state` tells whether it still runs."""
-        return _read_json(self.path / STATUS, STATUS_TYPES)
+        hint = "\nDelete it: the rest of the run is intact, and a resumed run writes it anew."
+        return _read_json(self.path / STATUS, STATUS_TYPES, hint=hint)
 
     @property
     def state(self) -> str:
@@ -119,7 +140,7 @@ class Run:
     @property
     def environment(self) -> dict[str, Any]:
         """Versions, machine, commit and data fingerprint of the training."""
-        return _read_json(self.path / ENVIRONMENT)
+        return _read_json(self.path / ENVIRONMENT, ENVIRONMENT_TYPES)
 
     @property
     def training_state(self) -> Path:
@@ -145,9 +166,10 @@ class Run:
         return records
 
     def chosen(self, checkpoint: str) -> str:
-        """Return "last" for "best" where nothing validated (`val_fraction` 0), so none is best."""
-        none = checkpoint == "best" and not self.checkpoint_path("best").is_file()
-        return "last" if none and not self.config.val_fraction else checkpoint
+        """Return "last" for "best" where nothing validates, so that none is best."""
+        if checkpoint != "best" or self.checkpoint_path("best").is_file():
+            return checkpoint
+        return checkpoint if self.config.val_fraction or self.config.val_fold else "last"
 
     def weights(self, checkpoint: str = "best") -> Path:
         """Return the path of the "best" or "last" weights; RunError: none are saved yet.
@@ -413,13 +435,28 @@ def default_name(config: TrainConfig) -> str:
 
 def new_path(runs_dir: Path, name: str) -> Path:
     """Return the directory of a new run of this name; the errors are those of `make_directory`."""
-    plain = name.encode(errors="replace").decode() == name  # none in bytes that are no UTF-8
-    if name in ("", ".", "..", TRASH) or Path(name).name != name or not plain:
-        raise ConfigError(f"--name: found {name!r}, expected a name without slashes.")
+    check_name(name, "--name")
     path = runs_dir / name
     if path.exists() and not _is_unbegun(path):
         raise _taken(path)
     return path
+
+
+def check_name(name: str, where: str) -> None:
+    """Raise ConfigError unless `name` can be that of a run, or of a study and so begin a run's."""
+    plain = name.encode(errors="replace").decode() == name  # none in bytes that are no UTF-8
+    if not name or Path(name).name != name or not plain or name in (".", ".."):
+        raise ConfigError(f"{where}: found {name!r}, expected a name without slashes.")
+    if name.startswith(".") or any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise ConfigError(
+            f"{where}: found {name!r}, expected a name without control characters that does not "
+            "begin with a dot."
+        )
+    if name in OWN_NAMES:
+        raise ConfigError(
+            f"{where}: found {name!r}, which the folder of the runs has for itself.\n"
+            "Give another name."
+        )
 
 
 def _is_unbegun(path: Path) -> bool:
@@ -430,8 +467,8 @@ def _is_unbegun(path: Path) -> bool:
     )
 
 
-def _taken(path: Path) -> RunError:
-    return RunError(
+def _taken(path: Path) -> TakenError:
+    return TakenError(
         f"{path}: exists already; nothing was changed.\n"
         f"Give another --name, or resume it: {resume_command(path)}"
     )
@@ -450,9 +487,9 @@ def _read_json(path: Path, types: Mapping[str, Any] = {}, *, hint: str = "") -> 
     except FileNotFoundError:
         raise RunError(f"{path}: found no such file, expected it in a run directory.") from None
     except (ValueError, RecursionError) as error:
-        raise RunError(f"{path}: found a damaged file, expected JSON: {error}.") from error
+        raise RunError(f"{path}: found a damaged file, expected JSON: {error}.{hint}") from error
     if not isinstance(values, dict):
-        raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.")
+        raise RunError(f"{path}: found {type(values).__name__}, expected a JSON object.{hint}")
     for name, kind in types.items():
         if name in values and not fits(kind, values[name]):
             wanted = WANTED.get(kind, "a number")

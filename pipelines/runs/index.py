@@ -34,14 +34,14 @@ from pipelines.runtime.lock import hold_lock
 from pipelines.serialization import csv_cell
 
 from .annotations import read_note, read_tags
-from .directory import CHANGING, CONFIG, ENVIRONMENT, STATUS_TYPES, TRASH, Run, is_folder
+from .directory import CHANGING, CONFIG, ENVIRONMENT, INDEX, STATUS_TYPES, TRASH, Run, is_folder
 from .lock import is_locked, is_on_network
 from .query import COLUMNS, parse_columns, parse_sort, parse_where
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE, LOCK = "results.db", ".results.lock"
+FILE, LOCK = INDEX, ".results.lock"
 WAIT_SECONDS = 30.0  # the longest wait for other processes
 CHUNK = 200  # runs read within one transaction
 RECENT = 2 * 10**9  # ns; a later change may still get the same time stamp

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipelines.errors import RunError
+from pipelines.errors import TakenError
 from pipelines.files import naming
 from pipelines.runtime.lock import acquire, hold_lock, open_lock, this_process
 
@@ -25,13 +25,13 @@ def lock_run(path: Path) -> Iterator[None]:
     """Hold the lock of the run directory `path` within a `with` block.
 
     The system drops the lock when its process ends, however it ends, so a lock is never stale;
-    the file stays behind and names the last holder. RunError: another process holds it.
+    the file stays behind and names the last holder. TakenError: another process holds it.
     """
     file = path / LOCK
     with hold_lock(file, shared=False, seconds=0.5) as held:  # `is_locked` holds it for a moment
         if not held:
             holder = file.read_text(encoding="utf-8").strip()
-            raise RunError(
+            raise TakenError(
                 f"{path}: another process is training this run ({holder}).\n"
                 "Wait for it, stop it, or start another run: deepgcn train"
             )

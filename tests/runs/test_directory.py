@@ -10,7 +10,9 @@ import pytest
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError, RunError
+from pipelines.runs.annotations import discard
 from pipelines.runs.directory import (
+    STUDIES,
     Run,
     create_run,
     find_runs,
@@ -18,6 +20,7 @@ from pipelines.runs.directory import (
     named_run,
     open_run,
 )
+from pipelines.runs.index import FILE, LOCK
 from pipelines.runs.lock import lock_run
 from tests.small_disk import largest_file
 
@@ -57,6 +60,15 @@ def test_names_are_made_from_network_and_area_and_never_clash(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/x", "../x"])
 def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"--name: found .* expected a name without slashes"):
+        make(tmp_path / "runs", name=name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", [".hidden", LOCK, STUDIES, FILE, f"{FILE}-wal", "two\nlines", "\x1b[31mred", "a\x7f"]
+)
+def test_a_name_is_not_that_of_a_file_of_ours(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--name: found "):
         make(tmp_path / "runs", name=name)
     assert list(tmp_path.iterdir()) == []
 
@@ -183,6 +195,62 @@ def test_weights_that_are_not_there_yet(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.touch()
     assert run.weights("last") == path
+
+
+@pytest.mark.parametrize(
+    ("changes", "best"),
+    [
+        ({"val_fraction": 0.0}, "last"),
+        ({"val_fraction": 0.0, "val_fold": "1/2"}, "best"),  # which validates
+        ({}, "best"),
+    ],
+)
+def test_the_last_weights_are_the_best_where_nothing_validates(
+    tmp_path: Path, changes: dict[str, object], best: str
+) -> None:
+    assert make(tmp_path, **changes).chosen("best") == best
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"resumed": 5}, "resumed 5, expected a list of JSON objects"),
+        ({"resumed": [1]}, r"resumed \[1\], expected a list of JSON objects"),
+        ({"store": [1]}, r"store \[1\], expected a JSON object"),
+        ({"rooms": [1]}, r"rooms \[1\], expected a JSON object"),
+        ({"packages": [1]}, r"packages \[1\], expected a JSON object"),
+    ],
+)
+def test_an_environment_of_other_types_is_reported(
+    tmp_path: Path, change: dict[str, object], found: str
+) -> None:
+    run = make(tmp_path)
+    (run.path / "environment.json").write_text(json.dumps(change))
+    with pytest.raises(RunError, match=rf"environment\.json: found {found}\."):
+        _ = run.environment
+
+
+@pytest.mark.parametrize("text", ['{"a', "[]", '{"step": "three"}'])
+def test_a_damaged_status_can_be_deleted(tmp_path: Path, text: str) -> None:
+    run = make(tmp_path)
+    (run.path / "status.json").write_text(text)
+    with pytest.raises(RunError, match=r"status\.json: found .*\nDelete it: "):
+        run.update_status(state="running")
+    (run.path / "status.json").unlink()
+    run.update_status(state="running")
+    assert run.state == "interrupted", "no process holds it"
+
+
+def test_a_run_has_a_name_wherever_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make(tmp_path / "runs", "mine")
+    (run.path / "eval").mkdir()
+    for folder, named in ((".", "."), (".", ""), ("eval", "..")):
+        monkeypatch.chdir(run.path / folder)
+        for found in (open_run(Path(named)), named_run(Path(named), Path("runs"))):
+            assert (found.name, found.path) == ("mine", run.path.resolve())
+    monkeypatch.chdir(run.path)
+    (moved,) = discard([named_run(Path("."), Path("runs"))])
+    assert moved == tmp_path.resolve() / "runs" / ".trash" / "mine"
 
 
 def test_status_keeps_what_is_not_named(tmp_path: Path) -> None:
