@@ -20,17 +20,24 @@ from pipelines.launch.slurm import SlurmLauncher, SlurmOptions
 from pipelines.reports.studies import duration
 from pipelines.runs.directory import Run, numbered
 from pipelines.runs.lock import is_locked
-from pipelines.runs.resume import FREE, differences
+from pipelines.runs.resume import FREE, differences, different_settings
 from pipelines.runtime.device import cpu_threads, gpu_names, pick_device
 from pipelines.runtime.process import watch_for_interruption
 from pipelines.studies import state
-from pipelines.studies.plan import Plan, load_plan, make_plan, own_classes, save_plan
+from pipelines.studies.plan import (
+    Plan,
+    load_plan,
+    make_plan,
+    own_classes,
+    save_plan,
+    with_other_rows,
+)
 from pipelines.studies.state import Cell, KnownRuns
 from pipelines.studies.tables import AblateResult, summarize
 
 from .config import AblateConfig, TrainConfig
 from .config.model import unnamed_class
-from .errors import ConfigError, RunError
+from .errors import ConfigError, RunError, TakenError
 from .evaluate import scores_of
 from .files import check_place
 from .progress import SILENT, Progress, Task, counted
@@ -57,15 +64,18 @@ def ablate(config: AblateConfig, *, progress: Progress = SILENT) -> AblateResult
     plan = make_plan(config, Store.open(config.data))
     for note in plan.notes:
         progress.say(note)
-    _check_same_study(plan)
-    save_plan(plan)
+    before = _study_before(plan)
+    whole = with_other_rows(plan, before) if before and config.rows else plan
+    save_plan(whole)
     cells = state.gather(plan)
     todo = [cell for cell in cells if cell.state not in ("scored", "impossible")]
     progress.say(_overview(plan, cells, todo))
     if todo:
         _run(plan, config, [cell for cell in cells if cell.state != "impossible"], progress)
     pictures, page_columns = config.pictures, config.page_columns
-    return summarize(plan, config.reports, pictures=pictures, page_columns=page_columns)
+    return summarize(
+        whole, config.reports, pictures=pictures, page_columns=page_columns, asked=plan
+    )
 
 
 def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> state.StudyEstimate:
@@ -77,23 +87,41 @@ def dry_run(config: AblateConfig, *, progress: Progress = SILENT) -> state.Study
     """
     store = Store.open(config.data)
     plan = make_plan(config, store)
-    device = pick_device(str(config.base.get("device", TrainConfig.device))).type
+    _study_before(plan)
+    device = pick_device(plan.evaluation.device).type
     return state.estimate(plan, state.gather(plan), store, device, progress)
 
 
-def _check_same_study(plan: Plan) -> None:
-    """Raise RunError if the study file exists and has the same rows with other settings."""
-    before = load_plan(plan.file).rows if plan.file.is_file() else ()
-    known = {row.name: to_plain(row.config) for row in before if row.config is not None}
+def _study_before(plan: Plan) -> Plan | None:
+    """Return the study of a plan's name, if there is one; RunError: it has other settings."""
+    if not plan.file.is_file():
+        return None
+    before = load_plan(plan.file)
+    known = {row.name: to_plain(row.config) for row in before.rows if row.config is not None}
     for row in plan.rows:
         if row.config is None or row.name not in known:
             continue
         if found := differences(known[row.name], to_plain(row.config)):
-            raise RunError(
-                f"{plan.file}: found the study with other settings: {row.name}'s "
-                f"{'; '.join(found)}.\n"
-                "Give this one another name (--name NAME), or the same settings as before."
-            )
+            raise _other_study(plan, f"settings: {row.name}'s {'; '.join(found)}")
+    if before.fingerprint != plan.fingerprint:
+        old, new = before.fingerprint[:12], plan.fingerprint[:12]
+        raise _other_study(plan, f"data: it began on {old}, {plan.evaluation.data} is {new}")
+    if changed := different_settings([_scoring(before), _scoring(plan)]):
+        found = [f"{name} was {old}, now {new}" for name, (old, new) in changed.items()]
+        raise _other_study(plan, f"scores: {'; '.join(found)}")
+    return before
+
+
+def _scoring(plan: Plan) -> dict[str, object]:
+    how = plan.evaluation
+    return {"protocol": how.protocols[0], "votes": how.votes, "checkpoint": how.checkpoint}
+
+
+def _other_study(plan: Plan, what: str) -> RunError:
+    return RunError(
+        f"{plan.file}: found the study with other {what}.\n"
+        "Give this one another name (--name NAME), or the same settings as before."
+    )
 
 
 def _overview(plan: Plan, cells: Sequence[Cell], todo: Sequence[Cell]) -> str:
@@ -134,8 +162,10 @@ def _launched(plan: Plan, config: AblateConfig, cells: Sequence[Cell]) -> Update
         if config.workers is not None:
             options["at_most"] = config.workers
         return SlurmLauncher(plan.file.parent / "slurm", SlurmOptions(**options)).run(jobs)
-    devices = () if config.base.get("device") == "cpu" else gpu_names()
-    workers = divide_machine(config.workers or 1, devices, config.base.get("threads"))
+    configs = [row.config for row in plan.rows if row.config is not None]
+    devices = () if {each.device for each in configs} == {"cpu"} else gpu_names()
+    threads = max((each.threads or 0 for each in configs), default=0) or None
+    workers = divide_machine(config.workers or 1, devices, threads)
     return LocalLauncher(workers).run(jobs)
 
 
@@ -227,10 +257,22 @@ def ablate_job(
 
 
 def _trained(config: TrainConfig, wanted: str, plan: Plan, progress: Progress) -> Run:
-    while (run := KnownRuns(config.runs).match(config, plan.fingerprint)) and is_locked(run.path):
-        progress.say(f"{run.path}: another process is training it; waiting")
-        while is_locked(run.path):
+    """Return the finished run of a row and seed, trained or resumed here or by another process."""
+    while True:
+        run = KnownRuns(config.runs).match(config, plan.fingerprint)
+        if run is not None and is_locked(run.path):
+            progress.say(f"{run.path}: another process is training it; waiting")
+            while is_locked(run.path):
+                time.sleep(POLL)
+            continue
+        try:
+            return _trained_here(run, config, wanted, progress)
+        except TakenError:  # another process was faster; its run is found once it has begun
             time.sleep(POLL)
+
+
+def _trained_here(run: Run | None, config: TrainConfig, wanted: str, progress: Progress) -> Run:
+    """Return the run, resumed if it has not finished; None: a new one of the wanted name."""
     if run is None:
         name = next(p.name for p in numbered(config.runs / wanted) if not p.exists())
         return Run(train(dataclasses.replace(config, name=name), progress=progress).run)

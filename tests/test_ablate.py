@@ -19,11 +19,12 @@ import numpy as np
 import pytest
 
 from pipelines import kernels
-from pipelines.ablate import ablate, ablate_job, dry_run
+from pipelines.ablate import _launched, ablate, ablate_job, dry_run
 from pipelines.config import AblateConfig, EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.evaluate import evaluate, six_fold
+from pipelines.launch import Worker
 from pipelines.reports.comparison import bootstrap_interval
 from pipelines.reports.studies import Line, tables_values
 from pipelines.runs.directory import find_runs, open_run
@@ -33,6 +34,7 @@ from pipelines.studies.state import Cell, gather
 from pipelines.studies.tables import summarize
 from pipelines.train import train
 from tests.tiny_store import write_tiny_store
+from tests.tiny_training import AtStep
 
 BASE = (
     "{depth: 3, width: 8, k: 4, fusion-channels: 32, layout: torch, batch-size: 4, "
@@ -208,6 +210,82 @@ def test_a_study_with_other_settings_needs_another_name(store: Store, tmp_path: 
         ablate(config(store, tmp_path))
 
 
+def test_a_study_on_other_data_or_scored_otherwise_needs_another_name(
+    store: Store, tmp_path: Path
+) -> None:
+    grid_file(tmp_path)
+    before = planned(store, tmp_path).file.read_bytes()
+    other = write_tiny_store(tmp_path / "data", points=200)
+    for changes, found in (
+        ({"votes": 2}, "scores: votes was 1, now 2"),
+        ({"checkpoint": "last"}, "scores: checkpoint was best, now last"),
+        ({"protocol": "block-s1"}, "scores: protocol was room, now block-s1"),
+        ({"data": other.path}, f"data: it began on {store.fingerprint[:12]}, .* is "),
+    ):
+        for stage in (ablate, dry_run):
+            with pytest.raises(RunError, match=f"found the study with other {found}(.|\n)*--name"):
+                stage(config(store, tmp_path, **changes))
+    assert (tmp_path / "runs" / "studies" / "grid" / "study.json").read_bytes() == before
+
+
+def test_some_rows_are_run_and_all_are_in_the_table(
+    store: Store, done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    grid_file(tmp_path)
+    shutil.rmtree(tmp_path / "runs" / "grid-plain-s0")  # has to wait
+    listener = AtStep()
+    result = ablate(config(store, tmp_path, rows=("small",), pictures=False), progress=listener)
+    assert (result.runs, result.finished) == (4, 4), "of the rows that were asked for"
+    assert [len(line.samples) for line in result.tables[0].lines] == [2, 1, 2]
+    assert listener.said == ["grid: 2 rows × 2 seeds; 4 scored; 0 to run"]
+    saved = load_plan(study_file(tmp_path / "runs", "grid"))
+    assert [row.name for row in saved.rows] == ["reference", "plain", "small"]
+
+
+def test_the_grid_says_how_the_machine_is_divided(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base has `device: cpu` and `threads: 1`."""
+    divided: list[list[Worker]] = []
+
+    class Launcher:
+        def __init__(self, workers: list[Worker]) -> None:
+            divided.append(workers)
+
+        def run(self, jobs: object) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:  # noqa: ARG002
+            return iter(())
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("pipelines.ablate.gpu_names", lambda: ("0", "1"))
+    monkeypatch.setattr("pipelines.ablate.LocalLauncher", Launcher)
+    grid_file(tmp_path)
+    plan = planned(store, tmp_path)
+    _launched(plan, config(store, tmp_path, workers=2), gather(plan))
+    (workers,) = divided
+    assert [(each.threads, each.device, each.sharing) for each in workers] == [(1, None, 2)] * 2
+
+
+def test_a_run_that_another_process_has_just_begun_is_taken(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was not there when this process looked for it."""
+    grid_file(tmp_path, steps=2, rows="{reference: {}}")
+    plan = planned(store, tmp_path)
+    calls: list[str] = []
+
+    def faster(training: Any, **options: Any) -> Any:
+        calls.append(training.name)
+        train(training, **options)  # by the other process
+        return train(training, **options)  # by this one, which finds the name taken
+
+    monkeypatch.setattr("pipelines.ablate.train", faster)
+    monkeypatch.setattr("pipelines.ablate.time.sleep", lambda _: None)
+    assert ablate_job(plan.file, "reference", 0).name == "grid-reference-s0"
+    assert calls == ["grid-reference-s0"]
+    assert cells(plan)["reference-s0"].state == "scored"
+
+
 def test_an_interrupted_run_is_gone_on_with(store: Store, tmp_path: Path) -> None:
     grid_file(tmp_path)
     plan = planned(store, tmp_path)
@@ -332,7 +410,7 @@ def test_times_are_not_taken_from_far_smaller_blocks(
 ) -> None:
     shutil.copytree(done / "runs", tmp_path / "runs")
     grid_file(tmp_path, rows="{reference: {num-points: 512}}")
-    assert dry_run(config(store, tmp_path)).source == "timed steps of the first row"
+    assert dry_run(config(store, tmp_path, name="other")).source == "timed steps of the first row"
 
 
 def command(store: Store, folder: Path, *more: str) -> list[str]:

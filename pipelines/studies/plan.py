@@ -27,6 +27,7 @@ from pipelines.errors import ConfigError, RunError, WeightsError, did_you_mean
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.presets import PRESETS
+from pipelines.runs.directory import STUDIES, check_name
 from pipelines.runs.resume import identity
 from pipelines.serialization import from_plain, to_plain
 from pipelines.train import resolve
@@ -36,7 +37,7 @@ from pipelines.training.summary import count_parameters
 from . import Row, Section, Study, study
 from .grid import read_grid
 
-STUDIES, FILE = "studies", "study.json"
+FILE = "study.json"
 VERSION = 1
 MODEL = tuple(options_of(ModelConfig))
 LEAST = {"depth": 2, "width": 1, "k": 1}
@@ -107,8 +108,29 @@ def load_plan(path: Path) -> Plan:
         ) from None
     except (ValueError, AttributeError, KeyError, TypeError, ConfigError) as error:
         raise RunError(
-            f"{path}: found a damaged study ({error}).\nRun the same deepgcn ablate again."
+            f"{path}: found a damaged study ({error}).\n"
+            "Delete it and run the same deepgcn ablate again: the runs are kept."
         ) from error
+
+
+def with_other_rows(plan: Plan, before: Plan) -> Plan:
+    """Return a plan of some rows with those too that the study has had before, and their seeds."""
+    chosen = {row.name: row for row in plan.rows}
+    sections = []
+    for section in before.sections:
+        kept = [chosen.pop(row.name, row) for row in section.rows]
+        new = [s for s in plan.sections if s.title == section.title]
+        kept += [chosen.pop(row.name) for s in new for row in s.rows if row.name in chosen]
+        sections.append(dataclasses.replace(section, rows=tuple(kept)))
+    for section in plan.sections:
+        if rows := tuple(row for row in section.rows if row.name in chosen):
+            sections.append(dataclasses.replace(section, rows=rows))
+    return dataclasses.replace(
+        plan,
+        sections=tuple(sections),
+        seeds=max(plan.seeds, before.seeds, key=len),
+        notes=tuple(dict.fromkeys((*before.notes, *plan.notes))),
+    )
 
 
 def latest_study(runs: Path) -> str:
@@ -167,10 +189,7 @@ def _chosen_study(config: AblateConfig) -> Study:
     else:
         assert config.grid is not None
         found = read_grid(config.grid)
-    name = config.name or found.name
-    if name in ("", ".", "..") or Path(name).name != name:
-        where = "--name" if config.name else f"{config.grid}: name"
-        raise ConfigError(f"{where}: found {name!r}, expected a name without slashes.")
+    check_name(config.name or found.name, "--name" if config.name else f"{config.grid}: name")
     names = tuple(row.name for section in found.sections for row in section.rows)
     for row in config.rows:
         check_choice("row", row, names, flag="--rows")
@@ -252,11 +271,14 @@ def _planned(
     with torch.device("meta"):  # nothing is allocated
         parameters = count_parameters(DeepGCN(config.model))
     own = {name: getattr(config.model, name) for name, value in row.axes.items() if value is None}
+    usual = config.test_area  # the names of folds tell their areas
+    if not folds:
+        usual = store.test_area if base.test_area is None else base.test_area
     return dataclasses.replace(
         row,
         changes=changes,
         axes={**row.axes, **own},
-        label=_label(config, base),
+        label=_label(config, dataclasses.replace(base, test_area=usual)),
         config=config,
         full_size=_is_full_size(config, row.published, store, folds=folds),
         parameters=parameters,
@@ -264,7 +286,7 @@ def _planned(
 
 
 def _label(config: TrainConfig, base: TrainConfig) -> str:
-    """Return the network for people, with those of its settings that its name does not tell."""
+    """Return the network for people, with what its name does not tell and what else differs."""
     model, parts = config.model, [config.label]
     if model.knn != "fixed":  # its one graph has no dilation
         if not model.dilation:
@@ -277,8 +299,17 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
         parts.append(f"{config.freeze} frozen")
     if config.recipe_text != "paper":
         parts.append(config.recipe_text)
-    if config.test_area != base.test_area and base.test_area is not None:
+    if config.test_area != base.test_area:
         parts.append(f"area {config.test_area}")
+    if config.first_lr != base.first_lr:
+        parts.append(f"lr {config.first_lr:g}")
+    for name, text in (
+        ("batch_size", "batch {}"),
+        ("num_points", "{} points"),
+        ("micro_batch", "micro-batches of {}"),
+    ):
+        if (value := getattr(config, name)) != getattr(base, name):
+            parts.append(text.format(value))
     return ", ".join(parts)
 
 
@@ -302,8 +333,13 @@ def _without_twins(
     rows: Sequence[Row], reference: str | None, store: Store, notes: list[str]
 ) -> tuple[Row, ...]:
     """Return the rows that train something of their own; say which ones do not."""
-    trained = {row.name: identity(row.config, store.fingerprint) for row in rows if row.config}
-    first: dict[str, str] = {}
+    # Batch norm counts each micro-batch alone, so that they shape the result; see `KnownRuns`.
+    trained = {
+        row.name: (identity(row.config, store.fingerprint), row.config.micro_batch)
+        for row in rows
+        if row.config
+    }
+    first: dict[tuple[str, int | None], str] = {}
     for name in sorted(trained, key=lambda name: name != reference):
         first.setdefault(trained[name], name)
     left_out = {name: first[what] for name, what in trained.items() if first[what] != name}

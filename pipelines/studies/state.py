@@ -20,6 +20,7 @@ from typing import Any
 
 from pipelines.bench import OURS, Case, measure_case
 from pipelines.config import TrainConfig
+from pipelines.data.blocks import trained_blocks
 from pipelines.data.store import Store
 from pipelines.errors import DeepGCNError, RunError
 from pipelines.model.figures import step_flop
@@ -134,12 +135,13 @@ class KnownRuns:
     def match(self, config: TrainConfig, fingerprint: str) -> Run | None:
         """Return the run that trains `config` (resolved) on that data; of several, the furthest.
 
-        A run's micro-batch counts only if `config` sets one: otherwise the machine chose it.
+        A run's micro-batch counts only if `config` sets one: otherwise the machine chose it, and of
+        two runs that are as far the one of whole batches is taken.
         """
         runs = self.found.get(identity(config, fingerprint), [])
         if config.micro_batch is not None:
             runs = [run for run in runs if run.config.micro_batch == config.micro_batch]
-        return max(runs, key=_progress, default=None)
+        return max(runs, key=lambda run: (_progress(run), not run.config.micro_batch), default=None)
 
 
 def _progress(run: Run) -> tuple[int, int]:
@@ -195,7 +197,8 @@ def estimate(
         left = [cell for cell in cells if cell.row.name == row.name and cell.state != "scored"]
         seconds = None
         if speed is not None and steps is not None:
-            each = steps * config.batch_size * _block_flop(config) / speed
+            trained = trained_blocks(steps, blocks[key], config.batch_size)
+            each = trained * _block_flop(config) / speed
             seconds = sum(each * (1 - fraction(cell.run)) for cell in left)
         memory = estimate_memory(fit_memory(config, device), device)
         rows.append(RowEstimate(row, len(left), steps, seconds, memory))

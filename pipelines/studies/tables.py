@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.config import AREAS
+from pipelines.config import AREAS, TrainConfig
 from pipelines.model.presets import PRESETS
 from pipelines.progress import counted
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, few_rooms, pool
@@ -34,21 +34,30 @@ class AblateResult:
     study: str  # its name
     tables: tuple[StudyTable, ...]  # one a section
     files: tuple[Path, ...]  # what was written
-    runs: int  # of the study
+    runs: int  # of the study, or of the rows that were asked for
     finished: int  # how many of them are trained and scored
     failed: int  # how many of them ended with an error
 
 
 def summarize(
-    plan: Plan, reports: Sequence[str] = (), *, pictures: bool = False, page_columns: int = 1
+    plan: Plan,
+    reports: Sequence[str] = (),
+    *,
+    pictures: bool = False,
+    page_columns: int = 1,
+    asked: Plan | None = None,
 ) -> AblateResult:
     """Make the tables of a study as its runs are now, and write them in the formats asked for.
 
-    LaTeX is for pages of so many columns of text.
+    LaTeX is for pages of so many columns of text. `asked` has the rows whose runs are counted;
+    None: all.
     """
     cells = gather(plan)
     rows = {row.name: [cell for cell in cells if cell.row is row] for row in plan.rows}
     tables = tuple(_table(plan, section, rows) for section in plan.sections)
+    part = asked or plan
+    names = {row.cell(seed) for row in part.rows for seed in part.seeds}
+    cells = [cell for cell in cells if cell.name in names]
     return AblateResult(
         study=plan.name,
         tables=tables,
@@ -205,17 +214,31 @@ def _summary(plan: Plan, section: Section) -> dict[str, str]:
         "study": f"{plan.name}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
     }
-    config = next((row.config for row in section.rows if row.config is not None), None)
-    if config is None:
+    configs = [row.config for row in section.rows if row.config is not None]
+    if not configs:
         return summary
-    steps, epochs = config.max_steps, counted(config.epochs, "epoch")
-    length = counted(steps, "step") if steps else epochs
-    blocks = f"batch {config.batch_size} × {config.num_points} points"
     if not section.folds:
-        summary["test area"] = str(config.test_area)
-    summary["budget"] = f"{length}, {blocks}, lr {config.first_lr:g}, {config.model.layout} layout"
-    summary["data"] = f"{config.data} ({plan.fingerprint[:12]})"
+        summary["test area"] = _shared("", (str(c.test_area) for c in configs)).strip()
+    budget = (
+        _shared("length", map(_length, configs)),
+        _shared("batch", (f"batch {c.batch_size} × {c.num_points} points" for c in configs)),
+        _shared("lr", (f"lr {c.first_lr:g}" for c in configs)),
+        _shared("layout", (f"{c.model.layout} layout" for c in configs)),
+    )
+    summary["budget"] = ", ".join(budget)
+    summary["data"] = f"{configs[0].data} ({plan.fingerprint[:12]})"
     return summary
+
+
+def _length(config: TrainConfig) -> str:
+    steps, epochs = config.max_steps, counted(config.epochs, "epoch")
+    return counted(steps, "step") if steps else epochs
+
+
+def _shared(name: str, texts: Iterable[str]) -> str:
+    """Return the text that all rows share, or that each has its own."""
+    found = set(texts)
+    return found.pop() if len(found) == 1 else f"{name} as in the rows"
 
 
 def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:

@@ -13,7 +13,8 @@ from pipelines.config import AblateConfig, TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.studies.plan import FILE, load_plan, make_plan, save_plan
+from pipelines.studies.plan import FILE, Plan, load_plan, make_plan, save_plan, with_other_rows
+from pipelines.studies.tables import summarize
 from tests.tiny_store import write_tiny_store
 
 
@@ -31,6 +32,61 @@ def test_a_row_like_the_reference_is_left_out_and_named(store: Store) -> None:
     assert "no-stochastic" not in [row.name for row in plan.rows]
     (note,) = [note for note in plan.notes if note.startswith("no-stochastic")]
     assert note.endswith("it is the same as reference.")
+
+
+def grid_plan(store: Store, folder: Path, text: str, **changes: Any) -> Plan:
+    """Return the plan of a grid of tiny trainings."""
+    grid = folder / "mine.yaml"
+    base = "{depth: 3, width: 8, k: 4, num-points: 64, batch-size: 4, max-steps: 5}"
+    grid.write_text(f"base: {base}\n{text}", encoding="utf-8")
+    runs = folder / "runs"
+    return make_plan(AblateConfig(grid=grid, data=store.path, runs=runs, **changes), store)
+
+
+def test_rows_of_other_micro_batches_are_no_twins(store: Store, tmp_path: Path) -> None:
+    plan = grid_plan(store, tmp_path, "axes: {micro-batch: [1, 4]}")
+    assert [row.config and row.config.micro_batch for row in plan.rows] == [1, 4]
+    assert plan.notes == ()
+    assert [row.label.rpartition(", ")[2] for row in plan.rows] == [
+        "micro-batches of 1",
+        "micro-batches of 4",
+    ]
+
+
+def test_a_table_says_of_all_rows_only_what_they_share(store: Store, tmp_path: Path) -> None:
+    plan = grid_plan(store, tmp_path, "axes: {area: [1, 3], lr: [0.001, 0.01]}")
+    (table,) = summarize(plan).tables
+    assert table.summary["test area"] == "as in the rows"
+    assert table.summary["budget"] == (
+        "5 steps, batch 4 × 64 points, lr as in the rows, paper layout"
+    )
+    network = "resgcn-3 (edge, C 8, k 4)"
+    assert [line.label for line in table.lines] == [
+        f"{network}, area 1",
+        f"{network}, area 1, lr 0.01",
+        network,
+        f"{network}, lr 0.01",
+    ]
+    same = grid_plan(store, tmp_path, "rows: {a: {}, b: {batch-size: 2, num-points: 32}}")
+    (table,) = summarize(same).tables
+    assert table.summary["test area"] == "3"
+    assert table.summary["budget"] == "5 steps, batch as in the rows, lr 0.001, paper layout"
+    assert table.lines[1].label == f"{network}, batch 2, 32 points"
+
+
+def test_some_rows_leave_the_others_of_the_study_as_they_are(store: Store, tmp_path: Path) -> None:
+    rows = "rows: {reference: {}, wide: {width: 16}, deep: {depth: 4}}\nreference: reference"
+    begun = grid_plan(store, tmp_path, rows, rows=("wide",), seeds=2)
+    later = grid_plan(store, tmp_path, rows, rows=("deep",))
+    assert [row.name for row in later.rows] == ["reference", "deep"]
+    whole = with_other_rows(later, begun)
+    assert [row.name for row in whole.rows] == ["reference", "wide", "deep"]
+    assert whole.seeds == (0, 1)
+    parts = (make_plan(config(store, "recipe", rows=(n,)), store) for n in ("modern", "paper-flip"))
+    recipes = with_other_rows(*parts)
+    titles = ["Recipe paper", "Recipe modern"]
+    assert [section.title for section in recipes.sections] == titles
+    assert [row.name for row in recipes.rows] == ["paper", "paper-flip", "modern"]
 
 
 def test_a_row_that_cannot_be_built_stays_with_its_reason(store: Store) -> None:
