@@ -250,9 +250,10 @@ def block_probabilities(counts: np.ndarray) -> np.ndarray:
         p_b = 1/K · Σ_c s_bc / Σ_b' s_b'c
 
     where s_bc is the fraction of b's labelled points that are of class c, and K the number of
-    classes that occur. No block is drawn more than MOST times as often as without balancing:
-    otherwise a class that is a few points in one block would make every K-th block that one. A
-    block without labels is never drawn; if no block has labels, all are equally likely.
+    classes that occur. No block is drawn more than MOST times as often as if all that have labels
+    were equally likely: otherwise a class that is a few points in one block would make every K-th
+    block that one. What such blocks lose, the others get in proportion. A block without labels is
+    never drawn; if no block has labels, all are equally likely.
 
     Args:
         counts: (blocks, classes) int64, the points of each class.
@@ -267,8 +268,15 @@ def block_probabilities(counts: np.ndarray) -> np.ndarray:
     if not occurs.any():
         return np.full(blocks, 1 / blocks)
     wanted = (fractions[:, occurs] / fractions[:, occurs].sum(axis=0)).mean(axis=1)
-    capped = np.minimum(wanted, MOST / blocks)
-    return capped / capped.sum()
+    most = MOST / np.count_nonzero(wanted)
+    chances = np.minimum(wanted, most)
+    chances = chances / chances.sum()
+    capped = wanted > most
+    while capped.any() and (chances > most).any():  # the others' growth may lift some above it
+        capped |= chances > most
+        chances[capped] = most
+        chances[~capped] *= (1 - most * capped.sum()) / chances[~capped].sum()
+    return chances
 
 
 def draw_blocks(

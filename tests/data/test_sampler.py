@@ -352,8 +352,30 @@ def test_a_few_points_in_one_block_do_not_fill_the_epoch() -> None:
     counts[7, 1:] = 1  # without a limit, 4 of 5 draws
     found = block_probabilities(counts)
     assert found.sum() == pytest.approx(1)
-    assert found[7] == pytest.approx(MOST * found[0] * 5, rel=0.05)  # the others lost 4 of 5
-    assert found[7] < 0.05
+    assert found[7] == MOST / 1000
+    np.testing.assert_allclose(np.delete(found, 7), (1 - MOST / 1000) / 999)
+
+
+def test_no_block_is_drawn_more_often_than_the_cap_though_the_others_grow() -> None:
+    """By hand: 12 rare classes in a block each, and one of 2 blocks which the first cap spares."""
+    counts = np.zeros((1000, 14), np.int64)
+    counts[:, 0] = 1000
+    counts[np.arange(12), np.arange(1, 13)] = 30
+    counts[20:38, 13] = 500
+    found = block_probabilities(counts)
+    assert found.sum() == pytest.approx(1)
+    assert found.max() == MOST / 1000
+    assert (found[:12] == MOST / 1000).all()
+    assert (found[20:38] == MOST / 1000).all()  # 1/14 · 1/18 is less than it, and then more
+    np.testing.assert_allclose(found[100:], (1 - 30 * MOST / 1000) / (1000 - 30))
+
+
+def test_the_cap_is_of_blocks_that_have_labels() -> None:
+    counts = np.zeros((1000, 2), np.int64)
+    counts[:30, 0], counts[5, 1] = 100, 1
+    found = block_probabilities(counts)
+    assert found[5] == pytest.approx(MOST / 30)
+    assert found[:30].sum() == pytest.approx(1)
 
 
 def test_blocks_without_labels_are_not_drawn_unless_none_has_any() -> None:
