@@ -79,16 +79,31 @@ def surroundings(
     """
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(pos)
     count = min(NEIGHBORS + 1, len(pos))  # the nearest is the point itself
-    reach, near = tree.query(pos, count, workers=-1)
-    reach, near = reach.reshape(len(pos), -1), near.reshape(len(pos), -1)
+    kept = _few_of_each_place(pos, count)
+    reach, near = cKDTree(pos[kept]).query(pos, count, workers=-1)
+    reach, near = reach.reshape(len(pos), -1), kept[near].reshape(len(pos), -1)
     radius = np.maximum(reach[chosen, -1], 1e-6)
     density = (count - 1) / (np.pi * radius**2)
     edge = np.flatnonzero((label[near] != label[:, None]).any(axis=1))
     if not len(edge):
         return np.full(len(chosen), np.inf), density
-    return cKDTree(pos[edge]).query(pos[chosen], workers=-1)[0], density
+    edges = pos[edge][_few_of_each_place(pos[edge], 1)]
+    return cKDTree(edges).query(pos[chosen], workers=-1)[0], density
+
+
+def _few_of_each_place(pos: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the points (N, 3) of each place, as sorted indices.
+
+    Scanners pile up points on one place, where a tree cannot part them: a search among n of them
+    takes n² steps, and finds no others than among `most`, if it looks for so many.
+    """
+    order = np.lexsort(pos.T)
+    begins = np.ones(len(pos), bool)
+    begins[1:] = (pos[order[1:]] != pos[order[:-1]]).any(axis=1)
+    numbers = np.arange(len(pos))
+    rank = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
+    return np.sort(order[rank < most])
 
 
 def confused_pairs(

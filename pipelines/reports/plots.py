@@ -290,7 +290,7 @@ def render(
     Args:
         pos: (N, 3) metres.
         color: (N, 3) uint8.
-        width: of the picture, pixels; its height follows.
+        width: of the picture, pixels; its height follows, at most four times as much.
         azimuth: degrees; 0 looks along +y with +x to the right, as on a map, and a larger one turns
             the camera counter-clockwise.
         elevation: degrees above the horizon that the camera looks down from.
@@ -298,11 +298,13 @@ def render(
     """
     screen, depth = project(pos, azimuth, elevation)
     low, high = screen.min(axis=0), screen.max(axis=0)
-    scale = (width - 8) / max(float(high[0] - low[0]), 1e-6)
-    height = max(8, round((high[1] - low[1]) * scale) + 8)
+    across, up = map(float, high - low)
+    scale = (width - 8) / max(across, up / 4, 1e-6)  # a thin column would be of endless height
+    left = (width - round(across * scale)) // 2
+    height = max(8, round(up * scale) + 8)
     if splat is None:
         splat = min(12, max(1, round(1.6 * math.sqrt(width * height / len(pos)))))
-    columns = np.rint((screen[:, 0] - low[0]) * scale).astype(np.int64) + 4 - splat // 2
+    columns = np.rint((screen[:, 0] - low[0]) * scale).astype(np.int64) + left - splat // 2
     rows = np.rint((high[1] - screen[:, 1]) * scale).astype(np.int64) + 4 - splat // 2
     far_first = np.argsort(-depth, kind="stable")
     rows, columns, order = rows[far_first], columns[far_first], np.arange(len(rows))

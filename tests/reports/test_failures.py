@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -39,6 +40,22 @@ def test_distance_and_density_by_brute_force() -> None:
     np.testing.assert_allclose(distance, every[np.ix_(chosen, edge)].min(axis=1), atol=1e-6)
     reach = np.sort(every, axis=1)[chosen, NEIGHBORS]
     np.testing.assert_allclose(density, NEIGHBORS / (np.pi * reach**2), rtol=1e-4)
+
+
+def test_points_piled_up_on_one_place() -> None:
+    """In pairs, and 20,000 on one place, which a search among all of them would take long for."""
+    pos, label = sheet(size=20)
+    pile = np.tile(pos[57], (20_000, 1))
+    points = np.concatenate([pos, pos, pile])
+    labels = np.concatenate([label, label, np.full(len(pile), label[57])])
+    begin = time.process_time()
+    distance, density = surroundings(points, labels, np.arange(len(points)))
+    assert time.process_time() - begin < 5
+    assert (distance[800:] == distance[57]).all()
+    assert density[800:].min() > 1e12, "no point of the pile is apart from its neighbours"
+    every = cdist(pos, pos)
+    edge = (label[every.argsort(axis=1)[:, :5]] != label[:, None]).any(axis=1)
+    np.testing.assert_allclose(distance[:400], every[:, edge].min(axis=1), atol=1e-6)
 
 
 def test_density_of_an_even_sheet_is_about_one_point_per_cell() -> None:

@@ -132,6 +132,18 @@ def test_the_nearest_point_is_in_front() -> None:
         assert (picture == BLUE).all(axis=2).sum() == 25
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.001])
+def test_a_thin_column_is_drawn_in_the_middle_of_a_picture_of_bounded_height(radius: float) -> None:
+    rng = np.random.default_rng(0)
+    pos = rng.random((3000, 3)) * (radius, radius, 2.5)
+    picture = render(pos, np.zeros((3000, 3), np.uint8), width=100)
+    assert picture.shape[1] == 100
+    assert 300 < picture.shape[0] < 400
+    row, column = center(picture, (0, 0, 0))
+    assert abs(column - 50) < 2
+    assert abs(row - picture.shape[0] / 2) < 4
+
+
 def test_background_and_size() -> None:
     picture = render(np.array([[0.0, 0, 0], [2, 1, 0]]), np.zeros((2, 3), np.uint8), elevation=90)
     assert picture.shape[1] == 640
