@@ -49,6 +49,7 @@ from .rooms import RoomNotes
 
 FILES, ROOMS = "all_files.txt", "room_filelist.txt"
 LARGEST_LIST = 1 << 24  # bytes; the published one has 0.5 MB
+PER_FILE = 1000  # blocks
 BLOCK_BYTES = 4096 * 37  # of a block, for the progress
 TOLERANCE = 0.01  # m, by which positions that the channels give twice may differ
 _MISSING: tuple[type[Exception], ...] = (*READ_ERRORS, KeyError)
@@ -287,7 +288,8 @@ def export_pointnet_h5(
     """Write fixed blocks of all rooms in the published form, which PyG reads; return its folder.
 
     A room's draws follow from the seed and its name alone. One file's blocks are in memory. The
-    folder is `indoor3d_sem_seg_hdf5_data` below `out`.
+    folder is `indoor3d_sem_seg_hdf5_data` below `out`. The lists of an earlier export go first and
+    come last, so that none names files of both.
     """
 
     def frozen() -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -302,10 +304,12 @@ def export_pointnet_h5(
             done()
 
     folder = out / "indoor3d_sem_seg_hdf5_data"
+    for name in (ROOMS, FILES):
+        (folder / name).unlink(missing_ok=True)
     blocks = frozen()
     rooms: list[str] = []
     files: list[str] = []
-    while part := list(islice(blocks, 1000)):
+    while part := list(islice(blocks, PER_FILE)):
         names, features, labels = zip(*part, strict=True)
         path = folder / f"ply_data_all_{len(files)}.h5"
         with atomic_hdf5(path) as file:
@@ -313,6 +317,10 @@ def export_pointnet_h5(
             file.create_dataset("label", data=np.stack(labels))
         files.append(f"{folder.name}/{path.name}\n")
         rooms += names
-    atomic_text(folder / "all_files.txt", "".join(files))
-    atomic_text(folder / "room_filelist.txt", "".join(rooms))
+    written = {PurePosixPath(line.strip()).name for line in files}
+    for path in folder.glob("*.h5"):
+        if _PART.fullmatch(path.name) and path.name not in written:  # of a larger export
+            path.unlink()
+    atomic_text(folder / FILES, "".join(files))
+    atomic_text(folder / ROOMS, "".join(rooms))
     return folder

@@ -11,6 +11,7 @@ import pytest
 
 from pipelines.config import EvalConfig, PrepareConfig
 from pipelines.data.blocks import room_blocks
+from pipelines.data.s3dis.published import export_pointnet_h5, find_published
 from pipelines.data.store import Room, Store
 from pipelines.errors import DatasetError
 from pipelines.evaluate import evaluate
@@ -144,7 +145,7 @@ def test_block_protocols_score_it_and_room_is_said_to_be_partial(
         (lambda p: (p / "all_files.txt").unlink(), "all_files.txt cannot be read"),
         (
             lambda p: (p / "room_filelist.txt").unlink(),
-            r"found ply_data_all_\d.h5 without room_filelist.txt",
+            r"found ply_data_all_\d+.h5 without room_filelist.txt",
         ),
         (
             lambda p: (p / "room_filelist.txt").write_text("Area_1_office_1\n"),
@@ -186,6 +187,32 @@ def test_a_size_without_bytes_allocates_nothing(folder: Path, tmp_path: Path) ->
         file.create_dataset("label", (10**9, 4096), np.uint8, chunks=(1, 4096))
     with pytest.raises(DatasetError, match="is cut off"):
         run(folder, tmp_path / "data")
+
+
+def test_an_export_that_was_stopped_is_no_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one would otherwise be a mixture of its own blocks and those of the first."""
+    run(folder, tmp_path / "data")
+    store, out = Store.open(tmp_path / "data"), tmp_path / "h5"
+    monkeypatch.setattr("pipelines.data.s3dis.published.PER_FILE", 30)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    exported = export_pointnet_h5(store, out, seed=0)
+    assert find_published(out) is not None
+    with pytest.raises(KeyboardInterrupt):
+        export_pointnet_h5(store, out, seed=1, done=stop)
+    with pytest.raises(DatasetError, match=r"found ply_data_all_\d.h5 without room_filelist.txt"):
+        find_published(out)
+    (exported / "ply_data_all_99.h5").write_bytes(b"of a larger export")
+    export_pointnet_h5(store, out, seed=1)
+    found = find_published(out)
+    assert found is not None
+    listed = {file.name for file in found.files}
+    assert {path.name for path in exported.glob("*.h5")} == listed
+    assert len(listed) > 2
 
 
 def test_other_channels_are_refused(folder: Path, tmp_path: Path) -> None:
