@@ -3,6 +3,7 @@
     DeepGCNError
     ├── ConfigError    an option or configuration value that cannot work
     ├── DatasetError   raw data, prepared data or a scan that is missing or broken
+    │   └── NothingScoredError  rooms in which nothing can be scored
     ├── RunError       a run directory that is missing, unfinished or does not fit
     │   ├── DiskFullError     there is no space to write it
     │   ├── ProcessLostError  a process of the same work ended or does not answer
@@ -34,6 +35,10 @@ class ConfigError(DeepGCNError):
 
 class DatasetError(DeepGCNError):
     """Raw data, prepared data or a scan that is missing, broken or of another version."""
+
+
+class NothingScoredError(DatasetError):
+    """Rooms in which nothing can be scored: no labelled point, or no block of a protocol."""
 
 
 class RunError(DeepGCNError):

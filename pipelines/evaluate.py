@@ -37,6 +37,7 @@ from pipelines.reports.scores import (
     build_report,
     known_scores,
     score_record,
+    store_notes,
     write_protocols,
     write_scores,
 )
@@ -50,7 +51,7 @@ from pipelines.runtime.device import pick_device
 from pipelines.runtime.waiting import sleep_if_crowded
 
 from .config import AREAS, EvalConfig, TrainConfig
-from .errors import ConfigError, DatasetError, RunError, command
+from .errors import ConfigError, DatasetError, NothingScoredError, RunError, command
 from .metrics import Scores, confusion, scores
 from .progress import SILENT, Progress, counted
 from .serialization import to_plain
@@ -93,17 +94,20 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
             side than those of a published protocol.
         RunError: there is no finished run, or a run has no weights.
         WeightsError: the weights cannot be found or read.
-        DatasetError: the store is missing, has other classes or no rooms of the test area.
+        DatasetError: the store is missing, has other classes or no rooms of the test area;
+            NothingScoredError: these have no labelled point, or no block of the protocol.
 
     >>> (found,) = evaluate(EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)).results
     >>> found.area, found.scores.points, found.files[0]
     (3, 2400, PosixPath('runs/tiny/eval/room/scores.json'))
     """
     device = pick_device(config.device, progress)
+    _say_what_votes_do(config, progress)
     results = []
     for evaluation in _evaluations(config, device, progress):
         for weights, model in zip(evaluation.weights, evaluation.models, strict=True):
             config.check_blocks(weights.name, model.block_size, model.voxel)
+        _check_labelled(evaluation)
         bands = protocols.count_height_bands(evaluation, progress)
         with sleep_if_crowded():
             found = [_score(evaluation, name, bands, progress) for name in config.protocols]
@@ -112,6 +116,12 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
             write_protocols(evaluation.folder, evaluation.name, each)
         results += found
     return EvalResult(tuple(results))
+
+
+def _say_what_votes_do(config: EvalConfig, progress: Progress) -> None:
+    once = " and ".join(protocol for protocol in config.protocols if protocol != "room")
+    if config.votes > 1 and once:
+        progress.warn(f"--votes {config.votes}: {once} scored once; votes are for protocol room.")
 
 
 def _chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
@@ -233,6 +243,21 @@ def _open_weights(
     return Evaluation(name, folder, weights, models, config, store, tuple(rooms))
 
 
+def _check_labelled(evaluation: Evaluation) -> None:
+    """Raise NothingScoredError if no point of the rooms has a class."""
+    if not any(sum(info.counts) for info in evaluation.rooms):
+        points = counted(sum(info.points for info in evaluation.rooms), "point")
+        raise NothingScoredError(
+            f"{evaluation.store.path}: found no labelled point in {_areas(evaluation)} ({points}), "
+            "expected some; what has no label cannot be scored.\n"
+            "Prepare rooms of it that have labels, or score another area."
+        )
+
+
+def _areas(evaluation: Evaluation) -> str:
+    return f"area {', '.join(map(str, evaluation.areas))}"
+
+
 def _score(
     evaluation: Evaluation, protocol: str, bands: np.ndarray | None, progress: Progress
 ) -> RunScores:
@@ -246,6 +271,13 @@ def _score(
     else:
         start = time.monotonic()
         rooms, blocks = protocols.count_blocks(evaluation, protocol, progress)
+        if not any(matrix.any() for matrix in rooms.values()):
+            found_none = f"labelled point in {counted(blocks, 'block')}" if blocks else "block"
+            raise NothingScoredError(
+                f"{evaluation.store.path}: found no {found_none} of {_areas(evaluation)} to score, "
+                f"expected some; protocol {protocol} scores blocks of 1 m with 100 points or more."
+                "\nScore every point: --protocol room"
+            )
         counts = Counts(rooms, blocks, time.monotonic() - start)
     found = scores(counts.matrix, classes, absent_as=options.absent)
     baseline = None if bands is None else scores(bands, classes, absent_as=options.absent)
@@ -266,6 +298,12 @@ def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Co
     first = np.zeros((classes, classes), np.int64)
     failures, blocks, seconds = no_failures(), 0, 0.0
     shown: list[Path] = []
+    options = evaluation.options
+    if options.palette == "safe" and options.pictures and classes > len(SAFE_COLORS):
+        progress.warn(
+            f"--palette safe: found {classes} classes, and colours for {len(SAFE_COLORS)} that "
+            "stay apart; pictures have the colours of the data."
+        )
     for number, found in enumerate(protocols.predict_rooms(evaluation, progress)):
         room = found.room
         rooms[evaluation.title_of(room)] = confusion(room.label, found.predicted, classes)
@@ -328,6 +366,7 @@ def six_fold(
     Raises:
         ConfigError: the named runs have different settings, or two of them the same area.
         RunError: areas are missing and `train_missing` is not given.
+        NothingScoredError: in no area can anything be scored; such areas are left out otherwise.
 
     >>> config = EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)
     >>> (found,) = six_fold(config, train_missing=True)
@@ -347,6 +386,7 @@ def six_fold(
             f"{base.path.parent}: found no finished run with {base.name}'s settings for area "
             f"{', '.join(map(str, todo))}.\nTrain what is missing: {how}"
         )
+    _say_what_votes_do(config, progress)
     if todo:
         check_named(base, config.own_classes)
     for area in todo:
@@ -418,7 +458,16 @@ def _pool(
     config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
 ) -> SixFoldResult:
     """Score every fold, and write the figures of all of them together."""
-    values = {area: scores_of(config, protocol, folds[area], progress) for area in sorted(folds)}
+    values: dict[int, dict[str, Any]] = {}
+    unscored: list[int] = []
+    for area in sorted(folds):
+        try:
+            values[area] = scores_of(config, protocol, folds[area], progress)
+        except NothingScoredError as error:
+            if len(unscored) == len(folds) - 1:
+                raise
+            unscored.append(area)
+            progress.warn(str(error))
     first, base = next(iter(values.values())), next(iter(folds.values()))
     areas, pooled, mean = pool(values, absent_as=config.absent)
     store = open_data(base, config.data)
@@ -437,8 +486,14 @@ def _pool(
     rows = [Row.of("pooled", pooled), mean]
     rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
     notes = ["Scores in percent. Pooled: all areas' counts summed; mean: of the areas' scores."]
-    if set(areas) != set(AREAS):
-        notes.append(f"Not six folds: the data has areas {', '.join(map(str, areas))} only.")
+    if set(folds) != set(AREAS):
+        notes.append(
+            f"Not six folds: the data has areas {', '.join(map(str, sorted(folds)))} only."
+        )
+    if unscored:
+        left_out = ", ".join(map(str, unscored))
+        notes.append(f"Left out, as nothing in it can be scored: area {left_out}.")
+    notes += store_notes(store, protocol)
     notes += absent_notes(pooled)
     notes += mean_notes(areas, pooled)
     if store.published_rooms:
@@ -469,7 +524,8 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
             with changing(run):  # the marker of a process that was killed as it ended goes
                 return known
         return known
-    one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,))
+    votes = config.votes if protocol == "room" else 1
+    one = dataclasses.replace(config, run_dirs=(run.path,), protocols=(protocol,), votes=votes)
     evaluate(one, progress=progress)
     made = run.scores(protocol)
     assert made is not None, "evaluate writes them"
@@ -501,7 +557,7 @@ def _summary(
         f"{counted(points, 'point')} scored",
         "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
         "runs": f"{base.name} and the runs with its settings, see scores.json; "
-        f"checkpoint {config.checkpoint}",
+        f"checkpoint {first['checkpoint']}",
         "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
         **machines([each["environment"] for each in values]),
     }

@@ -43,7 +43,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     'done'
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_of_ended(path)
+    remove_of_ended(path.parent, path.name)
     temporary = path.with_name(f".{path.name}.{_here()}-{os.getpid()}{UNFINISHED}")
     if os.path.lexists(temporary):  # a link, perhaps, which would lead what is written elsewhere
         temporary.unlink()
@@ -69,11 +69,15 @@ def _here() -> str:
     return f"{zlib.crc32(name.encode()):08x}"
 
 
-def remove_of_ended(path: Path) -> None:
-    """Remove what processes of this computer that were killed had begun to write to `path`."""
+def remove_of_ended(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes of this computer had begun to write in `folder`.
+
+    All of it, or of the file `name`. What others are writing there now stays.
+    """
     if sys.platform == "win32":  # where a signal of 0 would end the process that it asks for
         return
-    for left in path.parent.glob(f".{escape(path.name)}.{_here()}-*{UNFINISHED}"):
+    wanted = "*" if name is None else escape(name)
+    for left in folder.glob(f".{wanted}.{_here()}-*{UNFINISHED}"):
         process = left.name.removesuffix(UNFINISHED).rpartition("-")[2]
         try:
             os.kill(int(process), 0)

@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +22,12 @@ from pipelines import kernels, load_model, segment
 from pipelines.config import EvalConfig
 from pipelines.data.sampler import BlockSampler
 from pipelines.data.store import Store
-from pipelines.errors import DatasetError, RunError, WeightsError
+from pipelines.errors import DatasetError, NothingScoredError, RunError, WeightsError
 from pipelines.evaluate import EvalResult, evaluate
+from pipelines.files import atomic_write
 from pipelines.metrics import scores
 from pipelines.reports.scores import Counts, votes_note
+from pipelines.reports.viewer import SAFE_COLORS
 from pipelines.runs.directory import Run
 from pipelines.serialization import to_plain
 from pipelines.weights.safetensors import load_weights, read_metadata, save_weights
@@ -94,6 +98,7 @@ def test_block_scores_by_another_route(
     run: Run, store: Store, protocol: str, stride: float
 ) -> None:
     (found,) = score(run, protocols=(protocol,)).results
+    assert found.report.rows[1].name == "height bands (protocol room), no network"
     config, model = run.config, load_model(run.path)
     truth, answer = [], []
     for info in store.rooms(3):
@@ -164,10 +169,32 @@ def test_no_picture_of_other_predictions_stays(run: Run) -> None:
     (other,) = score(run, reports=("html",), seed=1).results
     assert other.scores != first.scores
     left = {path.name for path in folder.iterdir()}
-    assert left == {"scores.json", "confusion.csv", "report.md", "report.html"}
+    assert left == {"scores.json", "confusion.csv", "report.html"}
     assert "image/png" not in (folder / "report.html").read_text(encoding="utf-8")
     (drawn,) = score(run, pictures=True).results
     assert folder / "room_office_1.png" in drawn.files
+
+
+def test_no_report_of_other_figures_stays(run: Run) -> None:
+    folder = run.path / "eval" / "room"
+    formats = {f"report.{kind}" for kind in ("md", "csv", "json", "html", "tex")}
+    every = tuple(name.partition(".")[2] for name in formats)
+    score(run, reports=every, protocols=("room", "block-s1"))
+    score(run)
+    assert formats < {path.name for path in folder.iterdir()}, "the same figures"
+    score(run, absent="one")  # the same counts, other means
+    assert formats & {path.name for path in folder.iterdir()} == {"report.md"}
+    assert not (run.path / "eval" / "protocols.md").exists()
+    assert (run.path / "eval" / "block-s1" / "report.tex").exists()
+
+
+def test_what_another_evaluation_is_writing_stays(run: Run) -> None:
+    """Both may write the same run's scores at once; the test's own process stands for the other."""
+    folder = run.path / "eval" / "room"
+    with atomic_write(folder / "room_office_1.png") as temporary:
+        temporary.write_bytes(b"half of a picture")
+        score(run)
+        assert temporary.exists()
 
 
 def test_a_stop_before_the_last_file_leaves_no_scores(
@@ -177,7 +204,13 @@ def test_a_stop_before_the_last_file_leaves_no_scores(
     folder = run.path / "eval" / "room"
 
     def stopped(*_: Any) -> tuple[Path, ...]:
-        (folder / ".report.md.7.part").write_text("half")
+        write_half = (
+            "import os\nfrom pathlib import Path\nfrom pipelines.files import atomic_write\n"
+            f"with atomic_write(Path({str(folder)!r}, 'report.md')) as path:\n"
+            "    path.write_text('half'); os._exit(9)"
+        )
+        subprocess.run([sys.executable, "-c", write_half], check=False)
+        assert [*folder.glob(".report.md.*.part")]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -224,6 +257,27 @@ def test_votes_are_reported_beside_the_first_one(run: Run) -> None:
     assert found.report.rows[1].miou == once.scores.miou
     assert any("2 votes changed mIoU by" in note for note in found.report.notes)
     assert found.blocks > once.blocks
+
+
+def test_votes_that_a_block_protocol_does_not_take_are_said(run: Run) -> None:
+    ears = Ears()
+    config = {"run_dirs": (run.path,), "pictures": False, "device": "cpu", "votes": 2}
+    evaluate(EvalConfig(protocols=("block-s1", "block-s05"), **config), progress=ears)
+    said = "--votes 2: block-s1 and block-s05 scored once; votes are for protocol room."
+    assert ears.warned == [said]
+
+
+def test_a_palette_of_fewer_colours_than_classes_is_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.evaluate.SAFE_COLORS", SAFE_COLORS[:12])
+    for palette, warned in (
+        ("safe", ["--palette safe: found 13 classes, and colours for 12"]),
+        ("s3dis", []),
+    ):
+        ears = Ears()
+        evaluate(EvalConfig(run_dirs=(run.path,), palette=palette, device="cpu"), progress=ears)
+        assert [said.partition(" that")[0] for said in ears.warned] == warned
 
 
 def test_absent_classes_as_others_count_them(run: Run) -> None:
@@ -307,6 +361,20 @@ def test_no_rooms_of_the_test_area(run: Run) -> None:
     (run.path / "config.json").write_text(json.dumps(to_plain(config)))
     with pytest.raises(DatasetError, match=r"no rooms of tiny's test area 6; its areas are 1, 2"):
         score(run)
+
+
+def test_an_area_without_labels_has_no_scores(run: Run, tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "bare", bare=[3])
+    with pytest.raises(NothingScoredError, match=r"no labelled point in area 3 \(4,800 points\)"):
+        score(run, data=store.path, protocols=("room", "block-s1"))
+    assert not (run.path / "eval").exists()
+
+
+def test_rooms_without_a_block_have_no_scores(run: Run, tmp_path: Path) -> None:
+    store = write_tiny_store(tmp_path / "sparse", points=12)
+    with pytest.raises(NothingScoredError, match="found no block of area 3 to score"):
+        score(run, data=store.path, protocols=("block-s1",))
+    assert score(run, data=store.path).results[0].scores.points == 2 * 3 * 12
 
 
 def test_no_run_and_no_weights(run: Run, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from pipelines import kernels
 from pipelines.config import EvalConfig
 from pipelines.data.store import Store
-from pipelines.errors import ConfigError, RunError
+from pipelines.errors import ConfigError, NothingScoredError, RunError
 from pipelines.evaluate import six_fold
 from pipelines.metrics import scores
 from pipelines.runs.directory import Run, find_runs
@@ -74,6 +74,7 @@ def test_it_trains_what_is_missing_and_pools(base: Run) -> None:
     assert names[:5] == ["pooled", "mean of areas", "area 1", "area 2", "area 3"]
     assert "ResGCN-28, published †" in names
     assert any("Not six folds: the data has areas 1, 2, 3 only" in n for n in found.report.notes)
+    assert any("not the whole of S3DIS: 7 rooms of 272" in note for note in found.report.notes)
     written = json.loads(next(p for p in found.files if p.name == "scores.json").read_text())
     assert written["pooled"]["miou"] == found.pooled.miou
     assert written["runs"] == {"1": "base-fold1", "2": "base-fold2", "3": "base"}
@@ -93,6 +94,14 @@ def test_the_report_says_what_its_scores_are(base: Run, store: Store) -> None:
     assert (written["seed"], written["votes"], written["checkpoint"]) == (3, 2, "last")
     assert written["store"]["fingerprint"] == store.fingerprint
     assert written["environments"].keys() == {"1", "2", "3"}
+
+
+def test_the_checkpoint_of_runs_without_validation_is_the_last_one(
+    store: Store, tmp_path: Path
+) -> None:
+    base = train_tiny_run(store.path, tmp_path / "runs", name="base", max_steps=1, val_fraction=0)
+    (found,) = six_fold(folds(base), train_missing=True)
+    assert found.report.summary["runs"].endswith("checkpoint last")
 
 
 def test_runs_of_other_data_are_no_folds(base: Run, tmp_path: Path) -> None:
@@ -137,6 +146,22 @@ def test_scores_of_other_weights_are_not_taken_for_these(base: Run) -> None:
     ears = Ears()
     six_fold(folds(base), progress=ears)
     assert sum("scored before" in said for said in ears.said) == 2
+
+
+def test_an_area_without_labels_is_left_out_and_not_a_score_of_zero(
+    base: Run, tmp_path: Path
+) -> None:
+    six_fold(folds(base), train_missing=True)
+    bare = write_tiny_store(tmp_path / "bare", points=400, bare=[1]).path
+    ears = Ears()
+    (found,) = six_fold(folds(base, data=bare), progress=ears)
+    assert any("no labelled point in area 1" in said for said in ears.warned)
+    assert list(found.areas) == [2, 3]
+    assert found.mean.miou == pytest.approx((found.areas[2].miou + found.areas[3].miou) / 2)
+    assert any("as nothing in it can be scored: area 1." in note for note in found.report.notes)
+    nothing = write_tiny_store(tmp_path / "nothing", points=400, bare=[1, 2, 3]).path
+    with pytest.raises(NothingScoredError, match="no labelled point in area 3"):
+        six_fold(folds(base, data=nothing))
 
 
 def test_a_fold_that_was_stopped_is_finished(base: Run) -> None:

@@ -13,7 +13,12 @@ MODEL = ModelConfig(depth=3, width=16, k=6, fusion_channels=64, layout="torch")
 
 
 def train_tiny_run(
-    data: Path, runs: Path, name: str = "tiny", max_steps: int = 60, model: ModelConfig = MODEL
+    data: Path,
+    runs: Path,
+    name: str = "tiny",
+    max_steps: int = 60,
+    model: ModelConfig = MODEL,
+    val_fraction: float = TrainConfig.val_fraction,
 ) -> Run:
     """Train on the tiny building, long enough to tell its three surfaces apart."""
     config = TrainConfig(
@@ -26,6 +31,7 @@ def train_tiny_run(
         batch_size=4,
         num_points=128,
         lr=5e-3,
+        val_fraction=val_fraction,
         device="cpu",
         threads=1,
     )

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES, PUBLISHED_ROOMS
-from pipelines.data.store import Room, Store, area_file, make_room, write_manifest, write_rooms
+from pipelines.data.store import (
+    IGNORED,
+    Room,
+    Store,
+    area_file,
+    make_room,
+    write_manifest,
+    write_rooms,
+)
 
 SIZE = (2.1, 1.6, 2.5)  # m
 COLORS = {"floor": (150, 90, 40), "ceiling": (230, 230, 230), "wall": (200, 190, 120)}
 
 
-def write_tiny_store(data: Path, *, points: int = 800, test_area: int = 3) -> Store:
-    """Write areas 1, 2, 3 with 3, 2, 2 rooms of 2.1 m × 1.6 m, `points` on each surface."""
+def write_tiny_store(
+    data: Path, *, points: int = 800, test_area: int = 3, bare: Collection[int] = ()
+) -> Store:
+    """Write areas 1, 2, 3 with 3, 2, 2 rooms of 2.1 m × 1.6 m, `points` on each surface.
+
+    No point of the `bare` areas has a label.
+    """
     rooms = [
         tiny_room(area, number, points)
         for area, size in ((1, 3), (2, 2), (3, 2))
         for number in range(1, size + 1)
     ]
+    for room in rooms:
+        if room.area in bare:
+            room.label[:] = IGNORED
     for area in (1, 2, 3):
         write_rooms(area_file(data, area), [room for room in rooms if room.area == area])
     infos = [asdict(room.info(len(CLASSES))) for room in rooms]

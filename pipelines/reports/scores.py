@@ -7,6 +7,7 @@ runs/<run>/eval/<protocol>/, of weights runs/weights/<name>/<data>/<protocol>/
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import EvalConfig
+from pipelines.data.store import Store
 from pipelines.errors import RunError
-from pipelines.files import atomic_json, atomic_text, remove_unfinished
+from pipelines.files import atomic_json, atomic_text, remove_of_ended
 from pipelines.inference.protocols import Evaluation
 from pipelines.metrics import RULE, Scores, mean_iou, scores
 from pipelines.model.presets import PRESETS, published_as
@@ -36,6 +38,9 @@ DRAWN = (
     "that these have drawn; block-s1 and block-s05 score as published (--protocol)."
 )
 WORST = 20  # the most rooms to list
+# What the figures of reports follow from: the counts, how means are made, and the other rows.
+FIGURES = ("confusion", "absent_as", "first_vote", "baseline", "pooled")
+PROTOCOLS = "protocols.md"
 PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
 
 
@@ -108,23 +113,18 @@ def build_report(
     several = len(evaluation.weights) > 1  # then the name says which
     rows = [Row.of(name if several else f"{name}: {evaluation.model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
-    rooms, published = len(store.rooms()), store.published_rooms
-    if rooms < published:
-        notes.append(
-            f"This is not the whole of S3DIS: {counted(rooms, 'room')} of {published}. Published "
-            "figures are for the whole and cannot be compared."
-        )
-    if store.drawn and values["protocol"] == "room":
-        notes.append(DRAWN)
+    notes += store_notes(store, values["protocol"])
     if "first_vote" in values:
         once = values["first_vote"]
         rows.append(Row("without votes", once["miou"], once["oa"], once["macc"], once["iou"]))
         notes.append(votes_note(counts, evaluation.options.votes, found, once))
     if baseline is not None:
-        rows.append(Row.of("height bands, no network", baseline))
+        # Block protocols score drawn points, and the bands all of them.
+        where = "" if values["protocol"] == "room" else " (protocol room)"
+        rows.append(Row.of(f"height bands{where}, no network", baseline))
     areas = ", ".join(map(str, evaluation.areas))
     preset = PRESETS.get(published_as(model) or "")
-    if preset and preset.published and published and values["test_area"] == 5:
+    if preset and preset.published and store.published_rooms and values["test_area"] == 5:
         mark = "" if preset.cited else f" {tables.DAGGER}"
         rows.append(Row(f"published, S3DIS Area 5{mark}", preset.published / 100))
         if mark:
@@ -138,6 +138,20 @@ def build_report(
         values=values,
         tables=failure_tables(counts.failures, counts.matrix, store.classes),
     )
+
+
+def store_notes(store: Store, protocol: str) -> list[str]:
+    """Return the cautions on prepared data that is not all of what it was published as."""
+    notes = []
+    rooms, published = len(store.rooms()), store.published_rooms
+    if rooms < published:
+        notes.append(
+            f"This is not the whole of S3DIS: {counted(rooms, 'room')} of {published}. Published "
+            "figures are for the whole and cannot be compared."
+        )
+    if store.drawn and protocol == "room":
+        notes.append(DRAWN)
+    return notes
 
 
 def votes_note(counts: Counts, votes: int, found: Scores, once: Mapping[str, Any]) -> str:
@@ -191,18 +205,20 @@ def write_scores(
     """Write an evaluation's files and return them, with the pictures of its rooms.
 
     `folder` is runs/<run>/eval/<protocol>; `rooms` are the pictures and viewer pages that this
-    evaluation wrote there. Those of an earlier one stay only if it had the same counts; otherwise
-    they would contradict the scores. `history` has the run's "epoch" records.
+    evaluation wrote there. Pictures and reports of an earlier one, also `protocols.md` beside the
+    folder, stay only if it had the same scores; otherwise they would contradict these. `history`
+    has the run's "epoch" records.
 
     `scores.json` comes last: where it is, everything else is.
     """
-    remove_unfinished(folder)
+    remove_of_ended(folder)  # another evaluation of the same run may be writing here
     matrix, classes = np.array(report.values["confusion"]), report.classes
     confusion = folder / "confusion.csv"
     lines = ([name, *row] for name, row in zip(classes, matrix, strict=True))
     counts = tables.csv_text(["", *classes], lines)
-    if confusion.is_file() and confusion.read_text(encoding="utf-8") != counts:
-        for pattern in (*PLOTS, "room_*.png", "view_*.html"):
+    same_counts = confusion.is_file() and confusion.read_text(encoding="utf-8") == counts
+    if not (same_counts and _same_figures(folder, report.values)):
+        for pattern in (*PLOTS, "room_*.png", "view_*.html", "report.*", f"../{PROTOCOLS}"):
             for path in {*folder.glob(pattern)} - {*rooms}:
                 path.unlink(missing_ok=True)
     atomic_text(confusion, counts)
@@ -227,6 +243,16 @@ def write_scores(
         *pictures,
         *sorted(folder.glob("view_*.html")),
     )
+
+
+def _same_figures(folder: Path, values: Mapping[str, Any]) -> bool:
+    """Return whether the scores.json there has the figures of the record `values`."""
+    try:
+        known = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        mine = json.loads(json.dumps({name: values.get(name) for name in FIGURES}))
+        return all(known.get(name) == mine[name] for name in FIGURES)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def html_report(
@@ -275,14 +301,16 @@ def known_scores(
 ) -> dict[str, Any] | None:
     """Return a run's scores.json if `evaluate(config)` would give the same scores now, else None.
 
-    That is: the same settings, data of that `fingerprint`, and the same weights.
+    That is: the same settings, data of that `fingerprint`, and the same weights. Earlier versions
+    wrote scores of 0 points, which are no scores.
     """
     wanted = {"seed": config.seed, "checkpoint": run.chosen(config.checkpoint)}
     wanted |= {"absent_as": config.absent, "protocol": protocol, "means_over": RULE}
     wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
         known = run.scores(protocol) or {}
-        same = (known.get("store") or {}).get("fingerprint") == fingerprint
+        same = bool(known.get("points"))
+        same &= (known.get("store") or {}).get("fingerprint") == fingerprint
         same &= all(known.get(name) == value for name, value in wanted.items())
         # Not by times: a clock that was set back would take old scores for those of new weights.
         same = same and known["weights"][0]["sha256"] == weights_of(run, config.checkpoint).sha256
@@ -297,7 +325,7 @@ def write_protocols(folder: Path, name: str, found: Sequence[tuple[str, Scores]]
         (name, f"{s.points:,}", *map(percent, (s.oa, s.macc, s.miou))) for name, s in found
     )
     table = Table(name, ("protocol", "points scored", "OA", "mAcc", "mIoU"), lines)
-    path = folder / "protocols.md"
+    path = folder / PROTOCOLS
     title = f"# {name} under each protocol"
     atomic_text(path, f"{title}\n\n{table.as_markdown()}\n\nScores in percent.\n")
     return path
