@@ -22,6 +22,7 @@ import numpy as np
 
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
 from pipelines.data.synthetic.meshes import Library, load_library
+from pipelines.runtime.lock import hold_alone
 from pipelines.runtime.process import worker_pool
 
 from .config import SynthConfig
@@ -30,6 +31,7 @@ from .files import atomic_json, check_place, naming, remove_of_ended
 from .progress import SILENT, Progress, counted
 
 MARKER = "synthetic.json"
+LOCK = ".lock"
 UNFINISHED = ".unfinished"  # rooms that are being written
 WORKER_DENSITY = 30_000.0  # of a worker's rooms together; fewer are made sooner without its start
 
@@ -78,6 +80,7 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
     Raises:
         ConfigError: `config.out` holds something other than a synthetic building, or there is no
             usable library in `config.furniture`.
+        DatasetError: another process is writing a building into `config.out`.
     """
     check_place(config.out, "OUT", folder=True)
     settings: dict[str, Any] = {"generator": GENERATOR, "seed": config.seed}
@@ -93,17 +96,17 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
         for plan in _plans(config):
             rooms.append(_place(plan))
             task.advance()
-    _clear(config.out, rooms, settings)
-    config.out.mkdir(parents=True, exist_ok=True)
-    atomic_json(config.out / MARKER, {**settings, "rooms": rooms})
     counts: Counter[str] = Counter()
-    try:
-        with progress.task("Building rooms", total=total, unit="rooms") as task:
-            for found in _make_all(config):
-                counts += found
-                task.advance()
-    finally:
-        shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
+    with hold_alone(config.out / LOCK, config.out, ", or give another OUT.", progress):
+        _clear(config.out, rooms, settings)
+        atomic_json(config.out / MARKER, {**settings, "rooms": rooms})
+        try:
+            with progress.task("Building rooms", total=total, unit="rooms") as task:
+                for found in _make_all(config):
+                    counts += found
+                    task.advance()
+        finally:
+            shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)
     return SynthResult(config.out, total, counts.total(), dict(counts))
 
 
@@ -170,14 +173,15 @@ def _library(folder: Path) -> Library:
 
 def _clear(out: Path, wanted: list[str], settings: dict[str, Any]) -> None:
     """Remove the rooms of another synthetic building, and of this one those that are not whole."""
-    remove_of_ended(out / MARKER)
-    if not out.exists() or not any(out.iterdir()):
+    remove_of_ended(out, MARKER)
+    there = [path for path in out.iterdir() if path.name != LOCK]
+    if not there:
         return
     try:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
         rooms = [Path(str(room)) for room in marker.pop("rooms")]
     except FileNotFoundError:
-        files = counted(len(list(out.iterdir())), "file")
+        files = counted(len(there), "file")
         raise _not_ours(out, f"{files}, without {MARKER}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _not_ours(out, f"a {MARKER} that cannot be read") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,8 +13,9 @@ import numpy as np
 import pytest
 
 from pipelines.config import SynthConfig
-from pipelines.errors import ConfigError
+from pipelines.errors import ConfigError, DatasetError
 from pipelines.progress import Progress, Task
+from pipelines.runtime.lock import hold_alone
 from pipelines.synth import demo_building, synth
 from tests.data.synthetic.test_meshes import entry, write_library
 from tests.small_disk import largest_file
@@ -207,6 +209,22 @@ def test_a_broken_marker_and_a_file_in_the_way_are_refused(tmp_path):
     (tmp_path / "raw" / "synthetic.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
         synth(small(tmp_path / "raw"))
+
+
+def test_two_at_once_into_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    another = rf"raw: another process is writing it \(process {os.getpid()} .*\n.*another OUT"
+    with hold_alone(out / ".lock", out, "."), pytest.raises(DatasetError, match=another):
+        synth(small(out))
+    synth(small(out))
+    assert not (out / ".lock").exists()
+
+
+def test_the_lock_of_a_killed_synth_is_not_in_the_way(tmp_path: Path) -> None:
+    out = tmp_path / "raw"
+    out.mkdir()
+    (out / ".lock").write_text("process 7 on mine, since 2026-01-01 00:00:00\n")
+    assert synth(small(out)).rooms == 4
 
 
 def test_the_demo_building_is_small_and_complete(tmp_path):

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @subcommand("deepgcn synth raw", "deepgcn synth raw --areas 6 --rooms 3 --seed 1")
 def synth(config: SynthConfig, progress: Progress) -> Answer:
-    """Write a synthetic building in the raw S3DIS layout."""
+    """Write a synthetic building in the raw S3DIS layout.
+
+    A synthetic building of other settings in OUT is replaced, also one of another seed.
+    """
     from pipelines.synth import synth as stage
 
     result = stage(config, progress=progress)
