@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from pipelines.data.store import (
     readable_entries,
     remove_areas,
     stored_source,
+    stored_test_area,
     write_manifest,
     write_rooms,
 )
@@ -103,7 +104,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     """Read every room of the raw data into the store in `config.data`.
 
     Raises:
-        ConfigError: `config.data` cannot be a folder.
+        ConfigError: `config.data` cannot be a folder, or the data lacks `config.test_area`.
         DatasetError: there is no raw data, a room cannot be read (after all others were; not with
             `allow_incomplete`), the disk is full, or another process prepares the same folder.
 
@@ -115,6 +116,7 @@ def prepare(config: PrepareConfig, *, progress: Progress = SILENT) -> PrepareRes
     start = time.monotonic()
     check_place(config.data, "--data", folder=True)
     dataset = _find_dataset(config, progress)
+    _check_test_area(config, dataset)
     other = f", or give another folder: {command('prepare', '--data', 'DIR')}"
     with _full_disk_explained(config), hold_alone(config.data / LOCK, config.data, other, progress):
         return _prepare(config, dataset, start, progress)
@@ -137,7 +139,8 @@ def _prepare(
     config: PrepareConfig, dataset: Dataset, start: float, progress: Progress
 ) -> PrepareResult:
     replaced = _check_store(config, dataset)
-    entries, reused = _prepare_rooms(config, dataset, progress)
+    stored = [] if replaced else readable_entries(config.data)
+    entries, reused = _prepare_rooms(config, dataset, stored, progress)
     failed = {key: entry["failed"] for key, entry in entries.items() if "failed" in entry}
     if failed and not config.allow_incomplete:
         _refuse(failed, len(entries) - len(failed), progress)
@@ -210,15 +213,15 @@ def _find_arrays(path: Path) -> PublishedDataset | CustomDataset | None:
 def _check_store(config: PrepareConfig, dataset: Dataset) -> bool:
     """Return whether the folder holds a store of other data, which is to be replaced.
 
-    Other data comes from another place, and shares no room's files with this one. DatasetError: it
-    is not to be replaced.
+    Other data comes from another place, and lacks the files of one of the stored rooms: if it has
+    all of them, it was moved. DatasetError: the store is not to be replaced.
     """
     before, now = stored_source(config.data), dataset.source / dataset.root
     if before is None or before.resolve() == now.resolve():
         return False
     stored = readable_entries(config.data)
-    known = " ".join(str(entry.get("source")) for entry in stored)
-    if any(room.fingerprint() in known for room in dataset.rooms):  # it was moved
+    known = {room.fingerprint() for room in dataset.rooms}
+    if stored and all(known & {*str(entry.get("source")).split(":")} for entry in stored):
         return False
     if not config.replace:
         raise DatasetError(
@@ -230,13 +233,13 @@ def _check_store(config: PrepareConfig, dataset: Dataset) -> bool:
 
 
 def _prepare_rooms(
-    config: PrepareConfig, dataset: Dataset, progress: Progress
+    config: PrepareConfig, dataset: Dataset, entries_before: list[Entry], progress: Progress
 ) -> tuple[dict[str, Entry], int]:
     """Read the rooms that are new or changed; return all entries, and how many were not read.
 
     Afterwards every room that did not fail has a part or is in the store.
     """
-    stored = {f"Area_{room['area']}/{room['name']}": room for room in readable_entries(config.data)}
+    stored = {f"Area_{room['area']}/{room['name']}": room for room in entries_before}
     entries: dict[str, Entry] = {}
     todo: list[RoomFiles] = []
     for raw in dataset.rooms:
@@ -371,11 +374,15 @@ def _mistake(error: str) -> str:
 def _name_others(keys: list[str], progress: Progress) -> None:
     """Name all but the first of the rooms with a mistake."""
     if others := keys[1:]:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         progress.warn(
-            f"The same as in {keys[0]} in {counted(len(others), 'other room')}: "
-            f"{', '.join(others[:5])}{more}"
+            f"The same as in {keys[0]} in {counted(len(others), 'other room')}: {_first(others)}"
         )
+
+
+def _first(names: list[str]) -> str:
+    """Return the first few of many names."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{', '.join(names[:5])}{more}"
 
 
 def _complete(
@@ -400,6 +407,7 @@ def _complete(
                 write_rooms(area_file(config.data, area), rooms)
             task.advance(len(members))
     _warn(dataset, entries, progress)
+    _warn_of_gone(config.data, dataset, stored, progress)
     unknown: dict[str, Counter[str]] = {}
     for entry in entries:
         for name, counts in entry["unknown"].items():
@@ -409,7 +417,7 @@ def _complete(
         entries,
         classes=dataset.classes,
         class_colors=dataset.class_colors,
-        test_area=_test_area(config, dataset),
+        test_area=_test_area(config, dataset, progress),
         source=str((dataset.source / dataset.root).absolute()),  # so it is the same from anywhere
         rotated=dataset.rotated,
         frame=dataset.frame,
@@ -439,17 +447,57 @@ def _warn(dataset: Dataset, entries: list[Entry], progress: Progress) -> None:
             progress.warn(f"{dataset.source}: {counts[name]:,} of {counted(total, 'point')} {text}")
 
 
-def _test_area(config: PrepareConfig, dataset: Dataset) -> int:
+def _warn_of_gone(data: Path, dataset: Dataset, stored: set[RoomInfo], progress: Progress) -> None:
+    """Warn of rooms in the store that the data no longer has."""
+    left = {(raw.area, raw.name) for raw in dataset.rooms}
+    before = sorted((info.area, info.name) for info in stored)
+    gone = [f"Area_{area}/{name}" for area, name in before if (area, name) not in left]
+    if gone:
+        progress.warn(
+            f"{data}: {counted(len(gone), 'room')} removed, which {dataset.source / dataset.root} "
+            f"no longer has: {_first(gone)}."
+        )
+
+
+def _check_test_area(config: PrepareConfig, dataset: Dataset) -> None:
+    areas = sorted({room.area for room in dataset.rooms})
+    if config.test_area and config.test_area not in areas:
+        raise ConfigError(
+            f"--area: found {config.test_area}, expected an area of "
+            f"{dataset.source / dataset.root}: {', '.join(map(str, areas))}, or 0 for none."
+        )
+
+
+def _test_area(config: PrepareConfig, dataset: Dataset, progress: Progress) -> int:
+    """Return the area that is asked for or described, that of the store before, or the usual one.
+
+    Another one than before that was not asked for is said.
+    """
     areas = {room.area for room in dataset.rooms}
     usual = TEST_AREA if TEST_AREA in areas else max(areas)
     if len(areas) == 1:
         usual = 0  # the only area is there to be trained on
-    asked = (config.test_area, dataset.test_area, usual)
-    return next(area for area in asked if area is not None)
+    before = stored_test_area(config.data)
+    kept = before if before in {0, *areas} else None
+    asked = (config.test_area, dataset.test_area, kept, usual)
+    chosen = next(area for area in asked if area is not None)
+    if config.test_area is None and before not in (None, chosen):
+        progress.warn(
+            f"{config.data}: the test area is {chosen or 'none'}, it was {before or 'none'}."
+        )
+    return chosen
 
 
 def _read_stored(data: Path, info: RoomInfo) -> Room:
-    """Read a room's points from its part, or from the store that is being renewed."""
+    """Read a room's points from its part, or from the store that is being renewed.
+
+    A part with another checksum was left by a stop before its entry was written, perhaps under
+    other options.
+    """
     part = _part(data, info)
-    source = part if part.is_file() else area_file(data, info.area)
-    return next(iter(read_rooms(source, [info.name])))
+    if part.is_file():
+        with suppress(DatasetError):
+            (room,) = read_rooms(part)
+            if room.checksum() == info.checksum:
+                return room
+    return next(iter(read_rooms(area_file(data, info.area), [info.name])))

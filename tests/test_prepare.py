@@ -21,7 +21,7 @@ import pytest
 from pipelines.config import PrepareConfig
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
-from pipelines.errors import DatasetError
+from pipelines.errors import ConfigError, DatasetError
 from pipelines.prepare import prepare
 from pipelines.runtime.lock import hold_alone
 from tests.ears import Ears
@@ -213,6 +213,29 @@ def test_nothing_to_do_is_quick_and_the_fold_can_change(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "area_5.h5").stat().st_mtime_ns == before
 
 
+def test_the_test_area_stays_until_another_is_asked_for(tmp_path: Path) -> None:
+    raw, data = write_tree(tmp_path / "raw", aligned_files()), tmp_path / "data"
+    assert run(raw, data).test_area == 5
+    for area in (3, 0):
+        assert run(raw, data, test_area=area).test_area == area
+        assert run(raw, data).test_area == area
+    with pytest.raises(ConfigError, match=r"--area: found 4, expected an area of .*: 2, 3, 5, 6,"):
+        run(raw, data, test_area=4)
+    assert Store.open(data).test_area == 0
+    run(raw, data, test_area=3)
+    shutil.rmtree(raw / ALIGNED / "Area_3")
+    prepare(PrepareConfig(raw=raw, data=data, workers=1), progress=(heard := Ears()))
+    assert f"{data}: the test area is 5, it was 3." in heard.warned
+
+
+def test_an_only_area_is_trained_on_until_there_are_more(tmp_path: Path) -> None:
+    hall = {f"Area_{a}/hall_1/Annotations/wall_1.txt": box(9, a) for a in (1, 2)}
+    raw, data = write_tree(tmp_path / "raw", dict([*hall.items()][:1])), tmp_path / "data"
+    assert run(raw, data).test_area == 0
+    write_tree(raw, hall)
+    assert run(raw, data).test_area == 2
+
+
 def test_changed_and_removed_rooms_are_noticed(tmp_path: Path) -> None:
     raw = write_tree(tmp_path / "raw", aligned_files())
     run(raw, tmp_path / "data")
@@ -267,6 +290,23 @@ def test_other_data_under_the_same_name_is_other_data(
     assert class_points(data) == {"wall": 9}
 
 
+def test_other_data_that_shares_a_room_is_other_data(tmp_path: Path) -> None:
+    """As a few rooms of a building that were copied with their times."""
+    names = ("hall_1", "office_1", "office_2")
+    walls = {f"Area_1/{n}/Annotations/wall_1.txt": box(9, i) for i, n in enumerate(names)}
+    raw, data = write_tree(tmp_path / "raw", walls), tmp_path / "data"
+    run(raw, data)
+    before = checksums(data)
+    shutil.copytree(raw / "Area_1" / "office_1", tmp_path / "few" / "Area_1" / "office_1")
+    with pytest.raises(DatasetError, match=r"raw \(3 rooms\), asked for .*few; nothing was"):
+        run(tmp_path / "few", data)
+    assert checksums(data) == before
+    result = run(tmp_path / "few", data, replace=True)
+    assert (result.rooms, result.reused) == (1, 0)
+    assert checksums(data) == {"1/office_1": before["1/office_1"]}
+    read_all(data)
+
+
 def test_a_store_of_unknown_origin_is_not_replaced(tmp_path: Path) -> None:
     store = write_tiny_store(tmp_path / "data")
     raw = write_tree(tmp_path / "raw", {"Area_1/hall_1/Annotations/wall_1.txt": box(9, 1)})
@@ -286,7 +326,10 @@ def test_an_area_that_is_gone_leaves_no_file(tmp_path: Path) -> None:
     run(raw, data)
     (data / "area_1.h5").write_text("somebody's own file")
     shutil.rmtree(raw / ALIGNED / "Area_6")
-    run(raw, data)
+    prepare(PrepareConfig(raw=raw, data=data, workers=1), progress=(heard := Ears()))
+    (warned,) = [line for line in heard.warned if "no longer has" in line]
+    assert warned.startswith(f"{data}: 1 room removed")
+    assert warned.endswith(": Area_6/copyRoom_1.")
     assert sorted(path.stem for path in data.glob("*.h5")) == [f"area_{n}" for n in (1, 2, 3, 5)]
 
 
@@ -344,6 +387,23 @@ def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     assert run(raw, tmp_path / "data").reused == 3
     run(write_tree(tmp_path / "good", files), tmp_path / "expected")
     assert checksums(tmp_path / "data") == checksums(tmp_path / "expected")
+
+
+def test_a_part_without_its_entry_is_not_used(tmp_path: Path) -> None:
+    """As a stop under other options leaves it just after a room's points were written."""
+    files = {f"Area_1/hall_1/Annotations/{name}_1.txt": box(9, 1) for name in ("wall", "lamp")}
+    raw, data = write_tree(tmp_path / "raw", files), tmp_path / "data"
+    run(raw, data)
+
+    bad = write_tree(tmp_path / "bad", {**files, "Area_2/hall_1/Annotations/wall_1.txt": b"junk\n"})
+    with pytest.raises(DatasetError):  # so the other room's part stays
+        run(bad, tmp_path / "stopped", unknown="ignore")
+    part = Path(".parts/Area_1/hall_1.h5")
+    (data / part).parent.mkdir(parents=True)
+    shutil.copy(tmp_path / "stopped" / part, data / part)
+    assert run(raw, data).reused == 1
+    read_all(data)
+    assert class_points(data) == {"wall": 9, "clutter": 9}
 
 
 FILLS_THE_DISK = """

@@ -40,7 +40,10 @@ class SynthConfig:
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Raw rooms to the HDF5 store. `test_area` None: 5, or what the description says; 0: none."""
+    """Raw rooms to the HDF5 store.
+
+    `test_area` None: what the description says, else as in the store before, else 5; 0: none.
+    """
 
     raw: Path | None = option(
         None,
@@ -51,7 +54,7 @@ class PrepareConfig:
     )
     test_area: int | None = option(
         None,
-        "Area that train leaves out and eval scores; 0: none. [default: 5]",
+        "Area that train leaves out and eval scores; 0: none. [default: as before, else 5]",
         flag="--area",
         within=AREA,
     )

@@ -233,6 +233,20 @@ def stored_source(data: Path) -> Path | None:
         return None
 
 
+def stored_test_area(data: Path) -> int | None:
+    """Return the test area of the store in a folder; None: no store, or none was chosen.
+
+    The 0 of a single area is not chosen: there is no other one to train on.
+    """
+    try:
+        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
+        areas = {int(entry["area"]) for entry in manifest["rooms"]}
+        test_area = int(manifest["test_area"])
+        return test_area if test_area or len(areas) > 1 else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def remove_areas(data: Path, *, keep: Collection[int] = ()) -> None:
     """Remove a store's files of areas, all but those to keep."""
     for area in set(AREAS).difference(keep):

@@ -156,7 +156,7 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
         if not raw.exists():
             raise DatasetError(
                 f"{raw}: found nothing there, expected raw S3DIS (a folder or a zip).\n"
-                "Give its path: deepgcn prepare PATH --area 5"
+                "Give its path: deepgcn prepare PATH"
             )
         found = _datasets(raw)
         if not found and raw.is_dir():
@@ -179,11 +179,11 @@ def _only(found: list[RawDataset], where: Path) -> RawDataset:
     if not found:
         raise NoRawData(
             f"{where}: found no raw S3DIS, expected Area_<1-6>/<room>/Annotations/<class>_<n>.txt\n"
-            f"in a folder or a zip, {PREPARED}. Give its path: deepgcn prepare PATH --area 5\n"
+            f"in a folder or a zip, {PREPARED}. Give its path: deepgcn prepare PATH\n"
             "Without the data, make a synthetic building: deepgcn synth raw"
         )
     names = ", ".join(str(dataset.source / dataset.root) for dataset in found[:4])
-    how = command("prepare", found[0].source / found[0].root, "--area", 5)
+    how = command("prepare", found[0].source / found[0].root)
     raise DatasetError(
         f"{where}: found {len(found)} data sets ({names}), expected one.\n"
         f"Name the one you want: {how}"
