@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _plain(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_node(node, {})
+        _check_node(node, {}, loader.construct_object)
         return loader.construct_document(node)
     finally:
         loader.dispose()
@@ -106,10 +107,12 @@ def _check_events(events: Any) -> None:
             )
 
 
-def _check_node(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+def _check_node(
+    node: Any, known: dict[int, tuple[int, int] | None], construct: Callable[[Any], Any]
+) -> tuple[int, int]:
     """Return how many characters a node stands for, and how many levels; ValueError: too many.
 
-    `known` has the nodes before it, and None for those around it.
+    `known` has the nodes before it, and None for those around it. `construct` makes a node's value.
     """
     where = f"in line {node.start_mark.line + 1}"
     if id(node) in known:
@@ -127,10 +130,31 @@ def _check_node(node: Any, known: dict[int, tuple[int, int] | None]) -> tuple[in
         node.value = composed(node.value)
     if node.id == "mapping":
         below = [each for pair in node.value for each in pair]
-    inside = [_check_node(each, known) for each in below]
+    inside = [_check_node(each, known, construct) for each in below]
     size = 1 + (len(node.value) if is_text else 0) + sum(size for size, _ in inside)
     depth = 1 + max((depth for _, depth in inside), default=0)
     if size > EXPANDED or depth > DEEPEST:
         raise ValueError(f"found aliases that repeat too much {where}")
+    if node.id == "mapping":
+        _check_keys([key for key, _ in node.value if key.id == "scalar"], construct)
     known[id(node)] = size, depth
     return size, depth
+
+
+def _check_keys(keys: list[Any], construct: Callable[[Any], Any]) -> None:
+    """Raise ValueError for a key that is there twice: PyYAML would take the last one's value.
+
+    So are 1 and "1", as labels are read as texts. The keys that a merge brings may be repeated.
+    """
+    seen: dict[Any, int] = {}
+    for key in keys:
+        if key.tag == f"{TAG}merge":
+            continue
+        value, line = construct(key), key.start_mark.line + 1
+        same = {value, str(value), key.value}
+        if found := [seen[each] for each in same if each in seen]:
+            raise ValueError(
+                f"found the key {key.value[:40]!r} in line {found[0]} and again in line {line}, "
+                "expected each key once"
+            )
+        seen |= dict.fromkeys(same, line)

@@ -159,12 +159,13 @@ def _classes(given: Any) -> dict[str, Rgb]:
     if isinstance(given, list):
         for name in given:  # a repeated name would shift the numbers of those after it
             _check(given.count(name) == 1, f"the class {shown(name)} twice", "each once")
-        # A list or map among them is not a name; as text it is refused below.
-        given = {name if isinstance(name, str) else repr(name): None for name in given}
-    for name in given:
-        is_name = isinstance(name, str) and _CLASS.fullmatch(name)
+    for name in given:  # YAML takes yes, no, on, off, null and numbers for other than texts
+        quoted = "a text: yes, no, null and numbers need quotes"
+        _check(isinstance(name, str), f"the class {shown(name)}", quoted)
         expected = "a letter, then letters, digits, - and _, at most 32 in all"
-        _check(is_name, f"the class {shown(name)}", expected)
+        _check(_CLASS.fullmatch(name), f"the class {shown(name)}", expected)
+    if isinstance(given, list):
+        given = dict.fromkeys(given)
     colors = dict(zip(given, spread_colors(len(given)), strict=True))
     for name, color in given.items():
         if color is not None:

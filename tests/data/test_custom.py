@@ -283,7 +283,21 @@ BAD = {
     "a list": ("- 1", "found no keys"),
     "an unknown key": ("clases: [a, b]", "Did you mean 'classes'?"),
     "one class": ("classes: [a]\nareas: {1: x}\nlabel: a", "two or more names"),
-    "a list for a class": ("classes: [[a], b]", "found the class \"['a']\""),
+    "a list for a class": ("classes: [[a], b]", "found the class ['a'], expected a text"),
+    "classes that are no texts": ("classes: [yes, no, c]", "found the class True, expected a text"),
+    "such keys": ("classes: {on: [1, 2, 3], b: [4, 5, 6]}", "found the class True, expected a"),
+    "a class twice with colours": (
+        "classes: {a: [1, 2, 3], b: [4, 5, 6], a: [7, 8, 9]}",
+        "found the key 'a' in line 1 and again in line 1",
+    ),
+    "an area twice": (
+        "classes: [a, b]\nlabel: kind\nareas:\n  1: [train/*]\n  1: [test/*]",
+        "found the key '1' in line 4 and again in line 5, expected each key once",
+    ),
+    "a label as number and text": (
+        "classes: [a, b]\nlabel: kind\nvalues: {1: a, '1': b}",
+        "found the key '1' in line 3 and again",
+    ),
     "a list as a meaning": ("classes: [a, b]\nlabel: k\nvalues: {1: [a]}", "class ['a'] under"),
     "a class twice": ("classes: [a, a, b]", "found the class 'a' twice"),
     "a label with a class and ignored": (

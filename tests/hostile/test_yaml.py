@@ -121,6 +121,10 @@ def test_what_aliases_repeat_is_counted_before_it_is_made(
         ("a\n---\nb", "cannot be read as YAML"),
         ("a: !!int ''", "cannot be read as YAML"),
         ("a: !!map b", "cannot be read as YAML"),
+        ("{a: 1, b: {c: 1, c: 2}}", "the key 'c' in line 1 and again in line 1"),
+        ("yes: 1\nTrue: 2", "the key 'True' in line 1 and again in line 2"),
+        ("0x10: 1\n16: 2", "the key '16' in line 1 and again in line 2"),
+        ("u\u0308: 1\n\u00fc: 2", "the key '\u00fc' in line 1 and again in line 2"),
     ],
 )
 def test_what_is_refused(text: str, found: str, tmp_path: Path) -> None:
@@ -146,7 +150,9 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
 
 def test_aliases_and_dates_that_are_fine(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    text = "a: &a {k: 4, on: yes}\nb: [*a, {<<: *a, k: 8}]\n2001-99-99: 1_000\nc: 0x1f\n=: 1\n"
+    text = (
+        "a: &a {k: 4, on: yes}\nb: [*a, {<<: *a, k: 8, <<: *a}]\n2001-99-99: 1_000\nc: 0x1f\n=: 1\n"
+    )
     path.write_text(text)
     known = {"k": 4, True: True}
     assert read_yaml(path, "--grid") == {
