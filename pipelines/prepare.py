@@ -338,7 +338,8 @@ def _read_one(dataset: Dataset, raw: RoomFiles, path: Path) -> Entry:
     classes = dataset.classes
     info = asdict(room.info(len(classes)))
     noticed = asdict(notes)
-    about = {"uncolored": notes.uncolored, "objects": noticed.pop("objects")}
+    uncolored, objects = statistics.uncolored_inside(noticed), noticed.pop("objects")
+    about = {"uncolored": uncolored, "objects": objects}
     measured = {statistics.KEY: to_plain(statistics.measure_room(room, len(classes), **about))}
     stamp = {"source": _stamp(dataset, raw)}
     entry: Entry = json.loads(json.dumps({**info, **stamp, **noticed, **measured}))

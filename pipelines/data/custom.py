@@ -47,7 +47,7 @@ from pipelines.serialization import fits
 from .names import labels_in, name_pattern
 from .s3dis.raw import RawFile, RoomFiles
 from .s3dis.rooms import RoomNotes
-from .store import IGNORED, Room, make_room
+from .store import IGNORED, Room, sort_points
 
 OPTIONS = ("up", "scale", "columns")  # fields of ScanOptions
 KEYS = ("classes", "areas", "label", "values", "ignore", "test_area", *OPTIONS, "no_color_ok")
@@ -89,6 +89,9 @@ class CustomDataset:
         reading = (label, self.in_name, sorted(self.values.items()), self.options)
         more = self.no_color_ok, self.classes, self.frame, "colours that lack are filled in"
         text = repr((*reading, *more))
+        if self.in_name is not None:
+            text += repr(self.in_name.pattern)[200:]  # which Python leaves out of a long pattern
+            text += "grey apart from colours" if self.no_color_ok else ""
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -299,31 +302,47 @@ def read_custom_room(dataset: CustomDataset, room: RoomFiles) -> tuple[Room, Roo
     if not placed.any():
         first = room.files[0].name
         raise DatasetError(f"{first}: found no point with coordinates in room {room.name}.")
-    # The range of the colours (0–1, 0–255, 0–65535) follows from all files together: that of a dark
-    # object alone would be misjudged.
-    known = (values[~gone] for values, gone in zip(colors, masks, strict=True))
-    largest = max(float(values.max(initial=0)) for values in known)
-    bytes_ = [color_bytes(values, color_scale(values.dtype, largest)) for values in colors]
-    color = np.concatenate(bytes_)
+    color = np.concatenate(_bytes(colors, masks))
     pos, color, missing, label = (each[placed] for each in (pos, color, missing, label))
     if missing.any():
         fill_colors(pos, color, missing)
-    made = make_room(room.area, room.name, pos, color, label, dataset.frame)
+    order, low, local, grid = sort_points(f"Area_{room.area}/{room.name}", pos, dataset.frame)
+    made = Room(room.area, room.name, low, local, color[order], label[order], grid)
     notes = RoomNotes(
         unlabelled=int((label == IGNORED).sum()),
         unplaced=int((~placed).sum()),
         uncolored=int(missing.sum()),
+        uncolored_stray=int(missing[order[made.inside :]].sum()),
         black=int((color.max(axis=1) == 0).sum()),
         stray=len(pos) - made.inside,
     )
     return made, notes
 
 
-def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
+def _bytes(colors: Iterable[np.ndarray | None], masks: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Return the colours of a room's files (n, 3) as uint8, grey for a file without.
+
+    Their range (0–1, 0–255, 0–65535) follows from all files together: that of a dark object alone
+    would be misjudged.
+    """
+    both = list(zip(colors, masks, strict=True))
+    known = (values[~gone] for values, gone in both if values is not None)
+    largest = max((float(values.max(initial=0)) for values in known), default=0.0)
+    return [
+        np.full((len(gone), 3), GREY, np.uint8)
+        if values is None
+        else color_bytes(values, color_scale(values.dtype, largest))
+        for values, gone in both
+    ]
+
+
+def _read_file(
+    dataset: CustomDataset, path: Path
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
     """Return the points of a file.
 
-    They are pos (n, 3) float64 metres, NaN if unknown, color (n, 3) as it is in the file, which
-    points have none (n,) bool, and label (n,) uint8.
+    They are pos (n, 3) float64 metres, NaN if unknown, color (n, 3) as it is in the file, None if
+    it has none, which of its points have none (n,) bool, and label (n,) uint8.
     """
     try:
         arrays = path.name == COORDINATES
@@ -340,7 +359,7 @@ def _read_file(dataset: CustomDataset, path: Path) -> tuple[np.ndarray, ...]:
                 f"{path}: found {scan.without_color()}; expected red, green, blue.\n"
                 f"To take such scans as grey, write no_color_ok: true into {dataset.description}."
             )
-        color, missing = np.full((len(local), 3), GREY, np.uint8), np.zeros(len(local), bool)
+        color, missing = None, np.zeros(len(local), bool)
     else:
         missing = scan.uncolored()
         color = np.stack([scan.rows[name] for name in scan.color], axis=1)

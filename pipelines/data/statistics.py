@@ -229,6 +229,11 @@ def measure_room(room: Room, num_classes: int, **about: Any) -> Statistics:
     return measure(pos, color, label, num_classes=num_classes, **about)
 
 
+def uncolored_inside(entry: Mapping[str, Any]) -> int:
+    """Return how many points in a room's frame have no colour of their own, by its record."""
+    return int(entry.get("uncolored", 0) - entry.get("uncolored_stray", 0))
+
+
 def of_rooms(store: Store, rooms: Sequence[RoomInfo]) -> Statistics | None:
     """Return the statistics of some rooms of a store; None if one of them was not measured."""
     entries = {(entry["area"], entry["name"]): entry for entry in store.manifest["rooms"]}
@@ -244,8 +249,8 @@ def of_store(store: Store, progress: Progress = SILENT) -> Statistics:
     if todo:
         with progress.task("Measuring rooms", total=len(todo), unit="rooms") as task:
             for entry in todo:
-                room, uncolored = store.read(RoomInfo.from_entry(entry)), entry.get("uncolored", 0)
-                found = measure_room(room, len(store.classes), uncolored=uncolored)
+                room = store.read(RoomInfo.from_entry(entry))
+                found = measure_room(room, len(store.classes), uncolored=uncolored_inside(entry))
                 entry[KEY] = to_plain(found)
                 task.advance()
         _keep(store, progress)

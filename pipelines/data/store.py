@@ -120,18 +120,29 @@ def make_room(
     `pos` (N, 3) is float64, metres, in the raw frame, `color` (N, 3) and `label` (N,) uint8; N ≥ 1.
     `origin` (3,) is the room's minimum corner, if it is known better than by its points.
     """
+    order, low, local, grid = sort_points(f"Area_{area}/{name}", pos, frame, origin=origin)
+    return Room(area, name, low, local, color[order], label[order], grid)
+
+
+def sort_points(
+    where: str, pos: np.ndarray, frame: str, *, origin: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Grid]:
+    """Return a room's order of points, its origin, its points in that order and its cells.
+
+    `where` names the room in messages; all else is as for `make_room`.
+    """
     local, found = locate(len(pos), pos.__getitem__, frame)
     if origin is not None:
         found = replace(found, low=origin)
         local = found.local(pos)
     advice = "Correct its unit, or remove points that lie far away."
-    check_ground(f"Area_{area}/{name}", len(pos), pos.__getitem__, found, advice)
+    check_ground(where, len(pos), pos.__getitem__, found, advice)
     # Rounding may place a known origin above a point by a little, which does not make it stray.
     stray = found.stray(local) & (origin is None)
     inside, behind = np.flatnonzero(~stray), np.flatnonzero(stray)
     order, grid = grid_sort(local[inside])
     order = np.concatenate([inside[order], behind])
-    return Room(area, name, found.low, local[order], color[order], label[order], grid)
+    return order, found.low, local[order], grid
 
 
 def write_rooms(path: Path, rooms: Iterable[Room]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import textwrap
 import zipfile
@@ -252,6 +253,36 @@ def test_colors_have_one_range_in_a_room(tmp_path: Path) -> None:
     dataset = read_description(path)
     room, _ = read_custom_room(dataset, dataset.rooms[0])
     assert sorted(room.color.tolist()) == [[0, 0, 0]] * 2 + [[1, 0, 1]] * 2 + [[200, 100, 50]] * 2
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_an_object_without_color_leaves_the_others_theirs(tmp_path: Path, white: int) -> None:
+    """Its grey, 128 of 255, says nothing about the range of the others' colours."""
+    kind = float if white == 1 else np.uint16
+    names = ("red", "green", "blue")
+    for name, color in (("chair_1", [0.2, 0.4, 1.0]), ("table_1", None)):
+        columns = dict(zip("xyz", POS.T, strict=True))
+        if color:
+            columns |= {
+                n: np.full(4, white * c).astype(kind) for n, c in zip(names, color, strict=True)
+            }
+        rows = np.rec.fromarrays([*columns.values()], names=[*columns])
+        (tmp_path / "room").mkdir(exist_ok=True)
+        np.save(tmp_path / "room" / f"{name}.npy", rows)
+    text = 'classes: [chair, table]\nareas: {1: "room/*.npy"}\nlabel: {file: "([a-z]+)_"}\n'
+    dataset = read_description(describe(tmp_path, f"{text}no_color_ok: true\n"))
+    room, _ = read_custom_room(dataset, dataset.rooms[0])
+    assert {tuple(map(int, color)) for color in room.color} == {(51, 102, 255), (128, 128, 128)}
+
+
+def test_a_change_anywhere_in_a_pattern_is_noticed(tmp_path: Path) -> None:
+    write_csv(tmp_path / "room" / "chair_1.csv", [1] * 4)
+    text = 'classes: [chair, c]\nareas: {{1: "room/*.csv"}}\nlabel: {{file: "^(?:{}x)?{}"}}\n'
+    found = [
+        read_description(describe(tmp_path, text.format("long" * 60, end))).digest
+        for end in ("([a-z]+)_", "([a-z])")
+    ]
+    assert found[0] != found[1]
 
 
 def test_a_room_whose_colors_are_all_0_has_none(described: Path) -> None:
@@ -530,6 +561,23 @@ def test_stray_points_are_kept_behind_the_room(tmp_path: Path) -> None:
     published = PrepareConfig(dataset=description, frame="published", data=tmp_path / "other")
     with pytest.raises(DatasetError, match=r"31 of 2,031 points far from the others"):
         prepare(published)
+
+
+def test_stray_points_without_color_are_none_of_the_room(tmp_path: Path) -> None:
+    """As beams that did not return, twice as many as points; a tenth of these has no colour."""
+    rng = np.random.default_rng(0)
+    pos = np.concatenate([rng.random((2000, 3)) * (4, 3, 2.5) + 1, np.zeros((4000, 3))])
+    color = rng.random((6000, 3))
+    color[:200] = color[2000:] = np.nan
+    np.savez(tmp_path / "a.npz", pos=pos, color=color, kind=np.arange(6000) % 2)
+    description = describe(tmp_path, "{classes: [a, b], areas: {1: [a.npz]}, label: kind}")
+    config = PrepareConfig(dataset=description, data=tmp_path / "data")
+    assert prepare(config).statistics.colored == pytest.approx(0.9)
+    manifest = tmp_path / "data" / "manifest.json"
+    found = json.loads(manifest.read_text())
+    del found["rooms"][0]["statistics"]
+    manifest.write_text(json.dumps(found))
+    assert prepare(config).statistics.colored == pytest.approx(0.9), "measured in the store"
 
 
 def test_the_frame_of_s3dis_is_published() -> None:

@@ -58,6 +58,7 @@ class RoomNotes:
     unlabelled: int = 0  # points of the whole-room file that no annotation has
     unplaced: int = 0  # points without coordinates, which are left out
     uncolored: int = 0  # points without colour, which is filled in
+    uncolored_stray: int = 0  # of these, those outside of the room's frame
     black: int = 0  # points that are exactly black, as some programs write for no colour
     stray: int = 0  # points outside of the room's frame
     # The longest side of each object, m, by the name of its class.
