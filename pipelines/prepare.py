@@ -196,6 +196,12 @@ def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
                 raise
         else:
             check_classes(raw, progress)
+            if raw.unturned:
+                progress.warn(
+                    f"{raw.source / raw.root}: found no alignment angle of "
+                    f"{counted(len(raw.unturned), 'room')}, left as they are: "
+                    f"{_first([*raw.unturned])}."
+                )
             return raw
     if config.unknown != PrepareConfig.unknown:
         raise ConfigError(
@@ -438,7 +444,14 @@ def _complete(
 
 
 def _warn(dataset: Dataset, entries: list[Entry], progress: Progress) -> None:
-    """Warn of points that lack something."""
+    """Warn of points that lack something, and say which points and files were left out."""
+    if skipped := [name for entry in entries for name in entry["skipped"]]:
+        progress.say(f"{dataset.source}: left out as copies, by their names: {_first(skipped)}")
+    if isinstance(dataset, RawDataset) and (lacking := sum(e["unlabelled"] for e in entries)):
+        progress.say(
+            f"{dataset.source}: left out {counted(lacking, 'point')} of whole rooms that no object "
+            "has"
+        )
     counts = Counter[str]()
     for entry in entries:
         counts += {name: entry.get(name, 0) for name in ("points", *LACKING)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import PurePosixPath
 
@@ -17,8 +18,11 @@ TAKEN = {"clutter": "taken as clutter", "ignore": "neither trained on nor scored
 
 
 def class_name(file: RawFile) -> str:
-    """Return the name before an object's number: chair of chair_2.txt; it may have no number."""
-    stem = PurePosixPath(file.name).stem
+    """Return the name before an object's number: chair of chair_2.txt; it may have no number.
+
+    Programs number files of one name, too: chair (2).txt.
+    """
+    stem = re.sub(r" \(\d+\)$", "", PurePosixPath(file.name).stem)
     return stem.rpartition("_")[0] or stem
 
 

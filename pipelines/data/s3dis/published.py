@@ -163,7 +163,8 @@ def _check_incomplete(path: Path, files: Iterable[str]) -> None:
 def _lines(source: Path, open_file: Callable, name: str) -> list[str]:
     try:
         with open_file(name) as stream:
-            return str(stream.read(LARGEST_LIST).decode("latin-1")).split()
+            lines = stream.read(LARGEST_LIST).decode("utf-8", "replace").split("\n")
+            return [name for line in lines if (name := line.strip())]  # which may have spaces
     except _MISSING as error:
         raise DatasetError(
             f"{source}: {name} cannot be read ({error}), expected the list of the published form."
@@ -209,12 +210,10 @@ def _group(
 def read_published_room(dataset: PublishedDataset, raw: RoomFiles) -> tuple[Room, RoomNotes]:
     """Put a room together from the points that its blocks have drawn, each once."""
     where = f"{dataset.source}: Area_{raw.area}/{raw.name}"
-    data, label = _read_blocks(dataset, dataset.blocks[raw.area, raw.name])
+    data, label = _read_blocks(dataset, raw)
     inside = (data[..., 3:] >= -1e-3) & (data[..., 3:] <= 1.001)  # not NaN, too
     if not (np.isfinite(data).all() and inside.all()):
         raise DatasetError(f"{where}: found colours or room positions beyond 0 to 1.")
-    if ((label >= len(CLASSES)) & (label != IGNORED)).any():
-        raise DatasetError(f"{where}: found the label {label.max()}, expected 0 to 12.")
     size = _room_size(where, data)
     rows = np.concatenate([data[..., 6:], data[..., 3:6], label[..., None]], axis=2)
     rows = np.ascontiguousarray(rows.reshape(-1, 7), np.float32)
@@ -227,10 +226,8 @@ def read_published_room(dataset: PublishedDataset, raw: RoomFiles) -> tuple[Room
     return room, RoomNotes(unlabelled=int((found == IGNORED).sum()))
 
 
-def _read_blocks(
-    dataset: PublishedDataset, wanted: tuple[range, ...]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the data (B, n, 9) float32 and label (B, n) of blocks."""
+def _read_blocks(dataset: PublishedDataset, raw: RoomFiles) -> tuple[np.ndarray, np.ndarray]:
+    """Return the data (B, n, 9) float32 and label (B, n) of a room's blocks."""
     found: list[tuple[np.ndarray, np.ndarray]] = []
     first = 0
     for file in dataset.files:
@@ -243,10 +240,11 @@ def _read_blocks(
                     raise ValueError(f"data {data.shape} and label {label.shape}")
                 if first + len(data) > dataset.total:
                     raise _other_count(dataset, first + len(data))
-                for part in wanted:
+                for part in dataset.blocks[raw.area, raw.name]:
                     start, stop = max(part.start - first, 0), min(part.stop - first, len(data))
                     if start < stop:
                         found.append((data[start:stop], label[start:stop]))
+                        _check_labels(f"{dataset.source}: {file.name}", raw, found[-1][1])
                 first += len(data)
         except UNREADABLE as error:
             raise DatasetError(
@@ -257,6 +255,16 @@ def _read_blocks(
         raise _other_count(dataset, first)
     datas, labels = zip(*found, strict=True)
     return np.concatenate(datas).astype(np.float32, copy=False), np.concatenate(labels)
+
+
+def _check_labels(where: str, raw: RoomFiles, label: np.ndarray) -> None:
+    """Refuse labels of no class; they may be of any type of numbers."""
+    wrong = label[~np.isin(label, [*range(len(CLASSES)), IGNORED])]
+    if len(wrong):
+        raise DatasetError(
+            f"{where}: found the label {wrong[0]} in Area_{raw.area}/{raw.name}, expected 0 to "
+            f"{len(CLASSES) - 1}, or {IGNORED} for none.\nCopy or download the file again."
+        )
 
 
 def _other_count(dataset: PublishedDataset, found: int) -> DatasetError:

@@ -36,7 +36,7 @@ _ROOM_FILE = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/(?P<room>[^/]+)
 _ANGLES = re.compile(r"(?P<root>(?:.*/)?)Area_(?P<area>[1-6])/Area_[1-6]_alignmentAngle\.txt")
 # "aligned", but not "non-aligned" or "unaligned".
 _ALIGNED = re.compile(r"(?<!non)(?<!non[-_ ])(?<!not[-_ ])(?<!un)aligned", re.IGNORECASE)
-_DUPLICATE = re.compile(r".* \(\d+\)\.txt")
+_COPY = re.compile(r"(.*) \(\d+\)\.txt")
 _AREA = re.compile(r"Area_[1-6]")
 PREPARED = (
     "indoor3d_sem_seg_hdf5_data, or rooms as Area_1_office_1.npy or Area_1/office_1/coord.npy"
@@ -69,7 +69,7 @@ class RoomFiles:
     name: str
     files: tuple[RawFile, ...]
     whole: RawFile | None = None  # the file of the whole room without labels
-    skipped: tuple[str, ...] = ()  # stray files
+    skipped: tuple[str, ...] = ()  # copies of objects
     angle: float | None = None  # degrees about z that align a room of S3DIS with the axes
 
     def fingerprint(self) -> str:
@@ -93,6 +93,7 @@ class RawDataset:
     root: str  # the data set's folder within it, for messages
     rooms: tuple[RoomFiles, ...]  # by area and natural order of names
     rotated: bool  # rooms are rotated by their alignment angles while reading
+    unturned: tuple[str, ...] = ()  # rooms without such an angle, where others have one
     classes: tuple[str, ...] = CLASSES
     class_colors: tuple[tuple[int, int, int], ...] = CLASS_COLORS
     published: int = sum(PUBLISHED_ROOMS.values())  # rooms of the whole of S3DIS
@@ -275,7 +276,9 @@ def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
         listed = [room for room in listed if room.files]
         if listed:
             listed.sort(key=lambda room: (room.area, natural(room.name)))
-            datasets.append(RawDataset(source, root, tuple(listed), rotated))
+            lacking = (room for room in listed if rotated and (room.area, room.name) not in turn)
+            unturned = tuple(f"Area_{room.area}/{room.name}" for room in lacking)
+            datasets.append(RawDataset(source, root, tuple(listed), rotated, unturned))
     return datasets
 
 
@@ -295,9 +298,11 @@ def _ignored(name: str) -> bool:
 
 def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float) -> RoomFiles:
     annotations, wholes, skipped = [], [], []
+    names = {rest for rest, _ in entries}
     for rest, file in entries:
-        folder, _, base = rest.rpartition("/")
-        if folder == "Annotations" and _DUPLICATE.fullmatch(base):
+        folder = rest.rpartition("/")[0]
+        copy = _COPY.fullmatch(rest)
+        if folder == "Annotations" and copy and f"{copy[1]}.txt" in names:
             skipped.append(file.name)
         elif folder == "Annotations":
             annotations.append(file)
@@ -318,7 +323,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 def _read_angles(source: Path, name: str, area: int) -> dict[tuple[int, str], float]:
     """Read a table of `room angle` lines (degrees) after two header lines.
 
-    Any other line is refused: its room would silently stay unrotated.
+    Any other line is refused: its room would silently stay unrotated. Rooms without a line do, but
+    are named (`RawDataset.unturned`).
     """
     try:
         with opened(source) as open_file, open_file(name) as stream:

@@ -51,7 +51,7 @@ class RoomNotes:
     """What a reader noticed in a room."""
 
     repairs: list[Repair] = field(default_factory=list)
-    skipped: tuple[str, ...] = ()  # stray files that were left out
+    skipped: tuple[str, ...] = ()  # copies of objects that were left out
     renamed: str = ""  # a whole-room file that is not named like its room
     # The objects and points of unknown classes, by the class.
     unknown: dict[str, dict[str, int]] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from pipelines.errors import DatasetError
 from pipelines.evaluate import evaluate
 from pipelines.prepare import prepare
 from tests.ears import Ears
-from tests.raw_tree import run, write_zip
+from tests.raw_tree import box, run, write_tree, write_zip
 from tests.tiny_training import run_as, tiny_config
 
 POINTS = 512  # of a block, 4,096 in the published files
@@ -162,6 +162,29 @@ def test_damage_is_said(folder: Path, tmp_path: Path, damage: object, message: s
     damage(folder)  # type: ignore[operator]
     with pytest.raises(DatasetError, match=message):
         run(folder, tmp_path / "data")
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [(np.nan, "f4"), (1.5, "f4"), (-2, "i4"), (13, "u1")])
+def test_labels_of_no_class_are_refused(
+    folder: Path, tmp_path: Path, wrong: float, kind: str
+) -> None:
+    with h5py.File(folder / "ply_data_all_1.h5", "r+") as file:
+        label = file["label"][()].astype(kind)
+        label[-1, 7] = 255  # of no class, but allowed
+        label[-1, 8] = wrong
+        del file["label"]
+        file["label"] = label
+    found = rf"ply_data_all_1\.h5: found the label {wrong} in Area_2/office_2, expected 0 to 12,"
+    with pytest.raises(DatasetError, match=found):
+        run(folder, tmp_path / "data")
+
+
+def test_names_with_spaces_are_read_as_they_were_exported(tmp_path: Path) -> None:
+    names = ("office 1", "Büro 2")
+    files = {f"Area_1/{name}/Annotations/wall_1.txt": box(3000, 1) for name in names}
+    run(write_tree(tmp_path / "raw", files), tmp_path / "a", export="pointnet-h5")
+    run(tmp_path / "a" / "pointnet_h5", tmp_path / "b")
+    assert {room.name for room in Store.open(tmp_path / "b").rooms()} == {*names}
 
 
 def test_it_is_found_in_the_current_folder(

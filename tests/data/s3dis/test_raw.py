@@ -12,10 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipelines.config import PrepareConfig
+from pipelines.data.s3dis import CLASSES
 from pipelines.data.s3dis import raw as s3dis_raw
 from pipelines.data.s3dis.raw import READ_ERRORS, find_raw, open_entry
 from pipelines.data.store import Store
 from pipelines.errors import DatasetError
+from pipelines.prepare import prepare
+from tests.ears import Ears
 from tests.raw_tree import (
     ALIGNED,
     NON_ALIGNED,
@@ -201,6 +205,27 @@ def test_a_folder_is_aligned_by_its_name_wherever_one_stands(
     monkeypatch.chdir(raw)
     assert find_raw(None).rotated is rotated
     assert find_raw(Path()).rotated is rotated
+
+
+def test_rooms_without_an_angle_are_named(tmp_path: Path) -> None:
+    raw = write_tree(tmp_path / "raw", non_aligned_files())
+    prepare(PrepareConfig(raw=raw, data=tmp_path / "data", workers=1), progress=(heard := Ears()))
+    found = [line for line in heard.warned if "found no alignment angle of 2 rooms" in line]
+    assert [line.partition("are: ")[2] for line in found] == ["Area_5/office_19, Area_6/hallway_2."]
+
+
+def test_only_copies_are_left_out_which_is_said(tmp_path: Path) -> None:
+    names = ("chair_1", "chair_1 (1)", "table (1)", "table (2)", "door_2 (1)")
+    files = {f"Area_1/hall_1/Annotations/{name}.txt": box(10, n) for n, name in enumerate(names)}
+    files["Area_1/hall_1/hall_1.txt"] = box(43, 9)
+    raw = write_tree(tmp_path / "raw", files)
+    prepare(PrepareConfig(raw=raw, data=tmp_path / "data", workers=1), progress=(heard := Ears()))
+    (room,) = Store.open(tmp_path / "data").rooms()
+    points = {CLASSES[n]: count for n, count in enumerate(room.counts) if count}
+    assert points == {"chair": 10, "table": 20, "door": 10}
+    said = "\n".join(heard.said) + "\n"
+    assert "left out as copies, by their names: Area_1/hall_1/Annotations/chair_1 (1).txt\n" in said
+    assert "left out 3 points of whole rooms" in said
 
 
 def test_an_entry_that_a_zip_holds_twice(tmp_path: Path) -> None:
