@@ -43,9 +43,9 @@ def test_distance_and_density_by_brute_force() -> None:
 
 
 def test_points_piled_up_on_one_place() -> None:
-    """In pairs, and 20,000 on one place, which a search among all of them would take long for."""
+    """In pairs, and 100,000 on one place, which a search among all of them would take long for."""
     pos, label = sheet(size=20)
-    pile = np.tile(pos[57], (20_000, 1))
+    pile = np.tile(pos[57], (100_000, 1))
     points = np.concatenate([pos, pos, pile])
     labels = np.concatenate([label, label, np.full(len(pile), label[57])])
     begin = time.process_time()
@@ -56,6 +56,18 @@ def test_points_piled_up_on_one_place() -> None:
     every = cdist(pos, pos)
     edge = (label[every.argsort(axis=1)[:, :5]] != label[:, None]).any(axis=1)
     np.testing.assert_allclose(distance[:400], every[:, edge].min(axis=1), atol=1e-6)
+
+
+def test_a_pile_of_two_classes_is_a_boundary() -> None:
+    pos, _ = sheet(size=6)
+    points = np.concatenate([pos, np.tile(pos[14], (100_000, 1))])
+    label = np.zeros(len(points), np.uint8)
+    label[len(pos) :: 2] = 1
+    begin = time.process_time()
+    distance, _ = surroundings(points, label, np.arange(len(points)))
+    assert time.process_time() - begin < 5
+    assert (distance[36:] == 0).all()
+    assert distance[:36].max() <= np.linalg.norm(pos - pos[14], axis=1).max()
 
 
 def test_density_of_an_even_sheet_is_about_one_point_per_cell() -> None:
