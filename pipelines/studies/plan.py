@@ -334,15 +334,24 @@ def _without_twins(
 ) -> tuple[Row, ...]:
     """Return the rows that train something of their own; say which ones do not."""
     # Batch norm counts each micro-batch alone, so that they shape the result; see `KnownRuns`.
-    trained = {
-        row.name: (identity(row.config, store.fingerprint), row.config.micro_batch)
-        for row in rows
-        if row.config
-    }
-    first: dict[tuple[str, int | None], str] = {}
-    for name in sorted(trained, key=lambda name: name != reference):
-        first.setdefault(trained[name], name)
-    left_out = {name: first[what] for name, what in trained.items() if first[what] != name}
-    for name, twin in left_out.items():
-        notes.append(f"{name}: left out; with these settings it is the same as {twin}.")
-    return tuple(row for row in rows if row.name not in left_out)
+    # Where a row leaves them open, any run will do: also that of a row that sets them.
+    first: dict[str, dict[int | None, str]] = {}  # by what it trains and its micro-batch
+    twins: dict[str, str] = {}
+    configs = {row.name: row.config for row in rows if row.config}
+    for name in sorted(
+        configs, key=lambda name: (name != reference, configs[name].micro_batch is None)
+    ):
+        size = configs[name].micro_batch
+        alike = first.setdefault(identity(configs[name], store.fingerprint), {})
+        if size in alike:
+            twins[name] = f"with these settings it is the same as {alike[size]}."
+        elif alike and (size is None or None in alike):
+            other = next(iter(alike.values()))
+            twins[name] = (
+                f"it differs from {other} only in the micro-batch, which one of the two leaves "
+                "open. To train both, set micro-batch in both: the whole batch is one, too."
+            )
+        else:
+            alike[size] = name
+    notes += [f"{name}: left out; {twins[name]}" for name in configs if name in twins]
+    return tuple(row for row in rows if row.name not in twins)

@@ -53,6 +53,23 @@ def test_rows_of_other_micro_batches_are_no_twins(store: Store, tmp_path: Path) 
     ]
 
 
+@pytest.mark.parametrize(
+    ("reference", "kept"), [(None, "micro, other"), ("micro", "micro, other"), ("whole", "whole")]
+)
+def test_a_row_of_any_micro_batch_does_not_take_the_run_of_a_row_that_sets_it(
+    store: Store, tmp_path: Path, reference: str | None, kept: str
+) -> None:
+    rows = "rows: {micro: {micro-batch: 2}, whole: {}, other: {micro-batch: 1}}"
+    named = f"\nreference: {reference}" if reference else ""
+    plan = grid_plan(store, tmp_path, rows + named)
+    assert ", ".join(row.name for row in plan.rows) == kept
+    left_out = [name for name in ("micro", "whole", "other") if name not in kept]
+    assert [note.partition(":")[0] for note in plan.notes] == left_out
+    other = kept.partition(",")[0]
+    for note in plan.notes:
+        assert f"left out; it differs from {other} only in the micro-batch, which one" in note
+
+
 def test_a_table_says_of_all_rows_only_what_they_share(store: Store, tmp_path: Path) -> None:
     plan = grid_plan(store, tmp_path, "axes: {area: [1, 3], lr: [0.001, 0.01]}")
     (table,) = summarize(plan).tables
