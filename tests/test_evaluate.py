@@ -179,11 +179,16 @@ def test_no_report_of_other_figures_stays(run: Run) -> None:
     folder = run.path / "eval" / "room"
     formats = {f"report.{kind}" for kind in ("md", "csv", "json", "html", "tex")}
     every = tuple(name.partition(".")[2] for name in formats)
-    score(run, reports=every, protocols=("room", "block-s1"))
+    score(run, reports=every, protocols=("room", "block-s1"), pictures=True, view=True)
+    (folder / "report.pdf").write_bytes(b"made of report.tex")
+    drawn = {"confusion.png", "failures.png", "room_office_1.png", "view_office_1.html"}
     score(run)
     assert formats < {path.name for path in folder.iterdir()}, "the same figures"
     score(run, absent="one")  # the same counts, other means
-    assert formats & {path.name for path in folder.iterdir()} == {"report.md"}
+    left = {path.name for path in folder.iterdir()}
+    assert formats & left == {"report.md"}
+    assert drawn | {"report.pdf"} < left, "what is drawn of the same predictions is as it was"
+    assert "iou.png" not in left
     assert not (run.path / "eval" / "protocols.md").exists()
     assert (run.path / "eval" / "block-s1" / "report.tex").exists()
 

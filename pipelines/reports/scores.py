@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import EvalConfig
+from pipelines.config.choices import REPORTS
 from pipelines.data.store import Store
 from pipelines.errors import RunError
 from pipelines.files import atomic_json, atomic_text, remove_of_ended
@@ -41,7 +42,8 @@ WORST = 20  # the most rooms to list
 # What the figures of reports follow from: the counts, how means are made, and the other rows.
 FIGURES = ("confusion", "absent_as", "first_vote", "baseline", "pooled")
 PROTOCOLS = "protocols.md"
-PLOTS = ("confusion.png", "iou.png", "failures.png", "training.png")
+SCORES_PLOT = "iou.png"
+PLOTS = ("confusion.png", "failures.png", "training.png")
 
 
 @dataclass(frozen=True)
@@ -206,8 +208,9 @@ def write_scores(
 
     `folder` is runs/<run>/eval/<protocol>; `rooms` are the pictures and viewer pages that this
     evaluation wrote there. Pictures and reports of an earlier one, also `protocols.md` beside the
-    folder, stay only if it had the same scores; otherwise they would contradict these. `history`
-    has the run's "epoch" records.
+    folder, stay only if they do not contradict these scores: what is drawn of the predictions, if
+    the counts are the same; tables of scores, if the scores are, too. `history` has the run's
+    "epoch" records.
 
     `scores.json` comes last: where it is, everything else is.
     """
@@ -217,10 +220,11 @@ def write_scores(
     lines = ([name, *row] for name, row in zip(classes, matrix, strict=True))
     counts = tables.csv_text(["", *classes], lines)
     same_counts = confusion.is_file() and confusion.read_text(encoding="utf-8") == counts
+    old = () if same_counts else (*PLOTS, "room_*.png", "view_*.html")
     if not (same_counts and _same_figures(folder, report.values)):
-        for pattern in (*PLOTS, "room_*.png", "view_*.html", "report.*", f"../{PROTOCOLS}"):
-            for path in {*folder.glob(pattern)} - {*rooms}:
-                path.unlink(missing_ok=True)
+        old = (*old, SCORES_PLOT, *(f"report.{form}" for form in REPORTS), f"../{PROTOCOLS}")
+    for path in {path for pattern in old for path in folder.glob(pattern)} - {*rooms}:
+        path.unlink(missing_ok=True)
     atomic_text(confusion, counts)
     figures = {}
     if options.pictures:

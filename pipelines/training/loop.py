@@ -107,8 +107,9 @@ class Training:
     def build_stepper(self, trials: int) -> Stepper:
         """Return what takes the steps; the first `trials` of them may halve the micro-batch."""
         config, processes = self.config, self.processes
+        largest = math.ceil(len(self.sampler) / processes.size)  # of a short epoch's only batch
         accumulation = Accumulation(
-            config.micro_batch or config.local_batch,
+            min(config.micro_batch or config.local_batch, largest),
             trials,
             on_smaller=self.note_smaller,
             anywhere=processes.any,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from pipelines.evaluate import evaluate, six_fold
 from pipelines.prepare import prepare
 from pipelines.runs.directory import Run
 from pipelines.train import open_samplers, train
+from pipelines.training import loop
+from pipelines.training.steps import Accumulation
 from tests.tiny_training import AtStep, run_as, tiny_config
 
 ROOMS = "{classes: [floor, wall], areas: {1: [hall.csv]}, label: kind}"
@@ -58,6 +61,22 @@ def test_one_scan_is_enough(hall: TrainConfig) -> None:
         evaluate(EvalConfig(run_dirs=(run.path,)))
     with pytest.raises(RunError, match="no test area"):
         six_fold(EvalConfig(run_dirs=(run.path,)))
+
+
+def test_a_step_takes_no_more_at_once_than_an_epoch_has(
+    hall: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else halving it, where memory runs out, would change nothing at first."""
+    sizes: list[int] = []
+
+    def accumulation(size: int, *options: Any, **more: Any) -> Accumulation:
+        sizes.append(size)
+        return Accumulation(size, *options, **more)
+
+    monkeypatch.setattr(loop, "Accumulation", accumulation)
+    run = Run(train(dataclasses.replace(hall, batch_size=64)).run)
+    trained, _ = open_samplers(run.config, Store.open(hall.data))
+    assert sizes == [len(trained)]
 
 
 def test_without_validation_the_last_weights_are_the_result(
