@@ -40,11 +40,11 @@ def study(model: DeepGCN, weights: str, area: int, steps: int) -> dict[str, Any]
     }
     training = {"area": area, "recipe": "modern", "epochs": 100_000}
     training["without"] = ["balance", "smoothing"]  # as `plan` does in so short a training
-    training |= {"max-steps": steps, "batch-size": 8, "num-points": model.num_points}
-    training["block-size"] = model.block_size
+    training |= {"max-steps": steps, "batch-size": 16, "num-points": model.num_points}
+    training |= {"block-size": model.block_size, "val-fraction": 0.15, "val-blocks": 32}
     return {
         "title": f"Area {area}: from weights and from nothing, {steps} steps",
-        "base": {**network, **training, "val-blocks": 32},
+        "base": {**network, **training},
         "rows": {
             "from-nothing": {"lr": first_lr(steps, from_weights=False)},
             "from-weights": {"lr": first_lr(steps, from_weights=True), "weights": weights},
