@@ -17,7 +17,7 @@ from typing import Any
 
 from pipelines.data import statistics
 from pipelines.data.blocks import Grid, trained_blocks
-from pipelines.data.sampler import cuts, split_rooms
+from pipelines.data.sampler import cut_room, cuts, split_rooms
 from pipelines.data.statistics import Statistics
 from pipelines.data.store import RoomInfo, Store
 from pipelines.planning import rules
@@ -226,6 +226,8 @@ class _Draft:
         rules.choose_neighbours(choices, found, network)
         side, points = choices.get("block_size"), choices.get("num_points")
         divided = len(planning.rooms) > 1 or bool(cuts(planning.grid, side))
+        if not divided and (fraction := planning.given.get("val_fraction")):
+            cut_room(store.read(planning.rooms[0]), fraction, side)  # refuses, as `train` would
         held_out = rules.choose_validation(choices, len(planning.rooms), divided=divided)
         model = choices.network(start.model if start else None)
         model.check_points(points)

@@ -171,6 +171,8 @@ def test_an_only_room_of_one_block_is_trained_on_without_validation(tmp_path: Pa
     assert (len(trained), validated) == (1, None)
     with pytest.raises(DatasetError, match=r"one room to train on, of 0\.9 × 0\.8 m"):
         check_validation(dataclasses.replace(config, val_fraction=0.2))
+    with pytest.raises(DatasetError, match=r"one room to train on, of 0\.9 × 0\.8 m"):
+        planned(tmp_path, "20s", cores=2, val_fraction=0.2)
 
 
 def test_an_only_room_of_several_blocks_validates_on_some(tmp_path: Path) -> None:
