@@ -83,7 +83,8 @@ def _usual_table(runs: list[dict[str, Any]]) -> Iterator[str | Table]:
         network = "–"
         if run["arch"] is not None:
             network = "{arch}-{depth} {conv} C{width} k{k}".format_map(run)
-            shared = sharing(*(run[name] for name in ("depth", "knn", "knn_every", "knn_until")))
+            graphs = ("depth", "knn", "knn_every", "knn_until", "spatial")
+            shared = sharing(*(run[name] for name in graphs))
             network += shared and f", {shared}"
         counts = (_count(run[name]) for name in COUNTS)
         scores = (percent(run[name]) for name in PERCENT)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.errors import ConfigError
+from pipelines.progress import counted
 
 from .options import COUNT, FRACTION, Bounds, check_options, option
 
@@ -47,8 +48,8 @@ OWN_CLASSES = option(
 
 # Settings that no tensor depends on, and so may differ from those of weights to start from.
 TENSORLESS = (
-    *("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "dropout"),
-    "rgb",
+    *("num_classes", "k", "dilation", "epsilon", "knn", "knn_every", "knn_until", "spatial"),
+    *("dropout", "rgb"),
 )
 
 
@@ -77,17 +78,25 @@ def as_typed(name: str, value: object) -> str:
     return f"{'-k' if name == 'k' else f'--{name}'} {value}"
 
 
-def sharing(depth: int, knn: str, knn_every: int | None, knn_until: int | None) -> str:
-    """Return which layers share a graph, in short; empty if each has its own.
+def sharing(
+    depth: int, knn: str, knn_every: int | None, knn_until: int | None, spatial: str | None = None
+) -> str:
+    """Return how graphs differ from one in each layer's own features, in short; else "".
 
     >>> sharing(28, "dynamic", 4, 12)
     'k-NN every 4 until 12'
+    >>> sharing(28, "dynamic", 1, None, "8,8,16,16")
+    '4 layers in space'
     """
     if knn == "fixed":
         return "fixed k-NN"
+    in_space = len(spatial.split(",")) if spatial else 0
+    others = depth - in_space
     every = f" every {knn_every}" if (knn_every or 1) > 1 else ""
-    until = f" until {knn_until}" if (knn_until or depth) < depth else ""
-    return f"k-NN{every}{until}" if every or until else ""
+    until = f" until {knn_until}" if (knn_until or others) < others else ""
+    shared = f"k-NN{every}{until}" if every or until else ""
+    found = (shared, counted(in_space, "layer") + " in space" if in_space else "")
+    return ", ".join(filter(None, found))
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,13 @@ class ModelConfig:
         within=COUNT,
         commands=TRAININGS,
     )
+    spatial: str | None = option(
+        None,
+        "Dilations of the last layers, which take their neighbours in space, such as 4,4,8,8. "
+        "[default: no layer does]",
+        "D,D,…",
+        commands=TRAININGS,
+    )
     layout: str = option("paper", "Release: {}.", choices=LAYOUTS, commands=TRAININGS)
     dropout: float = option(
         0.3, "Rate before the last layer.", "P", within=FRACTION, commands=TRAININGS
@@ -162,9 +178,31 @@ class ModelConfig:
                 f"--no-rgb: found {self.in_channels} channels, expected {ModelConfig.in_channels}, "
                 "of which the colours are 3 to 5."
             )
-        if self.knn == "fixed" and (self.knn_every, self.knn_until) != (1, None):
-            flag = "--knn-every" if self.knn_every != 1 else "--knn-until"
-            raise ConfigError(f"{flag}: with --knn fixed all layers share the first graph already.")
+        self._check_graphs()
+
+    def _check_graphs(self) -> None:
+        given = {
+            "--knn-every": self.knn_every != 1,
+            "--knn-until": self.knn_until is not None,
+            "--spatial": bool(self.spatial),
+        }
+        if self.knn == "fixed" and (flags := [flag for flag, is_set in given.items() if is_set]):
+            raise ConfigError(
+                f"{flags[0]}: with --knn fixed all layers share the first graph already."
+            )
+        parts = self.spatial.split(",") if self.spatial else []
+        for part in parts:
+            if not (part.isascii() and part.isdigit() and len(part) < 8):
+                raise ConfigError(
+                    f"--spatial: found {self.spatial!r:.60}, expected whole numbers and commas, "
+                    "such as 4,4,8,8."
+                )
+            NEIGHBOURS.check("--spatial", int(part))
+        if len(parts) > self.depth:
+            raise ConfigError(
+                f"--spatial: found {len(parts)} dilations, expected at most one for each of the "
+                f"{self.depth} layers."
+            )
 
     @classmethod
     def published(cls, arch: str, depth: int | None = None, **changes: Any) -> ModelConfig:
@@ -186,7 +224,7 @@ class ModelConfig:
         'fixed k-NN'
         """
         if changes.get("knn") == "fixed":
-            changes = {"knn_every": 1, "knn_until": None, **changes}
+            changes = {"knn_every": 1, "knn_until": None, "spatial": None, **changes}
         return dataclasses.replace(self, **changes)
 
     @property
@@ -202,8 +240,8 @@ class ModelConfig:
 
     @property
     def sharing(self) -> str:
-        """Which layers share a graph, in short; empty if each has its own."""
-        return sharing(self.depth, self.knn, self.knn_every, self.knn_until)
+        """How graphs differ from one in each layer's own features, in short; else ""."""
+        return sharing(self.depth, self.knn, self.knn_every, self.knn_until, self.spatial)
 
     def label_with(self, block_size: float, voxel: float = 0.0) -> str:
         """Return the network in short, with its blocks and voxels unless they are as published.
@@ -219,21 +257,42 @@ class ModelConfig:
         """The classes that are neither ours nor PyTorch Geometric's, as "package.module:Class"."""
         return tuple(name for name in (self.arch, self.conv) if ":" in name)
 
+    @property
+    def first_spatial(self) -> int:
+        """The first layer, from 0, that takes its neighbours in space; `depth`: none does."""
+        return self.depth - len(self.spatial_dilations())
+
+    def spatial_dilations(self) -> tuple[int, ...]:
+        """Return the dilations of the layers that take their neighbours in space.
+
+        >>> ModelConfig(spatial="4,4,8,8").spatial_dilations()
+        (4, 4, 8, 8)
+        """
+        return tuple(map(int, self.spatial.split(","))) if self.spatial else ()
+
     def graph_layers(self) -> tuple[int, ...]:
-        """Return for each layer the layer in whose input's space its graph is found, from 0.
+        """Return for each layer the layer, from 0, whose graph it takes.
 
         >>> ModelConfig(depth=6, knn_every=2, knn_until=3).graph_layers()
         (0, 0, 2, 2, 2, 2)
+        >>> ModelConfig(depth=6, spatial="4,4,8").graph_layers()
+        (0, 1, 2, 3, 3, 5)
         """
-        last = 0 if self.knn == "fixed" else (self.knn_until or self.depth) - 1
+        first, spatial = self.first_spatial, self.spatial_dilations()
+        last = 0 if self.knn == "fixed" else min(self.knn_until or first, first) - 1
         every = self.knn_every
-        return tuple(min(layer, last) // every * every for layer in range(self.depth))
+        shared = [min(layer, last) // every * every for layer in range(first)]
+        return (*shared, *(first + spatial.index(dilation) for dilation in spatial))
 
     def dilations(self) -> tuple[int, ...]:
-        """Return the dilation d of each layer's graph: 1, 1, 2, 3, … or 1 throughout."""
-        if not self.dilation or self.arch == "dgcnn":
-            return (1,) * self.depth
-        return tuple(max(layer, 1) for layer in self.graph_layers())
+        """Return the dilation d of each layer's graph: 1, 1, 2, 3, … or 1 throughout.
+
+        >>> ModelConfig(depth=6, spatial="4,4,8").dilations()
+        (1, 1, 2, 4, 4, 8)
+        """
+        grows = self.dilation and self.arch != "dgcnn"
+        others = self.graph_layers()[: self.first_spatial]
+        return (*(max(layer, 1) if grows else 1 for layer in others), *self.spatial_dilations())
 
     @property
     def widest(self) -> int:
@@ -242,15 +301,18 @@ class ModelConfig:
 
     def check_points(self, num_points: int) -> None:
         """Raise ConfigError if the widest neighbourhood k·d does not fit into a block."""
-        dilation = max(self.dilations())
+        dilations = self.dilations()
+        dilation = max(dilations)
         if self.widest > num_points:
             most = num_points // dilation
             smaller = f"a smaller -k (at most {most}), " if most else ""
+            layer = max(layer for layer, each in enumerate(dilations) if each == dilation)
+            other = "--depth" if layer < self.first_spatial else "--spatial"
             raise ConfigError(
-                f"k·d: layer {self.depth - 1} takes neighbours from the {self.widest} "
+                f"k·d: layer {layer} takes neighbours from the {self.widest} "
                 f"nearest points (k {self.k} × dilation {dilation}), a block has only "
                 f"{num_points}.\n"
-                f"Use {smaller}a smaller --depth, more --num-points, or --no-dilation."
+                f"Use {smaller}a smaller {other}, more --num-points, or --no-dilation."
             )
 
 

@@ -96,7 +96,13 @@ def kept_bytes(model: ModelConfig, device: str, depth: int) -> tuple[float, floa
 def _small(model: ModelConfig) -> ModelConfig:
     """Return the smallest network like `model`, whose figures hold for every depth."""
     return dataclasses.replace(
-        model, depth=DEPTHS[0], dilation=False, epsilon=0.0, knn_every=1, knn_until=None
+        model,
+        depth=DEPTHS[0],
+        dilation=False,
+        epsilon=0.0,
+        knn_every=1,
+        knn_until=None,
+        spatial=None,
     )
 
 
@@ -108,6 +114,7 @@ def _counted(
     if model.knn == "fixed" or not model.sharing:
         return each
     one = _figures(dataclasses.replace(_small(model), knn="fixed"), measure, *setting)
+    spatial_too = _figures(dataclasses.replace(_small(model), spatial="1"), measure, *setting)
 
     def figures(depth: int, points: int) -> tuple[float, float]:
         def searches(layers: int) -> list[float]:
@@ -115,8 +122,12 @@ def _counted(
             return [a - b for a, b in zip(each(layers, points), one(layers, points), strict=True)]
 
         first, second = one(depth, points)
-        for layer in {*dataclasses.replace(model, depth=depth).graph_layers()} - {0}:
+        spatial = ",".join((model.spatial or "").split(",")[-depth:])
+        like = dataclasses.replace(model, depth=depth, spatial=spatial)
+        for layer in {*like.graph_layers()} - {0}:
             after, before = searches(layer + 1), searches(layer)
+            if layer >= like.first_spatial:
+                after, before = [*spatial_too(2, points)], [*one(2, points)]
             first, second = first + after[0] - before[0], second + after[1] - before[1]
         return first, second
 

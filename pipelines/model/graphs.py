@@ -24,6 +24,7 @@ from pipelines.progress import counted
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
 FIRST_GRAPH = {"paper": slice(6, 9), "torch": slice(0, 3)}
+POSITION = slice(0, 3)  # the channels of a point's place, m, which `--spatial` graphs span
 
 
 def knn(x: Tensor, k: int, dilation: int = 1) -> Tensor:
@@ -142,17 +143,20 @@ class Graphs:
         keep: bool,
     ) -> None:
         self.coordinates = features[..., FIRST_GRAPH[config.layout]]  # (B, N, 3)
-        self.graph_layers = config.graph_layers()
+        self.position = features[..., POSITION]  # (B, N, 3)
+        self.graph_layers, self.first_spatial = config.graph_layers(), config.first_spatial
         self.ranks, self.bounds = ranks, bounds
         self.keep = keep
         self.kept: dict[int, Tensor] = {}
 
     def of(self, layer: int, x: Tensor) -> Tensor:
-        """Return the graph of a layer: found in the space of its input x (B, N, C), or shared."""
+        """Return the graph of a layer: of its input's space, x (B, N, C), of space, or shared."""
         layer = self.graph_layers[layer]
         if layer not in self.kept:
             if not self.keep:
                 self.kept.clear()  # no later layer shares the one before
             space = x if layer else self.coordinates
+            if layer >= self.first_spatial:
+                space = self.position
             self.kept[layer] = kernels.knn(space, self.ranks[layer], self.bounds[layer])
         return self.kept[layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,17 @@ def test_the_floor_of_the_reference_network() -> None:
 
 
 @pytest.mark.parametrize(
-    "sharing", [{"knn_every": 2}, {"knn_every": 3, "knn_until": 5}, {"knn_until": 2}]
+    "sharing",
+    [
+        {"knn_every": 2},
+        {"knn_every": 3, "knn_until": 5},
+        {"knn_until": 2},
+        {"spatial": "2,2,4"},
+        {"knn_until": 2, "spatial": "3"},
+    ],
 )
 @pytest.mark.parametrize("arch", ["resgcn", "densegcn"])
-def test_the_floor_counts_shared_graphs_once(arch: str, sharing: dict[str, int]) -> None:
+def test_the_floor_counts_shared_graphs_once(arch: str, sharing: dict[str, Any]) -> None:
     config = ModelConfig.published(arch, 7, k=5, width=16, fusion_channels=32, **sharing)
     network, features = DeepGCN(config).train(), torch.rand(1, 64, 9)
     with kernels.use("reference"), FlopCounterMode(display=False, custom_mapping=ADDED) as step:

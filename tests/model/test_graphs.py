@@ -67,21 +67,27 @@ def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("every", "until", "expected"),
+    ("changes", "expected", "dilations"),
     [
-        (1, None, [0, 1, 2, 3, 4, 5]),
-        (2, None, [0, 0, 2, 2, 4, 4]),
-        (4, None, [0, 0, 0, 0, 4, 4]),
-        (1, 3, [0, 1, 2, 2, 2, 2]),
-        (2, 4, [0, 0, 2, 2, 2, 2]),
-        (1, 1, [0] * 6),
+        ({}, [0, 1, 2, 3, 4, 5], [1, 1, 2, 3, 4, 5]),
+        ({"knn_every": 2}, [0, 0, 2, 2, 4, 4], [1, 1, 2, 2, 4, 4]),
+        ({"knn_every": 4}, [0, 0, 0, 0, 4, 4], [1, 1, 1, 1, 4, 4]),
+        ({"knn_until": 3}, [0, 1, 2, 2, 2, 2], [1, 1, 2, 2, 2, 2]),
+        ({"knn_every": 2, "knn_until": 4}, [0, 0, 2, 2, 2, 2], [1, 1, 2, 2, 2, 2]),
+        ({"knn_until": 1}, [0] * 6, [1] * 6),
+        ({"spatial": "3,9,9"}, [0, 1, 2, 3, 4, 4], [1, 1, 2, 3, 9, 9]),
+        ({"spatial": "3,9,3"}, [0, 1, 2, 3, 4, 3], [1, 1, 2, 3, 9, 3]),
+        ({"knn_until": 2, "spatial": "7"}, [0, 1, 1, 1, 1, 5], [1, 1, 1, 1, 1, 7]),
+        ({"knn_until": 5, "spatial": "1,1"}, [0, 1, 2, 3, 4, 4], [1, 1, 2, 3, 1, 1]),
+        ({"spatial": "1,1,2,2,5,9"}, [0, 0, 2, 2, 4, 5], [1, 1, 2, 2, 5, 9]),
     ],
 )
 @pytest.mark.parametrize("checkpoint", [0, 4])
 def test_layers_share_the_graph_that_they_should(
-    every: int, until: int | None, expected: list[int], checkpoint: int
+    changes: dict[str, Any], expected: list[int], dilations: list[int], checkpoint: int
 ) -> None:
-    config = dataclasses.replace(SMALL, depth=6, knn_every=every, knn_until=until)
+    config = dataclasses.replace(SMALL, depth=6, **changes)
+    first_in_space = 6 - len(changes.get("spatial", "").replace(",", ""))
     torch.manual_seed(0)
     model = DeepGCN(config).double().eval()
     model.checkpoint_layers = checkpoint
@@ -92,14 +98,17 @@ def test_layers_share_the_graph_that_they_should(
     for layer, source in enumerate(expected):
         if source == layer:
             space = h if layer else x[..., 6:9]
+            if layer >= first_in_space:
+                space = x[..., :3]
             nearest = torch.cdist(space, space).argsort(-1)
-            dilation = max(layer, 1)
+            dilation = dilations[layer]
             found[layer] = nearest[..., : 4 * dilation : dilation].to(torch.int32)
         y = model.layers[layer](h, found[source])
         h = y + h if layer else y
         outputs.append(h)
 
     assert config.graph_layers() == tuple(expected)
+    assert config.dilations() == tuple(dilations)
     with torch.no_grad():
         for ours, theirs in zip(model.backbone(x), outputs, strict=True):
             torch.testing.assert_close(ours, theirs)
@@ -123,7 +132,12 @@ def test_one_graph_is_the_fixed_one() -> None:
     [
         ({"knn": "fixed", "knn_every": 2}, "--knn-every: with --knn fixed"),
         ({"knn": "fixed", "knn_until": 2}, "--knn-until: with --knn fixed"),
+        ({"knn": "fixed", "spatial": "4"}, "--spatial: with --knn fixed"),
         ({"knn_every": 0}, "--knn-every"),
+        ({"spatial": "4, 8"}, "--spatial: found '4, 8', expected whole numbers and commas"),
+        ({"spatial": "4,"}, "--spatial: found '4,', expected whole numbers"),
+        ({"spatial": "4,0"}, "--spatial: found 0, expected"),
+        ({"spatial": "1,1,1,1,1"}, "--spatial: found 5 dilations, expected at most one for each"),
     ],
 )
 def test_sharing_that_has_no_meaning_is_refused(changes: dict[str, Any], message: str) -> None:

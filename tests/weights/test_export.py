@@ -48,7 +48,7 @@ COME_BACK = {
     "changed-dgcnn": dataclasses.replace(CHANGED, arch="dgcnn", conv="edge"),
     "channels": dataclasses.replace(SMALL, in_channels=7),
 }
-SHARED = dataclasses.replace(SMALL, depth=6, knn_every=2, knn_until=3)
+SHARED = dataclasses.replace(SMALL, depth=6, knn_every=2, knn_until=3, spatial="3,3")
 
 POINTS = 48  # of exported computations
 

@@ -59,6 +59,10 @@ def test_list_says_which_layers_share_a_graph(capsys: pytest.CaptureFixture[str]
     create_run(TrainConfig(model=model, name="shared"), environment={})
     (line,) = succeed(capsys, "list", "--where", "knn_every=2 and knn_until=4").splitlines()[1:2]
     assert "resgcn-7 edge C64 k16, k-NN every 2 until 4" in line
+    in_space = ModelConfig(depth=7, spatial="4,8")
+    create_run(TrainConfig(model=in_space, name="in-space"), environment={})
+    (line,) = succeed(capsys, "list", "--where", "spatial='4,8'").splitlines()[1:2]
+    assert "resgcn-7 edge C64 k16, 2 layers in space" in line
 
 
 def names(text: str) -> list[str]:
