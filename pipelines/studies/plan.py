@@ -27,6 +27,7 @@ from pipelines.errors import ConfigError, RunError, WeightsError, did_you_mean
 from pipelines.files import atomic_json
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.model.presets import PRESETS
+from pipelines.progress import counted
 from pipelines.runs.directory import STUDIES, check_name
 from pipelines.runs.resume import identity
 from pipelines.serialization import from_plain, to_plain
@@ -299,18 +300,26 @@ def _label(config: TrainConfig, base: TrainConfig) -> str:
         parts.append(f"{config.freeze} frozen")
     if config.recipe_text != "paper":
         parts.append(config.recipe_text)
-    if config.test_area != base.test_area:
-        parts.append(f"area {config.test_area}")
-    if config.first_lr != base.first_lr:
-        parts.append(f"lr {config.first_lr:g}")
-    for name, text in (
-        ("batch_size", "batch {}"),
-        ("num_points", "{} points"),
-        ("micro_batch", "micro-batches of {}"),
-    ):
-        if (value := getattr(config, name)) != getattr(base, name):
-            parts.append(text.format(value))
+    usual = label_parts(base)
+    parts += [text for name, text in label_parts(config).items() if text != usual[name]]
+    if config.max_steps == base.max_steps is not None and config.epochs != base.epochs:
+        parts.append(counted(config.epochs, "epoch"))  # which may end before the steps do
+    if config.micro_batch != base.micro_batch:
+        parts.append(f"micro-batches of {config.micro_batch}")
     return ", ".join(parts)
+
+
+def label_parts(config: TrainConfig) -> dict[str, str]:
+    """Return what labels say where it differs from the base, and tables where it does not."""
+    steps, epochs = config.max_steps, counted(config.epochs, "epoch")
+    return {
+        "area": f"area {config.test_area}",
+        "length": counted(steps, "step") if steps else epochs,
+        "batch": f"batch {config.batch_size}",
+        "points": f"{config.num_points} points",
+        "lr": f"lr {config.first_lr:g}",
+        "layout": f"{config.model.layout} layout",
+    }
 
 
 def _is_full_size(config: TrainConfig, published: str | None, store: Store, *, folds: bool) -> bool:

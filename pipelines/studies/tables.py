@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.config import AREAS, TrainConfig
+from pipelines.config import AREAS
 from pipelines.model.presets import PRESETS
 from pipelines.progress import counted
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, few_rooms, pool
@@ -20,7 +20,7 @@ from pipelines.reports.tables import DAGGER
 from pipelines.runs.directory import Run
 
 from . import Row, Section
-from .plan import PUBLISHED_AREA, Plan
+from .plan import PUBLISHED_AREA, Plan, label_parts
 from .state import Cell, gather, position
 
 PUBLISHED_FOLDS = "ResGCN-28"  # of SIX_FOLD
@@ -214,31 +214,27 @@ def _summary(plan: Plan, section: Section) -> dict[str, str]:
         "study": f"{plan.name}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
     }
-    configs = [row.config for row in section.rows if row.config is not None]
-    if not configs:
+    rows = [(label_parts(row.config), row) for row in section.rows if row.config is not None]
+    if not rows:
         return summary
+    shared = {name: _shared(name, rows) for name in rows[0][0]}
+    area = shared.pop("area").removeprefix("area ")
     if not section.folds:
-        summary["test area"] = _shared("", (str(c.test_area) for c in configs)).strip()
-    budget = (
-        _shared("length", map(_length, configs)),
-        _shared("batch", (f"batch {c.batch_size} × {c.num_points} points" for c in configs)),
-        _shared("lr", (f"lr {c.first_lr:g}" for c in configs)),
-        _shared("layout", (f"{c.model.layout} layout" for c in configs)),
-    )
-    summary["budget"] = ", ".join(budget)
-    summary["data"] = f"{configs[0].data} ({plan.fingerprint[:12]})"
+        summary["test area"] = area
+    summary["budget"] = ", ".join(shared.values())
+    data = next(row.config.data for _, row in rows if row.config is not None)
+    summary["data"] = f"{data} ({plan.fingerprint[:12]})"
     return summary
 
 
-def _length(config: TrainConfig) -> str:
-    steps, epochs = config.max_steps, counted(config.epochs, "epoch")
-    return counted(steps, "step") if steps else epochs
-
-
-def _shared(name: str, texts: Iterable[str]) -> str:
-    """Return the text that all rows share, or that each has its own."""
-    found = set(texts)
-    return found.pop() if len(found) == 1 else f"{name} as in the rows"
+def _shared(name: str, rows: Sequence[tuple[Mapping[str, str], Row]]) -> str:
+    """Return the text of all rows, or of those whose labels say no other one."""
+    if len({parts[name] for parts, _ in rows}) == 1:
+        return rows[0][0][name]
+    unsaid = [parts[name] for parts, row in rows if parts[name] not in row.label.split(", ")]
+    if not unsaid:
+        return f"{name} as in the rows"
+    return f"{' or '.join(dict.fromkeys(unsaid))} unless the row says another"
 
 
 def _notes(plan: Plan, lines: Sequence[Line]) -> list[str]:

@@ -73,9 +73,9 @@ def test_a_row_of_any_micro_batch_does_not_take_the_run_of_a_row_that_sets_it(
 def test_a_table_says_of_all_rows_only_what_they_share(store: Store, tmp_path: Path) -> None:
     plan = grid_plan(store, tmp_path, "axes: {area: [1, 3], lr: [0.001, 0.01]}")
     (table,) = summarize(plan).tables
-    assert table.summary["test area"] == "as in the rows"
+    assert table.summary["test area"] == "3 unless the row says another"
     assert table.summary["budget"] == (
-        "5 steps, batch 4 × 64 points, lr as in the rows, paper layout"
+        "5 steps, batch 4, 64 points, lr 0.001 unless the row says another, paper layout"
     )
     network = "resgcn-3 (edge, C 8, k 4)"
     assert [line.label for line in table.lines] == [
@@ -87,8 +87,38 @@ def test_a_table_says_of_all_rows_only_what_they_share(store: Store, tmp_path: P
     same = grid_plan(store, tmp_path, "rows: {a: {}, b: {batch-size: 2, num-points: 32}}")
     (table,) = summarize(same).tables
     assert table.summary["test area"] == "3"
-    assert table.summary["budget"] == "5 steps, batch as in the rows, lr 0.001, paper layout"
+    assert table.summary["budget"] == (
+        "5 steps, batch 4 unless the row says another, 64 points unless the row says another, "
+        "lr 0.001, paper layout"
+    )
     assert table.lines[1].label == f"{network}, batch 2, 32 points"
+
+
+def test_what_the_rows_of_a_table_do_not_share_is_in_their_labels(
+    store: Store, tmp_path: Path
+) -> None:
+    rows = "a: {}, b: {max-steps: 200}, c: {layout: torch}, d: {epochs: 2}"
+    (table,) = summarize(grid_plan(store, tmp_path, f"rows: {{{rows}}}\nreference: b")).tables
+    other = "unless the row says another"
+    assert table.summary["budget"] == (
+        f"5 steps {other}, batch 4, 64 points, lr 0.001, paper layout {other}"
+    )
+    network = "resgcn-3 (edge, C 8, k 4)"
+    assert [line.label for line in table.lines] == [
+        network,
+        f"{network}, 200 steps",
+        f"{network}, torch layout",
+        f"{network}, 2 epochs",
+    ]
+    each = "rows: {a: {max-steps: 1, lr: 0.1}, b: {max-steps: 2, lr: 0.2}}"
+    (table,) = summarize(grid_plan(store, tmp_path, each)).tables
+    assert table.summary["budget"] == (
+        "length as in the rows, batch 4, 64 points, lr as in the rows, paper layout"
+    )
+    assert [line.label for line in table.lines] == [
+        f"{network}, 1 step, lr 0.1",
+        f"{network}, 2 steps, lr 0.2",
+    ]
 
 
 def test_some_rows_leave_the_others_of_the_study_as_they_are(store: Store, tmp_path: Path) -> None:
