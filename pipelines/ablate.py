@@ -114,7 +114,7 @@ def _study_before(plan: Plan) -> Plan | None:
 
 def _scoring(plan: Plan) -> dict[str, object]:
     how = plan.evaluation
-    return {"protocol": how.protocols[0], "votes": how.votes, "checkpoint": how.checkpoint}
+    return {"protocol": how.protocols[0], "votes": plan.votes, "checkpoint": how.checkpoint}
 
 
 def _other_study(plan: Plan, what: str) -> RunError:

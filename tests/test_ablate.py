@@ -228,6 +228,22 @@ def test_a_study_on_other_data_or_scored_otherwise_needs_another_name(
     assert (tmp_path / "runs" / "studies" / "grid" / "study.json").read_bytes() == before
 
 
+def test_votes_are_of_whole_rooms_and_other_studies_go_on_with_any(
+    store: Store, done: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(done / "runs", tmp_path / "runs")
+    grid_file(tmp_path)
+    blocks = {"name": "blocks", "protocol": "block-s1"}
+    planned(store, tmp_path, **blocks)
+    again = config(store, tmp_path, votes=2, **blocks)
+    assert dry_run(again).study == "blocks"
+    (table,) = summarize(make_plan(again, store)).tables
+    assert table.summary["scored"] == "protocol block-s1, best checkpoint"
+    rooms = make_plan(config(store, tmp_path, name="rooms", votes=2), store)
+    (table,) = summarize(rooms).tables
+    assert table.summary["scored"] == "protocol room, 2 votes, best checkpoint"
+
+
 def test_some_rows_are_run_and_all_are_in_the_table(
     store: Store, done: Path, tmp_path: Path
 ) -> None:

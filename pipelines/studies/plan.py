@@ -64,6 +64,11 @@ class Plan:
         """Where the plan is saved."""
         return study_file(self.runs, self.name)
 
+    @property
+    def votes(self) -> int:
+        """How many votes score a run: protocols of single blocks know none."""
+        return self.evaluation.votes if self.evaluation.protocols[0] == "room" else 1
+
     def log(self, name: str) -> Path:
         """Return the log of the processes that train and score the cell `name`."""
         return self.file.parent / "logs" / f"{name}.log"

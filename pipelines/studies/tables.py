@@ -209,7 +209,7 @@ def _cell_remark(cell: Cell) -> str:
 
 def _summary(plan: Plan, section: Section) -> dict[str, str]:
     evaluation = plan.evaluation
-    votes = f", {evaluation.votes} votes" if evaluation.votes > 1 else ""
+    votes = f", {plan.votes} votes" if plan.votes > 1 else ""
     summary = {
         "study": f"{plan.name}; seeds {', '.join(map(str, plan.seeds))}",
         "scored": f"protocol {evaluation.protocols[0]}{votes}, {evaluation.checkpoint} checkpoint",
