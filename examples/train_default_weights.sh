@@ -11,7 +11,7 @@ set -eu
 
 # ---- What is trained. Whatever is set in the environment takes precedence. ----
 
-NETWORK=${NETWORK:-small}  # small or good
+NETWORK=${NETWORK:-small}  # small, good or wide
 FURNITURE=${FURNITURE-/usr/share/sweethome3d/furniture}  # Debian: sweethome3d-furniture; or nothing
 SEED=${SEED:-0}
 
@@ -29,8 +29,12 @@ good)
     NAME=${NAME:-indoor-large}
     SHAPE="--depth 28 --no-rgb $SHAPE"
     ;;
+wide)
+    NAME=${NAME:-indoor-wide}
+    SHAPE="--depth 14 --spatial 4,4,8,8,16,16,32,32,48,48 $SHAPE"
+    ;;
 *)
-    echo "NETWORK: found '$NETWORK', expected small or good." >&2
+    echo "NETWORK: found '$NETWORK', expected small, good or wide." >&2
     exit 2
     ;;
 esac
