@@ -178,7 +178,7 @@ def scaling_cases(works: list[Case]) -> list[Case]:
     cases = [replace(case, num_points=points) for points in POINTS for case in works]
     for depth in DEPTHS:
         for case in works:
-            model = replace(case.model, depth=depth)
+            model = case.model.of_depth(depth)
             try:
                 model.check_points(case.num_points)
             except ConfigError:  # k·d is too wide for a block: the published deep nets have k 3

@@ -188,7 +188,7 @@ def _decide(
         describe_start(weights, config, store, progress)
     with cpu_threads(config.threads):
         # Two layers show whether the graph convolution exists and fits.
-        DeepGCN(dataclasses.replace(config.model, depth=min(config.model.depth, 2)))
+        DeepGCN(config.model.of_depth(min(config.model.depth, 2)))
         compile_beside(config.model, device, training=True)
         if run is None:
             _check_rooms(config, store)  # its errors come before memory is measured

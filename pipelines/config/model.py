@@ -227,6 +227,15 @@ class ModelConfig:
             changes = {"knn_every": 1, "knn_until": None, "spatial": None, **changes}
         return dataclasses.replace(self, **changes)
 
+    def of_depth(self, depth: int) -> ModelConfig:
+        """Return a network like this of another depth; no more layers in space than it has.
+
+        >>> ModelConfig(spatial="4,4,8").of_depth(2).spatial
+        '4,8'
+        """
+        spatial = ",".join((self.spatial or "").split(",")[-depth:]) or None
+        return dataclasses.replace(self, depth=depth, spatial=spatial)
+
     @property
     def label(self) -> str:
         """The network in short: "resgcn-28 (edge, C 64, k 16)".

@@ -122,8 +122,7 @@ def _counted(
             return [a - b for a, b in zip(each(layers, points), one(layers, points), strict=True)]
 
         first, second = one(depth, points)
-        spatial = ",".join((model.spatial or "").split(",")[-depth:])
-        like = dataclasses.replace(model, depth=depth, spatial=spatial)
+        like = model.of_depth(depth)
         for layer in {*like.graph_layers()} - {0}:
             after, before = searches(layer + 1), searches(layer)
             if layer >= like.first_spatial:

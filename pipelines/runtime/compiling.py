@@ -45,7 +45,7 @@ def compile_beside(model: ModelConfig, device: torch.device, *, training: bool =
 
 def _small_pass(model: ModelConfig, training: bool) -> None:
     with torch.random.fork_rng(devices=()), torch.set_grad_enabled(training):
-        logits = DeepGCN(replace(model, depth=2)).train(training)(
+        logits = DeepGCN(replace(model, depth=2, spatial=None)).train(training)(
             torch.zeros(1, max(POINTS, 8 * model.k), 9)
         )
         if training:

@@ -236,3 +236,9 @@ def test_threads_are_given_back(config: TrainConfig) -> None:
     before = torch.get_num_threads()
     train(dataclasses.replace(config, max_steps=1))
     assert torch.get_num_threads() == before
+
+
+def test_layers_with_neighbours_in_space(config: TrainConfig) -> None:
+    in_space = dataclasses.replace(config.model, depth=4, spatial="2,2,5")
+    run = run_as(config, "in-space", model=in_space)
+    assert (run.state, load_weights(run.weights("last")).config.spatial) == ("finished", "2,2,5")
