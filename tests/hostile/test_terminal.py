@@ -20,7 +20,7 @@ from deepgcn_cli.streams import harmless, one_line
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import DatasetError
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.runs.directory import create_run
+from pipelines.runs.directory import Run, create_run
 from pipelines.scans.ply import write_points
 from pipelines.weights.safetensors import save_weights
 
@@ -148,7 +148,8 @@ def test_names_in_arrays(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_runs(capsys: pytest.CaptureFixture[str]) -> None:
     model = ModelConfig(depth=2)
-    made = create_run(TrainConfig(model=model, name=f"{EVIL}\nx"), environment={"gpu": EVIL})
+    created = create_run(TrainConfig(model=model, name="mine"), environment={"gpu": EVIL})
+    made = Run(created.path.rename(created.path.with_name(f"{EVIL}\nx")))  # as others may name it
     made.update_status(state="failed", error=EVIL, created=EVIL)
     said(["runs", "note", made.name, EVIL], capsys)
     Path(made.path, f"{EVIL}.tag").touch()
