@@ -120,8 +120,7 @@ def knn(x: Tensor, ranks: Sequence[int] | RankTable, bound: int | None = None) -
             depends on the largest rank, it depends on `bound` instead, so that these calls agree.
 
     Returns:
-        (B, N, len(ranks)) int32. Equal distances are ordered by index. The columns hold the points
-        of the given ranks as a set; their order within a row is unspecified but deterministic.
+        (B, N, len(ranks)) int32, a column for each rank. Equal distances are ordered by index.
 
     Raises:
         IndexError: the ranks are not increasing or not within the block.

@@ -19,7 +19,7 @@ from torch import Tensor
 from pipelines import kernels
 from pipelines.config import ModelConfig
 from pipelines.errors import ConfigError
-from pipelines.kernels.knn_search import RankTable
+from pipelines.kernels.knn_search import RankTable, ranks_of
 from pipelines.progress import counted
 
 # The channels that span the first graph: room-normalised xyz, or xyz within the block.
@@ -148,6 +148,7 @@ class Graphs:
         self.ranks, self.bounds = ranks, bounds
         self.keep = keep
         self.kept: dict[int, Tensor] = {}
+        self.nearest: Tensor | None = None  # (B, N, ranks) int32, see `_in_space`
 
     def of(self, layer: int, x: Tensor) -> Tensor:
         """Return the graph of a layer: of its input's space, x (B, N, C), of space, or shared."""
@@ -155,8 +156,20 @@ class Graphs:
         if layer not in self.kept:
             if not self.keep:
                 self.kept.clear()  # no later layer shares the one before
-            space = x if layer else self.coordinates
-            if layer >= self.first_spatial:
-                space = self.position
-            self.kept[layer] = kernels.knn(space, self.ranks[layer], self.bounds[layer])
+            if layer < self.first_spatial:
+                space = x if layer else self.coordinates
+                self.kept[layer] = kernels.knn(space, self.ranks[layer], self.bounds[layer])
+            else:
+                self.kept[layer] = self._in_space(layer)
         return self.kept[layer]
+
+    def _in_space(self, layer: int) -> Tensor:
+        """Return a graph of positions; on the CPU one search finds the ranks of all such layers."""
+        if self.position.device.type != "cpu":
+            return kernels.knn(self.position, self.ranks[layer], self.bounds[layer])
+        ranks = [ranks_of(some) for some in self.ranks[self.first_spatial :]]
+        every = sorted({rank for some in ranks for rank in some})
+        if self.nearest is None:
+            self.nearest = kernels.knn(self.position, every)
+        own = ranks[layer - self.first_spatial]
+        return self.nearest[..., [every.index(rank) for rank in own]]
