@@ -21,7 +21,7 @@ from . import graphs
 from .blocks import build_backbone, concatenate, dense_columns
 from .graphs import Graphs
 from .head import EVALUATION_SEGMENT, HIDDEN, Map, Segment, fold, linear_pair, map_by_segment
-from .layers import Norm, Reduce, Unit, linear
+from .layers import Dropout, Norm, Reduce, Unit, linear
 
 RGB = slice(3, 6)  # channels of the colour, see `data.blocks.block_features`
 
@@ -59,7 +59,7 @@ class DeepGCN(nn.Module):
         self.prediction = nn.ModuleList(
             [Unit(fused + concatenated, HIDDEN[0], style), Unit(*HIDDEN, style)]
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(HIDDEN[1], config.num_classes, bias=style.bias)
         # A dense block's output includes its input: `backbone` returns only the new channels.
         self.includes_input: bool = getattr(self.blocks[-1], "includes_input", False)

@@ -123,12 +123,13 @@ def _counted(
 
         first, second = one(depth, points)
         like = model.of_depth(depth)
-        for layer in {*like.graph_layers()} - {0}:
+        for layer in {*like.graph_layers()[: like.first_spatial]} - {0}:
             after, before = searches(layer + 1), searches(layer)
-            if layer >= like.first_spatial:
-                after, before = [*spatial_too(2, points)], [*one(2, points)]
             first, second = first + after[0] - before[0], second + after[1] - before[1]
-        return first, second
+        in_space = {*like.graph_layers()[like.first_spatial :]}
+        times = len(in_space) if measure is _saved else min(1, len(in_space))  # one search for all
+        (more, more_too), (less, less_too) = spatial_too(2, points), one(2, points)
+        return first + times * (more - less), second + times * (more_too - less_too)
 
     return figures
 

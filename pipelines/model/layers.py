@@ -22,6 +22,7 @@ from pipelines.kernels.reductions import row_sums
 
 # Sums a vector (n,) float64 over the ranks of a training; differentiable.
 Reduce = Callable[[Tensor], Tensor]
+VALUES = 1 << 16  # of the 16 bits that dropout draws
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,6 +38,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = _Linear.apply(x, weight, bias)
         return out
     return F.linear(x, weight, bias).to(x.dtype)
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws 16 random bits for a value on the CPU, where PyTorch takes 18 ns for each.
+
+    The probability is rounded to a multiple of 2⁻¹⁶. On other devices it is PyTorch's own.
+
+    Example:
+        >>> Dropout(0.5)(torch.ones(1000)).unique()
+        tensor([0., 2.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        dropped = round(self.p * VALUES)
+        if not self.training or x.device.type != "cpu" or not 0 < dropped < VALUES:
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
+        drawn = bits.view(torch.int16)[: x.numel()].view(x.shape)  # −VALUES / 2 … VALUES / 2 − 1
+        kept = (drawn >= dropped - VALUES // 2).to(x.dtype)
+        return x * kept.mul_(VALUES / (VALUES - dropped))
 
 
 class Matmul:

@@ -64,6 +64,10 @@ def test_first_graph_comes_from_the_layout_s_channels(monkeypatch: pytest.Monkey
     seen.clear()
     DeepGCN(dataclasses.replace(SMALL, knn="fixed")).eval()(x)
     assert len(seen) == 1
+    seen.clear()
+    DeepGCN(dataclasses.replace(SMALL, spatial="2,3,5")).eval()(x)
+    assert len(seen) == 2, "one search serves all graphs of positions"
+    assert torch.equal(seen[1], x[..., :3])
 
 
 @pytest.mark.parametrize(

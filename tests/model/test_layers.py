@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from pipelines import kernels
 from pipelines.model.conv import edge_map_reduce, split_edge_map
 from pipelines.model.head import linear_pair
-from pipelines.model.layers import Norm, Style, Unit, linear, normalize
+from pipelines.model.layers import Dropout, Norm, Style, Unit, linear, normalize
 
 BATCH, POINTS, CHANNELS, OUT, K = 2, 9, 5, 3, 4
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
@@ -252,3 +253,24 @@ def test_statistics_from_sums_are_those_of_batch_norm(momentum: float, dtype: to
         )
         torch.testing.assert_close(found.state_dict(), expected.state_dict(), rtol=1e-5, atol=1e-5)
     assert int(found.num_batches_tracked) == 3
+
+
+@pytest.mark.parametrize("p", [0.0, 1e-9, 0.3, 0.5, 0.97, 1.0])
+def test_dropout_drops_its_share_and_keeps_the_mean(p: float) -> None:
+    layer, x = Dropout(p), torch.ones(401, 1001, requires_grad=True)
+    torch.manual_seed(0)
+    y = layer(x)
+    dropped = (y == 0).double()
+    spread = math.sqrt(p * (1 - p) / x.numel())
+    assert dropped.mean() == pytest.approx(p, abs=5 * spread + 2**-17)
+    if 0 < p < 1:
+        assert y.mean().item() == pytest.approx(1, abs=5 * spread / (1 - p) + 1e-4)
+        assert len(y.unique()) == 1 + (dropped.sum() > 0)
+    for shift in (1, 2, 3, 4, 1001):  # four values share a draw of 64 bits
+        both = (dropped.flatten()[shift:] * dropped.flatten()[:-shift]).mean()
+        assert both == pytest.approx(p * p, abs=5 * spread + 2**-16)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, y, msg="the gradient of ones is the mask, scaled")
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), y)
+    assert torch.equal(layer.eval()(x), x)
