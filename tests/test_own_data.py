@@ -86,8 +86,9 @@ def test_every_kind_of_data_has_a_plan_with_blocks(prepared: str) -> None:
     features, label = trained.sample(0, 0)
     assert features.shape == (config.num_points, 9)
     assert label.max() <= 2
-    started = dict.fromkeys(("density 300", "density 10,000", "one room", "a rare class"), "indoor")
-    assert config.weights == {**started, "coordinates only": "indoor-large"}.get(prepared)
+    started = dict.fromkeys(("density 10,000", "one room", "a rare class"), "indoor-wide")
+    started |= {"density 300": "indoor", "coordinates only": "indoor-large"}
+    assert config.weights == started.get(prepared)
     assert ("balance" in config.parts) == (prepared == "a rare class")
     assert ("contrast" in config.parts) == (prepared != "coordinates only")
     if prepared in ("objects of 1 m", "outdoors"):

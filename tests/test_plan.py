@@ -24,6 +24,7 @@ from pipelines.planning.file import Plan
 from pipelines.planning.rules import SIZES
 from pipelines.planning.settings import planned_config
 from pipelines.progress import SILENT
+from pipelines.runs.weights import packaged_weights
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
 from tests.tiny_store import CLASS_COLORS, CLASSES, tiny_room, write_tiny_store
@@ -148,7 +149,7 @@ def test_an_area_given_to_a_plan_is_its_own(tiny: Path) -> None:
 def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     one_room(tmp_path, box(800))
     made = planned(tmp_path, "10m")
-    assert made.settings["weights"] == "indoor"
+    assert made.settings["weights"] == packaged_weights().name
     config = planned_config(made, {})
     model = load_model()
     theirs = model.block_size, model.num_points, model.config.depth
@@ -158,7 +159,7 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert planned(tmp_path, "10m", weights="none").settings["weights"] == "none"
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
     frozen = planned(tmp_path, "9d", freeze=1, extra=("frozen-norm",))
-    assert (frozen.settings["weights"], frozen.settings["freeze"]) == ("indoor", 1)
+    assert (frozen.settings["weights"], frozen.settings["freeze"]) == (made.settings["weights"], 1)
 
 
 def test_an_only_room_of_one_block_is_trained_on_without_validation(tmp_path: Path) -> None:

@@ -106,6 +106,11 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
         return f"{start.name} knows colours, which are missing here"
     if colored and not start.model.rgb:
         return f"{start.name} sees no colours, which are here"
+    there = points_of_blocks(found, start.block_size, start.voxel)
+    distinct = min(given.get("num_points", start.num_points), there.p50 if there else 0)
+    if start.model.spatial and start.model.widest > NEAR * distinct:
+        near = f"neighbourhoods of {start.model.widest} points"
+        return f"{start.name} has {near}, too many for blocks of {distinct:,.0f}"
     return ""
 
 

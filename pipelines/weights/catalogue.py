@@ -27,7 +27,7 @@ from .sources import import_weights
 
 EMBEDDED = Path(__file__).parent / "embedded"
 LICENSE = "MIT"  # of what is in this package, unless it says otherwise
-OURS = ("indoor", "indoor-large", "indoor-wide")
+OURS = ("indoor-wide", "indoor", "indoor-large")
 PLACE = "DEEPGCN_WEIGHTS"  # environment variable: a mirror's URL, or a folder with the files
 SCORES = "scores.json"
 NO_DEFAULT = "No weights are inside this package. Name some with --weights: deepgcn weights list"

@@ -159,6 +159,22 @@ def test_weights_of_rooms_are_not_for_corridors() -> None:
     assert rules.why_no_start(narrow, INDOOR, {}) == "indoor knows rooms; this is 1.6 m wide"
 
 
+def test_weights_that_look_far_are_for_blocks_of_many_points() -> None:
+    network = dataclasses.replace(INDOOR.model, spatial="4,48")  # 8 · 48 nearest points
+    far = dataclasses.replace(INDOOR, name="far", model=network, num_points=4096)
+    for name, given, fits in (
+        ("dense", {}, True),
+        ("dense", {"num_points": 1024}, False),
+        ("dense", {"num_points": 1536}, True),
+        ("outdoors", {}, False),
+    ):
+        high = dataclasses.replace(FOUND[name], height=rules.Spread(3, 3, 3, 3, 3))
+        why = rules.why_no_start(high, far, given)
+        assert why.startswith("" if fits else "far has neighbourhoods of 384 points, too many for")
+        assert bool(why) != fits
+        assert not rules.why_no_start(high, INDOOR, given)
+
+
 def test_weights_that_see_no_colors_need_none() -> None:
     blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
     assert not rules.why_no_start(FOUND["no colours"], blind, {})
