@@ -4,10 +4,6 @@
 (`inference.protocols`) it sums the confusion counts over the rooms, and writes scores, reports and
 pictures into the run directory (`reports.scores`). Every figure follows from the counts
 (`metrics`). The same weights, data and seed give the same counts.
-
-`six_fold` scores one run per area and pools them. Two figures are published under that name: the
-scores of the pooled counts, and the mean of the areas' scores. They are about a point of mIoU
-apart, so both are reported.
 """
 
 from __future__ import annotations
@@ -15,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +24,6 @@ from pipelines.data.store import Store
 from pipelines.inference import protocols
 from pipelines.inference.protocols import Evaluation, RoomPrediction
 from pipelines.model.deepgcn import DeepGCN
-from pipelines.reports.comparison import SIX_FOLD, mean_notes, pool
 from pipelines.reports.failures import find_failures, no_failures
 from pipelines.reports.plots import room_picture, save_figure
 from pipelines.reports.scores import (
@@ -37,25 +32,22 @@ from pipelines.reports.scores import (
     build_report,
     known_scores,
     score_record,
-    store_notes,
     write_protocols,
     write_scores,
 )
-from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
+from pipelines.reports.tables import Report
 from pipelines.reports.viewer import SAFE_COLORS, write_viewer
-from pipelines.runs.directory import CHANGING, Run, changing, find_runs, latest_finished, named_run
-from pipelines.runs.resume import FREE, check_named, different_settings, open_data
+from pipelines.runs.directory import CHANGING, Run, changing, latest_finished, named_run
+from pipelines.runs.resume import open_data
 from pipelines.runs.weights import NamedWeights, distinctly_named, find_weights, weights_of
 from pipelines.runtime.compiling import compile_beside
 from pipelines.runtime.device import pick_device
 from pipelines.runtime.waiting import sleep_if_crowded
 
-from .config import AREAS, EvalConfig, TrainConfig
+from .config import EvalConfig, TrainConfig
 from .errors import ConfigError, DatasetError, NothingScoredError, RunError, command
 from .metrics import Scores, confusion, scores
 from .progress import SILENT, Progress, counted
-from .serialization import to_plain
-from .train import train
 
 PICTURES = 4  # the most rooms to draw
 
@@ -102,7 +94,7 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     (3, 2400, PosixPath('runs/tiny/eval/room/scores.json'))
     """
     device = pick_device(config.device, progress)
-    _say_what_votes_do(config, progress)
+    say_what_votes_do(config, progress)
     results = []
     for evaluation in _evaluations(config, device, progress):
         for weights, model in zip(evaluation.weights, evaluation.models, strict=True):
@@ -118,13 +110,14 @@ def evaluate(config: EvalConfig, *, progress: Progress = SILENT) -> EvalResult:
     return EvalResult(tuple(results))
 
 
-def _say_what_votes_do(config: EvalConfig, progress: Progress) -> None:
+def say_what_votes_do(config: EvalConfig, progress: Progress) -> None:
+    """Warn of protocols that are scored without the votes that were asked for."""
     once = " and ".join(protocol for protocol in config.protocols if protocol != "room")
     if config.votes > 1 and once:
         progress.warn(f"--votes {config.votes}: {once} scored once; votes are for protocol room.")
 
 
-def _chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
+def chosen_runs(config: EvalConfig, progress: Progress) -> list[Run]:
     """Return the runs that the configuration names, by folder or name; else the latest finished."""
     if not config.run_dirs:
         run = latest_finished(config.runs)
@@ -142,7 +135,7 @@ def _evaluations(
 ) -> Iterator[Evaluation]:
     """Yield what is to be scored: runs, or weights each and perhaps together."""
     if not config.weights:
-        for run in _chosen_runs(config, progress):
+        for run in chosen_runs(config, progress):
             if run.config.synth:  # no area was left out: it is scored as weights are
                 open_data(run, config.data)  # says what is missing
                 named = dataclasses.replace(config, run_dirs=(), weights=(str(run.path),))
@@ -168,7 +161,7 @@ def _evaluations(
 def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Progress) -> Evaluation:
     trained = run.config
     config = dataclasses.replace(config, checkpoint=run.chosen(config.checkpoint))
-    _area_of(run)
+    area_of(run)
     store = open_data(run, config.data)
     rooms = store.rooms(trained.test_area)
     if not rooms:
@@ -343,58 +336,8 @@ def _show(evaluation: Evaluation, folder: Path, found: RoomPrediction) -> Iterat
         yield path
 
 
-@dataclass(frozen=True)
-class SixFoldResult:
-    """The scores of all areas under one protocol."""
-
-    protocol: str
-    areas: dict[int, Scores]
-    pooled: Scores  # of the summed counts
-    mean: Row  # OA, mAcc, mIoU and IoUs averaged over the areas that have the class
-    report: Report  # the table
-    files: tuple[Path, ...]  # what was written
-
-
-def six_fold(
-    config: EvalConfig, *, train_missing: bool = False, progress: Progress = SILENT
-) -> tuple[SixFoldResult, ...]:
-    """Score one run per area and pool them, under every protocol of `config`.
-
-    Without named runs, it takes those that differ from the latest finished one only in the area. A
-    run that was scored before with the same settings is not scored again.
-
-    Raises:
-        ConfigError: the named runs have different settings, or two of them the same area.
-        RunError: areas are missing and `train_missing` is not given.
-        NothingScoredError: in no area can anything be scored; such areas are left out otherwise.
-
-    >>> config = EvalConfig(run_dirs=(Path("runs/tiny"),), pictures=False)
-    >>> (found,) = six_fold(config, train_missing=True)
-    >>> list(found.areas), found.pooled.points
-    ([1, 2, 3], 8400)
-    """
-    folds = _find_folds(config, progress)
-    base = next(iter(folds.values()))
-    config.check_blocks(base.name, base.config.block_side, base.config.voxel_side)
-    areas = open_data(base, config.data).areas
-    todo = [
-        area for area in areas if area not in folds or folds[area].state_or_broken != "finished"
-    ]
-    if todo and not train_missing:
-        how = command("eval", *config.run_dirs, "--six-fold", "--train-missing")
-        raise RunError(
-            f"{base.path.parent}: found no finished run with {base.name}'s settings for area "
-            f"{', '.join(map(str, todo))}.\nTrain what is missing: {how}"
-        )
-    _say_what_votes_do(config, progress)
-    if todo:
-        check_named(base, config.own_classes)
-    for area in todo:
-        folds[area] = _train(base, folds.get(area), area, progress)
-    return tuple(_pool(config, protocol, folds, progress) for protocol in config.protocols)
-
-
-def _area_of(run: Run) -> int:
+def area_of(run: Run) -> int:
+    """Return a run's test area; RunError: it has none."""
     area = run.config.test_area
     if not area:
         raise RunError(
@@ -404,109 +347,6 @@ def _area_of(run: Run) -> int:
             "Or train with an area held out: deepgcn train --area N"
         )
     return area
-
-
-def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
-    """Return at most one run per area, all with the settings of the first."""
-    base, *others = _chosen_runs(config, progress)
-    folds = {_area_of(base): base}
-    if not others:
-        alike = []
-        for run in find_runs(base.path.parent):
-            with suppress(RunError):  # a broken run is not a fold
-                if run.config.test_area and not _differences(base, run):
-                    alike.append(run)
-        alike.sort(
-            key=lambda run: run.state_or_broken == "finished"
-        )  # the last one of an area is taken
-        return folds | {_area_of(run): run for run in alike} | folds
-    for run in others:
-        if differences := _differences(base, run):
-            name, (ours, theirs) = next(iter(differences.items()))
-            raise ConfigError(
-                f"{run.path}: found {name} {theirs}, expected {ours} as in {base.path}.\n"
-                "A six-fold score is that of one network: name runs that differ in --area alone."
-            )
-        if known := folds.get(_area_of(run)):
-            raise ConfigError(f"{run.path}: found test area {_area_of(run)} twice: {known.path}.")
-        folds[_area_of(run)] = run
-    return folds
-
-
-def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
-    """Return the settings other than the area that differ; data is compared by fingerprint."""
-    settings = []
-    for run in (first, other):
-        data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
-        settings.append({**to_plain(run.config), "data fingerprint": data})
-    return different_settings(settings, ignored=(*FREE, "test_area"))
-
-
-def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
-    """Train the network of `base` without `area`, or resume that training."""
-    if begun is not None:
-        progress.say(f"Area {area}: resuming {begun.path}")
-        return Run(train(begun.config, resume=begun.path, progress=progress).run)
-    progress.say(f"Area {area}: training")
-    config = dataclasses.replace(
-        base.config, test_area=area, runs=base.path.parent, name=f"{base.name}-fold{area}"
-    )
-    return Run(train(config, progress=progress).run)
-
-
-def _pool(
-    config: EvalConfig, protocol: str, folds: dict[int, Run], progress: Progress
-) -> SixFoldResult:
-    """Score every fold, and write the figures of all of them together."""
-    values: dict[int, dict[str, Any]] = {}
-    unscored: list[int] = []
-    for area in sorted(folds):
-        try:
-            values[area] = scores_of(config, protocol, folds[area], progress)
-        except NothingScoredError as error:
-            if len(unscored) == len(folds) - 1:
-                raise
-            unscored.append(area)
-            progress.warn(str(error))
-    first, base = next(iter(values.values())), next(iter(folds.values()))
-    areas, pooled, mean = pool(values, absent_as=config.absent)
-    store = open_data(base, config.data)
-    record = {
-        "protocol": protocol,
-        **{name: first[name] for name in ("seed", "checkpoint", "votes")},
-        "store": {"path": str(store.path), "fingerprint": store.fingerprint},
-        "environments": {str(area): each["environment"] for area, each in values.items()},
-        "classes": first["classes"],
-        "pooled": asdict(pooled),
-        "mean": asdict(mean),
-        "areas": {str(area): asdict(found) for area, found in areas.items()},
-        "runs": {str(area): run.name for area, run in sorted(folds.items())},
-        "confusion": np.sum([each["confusion"] for each in values.values()], axis=0).tolist(),
-    }
-    rows = [Row.of("pooled", pooled), mean]
-    rows += [Row.of(f"area {area}", found) for area, found in areas.items()]
-    notes = ["Scores in percent. Pooled: all areas' counts summed; mean: of the areas' scores."]
-    if set(folds) != set(AREAS):
-        notes.append(
-            f"Not six folds: the data has areas {', '.join(map(str, sorted(folds)))} only."
-        )
-    if unscored:
-        left_out = ", ".join(map(str, unscored))
-        notes.append(f"Left out, as nothing in it can be scored: area {left_out}.")
-    notes += store_notes(store, protocol)
-    notes += absent_notes(pooled)
-    notes += mean_notes(areas, pooled)
-    if store.published_rooms:
-        rows += _published()
-        notes.append(
-            f"{DAGGER} quoted from memory, not checked against the paper. Published rows are of "
-            "the whole of S3DIS under the authors' protocols."
-        )
-    title = f"{base.config.label}: {len(areas)} folds, protocol {protocol}"
-    summary = _summary(config, base, store, list(values.values()))
-    report = Report(title, tuple(first["classes"]), tuple(rows), summary, tuple(notes), record)
-    files = write_scores(base.path.parent / "six-fold" / base.name / protocol, report, config)
-    return SixFoldResult(protocol, areas, pooled, mean, report, files)
 
 
 def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -> dict[str, Any]:
@@ -530,34 +370,3 @@ def scores_of(config: EvalConfig, protocol: str, run: Run, progress: Progress) -
     made = run.scores(protocol)
     assert made is not None, "evaluate writes them"
     return made
-
-
-def _published() -> list[Row]:
-    return [
-        Row(
-            f"{row.name}, published" + ("" if row.cited else f" {DAGGER}"),
-            miou=row.miou / 100,
-            oa=None if row.oa is None else row.oa / 100,
-            iou=None if row.iou is None else tuple(value / 100 for value in row.iou),
-        )
-        for row in SIX_FOLD
-    ]
-
-
-def _summary(
-    config: EvalConfig, base: Run, store: Store, values: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    """Return what the scores were made with; areas may have been scored on several machines."""
-    trained, first = base.config, values[0]
-    votes = f", {first['votes']} votes" if first["votes"] > 1 else ""
-    points = sum(each["points"] for each in values)
-    return {
-        "network": trained.label,
-        "protocol": f"{first['protocol']}{votes}, seed {config.seed}, "
-        f"{counted(points, 'point')} scored",
-        "recipe": f"{trained.recipe_text} ({trained.model.layout} layout), seed {trained.seed}",
-        "runs": f"{base.name} and the runs with its settings, see scores.json; "
-        f"checkpoint {first['checkpoint']}",
-        "data": f"{store.path}, fingerprint {store.fingerprint[:12]}",
-        **machines([each["environment"] for each in values]),
-    }

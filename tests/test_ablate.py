@@ -23,13 +23,14 @@ from pipelines.ablate import _launched, ablate, ablate_job, dry_run
 from pipelines.config import AblateConfig, EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, RunError
-from pipelines.evaluate import evaluate, six_fold
+from pipelines.evaluate import evaluate
 from pipelines.launch import Worker
 from pipelines.reports.comparison import bootstrap_interval
 from pipelines.reports.studies import Line, tables_values
 from pipelines.runs.directory import find_runs, open_run
 from pipelines.runs.lock import lock_run
 from pipelines.studies.plan import Plan, load_plan, make_plan, save_plan, study_file
+from pipelines.studies.sixfold import six_fold
 from pipelines.studies.state import Cell, gather
 from pipelines.studies.tables import summarize
 from pipelines.train import train

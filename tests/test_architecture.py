@@ -37,12 +37,12 @@ ALLOWED: dict[str, set[str]] = {
     "train": {"kernels", "model", "data", "weights", "runtime", "runs", "training"},
     "planning": {"data", "model", "runs", "runtime", "train", "training"},
     "plan": {"data", "planning", "runs", "runtime", "train", "training"},
-    "evaluate": {"model", "data", "weights", "runtime", "runs", "inference", "reports", "train"},
+    "evaluate": {"model", "data", "weights", "runtime", "runs", "inference", "reports"},
     "predict": {"scans", "model", "data", "weights", "runtime", "runs", "inference", "reports"},
     "bench": {"kernels", "model", "data", "runtime", "training"},
     "studies": {
         *("model", "data", "weights", "runtime", "runs", "training", "reports"),
-        *("train", "bench"),
+        *("train", "evaluate", "bench"),
     },
     "ablate": {
         *("data", "runtime", "runs", "reports", "launch", "studies"),

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import pipelines.evaluate  # noqa: F401 - takes `train` over before a test replaces it
 from pipelines import synth, train
 from pipelines.config import SynthConfig, TrainConfig
 from pipelines.runs.directory import open_run

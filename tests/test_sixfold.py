@@ -16,9 +16,9 @@ from pipelines import kernels
 from pipelines.config import EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, NothingScoredError, RunError
-from pipelines.evaluate import six_fold
 from pipelines.metrics import scores
 from pipelines.runs.directory import Run, find_runs
+from pipelines.studies.sixfold import six_fold
 from pipelines.train import train
 from tests.ears import Ears
 from tests.tiny_run import train_tiny_run

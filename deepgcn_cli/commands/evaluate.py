@@ -15,7 +15,8 @@ from pipelines.config.options import option
 from pipelines.progress import Progress
 
 if TYPE_CHECKING:
-    from pipelines.evaluate import RunScores, SixFoldResult
+    from pipelines.evaluate import RunScores
+    from pipelines.studies.sixfold import SixFoldResult
 
 # What a script wants of one run's scores; scores.json has the rest.
 SHOWN = ("name", "run", "area", "protocol", "scores", "baseline", "files", "blocks", "seconds")
@@ -46,7 +47,7 @@ def evaluate(
         if six_fold:
             if config.weights:
                 raise typer.BadParameter("found --six-fold with --weights, expected runs.")
-            from pipelines.evaluate import six_fold as stage
+            from pipelines.studies.sixfold import six_fold as stage
 
             folds = stage(config, train_missing=train_missing, progress=progress)
             values = [{**each.report.values, "files": each.files} for each in folds]

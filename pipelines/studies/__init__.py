@@ -1,7 +1,7 @@
 """Ablation studies: their parts, and the predefined ones.
 
 `grid` reads the user's own, `plan` resolves what each row trains, `state` finds how far its runs
-are and what is left, `tables` makes the tables of results.
+are and what is left, `tables` makes the tables of results; `sixfold` scores one run per area.
 
 A row holds changes relative to the reference, so that the same study can be repeated at a smaller
 size: what the paper doubles or halves (depth, width, k) is doubled or halved here, too. Networks

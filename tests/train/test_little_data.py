@@ -13,9 +13,10 @@ from pipelines import load_model
 from pipelines.config import EvalConfig, PrepareConfig, TrainConfig
 from pipelines.data.store import Store
 from pipelines.errors import RunError
-from pipelines.evaluate import evaluate, six_fold
+from pipelines.evaluate import evaluate
 from pipelines.prepare import prepare
 from pipelines.runs.directory import Run
+from pipelines.studies.sixfold import six_fold
 from pipelines.train import open_samplers, train
 from pipelines.training import loop
 from pipelines.training.steps import Accumulation
