@@ -50,7 +50,7 @@ from pipelines.data.store import (
     write_rooms,
 )
 from pipelines.runtime.lock import hold_alone
-from pipelines.runtime.process import worker_pool
+from pipelines.runtime.process import available_cores, worker_pool
 from pipelines.scans.colors import BLACK
 from pipelines.scans.frame import left_out
 
@@ -310,7 +310,7 @@ def _read_all(
 ) -> Iterator[tuple[RoomFiles, Entry]]:
     """Read rooms in worker processes, the largest first; yield each as it is finished."""
     useful = -(-sum(raw.size for raw in todo) // WORKER_BYTES)
-    workers = min(config.workers or os.cpu_count() or 1, len(todo), useful)
+    workers = min(config.workers or len(available_cores()), len(todo), useful)
     ordered = sorted(todo, key=lambda raw: -raw.size)
     if workers <= 1:
         for raw in ordered:

@@ -23,7 +23,7 @@ import numpy as np
 from pipelines.data.synthetic import GENERATOR, RoomPlan, format_points, plan_room, scan_room
 from pipelines.data.synthetic.meshes import Library, load_library
 from pipelines.runtime.lock import hold_alone
-from pipelines.runtime.process import worker_pool
+from pipelines.runtime.process import available_cores, worker_pool
 
 from .config import SynthConfig
 from .errors import ConfigError, command
@@ -99,6 +99,7 @@ def synth(config: SynthConfig, *, progress: Progress = SILENT) -> SynthResult:
     counts: Counter[str] = Counter()
     with hold_alone(config.out / LOCK, config.out, ", or give another OUT.", progress):
         _clear(config.out, rooms, settings)
+        shutil.rmtree(config.out / UNFINISHED, ignore_errors=True)  # of a process that was killed
         atomic_json(config.out / MARKER, {**settings, "rooms": rooms})
         try:
             with progress.task("Building rooms", total=total, unit="rooms") as task:
@@ -123,7 +124,7 @@ def _place(plan: RoomPlan) -> str:
 def _make_all(config: SynthConfig) -> Iterator[Counter[str]]:
     """Make the rooms, in worker processes if it pays; yield the points of each class of each."""
     plans, total = _plans(config), config.areas * config.rooms
-    workers = min(config.workers or os.cpu_count() or 1, total)
+    workers = min(config.workers or len(available_cores()), total)
     workers = min(workers, int(total * config.density / WORKER_DENSITY))
     if workers <= 1:
         for plan in plans:
@@ -190,6 +191,7 @@ def _clear(out: Path, wanted: list[str], settings: dict[str, Any]) -> None:
         # Area_k/name alone, so that nothing outside OUT is ever removed; an interrupted synth has
         # not written all of them.
         ours = len(room.parts) == 2 and room.parts[0].startswith("Area_") and ".." not in room.parts
+        ours = ours and not (out / room.parts[0]).is_symlink()
         if ours and room.as_posix() not in keep and (out / room).is_dir():
             shutil.rmtree(out / room)
     for area in sorted(out.glob("Area_*")):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,7 @@ from pipelines.weights.provenance import STARTED_FROM
 
 from . import kernels
 from .config import TrainConfig
-from .errors import ConfigError, DatasetError, ProcessLostError
+from .errors import ConfigError, DatasetError, ProcessLostError, TakenError
 from .files import atomic_json, check_place
 from .progress import SILENT, Progress
 
@@ -143,8 +143,10 @@ def _start_workers(
         run.update_status(state="failed", error=str(error))
         raise
     except KeyboardInterrupt:
-        with lock_run(run.path):  # the command line looks for the run that was locked here
-            raise
+        # The command line looks for the run that was locked here; a second signal does not wait.
+        with suppress(TakenError), lock_run(run.path):
+            pass
+        raise
     finally:
         if not resume and not (run.path / directory.CONFIG).is_file():  # it has not begun
             shutil.rmtree(run.path, ignore_errors=True)

@@ -116,6 +116,17 @@ def test_an_interrupted_synth_leaves_whole_rooms_and_can_be_rerun(tmp_path):
     assert contents(tmp_path / "cut") == whole
 
 
+def test_what_a_killed_synth_left_is_not_in_the_way(tmp_path):
+    synth(small(tmp_path / "a"))
+    whole = contents(tmp_path / "a")
+    (room, *_) = (tmp_path / "a" / "Area_1").iterdir()
+    left = tmp_path / "a" / ".unfinished" / f"1-{room.name}-{os.getpid()}"
+    left.parent.mkdir()
+    room.rename(left)
+    synth(small(tmp_path / "a"))
+    assert contents(tmp_path / "a") == whole
+
+
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.synth.WORKER_DENSITY", 1.0)  # start workers for few rooms too
     for name, workers in (("one", 1), ("two", 2)):

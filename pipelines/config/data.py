@@ -9,7 +9,7 @@ from pipelines.errors import ConfigError
 
 from .choices import AREA, FRAMES, SEED
 from .options import Bounds, check_options, option
-from .rooms import DENSITY, SCANNERS
+from .rooms import DENSITY, SCANNERS, check_filmed
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class SynthConfig:
 
     def __post_init__(self) -> None:
         check_options(self)
+        check_filmed(self.density, self.scanner)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,18 @@ from .options import Bounds
 
 SCANNERS = ("laser", "rgbd", "mixed")
 DENSITY = Bounds(1, 1_000_000, "points per m²")
+DENSEST_FILMED = 50_000  # a camera's views have too few pixels for more
 # Of `train --synth`, unless they are given.
 TRAINED = {"synth_rooms": 200, "scanner": "mixed", "density": "500-5000"}
+
+
+def check_filmed(density: float, scanner: str) -> None:
+    """Raise ConfigError if a camera's views cannot be as dense as that, points per m²."""
+    if scanner != "laser" and density > DENSEST_FILMED:
+        raise ConfigError(
+            f"--density: found {density:g}, expected at most {DENSEST_FILMED:,} points per m² with "
+            f"--scanner {scanner}, whose camera sees no more.\nLower it, or give --scanner laser."
+        )
 
 
 def density_range(text: str) -> tuple[float, float]:

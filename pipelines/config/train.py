@@ -24,7 +24,7 @@ from .options import (
     option,
 )
 from .recipes import ADAM_LR, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
-from .rooms import SCANNERS, TRAINED, density_range
+from .rooms import SCANNERS, TRAINED, check_filmed, density_range
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,8 @@ class TrainConfig:
         for name, value in TRAINED.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        density_range(self.density or "")  # raises
+        _, highest = density_range(self.density or "")
+        check_filmed(highest, self.scanner or "")
 
     def _check_network(self) -> None:
         self.model.check_points(self.num_points)

@@ -136,7 +136,12 @@ class SlurmLauncher:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER):
+        with hold_lock(self.folder / ".lock", shared=False, seconds=2 * ANSWER) as held:
+            if not held:
+                raise RunError(
+                    f"{self.folder}: another process has been submitting jobs of this study for "
+                    f"{2 * ANSWER:g} s. Run the same command again."
+                )
             queued = self.queued()
             new = [job for job in jobs if job.name not in queued]
             if not new:
@@ -174,7 +179,9 @@ class SlurmLauncher:
             raise RunError(f"squeue: SLURM said: {said}") from None
         found = {}
         for line in done.stdout.splitlines():
-            number, array, state = line.split("|")  # "12_3", its array's name, "RUNNING"
+            # "12_3", its array's name, "RUNNING"; others' names may have a bar.
+            number, _, rest = line.partition("|")
+            array, _, state = rest.rpartition("|")
             if array in jobs:
                 found[jobs[array][int(number.partition("_")[2] or 0)]] = state
         return found

@@ -46,7 +46,8 @@ def forward_flop(model: ModelConfig, points: int) -> float:
     """Return the floating-point operations of a forward pass of one block.
 
     Only matrix multiplications count, an addition and a multiplication for each product, and none
-    is left out: N² scalar products for every graph, though symmetry and pruning save most of them.
+    is left out: N² scalar products for every graph, of `--spatial` graphs for all together, though
+    symmetry and pruning save most of them.
 
     Example:
         >>> f"{forward_flop(ModelConfig(), 4096):.3g}"  # ResGCN-28
@@ -122,12 +123,15 @@ def _counted(
             return [a - b for a, b in zip(each(layers, points), one(layers, points), strict=True)]
 
         first, second = one(depth, points)
+        if depth == 1:  # its only graph is counted
+            return first, second
         like = model.of_depth(depth)
         for layer in {*like.graph_layers()[: like.first_spatial]} - {0}:
             after, before = searches(layer + 1), searches(layer)
             first, second = first + after[0] - before[0], second + after[1] - before[1]
-        in_space = {*like.graph_layers()[like.first_spatial :]}
-        times = len(in_space) if measure is _saved else min(1, len(in_space))  # one search for all
+        in_space = {*like.graph_layers()[like.first_spatial :]} - {0}
+        searched = 0 < like.first_spatial < depth  # else `one` has searched positions
+        times = len(in_space) if measure is _saved else int(searched)  # one search for all
         (more, more_too), (less, less_too) = spatial_too(2, points), one(2, points)
         return first + times * (more - less), second + times * (more_too - less_too)
 

@@ -167,9 +167,8 @@ class Graphs:
         """Return a graph of positions; on the CPU one search finds the ranks of all such layers."""
         if self.position.device.type != "cpu":
             return kernels.knn(self.position, self.ranks[layer], self.bounds[layer])
-        ranks = [ranks_of(some) for some in self.ranks[self.first_spatial :]]
-        every = sorted({rank for some in ranks for rank in some})
+        owners = {*self.graph_layers[self.first_spatial :]}
+        every = sorted({rank for owner in owners for rank in ranks_of(self.ranks[owner])})
         if self.nearest is None:
             self.nearest = kernels.knn(self.position, every)
-        own = ranks[layer - self.first_spatial]
-        return self.nearest[..., [every.index(rank) for rank in own]]
+        return self.nearest[..., [every.index(rank) for rank in ranks_of(self.ranks[layer])]]

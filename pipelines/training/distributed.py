@@ -173,8 +173,8 @@ def read_ranks(environment: Mapping[str, str] = os.environ) -> Processes:
 
 def _slurm_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Return srun's variables under torchrun's names; none if srun did not start this process."""
-    # SLURM_NTASKS is also set within an allocation in which srun has not started anything.
-    tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+    # SLURM_NTASKS and SLURM_PROCID are also set in a job's script, which srun has not started.
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks == "1" or "SLURM_PROCID" not in environment:
         return {}
     local_size = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # "4(x2),3": 4 on this node

@@ -43,8 +43,7 @@ from .start import open_start, start_from, trained_on
 from .steps import Accumulation, Pace, Step, Stepper, pinned, predict_batches, prefetch
 
 SAVE_SECONDS = 300.0  # between two checkpoints within an epoch
-STOPPING = "Stopping after this step; Ctrl-C now stops at once, without saving."
-STOPPING_PASS = STOPPING.replace("step", "pass")
+AT_ONCE = "; Ctrl-C now stops at once, without saving"  # a process alone
 
 
 class Training:
@@ -231,7 +230,11 @@ class Training:
             )
             yield step
             # Until the next step is done, this thread does not use `progress`: a signal may.
-            self.interruption.notify = partial(self.progress.say, STOPPING)
+            self.interruption.notify = partial(self.say_stopping, "step")
+
+    def say_stopping(self, unit: str) -> None:
+        """Say when the training stops, as a signal has asked for."""
+        self.progress.say(f"Stopping after this {unit}{AT_ONCE * (self.processes.size == 1)}.")
 
     def end_epoch(self) -> None:
         """Score the network if blocks validate, keep it if it is the best, record and save."""
@@ -287,7 +290,7 @@ class Training:
             predictions = predict_batches(model, prepared, self.stepper.accumulation.size)
             for blocks in batches:
                 # Until the pass is done, this thread does not use `progress`: a signal may.
-                self.interruption.notify = partial(self.progress.say, STOPPING_PASS)
+                self.interruption.notify = partial(self.say_stopping, "pass")
                 label, predicted = next(predictions)
                 self.interruption.notify = None
                 matrix += confusion(label, predicted, len(self.classes))

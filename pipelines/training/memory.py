@@ -31,7 +31,7 @@ from pipelines.runtime.process import trainings_at_once
 from .distributed import Processes
 
 FLOAT = 4  # bytes
-USABLE = 0.8  # of the free memory: estimates err by up to 20 %
+USABLE = 0.8  # of the free memory: estimates are within 30 %
 CPU_WORKSPACE = 100 << 20  # compiled code and k-NN candidates; compiling takes 80 to 125 MB more
 GPU_WORKSPACE = 3 * (128 << 20)  # a slab of distances, its candidates, and a reserve
 FRAGMENTATION = 0.65  # of the activations: freed pieces that fit nothing; 0.35 to 1.0 were measured
@@ -188,7 +188,7 @@ def _activations(model: ModelConfig, length: int, device: str) -> tuple[float, f
         # the gradient of the mapped ones. Dense blocks have kept copies of what they concatenated.
         after_head = backbone + (2 if repeats else 1) * outputs + mapped
         return kept, max(fused, after_head - kept)
-    width = outputs / depth
+    length, width = min(length, depth), outputs / depth
     starts = range(0, depth, length)
     inputs = (outputs if repeats else len(starts) * width) + FLOAT * model.k * depth
     during_head = head - outputs + 2 * fused

@@ -46,20 +46,20 @@ def launch(count: int, threads: int, work: Callable[[], Result]) -> Result:
         KeyboardInterrupt: a signal came to this process or to a worker, and all have stopped.
     """
     reports = multiprocessing.get_context("spawn").SimpleQueue()
-    settings = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"{HOST}:0",
-        local_addr=HOST,
-        max_restarts=0,
-        monitor_interval=0.05,
-        start_method="spawn",
-        signals_to_handle=",".join(number.name for number in SIGNALS),
-    )
-    with _elastic_settings(threads):
+    with _elastic_settings(threads):  # which LaunchConfig reads
+        settings = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint=f"{HOST}:0",
+            local_addr=HOST,
+            max_restarts=0,
+            monitor_interval=0.05,
+            start_method="spawn",
+            signals_to_handle=",".join(number.name for number in SIGNALS),
+        )
         try:
             return elastic_launch(settings, _work)(work, kernels.forced(), reports)[0]
         except SignalException:

@@ -116,7 +116,7 @@ def test_one_array_is_submitted_and_found_again(commands: Path, tmp_path: Path) 
     assert "--cpus-per-task=6" in command
 
     queue = [f"5_{number}|{array.stem}|PENDING" for number in range(1, 8)]
-    queue += [f"5_0|{array.stem}|RUNNING", "7|another|RUNNING"]
+    queue += [f"5_0|{array.stem}|RUNNING", "7|another|RUNNING", "8|my|job|PENDING"]
     program(commands, "squeue", "\n".join(f'echo "{line}"' for line in queue))
     assert launcher.queued() == {"job0": "RUNNING", **{f"job{n}": "PENDING" for n in range(1, 8)}}
     launcher.submit([*jobs, job("new", "count", tmp_path, 1)])

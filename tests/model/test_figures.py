@@ -27,6 +27,7 @@ def test_the_floor_of_the_reference_network() -> None:
         {"knn_until": 2},
         {"spatial": "2,2,4"},
         {"knn_until": 2, "spatial": "3"},
+        {"spatial": "2,2,2,3,3,3,3"},
     ],
 )
 @pytest.mark.parametrize("arch", ["resgcn", "densegcn"])

@@ -247,6 +247,12 @@ def test_options_of_synthetic_rooms_need_synth(asked: dict[str, object]) -> None
         TrainConfig(**asked)  # type: ignore[arg-type]
 
 
+def test_validation_rooms_need_a_block(config: TrainConfig) -> None:
+    sparse = dataclasses.replace(config, scanner="laser", density="10", name="sparse")
+    with pytest.raises(ConfigError, match=r"--density 10: found no block of 1 m with 100 points"):
+        train(sparse)
+
+
 def test_validation_rooms_are_made_only_if_there_are_steps_to_take(config: TrainConfig) -> None:
     config = dataclasses.replace(config, recipe="paper", max_steps=1)
     run = run_as(config, "run")

@@ -182,6 +182,7 @@ TORCHRUN = {
 SRUN = {
     "SLURM_PROCID": "3",
     "SLURM_NTASKS": "8",
+    "SLURM_STEP_NUM_TASKS": "8",
     "SLURM_LOCALID": "3",
     "SLURM_STEP_TASKS_PER_NODE": "4(x2)",
     "SLURM_JOB_NODELIST": "gpu[007-008]",
@@ -192,8 +193,9 @@ SRUN = {
 def test_without_a_launcher_there_is_one_process() -> None:
     assert read_ranks({}) == Processes()
     assert read_ranks({"WORLD_SIZE": "1", "RANK": "0"}) == Processes()
-    # An allocation in which srun has not started anything.
-    assert read_ranks({"SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu1"}) == Processes()
+    # A job's script, in which srun has not started anything.
+    job = {"SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "gpu1", "SLURM_JOB_ID": "1"}
+    assert read_ranks({**job, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}) == Processes()
 
 
 def test_torchrun() -> None:

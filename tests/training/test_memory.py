@@ -17,6 +17,7 @@ from pipelines.errors import ConfigError, RunError
 from pipelines.serialization import to_plain
 from pipelines.training import memory
 from pipelines.training.memory import (
+    _activations,
     describe_memory,
     estimate_memory,
     explain_out_of_memory,
@@ -152,3 +153,9 @@ def test_options_that_cannot_shrink_are_not_offered() -> None:
     model = ModelConfig(depth=28, k=1, width=1)
     config = TrainConfig(model=model, batch_size=1, num_points=30, checkpoint_layers=5)
     assert smaller_options(config) == ["a smaller --depth"]
+
+
+def test_a_segment_has_no_more_layers_than_the_network() -> None:
+    model = ModelConfig(depth=4, width=16, k=4, fusion_channels=32, spatial="2,2")
+    assert _activations(model, 100, "cpu") == _activations(model, 4, "cpu")
+    assert sum(_activations(model, 1, "cpu")) > 0, "a first segment of one layer has one graph"

@@ -1,7 +1,7 @@
 """Furniture as meshes: the models of Sweet Home 3D's libraries as pieces of synthetic rooms.
 
 A library is a zip file (.sh3f) with OBJ models and a catalogue of their names and sizes. A model is
-reduced to a few thousand triangles, since a scanner sees nothing smaller than a centimetre, and its
+reduced to at most 1,500 triangles, since a scanner sees nothing smaller than a centimetre, and its
 textures to two colours per material. Reduced models are kept in the user's cache.
 """
 
@@ -30,7 +30,8 @@ from .plans import Size
 from .scene import MATERIAL, Material, Part, Vector
 from .surface import material
 
-FORMAT = 2  # of the cache; raised whenever a model is read in another way
+MOST_MODELS = 20_000  # of a library
+FORMAT = 3  # of the cache; raised whenever a model is read in another way
 CATALOGUE = "PluginFurnitureCatalog.properties"
 CELL = 0.008  # m: vertices of a model that are nearer to each other become one
 TRIANGLES = 1500  # of a model; the cells grow until it has no more
@@ -290,12 +291,23 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile) -> None:
 
 
 def _read_catalogue(text: str) -> dict[int, dict[str, str]]:
-    """Return the entries of a catalogue by number; what belongs to the whole library is entry 0."""
+    """Return the entries of a catalogue by number; what belongs to the whole library is entry 0.
+
+    It is a file of properties as Java reads them: a backslash joins lines, or stands before a
+    character, or "u" and its code.
+    """
     entries: dict[int, dict[str, str]] = defaultdict(dict)
-    for line in text.splitlines():
+    for line in re.sub(r"\\\r?\n[ \t]*", "", text).splitlines():
         found = re.match(r"(\w{1,40})(?:#(\d{1,9}))?[ \t]*[=:](.*)", line)
         if found:
-            entries[int(found[2] or 0)][found[1]] = found[3].strip()[:500]
+            value = re.sub(
+                r"\\u([0-9a-fA-F]{4})|\\(.)",
+                lambda escaped: chr(int(escaped[1], 16)) if escaped[1] else escaped[2],
+                found[3].strip()[:500],
+            )
+            entries[int(found[2] or 0)][found[1]] = value
+            if len(entries) > MOST_MODELS:
+                raise ValueError(f"more than {MOST_MODELS:,} models")
     return entries
 
 

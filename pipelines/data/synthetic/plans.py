@@ -154,14 +154,17 @@ class Layout:
                 self.floor.append(self.in_front(index, 0.0, wall.length, 0.01))
 
     def at_wall(
-        self, width: float, low: float, high: float, depth: float, gap: float
+        self, width: float, low: float, high: float, depth: float, gap: float, outer: bool = False
     ) -> tuple[int, float] | None:
         """Take a free stretch of wall between two heights, and `depth` of the floor in front.
 
+        Only of the `outer` walls, or also of a partition, whose two faces come last.
+
         Returns the wall and the position of the middle along it, or None if nothing is free.
         """
+        count = sum(not (outer and wall.reveal) for wall in self.plan.walls)
         for _ in range(TRIES):
-            wall = int(self._rng.integers(len(self.walls)))
+            wall = int(self._rng.integers(count))
             length = self.plan.walls[wall].length
             if length < width + 0.1:
                 continue

@@ -67,6 +67,10 @@ HOMES = ("kitchen", "bedroom", "livingRoom", "lounge")
 BARS = ("kitchen", "livingRoom", "lounge")
 RUGS = ("bedroom", "livingRoom", "bathroom", "lounge", "office")
 OFFICE = "chest closet wardrobe coats screen"
+# What lies on a piece lies on its seat, m above the floor; else on its top, or nowhere.
+SEATS = {**dict.fromkeys(("sofa", "chaise", "sectional", "armchair"), 0.44), "bed": 0.6}
+BARE = ("tub", "toilet", "television", "screen")
+SEAT_DEPTH = 0.95  # m; of longer sofas, the part at the back
 
 
 def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
@@ -83,7 +87,7 @@ def _read_table(text: str) -> dict[str, dict[str, tuple[float, float]]]:
 
 SIZES, COUNTS = _read_table(_SIZES), _read_table(_COUNTS)
 KINDS = tuple(SIZES)
-FIRST = "office"  # with one of SECOND it holds all 13 classes
+FIRST = "office"  # with one of SECOND it holds all 13 classes, if all find a place
 SECOND = ("lounge", "conferenceRoom", "lobby")
 
 
@@ -283,7 +287,7 @@ class _Furnisher:
 
     def _opening(self, width: float, low: float, height: float) -> list[Opening]:
         """Take a stretch of wall for a door or window, if one is free."""
-        spot = self.layout.at_wall(width, low, low + height, depth=0.0, gap=0.25)
+        spot = self.layout.at_wall(width, low, low + height, depth=0.0, gap=0.25, outer=True)
         if spot is None:
             return []
         start = spot[1] - width / 2
@@ -329,9 +333,9 @@ class _Furnisher:
         if frame:
             frame = frame.at(0, self.rng.uniform(0.01, 0.06))
             self._put(frame, piece)
-            if height < 1.4:  # sofas and beds: on the seat
-                top = {"sofa": 0.44, "bed": 0.6}.get(name, height)
-                self.tops.append((frame.at(0, 0, top), width, depth))
+            if height < 1.4 and name not in BARE:
+                deep = min(depth, SEAT_DEPTH) if name in ("chaise", "sectional") else depth
+                self.tops.append((frame.at(0, 0, SEATS.get(name, height)), width, deep))
         return frame
 
     def _desk(self) -> None:
@@ -353,7 +357,8 @@ class _Furnisher:
             rng.choice(("sofa", "chaise", "sectional", "armchair"), p=(0.4, 0.12, 0.2, 0.28))
         )
         free = rng.random() < 0.3
-        frame = (free and self._stand_free(name)) or self._stand(name) or self._stand("armchair")
+        frame = self._stand_free(self._draw(name)) if free else None
+        frame = frame or self._stand(name) or self._stand("armchair")
         if frame is None:
             return
         for _ in range(rng.poisson(1.4)):
@@ -366,9 +371,8 @@ class _Furnisher:
             self._put(front, piece)
             self.tops.append((front.at(0, 0, piece.size[2]), piece.size[0], piece.size[1]))
 
-    def _stand_free(self, name: str) -> Frame | None:
+    def _stand_free(self, piece: Piece) -> Frame | None:
         """Put a piece somewhere on the floor; return the frame of its back, or None."""
-        piece = self._draw(name)
         width, depth, _ = piece.size
         center = self.layout.on_floor(width, depth, gap=0.3)
         if center is None:
@@ -381,7 +385,7 @@ class _Furnisher:
         """Add a bar to eat at: its top is a table, what carries it is not."""
         piece, rng = draw_piece("bar", self.rng), self.rng
         width, depth, height = piece.size
-        frame = self._stand_free("bar")
+        frame = self._stand_free(piece)
         if frame is None:
             return
         self._add("clutter", frame, partial(furniture.bar_body, size=piece.size))

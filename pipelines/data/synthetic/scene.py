@@ -1,7 +1,7 @@
 """The geometry of a synthetic room: flat patches in objects, each patch with a material.
 
 Everything is made of parallelograms, flat discs and triangles: a box is six parallelograms, a
-cylinder a ring of them and two discs, a cushion 144 triangles. Coordinates are metres in the room's
+cylinder a ring of them and two discs, a cushion 120 triangles. Coordinates are metres in the room's
 frame: x and y from the room's corner, z from the floor.
 """
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from pipelines.config import BLOCK_SIZE, TrainConfig
 from pipelines.config.rooms import density_range
-from pipelines.data.blocks import draw, overlapping, room_blocks
+from pipelines.data.blocks import MIN_POINTS, draw, overlapping, room_blocks
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
 from pipelines.data.sampler import (
     AUGMENT,
@@ -41,8 +41,8 @@ from pipelines.data.sampler import (
 )
 from pipelines.data.statistics import Statistics, measure_room, merge
 from pipelines.data.store import Room, RoomInfo, Store, make_room
-from pipelines.errors import ProcessLostError
-from pipelines.progress import SILENT, Progress
+from pipelines.errors import ConfigError, ProcessLostError
+from pipelines.progress import SILENT, Progress, counted
 
 from . import GENERATOR, room
 from .meshes import Library, load_library
@@ -324,7 +324,14 @@ def open_validation(
     trained.statistics = merge(measured)
     rooms, size = KeptRooms(kept), config.block_side
     options = config.num_points, config.seed, size, config.model.layout
-    return BlockSampler(rooms, rooms.infos, *options, size=size, voxel=config.voxel_side)
+    sampler = BlockSampler(rooms, rooms.infos, *options, size=size, voxel=config.voxel_side)
+    if not len(sampler):
+        raise ConfigError(
+            f"--density {config.density}: found no block of {size:g} m with {MIN_POINTS} points in "
+            f"{counted(count, 'validation room')}.\nRaise it, or train without validation: "
+            "--val-fraction 0"
+        )
+    return sampler
 
 
 def _maker(config: TrainConfig, seed: int) -> RoomMaker:

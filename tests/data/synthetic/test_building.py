@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.synthetic import RoomPlan, ScannedObject, format_points, plan_room, scan_room
-from pipelines.data.synthetic.rooms import KINDS
+from pipelines.data.synthetic.meshes import Library
+from pipelines.data.synthetic.pieces import Piece
+from pipelines.data.synthetic.rooms import KINDS, _Furnisher
+from pipelines.data.synthetic.scene import Frame
 
 DENSITY = 300.0
 
@@ -55,6 +58,53 @@ def test_two_rooms_already_hold_every_class(seed):
         rooms = [p for p in plan_building(3, 2, seed) if p.area == area]
         names = {item.name.rpartition("_")[0] for p in rooms for item in scan_room(p, DENSITY)}
         assert names == set(CLASSES)
+
+
+class Furnished(_Furnisher):
+    """A room that keeps where its pieces stand."""
+
+    def __init__(self, seed: int) -> None:
+        self.pieces: list[tuple[str, Frame, tuple[float, ...]]] = []
+        rng = np.random.default_rng(seed)
+        super().__init__("livingRoom", (7.0, 6.0, 2.6), rng, Library())
+
+    def _put(self, frame: Frame, piece: Piece) -> None:
+        self.pieces.append((piece.label, frame, piece.size))
+        super()._put(frame, piece)
+
+
+def test_a_bar_s_body_is_as_large_as_its_top():
+    for seed in range(20):
+        room = Furnished(seed)
+        room._bar()
+        if room.pieces:
+            ((_, frame, (width, depth, height)),) = room.pieces
+            ((top, wide, deep),) = room.tops
+            assert (wide, deep, top.z) == (width, depth, pytest.approx(frame.z + height))
+
+
+def test_things_lie_on_seats_and_tops_and_nowhere_in_the_air():
+    for name in ("sofa", "chaise", "sectional", "armchair"):
+        room = Furnished(3)
+        assert room._stand(name)
+        ((top, _, deep),) = room.tops
+        assert (top.z, deep) == (pytest.approx(0.44), pytest.approx(0.9, abs=0.11))
+    for name in ("tub", "toilet", "television", "screen"):
+        room = Furnished(3)
+        assert room._stand(name)
+        assert not room.tops
+
+
+def test_windows_and_doors_are_in_outer_walls():
+    partitions = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        room = _Furnisher("livingRoom", (9.0, 5.0, 2.6), rng, Library())
+        inner = {n for n, wall in enumerate(room.plan.walls) if wall.reveal}
+        partitions += bool(inner)
+        found = [room._opening(0.9, 0.0, 2.0) for _ in range(6)]
+        assert not inner & {opening.wall for each in found for opening in each}
+    assert partitions > 3
 
 
 def test_a_room_depends_on_seed_area_and_number_alone():

@@ -298,3 +298,14 @@ def test_debians_libraries():
     found = {label: sum(m.label == label for m in models) for label in ("chair", "sofa", "table")}
     assert all(number >= 15 for number in found.values())
     assert sum(model.label == "clutter" for model in models) > 300
+
+
+def test_a_catalogue_is_read_as_java_writes_it(tmp_path, monkeypatch):
+    text = entry(1, "Desk", "cube/cube.obj", creator="Ren\\u00e9 \\\n   Fleury\\: 3D")
+    write_library(tmp_path / "lib", text.replace("/cube/cube.obj", "/cube/cu\\be.obj"))
+    (model,) = load_library(tmp_path / "lib").models
+    assert "Ren\u00e9 Fleury: 3D" in model.credit
+    monkeypatch.setattr("pipelines.data.synthetic.meshes.MOST_MODELS", 2)
+    many = "".join(entry(n, f"Desk {n}", "cube/cube.obj") for n in range(1, 4))
+    with pytest.raises(ConfigError, match="found more than 2 models"):
+        load_library(write_library(tmp_path / "many", many))
