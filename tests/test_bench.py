@@ -115,7 +115,7 @@ def test_the_input_is_like_a_scan() -> None:
         assert np.abs(block[:, :2]).max() <= 0.501
         assert 0 <= block[:, 3:].min() <= block[:, 3:].max() <= 1
         heights = np.histogram(block[:, 2], bins=20)[0]
-        # The floor or the ceiling, in fuller rooms too; of 2,000 points of noise at most 1.43 times.
+        # The floor or ceiling, in fuller rooms too; of 2,000 points of noise at most 1.43 times.
         assert heights.max() > 1.7 * np.median(heights)
     assert not np.array_equal(features[0], features[1])
 
