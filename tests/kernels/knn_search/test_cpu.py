@@ -11,7 +11,7 @@ import torch
 from pipelines.kernels import threads
 from pipelines.kernels.knn_search import cpu
 from pipelines.kernels.knn_search.cpu.tiles import PANEL
-from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
+from tests.kernels.knn_search.test_knn import assert_same, sorted_neighbors, whole_points
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_slabs_of_rows_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "CANDIDATE_BYTES", 1 << 20)
     assert cpu._plan(1100, ranks[-1]).slab < -(-1100 // PANEL)
     assert torch.equal(cpu.knn(x, ranks), whole)
-    assert_same_sets(whole, sorted_neighbors(x, ranks))
+    assert_same(whole, sorted_neighbors(x, ranks))
 
 
 def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +56,7 @@ def test_a_misleading_sample_only_costs_time(monkeypatch: pytest.MonkeyPatch) ->
     ranks = tuple(range(0, 64, 4))
     for chosen in (np.zeros(128, np.int64), np.arange(128)):
         monkeypatch.setattr(cpu, "_sample", lambda *_, chosen=chosen: chosen)
-        assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
+        assert_same(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
 @pytest.mark.parametrize("copies", [1, 3, 7, 11, 30])
@@ -66,7 +66,7 @@ def test_bins_of_any_size_give_the_wanted_ranks(copies: int, step: int) -> None:
     x = whole_points(1, 1000 // copies, 3, seed=copies, span=40).repeat(1, copies, 1)
     x = x[:, torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(1))]
     ranks = tuple(range(0, 16 * step, step))
-    assert_same_sets(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
+    assert_same(cpu.knn(x, ranks), sorted_neighbors(x, ranks))
 
 
 def test_every_pair_of_panels_meets_once() -> None:
@@ -106,7 +106,7 @@ def test_neighbors_agree_with_float64_about_as_well_as_float32_allows() -> None:
 
 def test_float16_goes_to_eager() -> None:
     x = whole_points(1, 50, 3, seed=9).to(torch.bfloat16)
-    assert_same_sets(cpu.knn(x, (0, 1, 2)), sorted_neighbors(x, (0, 1, 2)))
+    assert_same(cpu.knn(x, (0, 1, 2)), sorted_neighbors(x, (0, 1, 2)))
 
 
 def test_a_pool_does_the_same_without_openmp(monkeypatch: pytest.MonkeyPatch) -> None:
