@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines import kernels
 from pipelines.kernels import reference
 from pipelines.kernels.knn_search import LONGEST, RankTables
-from tests.kernels.knn_search.test_knn import assert_same_sets, sorted_neighbors, whole_points
+from tests.kernels.knn_search.test_knn import assert_same, sorted_neighbors, whole_points
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -65,7 +65,7 @@ def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_equals_a_full_sort(batch: int, points: int, channels: int, ranks: tuple[int, ...]) -> None:
     x = whole_points(batch, points, channels, seed=points)
-    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+    assert_same(find(x, ranks), sorted_neighbors(x, ranks))
 
 
 def test_drawn_ranks_in_a_table_that_changes() -> None:
@@ -75,7 +75,7 @@ def test_drawn_ranks_in_a_table_that_changes() -> None:
         tables.set([(0, 1, 2, 4), ranks])
         found = kernels.knn(x.to(DEVICE), tables.tables[1])
         assert torch.equal(found, kernels.knn(x.to(DEVICE), ranks, 24))
-        assert_same_sets(found.cpu(), sorted_neighbors(x, ranks))
+        assert_same(found.cpu(), sorted_neighbors(x, ranks))
 
 
 def test_a_table_holds_the_columns_of_its_ranks() -> None:
@@ -88,7 +88,7 @@ def test_a_table_holds_the_columns_of_its_ranks() -> None:
 
 def test_float64_and_far_ranks_are_left_to_the_reference() -> None:
     x = whole_points(1, 40, 3, seed=5).double() + 1e-9
-    assert_same_sets(find(x, (0, 7, 39)), sorted_neighbors(x, (0, 7, 39)))
+    assert_same(find(x, (0, 7, 39)), sorted_neighbors(x, (0, 7, 39)))
     line = torch.arange(-4100.0, 4101.0, 2).view(1, -1, 1)
     assert int(find(line, (0, 4000))[0, 0].max()) == 4000
 
@@ -112,7 +112,7 @@ def test_equal_points_are_ordered_by_index() -> None:
 def test_every_point_many_times() -> None:
     x = whole_points(1, 30, 3, seed=2).repeat(1, 5, 1)
     ranks = tuple(range(0, 20, 2))
-    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+    assert_same(find(x, ranks), sorted_neighbors(x, ranks))
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # NumPy's, interpreting
@@ -135,7 +135,7 @@ def test_a_sample_that_tells_nothing() -> None:
     far = whole_points(1, 36, 3, seed=4) * 64
     x = torch.stack([far, near_by], dim=2).flatten(1, 2)
     ranks = tuple(range(0, 10))
-    assert_same_sets(find(x, ranks), sorted_neighbors(x, ranks))
+    assert_same(find(x, ranks), sorted_neighbors(x, ranks))
 
 
 @pytest.mark.filterwarnings(  # NumPy's, interpreting
@@ -149,7 +149,7 @@ def test_a_block_with_nan_stops_nothing_and_leaves_others_alone() -> None:
     x[0, 7, 1] = float("nan")
     index = find(x, tuple(range(6)))
     assert torch.equal(index[0], torch.arange(6).expand(34, 6).int())  # all equal: by index
-    assert_same_sets(index[1:], expected[1:])
+    assert_same(index[1:], expected[1:])
 
 
 def test_more_room_for_farther_ranks() -> None:
