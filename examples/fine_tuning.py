@@ -60,19 +60,22 @@ def write_study(path: Path, options: argparse.Namespace, progress: Progress) -> 
     named = find_weights(options.weights) if options.weights else packaged_weights()
     model = named.load()
 
-    def write(steps: int) -> None:
+    def write(path: Path, steps: int) -> None:
         values = study(model, options.weights or named.name, options.area, steps)
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     steps = options.steps
     if steps is None:
-        write(TRIED)
-        seconds = dry_run(config(path, options, seeds=1), progress=progress).seconds
-        path.unlink()
+        trial = path.with_suffix(".trial.yaml")
+        try:
+            write(trial, TRIED)
+            seconds = dry_run(config(trial, options, seeds=1), progress=progress).seconds
+        finally:
+            trial.unlink(missing_ok=True)
         if seconds is None:
             raise SystemExit("No step could be timed; say with --steps how many to take.")
         steps = max(1, round(60 * options.minutes * 2 * TRIED / seconds))
-    write(steps)
+    write(path, steps)
 
 
 def config(path: Path, options: argparse.Namespace, seeds: int) -> AblateConfig:

@@ -181,7 +181,13 @@ def _open_run(config: EvalConfig, run: Run, device: torch.device, progress: Prog
     models = (weights.load(config.own_classes).to(device),)
     compile_beside(models[0].config, device)
     folder = run.path / "eval"
-    return Evaluation(run.name, folder, (weights,), models, config, store, tuple(rooms))
+    found = Evaluation(run.name, folder, (weights,), models, config, store, tuple(rooms))
+    if found.seen:
+        progress.warn(
+            f"{run.path}: started from weights that were trained on its test area, "
+            f"{trained.test_area}; its rooms are not unseen."
+        )
+    return found
 
 
 def _load(weights: NamedWeights, store: Store, config: EvalConfig) -> DeepGCN:
@@ -276,12 +282,21 @@ def _score(
     baseline = None if bands is None else scores(bands, classes, absent_as=options.absent)
     values = score_record(evaluation, protocol, counts, found, baseline)
     report = build_report(evaluation, counts, found, baseline, values)
-    history = [each for each in run.metrics() if each.get("event") == "epoch"] if run else []
+    history = _epochs(run, progress) if run else []
     with changing(run) if run else nullcontext():
         files = write_scores(folder, report, options, counts.failures, counts.pictures, history)
     name, where = evaluation.name, run.path if run else evaluation.folder
     scored = protocol, found, baseline, report, files, counts.blocks, counts.seconds
     return RunScores(name, where, values["test_area"], *scored)
+
+
+def _epochs(run: Run, progress: Progress) -> list[dict[str, Any]]:
+    """Return what a run logged after each epoch; nothing, with a warning, if that is damaged."""
+    try:
+        return [each for each in run.metrics() if each.get("event") == "epoch"]
+    except RunError as error:
+        progress.warn(f"{error}\nIts training curves are left out.")
+        return []
 
 
 def _count_rooms(evaluation: Evaluation, folder: Path, progress: Progress) -> Counts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipelines.planning.machine import estimated_seconds, other_machine, this_ma
 from pipelines.planning.pace import seconds_of_steps
 from pipelines.planning.rules import Pace, Size, Start
 from pipelines.planning.settings import training
+from pipelines.runs.directory import CONFIG
 from pipelines.runs.weights import NamedWeights, find_weights, weights_in_package
 from pipelines.runtime.device import cpu_threads, pick_device
 from pipelines.runtime.memory import release_memory
@@ -105,7 +106,8 @@ def check_alone(candidates: int) -> None:
 def _alternatives(config: PlanConfig, made: Plan) -> list[tuple[str, dict[str, Any]]]:
     """Return what else could be better than a plan: names, and options to give."""
     found = _statistics(Store.open(config.data), made.data.test_area, SILENT)[1]
-    starts = [_start_of(each, each.name, config.base) for each in weights_in_package()]
+    packaged = _packaged(Path(config.base.get("runs", config.runs)))
+    starts = [_start_of(weights, name, config.base) for weights, name in packaged]
     return rules.alternatives(made.settings, found, config.base, starts)
 
 
@@ -119,6 +121,13 @@ def _statistics(
     if found is None or not any(each.points for each in found.blocks):
         raise DatasetError(f"{store.path}: found no block with enough points to train on.")
     return rooms, found
+
+
+def _packaged(runs: Path) -> Iterator[tuple[NamedWeights, str]]:
+    """Yield the weights in the package, and what names them even beside a run of their name."""
+    for weights in weights_in_package():
+        is_run = (runs / weights.name / CONFIG).is_file()
+        yield weights, str(weights.file) if is_run else weights.name
 
 
 def _start_of(weights: NamedWeights, name: str, given: Mapping[str, Any]) -> Start:
@@ -198,8 +207,8 @@ class _Planning:
             runs = Path(self.given.get("runs", self.config.runs))
             return _start_of(find_weights(named, runs), named, self.given), ""
         reasons = []
-        for weights in weights_in_package():
-            start = _start_of(weights, weights.name, self.given)
+        for weights, name in _packaged(Path(self.given.get("runs", self.config.runs))):
+            start = _start_of(weights, name, self.given)
             why = rules.why_no_start(self.found, start, self.given)
             if not why:
                 return start, ""

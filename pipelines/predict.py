@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ from pipelines.runtime.precision import Precision
 from pipelines.runtime.waiting import sleep_if_crowded
 from pipelines.scans.checks import LARGE, checked_points
 from pipelines.scans.frame import Frame, left_out
+from pipelines.scans.ply import rounded_columns
 from pipelines.scans.table import UNLABELLED, Labels, Scan, ScanOptions
 
 from .config import PredictConfig
@@ -101,8 +103,8 @@ class PredictResult:
 def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictResult:
     """Label every point of the scans.
 
-    If one of several scans cannot be read or lacks coordinates or colour, a warning is shown and
-    the others are labelled.
+    If one of several scans cannot be read or lacks coordinates or colour, or an option does not
+    fit it, a warning is shown and the others are labelled.
 
     Raises:
         ConfigError: a format is unknown, or outputs collide with the scans or with each other.
@@ -126,7 +128,7 @@ def predict(config: PredictConfig, *, progress: Progress = SILENT) -> PredictRes
         try:
             with _alone(out, progress):
                 results.append(_predict_one(config, networks, scan, out, progress))
-        except DatasetError as error:
+        except (DatasetError, ConfigError) as error:
             if len(scans) == 1:
                 raise
             progress.warn(f"{error}\nThe other scans are still labelled.")
@@ -300,6 +302,11 @@ def _predict_one(
         progress.say(f"{path}: {left_out(count, len(pos))}; labelled all the same")
     _compare_with_training(path, networks, pos[~stray], color[~stray], progress)
     _check_writable(config, out, scan, networks)
+    if out.suffix.lower() == ".ply" and (rounded := rounded_columns(scan)):
+        progress.warn(
+            f"{out}: {', '.join(rounded)} rounded to multiples of a power of two, as a PLY file "
+            "holds whole numbers up to 2^53 only."
+        )
     begun = time.monotonic()
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes
     part, made_from = out.with_name(f".{out.name}.part"), _made_from(path, scan, networks, frame)
@@ -435,7 +442,9 @@ def _made_from(path: Path, scan: Scan, networks: _Networks, frame: Frame) -> str
         (w.sha256, replace(draws, batch_size=Draws.batch_size))
         for w, (_, draws) in zip(networks.weights, networks.models, strict=True)
     ]
-    box = frame.low.tolist(), frame.high.tolist()
+    box: tuple[Any, ...] = (frame.low.tolist(), frame.high.tolist())
+    if len(frame.piles):  # which points are stray is not all in the box
+        box += (frame.piles.tolist(),)
     how = f"{scan.options} {box} {by} votes {networks.votes}"
     return f"{path.resolve()} {digest.hexdigest()} {how}"
 

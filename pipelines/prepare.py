@@ -186,12 +186,13 @@ def _find_dataset(config: PrepareConfig, progress: Progress) -> Dataset:
             f"{given}: found a description, expected raw S3DIS (a folder or a zip).\n"
             f"Give it with --dataset: {command('prepare', '--dataset', given)}"
         )
-    arrays = _find_arrays(given) if given else None
+    # A folder of both is raw data, from within it as well as by its name.
+    arrays = _find_arrays(given) if given and not given.is_dir() else None
     if arrays is None:
         try:
             raw = replace(find_raw(given, ignore=[config.data]), unknown=config.unknown)
         except NoRawData:
-            arrays = None if given else _find_arrays(Path())
+            arrays = _find_arrays(given or Path())
             if arrays is None:
                 raise
         else:

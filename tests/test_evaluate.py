@@ -351,6 +351,17 @@ def test_a_run_by_name(run: Run) -> None:
     assert evaluate(config).results[0].run == run.path
 
 
+def test_a_damaged_log_costs_the_curves_and_no_score(run: Run) -> None:
+    with (run.path / "metrics.jsonl").open("a") as log:
+        log.write('{"event": "epo\n{}\n')
+    ears = Ears()
+    options = EvalConfig(run_dirs=(run.path,), device="cpu")
+    (found,) = evaluate(options, progress=ears).results
+    assert any("Its training curves are left out" in text for text in ears.heard)
+    assert {path.name for path in found.files} >= {"scores.json", "iou.png"}
+    assert "training.png" not in {path.name for path in found.files}
+
+
 def test_an_unfinished_run_and_other_data_are_reported(run: Run, tmp_path: Path) -> None:
     run.update_status(state="interrupted")
     other = write_tiny_store(tmp_path / "other", points=500)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from deepgcn_cli.commands import demo
 from pipelines import synth, train
 from pipelines.config import SynthConfig, TrainConfig
 from pipelines.runs.directory import open_run
@@ -32,7 +33,14 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 def run(name: str, folder: Path, *arguments: str) -> str:
     """Run an example in `folder` and return what it prints."""
-    done = subprocess.run(
+    done = run_of(name, folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run_of(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run an example in `folder`, and return how it ended."""
+    return subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -40,8 +48,6 @@ def run(name: str, folder: Path, *arguments: str) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
@@ -50,6 +56,11 @@ def test_an_example_opens_with_its_command_and_duration(path: Path) -> None:
     assert f"python examples/{path.name}" in opening
     assert "Takes " in opening
     assert "2 CPU cores" in opening
+
+
+def test_the_run_that_an_example_names_is_the_demo_s() -> None:
+    opening = (ROOT / "examples" / "segment_arrays.py").read_text(encoding="utf-8")
+    assert f"demo/{demo.RUN} demo/{demo.SCAN}" in opening
 
 
 def test_segment_arrays(tmp_path: Path) -> None:
@@ -74,6 +85,13 @@ def test_fine_tuning(tmp_path: Path) -> None:
     studied = yaml.safe_load((tmp_path / "fine-tuning-area3-10min.yaml").read_text())
     assert studied["base"]["max-steps"] == 2
     assert (studied["base"]["depth"], studied["base"]["k"]) == (3, 6)
+
+
+def test_fine_tuning_that_cannot_be_timed_leaves_no_study(tmp_path: Path) -> None:
+    """The next call would take its steps for those of the time that was asked for."""
+    done = run_of("fine_tuning.py", tmp_path, "--area", "3", "--data", "none", "--minutes", "1")
+    assert done.returncode != 0
+    assert not [*tmp_path.glob("*.yaml")]
 
 
 @pytest.mark.slow

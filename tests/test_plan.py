@@ -24,6 +24,7 @@ from pipelines.planning.file import Plan
 from pipelines.planning.rules import SIZES
 from pipelines.planning.settings import planned_config
 from pipelines.progress import SILENT
+from pipelines.runs.directory import create_run
 from pipelines.runs.weights import packaged_weights
 from pipelines.train import open_samplers, resolve
 from tests.planning.clouds import as_room, box
@@ -146,6 +147,28 @@ def test_an_area_given_to_a_plan_is_its_own(tiny: Path) -> None:
     assert listener.said == ["The plan is for the rooms outside area 3; left out is area 1."]
 
 
+def test_other_data_of_another_test_area_leaves_out_that_of_the_plan(
+    tiny: Path, tmp_path: Path
+) -> None:
+    made = planned(tiny, test_area=2)
+    other = write_tiny_store(tmp_path / "other", points=500).path
+    listener = AtStep()
+    listener.warn = listener.say  # type: ignore[method-assign]
+    changed = changed_plan(made, {"data": other}, listener)
+    assert changed.data.test_area == planned_config(changed, {}).test_area == 2
+    assert listener.said[-1].endswith("outside area 3; left out is area 2.")
+
+
+def test_a_part_that_was_planned_can_be_left_out(tiny: Path) -> None:
+    made = planned(tiny, "10m", weights="indoor")
+    assert made.settings["extra"] == ("wise-ft",), "the classes are theirs"
+    for given in ({"without": ("wise-ft",)}, {"weights": "none"}):
+        config = planned_config(changed_plan(made, given), {})
+        assert "wise-ft" not in config.parts
+        assert set(made.settings["without"]) >= {*config.without}
+    assert "wise-ft" in planned_config(changed_plan(made, {"lr": 1e-3}), {}).parts
+
+
 def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     one_room(tmp_path, box(800))
     made = planned(tmp_path, "10m")
@@ -160,6 +183,17 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
     frozen = planned(tmp_path, "9d", freeze=1, extra=("frozen-norm",))
     assert (frozen.settings["weights"], frozen.settings["freeze"]) == (made.settings["weights"], 1)
+
+
+def test_a_run_of_the_same_name_is_not_taken_for_the_weights_in_the_package(tmp_path: Path) -> None:
+    """Such as one that has only begun."""
+    one_room(tmp_path, box(800))
+    packaged = packaged_weights()
+    begun = TrainConfig(runs=tmp_path / "runs", name=packaged.name, test_area=5)
+    create_run(begun, environment={})
+    made = planned(tmp_path, "10m", runs=tmp_path / "runs")
+    config = resolve(planned_config(made, {}), Store.open(tmp_path))
+    assert config.weights_sha256 == packaged.sha256
 
 
 def test_an_only_room_of_one_block_is_trained_on_without_validation(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pipelines import kernels
 from pipelines.config import EvalConfig
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, NothingScoredError, RunError
+from pipelines.files import sha256_of
 from pipelines.metrics import scores
 from pipelines.runs.directory import Run, find_runs
 from pipelines.studies.sixfold import six_fold
@@ -78,6 +79,9 @@ def test_it_trains_what_is_missing_and_pools(base: Run) -> None:
     written = json.loads(next(p for p in found.files if p.name == "scores.json").read_text())
     assert written["pooled"]["miou"] == found.pooled.miou
     assert written["runs"] == {"1": "base-fold1", "2": "base-fold2", "3": "base"}
+    for run in runs:
+        (weights,) = written["weights"][str(run.config.test_area)]
+        assert weights["sha256"] == sha256_of(run.weights())
 
 
 def test_the_report_says_what_its_scores_are(base: Run, store: Store) -> None:
@@ -102,6 +106,14 @@ def test_the_checkpoint_of_runs_without_validation_is_the_last_one(
     base = train_tiny_run(store.path, tmp_path / "runs", name="base", max_steps=1, val_fraction=0)
     (found,) = six_fold(folds(base), train_missing=True)
     assert found.report.summary["runs"].endswith("checkpoint last")
+
+
+def test_layers_that_were_recomputed_change_no_fold(base: Run) -> None:
+    short = dataclasses.replace(base.config, checkpoint_layers=1)
+    for area in (1, 2):
+        train(dataclasses.replace(short, name=f"short{area}", test_area=area))
+    (found,) = six_fold(folds(base))
+    assert sorted(found.report.values["runs"].values()) == ["base", "short1", "short2"]
 
 
 def test_runs_of_other_data_are_no_folds(base: Run, tmp_path: Path) -> None:

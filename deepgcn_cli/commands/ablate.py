@@ -15,7 +15,7 @@ from deepgcn_cli.errors import interruptible
 from deepgcn_cli.options import Flags, ModelFlags, TrainFlags, subcommand
 from pipelines.config import AblateConfig
 from pipelines.config.model import OWN_CLASSES
-from pipelines.config.options import option
+from pipelines.config.options import check_option, flag_of, option, options_of
 from pipelines.progress import Progress, counted
 
 if TYPE_CHECKING:
@@ -92,6 +92,9 @@ def _study_so_far(flags: Flags) -> AblateResult:
     from pipelines.studies.plan import latest_study, load_plan, study_file
     from pipelines.studies.tables import summarize
 
+    for field, shown in options_of(AblateConfig).items():
+        if field in ("reports", "page_columns"):
+            check_option(flag_of(field, shown), shown, flags.get(field))
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset")
     name = name or (read_grid(grid).name if grid else latest_study(runs))
@@ -136,7 +139,7 @@ def _estimate(config: AblateConfig, progress: Progress) -> Answer:
         *(f"{row.name} cannot be trained: {row.error}" for row in failing),
         *found.notes,
         f"{counted(runs, 'run')} to train, estimate {total} one after the other; starting "
-        "(some 10 s a run) and scoring are not counted. All times are estimates, from "
+        "(some 10 s a run), validation and scoring are not counted. All times are estimates, from "
         f"{found.source}.",
     ]
     return Answer(found, parts)

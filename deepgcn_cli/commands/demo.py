@@ -49,8 +49,8 @@ Its scan with labels:    {labelled}; look at it in 3-D: {page}
 With your own scans:
   deepgcn predict SCAN.ply --view
 With labelled rooms of your own, or S3DIS:
-  deepgcn prepare --dataset rooms.yaml    (or: deepgcn prepare S3DIS.zip --area 5)
-  {train}
+  deepgcn prepare --dataset rooms.yaml        (or: deepgcn prepare S3DIS.zip --area 5)
+  deepgcn train --auto --data data-rooms      (or without --data)
   deepgcn eval --report md"""
 
 
@@ -253,6 +253,5 @@ def show(folder: Path, weights: NamedWeights) -> None:
         rows.append((f"IoU {name}", *(percent(values["iou"][number]) for values in each)))
     print_part(Table(("in %", weights.name, "fine-tuned", "height alone"), rows))
     picture = min((run.path / "eval" / PROTOCOL).glob("room_*.png"))
-    train = command("train", "--weights", weights.name)
     page = folder / TUNED_SHOWN[0]
-    print_part(NEXT.format(picture=picture, labelled=folder / TUNED, page=page, train=train))
+    print_part(NEXT.format(picture=picture, labelled=folder / TUNED, page=page))

@@ -39,6 +39,7 @@ def plan(
     from pipelines.files import check_place
     from pipelines.plan import plan as stage
     from pipelines.planning.file import check_replaced, write_plan
+    from pipelines.training.start import named_classes
 
     changes = vars(chosen_model(preset, model)) if preset else model
     config = PlanConfig(**own, base={**changes, **training})
@@ -51,6 +52,8 @@ def plan(
         if not dry_run:
             write_plan(config.out, made)
     written = [] if dry_run else [f"{config.out}: the plan"]
-    where = () if config.runs == PlanConfig.runs else ("--runs", config.runs)
+    where: tuple[object, ...] = () if config.runs == PlanConfig.runs else ("--runs", config.runs)
+    for name in named_classes(config.base):
+        where = (*where, "--own-class", name)
     hint = "" if dry_run else f"Next: {command('train', '--plan', config.out, *where)}"
     return Answer(made, [*plan_parts(made), *written], hint)

@@ -35,6 +35,7 @@ RUN = option(MISSING, "The run's name or folder.", "RUN", flag="")
 SORT = option(None, "Order by these columns; -miou: the best first. [default: created]", "COLUMNS")
 WHERE = option(None, 'Only runs that fulfil this, as "arch=resgcn and miou>0.4".', "CONDITION")
 COUNTS, PERCENT = ("test_area", "epoch", "step"), ("val_miou", "room_oa", "room_miou")
+SCORED = ("votes", "seed", "checkpoint")  # how scores were made; different ones are shown
 # The columns of the usual table: these counts and scores, and the tags where there are any.
 TITLES = ("run", "state", "network", "area", "epoch", "step", "val mIoU", "OA", "mIoU", "tags")
 
@@ -145,7 +146,9 @@ def show_run(run: Path = RUN, runs: Path = RUNS) -> Answer:
         "note": marks.read_note(found.path),
         "scores": {name: values for name, values in scores if values},
     }
-    return Answer(summary, [Table(("what", "value"), [*_described(found.config, summary)])])
+    lines = (_of_earlier(found, values) for values in summary["scores"].values())
+    table = Table(("what", "value"), [*_described(found.config, summary)])
+    return Answer(summary, [table, *filter(None, lines)])
 
 
 def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -197,13 +200,19 @@ def compare_runs(
     found = [named_run(name, runs) for name in names]
     values = [_scores_under(run, protocol) for run in found]
     titles = [run.name for run in found]
+    if len({*titles}) < len(titles):  # of several folders
+        titles = [str(run.path) for run in found]
     settings = different_settings([to_plain(run.config) for run in found])
+    for name in SCORED:
+        if len({each.get(name) for each in values}) > 1:
+            settings[f"{name} of the scores"] = [each.get(name) for each in values]
     differences = compare_scores(titles, values, [run.path for run in found])
     means = ({key: each[key] for _, key in MEANS} for each in values)
     compared = {"protocol": protocol, "settings": settings, "differences": differences}
     scores = dict(zip(titles, means, strict=True))
     parts = _comparison(titles, settings, values, differences)
-    return Answer({**compared, "scores": scores}, parts)
+    earlier = [_of_earlier(*each) for each in zip(found, values, strict=True)]
+    return Answer({**compared, "scores": scores}, [*parts, *filter(None, earlier)])
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
@@ -214,6 +223,19 @@ def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
             f"Score it first: {command('eval', run.path, '--protocol', protocol)}"
         )
     return values
+
+
+def _of_earlier(run: Run, values: dict[str, Any]) -> str | None:
+    """Return a caution if scores are of weights that the run has no longer; else None."""
+    from pipelines.files import sha256_of
+
+    weights = [*(values.get("weights") or ())]  # earlier versions did not say which
+    scored = weights[0].get("sha256") if weights else None
+    path = run.checkpoint_path(str(values.get("checkpoint")))
+    if scored is None or not path.is_file() or sha256_of(path) == scored:
+        return None
+    again = command("eval", run.path, "--protocol", values.get("protocol"))
+    return f"{run.path}: these scores are of earlier weights. Score it again: {again}"
 
 
 def _comparison(

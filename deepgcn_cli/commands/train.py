@@ -206,7 +206,7 @@ def train(
         chosen = "no validation" if best is None else f"best validation mIoU {100 * best:.2f} %"
         length = f"{counted(result.steps, 'step')}, {counted(result.epochs, 'epoch')}"
         texts.append(f"{result.run}: {length}, {chosen}")
-    hint = _keep_next(planned, config.data, results) if planned else _what_next(config, results[0])
+    hint = _keep_next(planned, config, results) if planned else _what_next(config, results[0])
     return Answer(results[0] if folds == 1 else results, texts, hint)
 
 
@@ -270,18 +270,19 @@ def _what_next(config: TrainConfig, result: TrainResult) -> str:
     return f"Next: {command(*ahead, *where)}{scored}"
 
 
-def _keep_next(planned: Plan, data: Path, results: Sequence[TrainResult]) -> str:
+def _keep_next(planned: Plan, config: TrainConfig, results: Sequence[TrainResult]) -> str:
     """Return how the runs of a plan are scored and label scans; their plans keep the latter."""
     from pipelines.planning.file import write_plan
 
     runs = [result.run for result in results]
     how = [word for run in runs for word in ("--weights", run)]
-    score = command("eval", *runs)
-    label = command("predict", "SCAN.ply", "--run", runs[0])
+    own = [word for name in config.model.own_classes for word in ("--own-class", name)]
+    score = command("eval", *runs, *own)
+    label = command("predict", "SCAN.ply", "--run", runs[0], *own)
     if len(runs) > 1:
         area = results[0].test_area
-        score = command("eval", *how, "--average", "--data", data, "--area", area)
-        label = command("predict", "SCAN.ply", *how)
+        score = command("eval", *how, "--average", "--data", config.data, "--area", area, *own)
+        label = command("predict", "SCAN.ply", *how, *own)
     for run in runs:
         write_plan(run / PLAN, replace(planned, predict=label))
     scored = f"Score it: {score}\n" if results[0].test_area else ""

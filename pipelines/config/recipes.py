@@ -16,11 +16,12 @@ AUGMENTATIONS = (
 OPTIMIZERS = ("adamw", "sgd")
 LOSSES = ("smoothing",)
 SCHEDULES = ("cosine", "warm-up")
+FROM_WEIGHTS = ("frozen-norm", "wise-ft")  # only a training that starts from weights can have these
 # All that a recipe can be made of.
 PARTS = (
     *("balance", "resample"),  # which blocks and points are drawn
     *AUGMENTATIONS,  # what is done to them
-    *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema", "frozen-norm"),  # the optimisation
+    *(*LOSSES, *OPTIMIZERS, *SCHEDULES, "clip", "ema", *FROM_WEIGHTS),  # the optimisation
 )
 # "paper" is the published one: Adam, each block's points drawn once, no augmentation.
 # "modern" is now what it was in version 0.1, whose runs did not save their parts. When it changes,

@@ -23,7 +23,7 @@ from .options import (
     check_options,
     option,
 )
-from .recipes import ADAM_LR, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
+from .recipes import ADAM_LR, FROM_WEIGHTS, MODERN_0_1, PARTS, RECIPES, SGD_LR, parts_of
 from .rooms import SCANNERS, TRAINED, check_filmed, density_range
 
 
@@ -206,11 +206,15 @@ class TrainConfig:
             raise ConfigError(
                 f"--freeze: found {self.freeze} without --weights, expected weights to keep."
             )
-        if "frozen-norm" in self.parts and (self.weights is None or self.sync_bn):
-            found = "without --weights" if self.weights is None else "and --sync-bn"
+        for part in FROM_WEIGHTS:
+            if part in self.parts and self.weights is None:
+                raise ConfigError(
+                    f"--with {part}: found it without --weights, expected weights to start from."
+                )
+        if "frozen-norm" in self.parts and self.sync_bn:
             raise ConfigError(
-                f"--with frozen-norm: found it {found}, expected weights whose statistics are kept"
-                f"{'.' if self.weights is None else ', and none of a batch.'}"
+                "--with frozen-norm: found it and --sync-bn, expected statistics of the weights or "
+                "of a batch.\nLeave one of the two out."
             )
         if self.weights is None or self.weights_sha256 is not None:  # else not yet the network
             self._check_network()

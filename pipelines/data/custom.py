@@ -28,6 +28,7 @@ import typing
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,12 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
     options = ScanOptions(label=label, **{key: given[key] for key in OPTIONS if key in given})
     rooms = tuple(_rooms(path.parent, given.get("areas"), by_folder=in_name is not None))
     areas, test_area = sorted({room.area for room in rooms}), given.get("test_area")
+    no_color_ok = given.get("no_color_ok", False)
+    _check(isinstance(no_color_ok, bool), f"no_color_ok {shown(no_color_ok)}", "true or false")
     _check(
-        test_area in (None, *areas), f"test_area {shown(test_area)}", f"one of its areas: {areas}"
+        not isinstance(test_area, bool) and test_area in (None, *areas),
+        f"test_area {shown(test_area)}",
+        f"one of its areas: {areas}",
     )
     return CustomDataset(
         source=path,
@@ -144,7 +149,7 @@ def _dataset(path: Path, given: Mapping[str, Any]) -> CustomDataset:
         found=labels_in(_stems(rooms), in_name) if in_name else {},
         values=values,
         options=options,
-        no_color_ok=bool(given.get("no_color_ok", False)),
+        no_color_ok=no_color_ok,
         test_area=test_area,
     )
 
@@ -219,11 +224,11 @@ def _values(given: Mapping[str, Any], classes: tuple[str, ...], by_name: bool) -
                 f"found the class {shown(name)} under values.{did_you_mean(str(name), classes)}\n"
                 f"Expected one of: {', '.join(classes)}."
             )
-        found[str(value)] = classes.index(name)
+        found[_text(value)] = classes.index(name)
     for value in ignored:
-        once = meant is None or str(value) not in found
+        once = meant is None or _text(value) not in found
         _check(once, f"the label {shown(value)} under values and under ignore", "one")
-    return {**found, **{str(value): IGNORED for value in ignored}}
+    return {**found, **{_text(value): IGNORED for value in ignored}}
 
 
 def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
@@ -255,13 +260,28 @@ def _files(folder: Path, area: int, pattern: str) -> list[Path]:
     # A pattern with letters composed finds names with them decomposed, too.
     try:
         patterns = dict.fromkeys((pattern, unicodedata.normalize("NFD", pattern)))
-        found = {path for each in patterns for path in folder.glob(each) if path.is_file()}
+        found = _matching(folder, patterns)
     except (ValueError, NotImplementedError, OSError, re.error) as error:
         raise ConfigError(f"area {area}: found the pattern {shown(pattern)}: {error}.") from error
     matched = without_results(found, pattern)
     if not matched:
         raise ConfigError(f"area {area}: found no file like {folder / pattern}.")
     return matched
+
+
+def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    """Return the files like some patterns, in order; hidden ones only if a pattern names them.
+
+    `**` follows links to folders; what several ways lead to is taken once, by the shortest.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        for name in sorted(
+            glob(pattern, root_dir=folder, recursive=True), key=lambda n: (len(n), n)
+        ):
+            if (path := folder / name).is_file():
+                found.setdefault(path.resolve() if "**" in pattern else path, path)
+    return sorted(found.values())
 
 
 def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> Iterator[RoomFiles]:
@@ -413,6 +433,6 @@ def _text(value: Any) -> str:
             return composed(value.decode())
         except UnicodeDecodeError:
             return value.decode("latin-1")
-    if isinstance(value, np.floating):
+    if isinstance(value, (float, np.floating)):
         return str(int(value)) if float(value).is_integer() else str(float(value))
     return composed(str(value))

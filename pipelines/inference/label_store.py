@@ -19,6 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ class LabelStore:
                 values.flush()
         names = ("made_from", "passes", "blocks", "points", "complete")
         state = {name: getattr(self, name) for name in names} | {"areas": self.areas.tolist()}
+        state["arrays"] = sorted(self.arrays)  # files of others may be left, of fewer blocks
         atomic_json(self.folder / STATE, {**state, "sha256": _digest(state)})
 
     def keep(self) -> None:
@@ -172,8 +174,12 @@ class LabelStore:
 def _kept_elsewhere() -> list[Path]:
     """Return the folders of labels among the user's own temporary files."""
     own = getattr(os, "getuid", lambda: 0)()
-    found = sorted(Path(tempfile.gettempdir()).glob(".*.part"))
-    return [place for place in found if place.lstat().st_uid == own]
+    found = []
+    for place in sorted(Path(tempfile.gettempdir()).glob(".*.part")):
+        with suppress(OSError):  # another process has ended, and its temporary file is gone
+            if place.lstat().st_uid == own:
+                found.append(place)
+    return found
 
 
 def _remove(folder: Path) -> None:
@@ -209,6 +215,7 @@ def _read_state(folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
         whole = state.pop("sha256", None) == _digest(state)
         paths = [folder, folder / STATE, *(folder / name for name in sizes)]
         same = all((folder / name).stat().st_size == size for name, size in sizes.items())
+        same &= {*sizes} <= {*state.get("arrays", sizes)}
         same &= not any(path.is_symlink() for path in paths)  # which would be written elsewhere
     except (OSError, ValueError, TypeError, RecursionError):
         return {}

@@ -60,6 +60,15 @@ class Evaluation:
         """The areas of the rooms."""
         return tuple(sorted({info.area for info in self.rooms}))
 
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """The areas of the rooms that were trained on: of a run, before it, by its weights."""
+        before = self.run is not None
+        unseen = {*self.areas}
+        for each in self.weights:
+            unseen &= each.unseen_areas(self.store, before=before)
+        return tuple(area for area in self.areas if area not in unseen)
+
     def title_of(self, room: RoomInfo | Room) -> str:
         """Return a room's name, with its area if rooms of several areas are scored."""
         return room.name if len(self.areas) == 1 else f"Area_{room.area}_{room.name}"

@@ -11,7 +11,7 @@ from typing import Any
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import BLOCK_SIZE
 from pipelines.config.options import check_choice
-from pipelines.config.recipes import RECIPES, parts_of
+from pipelines.config.recipes import FROM_WEIGHTS, RECIPES, parts_of
 from pipelines.data.blocks import trained_blocks
 from pipelines.data.store import Store
 from pipelines.progress import SILENT, Progress
@@ -56,7 +56,7 @@ def changed_plan(made: Plan, given: Mapping[str, Any], progress: Progress = SILE
     if store.fingerprint != about.fingerprint:
         about = dataclasses.replace(about, test_area=store.test_area)
         progress.warn(f"{data}: is other data than {made.data.path} was when it was planned for.")
-    area = given.get("test_area", about.test_area)
+    area = settings.get("test_area", about.test_area)
     if area != about.test_area:
         planned_for, left_out = (f"area {n}" if n else "none" for n in (about.test_area, area))
         progress.say(f"The plan is for the rooms outside {planned_for}; left out is {left_out}.")
@@ -137,6 +137,8 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     """
     kept = dict(settings)
     named = given.get("weights")
+    if named not in (None, kept.get("weights")):
+        kept["extra"] = tuple(part for part in kept.get("extra", ()) if part not in FROM_WEIGHTS)
     if named not in (None, NOTHING, kept.get("weights")):
         theirs = (*MODEL, "block_size", "voxel")
         kept = {name: value for name, value in kept.items() if name not in theirs}
@@ -146,10 +148,13 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
         check_choice("recipe", given["recipe"], tuple(RECIPES), flag="--recipe")
         own = RECIPES[given["recipe"]]
         kept["without"] = tuple(part for part in kept.get("without", ()) if part in own)
-        kept.pop("extra", None)  # such as an optimizer, of which the recipe has one
+        # The others may be an optimizer, of which the recipe has one.
+        kept["extra"] = tuple(part for part in kept.get("extra", ()) if part in FROM_WEIGHTS)
     merged = {**kept, **given}
-    added = dict.fromkeys((*kept.get("extra", ()), *given.get("extra", ())))
+    planned = tuple(kept.get("extra", ()))
+    added = dict.fromkeys((*planned, *given.get("extra", ())))
     left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))
-    merged["extra"] = tuple(added)
-    merged["without"] = tuple(part for part in left if part not in given.get("extra", ()))
+    merged["extra"] = tuple(part for part in added if part not in given.get("without", ()))
+    added_before = (*planned, *given.get("extra", ()))
+    merged["without"] = tuple(part for part in left if part not in added_before)
     return merged

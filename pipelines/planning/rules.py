@@ -37,6 +37,7 @@ ROOM_HEIGHT, ROOM_WIDTH, COLORED = (1.5, 6.0), 2.0, 0.5
 # Of the recipe.
 RARE, FEW_BLOCKS, SEVERAL = 0.05, 0.1, 5  # share of points × classes; of blocks; blocks
 SMOOTHED = 2000  # steps, from which on labels are smoothed
+FEW_ROOMS = 20  # from which on a training from weights keeps nothing of them
 # Of the length.
 LEAST_STEPS = 1000  # that a batch leaves
 BATCHES = (16, 8, 4)
@@ -106,7 +107,8 @@ def why_no_start(found: Statistics, start: Start, given: Mapping[str, Any]) -> s
         return f"{start.name} knows colours, which are missing here"
     if colored and not start.model.rgb:
         return f"{start.name} sees no colours, which are here"
-    there = points_of_blocks(found, start.block_size, start.voxel)
+    side = given.get("block_size") or start.block_size
+    there = points_of_blocks(found, side, given.get("voxel", start.voxel) or 0.0)
     distinct = min(given.get("num_points", start.num_points), there.p50 if there else 0)
     if start.model.spatial and start.model.widest > NEAR * distinct:
         near = f"neighbourhoods of {start.model.widest} points"
@@ -251,21 +253,22 @@ def _why_side(
 def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -> None:
     """Lower k, or leave out dilation, where neighbourhoods would span most of a block.
 
-    `model` is the network with the k that it would have in large blocks.
+    `model` is the network with the k that it would have in large blocks. Layers in space keep their
+    dilations.
     """
     points, side = choices.get("num_points"), choices.get("block_size")
     there = points_of_blocks(found, side, choices.get("voxel"))
     distinct = max(1.0, min(points, there.p50 if there else points))
-    widest = max(model.dilations())
+    widest, fixed = max(model.dilations()), max(model.spatial_dilations(), default=1)
     k = choices.get("k", model.k)
     ks = [k] if "k" in choices.given else [k, *(n for n in (8, LEAST_K) if n < k)]
     fitting = [n for n in ks if n * widest <= NEAR * distinct]
-    dilated = bool(fitting) or widest == 1
+    dilated = bool(fitting) or widest == fixed
     if fitting:
         k = fitting[0]
-    elif not dilated:
-        k = max(1, min(k, int(NEAR * distinct)))
-    reach = k * (widest if dilated else 1)
+    elif "k" not in choices.given or fixed == 1:
+        k = max(1, min(k, int(NEAR * distinct) // fixed))
+    reach = k * (widest if dilated else fixed)
     share = f"its widest neighbourhood is {reach} of {distinct:,.0f} points"
     if found.density:
         all_points = points_of_blocks(found, side)
@@ -295,7 +298,14 @@ def choose_recipe(
     """Choose the recipe and the parts that are left out, and the learning rate."""
     why = "augmentation helps few rooms most: four parts gain 1.6 to 2.6 points"
     recipe = choices.make("recipe", "modern", why)
-    added = choices.given.get("extra", ())
+    added = tuple(choices.given.get("extra", ()))
+    same = start is not None and (start.classes, start.model.depth) == (
+        tuple(classes),
+        choices.get("depth"),
+    )
+    asked = tuple(choices.given.get("without", ()))
+    if same and found.rooms < FEW_ROOMS and "extra" not in choices.given:
+        added = tuple(part for part in ("wise-ft",) if part not in asked)
     left_out, reasons = [], []
     rare = rare_classes(found, classes)
     if not rare:
@@ -309,7 +319,7 @@ def choose_recipe(
         left_out += ["contrast", "color-drop", "color-shift"]
         reasons.append("no colours are seen" if found.colored else "there are no colours")
     known = [part for part in left_out if part in RECIPES[recipe] and part not in added]
-    known += [part for part in choices.given.get("without", ()) if part not in known]
+    known += [part for part in asked if part not in (*known, "wise-ft")]
     if not known:
         reasons = ["nothing"]
     if rare:
@@ -317,7 +327,8 @@ def choose_recipe(
         reasons.append(f"balance stays: {some} {'are' if len(rare) > 1 else 'is'} rare")
     choices.make("without", tuple(known), "; ".join(reasons))
     if added:
-        choices.make("extra", tuple(added), GIVEN)
+        why = "few rooms: halfway from the weights less is forgotten of what they lack"
+        choices.make("extra", added, GIVEN if "extra" in choices.given else why)
     parts = parts_of(recipe, known, added)
     why = "as published"
     if "cosine" in parts:
@@ -389,10 +400,13 @@ def choose_length(choices: Choices, pace: Pace, seconds: float) -> int:
     most = longest(pace)
     limit = f"{EPOCHS} epochs" if most > BLOCKS else f"{BLOCKS:,} blocks"
     why = "what the time allows" if blocks <= most else f"{limit}; there is time for {blocks:,}"
-    blocks = min(blocks, most, choices.given.get("epochs", blocks) * pace.epoch)
+    if (asked := choices.given.get("epochs", blocks) * pace.epoch) < min(blocks, most):
+        why = "the epochs given, as far as their blocks are known"
+    blocks = min(blocks, most, asked)
     fitting = [size for size in BATCHES if blocks / size >= LEAST_STEPS]
     batch = min((fitting or BATCHES[-1:])[0], max(1, pace.epoch))
-    batch = max(batch, choices.given.get("devices", 1))
+    devices = choices.given.get("devices", 1)
+    batch = max(batch, devices * (choices.given.get("micro_batch") or 1))
     many = "as published"
     if batch < BATCHES[0]:
         of = "blocks" if batch == pace.epoch else f"steps: {LEAST_STEPS:,} are better"
@@ -425,18 +439,19 @@ def alternatives(
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return what else could be better than a plan's settings: a name, and options to give.
 
-    `starts` are the weights in the package. Those that see no colours may fit rooms with colours,
-    which can be unlike the colours that the others know.
+    `starts` are the weights in the package. Of those that see colours the first that fits is in
+    the plan; one that sees none may fit rooms with colours, which can be unlike those it knows.
     """
     others: list[tuple[str, dict[str, Any]]] = []
     side, large = settings["block_size"], settings["depth"] * settings["width"]
     smaller = [size for size in SIZES if size.depth * size.width < large]
     if settings.get("weights") not in (None, NOTHING):
         others.append(("from nothing", {"weights": NOTHING}))
+        seen = {start.model.rgb for start in starts if start.name == settings["weights"]}
         for start in starts:
             colors = {"rgb": start.model.rgb}
             fits = not why_no_start(found, start, {**given, **colors})
-            if fits and start.name != settings["weights"]:
+            if fits and start.model.rgb not in seen and start.name != settings["weights"]:
                 others.append((f"from {start.name}", {"weights": start.name, **colors}))
     elif smaller:
         network = {**smaller[0].network, "num_points": smaller[0].num_points}
@@ -458,7 +473,7 @@ def choose_validation(choices: Choices, rooms: int, *, divided: bool = True) -> 
         fraction, why = 0.0, "an only room, of too few blocks to validate on some of them"
     elif rooms == 1:
         fraction, why = 0.2, "an only room: its blocks beyond a line validate"
-    elif rooms < 20:
+    elif rooms < FEW_ROOMS:
         count = 1 if rooms < 10 else 2
         fraction, why = count / rooms, f"{count} of {rooms} rooms"
     else:

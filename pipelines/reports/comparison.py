@@ -8,6 +8,7 @@ Reference:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipelines.progress import counted
 from .tables import Row
 
 DRAWS = 2000
+AT_ONCE = 2**22  # counts of draws in memory
 LEVEL = 0.95
 FEW_ROOMS = 10  # with fewer, a bootstrap's interval is too narrow as a rule
 
@@ -66,7 +68,7 @@ class Difference:
     """A run against the first one."""
 
     name: str  # the run
-    miou: float  # difference of the mIoUs, −1 to 1
+    miou: float  # difference of the mIoUs over the classes of the ground truth, −1 to 1
     low: float  # lower end of the interval
     high: float  # upper end
     iou: tuple[float | None, ...]  # difference per class; None if one of the two lacks the class
@@ -85,10 +87,13 @@ def compare_scores(
     theirs = np.array([first["rooms"][room] for room in rooms])
     for name, path, other in zip(names[1:], typed[1:], found[1:], strict=True):
         _check_comparable((names[0], typed[0]), first, (name, path), other)
-        interval = bootstrap_interval(theirs, np.array([other["rooms"][room] for room in rooms]))
+        ours = np.array([other["rooms"][room] for room in rooms])
+        # From the counts, as the interval is: over the classes of the ground truth.
+        miou = float(mean_iou(ours.sum(axis=0)) - mean_iou(theirs.sum(axis=0)))
+        interval = bootstrap_interval(theirs, ours)
         pairs = zip(first["iou"], other["iou"], strict=True)
         iou = tuple(None if a is None or b is None else b - a for a, b in pairs)
-        differences.append(Difference(name, other["miou"] - first["miou"], *interval, iou))
+        differences.append(Difference(name, miou, *interval, iou))
     return differences
 
 
@@ -155,8 +160,13 @@ def bootstrap_interval(first: np.ndarray, other: np.ndarray, seed: int = 0) -> t
     drawn = rng.integers(0, rooms, (DRAWS, rooms))
     weights = np.zeros((DRAWS, rooms))
     np.add.at(weights, (np.arange(DRAWS)[:, None], drawn), 1)
-    pooled = weights @ both.astype(np.float64)  # (2, trainings, draws, C·C); counts stay exact
-    miou = mean_iou(pooled.reshape(2, trainings, DRAWS, classes, classes))
+    counts = both.astype(np.float64)  # they stay exact
+    shape = (2, trainings, -1, classes, classes)
+    pieces = math.ceil(DRAWS * 2 * trainings * classes**2 / AT_ONCE)
+    miou = np.concatenate(
+        [mean_iou((some @ counts).reshape(shape)) for some in np.array_split(weights, pieces)],
+        axis=-1,
+    )
     differences = miou[1] - miou[0]
     chosen = rng.integers(0, trainings, (trainings, DRAWS))
     means = np.take_along_axis(differences, chosen, axis=0).mean(axis=0)

@@ -49,7 +49,7 @@ def room_picture(
     Stray points, and those of the ceiling by ground truth, are left out of all four. `classes`
     are names in the order of the labels, `class_colors` their colours in RGB.
     """
-    inside = _below_ceiling(room.label, classes) & ~room.stray
+    inside = _below_ceiling(room.label, ~room.stray, classes)
     palette = _palette(class_colors)
     label, predicted = room.label[inside], predicted[inside]
     wrong = (label != predicted) & (label < len(classes))
@@ -78,7 +78,7 @@ def scan_picture(
     Points at NaN and those of the ceiling by prediction are left out of both. Of more than
     MOST_POINTS, a random sample is drawn.
     """
-    shown = np.flatnonzero(~np.isnan(pos[:, 0]) & _below_ceiling(predicted, classes))
+    shown = np.flatnonzero(_below_ceiling(predicted, ~np.isnan(pos[:, 0]), classes))
     if len(shown) > MOST_POINTS:
         rng = np.random.default_rng(0)
         shown = rng.choice(shown, MOST_POINTS, replace=False, shuffle=False)
@@ -96,10 +96,10 @@ def literal(text: str) -> str:
     return text.encode(errors="backslashreplace").decode().replace("$", r"\$")
 
 
-def _below_ceiling(label: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Return which points (N,) bool are not of the ceiling; all of them if all are."""
-    below = label != (classes.index("ceiling") if "ceiling" in classes else -1)
-    return below | (not below.any())
+def _below_ceiling(label: np.ndarray, drawn: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return which `drawn` points (N,) bool are not of the ceiling; all of them if all are."""
+    below = drawn & (label != (classes.index("ceiling") if "ceiling" in classes else -1))
+    return below if below.any() else drawn
 
 
 def _palette(class_colors: Sequence[Sequence[int]]) -> np.ndarray:

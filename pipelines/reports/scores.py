@@ -75,6 +75,7 @@ def score_record(
         "protocol": protocol,
         "test_area": areas[0] if len(areas) == 1 else None,
         "areas": list(areas),
+        "seen": list(evaluation.seen),
         "checkpoint": options.checkpoint,
         "seed": options.seed,
         "votes": options.votes if protocol == "room" else 1,
@@ -115,6 +116,7 @@ def build_report(
     several = len(evaluation.weights) > 1  # then the name says which
     rows = [Row.of(name if several else f"{name}: {evaluation.model.label}", found)]
     notes = ["Scores in percent; IoU per class.", *tables.absent_notes(found)]
+    notes += seen_notes(values["seen"])
     notes += store_notes(store, values["protocol"])
     if "first_vote" in values:
         once = values["first_vote"]
@@ -140,6 +142,17 @@ def build_report(
         values=values,
         tables=failure_tables(counts.failures, counts.matrix, store.classes),
     )
+
+
+def seen_notes(areas: Sequence[int]) -> list[str]:
+    """Return the caution on scored areas that were trained on, if any."""
+    if not areas:
+        return []
+    some = f"{'area' if len(areas) == 1 else 'areas'} {', '.join(map(str, areas))}"
+    return [
+        f"Not unseen: {some} of this data was trained on before, by these weights or by those that "
+        "their training started from."
+    ]
 
 
 def store_notes(store: Store, protocol: str) -> list[str]:

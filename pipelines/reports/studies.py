@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .latex import latex_table
-from .plots import COLORS, panels, save_figure
+from .plots import COLORS, literal, panels, save_figure
 from .tables import DAGGER, NONE, Table, csv_text, json_text, render_page, write_formats
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ def study_figure(title: str, varied: Mapping[str, Mapping[str, Sequence[Line]]])
         if len(curves) > 1:
             axes.legend(frameon=False, fontsize=8)
     drawn[0].set_ylabel("mIoU, %")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(literal(title), fontsize=11)
     return figure
 
 
@@ -320,7 +320,7 @@ def _draw_curve(axes: Axes, axis: str, number: int, name: str, curve: Sequence[L
     places = [line.network[axis] for line in curve]
     means = [100 * (line.mean("miou") or 0) for line in curve]
     spreads = [100 * (line.deviation("miou") or 0) for line in curve]
-    style: dict[str, Any] = {"color": color, "marker": marker, "label": name, "capsize": 3}
+    style: dict[str, Any] = {"color": color, "marker": marker, "label": literal(name), "capsize": 3}
     axes.errorbar(places, means, yerr=spreads if any(spreads) else None, ms=5, lw=1.4, **style)
     usual = {name: statistics.mode(line.network[name] for line in curve) for name in AXES}
     for line, place, mean in zip(curve, places, means, strict=True):

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -82,6 +82,8 @@ WANTED = {
 }
 # What else is in the folder of the runs, beside names that begin with a dot.
 STUDIES, INDEX = "studies", "results.db"
+# Scores of weights and of six folds, and what plans have tried; a study may be called so.
+FOLDERS = ("weights", "six-fold", "candidates")
 OWN_NAMES = (STUDIES, *(f"{INDEX}{ending}" for ending in ("", "-wal", "-shm", "-journal")))
 TRASH = ".trash"  # in the folder of the runs: where `deepgcn runs rm` moves them
 CHANGING = ".changing"  # in a run directory: files in its subfolders are being written
@@ -435,15 +437,18 @@ def default_name(config: TrainConfig) -> str:
 
 def new_path(runs_dir: Path, name: str) -> Path:
     """Return the directory of a new run of this name; the errors are those of `make_directory`."""
-    check_name(name, "--name")
+    check_name(name, "--name", (*OWN_NAMES, *FOLDERS))
     path = runs_dir / name
     if path.exists() and not _is_unbegun(path):
         raise _taken(path)
     return path
 
 
-def check_name(name: str, where: str) -> None:
-    """Raise ConfigError unless `name` can be that of a run, or of a study and so begin a run's."""
+def check_name(name: str, where: str, own: Collection[str] = OWN_NAMES) -> None:
+    """Raise ConfigError unless `name` can be that of a run, or of a study and so begin a run's.
+
+    `own` are the names that the folder of the runs has for itself.
+    """
     plain = name.encode(errors="replace").decode() == name  # none in bytes that are no UTF-8
     if not name or Path(name).name != name or not plain or name in (".", ".."):
         raise ConfigError(f"{where}: found {name!r}, expected a name without slashes.")
@@ -452,7 +457,7 @@ def check_name(name: str, where: str) -> None:
             f"{where}: found {name!r}, expected a name without control characters that does not "
             "begin with a dot."
         )
-    if name in OWN_NAMES:
+    if name in own:
         raise ConfigError(
             f"{where}: found {name!r}, which the folder of the runs has for itself.\n"
             "Give another name."

@@ -126,7 +126,10 @@ def runs_frame(
         if name in ("created", "updated"):
             frame[name] = pd.to_datetime(frame[name], utc=True, errors="coerce", format="ISO8601")
         elif kind in FRAME_TYPES:
-            frame[name] = pd.to_numeric(frame[name], errors="coerce").astype(FRAME_TYPES[kind])
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            if kind == "INTEGER":  # of a damaged or foreign file, perhaps no such number
+                numbers = numbers.where((numbers % 1 == 0) & (numbers.abs() < 2**63))
+            frame[name] = numbers.astype(FRAME_TYPES[kind])
     return frame
 
 

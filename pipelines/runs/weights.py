@@ -19,11 +19,12 @@ from pipelines.progress import SILENT, Progress, counted
 from pipelines.runtime.lock import hold_lock
 from pipelines.weights import catalogue
 from pipelines.weights.catalogue import Entry
-from pipelines.weights.provenance import history, provenance
+from pipelines.weights.provenance import STARTED_FROM, history, provenance
 from pipelines.weights.safetensors import load_weights, read_metadata
 
 from .directory import CHECKPOINTS, CONFIG, Run, find_runs, latest_finished, open_run
 from .lock import LOCK
+from .resume import room_checksums
 
 FETCH_SECONDS = 600.0  # to wait for another process that fetches
 AGAIN = "Export or import the weights again."
@@ -55,20 +56,34 @@ class NamedWeights:
         """The SHA-256 of the file."""
         return sha256_of(self.file)
 
-    def unseen_areas(self, store: Store) -> set[int]:
+    def unseen_areas(self, store: Store, *, before: bool = False) -> set[int]:
         """Return a store's areas that neither this training nor one before it has had.
 
-        Other data than the store's is not compared; of S3DIS, the store has to be the whole.
+        Of other data than the store's, only a run's rooms are compared; of S3DIS, the store has to
+        be the whole.
+        `before`: that those before it have not had, whatever this one had.
         """
         areas, known = set(store.areas), self.provenance
         if self.run is not None:  # the files of the first runs don't say what data it was
             known = {**self.run.environment.get("store", {}), **known}
         whole = store.published_rooms == len(store.rooms())
-        for found in history(known):
+        if self.run is not None and not before and known.get("fingerprint") != store.fingerprint:
+            areas -= self._trained_areas(store)
+        for found in history(known.get(STARTED_FROM, {}) if before else known):
             s3dis = whole and str(found.get("trained_on")).startswith("S3DIS without area")
             if s3dis or found.get("fingerprint") == store.fingerprint:
                 areas = {area for area in areas if str(area) == found.get("test_area")}
         return areas
+
+    def _trained_areas(self, store: Store) -> set[int]:
+        """Return the areas of other data that hold a room which the run was trained on."""
+        assert self.run is not None
+        had, left_out = self.run.environment.get("rooms", {}), self.run.config.test_area
+        trained = {str(mark) for name, mark in had.items() if f"Area_{left_out}/" not in name}
+        now = room_checksums(store)
+        return {
+            room.area for room in store.rooms() if now[f"Area_{room.area}/{room.name}"] in trained
+        }
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def check_format(path: Path, out: Path | None = None) -> None:
 
 def without_results(paths: Iterable[Path], pattern: str) -> list[Path]:
     """Leave out the results of `predict`, unless the pattern that was matched names them."""
-    return [path for path in paths if RESULT in pattern or not path.stem.endswith(RESULT)]
+    return [path for path in paths if RESULT in pattern or f"{RESULT}." not in path.name]
 
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:

@@ -355,18 +355,21 @@ def find_roles(names: Sequence[str], *, labelled: bool = False) -> dict[str, str
     return {role: name for role, name in found.items() if role in "xyz"}
 
 
-def guessed_roles(values: np.ndarray, *, intensity_first: bool = False) -> tuple[str, ...]:
+def guessed_roles(
+    values: np.ndarray, *, intensity_first: bool = False, numbered: bool = True
+) -> tuple[str, ...]:
     """Return the roles of unnamed columns from some of their values (n, columns).
 
-    Numbers of the points (1, 2, 3 …) can precede the coordinates. After these the colours are the
-    first adjacent columns with whole numbers 0–65535 and not only 0 and 1 (as normals may), else
-    only 0 and 1, else values from 0 to 1. In a PTS file (`intensity_first`) an intensity precedes
-    them; in others it does if the three columns behind it are much more alike. What is not finite
-    fits anything, if not everywhere, and so does −1, which stands for no colour, among whole
-    numbers.
+    Numbers of the points (1, 2, 3 …) can precede the coordinates, if they may be `numbered`. After
+    these the colours are the first adjacent columns with whole numbers 0–65535 and not only 0 and 1
+    (as normals may), else only 0 and 1, else values from 0 to 1. In a PTS file (`intensity_first`)
+    an intensity precedes them; in others it does if the three columns behind it are much more
+    alike. What is not finite fits anything, if not everywhere, and so does −1, which stands for no
+    colour, among whole numbers.
     """
-    if _are_numbers_of_points(values):
-        return ("-", *guessed_roles(values[:, 1:], intensity_first=intensity_first))
+    if numbered and _are_numbers_of_points(values):
+        how = {"intensity_first": intensity_first, "numbered": False}
+        return ("-", *guessed_roles(values[:, 1:], **how))
     count, missing = values.shape[1], ~np.isfinite(values)
     largest = np.where(missing, -np.inf, values).max(axis=0, initial=-np.inf)
     whole = missing | ((values >= 0) & (values <= 65535) & (values == np.rint(values)))

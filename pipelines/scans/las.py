@@ -220,9 +220,10 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
 
     Extra dimensions are added: `class` (255 for a point without label), `confidence` and the
     probabilities if there are any. Point formats 6 to 10 also get the label as `classification`,
-    64 + class (1, unclassified, without label), and keep their own as `scan_classification`;
-    formats 0 to 5 have no room for it, and keep theirs. The names of the classes are a record of
-    user `deepgcn`, number 1. All other records stay, byte for byte, but those of an octree (COPC).
+    64 + class (1, unclassified, without label and from class 192 on), and keep their own as
+    `scan_classification`; formats 0 to 5 have no room for it, and keep theirs. The names of the
+    classes are a record of user `deepgcn`, number 1. All other records stay, byte for byte, but
+    those of an octree (COPC).
     """
     import laspy
 
@@ -231,7 +232,8 @@ def write_las(path: Path, scan: Scan, labels: Labels) -> None:
         with _failures(path, _unwritable):
             header, kept = _new_header(reader.header, records, labels)
             how = {"mode": "w", "do_compress": path.suffix.lower() == ".laz", "closefd": True}
-            with laspy.open(temporary, header=header, **how) as writer:
+            # "ignore" keeps the bytes of texts that are not ASCII, as the format has them.
+            with laspy.open(temporary, header=header, encoding_errors="ignore", **how) as writer:
                 for part, points in _first_points(scan, reader):
                     writer.write_points(_labelled(points, header, kept, labels, part))
                     labels.task.advance(len(points))
@@ -310,7 +312,9 @@ def _write_behind(writer: Any, records: list[Any]) -> None:
         return
     writer.point_writer.done()  # once only: it writes the table of chunks
     writer.done, start = True, writer.dest.tell()
-    type(writer.header.vlrs)(records).write_to(writer.dest, as_extended=True)
+    type(writer.header.vlrs)(records).write_to(
+        writer.dest, as_extended=True, encoding_errors="ignore"
+    )
     if writer.header.version.minor >= 4:
         writer.header.start_of_first_evlr, writer.header.number_of_evlrs = start, len(records)
     for item in records:
@@ -382,5 +386,6 @@ def _labelled(points: Any, header: Any, kept: dict[str, str], labels: Labels, pa
         new.array["scan_classification"] = points.array["classification"]
         label = labels.label[part]
         user = label.astype(np.uint16) + USER_DEFINED
-        new.array["classification"] = np.where(label == 255, UNCLASSIFIED, user).astype(np.uint8)
+        none = (label == 255) | (user > 255)  # the format has a byte
+        new.array["classification"] = np.where(none, UNCLASSIFIED, user).astype(np.uint8)
     return new

@@ -24,6 +24,7 @@ from .mesh import NAMES, TYPES, Element, Mesh
 from .table import COLOR_NAMES, LABELLED, LONGEST_HEADER, Labels, Scan, ScanOptions, ascii_text
 from .text import text_rows
 
+EXACT = 2**53  # float64 holds whole numbers up to here
 _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 
@@ -256,10 +257,20 @@ def _flat_columns(scan: Scan) -> dict[str, np.ndarray]:
     return flat
 
 
+def rounded_columns(scan: Scan) -> list[str]:
+    """Return the names of integer columns that a PLY file does not hold exactly."""
+    wide = [name for name in scan.fields if scan.rows[name].dtype.str[1:] in ("i8", "u8")]
+    return [name for name in wide if _farthest(scan.rows[name]) > EXACT]
+
+
+def _farthest(values: np.ndarray) -> int:
+    return max(abs(int(values.min())), abs(int(values.max())))
+
+
 def _ply_kind(kind: np.dtype) -> np.dtype:
-    """Return the type in which a column is written: PLY has no 64-bit integers and no float16."""
+    """Return the type in which a column is written: PLY has no 64-bit integers, and two floats."""
     if kind.kind == "b":
         return np.dtype("u1")
-    if kind.kind in "iu" and kind.itemsize == 8:
+    if (kind.kind in "iu" and kind.itemsize == 8) or (kind.kind == "f" and kind.itemsize > 8):
         return np.dtype("<f8")
     return np.dtype("<f4") if kind == np.float16 else kind.newbyteorder("<")

@@ -176,6 +176,8 @@ def make_plan(config: AblateConfig, store: Store) -> Plan:
         planned = [_planned(row, *how, folds=section.folds) for row in rows]
         kept = _without_twins(planned, section.reference, store, notes)
         sections.append(dataclasses.replace(section, rows=kept))
+    if not any(section.rows for section in sections):
+        raise ConfigError(f"{config.name or wanted.name}: found no row. {' '.join(notes)}".rstrip())
     return Plan(
         name=config.name or wanted.name,
         title=wanted.title if wanted.title != wanted.name else config.name or wanted.name,

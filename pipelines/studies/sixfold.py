@@ -22,7 +22,7 @@ from pipelines.evaluate import area_of, chosen_runs, say_what_votes_do, scores_o
 from pipelines.metrics import Scores
 from pipelines.progress import SILENT, Progress, counted
 from pipelines.reports.comparison import SIX_FOLD, mean_notes, pool
-from pipelines.reports.scores import store_notes, write_scores
+from pipelines.reports.scores import seen_notes, store_notes, write_scores
 from pipelines.reports.tables import DAGGER, Report, Row, absent_notes, machines
 from pipelines.runs.directory import Run, find_runs
 from pipelines.runs.resume import FREE, check_named, different_settings, open_data
@@ -109,12 +109,15 @@ def _find_folds(config: EvalConfig, progress: Progress) -> dict[int, Run]:
 
 
 def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
-    """Return the settings other than the area that differ; data is compared by fingerprint."""
+    """Return the settings other than the area that differ; data is compared by fingerprint.
+
+    Layers recomputed for want of memory change no result.
+    """
     settings = []
     for run in (first, other):
         data = str(run.environment.get("store", {}).get("fingerprint"))[:12]
         settings.append({**to_plain(run.config), "data fingerprint": data})
-    return different_settings(settings, ignored=(*FREE, "test_area"))
+    return different_settings(settings, ignored=(*FREE, "test_area", "checkpoint_layers"))
 
 
 def _train(base: Run, begun: Run | None, area: int, progress: Progress) -> Run:
@@ -156,6 +159,7 @@ def _pool(
         "mean": asdict(mean),
         "areas": {str(area): asdict(found) for area, found in areas.items()},
         "runs": {str(area): run.name for area, run in sorted(folds.items())},
+        "weights": {str(area): each["weights"] for area, each in values.items()},
         "confusion": np.sum([each["confusion"] for each in values.values()], axis=0).tolist(),
     }
     rows = [Row.of("pooled", pooled), mean]
@@ -168,6 +172,7 @@ def _pool(
     if unscored:
         left_out = ", ".join(map(str, unscored))
         notes.append(f"Left out, as nothing in it can be scored: area {left_out}.")
+    notes += seen_notes([area for area, each in values.items() if each.get("seen")])
     notes += store_notes(store, protocol)
     notes += absent_notes(pooled)
     notes += mean_notes(areas, pooled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import AREAS
+from pipelines.errors import RunError
 from pipelines.model.presets import PRESETS
 from pipelines.progress import counted
 from pipelines.reports.comparison import DRAWS, SIX_FOLD, bootstrap_interval, few_rooms, pool
@@ -130,8 +132,10 @@ def _fold_lines(section: Section, cells: dict[str, list[Cell]]) -> list[Line]:
 
 
 def _sample(run: Run, seed: int, scores: dict[str, Any]) -> Sample:
-    steps = (record for record in run.metrics() if record.get("event") == "step")
-    losses = [record["loss"] for record in steps if record.get("loss") is not None]
+    losses: list[float] = []
+    with suppress(RunError):  # a damaged log takes its loss from a row, and no score
+        steps = [record for record in run.metrics() if record.get("event") == "step"]
+        losses = [record["loss"] for record in steps if record.get("loss") is not None]
     last = losses[-max(1, len(losses) // 10) :]  # the last tenth
     return Sample(
         seed=seed,
@@ -198,8 +202,12 @@ def _cell_remark(cell: Cell) -> str:
         assert cell.run is not None
         assert cell.row.config is not None
         # Where memory made a run take its steps in micro-batches, batch norm counts each alone.
-        found = cell.run.config.micro_batch
-        return f"in micro-batches of {found}" if found != cell.row.config.micro_batch else ""
+        found, remarks = cell.run.config.micro_batch, []
+        if found != cell.row.config.micro_batch:
+            remarks.append(f"in micro-batches of {found}")
+        if (cell.scores or {}).get("seen"):
+            remarks.append("its weights were trained on the test area")
+        return ", ".join(remarks)
     text = cell.state
     if cell.run is not None and cell.state in ("running", "interrupted"):
         done, total = position(cell.run)

@@ -22,7 +22,7 @@ from pipelines.runtime.precision import FULL, Precision
 from pipelines.runtime.seeding import restore_rng_state, rng_state
 from pipelines.serialization import from_plain
 
-from .recipe import start_average
+from .recipe import Halfway, start_average
 
 VERSION = 2
 DAMAGED = (  # what a broken file, or one of another network, raises while it is read
@@ -63,13 +63,15 @@ class TrainingState:
     model: DeepGCN
     optimizer: Optimizer
     average: AveragedModel | None = None  # of the weights, if the recipe has one
+    halfway: Halfway | None = None  # to the weights that it started from, likewise
     precision: Precision = FULL  # holds the scale of the loss
     counters: Counters = field(default_factory=Counters)
 
     @property
     def scored_model(self) -> DeepGCN:
         """The network that is validated and saved as weights: the average, if there is one."""
-        return self.average.module if self.average else self.model  # type: ignore[return-value]
+        found: DeepGCN = self.average.module if self.average else self.model  # type: ignore[assignment]
+        return self.halfway.to(found) if self.halfway else found
 
     def save(self, path: Path) -> None:
         """Write the state and PyTorch's random state to a checkpoint."""
@@ -77,6 +79,7 @@ class TrainingState:
             "version": VERSION,
             "model": self.model.state_dict(),
             "average": self.average.module.state_dict() if self.average else None,
+            "start": self.halfway.start if self.halfway else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.scaler.state_dict(),  # empty unless gradients have 16 bits
             "rng": rng_state(),
@@ -123,6 +126,9 @@ class TrainingState:
         if self.average is not None:
             self.average.module.load_state_dict(state["average"])
             start_average(self.average, self.counters.step)
+        if self.halfway is not None:
+            for name, value in self.halfway.start.items():
+                value.copy_(state["start"][name])
 
 
 def first_not_finite(model: DeepGCN) -> str | None:

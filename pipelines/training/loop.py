@@ -38,7 +38,7 @@ from pipelines.weights.safetensors import blocks_metadata, save_weights
 from .checkpoint import TrainingState, first_not_finite
 from .distributed import ALONE, Processes
 from .loggers import RunLog, open_log
-from .recipe import average_weights, build_optimizer, choose_recipe
+from .recipe import Halfway, average_weights, build_optimizer, choose_recipe
 from .start import open_start, start_from, trained_on
 from .steps import Accumulation, Pace, Step, Stepper, pinned, predict_batches, prefetch
 
@@ -97,6 +97,7 @@ class Training:
             model,
             build_optimizer(model, config.parts, config.first_lr),
             average_weights(model) if "ema" in config.parts else None,
+            Halfway(model) if "wise-ft" in config.parts else None,
             Precision(config.precision, self.device),
         )
         if begun:
@@ -347,7 +348,8 @@ class Training:
             "run": self.run.name,
             "checkpoint": checkpoint,
             "step": str(self.counters.step),
-            "weights": "average" if self.state.average else "as trained",
+            "weights": ("average" if self.state.average else "as trained")
+            + (", halfway from the start" if self.state.halfway else ""),
             **blocks_metadata(
                 self.config.num_points, self.config.block_side, self.config.voxel_side
             ),

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from pipelines.config import ModelConfig, TrainConfig
 from pipelines.config.model import TENSORLESS
+from pipelines.config.recipes import FROM_WEIGHTS
 from pipelines.data import statistics
 from pipelines.data.sampler import Sampler
 from pipelines.data.store import Store
@@ -81,12 +82,13 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
             f"--freeze: found {config.freeze}, expected at most {theirs.depth}, the layers of "
             f"{weights.name}: those that follow them have yet to learn."
         )
-    if model.depth > theirs.depth and "frozen-norm" in config.parts:
-        raise ConfigError(
-            f"--with frozen-norm: found {counted(model.depth - theirs.depth, 'layer')} that "
-            f"{weights.name} does not have, expected statistics that can be kept.\n"
-            "Leave --with frozen-norm or --depth out."
-        )
+    for part in FROM_WEIGHTS:
+        if model.depth > theirs.depth and part in config.parts:
+            raise ConfigError(
+                f"--with {part}: found {counted(model.depth - theirs.depth, 'layer')} that "
+                f"{weights.name} does not have, expected the layers that it has.\n"
+                f"Leave --with {part} or --depth out."
+            )
     sha256 = weights.sha256
     return dataclasses.replace(
         config, model=model, block_size=size, voxel=voxel, weights_sha256=sha256
@@ -184,6 +186,13 @@ def describe_start(
             "without an effect at the first step"
         )
     if not keeps_classifier(weights, store.classes, count):
+        if "wise-ft" in config.parts:
+            raise ConfigError(
+                f"--with wise-ft: found {len(store.classes)} classes that "
+                f"{weights.name} does not know: {', '.join(store.classes)}; expected its own "
+                f"{count}, as nothing lies halfway to a new classifier.\n"
+                "Leave it out; of a plan, plan again for this data."
+            )
         progress.say(
             f"{weights.name}: its classifier of {count} classes is replaced by a new one "
             f"of {len(store.classes)}: {', '.join(store.classes)}"

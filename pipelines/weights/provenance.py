@@ -71,9 +71,15 @@ def describe(found: Mapping[str, Any]) -> str:
     >>> describe({"run": "mine", "trained_on": "data", "started_from": {"name": "dgcnn"}})
     'run mine, trained on data; started from dgcnn'
     """
-    forms = {"run": "run {}", "name": "{}", "source": "imported from {}"}
-    names = (form.format(found[key]) for key, form in forms.items() if key in found)
-    text = next(names, "weights without a name")
+    name, run = found.get("name"), found.get("run")
+    if run is not None and str(name or run).partition("/")[0] == run:
+        text = f"run {run}"
+    elif run is not None:  # of the package, or a file that is called otherwise
+        text = f"{name} (run {run})"
+    elif name is not None:
+        text = str(name)
+    else:
+        text = f"imported from {found['source']}" if "source" in found else "weights without a name"
     if "trained_on" in found:
         text += f", trained on {found['trained_on']}"
     text = " ".join(text.split())

@@ -354,6 +354,10 @@ BAD = {
     ),
     "an axis": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\nup: w", "--up: found 'w'"),
     "a fold": ("classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\ntest_area: 3", "test_area 3"),
+    "a text for a switch": (
+        "classes: [a, b]\nlabel: k\nareas: {1: 'train/*'}\nno_color_ok: 'no'",
+        "no_color_ok 'no'",
+    ),
     "no quotes": ("areas: {1: [*.ply]}", "Put patterns that begin with * or ? in quotes."),
     "code": ("classes: !!python/object/apply:os.system [echo]", "cannot be read as YAML"),
 }
@@ -583,3 +587,20 @@ def test_stray_points_without_color_are_none_of_the_room(tmp_path: Path) -> None
 def test_the_frame_of_s3dis_is_published() -> None:
     with pytest.raises(ConfigError, match=r"--frame: found it without --dataset"):
         PrepareConfig(frame="robust")
+
+
+def test_hidden_files_are_no_rooms_and_links_lead_to_some(tmp_path: Path) -> None:
+    write_csv(tmp_path / "elsewhere" / "b.csv", [1, 2, 1, 1])
+    write_csv(tmp_path / "data" / "train" / "a.csv", [1, 2, 1, 1])
+    (tmp_path / "data" / "train" / "._a.csv").write_bytes(b"\0\5\x16\7")
+    (tmp_path / "data" / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "train" / "round").symlink_to(tmp_path / "data")
+    text = "classes: [floor, rest]\nlabel: kind\nvalues: {1.0: floor, 2.0: rest}\n"
+    for pattern, expected in {
+        "train/*.csv": ["train_a"],
+        "train/**/*.csv": ["train_a", "train_more_b"],
+    }.items():
+        described = describe(tmp_path / "data", f'{text}areas: {{1: ["{pattern}"]}}\n')
+        found = read_description(described)
+        assert [room.name for room in found.rooms] == expected
+    assert found.values == {"1": 0, "2": 1}

@@ -13,10 +13,11 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from pipelines import load_model, segment
-from pipelines.config import ModelConfig
+from pipelines.config import EvalConfig, ModelConfig
 from pipelines.data.s3dis import CLASSES
 from pipelines.data.store import Store
 from pipelines.errors import ConfigError, DatasetError, WeightsError
+from pipelines.evaluate import evaluate
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.runs.directory import Run
 from pipelines.runs.weights import distinctly_named, find_weights
@@ -67,6 +68,30 @@ def test_what_was_seen_before_counts_as_seen(store: Store, start: Path, tmp_path
     assert any("was trained on area 1 of this data" in text for text in said.said)
     with pytest.raises(ConfigError, match="no area that tuned was not trained on"):
         score(store, tmp_path, tuned.path)
+    heard = AtStep()
+    heard.warn = heard.say  # type: ignore[method-assign]
+    options = EvalConfig(run_dirs=(tuned.path,), pictures=False, device="cpu")
+    (found,) = evaluate(options, progress=heard).results
+    assert any("trained on its test area, 1; its rooms are not unseen" in t for t in heard.said)
+    assert any(note.startswith("Not unseen: area 1 of this data") for note in found.report.notes)
+    assert json.loads(found.files[0].read_text())["seen"] == [1]
+
+
+def test_scores_of_unseen_rooms_say_nothing_of_it(trained: Run) -> None:
+    options = EvalConfig(run_dirs=(trained.path,), pictures=False, device="cpu")
+    (found,) = evaluate(options).results
+    assert not any("unseen" in note for note in found.report.notes)
+    assert json.loads(found.files[0].read_text())["seen"] == []
+
+
+def test_rooms_of_a_run_are_known_in_data_that_has_changed(store: Store, trained: Run) -> None:
+    """One room less is other data; the rooms that are left were trained on all the same."""
+    rooms = store.manifest["rooms"]
+    fewer = Store(store.path, {**store.manifest, "rooms": rooms[1:], "fingerprint": "0" * 64})
+    assert len(fewer.rooms()) == len(store.rooms()) - 1
+    assert fewer.fingerprint != store.fingerprint
+    weights = find_weights(trained.path)
+    assert weights.unseen_areas(fewer) == weights.unseen_areas(store) == {3}
 
 
 def test_what_was_seen_is_known_after_an_export_and_an_import(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def test_what_weights_started_from_is_in_the_file_and_in_the_scores(
     (weights,) = record["weights"]
     assert weights["started_from"]["run"] == trained.name
     report = (run.path / "eval" / "room" / "report.md").read_text()
-    assert "started from run tiny, trained on data, areas 1, 2" in report
+    assert "started from start (run tiny), trained on data, areas 1, 2" in report
 
 
 def test_other_classes_get_a_new_classifier(start: Path, tmp_path: Path) -> None:
@@ -169,6 +170,51 @@ def test_layers_that_are_new_cannot_be_frozen(store: Store, start: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"--freeze: found 4, expected at most 3, .* of start"):
         train(config(store, tmp_path, start, model=deeper, freeze=4))
     assert not find_runs(tmp_path)
+
+
+def test_weights_halfway_from_the_start(store: Store, start: Path, tmp_path: Path) -> None:
+    """The steps are those of a training without it; what is saved is the mean of both ends."""
+    plain = run_as(config(store, tmp_path, start, lr=0.01), "plain")
+    half = run_as(config(store, tmp_path, start, lr=0.01, extra=("wise-ft",)), "half")
+    first, end = load_weights(start).state_dict(), load_weights(plain.weights("last")).state_dict()
+    found = load_weights(half.weights("last")).state_dict()
+    moved = 0
+    for name, value in found.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (first[name] + end[name]) / 2, rtol=1e-6, atol=1e-7)
+            moved += not torch.equal(first[name], end[name])
+    assert moved > 10
+    assert read_metadata(half.weights("last"))["weights"] == "as trained, halfway from the start"
+
+
+def test_halfway_goes_on_after_a_stop_without_its_start(
+    store: Store, start: Path, tmp_path: Path
+) -> None:
+    """The checkpoint has the weights that the training started from."""
+    mine = tmp_path / "mine.safetensors"
+    shutil.copy(start, mine)
+    extra = ("wise-ft", "ema")
+    whole = run_as(config(store, tmp_path, mine, extra=extra, max_steps=4, epochs=2), "whole")
+    stopped = run_as(config(store, tmp_path, mine, extra=extra, max_steps=2, epochs=2), "stopped")
+    mine.unlink()
+    longer = dataclasses.replace(stopped.config, max_steps=4)
+    train(longer, resume=stopped.path)
+    for name, value in load_weights(whole.weights("last")).state_dict().items():
+        assert torch.equal(value, load_weights(stopped.weights("last")).state_dict()[name]), name
+
+
+def test_nothing_lies_halfway_to_a_new_classifier(
+    store: Store, start: Path, tmp_path: Path
+) -> None:
+    two = two_classes(tmp_path / "two")
+    with pytest.raises(ConfigError, match=r"--with wise-ft: found 2 classes that .* floor, rest"):
+        train(config(two, tmp_path, start, extra=("wise-ft",)))
+    deeper = load_weights(start).config
+    deeper = dataclasses.replace(deeper, depth=deeper.depth + 1)
+    with pytest.raises(ConfigError, match=r"--with wise-ft: found 1 layer that"):
+        train(config(store, tmp_path, start, extra=("wise-ft",), model=deeper))
+    with pytest.raises(ConfigError, match=r"--with wise-ft: found it without --weights"):
+        TrainConfig(extra=("wise-ft",))
 
 
 def test_frozen_norms_keep_their_statistics(store: Store, start: Path, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +202,42 @@ except OSError as error:
 
 def test_a_disk_too_small_for_the_labels_is_an_error_and_is_left_empty(tmp_path: Path) -> None:
     assert on_a_small_disk(tmp_path, FILLS_THE_DISK) == "No space left on device []"
+
+
+def test_probabilities_that_a_stopped_call_left_out_are_made_again(
+    model: DeepGCN, tmp_path: Path
+) -> None:
+    """With them, without them, with them: the file of the first call lacks the second's blocks."""
+    pos, color = scan()
+    whole = label(model, tmp_path / "whole.ply")
+    folder = part_folder(tmp_path / "scan.ply")
+
+    def go(stop: int, *, probabilities: bool) -> LabelStore:
+        store = LabelStore.open(folder, "scan", len(pos), 13, probabilities=probabilities)
+        with suppress(KeyboardInterrupt):
+            label_points([(model, DRAWS)], pos, color, store, Stops(stop))
+        return store
+
+    go(300, probabilities=True)
+    go(800, probabilities=False)
+    found = go(1 << 60, probabilities=True).arrays
+    placed = ~np.isnan(pos[:, 0])
+    np.testing.assert_allclose(found["probabilities"][placed].sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(found["label"], whole["label"])
+
+
+def test_a_temporary_file_that_vanishes_is_nobody_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(label_store.tempfile, "gettempdir", lambda: str(tmp_path))
+    (tmp_path / ".kept.part").mkdir()
+    (tmp_path / ".gone.part").touch()
+    lstat = Path.lstat
+
+    def gone(path: Path) -> os.stat_result:
+        if path.name == ".gone.part":
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    assert label_store._kept_elsewhere() == [tmp_path / ".kept.part"]

@@ -175,6 +175,65 @@ def test_weights_that_look_far_are_for_blocks_of_many_points() -> None:
         assert not rules.why_no_start(high, INDOOR, given)
 
 
+def test_blocks_that_are_given_are_those_that_have_too_few_points() -> None:
+    network = dataclasses.replace(INDOOR.model, spatial="4,48")
+    far = dataclasses.replace(INDOOR, name="far", model=network, num_points=4096)
+    assert not rules.why_no_start(FOUND["RGB-D"], far, {})
+    for given in ({"block_size": 1.0}, {"voxel": 0.1}):
+        assert "too many for blocks of" in rules.why_no_start(FOUND["RGB-D"], far, given)
+
+
+@pytest.mark.parametrize("name", ["sparse", "RGB-D", "dense"])
+def test_layers_in_space_keep_their_dilations(name: str) -> None:
+    """Leaving out dilation would take nothing from the widest neighbourhood."""
+    network = dataclasses.replace(INDOOR.model, spatial="4,48")
+    choices = Choices({"num_points": 4096})
+    rules.choose_network(choices, SMALL, dataclasses.replace(INDOOR, model=network), "1h")
+    rules.choose_blocks(choices, FOUND[name], SMALL, INDOOR)
+    rules.choose_neighbours(choices, FOUND[name], network)
+    assert choices.get("dilation", True)
+    chosen = choices.network(network)
+    (k,) = [choice for choice in choices.made if choice.option == "k"]
+    assert f"its widest neighbourhood is {chosen.widest} of" in k.reason
+    points = min(4096, rules.points_of_blocks(FOUND[name], 2.0).p50)  # type: ignore[union-attr]
+    assert chosen.widest <= max(48, rules.NEAR * points)
+
+
+def test_a_micro_batch_that_is_given_fits_into_the_batch() -> None:
+    choices = Choices({"micro_batch": 8, "devices": 2})
+    rules.choose_length(choices, Pace(block=1.0, epoch=100, validation=0, test=0), 60.0)
+    assert choices.get("batch_size") == 16
+
+
+def test_weights_of_the_same_classes_are_kept_in_part() -> None:
+    for classes, given, expected in (
+        (CLASSES, {}, ("wise-ft",)),
+        (CLASSES, {"extra": ("warm-up",), "without": ("cosine",)}, ("warm-up",)),
+        (CLASSES, {"without": ("wise-ft", "flip")}, None),
+        (("a", "b"), {}, None),
+    ):
+        choices = Choices({**given})
+        rules.choose_network(choices, SMALL, INDOOR, "1h")
+        found = statistics_of([ROOMS["RGB-D"]] * 8)
+        found = dataclasses.replace(
+            found,
+            class_points=found.class_points[: len(classes)],
+            class_blocks=found.class_blocks[: len(classes)],
+        )
+        rules.choose_recipe(choices, found, classes, 5000, INDOOR)
+        assert choices.get("extra") == expected
+        assert "wise-ft" not in choices.get("without")
+    choices = Choices({})
+    rules.choose_network(choices, SMALL, INDOOR, "1h")
+    many = dataclasses.replace(FOUND["RGB-D"], rooms=20)
+    rules.choose_recipe(choices, many, CLASSES, 5000, INDOOR)
+    assert choices.get("extra") is None, "many rooms lack little"
+    choices = Choices({"depth": 28})
+    rules.choose_network(choices, SMALL, INDOOR, "1h")
+    rules.choose_recipe(choices, FOUND["RGB-D"], CLASSES, 5000, INDOOR)
+    assert choices.get("extra") is None, "more layers have no start"
+
+
 def test_weights_that_see_no_colors_need_none() -> None:
     blind = dataclasses.replace(INDOOR, model=dataclasses.replace(INDOOR.model, rgb=False))
     assert not rules.why_no_start(FOUND["no colours"], blind, {})
@@ -245,6 +304,9 @@ def test_alternatives_are_other_trainings() -> None:
     blind = dataclasses.replace(indoor, name="large", model=ModelConfig(rgb=False))
     found = rules.alternatives(settings, FOUND["RGB-D"], {}, [indoor, blind])
     assert found[1] == ("from large", {"weights": "large", "rgb": False})
+    large = dataclasses.replace(indoor, name="large")
+    found = rules.alternatives(settings, FOUND["RGB-D"], {}, [indoor, large])
+    assert "from large" not in [name for name, _ in found], "it sees what those of the plan see"
     given = rules.alternatives(settings, FOUND["RGB-D"], {"rgb": True}, [indoor, blind])
     assert [name for name, _ in given] == ["from nothing", "blocks of 2 m", "recipe scans"]
     given = rules.alternatives(settings, FOUND["RGB-D"], {"depth": 14}, [indoor, blind])

@@ -174,6 +174,28 @@ def test_partial_labels_of_another_frame_are_begun_anew(
     assert made[0] != made[1]
 
 
+def test_labels_of_another_rule_of_stray_points_are_begun_anew(
+    trained: Run, points: tuple[np.ndarray, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    """A pile of points within the room is in both frames' box, and stray in one of them."""
+    path, middle = tmp_path / "scan.ply", points[0].mean(axis=0)
+    pos = np.concatenate([np.repeat(middle[None], 2000, axis=0), points[0]])
+    color = np.concatenate([np.zeros((2000, 3), points[1].dtype), points[1]])
+    write_points(path, pos, color)
+    networks = _open_networks(PredictConfig(weights=(str(trained.weights()),)), Progress())
+    scan = open_scan(path)
+    frames = [scan.positions(rule)[1] for rule in FRAMES]
+    assert frames[0].low.tolist() == frames[1].low.tolist()
+    assert frames[0].high.tolist() == frames[1].high.tolist()
+    stray = {
+        int(frame.stray(scan.positions(rule)[0]).sum())
+        for rule, frame in zip(FRAMES, frames, strict=True)
+    }
+    assert stray == {0, 2000}
+    made = [_made_from(path, scan, networks, frame) for frame in frames]
+    assert made[0] != made[1]
+
+
 class StopsAtThird(Task):
     """Stops what it counts at the third block."""
 

@@ -45,7 +45,8 @@ def test_a_file_is_no_folder_for_results(scan: Path, tmp_path: Path) -> None:
 
 
 def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
-    for name in ("b.ply", "a.ply", "a.labelled.ply", "c.csv", "c.labelled.csv"):
+    results = ("a.labelled.ply", "c.labelled.csv", "c.labelled.csv.html", "c.labelled.csv.png")
+    for name in ("b.ply", "a.ply", "c.csv", *results):
         (tmp_path / name).touch()
 
     def names(*patterns: str) -> list[str]:
@@ -53,7 +54,7 @@ def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
 
     assert names("*.ply", "c.csv") == ["a.ply", "b.ply", "c.csv"]
     assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.ply", "c.csv"]
-    assert names("*.labelled.*") == ["a.labelled.ply", "c.labelled.csv"]
+    assert names("*.labelled.???") == ["a.labelled.ply", "c.labelled.csv"]
     assert names("a.labelled.ply") == ["a.labelled.ply"]
     with pytest.raises(ConfigError, match="found no file like this"):
         names("*.pcd")

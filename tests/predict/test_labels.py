@@ -121,6 +121,22 @@ def test_a_broken_scan_does_not_stop_the_others(scan: Path, trained: Run, tmp_pa
         label(broken, trained)
 
 
+def test_an_option_that_fits_some_scans_labels_those(
+    trained: Run, scan: Path, tmp_path: Path
+) -> None:
+    rows = open_scan(scan).rows[:300]
+    table = np.column_stack([rows[name] for name in ("x", "y", "z", "red", "green", "blue")])
+    np.savetxt(tmp_path / "a.xyz", table)
+    np.savetxt(tmp_path / "b.xyz", table[:, :5])
+    np.savetxt(tmp_path / "c.xyz", table)
+    scans = tuple(tmp_path / f"{name}.xyz" for name in "abc")
+    config = PredictConfig(scans=scans, run=trained.path, device="cpu", columns="x,y,z,r,g,b")
+    result = predict(config)
+    assert [each.scan.name for each in result.scans] == ["a.xyz", "c.xyz"]
+    ((failed, reason),) = result.failed
+    assert (failed.name, "found 6 names" in reason) == ("b.xyz", True)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "found"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,38 @@ def test_a_run_against_itself_differs_in_nothing() -> None:
     (found,) = compare_scores(["one", "two"], [same, same])
     assert (found.name, found.miou, found.low, found.high) == ("two", 0, 0, 0)
     assert found.iou == (0, 0)
+
+
+@pytest.mark.parametrize("absent_as", ["exclude", "zero", "one", "minus-one"])
+def test_the_difference_lies_in_its_interval_however_absent_classes_count(absent_as: str) -> None:
+    """Nothing is of class c; a few points are called so by the second run."""
+    rng = np.random.default_rng(0)
+
+    def record(extra: int) -> dict[str, Any]:
+        rooms = {}
+        for name in "uvwxyz":
+            matrix = np.zeros((3, 3), int)
+            matrix[:2, :2] = rng.integers(20, 40, (2, 2)) + 40 * np.eye(2, dtype=int)
+            matrix[0, 2] = extra
+            rooms[name] = matrix
+        total = scores(np.sum(list(rooms.values()), axis=0), ("a", "b", "c"), absent_as=absent_as)
+        plain = {name: matrix.tolist() for name, matrix in rooms.items()}
+        return {**asdict(total), "classes": ["a", "b", "c"], "rooms": plain, "test_area": 5}
+
+    (found,) = compare_scores(["one", "two"], [record(0), record(3)])
+    assert found.low <= found.miou <= found.high
+
+
+def test_an_interval_of_many_classes_takes_little_memory() -> None:
+    rng = np.random.default_rng(0)
+    first, other = rng.integers(0, 9, (2, 12, 60, 60))
+    whole = bootstrap_interval(first, other)
+    tracemalloc.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.reports.comparison.AT_ONCE", 10**6)
+        assert bootstrap_interval(first, other) == pytest.approx(whole)
+    assert tracemalloc.get_traced_memory()[1] < 60e6  # at once 115e6
+    tracemalloc.stop()
 
 
 def test_the_same_gain_in_every_room_is_certain() -> None:

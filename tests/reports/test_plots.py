@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from pipelines.data.s3dis import CLASS_COLORS, CLASSES
-from pipelines.data.store import make_room
+from pipelines.data.store import IGNORED, make_room
 from pipelines.reports.plots import (
     BACKGROUND,
     confusion_figure,
@@ -17,6 +17,7 @@ from pipelines.reports.plots import (
     render,
     room_picture,
     save_figure,
+    scan_picture,
     training_curves,
 )
 
@@ -150,3 +151,14 @@ def test_background_and_size() -> None:
     assert (picture == BACKGROUND).all(axis=2).mean() > 0.9
     lone = render(np.zeros((1, 3)), np.zeros((1, 3), np.uint8), width=64)
     assert lone.shape[1] == 64
+
+
+def test_where_only_a_ceiling_can_be_drawn_it_is() -> None:
+    """Points without a place, or far off, are of other classes."""
+    pos = np.random.default_rng(0).random((50, 3))
+    pos[:5] = np.nan
+    label = np.zeros(50, np.uint8)
+    label[:5] = IGNORED
+    color = np.full((50, 3), 9, np.uint8)
+    figure = scan_picture(pos, color, label, CLASSES, CLASS_COLORS, "a ceiling")
+    assert len(figure.axes) == 2

@@ -120,6 +120,13 @@ def test_the_title_of_a_study_is_its_heading(tmp_path: Path) -> None:
     assert "<h1>How deep, at öne tenth of the size</h1>" in page.read_text(encoding="utf-8")
 
 
+def test_a_title_is_no_mathematics(tmp_path: Path) -> None:
+    """It is the user's own text, which a picture would not be drawn for."""
+    odd = replace(TABLE, title=r"k in $\alpha_$ for $5")
+    files = write_study(tmp_path, [odd], reports=("md",), pictures=True)
+    assert {file.suffix for file in files} == {".md", ".png"}
+
+
 def test_csv_and_json_are_unrounded(tmp_path: Path) -> None:
     (path,) = write_study(tmp_path, [TABLE], reports=("csv",), pictures=False)
     records = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))

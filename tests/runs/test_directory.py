@@ -12,6 +12,7 @@ from pipelines.config import ModelConfig, TrainConfig
 from pipelines.errors import ConfigError, RunError
 from pipelines.runs.annotations import discard
 from pipelines.runs.directory import (
+    FOLDERS,
     STUDIES,
     Run,
     create_run,
@@ -65,7 +66,11 @@ def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [".hidden", LOCK, STUDIES, FILE, f"{FILE}-wal", "two\nlines", "\x1b[31mred", "a\x7f"]
+    "name",
+    [
+        *(".hidden", LOCK, STUDIES, *FOLDERS, FILE, f"{FILE}-wal"),
+        *("two\nlines", "\x1b[31mred", "a\x7f"),
+    ],
 )
 def test_a_name_is_not_that_of_a_file_of_ours(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"^--name: found "):

@@ -71,3 +71,12 @@ def test_export_to_something_else(runs: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ConfigError, match=r"pip install 'deepgcn\[parquet\]'"):
         export_runs(runs / "out.parquet", runs)
     assert not (runs / "out.parquet").exists()
+
+
+def test_a_number_that_no_column_holds_stops_no_table(tmp_path: Path) -> None:
+    for name, step in (("good", 7), ("strange", 10**30)):
+        config = TrainConfig(runs=tmp_path, name=name, test_area=5)
+        create_run(config, environment={}).update_status(step=step)
+    frame = pipelines.runs_frame(tmp_path).set_index("name")
+    assert frame.loc["good", "step"] == 7
+    assert pd.isna(frame.loc["strange", "step"])

@@ -67,3 +67,12 @@ def test_guessed_roles_fit_the_values(columns: int, seed: int) -> None:
     assert ("r" in roles) == (columns - at >= 3)
     if "r" in roles:
         assert roles.index("r") >= at
+
+
+def test_numbers_of_points_come_once() -> None:
+    """An x of 0, 10, 20 … is no second column of numbers."""
+    count = np.arange(200)
+    rest = [np.linspace(0, 3, 200) + 0.01, np.linspace(2, 5, 200) + 0.02]
+    color = [count % 200, (count * 7) % 256, (count * 3) % 256]
+    values = np.column_stack([count, 10.0 * count, *rest, *color]).astype(float)
+    assert guessed_roles(values) == ("-", "x", "y", "z", "r", "g", "b")

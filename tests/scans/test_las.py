@@ -481,3 +481,30 @@ def test_a_full_disk_is_not_the_scan_s_damage(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert not (tmp_path / "out.las").exists()
+
+
+def test_classes_beyond_a_byte_are_unclassified(tmp_path: Path) -> None:
+    """Class 193 would else be that of ground, 2."""
+    write(tmp_path / "in.las", "1.4", 7)
+    label = np.resize(np.array([0, 191, 192, 194, 253, 255], np.uint8), COUNT)
+    names = [f"c{number}" for number in range(254)]
+    labels = Labels(label, np.ones(COUNT, np.float32), names, [(0, 0, 0)] * 254)
+    write_labelled(tmp_path / "out.las", open_scan(tmp_path / "in.las"), labels)
+    found = laspy.read(tmp_path / "out.las")
+    expected = np.resize(np.array([64, 255, 1, 1, 1, 1], np.uint8), COUNT)
+    np.testing.assert_array_equal(found["classification"], expected)
+    np.testing.assert_array_equal(found["class"], label)
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.4"])
+def test_descriptions_in_other_letters_stay(tmp_path: Path, version: str) -> None:
+    """The format allows ASCII only; surveyors' programs write their own language."""
+    data = write(tmp_path / "in.las", version, 7 if version == "1.4" else 3)
+    data.vlrs.append(laspy.VLR("mine", 7, "H__he", b"content"))
+    data.write(str(tmp_path / "in.las"))
+    content = (tmp_path / "in.las").read_bytes()
+    (tmp_path / "in.las").write_bytes(content.replace(b"H__he", b"H\xf6\xf6he"))
+    out = tmp_path / "out.las"
+    write_labelled(out, open_scan(tmp_path / "in.las"), labels_for(COUNT))
+    assert b"H\xf6\xf6he" in out.read_bytes()
+    assert raw_records(out)[b"mine", 7] == b"content"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from plyfile import PlyData
 
 from pipelines.scans import open_scan
-from pipelines.scans.ply import write_ply
+from pipelines.scans.ply import rounded_columns, write_ply
 from pipelines.scans.table import Labels, Scan
 from tests.scans.scan_labels import RGB, XYZ, labels_for
 
@@ -76,3 +76,12 @@ def test_each_class_has_its_color(tmp_path: Path) -> None:
     assert found == [[4, 1, 128], [5, 2, 128], [6, 3, 128]]
     assert vertex["scan_red"].tolist() == RGB[:, 0].tolist()
     assert PlyData.read(str(tmp_path / "out.ply")).comments[1:] == ["class 0 a", "class 1 b"]
+
+
+def test_whole_numbers_that_a_ply_file_rounds_are_named() -> None:
+    kind = [*((axis, "<f4") for axis in "xyz"), ("stamp", "<u8"), ("number", "<i8")]
+    rows = np.zeros(3, kind)
+    rows["number"] = [-(2**53), 0, 2**53]
+    rows["stamp"] = 1720000000123456789
+    scan = Scan(Path("a.pcd"), rows, ("x", "y", "z"), None, tuple(rows.dtype.names or ()))
+    assert rounded_columns(scan) == ["stamp"]

@@ -179,6 +179,11 @@ def test_folds_that_the_data_lacks_are_named(store: Store) -> None:
     assert "does not hold area-4, area-5, area-6" in plan.notes[0]
 
 
+def test_a_study_without_rows_is_refused(store: Store) -> None:
+    with pytest.raises(ConfigError, match=r"six-fold: found no row\. Not six folds: .* area-5"):
+        make_plan(config(store, "six-fold", rows=("area-5",)), store)
+
+
 def test_published_size_means_network_recipe_budget_and_data(store: Store) -> None:
     """A store that says it is S3DIS: the tiny one, with as many rooms as it claims to have."""
     manifest = {**store.manifest, "published_rooms": len(store.rooms())}

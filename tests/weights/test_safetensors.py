@@ -17,7 +17,9 @@ from pipelines.config import ModelConfig
 from pipelines.config.model import Hints
 from pipelines.errors import WeightsError
 from pipelines.model.deepgcn import DeepGCN
+from pipelines.runs.weights import weights_in_package
 from pipelines.serialization import to_plain
+from pipelines.weights.provenance import describe
 from pipelines.weights.published import from_reference
 from pipelines.weights.safetensors import (
     expected_tensors,
@@ -316,3 +318,11 @@ def test_a_negative_variance_is_refused(tmp_path: Path) -> None:
     save_weights(tmp_path / "w.safetensors", model)
     with pytest.raises(WeightsError, match=r"fusion\.norm\.running_var: found a negative variance"):
         load_weights(tmp_path / "w.safetensors")
+
+
+def test_weights_under_a_name_of_their_own_are_called_so() -> None:
+    """Not by a run that nobody else knows."""
+    assert describe(weights_in_package()[0].provenance).startswith("indoor-wide (run ")
+    assert describe({"name": "mine/best", "run": "mine"}) == "run mine"
+    assert describe({"run": "mine"}) == "run mine"
+    assert describe({"name": "chosen", "run": "mine"}) == "chosen (run mine)"

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -166,11 +167,18 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
             found = _folder_datasets(areas[0].parent, depth=0) if areas else []
         return _only(found, raw)
     here, skipped = Path(), {path.resolve() for path in ignore}
-    found = _folder_datasets(here, depth=0)
+    found, errors = _folder_datasets(here, depth=0), []
     for path in sorted(here.iterdir()):
         folder = path.is_dir() and not _AREA.fullmatch(path.name) and not _ignored(path.name)
-        if (folder or path.suffix.lower() == ".zip") and path.resolve() not in skipped:
+        if folder and path.resolve() not in skipped:
             found += _datasets(path)
+        elif path.suffix.lower() == ".zip" and path.resolve() not in skipped:
+            try:
+                found += _datasets(path)
+            except DatasetError as error:  # it may be about anything else
+                errors.append(error)
+    if errors and not found:
+        raise errors[0]
     return _only(found, here.resolve())
 
 
@@ -202,6 +210,8 @@ def _datasets(path: Path) -> list[RawDataset]:
     files: dict[str, RawFile] = {}
     for entry in entries:
         file = RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}")
+        if not _ROOM_FILE.fullmatch(file.name) and not _ANGLES.fullmatch(file.name):
+            continue
         _check_entry(path, file, entry.compress_size)
         if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
             raise DatasetError(
@@ -240,16 +250,34 @@ def check_ratio(path: Path, file: RawFile, packed: int) -> None:
 
 def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
     """Return the data sets whose areas lie in `root` or up to `depth` folders below."""
+    if not os.access(root, os.R_OK | os.X_OK):  # as lost+found on a disk of data
+        return []
     children = [child for child in sorted(root.iterdir()) if child.is_dir()]
     areas = [child for child in children if _AREA.fullmatch(child.name)]
     if areas:
-        files = (path for area in areas for path in area.rglob("*") if path.is_file())
+        files = (path for area in areas for path in _files_below(area))
         names = ((path, path.relative_to(root).as_posix()) for path in files)
         return _group(root, [RawFile.of(path, name) for path, name in names])
     if depth == 0:
         return []
     below = [child for child in children if not _ignored(child.name)]
     return [found for child in below for found in _folder_datasets(child, depth=depth - 1)]
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and below, in order; links to folders are followed, not round."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for where, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        above = {parent.resolve() for parent in (Path(where), *Path(where).parents)}
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not (link := Path(where, name)).is_symlink() or link.resolve() not in above
+        )
+        yield from (path for name in sorted(names) if (path := Path(where, name)).is_file())
 
 
 def _group(source: Path, files: Iterable[RawFile]) -> list[RawDataset]:
@@ -301,8 +329,7 @@ def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float
     names = {rest for rest, _ in entries}
     for rest, file in entries:
         folder = rest.rpartition("/")[0]
-        copy = _COPY.fullmatch(rest)
-        if folder == "Annotations" and copy and f"{copy[1]}.txt" in names:
+        if folder == "Annotations" and is_copy(rest, names):
             skipped.append(file.name)
         elif folder == "Annotations":
             annotations.append(file)
@@ -313,6 +340,12 @@ def _room(area: int, name: str, entries: list[tuple[str, RawFile]], angle: float
     wholes.sort(key=lambda file: (PurePosixPath(file.name).stem != name, file.name))
     whole = wholes[0] if wholes else None
     return RoomFiles(area, name, tuple(annotations), whole, tuple(sorted(skipped)), angle)
+
+
+def is_copy(name: str, names: Collection[str]) -> bool:
+    """Return whether a file is the copy of one beside it, as `chair_1 (1).txt` of `chair_1.txt`."""
+    copy = _COPY.fullmatch(name)
+    return copy is not None and f"{copy[1]}.txt" in names
 
 
 def natural(name: str) -> list[tuple[int, str]]:

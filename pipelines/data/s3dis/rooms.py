@@ -19,12 +19,13 @@ from numba import njit
 
 from pipelines.data.store import IGNORED, Room, make_room
 from pipelines.errors import DatasetError
+from pipelines.progress import counted
 from pipelines.scans.numpy import POSITIONS, read_arrays
 from pipelines.scans.table import COLOR_NAMES, Scan, ScanOptions, spooled
 
 from . import CLASSES
 from .classes import SPELLINGS, class_name
-from .raw import READ_ERRORS, RawDataset, RoomFiles, opened
+from .raw import READ_ERRORS, RawDataset, RoomFiles, is_copy, opened
 
 CHUNK = 1 << 24  # bytes of text in memory at a time
 LONGEST_LINE = 4096  # bytes; a line of S3DIS has about 40
@@ -122,7 +123,12 @@ def open_room(path: Path, options: ScanOptions) -> Scan:
     if any((path / f"{name}.npy").is_file() for name in POSITIONS):
         return read_arrays(path, options)
     whole = path / f"{path.resolve().name}.txt"
-    files = [whole] if whole.is_file() else sorted((path / "Annotations").glob("*.txt"))
+    files, copies = [whole], 0
+    if not whole.is_file():
+        found = sorted((path / "Annotations").glob("*.txt"))
+        found = [file for file in found if not file.name.startswith(".")]
+        files = [file for file in found if not is_copy(file.name, [other.name for other in found])]
+        copies = len(found) - len(files)
     if not files:
         raise DatasetError(
             f"{path}: found a folder without {whole.name} and Annotations/*.txt, expected a room "
@@ -132,6 +138,8 @@ def open_room(path: Path, options: ScanOptions) -> Scan:
     repairs: list[Repair] = []
     rows = spooled(path, (_scan_rows(file, repairs) for file in files), SCAN_ROWS)
     notes = [f"read from {whole.name if whole in files else f'{len(files)} objects'}"]
+    if copies:
+        notes.append(f"{counted(copies, 'copied object')} left out")
     notes += [f"{item.file}:{item.line}: repaired {item.found!r}" for item in repairs]
     names = SCAN_ROWS.names or ()
     return Scan(path, rows, names[:3], names[3:], names, tuple(notes), options=options)

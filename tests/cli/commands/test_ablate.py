@@ -42,6 +42,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--preset", "smoke", "--name", "a/b"], "expected a name without slashes"),
         (["--preset", "smoke", "-k", "200"], "k·d: layer 3 takes neighbours from the 600 nearest"),
         (["--status"], "runs: found no study."),
+        (["--status", "--report", "foo"], "--report: found the unknown report 'foo'"),
+        (["--status", "--page-columns", "7"], "--page-columns: found 7"),
         (["--status", "--preset", "depth"], "depth: found no such study in runs"),
     ],
 )
@@ -74,7 +76,7 @@ def test_a_dry_run_lists_every_run(folder: Path, capsys: pytest.CaptureFixture[s
     lines = {line.split()[1]: line for line in shown.splitlines() if "densegcn" in line}
     assert "densegcn-4 (edge, C 8, k 3)" in lines["dense"]
     assert "6 runs to train, estimate " in shown
-    assert "starting (some 10 s a run) and scoring are not counted." in shown
+    assert "starting (some 10 s a run), validation and scoring are not counted." in shown
     assert "All times are estimates, from timed steps of the first row." in shown
     assert not (folder / "runs").exists()
 

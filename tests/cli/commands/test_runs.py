@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -68,6 +69,28 @@ def test_compare(capsys: pytest.CaptureFixture[str]) -> None:
     scores = answer["scores"]
     assert difference["miou"] == pytest.approx(scores["second"]["miou"] - scores["first"]["miou"])
     assert difference["low"] <= difference["miou"] <= difference["high"]
+
+
+def test_what_differs_in_how_scores_were_made_is_shown(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    copy = folder / "elsewhere" / "second"
+    shutil.copytree(folder / "runs" / "second", copy)
+    score = ("eval", "--no-pictures", "--device", "cpu")
+    succeed(capsys, *score, "second")
+    succeed(capsys, *score, str(copy), "--votes", "2")
+    answer = json.loads(succeed(capsys, "runs", "compare", "second", str(copy), "--json"))
+    assert answer["settings"]["votes of the scores"] == [1, 2]
+    assert [*answer["scores"]] == ["runs/second", str(copy)], "two runs of one name"
+    train = ("train", "--resume", str(copy), "--max-steps", "45", "--quiet")
+    succeed(capsys, *train)
+    shutil.copy(
+        copy / "checkpoints" / "last.safetensors", copy / "checkpoints" / "best.safetensors"
+    )
+    for command in (("show", str(copy)), ("compare", "second", str(copy))):
+        shown = succeed(capsys, "runs", *command)
+        assert f"{copy}: these scores are of earlier weights. Score it again" in shown
+        assert shown.count("earlier weights") == 1
 
 
 def test_the_index_tells_of_training_and_evaluation(

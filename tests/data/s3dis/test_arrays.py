@@ -17,7 +17,7 @@ from pipelines.errors import ConfigError, DatasetError
 from pipelines.predict import predict
 from pipelines.prepare import prepare
 from pipelines.scans import ScanOptions, open_scan
-from tests.raw_tree import run
+from tests.raw_tree import aligned_files, run, write_tree
 from tests.tiny_store import write_tiny_store
 from tests.tiny_training import run_as, tiny_config
 
@@ -130,3 +130,25 @@ def test_a_room_twice_is_refused(tmp_path: Path) -> None:
         whole_file(tmp_path / folder, "Area_1_office_1")
     with pytest.raises(DatasetError, match="expected one file of a room"):
         find_arrays(tmp_path)
+
+
+def test_files_may_be_links_to_files_of_other_names(tmp_path: Path) -> None:
+    """As data managers keep them."""
+    for number, name in enumerate(("Area_1_office_1", "Area_5_hall_2")):
+        whole_file(tmp_path / "blobs", name)
+        (tmp_path / "blobs" / f"{name}.npy").rename(tmp_path / "blobs" / f"{number}")
+        (tmp_path / "rooms").mkdir(exist_ok=True)
+        (tmp_path / "rooms" / f"{name}.npy").symlink_to(tmp_path / "blobs" / f"{number}")
+    run(tmp_path / "rooms", tmp_path / "data")
+    check_store(tmp_path / "data")
+
+
+def test_raw_data_comes_before_arrays_made_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "both" / "raw", aligned_files())
+    whole_file(tmp_path / "both" / "npy", "Area_1_office_1")
+    by_name = run(tmp_path / "both", tmp_path / "data")
+    monkeypatch.chdir(tmp_path / "both")
+    within = run(None, tmp_path / "within")
+    assert by_name.rooms == within.rooms > 1

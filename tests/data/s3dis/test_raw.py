@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -257,3 +258,32 @@ def test_a_table_of_angles_that_cannot_be_read_is_reported(tmp_path: Path) -> No
     packed.write_bytes(content)
     with pytest.raises(DatasetError, match=r"alignmentAngle\.txt cannot be read: Bad CRC-32"):
         find_raw(packed)
+
+
+def test_rooms_and_objects_may_be_links_to_folders(tmp_path: Path) -> None:
+    """The usual way to make a subset of a large data set."""
+    whole = write_tree(tmp_path / "whole", aligned_files()) / ALIGNED
+    area = tmp_path / "subset" / "Area_5"
+    area.mkdir(parents=True)
+    for room in (whole / "Area_5").iterdir():
+        (area / room.name).symlink_to(room)
+    (area / "round").symlink_to(tmp_path / "subset")
+    expected = [room for room in find_raw(whole).rooms if room.area == 5]
+    assert len(expected) == 2
+    found = find_raw(tmp_path / "subset").rooms
+    assert [room.name for room in found] == [room.name for room in expected]
+    assert [len(room.files) for room in found] == [len(room.files) for room in expected]
+
+
+def test_other_things_beside_the_data_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tree(tmp_path / "s3dis", aligned_files())
+    with zipfile.ZipFile(tmp_path / "logs.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("run.txt", "the same line\n" * 200_000)
+    (tmp_path / "half.zip").write_bytes(b"PK\3\4 cut off")
+    monkeypatch.chdir(tmp_path)
+    assert "s3dis" in str(find_raw(None).source)
+    shutil.rmtree(tmp_path / "s3dis")
+    with pytest.raises(DatasetError, match=r"half\.zip"):
+        find_raw(None)

@@ -132,3 +132,14 @@ def test_a_room_folder(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scan.colors(), RGB[::-1])
     with pytest.raises(DatasetError, match=r"without Area_1\.txt and Annotations"):
         open_room(tmp_path / "Area_1", ScanOptions())
+
+
+def test_a_room_folder_without_copies_and_hidden_files(tmp_path: Path) -> None:
+    objects = tmp_path / "office_1" / "Annotations"
+    objects.mkdir(parents=True)
+    for name in ("chair_1.txt", "chair_1 (1).txt", "wall_1.txt"):
+        (objects / name).write_text("1 2 3 4 5 6\n0 0 0 7 8 9\n")
+    (objects / "._chair_1.txt").write_bytes(b"\0\5\x16\7 Mac OS X")
+    scan = open_room(tmp_path / "office_1", ScanOptions())
+    assert len(scan) == 4
+    assert "1 copied object left out" in scan.notes
