@@ -5,9 +5,10 @@
 Takes 2 × seeds × minutes, an hour as above, and the scoring, on 2 CPU cores or what there is.
 `--area` is left out of the training and scored. Both rows of the study have the same network,
 recipe and steps, as many as take so many minutes on this machine; the learning rates are those that
-`deepgcn plan` chooses for so many steps, from nothing and from weights. The study's settings are
-written to fine-tuning-area<n>-<minutes>min.yaml: the same command goes on from there where it was
-stopped, run by run, and `deepgcn ablate --grid` takes the file too.
+`deepgcn plan` chooses for so many steps, from nothing and from weights; of the same classes, the
+network halfway from the weights is scored (`--with wise-ft`). The study's settings are written to
+fine-tuning-area<n>-<minutes>min.yaml: the same command goes on from there where it was stopped, run
+by run, and `deepgcn ablate --grid` takes the file too.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from deepgcn_cli.progress import open_progress
 from pipelines.ablate import ablate, dry_run
 from pipelines.config import AblateConfig, ModelConfig
 from pipelines.config.options import flag_of, options_of
+from pipelines.data.store import Store
 from pipelines.model.deepgcn import DeepGCN
 from pipelines.planning.rules import first_lr
 from pipelines.progress import Progress
@@ -32,8 +34,13 @@ from pipelines.runs.weights import find_weights, packaged_weights
 TRIED = 100  # steps that are estimated, to know how many fit
 
 
-def study(model: DeepGCN, weights: str, area: int, steps: int) -> dict[str, Any]:
-    """Return the study of two rows, as `deepgcn ablate --grid` reads it."""
+def study(
+    model: DeepGCN, weights: str, area: int, steps: int, *, same: bool = True
+) -> dict[str, Any]:
+    """Return the study of two rows, as `deepgcn ablate --grid` reads it.
+
+    `same` says whether the data has the classes of the weights.
+    """
     network = {
         flag_of(name, option).lstrip("-"): getattr(model.config, name)
         for name, option in options_of(ModelConfig, "train").items()
@@ -47,7 +54,11 @@ def study(model: DeepGCN, weights: str, area: int, steps: int) -> dict[str, Any]
         "base": {**network, **training},
         "rows": {
             "from-nothing": {"lr": first_lr(steps, from_weights=False)},
-            "from-weights": {"lr": first_lr(steps, from_weights=True), "weights": weights},
+            "from-weights": {
+                "lr": first_lr(steps, from_weights=True),
+                "weights": weights,
+                "with": ["wise-ft"] if same else [],
+            },
         },
         "reference": "from-nothing",
     }
@@ -59,9 +70,10 @@ def write_study(path: Path, options: argparse.Namespace, progress: Progress) -> 
         return
     named = find_weights(options.weights) if options.weights else packaged_weights()
     model = named.load()
+    same = Store.open(options.data).classes == model.classes
 
     def write(path: Path, steps: int) -> None:
-        values = study(model, options.weights or named.name, options.area, steps)
+        values = study(model, options.weights or named.name, options.area, steps, same=same)
         path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
 
     steps = options.steps

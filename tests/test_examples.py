@@ -81,6 +81,7 @@ def test_fine_tuning(tmp_path: Path) -> None:
     shown = run("fine_tuning.py", tmp_path, *arguments)
     lines = {line.split("|")[2].strip(): line for line in shown.splitlines() if "|" in line}
     assert str(start) in lines["from-weights"]
+    assert "wise-ft" in lines["from-weights"]
     assert "from" not in lines["from-nothing"].replace("from-nothing", "")
     studied = yaml.safe_load((tmp_path / "fine-tuning-area3-10min.yaml").read_text())
     assert studied["base"]["max-steps"] == 2
