@@ -40,6 +40,7 @@ from pipelines.training.start import named_classes
 
 from .config import PlanConfig, TrainConfig
 from .config.budget import duration_text, seconds_of
+from .config.recipes import FROM_WEIGHTS
 from .errors import ConfigError, DatasetError, command
 from .progress import SILENT, Progress, counted
 
@@ -218,7 +219,8 @@ class _Planning:
     def is_large(self, start: Start, size: Size) -> bool:
         """Whether weights are of a network of this size at least, or were asked for."""
         large = start.model.depth * start.model.width >= size.depth * size.width
-        kept = {"weights", "freeze"} & {*self.given} or "frozen-norm" in self.given.get("extra", ())
+        kept = {"weights", "freeze"} & {*self.given}
+        kept |= {*FROM_WEIGHTS} & {*self.given.get("extra", ())}
         return large or bool(kept)
 
 

@@ -38,7 +38,7 @@ from pipelines.training import distributed, memory
 from pipelines.training.distributed import Processes
 from pipelines.training.loggers import check_loggers
 from pipelines.training.loop import Training
-from pipelines.training.start import describe_start, open_start, resolve_start
+from pipelines.training.start import check_halfway, describe_start, open_start, resolve_start
 from pipelines.training.steps import TRIALS
 from pipelines.training.summary import describe_training
 from pipelines.training.workers import launch
@@ -309,7 +309,10 @@ def resolve(config: TrainConfig, store: Store, progress: Progress = SILENT) -> T
         )
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     config = dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
-    return resolve_start(config, progress)
+    resolved = resolve_start(config, progress)
+    if config.weights_sha256 is None and (weights := open_start(resolved)):
+        check_halfway(weights, resolved, store)
+    return resolved
 
 
 def _open_store(config: TrainConfig, run: Run | None = None, progress: Progress = SILENT) -> Store:

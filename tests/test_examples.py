@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import runpy
@@ -17,7 +18,8 @@ import yaml
 
 from deepgcn_cli.commands import demo
 from pipelines import synth, train
-from pipelines.config import SynthConfig, TrainConfig
+from pipelines.config import AblateConfig, SynthConfig, TrainConfig
+from pipelines.progress import SILENT
 from pipelines.runs.directory import open_run
 from pipelines.scans.ply import write_points
 from pipelines.synth import SynthResult
@@ -88,10 +90,25 @@ def test_fine_tuning(tmp_path: Path) -> None:
     assert (studied["base"]["depth"], studied["base"]["k"]) == (3, 6)
 
 
-def test_fine_tuning_that_cannot_be_timed_leaves_no_study(tmp_path: Path) -> None:
+def test_fine_tuning_that_cannot_be_timed_leaves_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The next call would take its steps for those of the time that was asked for."""
-    done = run_of("fine_tuning.py", tmp_path, "--area", "3", "--data", "none", "--minutes", "1")
-    assert done.returncode != 0
+    store = write_tiny_store(tmp_path / "data", points=400)
+    example = runpy.run_path(str(ROOT / "examples" / "fine_tuning.py"))
+    written = []
+
+    def stopped(config: AblateConfig, **_: object) -> None:
+        written.extend(tmp_path.glob("*.yaml"))
+        assert config.grid in written
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(example["write_study"].__globals__, "dry_run", stopped)
+    asked = {"data": store.path, "runs": tmp_path / "runs", "area": 3, "weights": None}
+    options = argparse.Namespace(**asked, steps=None, minutes=1.0)
+    with pytest.raises(KeyboardInterrupt):
+        example["write_study"](tmp_path / "study.yaml", options, SILENT)
+    assert written
     assert not [*tmp_path.glob("*.yaml")]
 
 
@@ -159,7 +176,7 @@ def test_train_default_weights(tmp_path: Path) -> None:
     os.killpg(first.pid, signal.SIGTERM)
     assert first.wait() != 0
     with suppress(ProcessLookupError):  # the training, which ends its step first, has ended too
-        for _ in range(1200):
+        for _ in range(4800):  # four minutes, on a busy machine
             os.killpg(first.pid, 0)
             time.sleep(0.05)
     subprocess.run(script, cwd=tmp_path, env=environment, check=True)

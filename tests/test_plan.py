@@ -167,6 +167,10 @@ def test_a_part_that_was_planned_can_be_left_out(tiny: Path) -> None:
         assert "wise-ft" not in config.parts
         assert set(made.settings["without"]) >= {*config.without}
     assert "wise-ft" in planned_config(changed_plan(made, {"lr": 1e-3}), {}).parts
+    plain = planned(tiny, "10m", weights="none", extra=("balance",))
+    for part in ("balance", "wise-ft"):
+        config = planned_config(changed_plan(plain, {"without": (part,)}), {})
+        assert part not in config.parts
 
 
 def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
@@ -181,6 +185,8 @@ def test_weights_start_where_rooms_are_like_theirs(tmp_path: Path) -> None:
     assert all(samplers), "the only room trains and validates"
     assert planned(tmp_path, "10m", weights="none").settings["weights"] == "none"
     assert planned(tmp_path, "10m", depth=7).settings["weights"] is None
+    with pytest.raises(ConfigError, match=r"--with wise-ft: found the classes floor, rest"):
+        planned(tmp_path, "9d", extra=("wise-ft",))
     frozen = planned(tmp_path, "9d", freeze=1, extra=("frozen-norm",))
     assert (frozen.settings["weights"], frozen.settings["freeze"]) == (made.settings["weights"], 1)
 

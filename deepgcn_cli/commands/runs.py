@@ -146,7 +146,8 @@ def show_run(run: Path = RUN, runs: Path = RUNS) -> Answer:
         "note": marks.read_note(found.path),
         "scores": {name: values for name, values in scores if values},
     }
-    lines = (_of_earlier(found, values) for values in summary["scores"].values())
+    lines = [_of_earlier(found, values) for values in summary["scores"].values()]
+    summary["earlier"] = [*filter(None, lines)]
     table = Table(("what", "value"), [*_described(found.config, summary)])
     return Answer(summary, [table, *filter(None, lines)])
 
@@ -212,7 +213,8 @@ def compare_runs(
     scores = dict(zip(titles, means, strict=True))
     parts = _comparison(titles, settings, values, differences)
     earlier = [_of_earlier(*each) for each in zip(found, values, strict=True)]
-    return Answer({**compared, "scores": scores}, [*parts, *filter(None, earlier)])
+    cautions = [*filter(None, earlier)]
+    return Answer({**compared, "scores": scores, "earlier": cautions}, [*parts, *cautions])
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
@@ -234,7 +236,9 @@ def _of_earlier(run: Run, values: dict[str, Any]) -> str | None:
     path = run.checkpoint_path(str(values.get("checkpoint")))
     if scored is None or not path.is_file() or sha256_of(path) == scored:
         return None
-    again = command("eval", run.path, "--protocol", values.get("protocol"))
+    usual = {"protocol": "", "votes": 1, "seed": 0, "checkpoint": "best"}
+    how = [(f"--{n}", values[n]) for n, value in usual.items() if values.get(n, value) != value]
+    again = command("eval", run.path, *(word for pair in how for word in pair))
     return f"{run.path}: these scores are of earlier weights. Score it again: {again}"
 
 

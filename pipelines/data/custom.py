@@ -28,7 +28,6 @@ import typing
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +241,9 @@ def _rooms(folder: Path, given: Any, *, by_folder: bool) -> Iterator[RoomFiles]:
         _check(is_list, f"area {area}: {shown(patterns)}", "patterns")
         files = sorted({file for pattern in patterns for file in _files(folder, area, pattern)})
         for file in files:
-            if taken.setdefault(file, area) != area:
+            if (other := taken.setdefault(file.resolve(), area)) != area:
                 raise ConfigError(
-                    f"found {file} in the areas {taken[file]} and {area}; expected each file in "
+                    f"found {file} in the areas {other} and {area}; expected each file in "
                     "one, or the test area's rooms would be trained on."
                 )
         yield from _group(folder, area, files, by_folder=by_folder)
@@ -270,18 +269,15 @@ def _files(folder: Path, area: int, pattern: str) -> list[Path]:
 
 
 def _matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """Return the files like some patterns, in order; hidden ones only if a pattern names them.
-
-    `**` follows links to folders; what several ways lead to is taken once, by the shortest.
-    """
-    found: dict[Path, Path] = {}
+    """Return the files like some patterns, in order; hidden ones only if a pattern names such."""
+    found: set[Path] = set()
     for pattern in patterns:
-        for name in sorted(
-            glob(pattern, root_dir=folder, recursive=True), key=lambda n: (len(n), n)
-        ):
-            if (path := folder / name).is_file():
-                found.setdefault(path.resolve() if "**" in pattern else path, path)
-    return sorted(found.values())
+        hidden = "." in {part[:1] for part in Path(pattern).parts}
+        for path in folder.glob(pattern):
+            shown = hidden or not any(p.startswith(".") for p in path.relative_to(folder).parts)
+            if shown and path.is_file():
+                found.add(path)
+    return sorted(found)
 
 
 def _group(folder: Path, area: int, files: list[Path], *, by_folder: bool) -> Iterator[RoomFiles]:

@@ -155,6 +155,11 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     added = dict.fromkeys((*planned, *given.get("extra", ())))
     left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))
     merged["extra"] = tuple(part for part in added if part not in given.get("without", ()))
-    added_before = (*planned, *given.get("extra", ()))
-    merged["without"] = tuple(part for part in left if part not in added_before)
+    # What a plan added can be left out, and what it has not added is none of a recipe's parts.
+    own, here = (*planned, *FROM_WEIGHTS), RECIPES.get(merged.get("recipe", TrainConfig.recipe), ())
+    merged["without"] = tuple(
+        part
+        for part in left
+        if part not in given.get("extra", ()) and (part in here or part not in own)
+    )
     return merged

@@ -304,8 +304,8 @@ def choose_recipe(
         choices.get("depth"),
     )
     asked = tuple(choices.given.get("without", ()))
-    if same and found.rooms < FEW_ROOMS and "extra" not in choices.given:
-        added = tuple(part for part in ("wise-ft",) if part not in asked)
+    halfway = same and found.rooms < FEW_ROOMS and "wise-ft" not in (*added, *asked)
+    added += ("wise-ft",) if halfway else ()
     left_out, reasons = [], []
     rare = rare_classes(found, classes)
     if not rare:
@@ -328,7 +328,7 @@ def choose_recipe(
     choices.make("without", tuple(known), "; ".join(reasons))
     if added:
         why = "few rooms: halfway from the weights less is forgotten of what they lack"
-        choices.make("extra", added, GIVEN if "extra" in choices.given else why)
+        choices.make("extra", added, why if halfway else GIVEN)
     parts = parts_of(recipe, known, added)
     why = "as published"
     if "cosine" in parts:

@@ -319,14 +319,14 @@ def known_scores(
     """Return a run's scores.json if `evaluate(config)` would give the same scores now, else None.
 
     That is: the same settings, data of that `fingerprint`, and the same weights. Earlier versions
-    wrote scores of 0 points, which are no scores.
+    wrote scores of 0 points, which are no scores, and did not say what was seen before.
     """
     wanted = {"seed": config.seed, "checkpoint": run.chosen(config.checkpoint)}
     wanted |= {"absent_as": config.absent, "protocol": protocol, "means_over": RULE}
     wanted |= {"votes": config.votes} if protocol == "room" else {}
     try:
         known = run.scores(protocol) or {}
-        same = bool(known.get("points"))
+        same = bool(known.get("points")) and "seen" in known  # else of an earlier version
         same &= (known.get("store") or {}).get("fingerprint") == fingerprint
         same &= all(known.get(name) == value for name, value in wanted.items())
         # Not by times: a clock that was set back would take old scores for those of new weights.

@@ -102,8 +102,16 @@ def check_format(path: Path, out: Path | None = None) -> None:
 
 
 def without_results(paths: Iterable[Path], pattern: str) -> list[Path]:
-    """Leave out the results of `predict`, unless the pattern that was matched names them."""
-    return [path for path in paths if RESULT in pattern or f"{RESULT}." not in path.name]
+    """Leave out the results of `predict`, unless the pattern that was matched names them.
+
+    Results are labelled scans, and pages and pictures, such as a.labelled.csv.html.
+    """
+
+    def is_result(path: Path) -> bool:
+        shown = path.suffix in (".html", ".png") and Path(path.stem).stem.endswith(RESULT)
+        return shown or path.stem.endswith(RESULT)
+
+    return [path for path in paths if RESULT in pattern or not is_result(path)]
 
 
 def labelled_name(path: Path, suffix: str | None = None) -> str:

@@ -87,7 +87,7 @@ def resolve_start(config: TrainConfig, progress: Progress = SILENT) -> TrainConf
             raise ConfigError(
                 f"--with {part}: found {counted(model.depth - theirs.depth, 'layer')} that "
                 f"{weights.name} does not have, expected the layers that it has.\n"
-                f"Leave --with {part} or --depth out."
+                f"Leave --with {part} out, of a plan with --without {part}, or --depth."
             )
     sha256 = weights.sha256
     return dataclasses.replace(
@@ -147,6 +147,18 @@ def keeps_classifier(weights: NamedWeights, classes: Sequence[str], count: int) 
     return count == len(classes) and weights.named_classes in ((), tuple(classes))
 
 
+def check_halfway(weights: NamedWeights, config: TrainConfig, store: Store) -> None:
+    """Raise ConfigError if `wise-ft` is asked for with data of other classes than the weights'."""
+    count = weights.load(config.model.own_classes).config.num_classes
+    if "wise-ft" in config.parts and not keeps_classifier(weights, store.classes, count):
+        theirs = ", ".join(weights.class_names(count))
+        raise ConfigError(
+            f"--with wise-ft: found the classes {', '.join(store.classes)}, expected those of "
+            f"{weights.name}, as nothing lies halfway to a new classifier: {theirs}.\n"
+            "Leave it out, of a plan with --without wise-ft."
+        )
+
+
 def start_from(model: DeepGCN, weights: NamedWeights, classes: Sequence[str]) -> None:
     """Put weights into a new network, except for a classifier of other classes.
 
@@ -186,13 +198,6 @@ def describe_start(
             "without an effect at the first step"
         )
     if not keeps_classifier(weights, store.classes, count):
-        if "wise-ft" in config.parts:
-            raise ConfigError(
-                f"--with wise-ft: found {len(store.classes)} classes that "
-                f"{weights.name} does not know: {', '.join(store.classes)}; expected its own "
-                f"{count}, as nothing lies halfway to a new classifier.\n"
-                "Leave it out; of a plan, plan again for this data."
-            )
         progress.say(
             f"{weights.name}: its classifier of {count} classes is replaced by a new one "
             f"of {len(store.classes)}: {', '.join(store.classes)}"

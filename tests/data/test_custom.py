@@ -589,11 +589,11 @@ def test_the_frame_of_s3dis_is_published() -> None:
         PrepareConfig(frame="robust")
 
 
-def test_hidden_files_are_no_rooms_and_links_lead_to_some(tmp_path: Path) -> None:
-    write_csv(tmp_path / "elsewhere" / "b.csv", [1, 2, 1, 1])
+def test_hidden_files_are_no_rooms(tmp_path: Path) -> None:
+    write_csv(tmp_path / "data" / "train" / "more" / "b.csv", [1, 2, 1, 1])
     write_csv(tmp_path / "data" / "train" / "a.csv", [1, 2, 1, 1])
     (tmp_path / "data" / "train" / "._a.csv").write_bytes(b"\0\5\x16\7")
-    (tmp_path / "data" / "train" / "more").symlink_to(tmp_path / "elsewhere")
+    write_csv(tmp_path / "data" / "train" / ".trash" / "c.csv", [1, 2, 1, 1])
     (tmp_path / "data" / "train" / "round").symlink_to(tmp_path / "data")
     text = "classes: [floor, rest]\nlabel: kind\nvalues: {1.0: floor, 2.0: rest}\n"
     for pattern, expected in {
@@ -604,3 +604,13 @@ def test_hidden_files_are_no_rooms_and_links_lead_to_some(tmp_path: Path) -> Non
         found = read_description(described)
         assert [room.name for room in found.rooms] == expected
     assert found.values == {"1": 0, "2": 1}
+
+
+def test_a_file_by_two_names_is_in_one_area(tmp_path: Path) -> None:
+    """Else the test area's rooms would be trained on."""
+    write_csv(tmp_path / "test" / "a.csv", [1, 2, 1, 1])
+    (tmp_path / "train").symlink_to(tmp_path / "test")
+    text = "classes: [floor, rest]\nlabel: kind\nvalues: {1: floor, 2: rest}\n"
+    described = describe(tmp_path, text + "areas: {1: ['train/*.csv'], 5: ['test/*.csv']}\n")
+    with pytest.raises(ConfigError, match="in the areas 1 and 5"):
+        read_description(described)

@@ -208,7 +208,7 @@ def test_a_micro_batch_that_is_given_fits_into_the_batch() -> None:
 def test_weights_of_the_same_classes_are_kept_in_part() -> None:
     for classes, given, expected in (
         (CLASSES, {}, ("wise-ft",)),
-        (CLASSES, {"extra": ("warm-up",), "without": ("cosine",)}, ("warm-up",)),
+        (CLASSES, {"extra": ("warm-up",), "without": ("cosine",)}, ("warm-up", "wise-ft")),
         (CLASSES, {"without": ("wise-ft", "flip")}, None),
         (("a", "b"), {}, None),
     ):

@@ -46,6 +46,7 @@ def test_a_file_is_no_folder_for_results(scan: Path, tmp_path: Path) -> None:
 
 def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
     results = ("a.labelled.ply", "c.labelled.csv", "c.labelled.csv.html", "c.labelled.csv.png")
+    (tmp_path / "a.labelled.mine.pcd").touch()
     for name in ("b.ply", "a.ply", "c.csv", *results):
         (tmp_path / name).touch()
 
@@ -53,11 +54,11 @@ def test_patterns_give_each_scan_once_and_no_results(tmp_path: Path) -> None:
         return [path.name for path in _find_scans(tuple(tmp_path / text for text in patterns))]
 
     assert names("*.ply", "c.csv") == ["a.ply", "b.ply", "c.csv"]
-    assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.ply", "c.csv"]
+    assert names("b.ply", "*.*", "a.ply") == ["b.ply", "a.labelled.mine.pcd", "a.ply", "c.csv"]
     assert names("*.labelled.???") == ["a.labelled.ply", "c.labelled.csv"]
     assert names("a.labelled.ply") == ["a.labelled.ply"]
     with pytest.raises(ConfigError, match="found no file like this"):
-        names("*.pcd")
+        names("*.xyz")
 
 
 def test_one_scan_into_a_folder(scan: Path, trained: Run, tmp_path: Path) -> None:

@@ -66,6 +66,10 @@ def find_arrays(path: Path) -> CustomDataset | None:
 def _rooms(path: Path, pattern: re.Pattern[str], name: str) -> Iterator[RoomFiles]:
     for depth in range(4):
         for file in path.glob("*/" * depth + name):
-            # The folder that is given may be an area or a room; what a link leads to has any name.
-            if match := pattern.fullmatch((path.resolve() / file.relative_to(path)).as_posix()):
+            # The folder that is given may be an area or a room; a link, or what it leads to, is
+            # called as one.
+            as_given, target = path.resolve() / file.relative_to(path), file.resolve()
+            if match := pattern.fullmatch(as_given.as_posix()) or pattern.fullmatch(
+                target.as_posix()
+            ):
                 yield RoomFiles(int(match[1]), match[2], (scan_file(file),))

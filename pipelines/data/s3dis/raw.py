@@ -170,7 +170,7 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
     found, errors = _folder_datasets(here, depth=0), []
     for path in sorted(here.iterdir()):
         folder = path.is_dir() and not _AREA.fullmatch(path.name) and not _ignored(path.name)
-        if folder and path.resolve() not in skipped:
+        if folder and _readable(path) and path.resolve() not in skipped:
             found += _datasets(path)
         elif path.suffix.lower() == ".zip" and path.resolve() not in skipped:
             try:
@@ -178,7 +178,7 @@ def find_raw(raw: Path | None, *, ignore: Iterable[Path] = ()) -> RawDataset:
             except DatasetError as error:  # it may be about anything else
                 errors.append(error)
     if errors and not found:
-        raise errors[0]
+        raise NoRawData(str(errors[0])) from errors[0]
     return _only(found, here.resolve())
 
 
@@ -250,8 +250,6 @@ def check_ratio(path: Path, file: RawFile, packed: int) -> None:
 
 def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
     """Return the data sets whose areas lie in `root` or up to `depth` folders below."""
-    if not os.access(root, os.R_OK | os.X_OK):  # as lost+found on a disk of data
-        return []
     children = [child for child in sorted(root.iterdir()) if child.is_dir()]
     areas = [child for child in children if _AREA.fullmatch(child.name)]
     if areas:
@@ -260,8 +258,13 @@ def _folder_datasets(root: Path, *, depth: int) -> list[RawDataset]:
         return _group(root, [RawFile.of(path, name) for path, name in names])
     if depth == 0:
         return []
-    below = [child for child in children if not _ignored(child.name)]
+    below = [child for child in children if not _ignored(child.name) and _readable(child)]
     return [found for child in below for found in _folder_datasets(child, depth=depth - 1)]
+
+
+def _readable(folder: Path) -> bool:
+    """Return whether one may look into a folder, unlike lost+found on a disk of data."""
+    return os.access(folder, os.R_OK | os.X_OK)
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
