@@ -210,8 +210,6 @@ def _datasets(path: Path) -> list[RawDataset]:
     files: dict[str, RawFile] = {}
     for entry in entries:
         file = RawFile(entry.filename, entry.file_size, f"{entry.CRC:08x}")
-        if not _ROOM_FILE.fullmatch(file.name) and not _ANGLES.fullmatch(file.name):
-            continue
         _check_entry(path, file, entry.compress_size)
         if files.setdefault(file.name, file) != file and file.name.endswith(".txt"):
             raise DatasetError(
@@ -222,13 +220,15 @@ def _datasets(path: Path) -> list[RawDataset]:
 
 
 def _check_entry(path: Path, file: RawFile, packed: int) -> None:
-    """Refuse unsafe paths, and files larger than any of S3DIS."""
+    """Refuse unsafe paths, and files of rooms that are larger than any of S3DIS."""
     first, *others = file.name.split("/")
     if ".." in (first, *others) or "." in others or file.name.startswith(("/", "\\")):
         raise DatasetError(
             f"{path}: found the unsafe path {file.name!r} in the archive, expected relative paths "
             "without '.' and '..'.\nPack or download the archive again."
         )
+    if not _ROOM_FILE.fullmatch(file.name) and not _ANGLES.fullmatch(file.name):
+        return  # it is not read
     if file.size > LARGEST_FILE:
         raise DatasetError(
             f"{path}: {file.name} declares {file.size:,} bytes, "
