@@ -10,6 +10,7 @@ from plyfile import PlyData
 
 from deepgcn_cli.__main__ import run
 from deepgcn_cli.commands.demo import MADE, SETTINGS, Settings, claim
+from pipelines.config import PrepareConfig
 from pipelines.errors import ConfigError
 from pipelines.runs.directory import Run
 from pipelines.runs.weights import packaged_weights
@@ -69,7 +70,8 @@ def test_the_whole_demo(
     name = packaged_weights().name
     heading = first.out.splitlines()[0]
     assert heading.split("  ")[-3:] == [name, "fine-tuned", "height alone"]
-    assert f"deepgcn train --weights {name}" in first.out
+    made = PrepareConfig(dataset=Path("rooms.yaml")).data
+    assert f"deepgcn train --auto --data {made} " in first.out, "where prepare puts them"
     picture = Path(first.out.partition("A room of the test area: ")[2].splitlines()[0])
     for path in (picture, Path("demo/first.png"), Path("demo/tuned.png")):
         assert path.read_bytes().startswith(b"\x89PNG")
