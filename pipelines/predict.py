@@ -304,8 +304,8 @@ def _predict_one(
     _check_writable(config, out, scan, networks)
     if out.suffix.lower() == ".ply" and (rounded := rounded_columns(scan)):
         progress.warn(
-            f"{out}: {', '.join(rounded)} rounded to multiples of a power of two, as a PLY file "
-            "holds whole numbers up to 2^53 only."
+            f"{out}: {', '.join(rounded)} will be rounded: a PLY file holds whole numbers exactly "
+            "up to 2^53 only."
         )
     begun = time.monotonic()
     total, passes = int((~np.isnan(pos[:, 0])).sum()), networks.passes

@@ -310,8 +310,8 @@ def resolve(config: TrainConfig, store: Store, progress: Progress = SILENT) -> T
     model = dataclasses.replace(config.model, num_classes=len(store.classes))
     config = dataclasses.replace(config, model=model, test_area=area, lr=config.first_lr)
     resolved = resolve_start(config, progress)
-    if config.weights_sha256 is None and (weights := open_start(resolved)):
-        check_halfway(weights, resolved, store)
+    if "wise-ft" in config.parts and config.weights_sha256 is None:  # else a run's own
+        check_halfway(resolved, store)
     return resolved
 
 

@@ -92,9 +92,9 @@ def _study_so_far(flags: Flags) -> AblateResult:
     from pipelines.studies.plan import latest_study, load_plan, study_file
     from pipelines.studies.tables import summarize
 
-    for field, shown in options_of(AblateConfig).items():
-        if field in ("reports", "page_columns"):
-            check_option(flag_of(field, shown), shown, flags.get(field))
+    for field in ("reports", "page_columns"):
+        shown = options_of(AblateConfig)[field]
+        check_option(flag_of(field, shown), shown, flags.get(field))
     runs, grid = flags.get("runs", AblateConfig.runs), flags.get("grid")
     name = flags.get("name") or flags.get("preset")
     name = name or (read_grid(grid).name if grid else latest_study(runs))

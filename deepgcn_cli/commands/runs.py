@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,10 +146,10 @@ def show_run(run: Path = RUN, runs: Path = RUNS) -> Answer:
         "note": marks.read_note(found.path),
         "scores": {name: values for name, values in scores if values},
     }
-    lines = [_of_earlier(found, values) for values in summary["scores"].values()]
-    summary["earlier"] = [*filter(None, lines)]
+    scored = ((found, values) for values in summary["scores"].values())
+    summary["earlier"] = _of_earlier(scored)
     table = Table(("what", "value"), [*_described(found.config, summary)])
-    return Answer(summary, [table, *filter(None, lines)])
+    return Answer(summary, [table, *summary["earlier"]])
 
 
 def _described(config: TrainConfig, summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -212,9 +212,8 @@ def compare_runs(
     compared = {"protocol": protocol, "settings": settings, "differences": differences}
     scores = dict(zip(titles, means, strict=True))
     parts = _comparison(titles, settings, values, differences)
-    earlier = [_of_earlier(*each) for each in zip(found, values, strict=True)]
-    cautions = [*filter(None, earlier)]
-    return Answer({**compared, "scores": scores, "earlier": cautions}, [*parts, *cautions])
+    earlier = _of_earlier(zip(found, values, strict=True))
+    return Answer({**compared, "scores": scores, "earlier": earlier}, [*parts, *earlier])
 
 
 def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
@@ -227,19 +226,20 @@ def _scores_under(run: Run, protocol: str) -> dict[str, Any]:
     return values
 
 
-def _of_earlier(run: Run, values: dict[str, Any]) -> str | None:
-    """Return a caution if scores are of weights that the run has no longer; else None."""
+def _of_earlier(scored: Iterable[tuple[Run, dict[str, Any]]]) -> list[str]:
+    """Return a caution for each run and scores that are of weights which it has no longer."""
     from pipelines.files import sha256_of
 
-    weights = [*(values.get("weights") or ())]  # earlier versions did not say which
-    scored = weights[0].get("sha256") if weights else None
-    path = run.checkpoint_path(str(values.get("checkpoint")))
-    if scored is None or not path.is_file() or sha256_of(path) == scored:
-        return None
-    usual = {"protocol": "", "votes": 1, "seed": 0, "checkpoint": "best"}
-    how = [(f"--{n}", values[n]) for n, value in usual.items() if values.get(n, value) != value]
-    again = command("eval", run.path, *(word for pair in how for word in pair))
-    return f"{run.path}: these scores are of earlier weights. Score it again: {again}"
+    cautions = []
+    for run, values in scored:
+        weights = [*(values.get("weights") or ())]  # earlier versions did not say which
+        path = run.checkpoint_path(str(values.get("checkpoint")))
+        if weights and path.is_file() and sha256_of(path) != weights[0].get("sha256"):
+            named = [n for n in ("protocol", *SCORED) if n in values]
+            how = [word for n in named for word in (f"--{n}", values[n])]
+            again = command("eval", run.path, *how)
+            cautions.append(f"{run.path}: these scores are of earlier weights. Again: {again}")
+    return cautions
 
 
 def _comparison(

@@ -155,7 +155,7 @@ def _with_parts(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
     added = dict.fromkeys((*planned, *given.get("extra", ())))
     left = dict.fromkeys((*kept.get("without", ()), *given.get("without", ())))
     merged["extra"] = tuple(part for part in added if part not in given.get("without", ()))
-    # What a plan added can be left out, and what it has not added is none of a recipe's parts.
+    # To leave out a part that the plan added is to add it no longer: the recipe may not have it.
     own, here = (*planned, *FROM_WEIGHTS), RECIPES.get(merged.get("recipe", TrainConfig.recipe), ())
     merged["without"] = tuple(
         part

@@ -37,7 +37,7 @@ ROOM_HEIGHT, ROOM_WIDTH, COLORED = (1.5, 6.0), 2.0, 0.5
 # Of the recipe.
 RARE, FEW_BLOCKS, SEVERAL = 0.05, 0.1, 5  # share of points × classes; of blocks; blocks
 SMOOTHED = 2000  # steps, from which on labels are smoothed
-FEW_ROOMS = 20  # from which on a training from weights keeps nothing of them
+FEW_ROOMS = 20  # below: two at most validate, and weights are kept halfway
 # Of the length.
 LEAST_STEPS = 1000  # that a batch leaves
 BATCHES = (16, 8, 4)
@@ -266,7 +266,7 @@ def choose_neighbours(choices: Choices, found: Statistics, model: ModelConfig) -
     dilated = bool(fitting) or widest == fixed
     if fitting:
         k = fitting[0]
-    elif "k" not in choices.given or fixed == 1:
+    elif "k" not in choices.given:
         k = max(1, min(k, int(NEAR * distinct) // fixed))
     reach = k * (widest if dilated else fixed)
     share = f"its widest neighbourhood is {reach} of {distinct:,.0f} points"
@@ -299,10 +299,8 @@ def choose_recipe(
     why = "augmentation helps few rooms most: four parts gain 1.6 to 2.6 points"
     recipe = choices.make("recipe", "modern", why)
     added = tuple(choices.given.get("extra", ()))
-    same = start is not None and (start.classes, start.model.depth) == (
-        tuple(classes),
-        choices.get("depth"),
-    )
+    same = start is not None and start.classes == tuple(classes)
+    same = same and start.model.depth == choices.get("depth")  # type: ignore[union-attr]
     asked = tuple(choices.given.get("without", ()))
     halfway = same and found.rooms < FEW_ROOMS and "wise-ft" not in (*added, *asked)
     added += ("wise-ft",) if halfway else ()
@@ -327,7 +325,7 @@ def choose_recipe(
         reasons.append(f"balance stays: {some} {'are' if len(rare) > 1 else 'is'} rare")
     choices.make("without", tuple(known), "; ".join(reasons))
     if added:
-        why = "few rooms: halfway from the weights less is forgotten of what they lack"
+        why = "few rooms: halfway from the weights, less of what they lack is forgotten"
         choices.make("extra", added, why if halfway else GIVEN)
     parts = parts_of(recipe, known, added)
     why = "as published"

@@ -60,15 +60,14 @@ class NamedWeights:
         """Return a store's areas that neither this training nor one before it has had.
 
         Of other data than the store's, only a run's rooms are compared; of S3DIS, the store has to
-        be the whole.
-        `before`: that those before it have not had, whatever this one had.
+        be the whole. With `before`, only the trainings before this one count.
         """
         areas, known = set(store.areas), self.provenance
         if self.run is not None:  # the files of the first runs don't say what data it was
             known = {**self.run.environment.get("store", {}), **known}
+            if not before and known.get("fingerprint") != store.fingerprint:
+                areas -= self._trained_areas(store)
         whole = store.published_rooms == len(store.rooms())
-        if self.run is not None and not before and known.get("fingerprint") != store.fingerprint:
-            areas -= self._trained_areas(store)
         for found in history(known.get(STARTED_FROM, {}) if before else known):
             s3dis = whole and str(found.get("trained_on")).startswith("S3DIS without area")
             if s3dis or found.get("fingerprint") == store.fingerprint:

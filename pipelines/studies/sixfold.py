@@ -172,7 +172,7 @@ def _pool(
     if unscored:
         left_out = ", ".join(map(str, unscored))
         notes.append(f"Left out, as nothing in it can be scored: area {left_out}.")
-    notes += seen_notes([area for area, each in values.items() if each.get("seen")])
+    notes += seen_notes([area for area, each in values.items() if each["seen"]])
     notes += store_notes(store, protocol)
     notes += absent_notes(pooled)
     notes += mean_notes(areas, pooled)

@@ -69,9 +69,9 @@ class TrainingState:
 
     @property
     def scored_model(self) -> DeepGCN:
-        """The network that is validated and saved as weights: the average, if there is one."""
+        """The network that is validated and saved: the average, halfway, or as it is trained."""
         found: DeepGCN = self.average.module if self.average else self.model  # type: ignore[assignment]
-        return self.halfway.to(found) if self.halfway else found
+        return self.halfway.update(found) if self.halfway else found
 
     def save(self, path: Path) -> None:
         """Write the state and PyTorch's random state to a checkpoint."""

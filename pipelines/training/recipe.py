@@ -189,8 +189,8 @@ class Halfway:
         self.start = {name: value.clone() for name, value in self.model.state_dict().items()}
 
     @torch.no_grad()
-    def to(self, trained: DeepGCN) -> DeepGCN:
-        """Return it; each call changes the same network."""
+    def update(self, trained: DeepGCN) -> DeepGCN:
+        """Set the network halfway from the start to `trained`, and return it."""
         own = self.model.state_dict()
         for name, value in trained.state_dict().items():
             half = torch.lerp(self.start[name], value, 0.5) if value.is_floating_point() else value

@@ -147,10 +147,12 @@ def keeps_classifier(weights: NamedWeights, classes: Sequence[str], count: int) 
     return count == len(classes) and weights.named_classes in ((), tuple(classes))
 
 
-def check_halfway(weights: NamedWeights, config: TrainConfig, store: Store) -> None:
-    """Raise ConfigError if `wise-ft` is asked for with data of other classes than the weights'."""
+def check_halfway(config: TrainConfig, store: Store) -> None:
+    """Raise ConfigError if the data has other classes than the weights that are kept halfway."""
+    weights = open_start(config)
+    assert weights is not None, "wise-ft is refused without them"
     count = weights.load(config.model.own_classes).config.num_classes
-    if "wise-ft" in config.parts and not keeps_classifier(weights, store.classes, count):
+    if not keeps_classifier(weights, store.classes, count):
         theirs = ", ".join(weights.class_names(count))
         raise ConfigError(
             f"--with wise-ft: found the classes {', '.join(store.classes)}, expected those of "

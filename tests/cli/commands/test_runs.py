@@ -89,7 +89,7 @@ def test_what_differs_in_how_scores_were_made_is_shown(
     )
     for command in (("show", str(copy)), ("compare", "second", str(copy))):
         shown = succeed(capsys, "runs", *command)
-        assert f"{copy}: these scores are of earlier weights. Score it again" in shown
+        assert f"{copy}: these scores are of earlier weights. Again: deepgcn eval" in shown
         assert f"deepgcn eval {copy} --protocol room --votes 2" in shown
         assert shown.count("earlier weights") == 1
 
